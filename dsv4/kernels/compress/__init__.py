@@ -1,0 +1,25 @@
+"""Token-level compression: each block of m tokens becomes one entry (report eqs 9-12 for CSA, 20-23 for HCA).
+
+R joined rows (kept tail, then new tokens), N finished blocks, m tokens per block, W = C or 2C projection width, C entry dim.
+"""
+
+from torch import Tensor
+
+from dsv4.kernels.backend import choose
+from dsv4.kernels.compress import reference
+
+
+def pool(
+    kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None, *, impl: str | None = None
+) -> Tensor:
+    """Gated pooling of finished blocks: entries [N, C].
+
+    own_Nm: rows of each block's own tokens. previous_Nm: rows of the block before it, -1 where there is none; given
+    means overlapping compression, and W = 2C: the first half of a row is its contribution to the *next* block's
+    entry, the second half to its own (report: b and a). Without it W = C. score_RW already carries the position
+    bias. The softmax runs per channel over the block's m (or 2m) rows. N = 0 gives an empty result.
+    """
+    return choose("compress.pool", impl, _IMPLEMENTATIONS)(kv_RW, score_RW, own_Nm, previous_Nm)
+
+
+_IMPLEMENTATIONS = {"reference": reference.pool}

@@ -1,0 +1,55 @@
+"""Mixture of experts in plain torch.
+
+T tokens, D hidden size, E experts, K experts per token, F expert inner size, A = T * K assignments.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def affinity(logits_TE: Tensor) -> Tensor:
+    """See dsv4.kernels.moe.affinity."""
+    return F.softplus(logits_TE).sqrt()
+
+
+def expert_weights(score_TE: Tensor, ids_TK: Tensor, scale: float) -> Tensor:
+    """See dsv4.kernels.moe.expert_weights."""
+    chosen_TK = score_TE.gather(1, ids_TK)
+    return chosen_TK / chosen_TK.sum(dim=1, keepdim=True) * scale
+
+
+def clamped_swiglu(gate_TF: Tensor, up_TF: Tensor, limit: float) -> Tensor:
+    """See dsv4.kernels.moe.clamped_swiglu."""
+    compute = torch.promote_types(gate_TF.dtype, torch.float32)
+    gate_TF, up_TF = gate_TF.to(compute), up_TF.to(compute)
+    if limit:
+        gate_TF, up_TF = gate_TF.clamp(max=limit), up_TF.clamp(-limit, limit)
+    return F.silu(gate_TF) * up_TF
+
+
+def run_experts(
+    x_TD: Tensor,
+    ids_TK: Tensor,
+    weight_TK: Tensor,
+    experts: int,
+    run: Callable[[int, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """See dsv4.kernels.moe.run_experts."""
+    compute = torch.promote_types(x_TD.dtype, torch.float32)
+    k = ids_TK.shape[1]
+    ids_A = ids_TK.flatten()
+    order_A = ids_A.argsort(stable=True)
+    counts = torch.bincount(ids_A, minlength=experts).tolist()
+    x_AD = x_TD.index_select(0, order_A // k)
+    weight_A1 = weight_TK.flatten().index_select(0, order_A)[:, None]
+    parts = []
+    for expert, (x_nD, weight_n1) in enumerate(zip(x_AD.split(counts), weight_A1.split(counts), strict=True)):
+        if counts[expert]:
+            parts.append(run(expert, x_nD, weight_n1))
+    place_A = torch.empty_like(order_A)
+    place_A[order_A] = torch.arange(order_A.numel(), device=order_A.device)
+    y_AD = torch.cat(parts).to(compute).index_select(0, place_A)
+    return y_AD.view(-1, k, x_TD.shape[1]).sum(dim=1)

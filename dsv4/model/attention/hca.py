@@ -1,0 +1,35 @@
+"""Heavily compressed attention: the window, and every visible entry of 128 tokens each (report 2.3.2, eqs 20-26).
+
+T tokens, D hidden size, L query latent, C head dim.
+"""
+
+from torch import Tensor
+
+from dsv4.config import LayerSpec, ModelConfig
+from dsv4.kernels.sparse_attention import KeySet
+from dsv4.model.attention.compressor import Compressor
+from dsv4.model.attention.shared import Attention
+from dsv4.model.inputs import KeyBuffer
+from dsv4.model.layers import Numerics
+from dsv4.model.step import Step
+
+
+class HeavilyCompressedAttention(Attention):
+    """Dense over few entries; no indexer, no overlap."""
+
+    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, impl: str | None) -> None:
+        super().__init__(config, spec, numerics, impl)
+        self.compressor = Compressor(config, spec.ratio, config.head_dim, numerics)
+
+    def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:
+        cache, blocks = step.cache.layer(self.spec.index), step.sequences.blocks[self.spec.ratio]
+        entries_NC = self.store(self.compressor(x_TD, step, cache, "main"))
+        buffer = cache.append(kv_TC, entries_NC, blocks)
+        keys = KeySet(
+            buffer.window_T2,
+            step.sequences.borders,
+            prefix_T=blocks.visible_T,
+            pages=buffer.pages,
+            longest_prefix=blocks.longest,
+        )
+        return buffer, keys

@@ -1,0 +1,68 @@
+"""The small pieces every section shares: numerics, linear layers that know their own precision, RMSNorm.
+
+T tokens, D features.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.kernels import matmul
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """How numbers are held between operations.
+
+    activations: dtype of the residual streams and of plain linear layers.
+    simulate: reproduce the release's quantised cache: key-value rows through fp8 (dims without RoPE, blocks of 64),
+        indexer queries and keys through a Hadamard rotation and fp4.
+    """
+
+    activations: torch.dtype = torch.float32
+    simulate: bool = False
+
+
+FP32 = Numerics()
+BF16 = Numerics(torch.bfloat16)
+RELEASE = Numerics(torch.bfloat16, simulate=True)
+MODES = {"fp32": FP32, "bf16": BF16, "release": RELEASE}
+
+
+class Linear(nn.Module):
+    """y = x W^T. The precision is a property of the weight: float, fp8 (e4m3, 128x128 scales) or packed fp4 (1x32).
+
+    A quantised weight has a `scale` beside it; its inputs are quantised per 128 columns as in the release.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
+        self.register_parameter("scale", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            return nn.functional.linear(x.to(self.weight.dtype), self.weight)
+        return matmul.linear(x, self.weight, self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs} -> {self.outputs}, {str(self.weight.dtype).removeprefix('torch.')}"
+
+
+def rms(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last dim, in x's own dtype: the norm without weight on query heads."""
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+
+
+class RMSNorm(nn.Module):
+    """Weighted RMSNorm over the last dim; fp32 inside, one rounding to the input's dtype."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)

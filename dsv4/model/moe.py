@@ -1,0 +1,78 @@
+"""DeepSeekMoE with hash and learned routing (report 2.1).
+
+T tokens, D hidden size, E experts, K experts per token, F expert inner size, n tokens of one expert.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.config import LayerSpec, ModelConfig, Routing
+from dsv4.kernels import moe as kernel
+from dsv4.model.layers import Linear, Numerics
+from dsv4.model.step import Step
+
+
+class Gate(nn.Module):
+    """Affinities and the choice of experts. Hash layers look the ids up by token; weights are learned in both."""
+
+    def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        if spec.routing is Routing.HASH:
+            shape = (config.vocab_size, config.num_experts_per_tok)
+            self.register_buffer("tid2eid", torch.zeros(shape, dtype=torch.int64))
+            self.register_parameter("bias", None)
+        else:
+            self.tid2eid = None
+            # moved by the balancing rule, never by a gradient
+            self.bias = nn.Parameter(torch.zeros(config.n_routed_experts), requires_grad=False)
+
+    def forward(self, x_TD: Tensor, tokens_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(score_TE, ids_TK, weight_TK), fp32."""
+        score_TE = kernel.affinity(nn.functional.linear(x_TD.float(), self.weight.float()))
+        if self.tid2eid is not None:
+            ids_TK = self.tid2eid[tokens_T]
+        else:
+            assert self.bias is not None
+            ids_TK = kernel.choose_experts(score_TE.detach(), self.bias, self.config.num_experts_per_tok)
+        return score_TE, ids_TK, kernel.expert_weights(score_TE, ids_TK, self.config.routed_scaling_factor)
+
+
+class Expert(nn.Module):
+    """Clamped SwiGLU: w1 is the gate, w3 the linear part, w2 the way back."""
+
+    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+        super().__init__()
+        dim, inner, dtype = config.hidden_size, config.moe_intermediate_size, numerics.activations
+        self.limit = config.swiglu_limit
+        self.w1 = Linear(dim, inner, dtype)
+        self.w2 = Linear(inner, dim, dtype)
+        self.w3 = Linear(dim, inner, dtype)
+
+    def forward(self, x_nD: Tensor, weight_n1: Tensor | None = None) -> Tensor:
+        hidden_nF = kernel.clamped_swiglu(self.w1(x_nD), self.w3(x_nD), self.limit)
+        if weight_n1 is not None:
+            hidden_nF = hidden_nF * weight_n1
+        return self.w2(hidden_nF.to(x_nD.dtype))
+
+
+class MoE(nn.Module):
+    """Routed experts plus one shared expert."""
+
+    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
+        super().__init__()
+        self.index = spec.index
+        self.gate = Gate(config, spec)
+        self.experts = nn.ModuleList(Expert(config, numerics) for _ in range(config.n_routed_experts))
+        self.shared_experts = Expert(config, numerics)
+
+    def forward(self, x_TD: Tensor, step: Step) -> Tensor:
+        score_TE, ids_TK, weight_TK = self.gate(x_TD, step.tokens_T)
+        if step.observer is not None:
+            step.observer.routed(self.index, score_TE, ids_TK)
+        routed_TD = kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
+        return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
+
+    def _run(self, expert: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
+        return self.experts[expert](x_nD, weight_n1)

@@ -1,0 +1,43 @@
+"""The two rotary tables of V4 (report 2.3): plain in layers without a compressor, long-range with YaRN in the others.
+
+T tokens, N finished entries, P frequency pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsv4.config import ModelConfig
+from dsv4.kernels.rope import frequencies, rotation
+from dsv4.model.inputs import Sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Rotations:
+    """cos and sin for one step, [2, ..., P] fp32."""
+
+    plain_2TP: Tensor  # sliding-window layers
+    long_2TP: Tensor  # everything in layers with a compressor
+    entries: dict[int, Tensor]  # by ratio: [2, N, P] at each new entry's first token
+
+    def of_tokens(self, ratio: int) -> Tensor:
+        return self.long_2TP if ratio else self.plain_2TP
+
+
+class RotaryTables:
+    """Frequencies of both tables; `step` turns them into a step's rotations. Holds no parameters."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        with torch.device("cpu"):
+            self._plain_P = frequencies(config.qk_rope_head_dim, config.rope_theta)
+            self._long_P = frequencies(config.qk_rope_head_dim, config.compress_rope_theta, config.yarn)
+
+    def step(self, sequences: Sequences) -> Rotations:
+        device = sequences.positions_T.device
+        plain_P, long_P = self._plain_P.to(device), self._long_P.to(device)
+        return Rotations(
+            rotation(plain_P, sequences.positions_T),
+            rotation(long_P, sequences.positions_T),
+            {ratio: rotation(long_P, blocks.position_N) for ratio, blocks in sequences.blocks.items()},
+        )

@@ -1,0 +1,83 @@
+"""READ FIRST. DeepSeek-V4: embedding -> blocks on four residual streams -> collapse -> norm -> head (report 2).
+
+T packed tokens, S streams, D hidden size, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.config import ModelConfig
+from dsv4.model.block import Block
+from dsv4.model.hyper_connection import collapse_head
+from dsv4.model.inputs import FreshCache, ModelCache, Sequences
+from dsv4.model.layers import FP32, Linear, Numerics, RMSNorm
+from dsv4.model.mtp import MultiTokenPredictor
+from dsv4.model.rope import RotaryTables
+from dsv4.model.step import Observer, Step
+
+
+class Transformer(nn.Module):
+    """The model. Parameter names are the released ones; weights are uninitialised until loaded or `init_weights`.
+
+    numerics: how activations are held (FP32, BF16, RELEASE). impl: implementation of sparse attention, None = best.
+    """
+
+    def __init__(self, config: ModelConfig, numerics: Numerics = FP32, impl: str | None = None) -> None:
+        super().__init__()
+        self.config, self.numerics = config, numerics
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size, dtype=numerics.activations)
+        self.layers = nn.ModuleList(Block(config, spec, numerics, impl) for spec in config.layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = Linear(config.hidden_size, config.vocab_size)
+        self.hc_head_fn = nn.Parameter(torch.zeros(config.hc_mult, config.hc_mult * config.hidden_size))
+        self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
+        self.hc_head_scale = nn.Parameter(torch.zeros(1))
+        self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics, impl) for spec in config.mtp_layers)
+        self._rotary = RotaryTables(config)
+
+    def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:
+        """Sequences laid out for this model's compression ratios, on its device."""
+        return Sequences.pack(lengths, self.config.compressor_ratios, cached, self.hc_head_fn.device)
+
+    def hidden(
+        self,
+        tokens_T: Tensor,
+        sequences: Sequences,
+        cache: ModelCache | None = None,
+        observer: Observer | None = None,
+    ) -> Tensor:
+        """The residual streams after the last block, [T, S, D]. Without a cache, sequences start fresh."""
+        step = self._step(tokens_T, sequences, cache, observer)
+        x_TSD = self.embed(tokens_T)[:, None].expand(-1, self.config.hc_mult, -1)
+        for block in self.layers:
+            x_TSD = block(x_TSD, step)
+        return x_TSD
+
+    def logits(self, x_TSD: Tensor) -> Tensor:
+        """Next-token logits [T, V] in fp32 of some rows of `hidden`. Give only the rows you need."""
+        x_TD = collapse_head(x_TSD, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, self.config)
+        return self.head(self.norm(x_TD).float())
+
+    def mtp_hidden(
+        self,
+        x_TSD: Tensor,
+        next_tokens_T: Tensor,
+        sequences: Sequences,
+        cache: ModelCache | None = None,
+        observer: Observer | None = None,
+    ) -> Tensor:
+        """Streams of the prediction block from `hidden` rows and the token that follows each, [T, S, D]."""
+        step = self._step(next_tokens_T, sequences, cache, observer)
+        return self.mtp[0].predict(self.embed(next_tokens_T), x_TSD, step)
+
+    def mtp_logits(self, x_TSD: Tensor) -> Tensor:
+        """Logits [T, V] of the token after next, in fp32, from `mtp_hidden` rows. Embedding and head are shared."""
+        mtp = self.mtp[0]
+        x_TD = collapse_head(x_TSD, mtp.hc_head_fn, mtp.hc_head_scale, mtp.hc_head_base, self.config)
+        return self.head(mtp.norm(x_TD).float())
+
+    def _step(
+        self, tokens_T: Tensor, sequences: Sequences, cache: ModelCache | None, observer: Observer | None
+    ) -> Step:
+        cache = cache or FreshCache(sequences, self.config.sliding_window)
+        return Step(tokens_T, sequences, self._rotary.step(sequences), cache, observer)
