@@ -14,8 +14,8 @@ def _wide(x: Tensor) -> Tensor:
 def mix(x_TSD: Tensor, fn_XE: Tensor, eps: float) -> Tensor:
     """See dsv4.kernels.hyper_connection.mix. The division by the RMS comes after the projection, as released."""
     x_TE = _wide(x_TSD.flatten(1))
-    rms_T1 = torch.rsqrt(x_TE.square().mean(dim=1, keepdim=True) + eps)
-    return (x_TE @ fn_XE.T) * rms_T1
+    norm_T1 = torch.linalg.vector_norm(x_TE, dim=1, keepdim=True)
+    return (x_TE @ fn_XE.T) * torch.rsqrt(norm_T1.square() / x_TE.shape[1] + eps)
 
 
 def _gates(mixes_TX: Tensor, scale_3: Tensor, base_X: Tensor, streams: int, eps: float) -> tuple[Tensor, ...]:
@@ -70,15 +70,15 @@ def split_sinkhorn_unrolled(
     pre_TS, post_TS, comb = _gates(mixes_TX, scale_3, base_X, streams, eps)
     start_SST = comb.T.contiguous().view(streams, streams, -1).softmax(dim=1) + eps
     comb_SST = _Sinkhorn.apply(start_SST, iterations, eps)
-    return pre_TS, post_TS, comb_SST.permute(2, 0, 1)
+    return pre_TS, post_TS, comb_SST.permute(2, 0, 1).contiguous()
 
 
 def collapse(x_TSD: Tensor, pre_TS: Tensor) -> Tensor:
     """See dsv4.kernels.hyper_connection.collapse."""
-    return torch.matmul(pre_TS[:, None, :], _wide(x_TSD)).squeeze(1).to(x_TSD.dtype)
+    return torch.bmm(pre_TS.contiguous()[:, None], _wide(x_TSD)).squeeze(1).to(x_TSD.dtype)
 
 
 def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> Tensor:
     """See dsv4.kernels.hyper_connection.combine."""
-    mixed_TSD = torch.matmul(comb_TSS.transpose(1, 2), _wide(x_TSD))
+    mixed_TSD = torch.bmm(comb_TSS.transpose(1, 2).contiguous(), _wide(x_TSD))
     return torch.addcmul(mixed_TSD, post_TS[..., None], _wide(y_TD)[:, None]).to(x_TSD.dtype)

@@ -71,7 +71,6 @@ def _attend(
     base_N = window_NQ2[:, 0, 0]
     row_NS = base_N[:, None] + torch.arange(span, device=device)
     seen_NQS = (row_NS[:, None] >= window_NQ2[..., :1]) & (row_NS[:, None] < window_NQ2[..., 1:])
-    row_NS = row_NS.clamp(max=kv_MC.shape[0] - 1)
     rows, seen = [row_NS], [seen_NQS]
     if keys.prefix_T is not None and keys.longest_prefix:
         assert keys.pages is not None
@@ -86,7 +85,7 @@ def _attend(
         seen.append(entry_P < prefix_NQ[..., None])
     row_NR, seen_NQR = torch.cat(rows, dim=1), torch.cat(seen, dim=2)
     # NOTE: rows nobody in the block sees may hold anything, NaN included; zero them before the products.
-    row_NR, dead_NR = row_NR.clamp(min=0), ~seen_NQR.any(dim=1)
+    row_NR, dead_NR = row_NR.clamp(0, kv_MC.shape[0] - 1), ~seen_NQR.any(dim=1)
     kv_NRC = kv_MC.index_select(0, row_NR.flatten()).view(*row_NR.shape, dim).to(compute)
     kv_NRC = kv_NRC.masked_fill(dead_NR[..., None], 0)
 

@@ -10,7 +10,7 @@ from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
 from dsv4.kernels.indexer import index_topk
 from dsv4.kernels.rope import apply_rope
-from dsv4.kernels.sparse_attention import KeySet
+from dsv4.kernels.sparse_attention import KeySet, PageTable
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.inputs import KeyBuffer, LayerCache
@@ -35,11 +35,15 @@ class Indexer(nn.Module):
         q_TJI = self._rotate(apply_rope(self.wq_b(latent_TL).unflatten(-1, (heads, dim)), rotation_2TP))
         return q_TJI, self.weights_proj(x_TD) * (dim**-0.5 * heads**-0.5)
 
-    def forward(self, x_TD: Tensor, latent_TL: Tensor, step: Step, cache: LayerCache) -> Tensor:
+    def remember(self, x_TD: Tensor, step: Step, cache: LayerCache) -> tuple[Tensor, PageTable]:
+        """Add this step's keys; returns all keys [M, I] and where each sequence's lie."""
+        entries_NI = self._rotate(self.compressor(x_TD, step, cache, "index"))
+        return cache.append_index(entries_NI, step.sequences.blocks[self.ratio])
+
+    def choose(self, x_TD: Tensor, latent_TL: Tensor, step: Step, index: tuple[Tensor, PageTable]) -> Tensor:
         """The chosen entries of each token, chosen_TK, -1 = none."""
         blocks = step.sequences.blocks[self.ratio]
-        entries_NI = self._rotate(self.compressor(x_TD, step, cache, "index"))
-        keys_MI, pages = cache.append_index(entries_NI, blocks)
+        keys_MI, pages = index
         q_TJI, w_TJ = self.queries(x_TD, latent_TL, step.rotations.of_tokens(self.ratio))
         return index_topk(
             q_TJI,
@@ -67,8 +71,13 @@ class CompressedSparseAttention(Attention):
 
     def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:
         cache, blocks = step.cache.layer(self.spec.index), step.sequences.blocks[self.spec.ratio]
+        borders = step.sequences.borders
         entries_NC = self.store(self.compressor(x_TD, step, cache, "main"))
-        chosen_TK = self.indexer(x_TD, latent_TL, step, cache)
+        index = self.indexer.remember(x_TD, step, cache)
         buffer = cache.append(kv_TC, entries_NC, blocks)
         assert buffer.pages is not None
-        return buffer, KeySet(buffer.window_T2, step.sequences.borders, chosen_TK=buffer.pages.rows(chosen_TK))
+        if blocks.longest <= self.config.index_topk:
+            # the best k of at most k entries are all of them: a range, and nothing to score
+            return buffer, KeySet(buffer.window_T2, borders, blocks.visible_T, buffer.pages, blocks.longest)
+        chosen_TK = self.indexer.choose(x_TD, latent_TL, step, index)
+        return buffer, KeySet(buffer.window_T2, borders, chosen_TK=buffer.pages.rows(chosen_TK))

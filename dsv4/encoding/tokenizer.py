@@ -1,0 +1,221 @@
+"""Text to token ids and back, around a `tokenizer.json`.
+
+In the released vocabulary `<｜User｜>`, `<think>` and `｜DSML｜` are ordinary added tokens: wherever their
+text occurs, encoding makes the control token, and no option of the library prevents it. So there are two
+tokenizers here, the released one and a copy without added tokens, and two modes of encoding a conversation:
+
+- "safe" (the default): control tokens only where the renderer wrote them; message text can never become one.
+- "official": the whole prompt as one string, id for id what the release gives, and injectable like it.
+
+Both give the same ids for every conversation whose messages hold no control text: text between two control
+tokens is encoded as one run in either mode, whoever wrote its parts, so no merge is lost at a border.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tokenizers
+
+from dsv4.encoding.dialect import V4, Dialect
+from dsv4.encoding.messages import Message
+from dsv4.encoding.render import render_segments
+from dsv4.encoding.segments import Segment
+
+FILE_NAME = "tokenizer.json"
+MODES = ("safe", "official")
+
+
+class Tokenizer:
+    """A byte-level BPE vocabulary together with the dialect whose control tokens it holds. Immutable,
+    thread-safe.
+
+    `source` is only used in error messages; `definition` is the parsed tokenizer.json.
+    Raises ValueError if the definition is no tokenizer or lacks a control token of the dialect.
+    """
+
+    def __init__(self, definition: dict[str, Any], *, dialect: Dialect = V4, source: str = FILE_NAME) -> None:
+        self.dialect = dialect
+        self._full = _build(definition, source)
+        self._plain = _build({**definition, "added_tokens": []}, source)
+        self._bytes_of = _byte_alphabet()
+        missing = [token for token in dialect.control_tokens if self._full.token_to_id(token) is None]
+        if missing:
+            raise ValueError(
+                f"{source}: added_tokens lacks {missing[0]!r}, a control token of {dialect.name}"
+            )
+        self._controls = re.compile("(" + "|".join(map(re.escape, dialect.control_tokens)) + ")")
+        self._vocab_size = self._full.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def load(cls, path: str | Path, *, dialect: Dialect = V4) -> Self:
+        """Read a tokenizer.json, given the file or its folder.
+
+        Raises FileNotFoundError naming the file, ValueError naming the file and what is wrong in it.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / FILE_NAME
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such tokenizer file")
+        try:
+            definition = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file}: not a JSON file ({error})") from error
+        if not isinstance(definition, dict):
+            raise ValueError(f"{file}: expected a JSON object, got {type(definition).__name__}")
+        return cls(definition, dialect=dialect, source=str(file))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, added tokens included (129,280 in the release)."""
+        return self._vocab_size
+
+    @property
+    def bos_id(self) -> int:
+        """Id of the token that begins a conversation."""
+        return self.token_id(self.dialect.bos)
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the token that ends an answer."""
+        return self.token_id(self.dialect.eos)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token (the released config names the end token instead)."""
+        return self.token_id(self.dialect.pad)
+
+    def token_id(self, text: str) -> int:
+        """The id of the token written `text` in the vocabulary. Raises ValueError if there is none."""
+        token = self._full.token_to_id(text)
+        if token is None:
+            raise ValueError(f"token {text!r} is not in the vocabulary")
+        return token
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for: perhaps a part of a character only. Raises ValueError for unknown ids."""
+        text = self._full.id_to_token(token) if 0 <= token < 1 << 32 else None
+        if text is None:
+            raise ValueError(f"token id {token} is not in the vocabulary of {self.vocab_size}")
+        try:
+            return bytes(self._bytes_of[char] for char in text)
+        except KeyError:
+            # control tokens are written as they are, with characters outside the byte alphabet
+            return text.encode("utf-8")
+
+    def encode_text(self, text: str, trusted: bool = False) -> list[int]:
+        """Ids of plain text; nothing is added around it.
+
+        Untrusted text never gives an added token, whatever it contains. Trusted text gives one for every
+        control text.
+        Raises ValueError for text that is not valid Unicode (a lone surrogate).
+        """
+        return _encode(self._full if trusted else self._plain, text)
+
+    def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
+        """Ids of rendered segments in safe mode: control tokens come from trusted segments only."""
+        ids: list[int] = []
+        run: list[str] = []
+        for segment in segments:
+            pieces = self._controls.split(segment.text) if segment.trusted else [segment.text]
+            # split with one group alternates: text, control, text, control, ..., text
+            for position, piece in enumerate(pieces):
+                if position % 2 == 0:
+                    run.append(piece)
+                    continue
+                ids += self.encode_text("".join(run))
+                ids.append(self.token_id(piece))
+                run.clear()
+        return ids + self.encode_text("".join(run))
+
+    def encode_messages(
+        self,
+        messages: Sequence[Message],
+        thinking_mode: str,
+        context: Sequence[Message] | None = None,
+        drop_thinking: bool = True,
+        add_default_bos_token: bool = True,
+        reasoning_effort: str | None = None,
+        *,
+        mode: Literal["safe", "official"] = "safe",
+    ) -> list[int]:
+        """Ids of a conversation, rendered as by `render.encode_messages` (same arguments and errors).
+
+        mode: "safe" or "official", see the module. Raises ValueError for another one.
+        """
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        segments = render_segments(
+            messages,
+            thinking_mode,
+            context,
+            drop_thinking,
+            add_default_bos_token,
+            reasoning_effort,
+            dialect=self.dialect,
+        )
+        if mode == "safe":
+            return self.encode_segments(segments)
+        return self.encode_text("".join(segment.text for segment in segments), trusted=True)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD, unknown ids nothing.
+
+        `skip_special_tokens` leaves out begin, end, pad and placeholders, but not `<think>` or
+        `<｜User｜>`, which the release does not mark as special.
+        """
+        return self._full.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def decode_stream(self) -> "DecodeStream":
+        """A fresh incremental detokenizer."""
+        return DecodeStream(self)
+
+
+class DecodeStream:
+    """Turns ids into text one at a time, holding back bytes until their character is complete.
+
+    The texts of all steps and of `finish` joined are what `Tokenizer.decode` gives for all ids at once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def step(self, token: int) -> str:
+        """The text this token completes, often empty within an emoji. Raises ValueError for an unknown id."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD if the last character was never completed, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _build(definition: dict[str, Any], source: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(definition, ensure_ascii=False))
+    # the library raises a bare Exception for every fault in a definition
+    except Exception as error:
+        raise ValueError(f"{source}: not a tokenizer definition ({error})") from error
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    if not text:
+        return []
+    try:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    except TypeError as error:
+        raise ValueError("text: expected valid Unicode without lone surrogates") from error
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that byte-level BPE writes for each byte, reversed.
+
+    Bytes that Latin-1 prints stand for themselves; the others count up from U+0100.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
