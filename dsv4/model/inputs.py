@@ -1,7 +1,7 @@
 """All the model knows of the world: packed sequences, and the cache it reads and writes through a protocol.
 
 T new tokens of all sequences one after another, B sequences, C entry dim, W projection width of a compressor, N compressed
-entries finished in this step, m tokens per entry, R joined rows (kept tails and new tokens), M rows of a key buffer.
+entries finished in this step, m tokens per entry, R joined rows (kept tails and new tokens), W also window rows, M entry rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -124,11 +124,12 @@ def _blocks(ratio: int, spans: list[tuple[int, int]], positions_T: Tensor, devic
 
 @dataclass(frozen=True, slots=True)
 class KeyBuffer:
-    """A layer's keys after the new ones were added: the rows, each query's window, and where the entries lie."""
+    """A layer's keys after the new ones were added. W window rows, M entry rows."""
 
-    rows_MC: Tensor
-    window_T2: Tensor
-    pages: PageTable | None
+    window_WC: Tensor  # uncompressed rows of this step's sequences: what their windows still reach, then the new
+    window_T2: Tensor  # [first, last) of window_WC for each new token
+    entries_MC: Tensor | None  # compressed entries
+    pages: PageTable | None  # where each sequence's entries lie
 
 
 class LayerCache(Protocol):
@@ -175,17 +176,16 @@ class FreshCache:
         return rows_TW
 
     def append_index(self, entries_NI: Tensor, blocks: Blocks) -> tuple[Tensor, PageTable]:
-        return entries_NI, self._pages(blocks, 0)
+        return entries_NI, self._pages(blocks)
 
     def append(self, kv_TC: Tensor, entries_NC: Tensor | None, blocks: Blocks | None) -> KeyBuffer:
         if entries_NC is None or blocks is None:
-            return KeyBuffer(kv_TC, self._window_T2, None)
-        rows_MC = torch.cat([kv_TC, entries_NC.to(kv_TC.dtype)])
-        return KeyBuffer(rows_MC, self._window_T2, self._pages(blocks, kv_TC.shape[0]))
+            return KeyBuffer(kv_TC, self._window_T2, None, None)
+        return KeyBuffer(kv_TC, self._window_T2, entries_NC, self._pages(blocks))
 
-    def _pages(self, blocks: Blocks, offset: int) -> PageTable:
+    def _pages(self, blocks: Blocks) -> PageTable:
         """One page per sequence, as long as it needs."""
-        first = [offset]
+        first = [0]
         for count in blocks.new_entries[:-1]:
             first.append(first[-1] + count)
         first_B1 = torch.tensor(first, device=self._window_T2.device)[:, None]

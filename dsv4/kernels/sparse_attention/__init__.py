@@ -1,6 +1,6 @@
-"""The one attention of V4: each query reads some rows of one shared key-value buffer (report 2.3, eqs 18-19, 24-27).
+"""The one attention of V4: each query reads some rows of a shared key-value buffer (report 2.3, eqs 18-19, 24-27).
 
-T queries, H heads, C entry dim, M buffer rows, K chosen rows, B sequences, P pages.
+T queries, H heads, C entry dim, W window rows, M entry rows, K chosen rows, B sequences, P pages.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from dsv4.kernels.backend import choose
 @dataclass(frozen=True, slots=True)
 class PageTable:
     """Where the compressed entries of each sequence lie: entry j of sequence b is row
-    first_BP[b, j // entries_per_page] + j % entries_per_page."""
+    first_BP[b, j // entries_per_page] + j % entries_per_page of the entry rows."""
 
     first_BP: Tensor  # int64
     entries_per_page: int
@@ -30,26 +30,34 @@ class PageTable:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """Rows of kv_MC that each query may read. Ranges stay ranges; only CSA's choice is a list."""
+    """Rows that each query may read. Ranges stay ranges; only CSA's choice is a list."""
 
-    window_T2: Tensor  # int64 [first, last) rows of the sliding window
+    window_T2: Tensor  # int64 [first, last) of the window rows
     runs: tuple[int, ...]  # borders of the sequences among the queries: 0, ..., T
     prefix_T: Tensor | None = None  # HCA: how many compressed entries are visible ...
     pages: PageTable | None = None  # ... and where they lie
     longest_prefix: int = 0  # an upper bound of prefix_T known on the host
-    chosen_TK: Tensor | None = None  # CSA: rows picked by the indexer, -1 = none
+    chosen_TK: Tensor | None = None  # CSA: entry rows picked by the indexer, -1 = none
 
 
 def sparse_attention(
-    q_THC: Tensor, kv_MC: Tensor, keys: KeySet, sink_H: Tensor, *, scale: float, impl: str | None = None
+    q_THC: Tensor,
+    window_WC: Tensor,
+    entries_MC: Tensor | None,
+    keys: KeySet,
+    sink_H: Tensor,
+    *,
+    scale: float,
+    impl: str | None = None,
 ) -> Tensor:
     """Attention output o_THC in q's dtype; keys are values (one shared key-value head).
 
-    One softmax over the window rows, the compressed rows and the sink, which adds exp(sink_H) to the denominator
-    and no value (eq. 27). A row that is both in the window and in a compressed entry counts twice, as released.
-    A query always sees at least itself, so no row of the softmax is empty. No input is modified.
+    window_WC holds the uncompressed rows of this step's sequences, entries_MC the compressed ones (None or empty
+    where there are none). One softmax over a query's window rows, its entries and the sink, which adds exp(sink_H)
+    to the denominator and no value (eq. 27). A token that is both in the window and in an entry counts twice, as
+    released. A query always sees at least itself, so no softmax is empty. No input is modified.
     """
-    return choose("sparse_attention", impl, _IMPLEMENTATIONS)(q_THC, kv_MC, keys, sink_H, scale)
+    return choose("sparse_attention", impl, _IMPLEMENTATIONS)(q_THC, window_WC, entries_MC, keys, sink_H, scale)
 
 
 from dsv4.kernels.sparse_attention import blocked, reference  # noqa: E402  (they need KeySet)

@@ -1,6 +1,6 @@
 """Sparse attention written as the definition: list every query's rows, gather them, one softmax.
 
-T queries, H heads, C entry dim, M buffer rows, R rows read per query.
+T queries, H heads, C entry dim, R rows read per query, W window rows, M entry rows.
 """
 
 from typing import TYPE_CHECKING
@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     from dsv4.kernels.sparse_attention import KeySet
 
 
-def rows_read(keys: "KeySet") -> Tensor:
-    """The rows each query reads, rows_TR int64, -1 where there is none."""
+def window_rows(keys: "KeySet") -> Tensor:
+    """The window rows each query reads, rows_TR int64, -1 where there is none."""
     first_T1, last_T1 = keys.window_T2.split(1, dim=1)
     width = int((last_T1 - first_T1).max())
-    window_TR = first_T1 + torch.arange(width, device=first_T1.device)
-    parts = [torch.where(window_TR < last_T1, window_TR, -1)]
+    row_TR = first_T1 + torch.arange(width, device=first_T1.device)
+    return torch.where(row_TR < last_T1, row_TR, -1)
+
+
+def entry_rows(keys: "KeySet") -> Tensor:
+    """The entry rows each query reads, rows_TR int64, -1 where there is none."""
+    parts = [keys.window_T2.new_empty(keys.window_T2.shape[0], 0)]
     if keys.prefix_T is not None and keys.longest_prefix:
         assert keys.pages is not None
-        entry_R = torch.arange(keys.longest_prefix, device=first_T1.device)
+        entry_R = torch.arange(keys.longest_prefix, device=keys.prefix_T.device)
         entry_TR = torch.where(entry_R < keys.prefix_T[:, None], entry_R, -1)
         parts.append(keys.pages.rows(entry_TR))
     if keys.chosen_TK is not None:
@@ -28,15 +33,24 @@ def rows_read(keys: "KeySet") -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def sparse_attention(q_THC: Tensor, kv_MC: Tensor, keys: "KeySet", sink_H: Tensor, scale: float) -> Tensor:
+def _gather(buffer_MC: Tensor, rows_TR: Tensor, dtype: torch.dtype) -> Tensor:
+    # NOTE: an absent row may hold anything, NaN included; zero it before it meets a product.
+    return buffer_MC[rows_TR.clamp(min=0)].to(dtype).masked_fill((rows_TR < 0)[:, :, None], 0)
+
+
+def sparse_attention(
+    q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None, keys: "KeySet", sink_H: Tensor, scale: float
+) -> Tensor:
     """See dsv4.kernels.sparse_attention.sparse_attention. Computes in fp32 (fp64 for fp64 inputs)."""
     compute = torch.promote_types(q_THC.dtype, torch.float32)
-    rows_TR = rows_read(keys)
-    kv_TRC = kv_MC[rows_TR.clamp(min=0)].to(compute)
+    rows_TR = window_rows(keys)
+    kv_TRC = _gather(window_WC, rows_TR, compute)
+    extra_TR = entry_rows(keys)
+    if entries_MC is not None and extra_TR.shape[1] and entries_MC.shape[0]:
+        kv_TRC = torch.cat([kv_TRC, _gather(entries_MC, extra_TR, compute)], dim=1)
+        rows_TR = torch.cat([rows_TR, extra_TR], dim=1)
     score_THR = torch.einsum("thc,trc->thr", q_THC.to(compute), kv_TRC) * scale
     score_THR = score_THR.masked_fill((rows_TR < 0)[:, None, :], float("-inf"))
-    sink_THR = sink_H.to(compute)[None, :, None].expand(q_THC.shape[0], -1, 1)
-    weight_THR = torch.cat([score_THR, sink_THR], dim=-1).softmax(dim=-1)[..., :-1]
-    # NOTE: a masked row may hold anything, NaN included: zero times NaN must not reach the sum.
-    kv_TRC = kv_TRC.masked_fill((rows_TR < 0)[:, :, None], 0)
+    sink_TH1 = sink_H.to(compute)[None, :, None].expand(q_THC.shape[0], -1, 1)
+    weight_THR = torch.cat([score_THR, sink_TH1], dim=-1).softmax(dim=-1)[..., :-1]
     return torch.einsum("thr,trc->thc", weight_THR, kv_TRC).to(q_THC.dtype)

@@ -44,7 +44,9 @@ class Attention(nn.Module):
         kv_TC = self.store(apply_rope(self.kv_norm(self.wkv(x_TD)), rotation))
         buffer, keys = self.keys(x_TD, latent_TL, kv_TC, step)
         scale = self.config.head_dim**-0.5
-        o_THC = sparse_attention(q_THC, buffer.rows_MC, keys, self.attn_sink, scale=scale, impl=self.impl)
+        o_THC = sparse_attention(
+            q_THC, buffer.window_WC, buffer.entries_MC, keys, self.attn_sink, scale=scale, impl=self.impl
+        )
         return self.project(apply_rope(o_THC, rotation, inverse=True))
 
     def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:
