@@ -244,16 +244,16 @@ def train(folder: Path, minutes: float) -> None:
             line = {
                 "step": step,
                 "minutes": round(spent / 60, 2),
-                "loss": round(float(main), 4),
-                "mtp": round(float(ahead), 4),
-                "accuracy": round(float(accuracy), 4),
+                "loss": round(main.item(), 4),
+                "mtp": round(ahead.item(), 4),
+                "accuracy": round(accuracy.item(), 4),
                 "norm": round(norm, 2),
                 "lr": optimizer.param_groups[0]["lr"],
                 "quantised": quantised,
             }
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
-        if rank == 0 and (step % 200 == 0 or spent >= minutes * 60):
+        if rank == 0 and (step % 100 == 0 or spent >= minutes * 60):
             saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}
             torch.save(saved, folder / "state.tmp")
             (folder / "state.tmp").replace(state)

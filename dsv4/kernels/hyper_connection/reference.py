@@ -3,6 +3,8 @@
 T tokens, S streams, D hidden size, E = S * D, X = (2 + S) * S mixes [pre | post | comb].
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,22 +47,23 @@ class _Sinkhorn(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, m_SST: Tensor, iterations: int, eps: float) -> Tensor:
-        axes = [0] + [1, 0] * (iterations - 1)
-        steps = []
-        for axis in axes:
+    def forward(ctx: Any, m_SST: Tensor, iterations: int, eps: float) -> Tensor:
+        ctx.axes = [0] + [1, 0] * (iterations - 1)
+        saved = []
+        for axis in ctx.axes:
             d = m_SST.sum(dim=axis, keepdim=True) + eps
             m_SST = m_SST / d
-            steps.append((axis, d, m_SST))
-        ctx.steps = steps  # type: ignore[attr-defined]
+            saved += [d, m_SST]
+        # NOTE: as attributes of ctx these would keep the graph alive for ever (the last one is the output)
+        ctx.save_for_backward(*saved)
         return m_SST
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyrefly: ignore
-        (grad,) = grads
-        for axis, d, y in reversed(ctx.steps):  # type: ignore[attr-defined]
-            grad = (grad - (grad * y).sum(dim=axis, keepdim=True)) / d
-        return grad, None, None
+    def backward(ctx: Any, grad_SST: Tensor) -> tuple[Tensor, None, None]:  # pyrefly: ignore
+        saved = ctx.saved_tensors
+        for axis, d, y in zip(reversed(ctx.axes), saved[-2::-2], saved[::-2], strict=True):
+            grad_SST = (grad_SST - (grad_SST * y).sum(dim=axis, keepdim=True)) / d
+        return grad_SST, None, None
 
 
 def split_sinkhorn_unrolled(
