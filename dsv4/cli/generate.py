@@ -1,0 +1,70 @@
+"""`dsv4 generate`: continue a prompt, token by token, on stdout."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+
+def generate(
+    folder: Path | None = None,
+    *,
+    prompt: str | None = None,
+    chat: bool = False,
+    thinking: bool = True,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop: tuple[str, ...] = (),
+    mode: Literal["fp32", "bf16", "release"] = "fp32",
+) -> None:
+    """Continue a prompt. The answer goes to stdout; Ctrl-C stops it.
+
+    Parameters
+    ----------
+    folder
+        Checkpoint folder. Default: the bundled model.
+    prompt
+        Text to continue; "-" or nothing reads standard input.
+    chat
+        Treat the prompt as a user's message instead of raw text.
+    thinking
+        With --chat: let the model think first (the thought goes to stderr).
+    max_tokens
+        Longest answer in tokens.
+    temperature
+        0 is greedy; otherwise 0 to 2.
+    top_p
+        Keep the most likely tokens that reach this probability.
+    seed
+        Same seed, same text.
+    stop
+        Text that ends the answer; repeatable.
+    mode
+        fp32, bf16, or release (the released quantised numerics).
+    """
+    from dsv4.cli.local import load
+    from dsv4.encoding import ContentDelta, ReasoningDelta
+    from dsv4.generation import FinishReason, SamplingParams
+
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    assert text is not None
+    if not text:
+        raise ValueError("--prompt is empty")
+    model = load(folder, mode)
+    options = {"max_tokens": params.max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
+    if not chat:
+        for piece in model.generate_pieces(text, **options):
+            print(piece, end="", flush=True)
+        print()
+        return
+    stream = model.stream([{"role": "user", "content": text}], thinking=thinking, **options)
+    for delta in stream:
+        if isinstance(delta, ReasoningDelta):
+            print(delta.text, end="", file=sys.stderr, flush=True)
+        elif isinstance(delta, ContentDelta):
+            print(delta.text, end="", flush=True)
+    print()
+    if stream.finish is FinishReason.LENGTH:
+        print(f"dsv4: stopped at --max-tokens {max_tokens}", file=sys.stderr)

@@ -1,0 +1,152 @@
+"""`dsv4 inspect`: what a model is and what it costs, beside DeepSeek-V3.2. Arithmetic only, no weights needed."""
+
+import json as json_format
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dsv4.config import ModelConfig
+
+RELEASED = ("flash", "pro")
+
+
+def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None) -> None:
+    """Show a model's layer plan, parameters, size on disk, cache and FLOPs per token.
+
+    Parameters
+    ----------
+    model
+        flash, pro, nano, or a folder with config.json.
+    json
+        Print one JSON object instead of tables.
+    plot
+        Also write an SVG with FLOPs and cache size against context length, as in the report's figure 1.
+    """
+    name, config = find_config(model)
+    facts = describe(name, config)
+    if plot is not None:
+        from dsv4.cli.plot import efficiency_svg
+
+        others = {other: find_config(other)[1] for other in RELEASED if other != name}
+        plot.write_text(efficiency_svg({**others, name: config}), encoding="utf-8")
+    if json:
+        print(json_format.dumps(facts, indent=1))
+    else:
+        _print(facts)
+
+
+def find_config(model: str) -> tuple[str, ModelConfig]:
+    """The name and config behind `flash`, `pro`, `nano` or a folder."""
+    if model in RELEASED:
+        return model, ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{model}.json")
+    folder = Path(model)
+    if model == "nano" and not folder.exists():
+        from dsv4.cli.folders import default_model_folder
+
+        folder = default_model_folder()
+    if not folder.exists():
+        raise FileNotFoundError(f"{model}: not flash, pro or nano, and no such folder")
+    return folder.resolve().name, ModelConfig.from_file(folder)
+
+
+def describe(name: str, config: ModelConfig) -> dict[str, Any]:
+    """Everything `inspect` shows, as plain data."""
+    from dsv4.checkpoint import BF16, RELEASE, expected_tensors
+    from dsv4.model import accounting as a
+
+    parameters = a.parameters(config)
+    layout = RELEASE if config.quantized else BF16
+    tensors = expected_tensors(config, layout)
+    contexts = []
+    for n in a.CONTEXTS:
+        flops, peer_flops = a.flops_per_token(config, n), a.V32.flops_per_token(n)
+        kv, peer_kv = a.kv_bytes(config, n), a.V32.kv_bytes_per_token() * n
+        contexts.append(
+            {
+                "tokens": n,
+                "kv_bytes": kv,
+                "v32_kv_bytes": peer_kv,
+                "kv_times_smaller": peer_kv / kv,
+                "flops_per_token": flops.total,
+                "flops_parts": asdict(flops),
+                "v32_flops_per_token": peer_flops.total,
+                "flops_share": flops.total / peer_flops.total,
+            }
+        )
+    return {
+        "model": name,
+        "layers": [{"index": s.index, "attention": s.kind.value, "routing": s.routing.value} for s in config.layers],
+        "prediction_layers": config.num_nextn_predict_layers,
+        "parameters": {**asdict(parameters), "total": parameters.total, "active": parameters.active},
+        "disk": {
+            "layout": layout.name,
+            "tensors": len(tensors),
+            "bytes": sum(spec.nbytes for spec in tensors.values()),
+        },
+        "kv_bytes_per_token": a.kv_bytes_per_token(config),
+        "v32_kv_bytes_per_token": a.V32.kv_bytes_per_token(),
+        "window_bytes_per_sequence": a.window_bytes(config),
+        "contexts": contexts,
+    }
+
+
+def plan_text(layers: list[dict[str, Any]]) -> str:
+    """'2 swa, 21 csa, 20 hca: swa swa (csa hca)x20 csa': the plan in one line."""
+    kinds = [layer["attention"] for layer in layers]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("swa", "csa", "hca") if kind in kinds)
+    pairs: list[str] = []
+    start = next((i for i, kind in enumerate(kinds) if kind == "csa"), len(kinds))
+    body = kinds[start:]
+    for pair, run in groupby([" ".join(body[i : i + 2]) for i in range(0, len(body), 2)]):
+        times = len(list(run))
+        pairs.append(f"({pair})x{times}" if times > 1 else pair)
+    return f"{counts}: {' '.join([*kinds[:start], *pairs])}"
+
+
+def _count(value: float) -> str:
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if value >= size * (1000 if unit == "T" else 1):
+            return f"{value / size:,.3f}{unit}"
+    return f"{value:.0f}"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value / size:,.2f} {unit}"
+    return f"{value:.0f} B"
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    p, disk = facts["parameters"], facts["disk"]
+    hashed = sum(layer["routing"] == "hash" for layer in facts["layers"])
+    console.print(f"[bold]{facts['model']}[/bold]  {plan_text(facts['layers'])}; {hashed} hash-routed")
+    console.print(f"parameters  {_count(p['total'])} total, {_count(p['active'])} active, prediction block {_count(p['mtp'])}")
+    parts = ("embedding", "head", "attention", "compressors", "indexers", "routers", "routed_experts")
+    parts += ("shared_experts", "hyper_connections", "norms")
+    console.print("  " + ", ".join(f"{part.replace('_', ' ')} {_count(p[part])}" for part in parts), soft_wrap=True)
+    console.print(f"on disk     {_bytes(disk['bytes'])} in {disk['tensors']:,} tensors ({disk['layout']} layout)")
+    console.print(
+        f"cache       {facts['kv_bytes_per_token']:,.2f} B per token + {_bytes(facts['window_bytes_per_sequence'])} window "
+        f"(V3.2: {facts['v32_kv_bytes_per_token']:,} B per token)",
+        soft_wrap=True,
+    )
+    table = Table("context", "cache", "V3.2", "smaller", "GFLOP/token", "V3.2", "share")
+    for column in table.columns:
+        column.justify = "right"
+    for row in facts["contexts"]:
+        table.add_row(
+            f"{row['tokens'] // 1024}K",
+            _bytes(row["kv_bytes"]),
+            _bytes(row["v32_kv_bytes"]),
+            f"{row['kv_times_smaller']:.2f}x",
+            f"{row['flops_per_token'] / 1e9:,.1f}",
+            f"{row['v32_flops_per_token'] / 1e9:,.1f}",
+            f"{row['flops_share']:.1%}",
+        )
+    console.print(table)

@@ -1,0 +1,208 @@
+"""`dsv4.load`: a folder becomes an object that chats, completes, and gives logits.
+
+T tokens, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint import CheckpointReader, load_into
+from dsv4.cli.folders import default_model_folder
+from dsv4.config import ModelConfig
+from dsv4.encoding import Delta, ParsedCompletion, StopMatcher, StreamParser, Tokenizer
+from dsv4.engine import Engine, EngineService
+from dsv4.generation import Completion, FinishReason, SamplingParams, TokenEvent
+from dsv4.model.layers import MODES
+from dsv4.model.transformer import Transformer
+
+Mode = Literal["fp32", "bf16", "release"]
+DEFAULT_CONTEXT = 131_072
+Messages = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished chat answer. `reasoning` is empty with thinking off; counts are tokens."""
+
+    content: str
+    reasoning: str
+    tool_calls: tuple[dict[str, Any], ...]
+    finish: FinishReason
+    prompt_tokens: int
+    completion: Completion = field(repr=False)
+
+
+def load(
+    folder: str | Path | None = None,
+    mode: Mode = "fp32",
+    *,
+    context_length: int | None = None,
+    sequences: int = 8,
+) -> "LocalModel":
+    """Load a checkpoint folder (released layout, Base layout or plain floats); None = the bundled model.
+
+    mode: "fp32" (exact, for research), "bf16", or "release" (the released quantised numerics).
+    context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
+    Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    path = Path(folder) if folder is not None else default_model_folder()
+    config = ModelConfig.from_file(path)
+    with torch.device("meta"):
+        model = Transformer(config, MODES[mode])
+    load_into(model, config, CheckpointReader(path), mode)
+    model.requires_grad_(False).eval()
+    context = context_length or min(DEFAULT_CONTEXT, config.max_position_embeddings)
+    engine = Engine(model, context_length=context, sequences=sequences)
+    tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
+    return LocalModel(path.resolve().name, model, engine, tokenizer)
+
+
+class LocalModel:
+    """A loaded model. Methods run in the caller's thread, one request at a time; `service` is for servers."""
+
+    def __init__(self, name: str, model: Transformer, engine: Engine, tokenizer: Tokenizer | None) -> None:
+        self.name, self.model, self.engine = name, model, engine
+        self._tokenizer = tokenizer
+        self._serving = False
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise FileNotFoundError(f"model {self.name} has no tokenizer.json: only token ids work")
+        return self._tokenizer
+
+    @cached_property
+    def service(self) -> EngineService:
+        """The engine in its own thread; from now on only the service may use it."""
+        self._serving = True
+        return EngineService(self.engine)
+
+    def chat(self, messages: Messages, *, thinking: bool = True, **options: Any) -> Answer:
+        """Answer a conversation (OpenAI message dicts). `options` as in `stream`.
+
+        >>> dsv4.load().chat([{"role": "user", "content": "What is 17 + 25?"}]).content
+        '17 + 25 = 42'
+        """
+        prompt = self.encode_chat(messages, thinking)
+        stream = AnswerStream(self, prompt, thinking, _params(options), options.pop("stop", ()))
+        parsed = ParsedCompletion()
+        for delta in stream:
+            parsed.add(delta)
+        message = parsed.message()
+        return Answer(
+            message["content"] or "",
+            message.get("reasoning_content") or "",
+            tuple(message.get("tool_calls") or ()),
+            stream.finish,
+            len(prompt),
+            stream.completion,
+        )
+
+    def stream(self, messages: Messages, *, thinking: bool = True, **options: Any) -> "AnswerStream":
+        """Like `chat`, but an iterator of typed deltas (dsv4.encoding: ReasoningDelta, ContentDelta, ...).
+
+        options: max_tokens (1024), temperature (1.0; 0 = greedy), top_p (1.0), seed, stop (strings), logprobs,
+        top_logprobs. Closing the iterator stops the work.
+        """
+        stop = options.pop("stop", ())
+        return AnswerStream(self, self.encode_chat(messages, thinking), thinking, _params(options), stop)
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> str:
+        """Continue a text or token ids without any chat format; control tokens in the text count as such."""
+        return "".join(self.generate_pieces(prompt, **options))
+
+    def generate_pieces(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
+        """Like `generate`, piece by piece. Options as in `stream`."""
+        stop, params = options.pop("stop", ()), _params(options)
+        ids = self.tokenizer.encode_text(prompt, trusted=True) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str) and ids[:1] != [self.tokenizer.bos_id]:
+            ids = [self.tokenizer.bos_id, *ids]
+        matcher, decoder = StopMatcher([stop] if isinstance(stop, str) else stop), self.tokenizer.decode_stream()
+        for event in self.events(ids, params):
+            if event.token is not None and event.finish is not FinishReason.STOP:
+                yield matcher.feed(decoder.step(event.token))
+            if matcher.hit:
+                return
+        yield matcher.feed(decoder.finish()) + matcher.flush()
+
+    def encode_chat(self, messages: Messages, thinking: bool) -> list[int]:
+        return self.tokenizer.encode_messages(list(messages), "thinking" if thinking else "chat")
+
+    def events(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[TokenEvent]:
+        """The engine's events for one prompt of token ids."""
+        if self._serving:
+            raise RuntimeError("this model is being served; send requests to the service")
+        return self.engine.generate(prompt, params)
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Next-token logits of every position, [T, V] fp32, in one forward pass without a cache."""
+        tokens_T = torch.tensor(list(token_ids))
+        return self.model.logits(self.model.hidden(tokens_T, self.model.pack([len(tokens_T)])))
+
+    @torch.inference_mode()
+    def mtp_logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Logits of the token after next, from positions 0..T-2 and the token that follows each: [T - 1, V] fp32."""
+        if not self.config.num_nextn_predict_layers:
+            raise ValueError(f"model {self.name} has no prediction block (num_nextn_predict_layers is 0)")
+        tokens_T = torch.tensor(list(token_ids))
+        if len(tokens_T) < 2:
+            raise ValueError(f"mtp_logits needs at least 2 tokens, got {len(tokens_T)}")
+        x_TSD = self.model.hidden(tokens_T, self.model.pack([len(tokens_T)]))
+        sequences = self.model.pack([len(tokens_T) - 1])
+        return self.model.mtp_logits(self.model.mtp_hidden(x_TSD[:-1], tokens_T[1:], sequences))
+
+
+class AnswerStream:
+    """Iterates over the deltas of one answer; afterwards `finish` and `completion` tell how it went."""
+
+    def __init__(
+        self, model: LocalModel, prompt: list[int], thinking: bool, params: SamplingParams, stop: Sequence[str] | str
+    ) -> None:
+        self.prompt_tokens = len(prompt)
+        self.finish = FinishReason.ABORT
+        self.completion = Completion()
+        self._deltas = self._run(model, prompt, thinking, params, stop)
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self._deltas
+
+    def _run(
+        self, model: LocalModel, prompt: list[int], thinking: bool, params: SamplingParams, stop: Sequence[str] | str
+    ) -> Iterator[Delta]:
+        parser = StreamParser("thinking" if thinking else "chat")
+        matcher, decoder = StopMatcher([stop] if isinstance(stop, str) else stop), model.tokenizer.decode_stream()
+        for event in model.events(prompt, params):
+            if event.logprobs is not None:
+                self.completion.logprobs.append(event.logprobs)
+            if event.token is not None and event.finish is not FinishReason.STOP:
+                self.completion.tokens.append(event.token)
+                yield from parser.feed(matcher.feed(decoder.step(event.token)))
+            if matcher.hit:
+                self.finish = self.completion.finish = FinishReason.STOP
+                break
+            if event.finish is not None:
+                self.finish = self.completion.finish = event.finish
+        if not matcher.hit:
+            yield from parser.feed(matcher.feed(decoder.finish()) + matcher.flush())
+        yield from parser.finish()
+
+
+def _params(options: dict[str, Any]) -> SamplingParams:
+    allowed = SamplingParams.__dataclass_fields__
+    unknown = [name for name in options if name not in allowed and name != "stop"]
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; known: stop, {', '.join(allowed)}")
+    return SamplingParams(**{name: value for name, value in options.items() if name != "stop"})

@@ -1,0 +1,75 @@
+"""Line charts as SVG text, drawn by hand so that no plotting library is needed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dsv4.config import ModelConfig
+
+WIDTH, HEIGHT, LEFT, TOP, PLOT_W, PLOT_H, GAP = 1000, 400, 74, 58, 380, 270, 110
+COLOURS = ("#8a8f98", "#2f6fde", "#12a150", "#d9480f", "#7a3fc4")
+POINTS = 64
+TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart: `lines` maps a label to values at evenly spaced contexts from 0 to 1M tokens."""
+
+    title: str
+    unit: str
+    lines: dict[str, list[float]]
+
+
+def efficiency_svg(models: Mapping[str, ModelConfig]) -> str:
+    """FLOPs per token and cache size against context length for V3.2 and the given models (report figure 1)."""
+    from dsv4.model.accounting import V32, flops_per_token, kv_bytes
+
+    at = [max(1, TOKENS * i // POINTS) for i in range(POINTS + 1)]
+    flops = {"V3.2": [V32.flops_per_token(n).total / 1e12 for n in at]}
+    cache = {"V3.2": [V32.kv_bytes_per_token() * n / 1e9 for n in at]}
+    for name, config in models.items():
+        flops[name] = [flops_per_token(config, n).total / 1e12 for n in at]
+        cache[name] = [kv_bytes(config, n) / 1e9 for n in at]
+    panels = (
+        Panel("Operations per token", "T (FP8 equivalent)", flops),
+        Panel("Cache of one sequence", "GB", cache),
+    )
+    body = "".join(_panel(panel, LEFT + i * (PLOT_W + GAP)) for i, panel in enumerate(panels))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'font-family="system-ui, sans-serif" font-size="13" fill="#222">'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>{body}</svg>\n'
+    )
+
+
+def _panel(panel: Panel, left: int) -> str:
+    top = _round_up(max(max(values) for values in panel.lines.values()))
+    parts = [f'<text x="{left}" y="{TOP - 26}" font-size="16" font-weight="600">{panel.title}</text>']
+    parts.append(f'<text x="{left}" y="{TOP - 9}" fill="#666">{panel.unit}</text>')
+    for i in range(5):
+        y = TOP + PLOT_H * (1 - i / 4)
+        parts.append(f'<line x1="{left}" x2="{left + PLOT_W}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#666">{top * i / 4:g}</text>')
+        x = left + PLOT_W * i / 4
+        label = f"{256 * i}K" if i else "0"
+        parts.append(f'<text x="{x:.1f}" y="{TOP + PLOT_H + 20}" text-anchor="middle" fill="#666">{label}</text>')
+    parts.append(
+        f'<text x="{left + PLOT_W / 2}" y="{TOP + PLOT_H + 42}" text-anchor="middle" fill="#666">context, tokens</text>'
+    )
+    for i, (label, values) in enumerate(panel.lines.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        points = " ".join(
+            f"{left + PLOT_W * j / POINTS:.1f},{TOP + PLOT_H * (1 - value / top):.1f}" for j, value in enumerate(values)
+        )
+        times = "" if label == "V3.2" else f"  {panel.lines['V3.2'][-1] / values[-1]:,.1f}x lower at 1M"
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        y = TOP + 16 + 19 * i
+        parts.append(f'<rect x="{left + 14}" y="{y - 9}" width="14" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{left + 34}" y="{y - 2}">{label}{times}</text>')
+    return "".join(parts)
+
+
+def _round_up(value: float) -> float:
+    """The next 'nice' axis end: 1, 1.2, 1.6, 2, 4, 5, 6, 8 times a power of ten."""
+    scale = 10.0 ** (len(str(int(value))) - 1) if value >= 1 else 0.1
+    return next(nice * scale for nice in (1, 1.2, 1.6, 2, 4, 5, 6, 8, 10) if nice * scale >= value)

@@ -1,0 +1,177 @@
+"""Parameters, FLOPs and cache bytes as arithmetic (report 1, 4.2.1, figure 1). No tensors are made.
+
+FLOPs are in the report's unit, equivalent FP8 operations: BF16 counts twice, FP32 four times, FP4 indexer half, FP4
+experts as FP8.
+"""
+
+from dataclasses import dataclass
+
+from dsv4.config import CSA_RATIO, AttentionKind, LayerSpec, ModelConfig, Routing
+
+CONTEXTS = (4096, 16384, 65536, 262144, 1048576)
+_BF16, _FP32, _FP4 = 2.0, 4.0, 0.5
+_KV_BLOCK, _INDEX_BLOCK, _ROW_ALIGNMENT = 64, 32, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Counts by part of the backbone; `mtp` is the prediction block, not part of `total`."""
+
+    embedding: int
+    head: int
+    attention: int  # queries, window keys, output, sinks
+    compressors: int
+    indexers: int
+    routers: int
+    routed_experts: int
+    shared_experts: int
+    hyper_connections: int
+    norms: int
+    active_experts: int  # the share of routed_experts one token meets
+    mtp: int
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.head + self._dense + self.routed_experts
+
+    @property
+    def active(self) -> int:
+        """Per token, with the head and without the input embedding, as the report counts."""
+        return self.head + self._dense + self.active_experts
+
+    @property
+    def _dense(self) -> int:
+        dense = self.attention + self.compressors + self.indexers + self.routers
+        return dense + self.shared_experts + self.hyper_connections + self.norms
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Every stored number of the model, scales and hash tables not counted."""
+    c = config
+    parts = [_layer(c, spec) for spec in c.layers]
+    prediction = 0
+    for spec in c.mtp_layers:
+        block = _layer(c, spec)
+        head = c.hc_mult * c.hc_mult * c.hidden_size + c.hc_mult + 1
+        prediction += sum(block.values()) - block["active_experts"] + 2 * c.hidden_size**2 + 3 * c.hidden_size + head
+    totals = {name: sum(part[name] for part in parts) for name in parts[0]}
+    totals["norms"] += c.hidden_size
+    totals["hyper_connections"] += c.hc_mult * c.hc_mult * c.hidden_size + c.hc_mult + 1
+    vocabulary = c.vocab_size * c.hidden_size
+    return Parameters(embedding=vocabulary, head=vocabulary, mtp=prediction, **totals)
+
+
+def _layer(c: ModelConfig, spec: LayerSpec) -> dict[str, int]:
+    wide = c.num_attention_heads * c.head_dim
+    attention = c.hidden_size * c.q_lora_rank + c.q_lora_rank * wide + c.hidden_size * c.head_dim
+    attention += wide * c.o_lora_rank + c.o_groups * c.o_lora_rank * c.hidden_size + c.num_attention_heads
+    compressors = indexers = 0
+    norms = 2 * c.hidden_size + c.q_lora_rank + c.head_dim
+    if spec.ratio:
+        compressors = _compressor(c, spec.ratio, c.head_dim)
+        norms += c.head_dim
+    if spec.kind is AttentionKind.CSA:
+        indexers = c.q_lora_rank * c.index_n_heads * c.index_head_dim + c.hidden_size * c.index_n_heads
+        indexers += _compressor(c, spec.ratio, c.index_head_dim)
+        norms += c.index_head_dim
+    mixes = (2 + c.hc_mult) * c.hc_mult
+    expert = 3 * c.hidden_size * c.moe_intermediate_size
+    bias = c.n_routed_experts if spec.routing is Routing.LEARNED else 0
+    return {
+        "attention": attention,
+        "compressors": compressors,
+        "indexers": indexers,
+        "routers": c.n_routed_experts * c.hidden_size + bias,
+        "routed_experts": c.n_routed_experts * expert,
+        "active_experts": c.num_experts_per_tok * expert,
+        "shared_experts": c.n_shared_experts * expert,
+        "hyper_connections": 2 * (mixes * c.hc_mult * c.hidden_size + mixes + 3),
+        "norms": norms,
+    }
+
+
+def _compressor(c: ModelConfig, ratio: int, dim: int) -> int:
+    width = 2 * dim if ratio == CSA_RATIO else dim
+    return 2 * width * c.hidden_size + ratio * width
+
+
+def entry_bytes(config: ModelConfig) -> int:
+    """One stored key-value entry: fp8 dims, bf16 rotary dims, one scale byte per 64, padded to 8: 584 for V4."""
+    plain = config.head_dim - config.qk_rope_head_dim
+    size = plain + 2 * config.qk_rope_head_dim + -(-plain // _KV_BLOCK)
+    return -(-size // _ROW_ALIGNMENT) * _ROW_ALIGNMENT
+
+
+def index_bytes(config: ModelConfig) -> int:
+    """One stored indexer key: fp4 with one scale byte per 32 dims: 68 for V4."""
+    return config.index_head_dim // 2 + -(-config.index_head_dim // _INDEX_BLOCK)
+
+
+def kv_bytes_per_token(config: ModelConfig) -> float:
+    """What one more token of context costs, without the window (report 5.2): 3,514.25 Flash, 5,031.44 Pro."""
+    total = 0.0
+    for spec in config.layers:
+        if spec.ratio:
+            index = index_bytes(config) if spec.kind is AttentionKind.CSA else 0
+            total += (entry_bytes(config) + index) / spec.ratio
+    return total
+
+
+def window_bytes(config: ModelConfig) -> int:
+    """The window rows of one sequence, whatever its length."""
+    return config.num_hidden_layers * config.sliding_window * entry_bytes(config)
+
+
+def kv_bytes(config: ModelConfig, tokens: int) -> float:
+    """Cache of one sequence of `tokens` tokens."""
+    return kv_bytes_per_token(config) * tokens + window_bytes(config)
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Equivalent FP8 operations for one decoded token."""
+
+    linear: float
+    attention: float
+    indexer: float
+
+    @property
+    def total(self) -> float:
+        return self.linear + self.attention + self.indexer
+
+
+def flops_per_token(config: ModelConfig, position: int) -> Flops:
+    """One token decoded at `position` (report figure 1; docs/numerics.md says which precision each part counts at)."""
+    c, p = config, parameters(config)
+    wide = p.compressors + p.routers + p.hyper_connections
+    linear = 2.0 * (p.active + wide * (_FP32 - 1) + p.head * (_BF16 - 1))
+    keys = indexed = 0
+    for spec in c.layers:
+        keys += min(position, c.sliding_window)
+        if spec.kind is AttentionKind.CSA:
+            keys += min(c.index_topk, position // spec.ratio)
+            indexed += position // spec.ratio
+        elif spec.kind is AttentionKind.HCA:
+            keys += position // spec.ratio
+    attention = _BF16 * 4 * c.num_attention_heads * c.head_dim * keys
+    return Flops(linear, attention, _FP4 * 2 * c.index_n_heads * c.index_head_dim * indexed)
+
+
+class V32:
+    """DeepSeek-V3.2, the yardstick of the report's figure 1: 61 layers of sparse latent attention."""
+
+    layers, heads, latent, rope, top_k = 61, 128, 512, 64, 2048
+    index_heads, index_dim = 64, 128
+    active, head = 37.5e9, 129280 * 7168
+
+    @classmethod
+    def kv_bytes_per_token(cls) -> int:
+        """48,068: fp8 latent with 16 scale bytes, bf16 rope, fp8 indexer key with a 4-byte scale."""
+        return cls.layers * (cls.latent + 16 + 2 * cls.rope + cls.index_dim + 4)
+
+    @classmethod
+    def flops_per_token(cls, position: int) -> Flops:
+        keys = min(position, cls.top_k)
+        attention = _BF16 * cls.layers * 2 * cls.heads * (2 * cls.latent + cls.rope) * keys
+        indexer = cls.layers * 2.0 * cls.index_heads * cls.index_dim * position
+        return Flops(2.0 * (cls.active + cls.head * (_BF16 - 1)), attention, indexer)
