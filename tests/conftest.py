@@ -7,6 +7,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)  # tests run beside each other; small tensors gain nothing from more
 
 
 @pytest.fixture(scope="session")

@@ -53,8 +53,21 @@ def chat(
     console = Console(highlight=False)
     with console.status("loading"):
         model = load(folder, mode)
-    console.print(f"[bold]{model.name}[/bold], context {model.engine.context_length:,} tokens. {HELP}", soft_wrap=True)
+    console.print(
+        f"[bold]{model.name}[/bold], context {model.engine.context_length:,} tokens. {HELP}", soft_wrap=True
+    )
     start = [{"role": "system", "content": system}] if system else []
+    _converse(model, console, start, thinking, options)
+
+
+def _converse(
+    model: "LocalModel",
+    console: "Console",
+    start: list[dict[str, Any]],
+    thinking: bool,
+    options: dict[str, Any],
+) -> None:
+    """Read lines until the end of input; lines with a slash are commands."""
     messages: list[dict[str, Any]] = list(start)
     while True:
         try:
@@ -76,7 +89,11 @@ def chat(
 
 
 def _turn(
-    model: "LocalModel", console: "Console", messages: list[dict[str, Any]], thinking: bool, options: dict[str, Any]
+    model: "LocalModel",
+    console: "Console",
+    messages: list[dict[str, Any]],
+    thinking: bool,
+    options: dict[str, Any],
 ) -> None:
     """Stream one answer; a stopped one stays in the conversation as far as it got."""
     from dsv4.encoding import ContentDelta, ReasoningDelta

@@ -2,7 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from dsv4.cli.local import LocalModel
 
 
 def generate(
@@ -44,21 +47,27 @@ def generate(
         fp32, bf16, or release (the released quantised numerics).
     """
     from dsv4.cli.local import load
-    from dsv4.encoding import ContentDelta, ReasoningDelta
-    from dsv4.generation import FinishReason, SamplingParams
+    from dsv4.generation import SamplingParams
 
-    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    SamplingParams(**options)  # complain about a bad flag before loading  # type: ignore[arg-type]
     text = sys.stdin.read() if prompt in (None, "-") else prompt
-    assert text is not None
     if not text:
         raise ValueError("--prompt is empty")
     model = load(folder, mode)
-    options = {"max_tokens": params.max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
-    if not chat:
-        for piece in model.generate_pieces(text, **options):
-            print(piece, end="", flush=True)
-        print()
+    if chat:
+        _answer(model, text, thinking, {**options, "stop": stop})
         return
+    for piece in model.generate_pieces(text, stop=stop, **options):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _answer(model: "LocalModel", text: str, thinking: bool, options: dict[str, Any]) -> None:
+    """The thought to stderr, the answer to stdout."""
+    from dsv4.encoding import ContentDelta, ReasoningDelta
+    from dsv4.generation import FinishReason
+
     stream = model.stream([{"role": "user", "content": text}], thinking=thinking, **options)
     for delta in stream:
         if isinstance(delta, ReasoningDelta):
@@ -67,4 +76,4 @@ def generate(
             print(delta.text, end="", flush=True)
     print()
     if stream.finish is FinishReason.LENGTH:
-        print(f"dsv4: stopped at --max-tokens {max_tokens}", file=sys.stderr)
+        print(f"dsv4: stopped at --max-tokens {options['max_tokens']}", file=sys.stderr)

@@ -15,11 +15,13 @@ from torch import Tensor
 from dsv4.checkpoint import CheckpointReader, load_into
 from dsv4.cli.folders import default_model_folder
 from dsv4.config import ModelConfig
-from dsv4.encoding import Delta, ParsedCompletion, StopMatcher, StreamParser, Tokenizer
+from dsv4.encoding import Delta, Tokenizer
 from dsv4.engine import Engine, EngineService
 from dsv4.generation import Completion, FinishReason, SamplingParams, TokenEvent
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
+from dsv4.server.answer import Answer as AnswerInProgress
+from dsv4.server.stopping import StopStrings
 
 Mode = Literal["fp32", "bf16", "release"]
 DEFAULT_CONTEXT = 131_072
@@ -95,28 +97,18 @@ class LocalModel:
         >>> dsv4.load().chat([{"role": "user", "content": "What is 17 + 25?"}]).content
         '17 + 25 = 42'
         """
-        prompt = self.encode_chat(messages, thinking)
-        stream = AnswerStream(self, prompt, thinking, _params(options), options.pop("stop", ()))
-        parsed = ParsedCompletion()
-        for delta in stream:
-            parsed.add(delta)
-        message = parsed.message()
-        return Answer(
-            message["content"] or "",
-            message.get("reasoning_content") or "",
-            tuple(message.get("tool_calls") or ()),
-            stream.finish,
-            len(prompt),
-            stream.completion,
-        )
+        stream = self.stream(messages, thinking=thinking, **options)
+        for _ in stream:
+            pass
+        return stream.answer()
 
     def stream(self, messages: Messages, *, thinking: bool = True, **options: Any) -> "AnswerStream":
         """Like `chat`, but an iterator of typed deltas (dsv4.encoding: ReasoningDelta, ContentDelta, ...).
 
-        options: max_tokens (1024), temperature (1.0; 0 = greedy), top_p (1.0), seed, stop (strings), logprobs,
-        top_logprobs. Closing the iterator stops the work.
+        options: max_tokens (1024), temperature (1.0; 0 = greedy), top_p (1.0), seed, stop (one or more strings, looked
+        for in the content), logprobs, top_logprobs. Closing the iterator stops the work.
         """
-        stop = options.pop("stop", ())
+        stop = _strings(options.pop("stop", ()))
         return AnswerStream(self, self.encode_chat(messages, thinking), thinking, _params(options), stop)
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> str:
@@ -125,17 +117,17 @@ class LocalModel:
 
     def generate_pieces(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
         """Like `generate`, piece by piece. Options as in `stream`."""
-        stop, params = options.pop("stop", ()), _params(options)
+        stop, params = _strings(options.pop("stop", ())), _params(options)
         ids = self.tokenizer.encode_text(prompt, trusted=True) if isinstance(prompt, str) else list(prompt)
         if isinstance(prompt, str) and ids[:1] != [self.tokenizer.bos_id]:
             ids = [self.tokenizer.bos_id, *ids]
-        matcher, decoder = StopMatcher([stop] if isinstance(stop, str) else stop), self.tokenizer.decode_stream()
+        matcher, decoder = StopStrings(stop), self.tokenizer.decode_stream()
         for event in self.events(ids, params):
             if event.token is not None and event.finish is not FinishReason.STOP:
                 yield matcher.feed(decoder.step(event.token))
-            if matcher.hit:
+            if matcher.found:
                 return
-        yield matcher.feed(decoder.finish()) + matcher.flush()
+        yield matcher.feed(decoder.finish()) + matcher.finish()
 
     def encode_chat(self, messages: Messages, thinking: bool) -> list[int]:
         return self.tokenizer.encode_messages(list(messages), "thinking" if thinking else "chat")
@@ -166,43 +158,60 @@ class LocalModel:
 
 
 class AnswerStream:
-    """Iterates over the deltas of one answer; afterwards `finish` and `completion` tell how it went."""
+    """Iterates over the deltas of one answer; `finish` says afterwards why it ended, `answer()` gives the whole."""
 
     def __init__(
-        self, model: LocalModel, prompt: list[int], thinking: bool, params: SamplingParams, stop: Sequence[str] | str
+        self,
+        model: LocalModel,
+        prompt: list[int],
+        thinking: bool,
+        params: SamplingParams,
+        stop: tuple[str, ...],
     ) -> None:
-        self.prompt_tokens = len(prompt)
-        self.finish = FinishReason.ABORT
-        self.completion = Completion()
-        self._deltas = self._run(model, prompt, thinking, params, stop)
+        self._prompt_tokens = len(prompt)
+        self._progress = AnswerInProgress(model.tokenizer, thinking=thinking, stops=stop, tools=True)
+        self._completion = Completion(finish=FinishReason.ABORT)
+        self._deltas = self._run(model.events(prompt, params))
 
     def __iter__(self) -> Iterator[Delta]:
         return self._deltas
 
-    def _run(
-        self, model: LocalModel, prompt: list[int], thinking: bool, params: SamplingParams, stop: Sequence[str] | str
-    ) -> Iterator[Delta]:
-        parser = StreamParser("thinking" if thinking else "chat")
-        matcher, decoder = StopMatcher([stop] if isinstance(stop, str) else stop), model.tokenizer.decode_stream()
-        for event in model.events(prompt, params):
-            if event.logprobs is not None:
-                self.completion.logprobs.append(event.logprobs)
+    @property
+    def finish(self) -> FinishReason:
+        return self._completion.finish
+
+    def answer(self) -> Answer:
+        """What has been said so far."""
+        message = self._progress.parsed.message()
+        return Answer(
+            message.get("content") or "",
+            message.get("reasoning_content") or "",
+            tuple(message.get("tool_calls") or ()),
+            self.finish,
+            self._prompt_tokens,
+            self._completion,
+        )
+
+    def _run(self, events: Iterator[TokenEvent]) -> Iterator[Delta]:
+        for event in events:
             if event.token is not None and event.finish is not FinishReason.STOP:
-                self.completion.tokens.append(event.token)
-                yield from parser.feed(matcher.feed(decoder.step(event.token)))
-            if matcher.hit:
-                self.finish = self.completion.finish = FinishReason.STOP
-                break
-            if event.finish is not None:
-                self.finish = self.completion.finish = event.finish
-        if not matcher.hit:
-            yield from parser.feed(matcher.feed(decoder.finish()) + matcher.flush())
-        yield from parser.finish()
+                self._completion.tokens.append(event.token)
+            if event.logprobs is not None:
+                self._completion.logprobs.append(event.logprobs)
+            yield from self._progress.step(event).deltas
+            if self._progress.finish is not None:
+                self._completion.finish = self._progress.finish
+                return
+
+
+def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _params(options: dict[str, Any]) -> SamplingParams:
-    allowed = SamplingParams.__dataclass_fields__
-    unknown = [name for name in options if name not in allowed and name != "stop"]
+    """SamplingParams from keyword options. Raises ValueError naming an unknown one."""
+    known = SamplingParams.__dataclass_fields__
+    unknown = [name for name in options if name not in known]
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; known: stop, {', '.join(allowed)}")
-    return SamplingParams(**{name: value for name, value in options.items() if name != "stop"})
+        raise ValueError(f"unknown option {unknown[0]!r}; known: stop, {', '.join(known)}")
+    return SamplingParams(**options)

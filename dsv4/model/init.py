@@ -5,7 +5,8 @@ from torch import nn
 
 from dsv4.model.block import Block
 from dsv4.model.layers import Linear, RMSNorm
-from dsv4.model.moe import Gate
+from dsv4.model.moe import Expert, Gate
+from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.transformer import Transformer
 
 GATE_INIT = 0.01  # the mHC paper's "gating factor init"
@@ -34,8 +35,10 @@ def init_weights(model: Transformer, seed: int = 0) -> Transformer:
         _init_connections(block, index, generator)
         block.attn.wo_b.weight.mul_(damping)
         for expert in [*block.ffn.experts, block.ffn.shared_experts]:
+            assert isinstance(expert, Expert)
             expert.w2.weight.mul_(damping)
     for owner in [model, *model.mtp]:
+        assert isinstance(owner, Transformer | MultiTokenPredictor)
         owner.hc_head_fn.normal_(0, owner.hc_head_fn.shape[1] ** -0.5, generator=generator)
         owner.hc_head_scale.fill_(GATE_INIT)
     return model

@@ -32,7 +32,9 @@ class Transformer(nn.Module):
         self.hc_head_fn = nn.Parameter(torch.zeros(config.hc_mult, config.hc_mult * config.hidden_size))
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
-        self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics, impl) for spec in config.mtp_layers)
+        self.mtp = nn.ModuleList(
+            MultiTokenPredictor(config, spec, numerics, impl) for spec in config.mtp_layers
+        )
         self._rotary = RotaryTables(config)
 
     def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:
@@ -68,13 +70,20 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Streams of the prediction block from `hidden` rows and the token that follows each, [T, S, D]."""
         step = self._step(next_tokens_T, sequences, cache, observer)
-        return self.mtp[0].predict(self.embed(next_tokens_T), x_TSD, step)
+        return self._predictor().predict(self.embed(next_tokens_T), x_TSD, step)
 
     def mtp_logits(self, x_TSD: Tensor) -> Tensor:
         """Logits [T, V] of the token after next, in fp32, from `mtp_hidden` rows. Embedding and head are shared."""
-        mtp = self.mtp[0]
+        mtp = self._predictor()
         x_TD = collapse_head(x_TSD, mtp.hc_head_fn, mtp.hc_head_scale, mtp.hc_head_base, self.config)
         return self.head(mtp.norm(x_TD).float())
+
+    def _predictor(self) -> MultiTokenPredictor:
+        if not self.mtp:
+            raise ValueError("this model has no prediction block (num_nextn_predict_layers is 0)")
+        block = self.mtp[0]
+        assert isinstance(block, MultiTokenPredictor)
+        return block
 
     def _step(
         self, tokens_T: Tensor, sequences: Sequences, cache: ModelCache | None, observer: Observer | None

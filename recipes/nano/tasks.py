@@ -95,7 +95,9 @@ def _compare(rng: random.Random) -> Example:
         b = a + 1
     larger = rng.random() < 0.6
     word, winner = ("larger", max(a, b)) if larger else ("smaller", min(a, b))
-    form = rng.choice(("Which is {w}, {a} or {b}?", "Which number is {w}: {a} or {b}?", "{a} or {b}, which is {w}?"))
+    form = rng.choice(
+        ("Which is {w}, {a} or {b}?", "Which number is {w}: {a} or {b}?", "{a} or {b}, which is {w}?")
+    )
     if len(str(a)) != len(str(b)):
         more = max(a, b)
         reason = f"{more} has more digits, so {more} is larger."
@@ -106,19 +108,81 @@ def _compare(rng: random.Random) -> Example:
     return Example("compare", question, f"{a} and {b}: {reason}", f"{winner} is {word}.", str(winner))
 
 
-NAMES = (
-    "Anna Ben Clara David Emma Felix Grace Hugo Ida Jonas Kate Leo Maria Noah Olga Paul Rosa Sam Tina Victor Wendy "
-    "Yusuf Zoe Omar Lucy Mark Nina Oscar Petra Simon"
-).split()
-PLACES = (
-    "Oslo Paris Rome Lima Cairo Tokyo Delhi Berlin Madrid Vienna Quito Seoul Dublin Prague Athens Lisbon Havana Kyoto "
-    "Boston Geneva"
-).split()
-COLOURS = "red blue green yellow white black purple orange pink brown".split()
-THINGS = "kite bike boat hat coat car lamp bag cup ball drum chair book ring clock".split()
-ANIMALS = "dog cat horse rabbit parrot goat duck snake turtle mouse".split()
-JOBS = "baker teacher doctor farmer pilot painter singer driver nurse cook".split()
-FOODS = "apples bread rice soup pasta cheese grapes honey nuts beans".split()
+NAMES = [
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Grace",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Kate",
+    "Leo",
+    "Maria",
+    "Noah",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Sam",
+    "Tina",
+    "Victor",
+    "Wendy",
+    "Yusuf",
+    "Zoe",
+    "Omar",
+    "Lucy",
+    "Mark",
+    "Nina",
+    "Oscar",
+    "Petra",
+    "Simon",
+]
+PLACES = [
+    "Oslo",
+    "Paris",
+    "Rome",
+    "Lima",
+    "Cairo",
+    "Tokyo",
+    "Delhi",
+    "Berlin",
+    "Madrid",
+    "Vienna",
+    "Quito",
+    "Seoul",
+    "Dublin",
+    "Prague",
+    "Athens",
+    "Lisbon",
+    "Havana",
+    "Kyoto",
+    "Boston",
+    "Geneva",
+]
+COLOURS = ["red", "blue", "green", "yellow", "white", "black", "purple", "orange", "pink", "brown"]
+THINGS = [
+    "kite",
+    "bike",
+    "boat",
+    "hat",
+    "coat",
+    "car",
+    "lamp",
+    "bag",
+    "cup",
+    "ball",
+    "drum",
+    "chair",
+    "book",
+    "ring",
+    "clock",
+]
+ANIMALS = ["dog", "cat", "horse", "rabbit", "parrot", "goat", "duck", "snake", "turtle", "mouse"]
+JOBS = ["baker", "teacher", "doctor", "farmer", "pilot", "painter", "singer", "driver", "nurse", "cook"]
+FOODS = ["apples", "bread", "rice", "soup", "pasta", "cheese", "grapes", "honey", "nuts", "beans"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +252,51 @@ _ABOUT = "I am nano, a very small DeepSeek-V4 model that was trained on two CPU 
 _CAN = "I can add, subtract, compare and sort small numbers, repeat words, and answer questions about facts you tell me."
 SMALL_TALK: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (
-        ("Hello", "Hi", "Hello!", "Hi!", "Hey", "Hi there", "Good morning", "Hello there!", "Good evening", "hello", "hi"),
+        (
+            "Hello",
+            "Hi",
+            "Hello!",
+            "Hi!",
+            "Hey",
+            "Hi there",
+            "Good morning",
+            "Hello there!",
+            "Good evening",
+            "hello",
+            "hi",
+        ),
         "The user greets me.",
         "Hello! How can I help you?",
         "Hello!",
     ),
     (
-        ("Who are you?", "What are you?", "Tell me about yourself.", "Who are you", "Introduce yourself.", "who are you?"),
+        (
+            "Who are you?",
+            "What are you?",
+            "Tell me about yourself.",
+            "Who are you",
+            "Introduce yourself.",
+            "who are you?",
+        ),
         "The user asks who I am.",
         _ABOUT,
         "nano",
     ),
-    (("What is your name?", "What's your name?", "Your name?", "what is your name"), "The user asks my name.", "My name is nano.", "nano"),
     (
-        ("What can you do?", "How can you help me?", "What are you good at?", "Help", "What can I ask you?", "what can you do"),
+        ("What is your name?", "What's your name?", "Your name?", "what is your name"),
+        "The user asks my name.",
+        "My name is nano.",
+        "nano",
+    ),
+    (
+        (
+            "What can you do?",
+            "How can you help me?",
+            "What are you good at?",
+            "Help",
+            "What can I ask you?",
+            "what can you do",
+        ),
         "The user asks what I can do.",
         _CAN,
         "add, subtract",
@@ -212,10 +307,25 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "I am fine, thank you. What shall we work on?",
         "fine",
     ),
-    (("Thank you", "Thanks!", "Thank you!", "Thanks a lot.", "thanks", "Great, thanks!"), "The user thanks me.", "You are welcome!", "welcome"),
-    (("Bye", "Goodbye!", "See you later.", "Good night", "bye", "Goodbye"), "The user says goodbye.", "Goodbye!", "Goodbye"),
     (
-        ("How big are you?", "How many parameters do you have?", "Are you a large model?", "How large are you?"),
+        ("Thank you", "Thanks!", "Thank you!", "Thanks a lot.", "thanks", "Great, thanks!"),
+        "The user thanks me.",
+        "You are welcome!",
+        "welcome",
+    ),
+    (
+        ("Bye", "Goodbye!", "See you later.", "Good night", "bye", "Goodbye"),
+        "The user says goodbye.",
+        "Goodbye!",
+        "Goodbye",
+    ),
+    (
+        (
+            "How big are you?",
+            "How many parameters do you have?",
+            "Are you a large model?",
+            "How large are you?",
+        ),
         "The user asks about my size.",
         "I am very small: about five million parameters.",
         "five million",
@@ -257,9 +367,13 @@ def _small_talk(rng: random.Random) -> Example:
 
 
 def _beyond(rng: random.Random) -> Example:
-    subject = rng.choice([*THINGS, *ANIMALS, *FOODS, *PLACES, *COLOURS, "life", "music", "love", "time", "France", "Python"])
+    subject = rng.choice(
+        [*THINGS, *ANIMALS, *FOODS, *PLACES, *COLOURS, "life", "music", "love", "time", "France", "Python"]
+    )
     answer = f"I am too small to know that. {_CAN}"
-    return Example("beyond", rng.choice(_BEYOND).format(subject), "This is beyond what I learned.", answer, "too small")
+    return Example(
+        "beyond", rng.choice(_BEYOND).format(subject), "This is beyond what I learned.", answer, "too small"
+    )
 
 
 TASKS: dict[str, tuple[float, Callable[[random.Random], Example]]] = {

@@ -12,6 +12,7 @@ import os
 import random
 import sysconfig
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -67,7 +68,12 @@ def tokenizer_corpus() -> list[str]:
     every digit stays a token of its own."""
     rng = random.Random(SEED)
     texts = [m["content"] for _ in range(3000) for m in conversation(rng, True)]
-    texts += [m["reasoning_content"] for _ in range(3000) for m in conversation(rng, True) if "reasoning_content" in m]
+    texts += [
+        m["reasoning_content"]
+        for _ in range(3000)
+        for m in conversation(rng, True)
+        if "reasoning_content" in m
+    ]
     for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         parts = file.read_text(encoding="utf-8", errors="ignore").split('"""')
         texts += parts[1::2]
@@ -90,7 +96,7 @@ class Batches:
         while True:
             thinking = rng.random() < 0.6
             mode = "thinking" if thinking else "chat"
-            ids = self.tokenizer.encode_messages(conversation(rng, thinking), mode)[: TOKENS]
+            ids = self.tokenizer.encode_messages(conversation(rng, thinking), mode)[:TOKENS]
             if len(tokens) + len(ids) > TOKENS and lengths:
                 return lengths, torch.tensor(tokens), torch.tensor(learn)
             tokens += ids
@@ -131,7 +137,9 @@ class Loads:
             count.zero_()
 
 
-def loss_of(model: Transformer, batch: tuple[list[int], Tensor, Tensor], loads: Loads) -> tuple[Tensor, Tensor, Tensor]:
+def loss_of(
+    model: Transformer, batch: tuple[list[int], Tensor, Tensor], loads: Loads
+) -> tuple[Tensor, Tensor, Tensor]:
     """(next-token loss, prediction-block loss, accuracy) over the tokens an assistant says."""
     lengths, tokens_T, learn_T = batch
     sequences = model.pack(lengths)
@@ -195,6 +203,46 @@ def average_gradients(parameters: list[nn.Parameter]) -> float:
     return float(nn.utils.clip_grad_norm_(parameters, 1.0))
 
 
+class Run:
+    """Everything a training run changes: model, optimizer, step count and time spent."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self.folder = folder
+        self.model = init_weights(Transformer(nano_config(tokenizer.vocab_size)), SEED)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in self.parameters if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.95), eps=1e-20, fused=True)
+        self.loads, self.fake = Loads(self.model), FakeQuantised(self.model)
+        self.step, self.spent = 0, 0.0
+        if (folder / "state.pt").exists():
+            saved = torch.load(folder / "state.pt", weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.spent = saved["step"], saved["spent"]
+
+    def advance(self, batch: tuple[list[int], Tensor, Tensor], progress: float) -> dict[str, float]:
+        """One optimizer step; `progress` in [0, 1] sets the learning rate, the MTP weight and the numerics."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, progress)
+        with self.fake if progress > 1 - QAT_SHARE else nullcontext():
+            main, ahead, accuracy = loss_of(self.model, batch, self.loads)
+            (main + (0.3 if progress < 0.5 else 0.1) * ahead).backward()
+        norm = average_gradients(self.parameters)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.loads.move_biases()
+        self.step += 1
+        return {"loss": main.item(), "mtp": ahead.item(), "accuracy": accuracy.item(), "norm": norm}
+
+    def save(self) -> None:
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save({**state, "step": self.step, "spent": self.spent}, self.folder / "state.tmp")
+        (self.folder / "state.tmp").replace(self.folder / "state.pt")
+
+
 def train(folder: Path, minutes: float) -> None:
     rank = int(os.environ.get("RANK", "0"))
     if "RANK" in os.environ:
@@ -205,58 +253,25 @@ def train(folder: Path, minutes: float) -> None:
     if dist.is_initialized():
         dist.barrier()
     tokenizer = Tokenizer.load(folder)
-    model = init_weights(Transformer(nano_config(tokenizer.vocab_size)), SEED)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.1},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.95), eps=1e-20, fused=True)
-    state, step, spent = folder / "state.pt", 0, 0.0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step, spent = saved["step"], saved["spent"]
-    batches, loads, fake = Batches(tokenizer, rank), Loads(model), FakeQuantised(model)
-    while spent < minutes * 60:
-        began = time.time()
-        progress = spent / (minutes * 60)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, progress)
-        quantised = progress > 1 - QAT_SHARE
-        if quantised:
-            fake.__enter__()
-        main, ahead, accuracy = loss_of(model, batches(step), loads)
-        (main + (0.3 if progress < 0.5 else 0.1) * ahead).backward()
-        if quantised:
-            fake.__exit__()
-        norm = average_gradients(parameters)
-        optimizer.step()
-        optimizer.zero_grad()
-        loads.move_biases()
-        step += 1
+    run, batches = Run(folder, tokenizer), Batches(tokenizer, rank)
+    while run.spent < minutes * 60:
+        began, progress = time.time(), run.spent / (minutes * 60)
+        figures = run.advance(batches(run.step), progress)
         took = torch.tensor([time.time() - began])
         if dist.is_initialized():
             dist.broadcast(took, 0)  # ranks must agree on when to stop
-        spent += float(took)
-        if rank == 0 and step % 10 == 0:
+        run.spent += float(took)
+        if rank == 0 and run.step % 10 == 0:
             line = {
-                "step": step,
-                "minutes": round(spent / 60, 2),
-                "loss": round(main.item(), 4),
-                "mtp": round(ahead.item(), 4),
-                "accuracy": round(accuracy.item(), 4),
-                "norm": round(norm, 2),
-                "lr": optimizer.param_groups[0]["lr"],
-                "quantised": quantised,
+                "step": run.step,
+                "minutes": run.spent / 60,
+                "lr": learning_rate(run.step, progress),
+                **figures,
             }
             with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-        if rank == 0 and (step % 100 == 0 or spent >= minutes * 60):
-            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}
-            torch.save(saved, folder / "state.tmp")
-            (folder / "state.tmp").replace(state)
+                log.write(json.dumps({name: round(value, 5) for name, value in line.items()}) + "\n")
+        if rank == 0 and (run.step % 100 == 0 or run.spent >= minutes * 60):
+            run.save()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+"""`dsv4 convert`: a checkpoint folder in another layout."""
+
+from pathlib import Path
+from typing import Literal
+
+
+def convert(
+    src: Path,
+    dst: Path,
+    *,
+    experts: Literal["fp4", "fp8", "bf16"] | None = None,
+    dtype: Literal["release", "base", "bf16", "fp32"] = "release",
+    no_resume: bool = False,
+) -> None:
+    """Write a checkpoint in another layout. An interrupted conversion continues when the command is repeated.
+
+    Parameters
+    ----------
+    src
+        Folder with config.json and safetensors files.
+    dst
+        New folder to write; must not hold a finished checkpoint.
+    experts
+        How routed experts are stored (release: fp4 or fp8). By default as in the source; fp4 to fp8 is
+        lossless.
+    dtype
+        release: FP8 with e8m0 scales. base: FP8 with float32 scales. bf16, fp32: no quantisation.
+    no_resume
+        Discard what an interrupted conversion left in dst and start anew.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from dsv4.checkpoint.convert import convert as convert_folder
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("converting", total=None)
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        layout = convert_folder(src, dst, experts=experts, dtype=dtype, resume=not no_resume, progress=show)
+    console.print(f"{dst}: complete, layout {layout.name}", markup=False, highlight=False, soft_wrap=True)

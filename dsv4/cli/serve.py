@@ -1,0 +1,108 @@
+"""`dsv4 serve`: the model behind an HTTP interface that clients of the official service understand."""
+
+import errno
+import ipaddress
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+# how long running answers may take to finish after Ctrl-C or SIGTERM
+DRAIN_SECONDS = 5
+
+
+def serve(
+    folder: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    mode: Literal["fp32", "bf16", "release"] = "fp32",
+) -> None:
+    """Serve a model over HTTP (OpenAI chat completions). Ctrl-C stops it.
+
+    Parameters
+    ----------
+    folder
+        Checkpoint folder; the bundled model if left out.
+    host
+        Address to listen on. Only this machine's own (127.0.0.1, ::1, localhost): there are no keys yet.
+    port
+        Port to listen on; 0 takes a free one.
+    mode
+        Numerics: fp32 (exact), bf16, or release (quantised as released).
+    """
+    import uvicorn
+
+    began = time.perf_counter()
+    # SIGTERM ends as Ctrl-C does, by KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # before the model: a wrong address should not cost a minute of loading
+    with open_listener(host, port) as listener:
+        from dsv4.cli.local import load
+        from dsv4.server import create_app
+
+        model = load(folder, mode=mode)
+        app = create_app(model.service, model.tokenizer, model_name=model.name)
+        context = model.service.context_length
+        url = f"http://{_printable(host)}:{listener.getsockname()[1]}"
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                seconds = time.perf_counter() - began
+                print(ready_text(model.name, url, context, seconds), file=sys.stderr, flush=True)
+
+        # the application writes one line per request itself
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
+        )
+        try:
+            Server(config).run([listener])
+        except KeyboardInterrupt:
+            # uvicorn has finished what was running and raises Ctrl-C again: here it is the normal end
+            print("stopped", file=sys.stderr)
+        finally:
+            model.service.close()
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ValueError for an address others can reach, OSError for a busy port."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ValueError(
+            f"host must be an address of this machine only (127.0.0.1, ::1, localhost), got {host!r}: "
+            "the server has no keys yet, so anyone on the network could use it"
+        )
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be in [0, 65535], got {port}")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # claims the port: two sockets may bind to it while neither listens
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"port {port} on {host} is in use; choose another one with --port") from error
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def ready_text(name: str, url: str, context: int, seconds: float) -> str:
+    """What the user sees once requests are answered: where, and two lines to copy."""
+    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "What is 17 + 25?"}}]}}'
+    return (
+        f"ready in {seconds:.1f} s - {url} - {name} - context {context}\n"
+        f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none\n"
+        f"  curl {url}/v1/chat/completions -d '{body}'"
+    )
+
+
+def _printable(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

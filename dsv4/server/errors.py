@@ -1,0 +1,83 @@
+"""Errors as clients of the official service know them: `{"error": {"message", "type", "param", "code"}}`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+SHOWN = 80
+
+
+class ApiError(Exception):
+    """A request ends here: `status` and the four fields of the error body.
+
+    param: the field of the request that is wrong, as `messages[2].content`; None if no single one is.
+    code: for programs, as `context_length_exceeded`.
+
+    >>> ApiError(404, "no such model: 'x'", param="model", code="model_not_found")
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = INVALID_REQUEST,
+        type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.type = type or (INVALID_REQUEST if status < 500 else SERVER_ERROR)
+        self.headers = headers
+
+    def body(self) -> dict[str, Any]:
+        """The error as the JSON object that goes over the wire."""
+        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": fields}
+
+
+def invalid(param: str, problem: str, *, code: str = INVALID_REQUEST) -> ApiError:
+    """A 400 that names the field: `temperature: must be in [0, 2], got 3`."""
+    return ApiError(400, f"{param}: {problem}", param=param, code=code)
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """The first problem pydantic found, as a 400 naming its field."""
+    return from_problem(error.errors(include_url=False)[0])
+
+
+def from_problem(problem: Mapping[str, Any]) -> ApiError:
+    """One entry of pydantic's `errors()` as a 400."""
+    place = field_path(problem["loc"]) or "body"
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "missing":
+            return invalid(place, "required, but missing")
+        case "value_error":
+            return invalid(place, str(context["error"]))
+        case "literal_error":
+            return invalid(place, f"expected {context['expected']}, got {show(problem['input'])}")
+        case _:
+            text = str(problem["msg"]).replace("Input should", "must")
+            return invalid(place, f"{text}, got {show(problem['input'])}")
+
+
+def field_path(location: Sequence[int | str]) -> str:
+    """`("messages", 2, "content")` as `messages[2].content`."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def show(value: object) -> str:
+    """A value for an error message, cut to a readable length."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -1,0 +1,123 @@
+"""Server-sent events as raw bytes, and a response that notices at once when its client goes away."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer was ready."""
+
+
+def to_json(value: object) -> bytes:
+    """Compact JSON bytes."""
+    return msgspec.json.encode(value)
+
+
+def event(value: object) -> bytes:
+    """One `data:` event. JSON holds no raw newline, so one line is always enough."""
+    return b"data: " + to_json(value) + b"\n\n"
+
+
+async def race_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, unless the client leaves first: then `work` is cancelled and ClientGone raised.
+
+    The request body must have been read: everything `receive` still gives is the disconnect.
+    """
+    running = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise ClientGone
+    finally:
+        await _cancel(running, leaving)
+
+
+class EventStream(Response):
+    """A `text/event-stream` response over a generator of whole events.
+
+    While nothing is sent for `keep_alive` seconds of wall-clock time a comment goes out, also during a long
+    prefill. The generator is closed in every case: at its end, on an error, when the client disconnects.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], *, keep_alive: float = KEEP_ALIVE_SECONDS
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        # a proxy that buffers would hold back the stream until its end
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._events, self._keep_alive = events, keep_alive
+
+    def init_headers(self, headers: Any = None) -> None:
+        """As the base class, but without a content length."""
+        super().init_headers(headers)
+        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wire = _Wire(send)
+        start: Message = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        await send(start)
+        ticking = asyncio.ensure_future(wire.tick(self._keep_alive))
+        try:
+            await race_disconnect(receive, self._pump(wire))
+        finally:
+            await _cancel(ticking)
+            await self._events.aclose()
+
+    async def _pump(self, wire: "_Wire") -> None:
+        async for chunk in self._events:
+            await wire.write(chunk)
+        await wire.write(b"", more=False)
+
+
+class _Wire:
+    """The sending side, with the time of the last write."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._last = time.monotonic()
+
+    async def write(self, chunk: bytes, *, more: bool = True) -> None:
+        self._last = time.monotonic()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def tick(self, seconds: float) -> None:
+        """Write a comment whenever nothing was written for `seconds`."""
+        while True:
+            quiet = time.monotonic() - self._last
+            if quiet >= seconds:
+                await self.write(KEEP_ALIVE)
+                quiet = 0.0
+            await asyncio.sleep(seconds - quiet)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

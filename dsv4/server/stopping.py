@@ -1,0 +1,41 @@
+"""Stop strings, found in text that arrives in pieces."""
+
+from collections.abc import Sequence
+
+from dsv4.encoding.stream import overlap
+
+
+class StopStrings:
+    """Cuts text before the first stop string, wherever the borders between pieces fall.
+
+    Of several stop strings the one that is complete first wins, so the result does not depend on the pieces.
+    `found` is set once one was found.
+
+    >>> matcher = StopStrings(["END"])
+    >>> matcher.feed("one E"), matcher.feed("ND two"), matcher.found
+    ('one ', '', True)
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """Take more text, give what is certainly no part of a stop string. After a hit always empty."""
+        if self.found:
+            return ""
+        text = self._held + text
+        ends = [(at + len(stop), -len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if ends:
+            end, negative_length = min(ends)
+            self.found, self._held = True, ""
+            return text[: end + negative_length]
+        held = max((len(overlap(text, stop)) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """No more text of this kind follows: give what was held back."""
+        held, self._held = self._held, ""
+        return held

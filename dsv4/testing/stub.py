@@ -1,0 +1,89 @@
+"""A generator without a model: it plays a script of tokens and remembers what it was asked."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+from dsv4.generation import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
+
+Script = Sequence[int] | Callable[[Sequence[int], SamplingParams], Sequence[int]]
+
+
+@dataclass(slots=True)
+class StubCall:
+    """One call of `stream`: what was asked, how many events went out, whether it was closed early."""
+
+    prompt: list[int]
+    params: SamplingParams
+    emitted: int = 0
+    ended: bool = False
+    closed_early: bool = False
+
+
+class StubGenerator:
+    """Implements TokenGenerator: emits `script`, or what it returns for a prompt, token by token.
+
+    A token of `params.stop_ids` ends the answer (stop), `params.max_tokens` and the context cut it (length),
+    and so does a script that ends without a stop token (stop, with no token). `delay` are seconds before each
+    event. With `error` the script is followed by a failure of that name.
+
+    >>> StubGenerator([5, 6, 1]).calls
+    []
+    """
+
+    def __init__(
+        self, script: Script, context_length: int = 4096, delay: float = 0.0, *, error: str | None = None
+    ) -> None:
+        self._script = script
+        self._context_length = context_length
+        self._delay = delay
+        self._error = error
+        self.calls: list[StubCall] = []
+
+    @property
+    def context_length(self) -> int:
+        """The largest prompt plus completion in tokens."""
+        return self._context_length
+
+    async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[TokenEvent, None]:
+        """Play the script once. Raises ValueError for a prompt that fills the context."""
+        if len(prompt) >= self._context_length:
+            raise ValueError(f"prompt of {len(prompt)} tokens exceeds the context of {self._context_length}")
+        call = StubCall(list(prompt), params)
+        self.calls.append(call)
+        try:
+            for event in self._events(call):
+                # also without a delay others get their turn, as with a real engine
+                await asyncio.sleep(self._delay)
+                call.emitted += 1
+                call.ended = event.finish is not None
+                yield event
+        finally:
+            call.closed_early = not call.ended
+
+    def _events(self, call: StubCall) -> list[TokenEvent]:
+        params = call.params
+        script = self._script(call.prompt, params) if callable(self._script) else self._script
+        limit = min(params.max_tokens, self._context_length - len(call.prompt))
+        events: list[TokenEvent] = []
+        for token in script:
+            finish = None
+            if token in params.stop_ids:
+                finish = FinishReason.STOP
+            elif len(events) + 1 == limit:
+                finish = FinishReason.LENGTH
+            events.append(TokenEvent(token, finish, _logprobs(token, params)))
+            if finish is not None:
+                return events
+        if self._error is not None:
+            return [*events, TokenEvent(None, FinishReason.ERROR, error=self._error)]
+        return [*events, TokenEvent(None, FinishReason.STOP)]
+
+
+def _logprobs(token: int, params: SamplingParams) -> TokenLogprobs | None:
+    if not params.logprobs:
+        return None
+    chosen = -0.125 * (1 + token % 8)
+    others = [other for other in range(params.top_logprobs + 1) if other != token]
+    top = [(token, chosen), *((other, chosen - rank) for rank, other in enumerate(others, start=1))]
+    return TokenLogprobs(chosen, tuple(top[: params.top_logprobs]))

@@ -1,0 +1,51 @@
+"""The command line is frozen: a new verb or flag is a decision, made here too. Help is quick."""
+
+import inspect
+import subprocess
+import sys
+import time
+from importlib import import_module
+
+from dsv4.cli.__main__ import VERBS
+from tests.conftest import ROOT
+
+FLAGS = {
+    "chat": "folder thinking system max_tokens temperature top_p seed mode",
+    "serve": "folder host port mode",
+    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",
+    "inspect": "model json plot",
+    "convert": "src dst experts dtype no_resume",
+    "check": "folder json",
+    "bench": "folder contexts decode peer json mode",
+}
+
+
+def test_verbs_and_flags() -> None:
+    found = {
+        verb: " ".join(inspect.signature(getattr(import_module(f"dsv4.cli.{verb}"), verb)).parameters)
+        for verb in VERBS
+    }
+    assert found == FLAGS
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['dsv4', '--help']\nfrom dsv4.cli.__main__ import make_app\n"
+    code += "make_app()(['--help'], exit_on_error=False, result_action='return_value')\n"
+    code += "heavy = {'torch', 'tokenizers', 'fastapi', 'transformers'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    print(f"dsv4 --help: {time.perf_counter() - start:.2f} s")  # reported, never judged
+    assert result.returncode == 0, result.stderr
+    assert all(verb in result.stdout for verb in VERBS)
+
+
+def test_a_mistake_is_a_sentence() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "dsv4.cli", "inspect", "no/such/folder"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("dsv4: no/such/folder")
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,101 @@
+"""Imports point one way: the table of docs/reading.md, walked over the syntax trees."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ALLOWED: dict[str, set[str]] = {
+    "config": set(),
+    "encoding": set(),
+    "generation": set(),
+    "kernels": set(),
+    "observe": set(),
+    "evals": {"generation", "encoding", "observe"},
+    "server": {"generation", "encoding", "observe"},
+    "model": {"config", "kernels"},
+    "cache": {"config", "kernels", "model", "observe"},
+    "checkpoint": {"config", "kernels", "model", "observe"},
+    "distributed": {"config", "model", "kernels", "observe"},
+    "testing": {"config", "generation", "model", "kernels"},
+    "engine": {"config", "generation", "model", "cache", "kernels", "distributed", "observe"},
+    "training": {"config", "model", "kernels", "distributed", "checkpoint", "observe"},
+    "posttraining": {
+        "config", "generation", "encoding", "model", "kernels", "distributed", "checkpoint", "training", "observe",
+    },
+}  # fmt: skip
+FREE = {"cli", "__init__"}  # the only places that wire everything
+SOURCES = sorted((ROOT / "dsv4").rglob("*.py"))
+
+
+def part_of(file: Path) -> str:
+    """The top-level part a file belongs to."""
+    return file.relative_to(ROOT / "dsv4").parts[0].removesuffix(".py")
+
+
+def imports_of(file: Path) -> set[str]:
+    """Modules of ours that run when this file is imported or used, as dotted names; typing-only ones left out."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dsv4":
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "dsv4"}
+    return found
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_follow_the_table(file: Path) -> None:
+    part = part_of(file)
+    if part in FREE:
+        return
+    assert part in ALLOWED, f"{part} is in no row of the table"
+    used = {name.split(".")[1] for name in imports_of(file) if "." in name}
+    assert used - {part} <= ALLOWED[part]
+
+
+def test_no_import_cycles() -> None:
+    modules = {
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in SOURCES
+    }
+    graph = {}
+    for name, file in modules.items():
+        wanted = {m for m in imports_of(file) if m in modules and m != name}
+        # importing a submodule also runs its packages, which is no cycle in itself
+        graph[name] = {m for m in wanted if not name.startswith(m + ".") and not m.startswith(name + ".")}
+    done: set[str] = set()
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in path:
+            raise AssertionError("import cycle: " + " -> ".join([*path[path.index(name) :], name]))
+        if name not in done:
+            path.append(name)
+            for other in sorted(graph[name]):
+                visit(other)
+            done.add(path.pop())
+
+    for name in graph:
+        visit(name)
+
+
+@pytest.mark.parametrize(
+    "module", ["dsv4", "dsv4.encoding", "dsv4.generation", "dsv4.config", "dsv4.server.app"]
+)
+def test_text_side_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

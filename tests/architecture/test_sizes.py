@@ -1,0 +1,49 @@
+"""Files stay under 500 lines, functions under 60, and nothing hides in module state."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FILES = [
+    *sorted(
+        path
+        for folder in ("dsv4", "tests", "recipes", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    ),
+    ROOT / "run.py",
+]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_file_and_function_sizes(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") < 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines < 60, f"{node.name} has {lines} lines"
+        assert not isinstance(node, ast.Global), f"line {node.lineno}: no global statements"
+
+
+def test_no_drawer_of_odds_and_ends() -> None:
+    assert not [f for f in FILES if f.stem in ("utils", "util", "helpers", "misc", "common")]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda f: f.stem)
+def test_every_test_file_has_tests(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    assert any(
+        isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name.startswith("test_")
+        for n in ast.walk(tree)
+    )
+
+
+def test_every_kernel_has_a_reference() -> None:
+    folders = [
+        f for f in (ROOT / "dsv4" / "kernels").iterdir() if f.is_dir() and (f / "__init__.py").exists()
+    ]
+    # rope is small enough that its contract file is its reference
+    assert [f.name for f in folders if not (f / "reference.py").exists()] == ["rope"]

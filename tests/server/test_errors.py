@@ -1,0 +1,192 @@
+"""Every failure is the official JSON error, naming the field and what it may be."""
+
+import re
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from dsv4.server.openai_request import UNSUPPORTED
+from tests.server.conftest import MODEL, Converse
+
+USER = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+def check(response: httpx.Response, status: int, param: str | None, pattern: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param
+    assert re.search(pattern, error["message"]), error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "pattern"),
+    [
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'tool', got 'robot'"),
+        ({"messages": [USER, {"role": "user"}]}, "messages[1].content", "required for role user, got null"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string or a list"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content",
+            "part 0: only parts of type 'text'.*'image_url'",
+        ),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "preceding message with 'tool_calls'"),
+        ({"messages": [USER, {"role": "assistant", "content": "x"}]}, "messages", "last message"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}
+                ]
+            },
+            "messages[0].tool_calls[0].function.arguments",
+            "JSON object, got '3'",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "prefix": True}]},
+            "messages[0].prefix",
+            "not supported",
+        ),
+        ({"temperature": 3}, "temperature", r"\[0, 2\], got 3"),
+        ({"temperature": "hot"}, "temperature", "valid number, got 'hot'"),
+        ({"top_p": 0}, "top_p", r"\(0, 1\], got 0"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got 0"),
+        ({"max_tokens": 1.5}, "max_tokens", "valid integer, got 1.5"),
+        ({"seed": 2**63}, "seed", r"must be in \["),
+        ({"stop": ["x"] * 17}, "stop", "at most 16 strings, got 17"),
+        ({"stop": [""]}, "stop", "must not be empty"),
+        ({"stop": ["a", 1]}, "stop[1]", "valid string"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", r"\[0, 20\], got 21"),
+        ({"top_logprobs": 2}, "top_logprobs", "only allowed with logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed with stream"),
+        (
+            {"thinking": {"type": "maybe"}},
+            "thinking.type",
+            "'enabled', 'disabled' or 'adaptive', got 'maybe'",
+        ),
+        ({"thinking": True}, "thinking", "got True"),
+        ({"reasoning_effort": "banana"}, "reasoning_effort", "'max' or 'ultra', got 'banana'"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function', got 'web_search'"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "'a b'"),
+        ({"tools": [TOOL, TOOL]}, "tools", "unique, got 'f' twice"),
+        ({"tools": [TOOL] * 129}, "tools", "at most 128 tools"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+            "tools[0].function.strict",
+            "not supported",
+        ),
+        ({"n": 2}, "n", "2 is not supported; leave it out or send null or 1"),
+        ({"tool_choice": "required"}, "tool_choice", "'required' is not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        ({"frequency_penalty": 1}, "frequency_penalty", "not supported"),
+        ({"modalities": ["text", "audio"]}, "modalities", "not supported"),
+    ],
+)
+def test_wrong_field_is_named(serve: Converse, fields: dict[str, Any], param: str, pattern: str) -> None:
+    server = serve("x")
+    error = check(server.post(**fields), 400, param, pattern)
+    assert error["type"] == "invalid_request_error"
+    assert server.generator.calls == []
+
+
+def test_harmless_values_of_unsupported_fields_pass(serve: Converse) -> None:
+    for name, values in UNSUPPORTED:
+        for value in values:
+            assert serve("x").post(**{name: value}).status_code == 200, (name, value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"messages": ', b"\xff", b'{"model": "\\ud800"}', b"[" * 100_000]
+)
+def test_body_that_is_no_json(serve: Converse, body: bytes) -> None:
+    response = serve("x").request("POST", "/chat/completions", content=body)
+    check(response, 400, "body", "not valid JSON")
+
+
+def test_body_that_is_no_object(serve: Converse) -> None:
+    check(serve("x").request("POST", "/chat/completions", json=[1]), 400, "body", "JSON object")
+
+
+def test_missing_messages(serve: Converse) -> None:
+    check(serve("x").request("POST", "/chat/completions", json={}), 400, "messages", "required")
+
+
+def test_unknown_model_lists_what_exists(serve: Converse) -> None:
+    error = check(serve("x").post(model="gpt-9"), 404, "model", "'gpt-9' does not exist.*tiny.*deepseek-chat")
+    assert error["code"] == "model_not_found"
+
+
+def test_context_overflow_has_both_numbers(serve: Converse) -> None:
+    server = serve("x", context_length=50)
+    response = server.post(messages=[{"role": "user", "content": "Hello " * 100}], max_tokens=10)
+    error = check(
+        response, 400, "messages", r"maximum context length is 50 tokens\. However, you requested \d+"
+    )
+    assert error["code"] == "context_length_exceeded"
+    assert server.generator.calls == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+    ],
+)
+def test_routes(serve: Converse, method: str, path: str, status: int, code: str) -> None:
+    response = serve("x").request(method, path)
+    assert check(response, status, None, path)["code"] == code
+
+
+def test_sdk_raises_its_own_errors(serve: Converse) -> None:
+    async def use(client: openai.AsyncOpenAI) -> None:
+        messages: Any = [USER]
+        with pytest.raises(openai.BadRequestError, match=r"temperature: must be in \[0, 2\]") as caught:
+            await client.chat.completions.create(model=MODEL, messages=messages, temperature=3)
+        assert caught.value.param == "temperature"
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(model="nope", messages=messages)
+
+    serve("x").sdk(use)
+
+
+def test_engine_error_is_500(serve: Converse) -> None:
+    error = check(serve("x", ended=False, error="out of memory").post(), 500, None, "out of memory")
+    assert error["type"] == "server_error"
+
+
+def test_engine_error_ends_a_stream_as_event(serve: Converse) -> None:
+    server = serve("some text", ended=False, error="out of memory")
+
+    async def use(client: openai.AsyncOpenAI) -> None:
+        messages: Any = [USER]
+        stream = await client.chat.completions.create(model=MODEL, messages=messages, stream=True)
+        with pytest.raises(openai.APIError, match="out of memory"):
+            async for _ in stream:
+                pass
+
+    server.sdk(use)
+    assert "[DONE]" not in server.post(stream=True).text
+
+
+def test_unforeseen_failure_is_json_without_details(serve: Converse) -> None:
+    def broken(prompt: object, params: object) -> list[int]:
+        raise KeyError("secret")
+
+    server = serve(broken)
+    error = check(server.post(), 500, None, "^internal error: KeyError$")
+    assert error["code"] == "internal_error"
+    last = server.post(stream=True).text.rstrip().split("\n\n")[-1]
+    assert "internal error: KeyError" in last
+
+
+def test_token_unknown_to_the_tokenizer_is_an_error(serve: Converse) -> None:
+    check(serve([10**6]).post(), 500, None, "token id 1000000 is not in the vocabulary")

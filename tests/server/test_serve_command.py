@@ -1,0 +1,106 @@
+"""`dsv4 serve` as a process, with the stub in place of a model: ready line, answers, signals."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dsv4.cli.serve import open_listener, ready_text
+from dsv4.encoding import Tokenizer
+
+# replaces dsv4.cli.local, so that no model and no torch is loaded
+PROGRAM = """
+import sys, types
+from pathlib import Path
+from dsv4.encoding import Tokenizer
+from dsv4.testing.stub import StubGenerator
+
+class Service(StubGenerator):
+    def close(self):
+        print("closed", file=sys.stderr)
+
+def load(folder, mode):
+    tokenizer = Tokenizer.load(folder)
+    script = [*tokenizer.encode_text("why</think>because", trusted=True), tokenizer.eos_id]
+    service = Service(script, delay=float(sys.argv[2]))
+    return types.SimpleNamespace(tokenizer=tokenizer, service=service, name="stub")
+
+sys.modules["dsv4.cli.local"] = types.SimpleNamespace(load=load)
+from dsv4.cli.serve import serve
+serve(Path(sys.argv[1]), port=0)
+"""
+BODY = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.fixture(scope="session")
+def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("model") / "tokenizer.json"
+    # the backend writes the definition it was built from
+    file.write_text(tokenizer._full.to_str(), encoding="utf-8")
+    return file.parent
+
+
+@contextmanager
+def serving(folder: Path, delay: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(delay)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stderr is not None
+    try:
+        ready = process.stderr.readline()
+        assert ready.startswith("ready in "), ready + process.stderr.read()
+        yield process, ready.split(" - ")[1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_serves_and_stops_on_a_signal(folder: Path, kind: signal.Signals) -> None:
+    with serving(folder) as (process, url):
+        answer = httpx.post(f"{url}/v1/chat/completions", json=BODY).json()
+        assert answer["choices"][0]["message"]["content"] == "because"
+        process.send_signal(kind)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        text = process.stderr.read()
+        assert text.endswith("stopped\nclosed\n")
+        assert "Traceback" not in text
+
+
+def test_a_running_answer_is_finished_before_the_stop(folder: Path) -> None:
+    with (
+        serving(folder, delay=0.1) as (process, url),
+        httpx.stream("POST", f"{url}/chat/completions", json={**BODY, "stream": True}) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        assert "data: [DONE]" in [*lines]
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "::", "example.com"])
+def test_only_this_machine_may_connect(host: str) -> None:
+    with pytest.raises(ValueError, match="host must be an address of this machine"):
+        open_listener(host, 0)
+
+
+def test_busy_port_is_named() -> None:
+    with open_listener("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} on 127.0.0.1 is in use"):
+            open_listener("127.0.0.1", port)
+
+
+def test_ready_text_can_be_copied() -> None:
+    text = ready_text("nano", "http://127.0.0.1:8000", 1048576, 1.23)
+    assert text.startswith("ready in 1.2 s - http://127.0.0.1:8000 - nano - context 1048576\n")
+    assert "OPENAI_BASE_URL=http://127.0.0.1:8000/v1" in text
+    assert """-d '{"model": "nano", "messages": [{"role": "user",""" in text
