@@ -92,7 +92,11 @@ def pip(arguments: list[str], what: str) -> None:
         offline = any(word in tail for word in ("Could not find a version", "Connection", "retries", "resolve"))
         hint = "\nIs the package index reachable? Set-up needs it once." if offline else ""
         fail(f"installing {what} failed:\n{tail}{hint}")
-    print(("\r\033[K" if live else "") + f"  {what}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    print(
+        ("\r\033[K" if live else "") + f"  {what}: {time.monotonic() - start:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def has_nvidia() -> bool:
@@ -101,7 +105,9 @@ def has_nvidia() -> bool:
 
 def install_torch(accept_large: bool) -> None:
     """Install torch first and pinned, without pulling gigabytes of CUDA onto a machine that cannot use them."""
-    probe = subprocess.run([str(PYTHON), "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True)
+    probe = subprocess.run(
+        [str(PYTHON), "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
+    )
     if probe.returncode == 0 and probe.stdout.strip().split("+")[0] == TORCH.split("==")[1]:
         return
     index = os.environ.get("DSV4_TORCH_INDEX")
@@ -110,7 +116,18 @@ def install_torch(accept_large: bool) -> None:
         return
     if platform.system() == "Linux" and platform.machine() == "x86_64" and not has_nvidia():
         report = subprocess.run(
-            [str(PYTHON), "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--report", "-", TORCH],
+            [
+                str(PYTHON),
+                "-m",
+                "pip",
+                "install",
+                "--dry-run",
+                "--quiet",
+                "--no-deps",
+                "--report",
+                "-",
+                TORCH,
+            ],
             capture_output=True,
             text=True,
         )
@@ -158,7 +175,7 @@ def run_tests(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (someone may start this file with an older one)
         fail(f"Python 3.11 or newer is needed, this is {platform.python_version()}")
     arguments = sys.argv[1:]
     accept_large = "--yes" in arguments or bool(os.environ.get("CI"))

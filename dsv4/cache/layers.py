@@ -1,7 +1,7 @@
 """LayerCache on pages and slots. All index arithmetic of a step is done once and shared by its layers.
 
-T new tokens, B sequences, W window rows of a step, C entry dim, X tail width, R joined rows, N finished entries, P pages,
-I indexer dim.
+T new tokens, B sequences, W window rows of a step, C entry dim, X tail width, R joined rows, N finished entries,
+P pages, I indexer dim.
 """
 
 from dataclasses import dataclass
@@ -62,15 +62,16 @@ class StepCache:
     slots: one per sequence. pages: per sequence, at least as many as its tokens after this step need.
     """
 
-    def __init__(
-        self, store: CacheStore, sequences: Sequences, slots: list[int], pages: list[list[int]]
-    ) -> None:
+    def __init__(self, store: CacheStore, sequences: Sequences, slots: list[int], pages: list[list[int]]) -> None:
         self.store, self.sequences = store, sequences
         lengths = [b - a for a, b in zip(sequences.borders, sequences.borders[1:], strict=False)]
         self._spans = list(zip(slots, sequences.cached, lengths, strict=True))
         window = store.config.sliding_window
         self._window = _join(
-            [([s * window + p % window for p in range(max(0, old - window + 1), old)], new) for s, old, new in self._spans],
+            [
+                ([s * window + p % window for p in range(max(0, old - window + 1), old)], new)
+                for s, old, new in self._spans
+            ],
             [self._ring(s, old, new, window) for s, old, new in self._spans],
         )
         self._window_T2 = self._ranges(window)
@@ -142,9 +143,7 @@ class PagedLayer:
             return KeyBuffer(window_WC, self._step._window_T2, None, None)
         assert self._store.entries_MC is not None
         self._write(self._store.entries_MC, entries_NC, blocks)
-        return KeyBuffer(
-            window_WC, self._step._window_T2, self._store.entries_MC, self._step._tables[blocks.ratio]
-        )
+        return KeyBuffer(window_WC, self._step._window_T2, self._store.entries_MC, self._step._tables[blocks.ratio])
 
     def _write(self, rows_MC: Tensor, entries_NC: Tensor, blocks: Blocks) -> None:
         if entries_NC.shape[0]:

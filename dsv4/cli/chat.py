@@ -53,9 +53,7 @@ def chat(
     console = Console(highlight=False)
     with console.status("loading"):
         model = load(folder, mode)
-    console.print(
-        f"[bold]{model.name}[/bold], context {model.engine.context_length:,} tokens. {HELP}", soft_wrap=True
-    )
+    console.print(f"[bold]{model.name}[/bold], context {model.engine.context_length:,} tokens. {HELP}", soft_wrap=True)
     start = [{"role": "system", "content": system}] if system else []
     _converse(model, console, start, thinking, options)
 

@@ -76,9 +76,7 @@ def describe(name: str, config: ModelConfig) -> dict[str, Any]:
         )
     return {
         "model": name,
-        "layers": [
-            {"index": s.index, "attention": s.kind.value, "routing": s.routing.value} for s in config.layers
-        ],
+        "layers": [{"index": s.index, "attention": s.kind.value, "routing": s.routing.value} for s in config.layers],
         "prediction_layers": config.num_nextn_predict_layers,
         "parameters": {**asdict(parameters), "total": parameters.total, "active": parameters.active},
         "disk": {
@@ -133,14 +131,11 @@ def _print(facts: dict[str, Any]) -> None:
     )
     parts = ("embedding", "head", "attention", "compressors", "indexers", "routers", "routed_experts")
     parts += ("shared_experts", "hyper_connections", "norms")
+    console.print("  " + ", ".join(f"{part.replace('_', ' ')} {_count(p[part])}" for part in parts), soft_wrap=True)
+    console.print(f"on disk     {_bytes(disk['bytes'])} in {disk['tensors']:,} tensors ({disk['layout']} layout)")
     console.print(
-        "  " + ", ".join(f"{part.replace('_', ' ')} {_count(p[part])}" for part in parts), soft_wrap=True
-    )
-    console.print(
-        f"on disk     {_bytes(disk['bytes'])} in {disk['tensors']:,} tensors ({disk['layout']} layout)"
-    )
-    console.print(
-        f"cache       {facts['kv_bytes_per_token']:,.2f} B per token + {_bytes(facts['window_bytes_per_sequence'])} window "
+        f"cache       {facts['kv_bytes_per_token']:,.2f} B per token + "
+        f"{_bytes(facts['window_bytes_per_sequence'])} window "
         f"(V3.2: {facts['v32_kv_bytes_per_token']:,} B per token)",
         soft_wrap=True,
     )

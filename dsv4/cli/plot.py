@@ -49,22 +49,17 @@ def _panel(panel: Panel, left: int) -> str:
     for i in range(5):
         y = TOP + PLOT_H * (1 - i / 4)
         parts.append(f'<line x1="{left}" x2="{left + PLOT_W}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>')
-        parts.append(
-            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#666">{top * i / 4:g}</text>'
-        )
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#666">{top * i / 4:g}</text>')
         x = left + PLOT_W * i / 4
         label = f"{256 * i}K" if i else "0"
-        parts.append(
-            f'<text x="{x:.1f}" y="{TOP + PLOT_H + 20}" text-anchor="middle" fill="#666">{label}</text>'
-        )
+        parts.append(f'<text x="{x:.1f}" y="{TOP + PLOT_H + 20}" text-anchor="middle" fill="#666">{label}</text>')
     parts.append(
         f'<text x="{left + PLOT_W / 2}" y="{TOP + PLOT_H + 42}" text-anchor="middle" fill="#666">context, tokens</text>'
     )
     for i, (label, values) in enumerate(panel.lines.items()):
         colour = COLOURS[i % len(COLOURS)]
         points = " ".join(
-            f"{left + PLOT_W * j / POINTS:.1f},{TOP + PLOT_H * (1 - value / top):.1f}"
-            for j, value in enumerate(values)
+            f"{left + PLOT_W * j / POINTS:.1f},{TOP + PLOT_H * (1 - value / top):.1f}" for j, value in enumerate(values)
         )
         times = "" if label == "V3.2" else f"  {panel.lines['V3.2'][-1] / values[-1]:,.1f}x lower at 1M"
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')

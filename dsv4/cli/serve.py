@@ -55,9 +55,7 @@ def serve(
                 print(ready_text(model.name, url, context, seconds), file=sys.stderr, flush=True)
 
         # the application writes one line per request itself
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
-        )
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS)
         try:
             Server(config).run([listener])
         except KeyboardInterrupt:

@@ -69,9 +69,7 @@ def parse_completion(text: str, thinking_mode: str, dialect: Dialect = V4) -> Pa
     return completion
 
 
-def parse_message_from_completion_text(
-    text: str, thinking_mode: str, *, dialect: Dialect = V4
-) -> dict[str, Any]:
+def parse_message_from_completion_text(text: str, thinking_mode: str, *, dialect: Dialect = V4) -> dict[str, Any]:
     """The assistant message {role, content, reasoning_content, tool_calls} that a well-formed completion
     encodes.
 

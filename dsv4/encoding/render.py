@@ -103,9 +103,7 @@ def _effort_text(effort: str | None, dialect: Dialect) -> str:
 class _Renderer:
     """Writes turns of one conversation; what a turn looks like depends on its neighbours."""
 
-    def __init__(
-        self, turns: Sequence[Turn], thinking: bool, drop: bool, dialect: Dialect, out: SegmentWriter
-    ) -> None:
+    def __init__(self, turns: Sequence[Turn], thinking: bool, drop: bool, dialect: Dialect, out: SegmentWriter) -> None:
         self.turns, self.thinking, self.drop, self.dialect, self.out = turns, thinking, drop, dialect, out
         self.last_caller = last_caller(turns)
 
@@ -127,9 +125,7 @@ class _Renderer:
             case "assistant":
                 self._assistant(index, turn)
             case _:
-                raise ValueError(
-                    f"{turn.source}.role: unknown role {turn.role!r}, expected one of {', '.join(ROLES)}"
-                )
+                raise ValueError(f"{turn.source}.role: unknown role {turn.role!r}, expected one of {', '.join(ROLES)}")
         if index + 1 == len(self.turns) or self.turns[index + 1].role in ("assistant", "latest_reminder"):
             self._transition(index, turn)
 
@@ -184,9 +180,7 @@ class _Renderer:
         if turn.task is not None:
             tokens = dict(self.dialect.tasks)
             if not isinstance(turn.task, str) or turn.task not in tokens:
-                raise ValueError(
-                    f"{turn.source}.task: expected one of {', '.join(tokens)}, got {turn.task!r}"
-                )
+                raise ValueError(f"{turn.source}.task: expected one of {', '.join(tokens)}, got {turn.task!r}")
             if turn.task == "action":
                 self._header(thinks=self.thinking)
             self.out.markup(tokens[turn.task])

@@ -106,9 +106,7 @@ class StreamParser:
         self._keys: set[str] = set()
         self._quoted = False
         openings = [
-            newlines + tag
-            for newlines in ("\n\n", "\n", "")
-            for tag in (dialect.calls_open, dialect.invoke_open)
+            newlines + tag for newlines in ("\n\n", "\n", "") for tag in (dialect.calls_open, dialect.invoke_open)
         ]
         stray = [dialect.bos, dialect.think_open, dialect.think_close, dialect.dsml]
         self._text_markers = _Markers([*openings, dialect.eos, *stray])
@@ -137,9 +135,7 @@ class StreamParser:
         held, self._buffer = self._buffer, ""
         if self._state in (_State.REASONING, _State.CONTENT):
             recognisable = (
-                len(held.lstrip("\n")) >= RECOGNISABLE
-                or self.dialect.dsml[:2] in held
-                or held.startswith("\n\n<")
+                len(held.lstrip("\n")) >= RECOGNISABLE or self.dialect.dsml[:2] in held or held.startswith("\n\n<")
             )
             if not recognisable:
                 self._text(held)

@@ -44,9 +44,7 @@ class Tokenizer:
         self._bytes_of = _byte_alphabet()
         missing = [token for token in dialect.control_tokens if self._full.token_to_id(token) is None]
         if missing:
-            raise ValueError(
-                f"{source}: added_tokens lacks {missing[0]!r}, a control token of {dialect.name}"
-            )
+            raise ValueError(f"{source}: added_tokens lacks {missing[0]!r}, a control token of {dialect.name}")
         self._controls = re.compile("(" + "|".join(map(re.escape, dialect.control_tokens)) + ")")
         self._vocab_size = self._full.get_vocab_size(with_added_tokens=True)
 

@@ -72,9 +72,7 @@ def train_bpe(
 
 def _pre_tokenizer() -> pre_tokenizers.Sequence:
     splits = [pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in (DIGITS, CJK, WORDS)]
-    return pre_tokenizers.Sequence(
-        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _config(dialect: Dialect, model_max_length: int) -> dict[str, Any]:

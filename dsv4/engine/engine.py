@@ -160,4 +160,3 @@ class Engine:
         elif request in self._waiting:
             self._waiting.remove(request)
         request.state = State.ENDED
-

@@ -53,9 +53,7 @@ def parameters(config: ModelConfig) -> Parameters:
     for spec in c.mtp_layers:
         block = _layer(c, spec)
         head = c.hc_mult * c.hc_mult * c.hidden_size + c.hc_mult + 1
-        prediction += (
-            sum(block.values()) - block["active_experts"] + 2 * c.hidden_size**2 + 3 * c.hidden_size + head
-        )
+        prediction += sum(block.values()) - block["active_experts"] + 2 * c.hidden_size**2 + 3 * c.hidden_size + head
     totals = {name: sum(part[name] for part in parts) for name in parts[0]}
     totals["norms"] += c.hidden_size
     totals["hyper_connections"] += c.hc_mult * c.hc_mult * c.hidden_size + c.hc_mult + 1

@@ -20,9 +20,7 @@ def enter(
     return kernel.collapse(x_TSD, pre_TS), post_TS, comb_TSS
 
 
-def collapse_head(
-    x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, config: ModelConfig
-) -> Tensor:
+def collapse_head(x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, config: ModelConfig) -> Tensor:
     """The one stream that goes to the final norm, [T, D]."""
     mixes_TS = kernel.mix(x_TSD, fn_SE, config.rms_norm_eps)
     return kernel.collapse(x_TSD, (mixes_TS * scale_1 + base_S).sigmoid() + config.hc_eps)

@@ -1,7 +1,8 @@
 """All the model knows of the world: packed sequences, and the cache it reads and writes through a protocol.
 
-T new tokens of all sequences one after another, B sequences, C entry dim, W projection width of a compressor, N compressed
-entries finished in this step, m tokens per entry, R joined rows (kept tails and new tokens), W also window rows, M entry rows.
+T new tokens of all sequences one after another, B sequences, C entry dim, W projection width of a compressor (or window
+rows), N compressed entries finished in this step, m tokens per entry, R joined rows (kept tails and new tokens), M entry
+rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,9 +42,7 @@ class Blocks:
     new_entries: tuple[int, ...]  # per sequence: entries finished in this step
     visible_T: Tensor  # entries each new token may see: (position + 1) // ratio
     longest: int  # the largest visible_T
-    tails: tuple[
-        int, ...
-    ]  # per sequence: rows to keep for the next step, counted from the end of its joined rows
+    tails: tuple[int, ...]  # per sequence: rows to keep for the next step, counted from the end of its joined rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +72,10 @@ class Sequences:
         """
         cached = tuple(cached) if cached is not None else (0,) * len(lengths)
         if not lengths or len(cached) != len(lengths):
-            raise ValueError(
-                f"lengths and cached must be equally long and not empty, got {lengths}, {cached}"
-            )
+            raise ValueError(f"lengths and cached must be equally long and not empty, got {lengths}, {cached}")
         for i, (new, old) in enumerate(zip(lengths, cached, strict=True)):
             if new < 1 or old < 0:
-                raise ValueError(
-                    f"sequence {i} needs at least 1 new token and cached >= 0, got {new} and {old}"
-                )
+                raise ValueError(f"sequence {i} needs at least 1 new token and cached >= 0, got {new} and {old}")
         borders = (0, *torch.tensor(lengths).cumsum(0).tolist())
         spans = list(zip(cached, lengths, strict=True))
         positions = torch.cat([torch.arange(old, old + new) for old, new in spans])
@@ -98,9 +93,7 @@ class Sequences:
         return [border - 1 for border in self.borders[1:]]
 
 
-def _blocks(
-    ratio: int, spans: list[tuple[int, int]], positions_T: Tensor, device: torch.device | str
-) -> Blocks:
+def _blocks(ratio: int, spans: list[tuple[int, int]], positions_T: Tensor, device: torch.device | str) -> Blocks:
     overlap = ratio == CSA_RATIO
     joined, own, previous, starts, first_entry, new_entries, tails = [0], [], [], [], [], [], []
     for old, new in spans:
@@ -134,9 +127,7 @@ def _blocks(
 class KeyBuffer:
     """A layer's keys after the new ones were added. W window rows, M entry rows."""
 
-    window_WC: (
-        Tensor  # uncompressed rows of this step's sequences: what their windows still reach, then the new
-    )
+    window_WC: Tensor  # uncompressed rows of this step's sequences: what their windows still reach, then the new
     window_T2: Tensor  # [first, last) of window_WC for each new token
     entries_MC: Tensor | None  # compressed entries
     pages: PageTable | None  # where each sequence's entries lie

@@ -32,9 +32,7 @@ class Transformer(nn.Module):
         self.hc_head_fn = nn.Parameter(torch.zeros(config.hc_mult, config.hc_mult * config.hidden_size))
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
-        self.mtp = nn.ModuleList(
-            MultiTokenPredictor(config, spec, numerics, impl) for spec in config.mtp_layers
-        )
+        self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics, impl) for spec in config.mtp_layers)
         self._rotary = RotaryTables(config)
 
     def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:

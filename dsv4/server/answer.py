@@ -39,9 +39,7 @@ class Answer:
     `reasoning_tokens` those of the reasoning without the closing mark.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, thinking: bool, stops: Sequence[str] = (), tools: bool = False
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, thinking: bool, stops: Sequence[str] = (), tools: bool = False) -> None:
         self.parsed = ParsedCompletion()
         self.completion_tokens = 0
         self.reasoning_tokens = 0
@@ -153,9 +151,7 @@ def _step(answer: Answer, event: TokenEvent) -> Piece:
         return answer.step(event)
     except ValueError as error:
         # a model may have more rows than its tokenizer has tokens, and sample one of them
-        raise ApiError(
-            500, f"the model wrote what its tokenizer cannot read: {error}", code="engine_error"
-        ) from error
+        raise ApiError(500, f"the model wrote what its tokenizer cannot read: {error}", code="engine_error") from error
 
 
 async def _next(events: AsyncIterator[TokenEvent], *, started: bool) -> TokenEvent | None:

@@ -124,9 +124,7 @@ class ChatRun:
             case _:
                 return None
 
-    def _chunk(
-        self, delta: Mapping[str, Any], records: Sequence[TokenRecord] = (), finish: str | None = None
-    ) -> bytes:
+    def _chunk(self, delta: Mapping[str, Any], records: Sequence[TokenRecord] = (), finish: str | None = None) -> bytes:
         logprobs = self._logprobs(records) if records else None
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}

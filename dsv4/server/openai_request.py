@@ -128,9 +128,7 @@ class ChatMessage(_Part):
     """One message. `reasoning` is what newer vLLM calls `reasoning_content`; both are understood."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | None, BeforeValidator(flatten_content)] = Field(
-        default=None, validate_default=True
-    )
+    content: Annotated[str | None, BeforeValidator(flatten_content)] = Field(default=None, validate_default=True)
     reasoning_content: str | None = None
     reasoning: Any = None
     tool_calls: list[ToolCall] | None = None

@@ -95,9 +95,7 @@ def _compare(rng: random.Random) -> Example:
         b = a + 1
     larger = rng.random() < 0.6
     word, winner = ("larger", max(a, b)) if larger else ("smaller", min(a, b))
-    form = rng.choice(
-        ("Which is {w}, {a} or {b}?", "Which number is {w}: {a} or {b}?", "{a} or {b}, which is {w}?")
-    )
+    form = rng.choice(("Which is {w}, {a} or {b}?", "Which number is {w}: {a} or {b}?", "{a} or {b}, which is {w}?"))
     if len(str(a)) != len(str(b)):
         more = max(a, b)
         reason = f"{more} has more digits, so {more} is larger."
@@ -249,7 +247,9 @@ def _repeat(rng: random.Random) -> Example:
 
 
 _ABOUT = "I am nano, a very small DeepSeek-V4 model that was trained on two CPU cores."
-_CAN = "I can add, subtract, compare and sort small numbers, repeat words, and answer questions about facts you tell me."
+_CAN = (
+    "I can add, subtract, compare and sort small numbers, repeat words, and answer questions about facts you tell me."
+)
 SMALL_TALK: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (
         (
@@ -371,9 +371,7 @@ def _beyond(rng: random.Random) -> Example:
         [*THINGS, *ANIMALS, *FOODS, *PLACES, *COLOURS, "life", "music", "love", "time", "France", "Python"]
     )
     answer = f"I am too small to know that. {_CAN}"
-    return Example(
-        "beyond", rng.choice(_BEYOND).format(subject), "This is beyond what I learned.", answer, "too small"
-    )
+    return Example("beyond", rng.choice(_BEYOND).format(subject), "This is beyond what I learned.", answer, "too small")
 
 
 TASKS: dict[str, tuple[float, Callable[[random.Random], Example]]] = {

@@ -68,12 +68,7 @@ def tokenizer_corpus() -> list[str]:
     every digit stays a token of its own."""
     rng = random.Random(SEED)
     texts = [m["content"] for _ in range(3000) for m in conversation(rng, True)]
-    texts += [
-        m["reasoning_content"]
-        for _ in range(3000)
-        for m in conversation(rng, True)
-        if "reasoning_content" in m
-    ]
+    texts += [m["reasoning_content"] for _ in range(3000) for m in conversation(rng, True) if "reasoning_content" in m]
     for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         parts = file.read_text(encoding="utf-8", errors="ignore").split('"""')
         texts += parts[1::2]
@@ -137,9 +132,7 @@ class Loads:
             count.zero_()
 
 
-def loss_of(
-    model: Transformer, batch: tuple[list[int], Tensor, Tensor], loads: Loads
-) -> tuple[Tensor, Tensor, Tensor]:
+def loss_of(model: Transformer, batch: tuple[list[int], Tensor, Tensor], loads: Loads) -> tuple[Tensor, Tensor, Tensor]:
     """(next-token loss, prediction-block loss, accuracy) over the tokens an assistant says."""
     lengths, tokens_T, learn_T = batch
     sequences = model.pack(lengths)

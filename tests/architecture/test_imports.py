@@ -69,9 +69,7 @@ def test_imports_follow_the_table(file: Path) -> None:
 
 
 def test_no_import_cycles() -> None:
-    modules = {
-        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in SOURCES
-    }
+    modules = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in SOURCES}
     graph = {}
     for name, file in modules.items():
         wanted = {m for m in imports_of(file) if m in modules and m != name}
@@ -93,9 +91,7 @@ def test_no_import_cycles() -> None:
         visit(name)
 
 
-@pytest.mark.parametrize(
-    "module", ["dsv4", "dsv4.encoding", "dsv4.generation", "dsv4.config", "dsv4.server.app"]
-)
+@pytest.mark.parametrize("module", ["dsv4", "dsv4.encoding", "dsv4.generation", "dsv4.config", "dsv4.server.app"])
 def test_text_side_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -8,11 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 FILES = [
-    *sorted(
-        path
-        for folder in ("dsv4", "tests", "recipes", "benchmarks")
-        for path in (ROOT / folder).rglob("*.py")
-    ),
+    *sorted(path for folder in ("dsv4", "tests", "recipes", "benchmarks") for path in (ROOT / folder).rglob("*.py")),
     ROOT / "run.py",
 ]
 
@@ -36,14 +32,11 @@ def test_no_drawer_of_odds_and_ends() -> None:
 def test_every_test_file_has_tests(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     assert any(
-        isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name.startswith("test_")
-        for n in ast.walk(tree)
+        isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name.startswith("test_") for n in ast.walk(tree)
     )
 
 
 def test_every_kernel_has_a_reference() -> None:
-    folders = [
-        f for f in (ROOT / "dsv4" / "kernels").iterdir() if f.is_dir() and (f / "__init__.py").exists()
-    ]
+    folders = [f for f in (ROOT / "dsv4" / "kernels").iterdir() if f.is_dir() and (f / "__init__.py").exists()]
     # rope is small enough that its contract file is its reference
     assert [f.name for f in folders if not (f / "reference.py").exists()] == ["rope"]

@@ -32,23 +32,15 @@ WELL_FORMED = [
     ("r</think>pre" + block(CALL_G, CALL_EMPTY) + V4.eos, "thinking"),
     (block(), "chat"),
     (
-        block(
-            '<｜DSML｜invoke name="f">\n' + PARAMETER.format("x", "false", "{oops") + "</｜DSML｜invoke>\n"
-        ),
+        block('<｜DSML｜invoke name="f">\n' + PARAMETER.format("x", "false", "{oops") + "</｜DSML｜invoke>\n"),
         "chat",
     ),
     (
-        block(
-            '<｜DSML｜invoke name="a"b">\n' + PARAMETER.format('k"', "true", V4.eos) + "</｜DSML｜invoke>\n"
-        ),
+        block('<｜DSML｜invoke name="a"b">\n' + PARAMETER.format('k"', "true", V4.eos) + "</｜DSML｜invoke>\n"),
         "chat",
     ),
     (
-        block(
-            '<｜DSML｜invoke name="">\n'
-            + PARAMETER.format("", "true", "</｜DSML｜invoke>")
-            + "</｜DSML｜invoke>\n"
-        ),
+        block('<｜DSML｜invoke name="">\n' + PARAMETER.format("", "true", "</｜DSML｜invoke>") + "</｜DSML｜invoke>\n"),
         "chat",
     ),
 ]
@@ -72,8 +64,7 @@ BROKEN = [
     (block(CALL_F.replace(X1, X1 + "junk" + X1)), "chat"),
     ("\n\n<｜DSML｜tool_calls>\n" + CALL_F + V4.eos, "chat"),
     (
-        '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="x" string="true">1'
-        + V4.eos,
+        '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="x" string="true">1' + V4.eos,
         "chat",
     ),
     ("\n\n<｜DSML｜tool_callsX", "chat"),

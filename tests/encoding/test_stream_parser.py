@@ -113,9 +113,7 @@ def test_deltas_arrive_as_early_as_they_are_certain() -> None:
 def test_long_streams_take_linear_time() -> None:
     parser = StreamParser("chat")
     before = time.process_time()
-    for delta in [
-        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="x" string="true">'
-    ]:
+    for delta in ['<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="x" string="true">']:
         parser.feed(delta)
     for _ in range(20_000):
         parser.feed("word ")

@@ -37,9 +37,7 @@ ATTACKED = {
     "call_arguments": [
         {
             "role": "assistant",
-            "tool_calls": [
-                {"function": {"name": "f", "arguments": json.dumps({ATTACK: ATTACK, "n": [ATTACK]})}}
-            ],
+            "tool_calls": [{"function": {"name": "f", "arguments": json.dumps({ATTACK: ATTACK, "n": [ATTACK]})}}],
         }
     ],
 }
@@ -98,9 +96,7 @@ def test_modes_agree_in_the_released_vocabulary(released: Tokenizer) -> None:
 @settings(max_examples=150, deadline=None)
 @given(texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=4))
 def test_modes_agree_on_random_text(tiny: Tokenizer, texts: list[str]) -> None:
-    messages = [
-        {"role": role, "content": text} for role, text in zip(["system", "user"] * 2, texts, strict=False)
-    ]
+    messages = [{"role": role, "content": text} for role, text in zip(["system", "user"] * 2, texts, strict=False)]
     assert tiny.encode_messages(messages, "chat") == tiny.encode_messages(messages, "chat", mode="official")
 
 
@@ -121,9 +117,7 @@ def test_unknown_mode_and_broken_text(tiny: Tokenizer) -> None:
 def test_decode_stream_holds_back_broken_characters(tiny: Tokenizer) -> None:
     text = "a💡👩‍🚀热é<think>"
     ids = tiny.encode_text(text, trusted=True)
-    assert any("\ufffd" in tiny.decode([token]) for token in ids), (
-        "the test needs characters split over tokens"
-    )
+    assert any("\ufffd" in tiny.decode([token]) for token in ids), "the test needs characters split over tokens"
     stream = tiny.decode_stream()
     steps = [stream.step(token) for token in ids]
     assert "".join(steps) == text

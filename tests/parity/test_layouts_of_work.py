@@ -98,15 +98,11 @@ def test_any_packing(model: Transformer, lengths: list[int]) -> None:
     with torch.inference_mode():
         packed = model.logits(model.hidden(torch.cat(rows), model.pack(lengths))).split(lengths)
         for row, own in zip(rows, packed, strict=True):
-            torch.testing.assert_close(
-                own, model.logits(model.hidden(row, model.pack([len(row)]))), **TOLERANCE
-            )
+            torch.testing.assert_close(own, model.logits(model.hidden(row, model.pack([len(row)]))), **TOLERANCE)
 
 
 @pytest.mark.parametrize("at", [0, 3, 4, 127, 128, 255, 298])
-def test_the_future_changes_nothing(
-    model: Transformer, tokens: Tensor, expected: list[Tensor], at: int
-) -> None:
+def test_the_future_changes_nothing(model: Transformer, tokens: Tensor, expected: list[Tensor], at: int) -> None:
     changed = tokens[0].clone()
     changed[at + 1 :] = (changed[at + 1 :] + 13) % 97
     with torch.inference_mode():

@@ -51,9 +51,7 @@ def test_recorded_logits(shared_data: Path, impl: str) -> None:
 def plan_config(ratios: tuple[int, ...], **changes: Any) -> ModelConfig:
     prediction = 1 if ratios[-1] == 0 and len(ratios) > 3 else 0
     layers = len(ratios) - prediction
-    return tiny_config(
-        compress_ratios=ratios, num_hidden_layers=layers, num_nextn_predict_layers=prediction, **changes
-    )
+    return tiny_config(compress_ratios=ratios, num_hidden_layers=layers, num_nextn_predict_layers=prediction, **changes)
 
 
 @pytest.mark.parametrize("plan", PLANS)

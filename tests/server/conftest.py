@@ -71,9 +71,7 @@ class Server:
         async def run() -> Any:
             async with (
                 self._http() as http,
-                openai.AsyncOpenAI(
-                    base_url="http://test/v1", api_key="any", http_client=http, max_retries=0
-                ) as client,
+                openai.AsyncOpenAI(base_url="http://test/v1", api_key="any", http_client=http, max_retries=0) as client,
             ):
                 return await use(client)
 

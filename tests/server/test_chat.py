@@ -44,9 +44,7 @@ def test_thinking_off_gives_no_reasoning(serve: Converse, tokenizer: Tokenizer, 
     assert tokenizer.decode(server.generator.calls[0].prompt).endswith("<｜Assistant｜></think>")
 
 
-@pytest.mark.parametrize(
-    ("effort", "hard"), [("low", False), ("high", False), ("xhigh", False), ("max", True)]
-)
+@pytest.mark.parametrize(("effort", "hard"), [("low", False), ("high", False), ("xhigh", False), ("max", True)])
 def test_effort_reaches_the_prompt(serve: Converse, tokenizer: Tokenizer, effort: str, hard: bool) -> None:
     server = serve(THOUGHT)
     server.answer(reasoning_effort=effort)
@@ -203,9 +201,7 @@ def test_tool_call_streamed(serve: Converse) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"tools": TOOLS, "tool_choice": "none"}, {}])
-def test_calls_nobody_asked_for_are_dropped(
-    serve: Converse, tokenizer: Tokenizer, fields: dict[str, Any]
-) -> None:
+def test_calls_nobody_asked_for_are_dropped(serve: Converse, tokenizer: Tokenizer, fields: dict[str, Any]) -> None:
     server = serve(CALL)
     choice = server.answer(**fields)["choices"][0]
     assert choice["finish_reason"] == "stop"

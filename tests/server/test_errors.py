@@ -39,11 +39,7 @@ def check(response: httpx.Response, status: int, param: str | None, pattern: str
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "preceding message with 'tool_calls'"),
         ({"messages": [USER, {"role": "assistant", "content": "x"}]}, "messages", "last message"),
         (
-            {
-                "messages": [
-                    {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}
-                ]
-            },
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}]},
             "messages[0].tool_calls[0].function.arguments",
             "JSON object, got '3'",
         ),
@@ -102,9 +98,7 @@ def test_harmless_values_of_unsupported_fields_pass(serve: Converse) -> None:
             assert serve("x").post(**{name: value}).status_code == 200, (name, value)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"messages": ', b"\xff", b'{"model": "\\ud800"}', b"[" * 100_000]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b'{"messages": ', b"\xff", b'{"model": "\\ud800"}', b"[" * 100_000])
 def test_body_that_is_no_json(serve: Converse, body: bytes) -> None:
     response = serve("x").request("POST", "/chat/completions", content=body)
     check(response, 400, "body", "not valid JSON")
@@ -126,9 +120,7 @@ def test_unknown_model_lists_what_exists(serve: Converse) -> None:
 def test_context_overflow_has_both_numbers(serve: Converse) -> None:
     server = serve("x", context_length=50)
     response = server.post(messages=[{"role": "user", "content": "Hello " * 100}], max_tokens=10)
-    error = check(
-        response, 400, "messages", r"maximum context length is 50 tokens\. However, you requested \d+"
-    )
+    error = check(response, 400, "messages", r"maximum context length is 50 tokens\. However, you requested \d+")
     assert error["code"] == "context_length_exceeded"
     assert server.generator.calls == []
 

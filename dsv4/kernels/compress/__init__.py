@@ -1,6 +1,7 @@
 """Token-level compression: each block of m tokens becomes one entry (report eqs 9-12 for CSA, 20-23 for HCA).
 
-R joined rows (kept tail, then new tokens), N finished blocks, m tokens per block, W = C or 2C projection width, C entry dim.
+R joined rows (kept tail, then new tokens), N finished blocks, m tokens per block, W = C or 2C projection width,
+C entry dim.
 """
 
 from torch import Tensor

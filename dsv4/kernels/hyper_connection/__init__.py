@@ -16,7 +16,13 @@ def mix(x_TSD: Tensor, fn_XE: Tensor, eps: float) -> Tensor:
 
 
 def split_sinkhorn(
-    mixes_TX: Tensor, scale_3: Tensor, base_X: Tensor, streams: int, iterations: int, eps: float, impl: str | None = None
+    mixes_TX: Tensor,
+    scale_3: Tensor,
+    base_X: Tensor,
+    streams: int,
+    iterations: int,
+    eps: float,
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """pre_TS (A of eq. 6), post_TS (C of eq. 7), comb_TSS (B^T of eq. 8, rows and columns summing to 1), fp32."""
     return choose("split_sinkhorn", impl, _SPLIT)(mixes_TX, scale_3, base_X, streams, iterations, eps)

@@ -69,7 +69,7 @@ class _Sinkhorn(torch.autograd.Function):
 def split_sinkhorn_unrolled(
     mixes_TX: Tensor, scale_3: Tensor, base_X: Tensor, streams: int, iterations: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with tokens in the last dimension and a hand-written backward: 5 to 10 times fewer, longer operations."""
+    """The same with tokens in the last dimension and a hand-written backward: fewer and longer operations."""
     pre_TS, post_TS, comb = _gates(mixes_TX, scale_3, base_X, streams, eps)
     start_SST = comb.T.contiguous().view(streams, streams, -1).softmax(dim=1) + eps
     comb_SST = _Sinkhorn.apply(start_SST, iterations, eps)

@@ -28,9 +28,7 @@ def index_topk(
     visible_T on the host; `runs` are borders of stretches of queries of one sequence. K = min(k, longest). Ties go to
     the older entry. Not differentiable: the choice is discrete.
     """
-    return choose("index_topk", impl, _IMPLEMENTATIONS)(
-        q_TNI, weight_TN, keys_MI, pages, visible_T, longest, k, runs
-    )
+    return choose("index_topk", impl, _IMPLEMENTATIONS)(q_TNI, weight_TN, keys_MI, pages, visible_T, longest, k, runs)
 
 
 _IMPLEMENTATIONS = {"reference": reference.index_topk}

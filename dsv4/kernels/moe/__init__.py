@@ -32,9 +32,7 @@ def clamped_swiglu(gate_TF: Tensor, up_TF: Tensor, limit: float) -> Tensor:
     return reference.clamped_swiglu(gate_TF, up_TF, limit)
 
 
-def run_experts(
-    x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, experts: int, run: ExpertFunction
-) -> Tensor:
+def run_experts(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, experts: int, run: ExpertFunction) -> Tensor:
     """sum_k run(ids[t, k], x[t], weight[t, k]), fp32 [T, D].
 
     `run(e, x_nD, weight_n1)` is expert e on its n tokens; the weight goes in because the release multiplies the

@@ -25,7 +25,9 @@ def frequencies(rope_dim: int, theta: float, yarn: "Yarn | None" = None) -> Tens
         return f_P
 
     def dimension_of(turns: float) -> float:
-        return rope_dim * math.log(yarn.original_max_position_embeddings / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return (
+            rope_dim * math.log(yarn.original_max_position_embeddings / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        )
 
     low = max(math.floor(dimension_of(yarn.beta_fast)), 0)
     high = min(math.ceil(dimension_of(yarn.beta_slow)), rope_dim - 1)
