@@ -1,7 +1,7 @@
 """All the model knows of the world: packed sequences, and the cache it reads and writes through a protocol.
 
-T new tokens of all sequences one after another, B sequences, C entry dim, W projection width of a compressor (or window
-rows), N compressed entries finished in this step, m tokens per entry, R joined rows (kept tails and new tokens), M entry
+T new tokens of all sequences one after another, B sequences, C entry dim, W projection width of a compressor or window
+rows, N compressed entries finished in this step, m tokens per entry, R joined rows (kept tails and new tokens), M entry
 rows.
 """
 

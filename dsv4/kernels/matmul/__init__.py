@@ -56,6 +56,4 @@ def _check(x_TK: Tensor, weight: Tensor, scale: Tensor | None) -> None:
         raise ValueError(f"linear: x has {K} columns, the weight {columns}")
     got = None if scale is None else tuple(scale.shape)
     if got != expected:
-        raise ValueError(
-            f"linear: weight {list(weight.shape)} {weight.dtype} needs scale {expected}, got {got}"
-        )
+        raise ValueError(f"linear: weight {list(weight.shape)} {weight.dtype} needs scale {expected}, got {got}")

@@ -14,9 +14,8 @@ from dsv4.kernels.quant import (
     FP8_BLOCK,
     dequantize_fp4_weight,
     dequantize_fp8_weight,
-    fp4_to_float,
+    packed_fp4_to_float,
     quantize_fp8,
-    unpack_fp4,
 )
 
 
@@ -44,9 +43,7 @@ def linear(
     return y_TN.to(x_TK.dtype).reshape(*x_TK.shape[:-1], weight.shape[0])
 
 
-def _fp8_matmul(
-    q_TK: Tensor, scale_TB: Tensor, w_NK: Tensor, scale: Tensor, accumulator: torch.dtype
-) -> Tensor:
+def _fp8_matmul(q_TK: Tensor, scale_TB: Tensor, w_NK: Tensor, scale: Tensor, accumulator: torch.dtype) -> Tensor:
     T, N = q_TK.shape[0], w_NK.shape[0]
     scale_NB = scale.to(torch.float32).repeat_interleave(FP8_BLOCK, dim=0)[:N]
     acc_TN = torch.zeros(T, N, dtype=accumulator, device=q_TK.device)
@@ -57,9 +54,7 @@ def _fp8_matmul(
     return acc_TN
 
 
-def _fp4_matmul(
-    q_TK: Tensor, scale_TB: Tensor, packed: Tensor, scale: Tensor, accumulator: torch.dtype
-) -> Tensor:
+def _fp4_matmul(q_TK: Tensor, scale_TB: Tensor, packed: Tensor, scale: Tensor, accumulator: torch.dtype) -> Tensor:
     """Blocks of 32 columns. Scales are powers of two: applying them before the product changes nothing."""
     T, N = q_TK.shape[0], packed.shape[0]
     per_scale = FP8_BLOCK // FP4_BLOCK
@@ -68,9 +63,7 @@ def _fp4_matmul(
         # Unpack one FP8 block at a time: four FP4 blocks share the activation's scale.
         columns = slice(b * FP8_BLOCK // 2, (b + 1) * FP8_BLOCK // 2)
         scale_NB = scale[:, b * per_scale : (b + 1) * per_scale].to(torch.float32)
-        w_NBK = fp4_to_float(unpack_fp4(packed[:, columns])).unflatten(
-            -1, (-1, FP4_BLOCK)
-        ) * scale_NB.unsqueeze(-1)
+        w_NBK = packed_fp4_to_float(packed[:, columns]).unflatten(-1, (-1, FP4_BLOCK)) * scale_NB.unsqueeze(-1)
         q = q_TK[:, b * FP8_BLOCK : (b + 1) * FP8_BLOCK].to(torch.float32) * scale_TB[:, b, None]
         for i in range(w_NBK.shape[1]):
             acc_TN += q[:, i * FP4_BLOCK : (i + 1) * FP4_BLOCK] @ w_NBK[:, i].T

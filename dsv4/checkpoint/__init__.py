@@ -1,0 +1,56 @@
+"""Checkpoints in the released format: names, reading, loading into a model, writing, quantising, converting.
+
+Read `names` first: it is the one table of what a folder holds. `CheckpointError` is the only error for bad
+folders.
+"""
+
+from dsv4.checkpoint.check import Report, check_folder, detect_layout
+from dsv4.checkpoint.convert import convert
+from dsv4.checkpoint.format import CheckpointError, TensorSpec
+from dsv4.checkpoint.loader import Mode, load_into, state_for
+from dsv4.checkpoint.names import (
+    BASE,
+    BF16,
+    FP32,
+    LAYOUTS,
+    RELEASE,
+    RELEASE_FP8,
+    Kind,
+    Layout,
+    Parameter,
+    expected_tensors,
+    parameters,
+    shard_of,
+)
+from dsv4.checkpoint.quantize import quantize_state, save_checkpoint
+from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size
+
+__all__ = [
+    "BASE",
+    "BF16",
+    "FP32",
+    "LAYOUTS",
+    "RELEASE",
+    "RELEASE_FP8",
+    "CheckpointError",
+    "CheckpointReader",
+    "CheckpointWriter",
+    "Kind",
+    "Layout",
+    "Mode",
+    "Parameter",
+    "Report",
+    "TensorSpec",
+    "check_folder",
+    "convert",
+    "detect_layout",
+    "expected_tensors",
+    "load_into",
+    "parameters",
+    "quantize_state",
+    "save_checkpoint",
+    "shard_of",
+    "shards_by_size",
+    "state_for",
+]

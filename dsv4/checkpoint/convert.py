@@ -1,0 +1,202 @@
+"""Convert a folder from one layout to another, one tensor at a time; an interrupted run continues where it
+stopped.
+
+Lossless: FP4 to FP8 experts, scales between e8m0 and float32, anything quantised to bf16 or fp32. The other
+directions quantise. While it runs, and after an interruption, the target holds a marker file that the reader
+refuses.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint.check import detect_layout
+from dsv4.checkpoint.format import CheckpointError, read_json
+from dsv4.checkpoint.loader import is_quantized, state_problems
+from dsv4.checkpoint.names import (
+    BASE,
+    BF16,
+    FP32,
+    RELEASE,
+    RELEASE_FP8,
+    Kind,
+    Layout,
+    Parameter,
+    expected_tensors,
+    parameters,
+    shard_of,
+    stored,
+)
+from dsv4.checkpoint.quantize import store_parameter, write_configs
+from dsv4.checkpoint.reader import (
+    INDEX_NAME,
+    PICKLE_SUFFIXES,
+    UNFINISHED_NAME,
+    CheckpointReader,
+    raise_problems,
+)
+from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
+from dsv4.config import ModelConfig
+from dsv4.kernels.quant import e8m0_to_float, float_to_e8m0, fp4_to_fp8_weight
+
+ExpertDtype = Literal["fp4", "fp8", "bf16"]
+TargetDtype = Literal["release", "base", "bf16", "fp32"]
+Progress = Callable[[int, int, str], None]
+
+_NOT_COPIED = PICKLE_SUFFIXES | {".safetensors", ".gguf", ".tmp"}
+_MAP_BYTES = 1 << 28
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    experts: ExpertDtype | None = None,
+    dtype: TargetDtype = "release",
+    resume: bool = True,
+    progress: Progress | None = None,
+    max_shard_bytes: int | None = None,
+) -> Layout:
+    """Write the checkpoint `src` in another layout into the folder `dst`; returns that layout.
+
+    dtype     release (FP8, e8m0 scales), base (FP8, float32 scales), bf16 or fp32 (no scales)
+    experts   fp4 or fp8 with release; by default as in the source, or fp4 when the source is not quantised
+    resume    continue an interrupted conversion of the same source; False starts it anew
+    progress  called after each parameter with (bytes done, bytes in all, name)
+
+    Other small files of `src` (tokenizer, licence) are copied; DSpark draft stages are left out. Raises
+    CheckpointError when the source is not complete, the target is not ours to write, or a step that must be
+    lossless is not; ValueError for a combination of dtype and experts that no layout has.
+    """
+    source, target = Path(src), Path(dst)
+    if source.resolve() == target.resolve():
+        raise ValueError(f"dst must be another folder than src, got {target} for both")
+    config = ModelConfig.from_file(source)
+    reader = CheckpointReader(source)
+    layout = target_layout(detect_layout(reader, config), dtype, experts)
+    wanted = list(parameters(config))
+    raise_problems(state_problems(wanted, reader, skip_mtp=config.draft_stages > 0))
+    plan = expected_tensors(config, layout)
+    shard = shards_by_size(plan, max_shard_bytes) if max_shard_bytes else lambda name: shard_of(name, config)
+    _claim(target, _fingerprint(reader, layout, max_shard_bytes), resume)
+    with CheckpointWriter(target, plan, shard, keep_finished=True) as writer:
+        _convert_all(wanted, reader, layout, writer, progress)
+        _copy_small_files(source, target)
+        write_configs(target, config, layout)
+    (target / UNFINISHED_NAME).unlink()
+    return layout
+
+
+def target_layout(source: Layout, dtype: TargetDtype, experts: ExpertDtype | None) -> Layout:
+    """The layout meant by the two options. Raises ValueError when there is none."""
+    if dtype == "release" and experts in (None, "fp4", "fp8"):
+        kept = source.experts if source.experts in ("fp4", "fp8") else "fp4"
+        return RELEASE if (experts or kept) == "fp4" else RELEASE_FP8
+    if dtype == "base" and experts in (None, "fp8"):
+        return BASE
+    if dtype == "bf16" and experts in (None, "bf16"):
+        return BF16
+    if dtype == "fp32" and experts is None:
+        return FP32
+    raise ValueError(
+        f"no layout has dtype {dtype!r} with experts {experts!r}: "
+        "release takes fp4 or fp8, base fp8, bf16 bf16, fp32 none"
+    )
+
+
+def convert_parameter(parameter: Parameter, reader: CheckpointReader, layout: Layout) -> dict[str, Tensor]:
+    """One parameter's tensors in another layout; copied bit for bit where the layouts agree on it."""
+    wanted = stored(parameter, layout)
+    if all(name in reader and reader.spec(name) == spec for name, spec in wanted.items()):
+        return {name: reader.tensor(name) for name in wanted}
+    name, scale_name = parameter.name, parameter.scale_name
+    dtype, source = wanted[name].dtype, reader.spec(name).dtype
+    if len(wanted) == 1:
+        return {name: reader.tensor(name) if parameter.kind is Kind.TABLE else reader.dequantized(name, dtype)}
+    if not is_quantized(reader.spec(name)):
+        return store_parameter(parameter, reader.tensor(name), layout)
+    if dtype == torch.int8:
+        return store_parameter(parameter, reader.dequantized(name, torch.bfloat16), layout)
+    weight, scale = reader.tensor(name), reader.tensor(scale_name)
+    try:
+        if source == torch.int8:
+            weight, scale = fp4_to_fp8_weight(weight, scale)
+        if scale.dtype != wanted[scale_name].dtype:
+            scale = float_to_e8m0(scale) if scale.dtype == torch.float32 else e8m0_to_float(scale)
+    except ValueError as error:
+        raise CheckpointError(f"{reader.file_of(name)}: tensor {name!r}: {error}") from None
+    return {name: weight, scale_name: scale}
+
+
+def _convert_all(
+    wanted: list[Parameter],
+    reader: CheckpointReader,
+    layout: Layout,
+    writer: CheckpointWriter,
+    progress: Progress | None,
+) -> None:
+    finished = writer.finished
+    sizes = [sum(spec.nbytes for spec in stored(parameter, layout).values()) for parameter in wanted]
+    total, done, mapped = sum(sizes), 0, 0
+    for parameter, size in zip(wanted, sizes, strict=True):
+        if not finished.issuperset(stored(parameter, layout)):
+            for name, tensor in convert_parameter(parameter, reader, layout).items():
+                if name not in finished:
+                    writer.write(name, tensor)
+        done += size
+        if done - mapped > _MAP_BYTES:
+            # Pages of the source count as ours while mapped; let them go now and then.
+            reader.release()
+            mapped = done
+        if progress:
+            progress(done, total, parameter.name)
+
+
+def _fingerprint(reader: CheckpointReader, layout: Layout, max_shard_bytes: int | None) -> dict[str, str]:
+    """What must be the same for two runs to be one conversion."""
+    digest = hashlib.sha256()
+    for file in sorted({reader.file_of(name) for name in reader.names()}):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    for name in reader.names():
+        digest.update(f"{name!r} {reader.spec(name)}\n".encode())
+    return {
+        "source": str(reader.folder.resolve()),
+        "content": digest.hexdigest(),
+        "layout": layout.name,
+        "shards": json.dumps(max_shard_bytes),
+    }
+
+
+def _claim(target: Path, fingerprint: dict[str, str], resume: bool) -> None:
+    """Make the target ours: new, or left over from an earlier run of the same conversion."""
+    marker = target / UNFINISHED_NAME
+    if marker.is_file():
+        if resume and read_json(marker) != fingerprint:
+            raise CheckpointError(
+                f"{marker}: the unfinished conversion here is of another source or layout; "
+                "pass --no-resume to discard it"
+            )
+        # Only complete shards are worth keeping; an index may be left from a stop at the very end.
+        discard = [*target.glob(".model*.tmp"), target / INDEX_NAME]
+        if not resume:
+            discard += target.glob("model-*-of-*.safetensors")
+        for file in discard:
+            file.unlink(missing_ok=True)
+    elif target.exists() and (not target.is_dir() or any(target.glob("*.safetensors*"))):
+        raise CheckpointError(f"{target}: already holds a checkpoint or is no folder; choose a new folder")
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(marker, fingerprint)
+
+
+def _copy_small_files(source: Path, target: Path) -> None:
+    for file in sorted(source.iterdir()):
+        own = file.name in ("config.json", INDEX_NAME, UNFINISHED_NAME) or file.name.startswith(".")
+        if file.is_file() and not own and file.suffix not in _NOT_COPIED:
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,166 @@
+"""The safetensors container: header in, header out. Nothing here reads tensor data.
+
+A file is an 8-byte little-endian length, that many bytes of JSON (name -> dtype, shape, data_offsets), then
+the data without gaps. Whatever a file claims is checked before it is used: it may be cut off, or hostile.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+MAX_HEADER_BYTES = 100_000_000
+
+# In the order in which the safetensors library lays tensors out: widest alignment first, so that all are
+# aligned.
+_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "I64": torch.int64,
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "I32": torch.int32,
+        "BF16": torch.bfloat16,
+        "F16": torch.float16,
+        "I16": torch.int16,
+        "F8_E8M0": torch.float8_e8m0fnu,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }
+)
+_NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in _DTYPES.items()})
+_RANK: Mapping[torch.dtype, int] = MappingProxyType({dtype: i for i, dtype in enumerate(_DTYPES.values())})
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder is not what it should be; the text names the file and the tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a stored tensor is: dtype and shape, as in the file (packed FP4 counts bytes, not values)."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{_NAMES[self.dtype]} {list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of one file; `begin` and `end` are byte offsets from the start of the file."""
+
+    file: Path
+    spec: TensorSpec
+    begin: int
+    end: int
+
+
+def read_header(file: Path) -> dict[str, Entry]:
+    """The tensors of one safetensors file, in data order. Raises CheckpointError."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise CheckpointError(f"{file}: truncated: {size} bytes are not a safetensors file")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER_BYTES:
+            raise CheckpointError(f"{file}: header of {length} bytes is above the limit of {MAX_HEADER_BYTES}")
+        if length > size - 8:
+            raise CheckpointError(f"{file}: truncated: the header needs {length} bytes, the file has {size - 8}")
+        raw = _parse_json(file, stream.read(length))
+    start = 8 + length
+    entries = [(name, _entry(file, name, value, start)) for name, value in raw.items() if name != "__metadata__"]
+    entries.sort(key=lambda item: (item[1].begin, item[1].end))
+    position = start
+    for name, entry in entries:
+        if entry.end > size:
+            raise CheckpointError(f"{file}: truncated: tensor {name!r} ends at byte {entry.end}, the file at {size}")
+        if entry.begin != position:
+            kind = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
+            raise CheckpointError(f"{file}: tensor {name!r} {kind} (starts at {entry.begin}, expected {position})")
+        position = entry.end
+    if position != size:
+        raise CheckpointError(f"{file}: {size - position} bytes after the last tensor")
+    return dict(entries)
+
+
+def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
+    """The first bytes of a file that holds `specs` in this order: length and header, padded to 8 bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, spec in specs.items():
+        offsets = [offset, offset + spec.nbytes]
+        header[name] = {"dtype": _NAMES[spec.dtype], "shape": list(spec.shape), "data_offsets": offsets}
+        offset += spec.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def data_order(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The order in which the safetensors library stores tensors: each aligned to its own width."""
+    return dict(sorted(specs.items(), key=lambda item: (_RANK[item[1].dtype], item[0])))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file (index, marker). Raises CheckpointError for anything else."""
+    return _parse_json(file, file.read_bytes())
+
+
+def _parse_json(file: Path, data: bytes) -> dict[str, Any]:
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise CheckpointError(f"{file}: the name {key!r} occurs twice")
+            found[key] = value
+        return found
+
+    try:
+        raw = json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates)
+    except CheckpointError:
+        raise
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: not valid UTF-8 at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(raw).__name__}")
+    return raw
+
+
+def _entry(file: Path, name: str, value: Any, start: int) -> Entry:
+    where = f"{file}: tensor {name!r}"
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{where}: expected dtype, shape and data_offsets")
+    dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
+    if dtype is None:
+        raise CheckpointError(f"{where}: unknown dtype {value['dtype']!r}")
+    shape, offsets = value["shape"], value["data_offsets"]
+    if not _natural(shape) or len(shape) > 16:
+        raise CheckpointError(f"{where}: shape must be a short list of integers from 0, got {str(shape)[:80]}")
+    if not _natural(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"{where}: data_offsets must be [begin, end], got {str(offsets)[:80]}")
+    spec = TensorSpec(dtype, tuple(shape))
+    if spec.nbytes != offsets[1] - offsets[0]:
+        raise CheckpointError(f"{where}: {spec} needs {spec.nbytes} bytes, data_offsets give {offsets[1] - offsets[0]}")
+    return Entry(file, spec, start + offsets[0], start + offsets[1])
+
+
+def _natural(values: Any) -> bool:
+    """A list of integers in [0, 2^63)."""
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)

@@ -1,0 +1,112 @@
+"""From float parameters to a folder in any layout: what saving a trained model does."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint.format import CheckpointError
+from dsv4.checkpoint.names import BF16, Layout, Parameter, expected_tensors, parameters, shard_of, stored
+from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
+from dsv4.config import ModelConfig
+from dsv4.kernels.quant import quantize_fp4_weight, quantize_fp8_weight
+
+
+def store_parameter(parameter: Parameter, value: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """The tensors that hold a float parameter in a layout. Raises CheckpointError naming it."""
+    name = parameter.name
+    if tuple(value.shape) != parameter.shape:
+        raise CheckpointError(f"tensor {name!r} should have shape {list(parameter.shape)}, got {list(value.shape)}")
+    wanted = stored(parameter, layout)
+    dtype = wanted[name].dtype
+    value = value.detach()
+    if dtype == torch.int64 and value.dtype != torch.int64:
+        raise CheckpointError(f"tensor {name!r} should be int64, got {value.dtype}")
+    if len(wanted) == 1:
+        return {name: value.to(dtype)}
+    scale_dtype = wanted[parameter.scale_name].dtype
+    try:
+        if dtype == torch.int8:
+            weight, scale = quantize_fp4_weight(value)
+        else:
+            weight, scale = quantize_fp8_weight(value, "float32" if scale_dtype == torch.float32 else "ue8m0")
+    except ValueError as error:
+        raise CheckpointError(f"tensor {name!r}: {error}") from None
+    return {name: weight, parameter.scale_name: scale}
+
+
+def quantize_state(
+    state: Iterable[tuple[str, Tensor]], config: ModelConfig, layout: Layout
+) -> Iterator[tuple[str, Tensor]]:
+    """Turn named float parameters into the stored tensors of a layout, one at a time and in the given order.
+
+    Raises CheckpointError for a name that the model does not have, a wrong shape, NaN or infinity in a weight
+    to be quantised. Whether all parameters came is the writer's check.
+    """
+    known = {parameter.name: parameter for parameter in parameters(config)}
+    for name, value in state:
+        if name not in known:
+            raise CheckpointError(f"the model has no parameter {name!r}")
+        yield from store_parameter(known[name], value, layout).items()
+
+
+def config_for(config: ModelConfig, layout: Layout) -> ModelConfig:
+    """The configuration that belongs to a folder in this layout; draft stages are not written."""
+    kept = config.num_hidden_layers + config.num_nextn_predict_layers
+    experts = layout.experts if layout.linears == "fp8" else None
+    return config.with_changes(
+        quantized=layout.linears == "fp8",
+        expert_dtype=experts,
+        draft_stages=0,
+        compress_ratios=config.compress_ratios[:kept],
+    )
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: ModelConfig,
+    state: Mapping[str, Tensor] | Iterator[tuple[str, Tensor]],
+    layout: Layout = BF16,
+    *,
+    extra_files: Mapping[str, bytes] | None = None,
+    max_shard_bytes: int | None = None,
+) -> None:
+    """Write float parameters as a complete folder: shards, index, config.json, generation_config.json, extra
+    files.
+
+    `state` is a mapping or an iterator of (name, tensor) that covers every parameter once. Shards follow the
+    release (one per layer) unless `max_shard_bytes` is given. The index is written last. Raises
+    CheckpointError when the folder already holds a checkpoint or the state does not fit the config.
+    """
+    target = Path(folder)
+    for name in extra_files or {}:
+        if Path(name).name != name:
+            raise ValueError(f"extra_files: expected plain file names, got {name!r}")
+    plan = expected_tensors(config, layout)
+    shard = shards_by_size(plan, max_shard_bytes) if max_shard_bytes else lambda name: shard_of(name, config)
+    items = state if isinstance(state, Iterator) else state.items()
+    with CheckpointWriter(target, plan, shard) as writer:
+        write_configs(target, config, layout)
+        for name, content in (extra_files or {}).items():
+            (target / name).write_bytes(content)
+        for name, tensor in quantize_state(items, config, layout):
+            writer.write(name, tensor)
+
+
+def write_configs(folder: Path, config: ModelConfig, layout: Layout) -> None:
+    """config.json for the layout, and the released generation defaults unless the folder has its own."""
+    raw = config_for(config, layout).to_dict()
+    if layout.linears == "fp32":
+        raw["torch_dtype"] = "float32"
+    write_json(folder / "config.json", raw)
+    if not (folder / "generation_config.json").exists():
+        defaults = {
+            "_from_model_config": True,
+            "bos_token_id": config.bos_token_id,
+            "eos_token_id": config.eos_token_id,
+            "do_sample": True,
+            "temperature": 1.0,
+            "top_p": 1.0,
+        }
+        write_json(folder / "generation_config.json", defaults)

@@ -1,0 +1,120 @@
+"""What `dsv4 bench` measures with: our engine, and transformers on the same folder.
+
+T tokens of the prompt.
+"""
+
+import platform
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dsv4.generation import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One measured row; rates in tokens per second, one sequence."""
+
+    engine: str
+    mode: str
+    context: int
+    prefill_rate: float
+    decode_rate: float
+    cache_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def machine() -> dict[str, Any]:
+    """Where and when a row was measured."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cpu": cpu,
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _prompt(vocabulary: int, length: int) -> list[int]:
+    """The same random tokens for every engine, control tokens left out."""
+    generator = torch.Generator().manual_seed(length)
+    return torch.randint(min(64, vocabulary - 1), vocabulary, (length,), generator=generator).tolist()
+
+
+class Ours:
+    """Our engine on a folder."""
+
+    name = "dsv4"
+
+    def __init__(self, folder: Path, mode: Literal["fp32", "bf16", "release"], context: int) -> None:
+        from dsv4.cli.local import load
+
+        self._mode = mode
+        self._model = load(folder, mode, context_length=context, sequences=1)
+
+    def run(self, context: int, decode: int) -> Speed:
+        """Prefill `context` tokens, then decode `decode` more; the first decoded token ends the prefill."""
+        prompt = _prompt(self._model.config.vocab_size, context)
+        params = SamplingParams(max_tokens=decode + 1, temperature=0)
+        spec = self._model.engine.store.spec
+        times = [time.perf_counter()]
+        times += [time.perf_counter() for _ in self._model.events(prompt, params)]
+        steps = len(times) - 2  # random weights may say the end token early
+        decode_rate = steps / (times[-1] - times[1]) if steps else float("nan")
+        size = spec.total_bytes(spec.pages_for(context), 1)
+        return Speed(self.name, self._mode, context, context / (times[1] - times[0]), decode_rate, size)
+
+
+class Transformers:
+    """transformers' own implementation, dequantised to fp32, with its key-value cache."""
+
+    name = "transformers"
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import DeepseekV4ForCausalLM  # a test extra: import only when asked for
+
+        self._model = DeepseekV4ForCausalLM.from_pretrained(folder).float().eval()
+
+    @torch.inference_mode()
+    def run(self, context: int, decode: int) -> Speed:
+        ids_1T = torch.tensor([_prompt(self._model.config.vocab_size, context)])
+        start = time.perf_counter()
+        out = self._model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
+        prefilled = time.perf_counter()
+        for _ in range(decode):
+            token_11 = out.logits[:, -1:].argmax(dim=-1)
+            out = self._model(input_ids=token_11, past_key_values=out.past_key_values, use_cache=True)
+        end = time.perf_counter()
+        size = _cache_bytes(out.past_key_values)
+        return Speed(self.name, "fp32", context, context / (prefilled - start), decode / (end - prefilled), size)
+
+
+def _cache_bytes(cache: Any) -> int:
+    """Bytes of all tensors a transformers cache holds, whatever its classes are called."""
+    seen: set[int] = set()
+    total, todo = 0, [cache]
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            total += item.numel() * item.element_size()
+        elif isinstance(item, dict):
+            todo += item.values()
+        elif isinstance(item, list | tuple):
+            todo += item
+        elif hasattr(item, "__dict__"):
+            todo += vars(item).values()
+    return total

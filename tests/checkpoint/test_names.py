@@ -1,0 +1,107 @@
+"""The name table against the released tensor lists."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsv4.checkpoint import (
+    BASE,
+    BF16,
+    FP32,
+    LAYOUTS,
+    RELEASE,
+    RELEASE_FP8,
+    CheckpointError,
+    Kind,
+    expected_tensors,
+    parameters,
+    shard_of,
+)
+from dsv4.config import ModelConfig
+
+# tensors, bytes, parameters without and with the prediction block's, shards (spec: checkpoint.md section 2)
+RELEASED = {
+    "flash": (69_187, 159_609_485_896, 284.332, 6.610, 46),
+    "pro": (145_116, 864_704_792_696, 1_572.997, 25.840, 64),
+}
+OTHER_EXPERTS = re.compile(r"experts\.[1-9]\d*\.")
+
+
+@pytest.mark.parametrize("model", RELEASED)
+def test_the_table_is_the_released_list(shared_data: Path, model: str) -> None:
+    config = ModelConfig.from_file(shared_data / "configs" / f"{model}_hf_config.json")
+    expected = expected_tensors(config, RELEASE)
+    released = json.loads((shared_data / "configs" / f"{model}_release_tensors_expert0_only.json").read_text())
+    # expert 0 stands for all of them; names, order, dtypes and shapes
+    ours = [(name, str(spec)) for name, spec in expected.items() if not OTHER_EXPERTS.search(name)]
+    assert ours == [(name, f"{dtype} {shape}") for name, (dtype, shape) in released.items()]
+    for name, spec in expected.items():
+        if OTHER_EXPERTS.search(name):
+            assert spec == expected[OTHER_EXPERTS.sub("experts.0.", name)]
+    tensors, size, main, prediction, shards = RELEASED[model]
+    assert len(expected) == tensors
+    assert sum(spec.nbytes for spec in expected.values()) == size
+    assert {shard_of(name, config) for name in expected} == set(range(1, shards + 1))
+    counts = {True: 0, False: 0}
+    for parameter in parameters(config):
+        if parameter.kind is not Kind.TABLE:
+            counts[parameter.name.startswith("mtp.")] += math.prod(parameter.shape)
+    assert round(counts[False] / 1e9, 3) == main
+    assert round(counts[True] / 1e9, 3) == prediction
+
+
+@pytest.mark.parametrize(("model", "gib"), [("flash", 272.5), ("pro", 1492.3)])
+def test_base_layout_has_the_known_size(shared_data: Path, model: str, gib: float) -> None:
+    config = ModelConfig.from_file(shared_data / "configs" / f"{model}_hf_config.json")
+    expected = expected_tensors(config, BASE)
+    assert round(sum(spec.nbytes for spec in expected.values()) / 2**30, 1) == gib
+    assert expected["layers.3.ffn.experts.5.w1.scale"].dtype == torch.float32
+    assert list(expected) == list(expected_tensors(config, RELEASE))
+
+
+def test_shards_follow_the_release(tiny: ModelConfig) -> None:
+    places = {
+        "embed.weight": 1,
+        "layers.0.attn.wq_a.scale": 2,
+        "layers.3.hc_ffn_fn": 5,
+        "mtp.0.enorm.weight": 7,
+    }
+    places |= dict.fromkeys(("norm.weight", "head.weight", "hc_head_fn"), 6)
+    assert {name: shard_of(name, tiny) for name in places} == places
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_a_tiny_model(tiny: ModelConfig, layout: str) -> None:
+    expected = expected_tensors(tiny, LAYOUTS[layout])
+    scales = [name for name in expected if name.endswith(".scale")]
+    assert bool(scales) == (layout not in ("bf16", "fp32"))
+    assert expected["layers.0.ffn.gate.tid2eid"].dtype == torch.int64
+    assert "layers.0.ffn.gate.bias" not in expected
+    assert "layers.1.ffn.gate.tid2eid" not in expected
+    float_dtype = torch.float32 if layout == "fp32" else torch.bfloat16
+    for name in ("norm.weight", "embed.weight", "layers.1.attn.compressor.wkv.weight"):
+        assert expected[name].dtype == float_dtype
+    for name in (
+        "hc_head_fn",
+        "layers.0.attn.attn_sink",
+        "layers.2.attn.compressor.ape",
+        "mtp.0.ffn.gate.bias",
+    ):
+        assert expected[name].dtype == torch.float32
+    expert = expected["mtp.0.ffn.experts.3.w2.weight"]
+    widths = {RELEASE.name: 80, RELEASE_FP8.name: 160, BASE.name: 160, BF16.name: 160, FP32.name: 160}
+    assert expert.shape == (256, widths[layout])
+
+
+def test_fp4_needs_whole_blocks(tiny: ModelConfig) -> None:
+    with pytest.raises(CheckpointError, match=r"experts\.0\.w2\.weight.*multiple of 32"):
+        expected_tensors(tiny.with_changes(moe_intermediate_size=48), RELEASE)
+
+
+def test_draft_stages_are_not_in_the_table(tiny: ModelConfig) -> None:
+    drafted = tiny.with_changes(num_nextn_predict_layers=0, draft_stages=1)
+    assert not any(name.startswith("mtp.") for name in expected_tensors(drafted, RELEASE))
