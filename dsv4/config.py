@@ -304,7 +304,13 @@ def _from_inference(raw: dict[str, Any]) -> ModelConfig:
 
 
 def _check_positive(config: ModelConfig) -> None:
-    may_be_zero = {"num_hash_layers", "num_nextn_predict_layers", "bos_token_id", "eos_token_id", "draft_stages"}
+    may_be_zero = {
+        "num_hash_layers",
+        "num_nextn_predict_layers",
+        "bos_token_id",
+        "eos_token_id",
+        "draft_stages",
+    }
     for name in (*_INTEGERS, *_FLOATS):
         value = getattr(config, name)
         low = 0 if name in may_be_zero or name == "swiglu_limit" else 1 if name in _INTEGERS else 1e-30

@@ -48,12 +48,13 @@ def apply_rope(x: Tensor, rotation_2TP: Tensor, *, inverse: bool = False) -> Ten
     `inverse` turns by -position: what the attention output needs, because keys double as values (report 2.3).
     """
     pairs = rotation_2TP.shape[-1]
-    cos, sin = rotation_2TP.to(torch.float32)
+    compute = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = rotation_2TP.to(compute)
     if inverse:
         sin = -sin
     middle = (1,) * (x.dim() - 2)
     cos, sin = cos.view(-1, *middle, pairs), sin.view(-1, *middle, pairs)
     rest, turned = x[..., : -2 * pairs], x[..., -2 * pairs :]
-    even, odd = turned.float().unflatten(-1, (pairs, 2)).unbind(-1)
+    even, odd = turned.to(compute).unflatten(-1, (pairs, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
     return torch.cat([rest, turned.to(x.dtype)], dim=-1)

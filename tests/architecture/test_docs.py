@@ -1,0 +1,60 @@
+"""Documents point at things that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SYMBOL = re.compile(r"`([\w/.]+\.py)(?:::(\w+))?`")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def symbols_of(file: Path) -> set[str]:
+    """Top-level names of a module."""
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_named_files_and_symbols_exist(document: Path) -> None:
+    for path, symbol in SYMBOL.findall(document.read_text(encoding="utf-8")):
+        if "/" not in path and path != "run.py":
+            continue  # a file named beside its folder
+        file = ROOT / path
+        assert file.is_file(), f"{path} does not exist"
+        assert not symbol or symbol in symbols_of(file), f"{path} has no {symbol}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in LINK.findall(document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target
+
+
+def test_paper_map_is_not_empty() -> None:
+    rows = [line for line in (ROOT / "docs" / "paper_map.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    assert all("tests/" in row and "::" in row for row in rows[1:])
+
+
+def test_nothing_names_a_package_index() -> None:
+    """Set-up uses whatever index pip is configured for; no file may name one."""
+    hosts = ("pypi" + ".org", "pythonhosted" + ".org", "download.pytorch" + ".org", "npmjs" + ".org")
+    for file in [
+        *ROOT.glob("*"),
+        *(ROOT / "dsv4").rglob("*.py"),
+        *(ROOT / "docs").glob("*"),
+        *(ROOT / ".ci").glob("*"),
+    ]:
+        if file.is_file() and file.suffix not in (".safetensors",):
+            text = file.read_text(encoding="utf-8", errors="ignore")
+            assert not [host for host in hosts if host in text], file
