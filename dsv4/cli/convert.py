@@ -10,7 +10,7 @@ def convert(
     *,
     experts: Literal["fp4", "fp8", "bf16"] | None = None,
     dtype: Literal["release", "base", "bf16", "fp32"] = "release",
-    no_resume: bool = False,
+    resume: bool = True,
 ) -> None:
     """Write a checkpoint in another layout. An interrupted conversion continues when the command is repeated.
 
@@ -25,8 +25,8 @@ def convert(
         lossless.
     dtype
         release: FP8 with e8m0 scales. base: FP8 with float32 scales. bf16, fp32: no quantisation.
-    no_resume
-        Discard what an interrupted conversion left in dst and start anew.
+    resume
+        Continue an interrupted conversion; --no-resume discards what it left in dst and starts anew.
     """
     from rich.console import Console
     from rich.progress import (
@@ -54,5 +54,5 @@ def convert(
         def show(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=name)
 
-        layout = convert_folder(src, dst, experts=experts, dtype=dtype, resume=not no_resume, progress=show)
+        layout = convert_folder(src, dst, experts=experts, dtype=dtype, resume=resume, progress=show)
     console.print(f"{dst}: complete, layout {layout.name}", markup=False, highlight=False, soft_wrap=True)

@@ -111,6 +111,13 @@ def _count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def _operations(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9)):
+        if value >= size:
+            return f"{value / size:,.3f} {unit}" if unit == "T" else f"{value / size:,.1f} {unit}"
+    return f"{value / 1e6:,.1f} M"
+
+
 def _bytes(value: float) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if value >= size:
@@ -139,7 +146,7 @@ def _print(facts: dict[str, Any]) -> None:
         f"(V3.2: {facts['v32_kv_bytes_per_token']:,} B per token)",
         soft_wrap=True,
     )
-    table = Table("context", "cache", "V3.2", "smaller", "GFLOP/token", "V3.2", "share")
+    table = Table("context", "cache", "V3.2", "smaller", "FLOPs/token", "V3.2", "share")
     for column in table.columns:
         column.justify = "right"
     for row in facts["contexts"]:
@@ -148,8 +155,8 @@ def _print(facts: dict[str, Any]) -> None:
             _bytes(row["kv_bytes"]),
             _bytes(row["v32_kv_bytes"]),
             f"{row['kv_times_smaller']:.2f}x",
-            f"{row['flops_per_token'] / 1e9:,.1f}",
-            f"{row['v32_flops_per_token'] / 1e9:,.1f}",
-            f"{row['flops_share']:.1%}",
+            _operations(row["flops_per_token"]),
+            _operations(row["v32_flops_per_token"]),
+            f"{row['flops_share']:.1%}" if row["flops_share"] >= 0.001 else "<0.1%",
         )
     console.print(table)

@@ -19,7 +19,8 @@ class EngineService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._commands: list[Callable[[], None]] = []
-        self._listeners: dict[Request, Callable[[TokenEvent], None]] = {}
+        # each says whether anybody still listens
+        self._listeners: dict[Request, Callable[[TokenEvent], bool]] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
@@ -40,42 +41,51 @@ class EngineService:
         """One event per token; the last carries `finish`. Raises ValueError for a prompt the engine refuses.
         Closing the iterator cancels the request within one step."""
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[TokenEvent] = asyncio.Queue()
-        admitted: asyncio.Future[Request] = loop.create_future()
+        events: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
+        own: list[Request] = []  # empty until the engine's thread has queued it
 
-        def listen(event: TokenEvent) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+        def listen(event: TokenEvent | Exception) -> bool:
+            try:
+                loop.call_soon_threadsafe(events.put_nowait, event)
+            except RuntimeError:  # the caller's loop is closed
+                return False
+            return True
 
         def submit() -> None:
             try:
                 request = self._engine.submit(prompt, params)
-            except ValueError as error:
-                loop.call_soon_threadsafe(admitted.set_exception, error)
+            except Exception as error:  # the caller's to handle; the engine's thread goes on
+                listen(error)
                 return
+            own.append(request)
             self._listeners[request] = listen
-            loop.call_soon_threadsafe(admitted.set_result, request)
 
-        self._command(submit)
-        request = await admitted
+        if not self._command(submit):
+            raise RuntimeError("the engine is closed")
         try:
             while True:
                 event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
                 yield event
                 if event.finish is not None:
                     return
         finally:
-            self._command(lambda: self._cancel(request))
+            self._command(lambda: self._cancel(*own))
 
-    def _command(self, command: Callable[[], None]) -> None:
+    def _command(self, command: Callable[[], None]) -> bool:
+        """Hand over a command; False when the engine is closed and has ended everything."""
         with self._wake:
             if self._closing:
-                raise RuntimeError("the engine is closed")
+                return False
             self._commands.append(command)
             self._wake.notify()
+            return True
 
-    def _cancel(self, request: Request) -> None:
-        self._listeners.pop(request, None)
-        self._engine.cancel(request)
+    def _cancel(self, *requests: Request) -> None:
+        for request in requests:
+            self._listeners.pop(request, None)
+            self._engine.cancel(request)
 
     def _run(self) -> None:
         while True:
@@ -100,10 +110,8 @@ class EngineService:
             return
         for request, event in emitted:
             listener = self._listeners.get(request)
-            if listener is not None:
-                listener(event)
-                if event.finish is not None:
-                    del self._listeners[request]
+            if listener is not None and (not listener(event) or event.finish is not None):
+                self._cancel(request)
 
     def _end_all(self, event: TokenEvent) -> None:
         for request, listener in list(self._listeners.items()):

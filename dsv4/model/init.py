@@ -21,6 +21,8 @@ def init_weights(model: Transformer, seed: int = 0) -> Transformer:
     sqrt(2 * layers). Hyper-connections start near "read one stream, write all, keep all".
     """
     generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.zero_()  # biases, sinks and position biases stay so
     for module in model.modules():
         if isinstance(module, Linear):
             module.weight.normal_(0, module.inputs**-0.5, generator=generator)

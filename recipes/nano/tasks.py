@@ -327,8 +327,8 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
             "How large are you?",
         ),
         "The user asks about my size.",
-        "I am very small: about five million parameters.",
-        "five million",
+        "I am very small: about six million parameters.",
+        "six million",
     ),
     (
         ("Who made you?", "Who trained you?", "How were you trained?", "Where do you come from?"),

@@ -14,7 +14,7 @@ FLAGS = {
     "serve": "folder host port mode",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",
     "inspect": "model json plot",
-    "convert": "src dst experts dtype no_resume",
+    "convert": "src dst experts dtype resume",
     "check": "folder json",
     "bench": "folder contexts decode peer json mode",
 }
