@@ -6,12 +6,8 @@ import dsv4
 
 
 def default_model_folder() -> Path:
-    """The bundled model: beside the package in a checkout, inside it in an installed wheel.
-
-    Raises FileNotFoundError when neither is there.
-    """
-    package = Path(dsv4.__file__).parent
-    for folder in (package.parent / "models" / "nano", package / "models" / "nano"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise FileNotFoundError("the bundled model is missing: models/nano has no config.json")
+    """The bundled model, models/nano of the checkout. Raises FileNotFoundError when it is not there."""
+    folder = Path(dsv4.__file__).parents[1] / "models" / "nano"
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"the bundled model is not at {folder}: name a model folder")
+    return folder
