@@ -53,6 +53,17 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What a model's generation_config.json recommends where a request says nothing; ranges as in SamplingParams."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        SamplingParams(temperature=self.temperature, top_p=self.top_p)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprobs:
     """Log-probability of the chosen token and of the most likely ones, at temperature 1."""
 

@@ -17,8 +17,8 @@ def chat(
     thinking: bool = True,
     system: str | None = None,
     max_tokens: int = 1024,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    temperature: float | None = None,
+    top_p: float | None = None,
     seed: int | None = None,
     mode: Literal["fp32", "bf16", "release"] = "fp32",
 ) -> None:
@@ -35,9 +35,9 @@ def chat(
     max_tokens
         Longest answer in tokens.
     temperature
-        0 is greedy; otherwise 0 to 2.
+        0 is greedy, at most 2. Default: the folder's generation_config.json.
     top_p
-        Keep the most likely tokens that reach this probability.
+        Keep the most likely tokens that reach this probability. Default: the folder's.
     seed
         Same seed, same conversation.
     mode
@@ -49,7 +49,8 @@ def chat(
     from dsv4.generation import SamplingParams
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    SamplingParams(**options)  # complain about a bad flag before loading  # type: ignore[arg-type]
+    # complain about a bad flag before loading
+    SamplingParams(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
     console = Console(highlight=False)
     with console.status("loading"):
         model = load(folder, mode)

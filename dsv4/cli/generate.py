@@ -15,8 +15,8 @@ def generate(
     chat: bool = False,
     thinking: bool = True,
     max_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    temperature: float | None = None,
+    top_p: float | None = None,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
     mode: Literal["fp32", "bf16", "release"] = "fp32",
@@ -36,9 +36,9 @@ def generate(
     max_tokens
         Longest answer in tokens.
     temperature
-        0 is greedy; otherwise 0 to 2.
+        0 is greedy, at most 2. Default: the folder's generation_config.json.
     top_p
-        Keep the most likely tokens that reach this probability.
+        Keep the most likely tokens that reach this probability. Default: the folder's.
     seed
         Same seed, same text.
     stop
@@ -50,7 +50,8 @@ def generate(
     from dsv4.generation import SamplingParams
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    SamplingParams(**options)  # complain about a bad flag before loading  # type: ignore[arg-type]
+    # complain about a bad flag before loading
+    SamplingParams(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
     text = sys.stdin.read() if prompt in (None, "-") else prompt
     if not text:
         raise ValueError("--prompt is empty")

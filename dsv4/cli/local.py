@@ -3,8 +3,9 @@
 T tokens, V vocabulary.
 """
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from dsv4.cli.folders import default_model_folder
 from dsv4.config import ModelConfig
 from dsv4.encoding import Delta, Tokenizer
 from dsv4.engine import Engine, EngineService
-from dsv4.generation import Completion, FinishReason, SamplingParams, TokenEvent
+from dsv4.generation import Completion, FinishReason, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
 from dsv4.server.answer import Answer as AnswerInProgress
@@ -64,14 +65,34 @@ def load(
     context = context_length or min(DEFAULT_CONTEXT, config.max_position_embeddings)
     engine = Engine(model, context_length=context, sequences=sequences)
     tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
-    return LocalModel(path.resolve().name, model, engine, tokenizer)
+    return LocalModel(path.resolve().name, model, engine, tokenizer, generation_defaults(path))
+
+
+def generation_defaults(folder: Path) -> SamplingDefaults:
+    """Temperature and top_p of the folder's generation_config.json; do_sample false means greedy."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return SamplingDefaults()
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        temperature = raw.get("temperature", 1.0) if raw.get("do_sample", True) else 0.0
+        return SamplingDefaults(float(temperature), float(raw.get("top_p", 1.0)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 class LocalModel:
     """A loaded model. Methods run in the caller's thread, one request at a time; `service` is for servers."""
 
-    def __init__(self, name: str, model: Transformer, engine: Engine, tokenizer: Tokenizer | None) -> None:
-        self.name, self.model, self.engine = name, model, engine
+    def __init__(
+        self,
+        name: str,
+        model: Transformer,
+        engine: Engine,
+        tokenizer: Tokenizer | None,
+        defaults: SamplingDefaults,
+    ) -> None:
+        self.name, self.model, self.engine, self.defaults = name, model, engine, defaults
         self._tokenizer = tokenizer
         self._serving = False
 
@@ -105,11 +126,11 @@ class LocalModel:
     def stream(self, messages: Messages, *, thinking: bool = True, **options: Any) -> "AnswerStream":
         """Like `chat`, but an iterator of typed deltas (dsv4.encoding: ReasoningDelta, ContentDelta, ...).
 
-        options: max_tokens (1024), temperature (1.0; 0 = greedy), top_p (1.0), seed, stop (one or more strings, looked
+        options: max_tokens (1024), temperature and top_p (the folder's), seed, stop (one or more strings, looked
         for in the content), logprobs, top_logprobs. Closing the iterator stops the work.
         """
         stop = _strings(options.pop("stop", ()))
-        return AnswerStream(self, self.encode_chat(messages, thinking), thinking, _params(options), stop)
+        return AnswerStream(self, self.encode_chat(messages, thinking), thinking, self._params(options), stop)
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> str:
         """Continue a text or token ids without any chat format; control tokens in the text count as such."""
@@ -117,7 +138,7 @@ class LocalModel:
 
     def generate_pieces(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
         """Like `generate`, piece by piece. Options as in `stream`."""
-        stop, params = _strings(options.pop("stop", ())), _params(options)
+        stop, params = _strings(options.pop("stop", ())), self._params(options)
         ids = self.tokenizer.encode_text(prompt, trusted=True) if isinstance(prompt, str) else list(prompt)
         if isinstance(prompt, str) and ids[:1] != [self.tokenizer.bos_id]:
             ids = [self.tokenizer.bos_id, *ids]
@@ -128,6 +149,16 @@ class LocalModel:
             if matcher.found:
                 return
         yield matcher.feed(decoder.finish()) + matcher.finish()
+
+    def _params(self, options: dict[str, Any]) -> SamplingParams:
+        """SamplingParams from keyword options; None means the default. Raises ValueError naming an unknown one."""
+        known = SamplingParams.__dataclass_fields__
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise ValueError(f"unknown option {unknown[0]!r}; known: stop, {', '.join(known)}")
+        values: dict[str, Any] = asdict(self.defaults)
+        values.update({name: value for name, value in options.items() if value is not None})
+        return SamplingParams(**values)
 
     def encode_chat(self, messages: Messages, thinking: bool) -> list[int]:
         return self.tokenizer.encode_messages(list(messages), "thinking" if thinking else "chat")
@@ -206,12 +237,3 @@ class AnswerStream:
 
 def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _params(options: dict[str, Any]) -> SamplingParams:
-    """SamplingParams from keyword options. Raises ValueError naming an unknown one."""
-    known = SamplingParams.__dataclass_fields__
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; known: stop, {', '.join(known)}")
-    return SamplingParams(**options)

@@ -44,7 +44,7 @@ def serve(
         from dsv4.server import create_app
 
         model = load(folder, mode=mode)
-        app = create_app(model.service, model.tokenizer, model_name=model.name)
+        app = create_app(model.service, model.tokenizer, model_name=model.name, defaults=model.defaults)
         context = model.service.context_length
         url = f"http://{_printable(host)}:{listener.getsockname()[1]}"
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4.encoding import Tokenizer
-from dsv4.generation import TokenGenerator
+from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.observe import log
 from dsv4.server.errors import ApiError, from_problem
 from dsv4.server.models import check_model, model_entry
@@ -28,8 +28,17 @@ PREFIXES = ("", "/v1")
 CLIENT_CLOSED = 499
 
 
-def create_app(generator: TokenGenerator, tokenizer: Tokenizer, *, model_name: str) -> FastAPI:
-    """The server for one model under the name `model_name`. Does not close `generator`."""
+def create_app(
+    generator: TokenGenerator,
+    tokenizer: Tokenizer,
+    *,
+    model_name: str,
+    defaults: SamplingDefaults = SamplingDefaults(),  # noqa: B008 (frozen)
+) -> FastAPI:
+    """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
+
+    Does not close `generator`.
+    """
     app = FastAPI(title="dsv4", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     started = int(time.time())
 
@@ -38,7 +47,7 @@ def create_app(generator: TokenGenerator, tokenizer: Tokenizer, *, model_name: s
         return model_entry(name, created=started, context_length=generator.context_length, efforts=efforts)
 
     async def chat_completions(request: Request) -> Response:
-        chat = await prepare_chat(await read_json(request), generator, tokenizer, model_name=model_name)
+        chat = await prepare_chat(await read_json(request), generator, tokenizer, defaults, model_name=model_name)
         request.state.chat = chat
         if chat.streaming:
             return EventStream(guarded(chat))

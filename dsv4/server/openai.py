@@ -16,7 +16,7 @@ from dsv4.encoding import (
     ToolCallArguments,
     ToolCallStart,
 )
-from dsv4.generation import SamplingParams, TokenGenerator
+from dsv4.generation import SamplingDefaults, SamplingParams, TokenGenerator
 from dsv4.server.answer import Answer, run
 from dsv4.server.logprobs import Section, TokenRecord
 from dsv4.server.models import check_model
@@ -156,7 +156,12 @@ class ChatRun:
 
 
 async def prepare_chat(
-    body: Mapping[str, Any], generator: TokenGenerator, tokenizer: Tokenizer, *, model_name: str
+    body: Mapping[str, Any],
+    generator: TokenGenerator,
+    tokenizer: Tokenizer,
+    defaults: SamplingDefaults,
+    *,
+    model_name: str,
 ) -> ChatRun:
     """Check a decoded request body and encode its prompt. Raises ApiError; does not modify `body`."""
     request = parse_chat(body)
@@ -165,7 +170,7 @@ async def prepare_chat(
     chat = chat_prompt(request, body, tokenizer.dialect)
     # a long conversation takes seconds to encode; other requests must not wait for it
     prompt = await asyncio.to_thread(chat.encode, tokenizer)
-    params = sampling(request, prompt, generator.context_length, chat.default_tokens, tokenizer.eos_id)
+    params = sampling(request, prompt, generator.context_length, chat.default_tokens, tokenizer.eos_id, defaults)
     answer = Answer(tokenizer, thinking=chat.thinking, stops=request.stop, tools=chat.tools)
     options = request.stream_options
     return ChatRun(

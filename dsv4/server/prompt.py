@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dsv4.encoding import Dialect, Tokenizer
-from dsv4.generation import SamplingParams
+from dsv4.generation import SamplingDefaults, SamplingParams
 from dsv4.server.errors import ApiError
 from dsv4.server.models import NOT_THINKING
 from dsv4.server.openai_request import ChatMessage, ChatRequest, sent_functions
@@ -104,7 +104,12 @@ def supported_efforts(dialect: Dialect) -> tuple[str, ...]:
 
 
 def sampling(
-    request: ChatRequest, prompt: Sequence[int], context_length: int, default_tokens: int, eos_id: int
+    request: ChatRequest,
+    prompt: Sequence[int],
+    context_length: int,
+    default_tokens: int,
+    eos_id: int,
+    defaults: SamplingDefaults,
 ) -> SamplingParams:
     """How to sample; the limit is cut to the room in the context. Raises ApiError 400 if there is none."""
     room = context_length - len(prompt)
@@ -122,8 +127,8 @@ def sampling(
         )
     return SamplingParams(
         max_tokens=min(wanted or default_tokens, room),
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
+        temperature=defaults.temperature if request.temperature is None else request.temperature,
+        top_p=defaults.top_p if request.top_p is None else request.top_p,
         seed=request.seed,
         stop_ids=(eos_id,),
         logprobs=bool(request.logprobs),
