@@ -75,7 +75,7 @@ def _make_room(model: nn.Module, state: dict[str, Tensor]) -> None:
         scale = state.get(f"{name}.scale")
         if scale is not None and isinstance(module, Linear):
             module.weight = nn.Parameter(state[f"{name}.weight"], requires_grad=False)
-            module.scale = nn.Parameter(scale, requires_grad=False)
+            module.register_parameter("scale", nn.Parameter(scale, requires_grad=False))
 
 
 def state_problems(wanted: list[Parameter], reader: CheckpointReader, *, skip_mtp: bool) -> list[str]:

@@ -19,6 +19,7 @@ PROGRAM = """
 import sys, types
 from pathlib import Path
 from dsv4.encoding import Tokenizer
+from dsv4.generation import SamplingDefaults
 from dsv4.testing.stub import StubGenerator
 
 class Service(StubGenerator):
@@ -29,7 +30,7 @@ def load(folder, mode):
     tokenizer = Tokenizer.load(folder)
     script = [*tokenizer.encode_text("why</think>because", trusted=True), tokenizer.eos_id]
     service = Service(script, delay=float(sys.argv[2]))
-    return types.SimpleNamespace(tokenizer=tokenizer, service=service, name="stub")
+    return types.SimpleNamespace(tokenizer=tokenizer, service=service, name="stub", defaults=SamplingDefaults())
 
 sys.modules["dsv4.cli.local"] = types.SimpleNamespace(load=load)
 from dsv4.cli.serve import serve
