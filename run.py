@@ -115,6 +115,7 @@ def install_torch(accept_large: bool) -> None:
         pip(["install", "--index-url", index, TORCH], "torch")
         return
     if platform.system() == "Linux" and platform.machine() == "x86_64" and not has_nvidia():
+        say("  torch: looking for a CPU build")
         report = subprocess.run(
             [
                 str(PYTHON),

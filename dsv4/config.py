@@ -6,6 +6,7 @@ default layer plan to fall back to (report 2.3, 4.2.1).
 """
 
 import json
+import math
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -221,6 +222,8 @@ def _number(name: str, value: Any, kind: type) -> int | float:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not whole):
         raise ValueError(f"{name} must be {'an integer' if kind is int else 'a number'}, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
     return kind(value)
 
 
@@ -237,11 +240,20 @@ def _common(raw: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(ratios, list) or not all(isinstance(r, int) and not isinstance(r, bool) for r in ratios):
         raise ValueError(f"compress_ratios must be a list of integers, one per layer, got {ratios!r}")
     values["compress_ratios"] = tuple(ratios)
-    expert_dtype = raw.get("expert_dtype")
-    if expert_dtype not in (None, "fp4", "fp8", "bf16"):
-        raise ValueError(f"expert_dtype must be one of fp4, fp8, bf16, got {expert_dtype!r}")
-    values["expert_dtype"] = None if expert_dtype == "bf16" else expert_dtype
+    values["expert_dtype"] = _expert_dtype(raw.get("expert_dtype"))
     return values
+
+
+def _expert_dtype(value: Any) -> str | None:
+    if value not in (None, "fp4", "fp8", "bf16"):
+        raise ValueError(f"expert_dtype must be one of fp4, fp8, bf16, got {value!r}")
+    return None if value == "bf16" else value
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object, got {value!r}")
+    return value
 
 
 def _yarn(raw: dict[str, Any]) -> Yarn | None:
@@ -273,16 +285,17 @@ _REQUIRED = tuple(f.name for f in fields(ModelConfig))[
 def _from_huggingface(raw: dict[str, Any]) -> ModelConfig:
     values = _common(raw)
     scaling = raw.get("rope_scaling")
-    values["yarn"] = _yarn(scaling) if scaling else None
+    values["yarn"] = _yarn(_object("rope_scaling", scaling)) if scaling else None
     quantization = raw.get("quantization_config")
     if quantization:
+        quantization = _object("quantization_config", quantization)
         for name in ("quant_method", "fmt", "weight_block_size"):
             if quantization.get(name) != _QUANTIZATION[name]:
                 raise ValueError(
                     f"quantization_config.{name} must be {_QUANTIZATION[name]!r}, got {quantization.get(name)!r}"
                 )
         values["quantized"] = True
-        values["expert_dtype"] = values["expert_dtype"] or quantization.get("expert_dtype")
+        values["expert_dtype"] = values["expert_dtype"] or _expert_dtype(quantization.get("expert_dtype"))
     if "dspark_block_size" in raw:
         values["draft_stages"] = len(values["compress_ratios"]) - int(values.get("num_hidden_layers", 0))
         values["num_nextn_predict_layers"] = 0
@@ -294,12 +307,13 @@ def _from_inference(raw: dict[str, Any]) -> ModelConfig:
     values = _common(renamed)
     values.setdefault("num_nextn_predict_layers", 1)
     values["quantized"] = raw.get("dtype") == "fp8"
-    original = int(raw.get("original_seq_len", 0))
-    values["yarn"] = (
-        Yarn(float(raw["rope_factor"]), original, float(raw["beta_fast"]), float(raw["beta_slow"]))
-        if original
-        else None
-    )
+    original = int(_number("original_seq_len", raw.get("original_seq_len", 0), int))
+    scaling = {"factor": "rope_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
+    missing = [name for name in scaling.values() if name not in raw]
+    if original and missing:
+        raise ValueError(f"{missing[0]} is missing")
+    numbers = {ours: _number(name, raw[name], float) for ours, name in scaling.items() if original}
+    values["yarn"] = _yarn({**numbers, "original_max_position_embeddings": original}) if original else None
     return _construct(values)
 
 

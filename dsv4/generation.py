@@ -40,6 +40,14 @@ class SamplingParams:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("max_tokens", "top_logprobs", "seed"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number, got {value!r}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if not 0.0 <= self.temperature <= 2.0:
@@ -90,6 +98,15 @@ class Completion:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
 
+    def add(self, event: TokenEvent) -> None:
+        """Take one more event; the token that ends an answer by `stop` is not part of it."""
+        if event.token is not None and event.finish is not FinishReason.STOP:
+            self.tokens.append(event.token)
+            if event.logprobs is not None:
+                self.logprobs.append(event.logprobs)
+        if event.finish is not None:
+            self.finish, self.error = event.finish, event.error
+
 
 @runtime_checkable
 class TokenGenerator(Protocol):
@@ -107,10 +124,5 @@ def collect(events: Iterator[TokenEvent]) -> Completion:
     """Gather a stream of events into one Completion."""
     completion = Completion()
     for event in events:
-        if event.token is not None and event.finish is not FinishReason.STOP:
-            completion.tokens.append(event.token)
-            if event.logprobs is not None:
-                completion.logprobs.append(event.logprobs)
-        if event.finish is not None:
-            completion.finish, completion.error = event.finish, event.error
+        completion.add(event)
     return completion

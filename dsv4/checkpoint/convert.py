@@ -189,8 +189,8 @@ def _claim(target: Path, fingerprint: dict[str, str], resume: bool) -> None:
             discard += target.glob("model-*-of-*.safetensors")
         for file in discard:
             file.unlink(missing_ok=True)
-    elif target.exists() and (not target.is_dir() or any(target.glob("*.safetensors*"))):
-        raise CheckpointError(f"{target}: already holds a checkpoint or is no folder; choose a new folder")
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target}: is not an empty folder; choose a new one")
     target.mkdir(parents=True, exist_ok=True)
     write_json(marker, fingerprint)
 

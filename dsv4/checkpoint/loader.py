@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dsv4.checkpoint.format import TensorSpec
+from dsv4.checkpoint.format import CheckpointError, TensorSpec
 from dsv4.checkpoint.names import (
     BASE,
     BF16,
@@ -49,7 +49,7 @@ def state_for(
         raise ValueError(f"mode must be fp32, bf16 or release, got {mode!r}")
     wanted = [p for p in parameters(config) if mtp or not p.name.startswith("mtp.")]
     raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or config.draft_stages > 0))
-    return _yield_state(wanted, reader, mode)
+    return _yield_state(wanted, reader, mode, config.n_routed_experts)
 
 
 def load_into(
@@ -125,16 +125,29 @@ def _spec_problem(parameter: Parameter, reader: CheckpointReader) -> str | None:
     return None
 
 
-def _yield_state(wanted: list[Parameter], reader: CheckpointReader, mode: Mode) -> Iterator[tuple[str, Tensor]]:
+def _yield_state(
+    wanted: list[Parameter], reader: CheckpointReader, mode: Mode, experts: int
+) -> Iterator[tuple[str, Tensor]]:
     for parameter in wanted:
         name = parameter.name
         if parameter.kind is Kind.TABLE:
-            yield name, reader.tensor(name)
+            yield name, _checked_table(name, reader, experts)
         elif mode == "release" and is_quantized(reader.spec(name)) and not name.endswith("attn.wo_a.weight"):
             yield name, reader.tensor(name)
             yield parameter.scale_name, reader.tensor(parameter.scale_name)
         else:
             yield name, reader.dequantized(name, _compute_dtype(parameter.kind, mode))
+
+
+def _checked_table(name: str, reader: CheckpointReader, experts: int) -> Tensor:
+    """A hash-routing table, whose entries index the experts."""
+    table = reader.tensor(name)
+    low, high = (int(bound) for bound in table.aminmax())
+    if low < 0 or high >= experts:
+        raise CheckpointError(
+            f"{reader.file_of(name)}: tensor {name!r} names experts {low} to {high}, there are 0 to {experts - 1}"
+        )
+    return table
 
 
 def _compute_dtype(kind: Kind, mode: Mode) -> torch.dtype:

@@ -35,6 +35,9 @@ def main() -> None:
         make_app()()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has enough
+        sys.stderr.close()
+        sys.exit(1)
     except (ValueError, OSError) as error:  # mistakes of the user or the machine: a sentence, not a traceback
         print(f"dsv4: {error}", file=sys.stderr)
         sys.exit(1)

@@ -41,13 +41,15 @@ def bench(
     from dsv4.cli.measure import Ours, Transformers, machine
 
     path = folder or default_model_folder()
+    if decode < 1:
+        raise ValueError(f"decode must be at least 1, got {decode}")
     for context in contexts:
         if context < 1:
             raise ValueError(f"contexts must be at least 1, got {context}")
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
-        ours = Ours(path, mode, max(contexts) + decode + 1)
-        engines: list[Any] = [ours, *([Transformers(path)] if peer else [])]
+        others: list[Any] = [Transformers(path)] if peer else []
+        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1), *others]
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:

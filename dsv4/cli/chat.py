@@ -99,15 +99,16 @@ def _turn(
 
     content, reasoning = "", ""
     try:
-        for delta in model.stream(messages, thinking=thinking, **options):
-            if isinstance(delta, ReasoningDelta):
-                reasoning += delta.text
-                console.print(delta.text, end="", style="dim", markup=False, soft_wrap=True)
-            elif isinstance(delta, ContentDelta):
-                if reasoning and not content:
-                    console.print()
-                content += delta.text
-                console.print(delta.text, end="", markup=False, soft_wrap=True)
+        with model.stream(messages, thinking=thinking, **options) as stream:
+            for delta in stream:
+                if isinstance(delta, ReasoningDelta):
+                    reasoning += delta.text
+                    console.print(delta.text, end="", style="dim", markup=False, soft_wrap=True)
+                elif isinstance(delta, ContentDelta):
+                    if reasoning and not content:
+                        console.print()
+                    content += delta.text
+                    console.print(delta.text, end="", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         console.print(" [stopped]", style="dim", markup=False, end="")
     except ValueError as error:

@@ -4,9 +4,12 @@ import json as json_format
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsv4.config import ModelConfig
+
+if TYPE_CHECKING:
+    from dsv4.checkpoint import Layout
 
 RELEASED = ("flash", "pro")
 
@@ -23,8 +26,8 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
     plot
         Also write an SVG with FLOPs and cache size against context length, as in the report's figure 1.
     """
-    name, config = find_config(model)
-    facts = describe(name, config)
+    name, config, folder = find_config(model)
+    facts = describe(name, config, folder)
     if plot is not None:
         from dsv4.cli.plot import efficiency_svg
 
@@ -36,10 +39,10 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
         _print(facts)
 
 
-def find_config(model: str) -> tuple[str, ModelConfig]:
-    """The name and config behind `flash`, `pro`, `nano` or a folder."""
+def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
+    """The name and config behind `flash`, `pro`, `nano` or a folder, and the folder where there is one."""
     if model in RELEASED:
-        return model, ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{model}.json")
+        return model, ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{model}.json"), None
     folder = Path(model)
     if model == "nano" and not folder.exists():
         from dsv4.cli.folders import default_model_folder
@@ -47,16 +50,17 @@ def find_config(model: str) -> tuple[str, ModelConfig]:
         folder = default_model_folder()
     if not folder.exists():
         raise FileNotFoundError(f"{model}: not flash, pro or nano, and no such folder")
-    return folder.resolve().name, ModelConfig.from_file(folder)
+    return folder.resolve().name, ModelConfig.from_file(folder), folder if folder.is_dir() else folder.parent
 
 
-def describe(name: str, config: ModelConfig) -> dict[str, Any]:
+def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict[str, Any]:
     """Everything `inspect` shows, as plain data."""
-    from dsv4.checkpoint import BF16, RELEASE, expected_tensors
+    from dsv4.cache import CacheSpec
+    from dsv4.checkpoint import expected_tensors
     from dsv4.model import accounting as a
 
     parameters = a.parameters(config)
-    layout = RELEASE if config.quantized else BF16
+    layout = _layout(config, folder)
     tensors = expected_tensors(config, layout)
     contexts = []
     for n in a.CONTEXTS:
@@ -87,8 +91,23 @@ def describe(name: str, config: ModelConfig) -> dict[str, Any]:
         "kv_bytes_per_token": a.kv_bytes_per_token(config),
         "v32_kv_bytes_per_token": a.V32.kv_bytes_per_token(),
         "window_bytes_per_sequence": a.window_bytes(config),
+        "engine_bytes_per_token": {
+            mode: CacheSpec(config, size).page_bytes() / CacheSpec(config, size).page_tokens
+            for mode, size in (("bf16", 2), ("fp32", 4))
+        },
         "contexts": contexts,
     }
+
+
+def _layout(config: ModelConfig, folder: Path | None) -> "Layout":
+    """What the folder's files hold, or without files what the config says."""
+    from dsv4.checkpoint import BF16, RELEASE, RELEASE_FP8, CheckpointReader, detect_layout
+
+    if folder is not None and any(folder.glob("*.safetensors")):
+        return detect_layout(CheckpointReader(folder), config)
+    if not config.quantized:
+        return BF16
+    return RELEASE_FP8 if config.expert_dtype == "fp8" else RELEASE
 
 
 def plan_text(layers: list[dict[str, Any]]) -> str:
@@ -146,6 +165,8 @@ def _print(facts: dict[str, Any]) -> None:
         f"(V3.2: {facts['v32_kv_bytes_per_token']:,} B per token)",
         soft_wrap=True,
     )
+    stored = ", ".join(f"{mode} {size:,.2f}" for mode, size in facts["engine_bytes_per_token"].items())
+    console.print(f"            as this engine keeps it, B per token: {stored}")
     table = Table("context", "cache", "V3.2", "smaller", "FLOPs/token", "V3.2", "share")
     for column in table.columns:
         column.justify = "right"

@@ -4,25 +4,26 @@ T tokens, V vocabulary.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from dsv4.answer import Answer as AnswerInProgress
+from dsv4.answer import StopStrings
 from dsv4.checkpoint import CheckpointReader, load_into
 from dsv4.cli.folders import default_model_folder
 from dsv4.config import ModelConfig
 from dsv4.encoding import Delta, Tokenizer
 from dsv4.engine import Engine, EngineService
+from dsv4.engine.engine import check_tokens
 from dsv4.generation import Completion, FinishReason, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
-from dsv4.server.answer import Answer as AnswerInProgress
-from dsv4.server.stopping import StopStrings
 
 Mode = Literal["fp32", "bf16", "release"]
 DEFAULT_CONTEXT = 131_072
@@ -62,7 +63,7 @@ def load(
         model = Transformer(config, MODES[mode])
     load_into(model, config, CheckpointReader(path), mode)
     model.requires_grad_(False).eval()
-    context = context_length or min(DEFAULT_CONTEXT, config.max_position_embeddings)
+    context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
     engine = Engine(model, context_length=context, sequences=sequences)
     tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
     return LocalModel(path.resolve().name, model, engine, tokenizer, generation_defaults(path))
@@ -127,7 +128,7 @@ class LocalModel:
         """Like `chat`, but an iterator of typed deltas (dsv4.encoding: ReasoningDelta, ContentDelta, ...).
 
         options: max_tokens (1024), temperature and top_p (the folder's), seed, stop (one or more strings, looked
-        for in the content), logprobs, top_logprobs. Closing the iterator stops the work.
+        for in the content), logprobs, top_logprobs. Leaving a `with` block or calling `close()` stops the work.
         """
         stop = _strings(options.pop("stop", ()))
         return AnswerStream(self, self.encode_chat(messages, thinking), thinking, self._params(options), stop)
@@ -150,6 +151,10 @@ class LocalModel:
                 return
         yield matcher.feed(decoder.finish()) + matcher.finish()
 
+    def _tokens(self, token_ids: Sequence[int]) -> Tensor:
+        check_tokens(token_ids, self.config.vocab_size)
+        return torch.tensor(list(token_ids))
+
     def _params(self, options: dict[str, Any]) -> SamplingParams:
         """SamplingParams from keyword options; None means the default. Raises ValueError naming an unknown one."""
         known = SamplingParams.__dataclass_fields__
@@ -161,6 +166,9 @@ class LocalModel:
         return SamplingParams(**values)
 
     def encode_chat(self, messages: Messages, thinking: bool) -> list[int]:
+        """The prompt of a conversation, untrusted text kept from becoming control tokens."""
+        if not messages:
+            raise ValueError("messages: at least one is needed")
         return self.tokenizer.encode_messages(list(messages), "thinking" if thinking else "chat")
 
     def events(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[TokenEvent]:
@@ -172,7 +180,7 @@ class LocalModel:
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Next-token logits of every position, [T, V] fp32, in one forward pass without a cache."""
-        tokens_T = torch.tensor(list(token_ids))
+        tokens_T = self._tokens(token_ids)
         return self.model.logits(self.model.hidden(tokens_T, self.model.pack([len(tokens_T)])))
 
     @torch.inference_mode()
@@ -180,7 +188,7 @@ class LocalModel:
         """Logits of the token after next, from positions 0..T-2 and the token that follows each: [T - 1, V] fp32."""
         if not self.config.num_nextn_predict_layers:
             raise ValueError(f"model {self.name} has no prediction block (num_nextn_predict_layers is 0)")
-        tokens_T = torch.tensor(list(token_ids))
+        tokens_T = self._tokens(token_ids)
         if len(tokens_T) < 2:
             raise ValueError(f"mtp_logits needs at least 2 tokens, got {len(tokens_T)}")
         x_TSD = self.model.hidden(tokens_T, self.model.pack([len(tokens_T)]))
@@ -207,6 +215,16 @@ class AnswerStream:
     def __iter__(self) -> Iterator[Delta]:
         return self._deltas
 
+    def close(self) -> None:
+        """Stop the work now. `finish` is then `abort`, unless the answer had ended."""
+        self._deltas.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     @property
     def finish(self) -> FinishReason:
         return self._completion.finish
@@ -223,12 +241,9 @@ class AnswerStream:
             self._completion,
         )
 
-    def _run(self, events: Iterator[TokenEvent]) -> Iterator[Delta]:
+    def _run(self, events: Iterator[TokenEvent]) -> Generator[Delta, None, None]:
         for event in events:
-            if event.token is not None and event.finish is not FinishReason.STOP:
-                self._completion.tokens.append(event.token)
-            if event.logprobs is not None:
-                self._completion.logprobs.append(event.logprobs)
+            self._completion.add(event)
             yield from self._progress.step(event).deltas
             if self._progress.finish is not None:
                 self._completion.finish = self._progress.finish

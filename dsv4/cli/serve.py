@@ -1,7 +1,6 @@
 """`dsv4 serve`: the model behind an HTTP interface that clients of the official service understand."""
 
 import errno
-import ipaddress
 import signal
 import socket
 import sys
@@ -67,11 +66,9 @@ def serve(
 
 def open_listener(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ValueError for an address others can reach, OSError for a busy port."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    from dsv4.server.safety import is_loopback
+
+    if not is_loopback(host):
         raise ValueError(
             f"host must be an address of this machine only (127.0.0.1, ::1, localhost), got {host!r}: "
             "the server has no keys yet, so anyone on the network could use it"

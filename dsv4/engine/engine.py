@@ -3,6 +3,7 @@
 T tokens of a step, S streams, D hidden size, V vocabulary, B sequences.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -18,12 +19,21 @@ from dsv4.model.transformer import Transformer
 Emitted = tuple[Request, TokenEvent]
 
 
+def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
+    """Raises ValueError for an empty prompt or a token id outside the vocabulary."""
+    if not tokens:
+        raise ValueError("the prompt is empty")
+    bad = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if bad is not None:
+        raise ValueError(f"prompt token ids must be in [0, {vocabulary}), got {bad}")
+
+
 class Engine:
     """Continuous batching over a paged cache.
 
     context_length: largest prompt plus completion. cache_tokens: source tokens of all running sequences together
-    (default: one full context). sequences: how many run at once. step_tokens: token budget of one step; longer
-    prompts are prefilled in chunks between the others' tokens.
+    (default: a full context each; memory is committed only as it is written). sequences: how many run at once.
+    step_tokens: token budget of one step; longer prompts are prefilled in chunks between the others' tokens.
     """
 
     def __init__(
@@ -39,16 +49,20 @@ class Engine:
             raise ValueError(
                 f"context_length must be in [1, {model.config.max_position_embeddings}], got {context_length}"
             )
+        for name, value in (("sequences", sequences), ("step_tokens", step_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.model, self.context_length, self.step_tokens = model, context_length, step_tokens
         self.eos = model.config.eos_token_id
         self.store = CacheStore(
             model.config,
             model.numerics.activations,
-            tokens=max(cache_tokens or context_length, context_length),
+            tokens=max(cache_tokens or sequences * context_length, context_length),
             sequences=sequences,
         )
         self._waiting: list[Request] = []
         self._running: list[Request] = []
+        self._inboxes: dict[Request, deque[TokenEvent]] = {}
         self._next = 0
 
     @property
@@ -58,12 +72,7 @@ class Engine:
     def submit(self, prompt: Sequence[int], params: SamplingParams) -> Request:
         """Queue a request. Raises ValueError for an empty prompt, an id outside the vocabulary, or a prompt that
         leaves no room in the context; `max_tokens` is cut to what fits."""
-        if not prompt:
-            raise ValueError("the prompt is empty")
-        vocabulary = self.model.config.vocab_size
-        bad = next((token for token in prompt if not 0 <= token < vocabulary), None)
-        if bad is not None:
-            raise ValueError(f"prompt token ids must be in [0, {vocabulary}), got {bad}")
+        check_tokens(prompt, self.model.config.vocab_size)
         room = self.context_length - len(prompt)
         if room < 1:
             raise ValueError(f"the prompt has {len(prompt)} tokens, the context holds {self.context_length}")
@@ -91,12 +100,21 @@ class Engine:
         return [self._emit(part.request, logits_BV[i]) for i, part in enumerate(finished)]
 
     def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[TokenEvent]:
-        """Run one request to its end, alone in this thread. Closing the iterator cancels it."""
+        """Run one request to its end in this thread; several iterators may be open at once. Closing one cancels it."""
         request = self.submit(prompt, params)
+        inbox = self._inboxes[request] = deque()
         try:
-            while request.state is not State.ENDED:
-                yield from (event for owner, event in self.step() if owner is request)
+            while True:
+                while not inbox:
+                    for owner, event in self.step():
+                        if owner in self._inboxes:
+                            self._inboxes[owner].append(event)
+                event = inbox.popleft()
+                yield event
+                if event.finish is not None:
+                    return
         finally:
+            del self._inboxes[request]
             self.cancel(request)
 
     def _admit(self) -> None:

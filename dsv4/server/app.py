@@ -22,6 +22,7 @@ from dsv4.server.errors import ApiError, from_problem
 from dsv4.server.models import check_model, model_entry
 from dsv4.server.openai import ChatRun, prepare_chat
 from dsv4.server.prompt import supported_efforts
+from dsv4.server.safety import read_body, refusal
 from dsv4.server.sse import ClientGone, EventStream, event, race_disconnect, to_json
 
 PREFIXES = ("", "/v1")
@@ -79,8 +80,8 @@ def json_response(value: object, status: int = 200) -> Response:
 
 
 async def read_json(request: Request) -> Any:
-    """The decoded body, whatever content type the client claims. Raises ApiError 400."""
-    body = await request.body()
+    """The decoded body, whatever content type the client claims. Raises ApiError 400 or 413."""
+    body = await read_body(request)
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
@@ -103,7 +104,7 @@ async def guarded(chat: ChatRun) -> AsyncGenerator[bytes, None]:
 
 
 class Border:
-    """Outermost: one log line per request, and a JSON error for whatever nobody else caught."""
+    """Outermost: who may ask, one log line per request, and a JSON error for whatever nobody else caught."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -123,7 +124,11 @@ class Border:
 
         outcome: dict[str, Any] = {}
         try:
-            await self._app(scope, receive, watched)
+            refused = refusal(scope)
+            if refused is not None:
+                await json_response(refused.body(), refused.status)(scope, receive, watched)
+            else:
+                await self._app(scope, receive, watched)
         except ClientGone:
             outcome["disconnected"] = True
             status = status or CLIENT_CLOSED

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from dsv4.answer import Answer, Section, TokenRecord
 from dsv4.encoding import (
     ContentDelta,
     Delta,
@@ -17,8 +18,7 @@ from dsv4.encoding import (
     ToolCallStart,
 )
 from dsv4.generation import SamplingDefaults, SamplingParams, TokenGenerator
-from dsv4.server.answer import Answer, run
-from dsv4.server.logprobs import Section, TokenRecord
+from dsv4.server.answer import run
 from dsv4.server.models import check_model
 from dsv4.server.openai_request import parse_chat
 from dsv4.server.prompt import ChatPrompt, chat_prompt, sampling

@@ -16,7 +16,8 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "observe": set(),
     "evals": {"generation", "encoding", "observe"},
-    "server": {"generation", "encoding", "observe"},
+    "answer": {"generation", "encoding"},
+    "server": {"answer", "generation", "encoding", "observe"},
     "model": {"config", "kernels"},
     "cache": {"config", "kernels", "model", "observe"},
     "checkpoint": {"config", "kernels", "model", "observe"},
@@ -50,6 +51,7 @@ def imports_of(file: Path) -> set[str]:
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: no relative imports"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dsv4":
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}

@@ -207,10 +207,10 @@ def test_targets_that_are_not_ours(save, tmp_path: Path) -> None:
     src = save("release")
     with pytest.raises(ValueError, match="another folder"):
         convert(src, src)
-    with pytest.raises(CheckpointError, match="already holds a checkpoint"):
+    with pytest.raises(CheckpointError, match="is not an empty folder"):
         convert(src, save("bf16", "other"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="is no folder"):
+    with pytest.raises(CheckpointError, match="is not an empty folder"):
         convert(src, tmp_path / "file")
     (src / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):

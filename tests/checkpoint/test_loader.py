@@ -204,3 +204,15 @@ def test_reference_checkpoint_loads(shared_data: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match="no safetensors files"):
         CheckpointReader(tmp_path)
+
+
+def test_a_table_that_names_no_expert_is_refused(save) -> None:
+    folder = save("bf16")
+    config = ModelConfig.from_file(folder)
+    name = "layers.0.ffn.gate.tid2eid"
+    file = CheckpointReader(folder).file_of(name)
+    tensors = load_file(file)
+    tensors[name] = torch.full_like(tensors[name], config.n_routed_experts)
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=rf"{name}.* names experts {config.n_routed_experts}"):
+        dict(state_for(config, CheckpointReader(folder), "fp32"))

@@ -71,7 +71,9 @@ class Server:
         async def run() -> Any:
             async with (
                 self._http() as http,
-                openai.AsyncOpenAI(base_url="http://test/v1", api_key="any", http_client=http, max_retries=0) as client,
+                openai.AsyncOpenAI(
+                    base_url="http://localhost/v1", api_key="any", http_client=http, max_retries=0
+                ) as client,
             ):
                 return await use(client)
 
@@ -80,7 +82,7 @@ class Server:
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
 
 

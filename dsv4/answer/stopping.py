@@ -18,6 +18,8 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
+        if "" in self._stops:
+            raise ValueError("stop: a stop string must not be empty")
         self._held = ""
         self.found = False
 

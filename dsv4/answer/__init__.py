@@ -1,0 +1,10 @@
+"""From tokens to an answer: stop strings, reasoning apart from content, counts, log-probabilities.
+
+What the server and `dsv4.load` share. Knows no HTTP and loads no torch.
+"""
+
+from dsv4.answer.logprobs import LogprobTrack, Section, TokenRecord
+from dsv4.answer.progress import Answer, Piece
+from dsv4.answer.stopping import StopStrings
+
+__all__ = ["Answer", "LogprobTrack", "Piece", "Section", "StopStrings", "TokenRecord"]

@@ -1,0 +1,125 @@
+"""Tokens to an answer, one step at a time.
+
+A step takes one `TokenEvent` and gives the deltas it settles. Stop strings are looked for in the content
+only: one such as an empty line would otherwise end the reasoning before there is any answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dsv4.answer.logprobs import LogprobTrack, Section, TokenRecord
+from dsv4.answer.stopping import StopStrings
+from dsv4.encoding import (
+    ContentDelta,
+    Delta,
+    ParsedCompletion,
+    ReasoningDelta,
+    StreamParser,
+    Tokenizer,
+)
+from dsv4.generation import FinishReason, TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one token settled: deltas in order, and the log-probabilities of the tokens behind their text."""
+
+    deltas: list[Delta] = field(default_factory=list)
+    logprobs: list[TokenRecord] = field(default_factory=list)
+
+
+class Answer:
+    """One answer in the making.
+
+    thinking: the prompt ended in an open think block.
+    tools: whether calls may be reported; without, the text of a call is dropped.
+
+    `parsed` holds all deltas so far, `completion_tokens` counts every sampled token with the end token,
+    `reasoning_tokens` those of the reasoning without the closing mark.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, thinking: bool, stops: Sequence[str] = (), tools: bool = False) -> None:
+        self.parsed = ParsedCompletion()
+        self.completion_tokens = 0
+        self.reasoning_tokens = 0
+        self.finish: FinishReason | None = None
+        self._decoder = tokenizer.decode_stream()
+        self._parser = StreamParser("thinking" if thinking else "chat", tokenizer.dialect)
+        self._matcher = StopStrings(stops)
+        self._track = LogprobTrack(tokenizer)
+        self._tools = tools
+        self._reasoning = thinking
+        self._think_ends = {tokenizer.token_id(tokenizer.dialect.think_close), tokenizer.eos_id}
+
+    @property
+    def over(self) -> bool:
+        """Nothing more can come of this answer."""
+        return self.finish is not None
+
+    @property
+    def finish_reason(self) -> str:
+        """As the official service names it. Calls that were cut off are no reason to run tools."""
+        calls = self.parsed.tool_calls
+        match self.finish:
+            case FinishReason.STOP if calls and all(call.complete for call in calls):
+                return "tool_calls"
+            case FinishReason.STOP:
+                return "stop"
+            case FinishReason.LENGTH:
+                return "length"
+            case _:
+                return "aborted"
+
+    def step(self, event: TokenEvent) -> Piece:
+        """Take one event. Raises ValueError for a token id that the tokenizer does not know."""
+        raw: list[Delta] = []
+        ended = self._parser.ended
+        if event.token is not None:
+            self._track.sampled(event.token, event.logprobs)
+            raw += self._parser.feed(self._decoder.step(event.token))
+            self._count(event.token, raw)
+        self.finish = event.finish
+        if self.over:
+            raw += [*self._parser.feed(self._decoder.finish()), *self._parser.finish()]
+        piece = self._settle(raw)
+        if self._matcher.found or self._parser.malformed or ended:
+            # what follows could never be shown; after a closed block of calls one end token is waited for
+            self.finish = FinishReason.STOP
+        if self.finish is FinishReason.LENGTH and self._parser.ended:
+            # the last token allowed closed the block of calls: nothing was cut off
+            self.finish = FinishReason.STOP
+        for delta in piece.deltas:
+            self.parsed.add(delta)
+        return piece
+
+    def _count(self, token: int, raw: Sequence[Delta]) -> None:
+        self.completion_tokens += 1
+        if token in self._think_ends or not all(isinstance(delta, ReasoningDelta) for delta in raw):
+            self._reasoning = False
+        self.reasoning_tokens += self._reasoning
+
+    def _settle(self, raw: Sequence[Delta]) -> Piece:
+        piece = Piece()
+        for delta in raw:
+            match delta:
+                case ReasoningDelta():
+                    piece.logprobs.extend(self._track.parsed(Section.REASONING))
+                    piece.deltas.append(delta)
+                case ContentDelta(text):
+                    self._track.parsed(Section.CONTENT)
+                    self._give(self._matcher.feed(text), piece)
+                case _:
+                    self._track.parsed(None)
+                    self._give(self._matcher.finish(), piece)
+                    if self._tools:
+                        piece.deltas.append(delta)
+            if self._matcher.found:
+                return piece
+        if self.over:
+            self._give(self._matcher.finish(), piece)
+        return piece
+
+    def _give(self, text: str, piece: Piece) -> None:
+        if text:
+            piece.deltas.append(ContentDelta(text))
+            piece.logprobs.extend(self._track.given(text))

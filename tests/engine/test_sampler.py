@@ -1,0 +1,99 @@
+"""Choosing a token: greedy, nucleus, the distribution, seeds, log-probabilities."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsv4.engine.sampler import logprobs_of, sample
+from dsv4.generation import SamplingParams
+
+PROBABILITIES = [0.5, 0.3, 0.15, 0.05]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draws(logits_V: Tensor, params: SamplingParams, count: int, seed: int = 0) -> list[int]:
+    own = generator(seed)
+    return [sample(logits_V, params, own) for _ in range(count)]
+
+
+@pytest.mark.parametrize("size", [2, 97, 5000])
+def test_temperature_0_takes_the_largest_and_the_lowest_id_on_ties(size: int) -> None:
+    logits = torch.randn(size).clamp(max=1.0)
+    greedy = SamplingParams(temperature=0)
+    best = [size // 3, size - 1]
+    logits[best] = 9.0
+    assert sample(logits, greedy, generator()) == best[0]
+    logits[best[0]] = 0.0
+    assert sample(logits, greedy, generator()) == best[1]
+
+
+def test_greedy_draws_no_random_numbers() -> None:
+    own = generator()
+    before = own.get_state()
+    sample(torch.randn(9), SamplingParams(temperature=0), own)
+    assert torch.equal(own.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(1e-9, {0}), (0.3, {0}), (0.5, {0}), (0.51, {0, 1}), (0.79, {0, 1}), (0.9, {0, 1, 2}), (0.96, {0, 1, 2, 3})],
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[int]) -> None:
+    order = [2, 0, 3, 1]  # the best tokens are not the lowest ids
+    logits = torch.empty(4)
+    logits[order] = torch.tensor(PROBABILITIES, dtype=torch.float64).log().float()
+    got = set(draws(logits, SamplingParams(top_p=top_p), 300))
+    assert got == {order[rank] for rank in kept}
+
+
+def test_top_p_on_ties_keeps_the_lower_ids() -> None:
+    assert set(draws(torch.zeros(8), SamplingParams(top_p=0.5), 300)) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.9)])
+def test_frequencies_follow_the_probabilities(temperature: float, top_p: float) -> None:
+    logits, count = torch.tensor(PROBABILITIES).log(), 3000
+    expected = (logits / temperature).softmax(0)
+    if top_p < 1:
+        expected = torch.tensor([*PROBABILITIES[:3], 0.0]) / sum(PROBABILITIES[:3])
+    params = SamplingParams(temperature=temperature, top_p=top_p)
+    seen = torch.bincount(torch.tensor(draws(logits, params, count)), minlength=4)
+    possible = expected > 0
+    assert not seen[~possible].any()
+    wanted = count * expected[possible]
+    # the chi-square statistic of 3 degrees of freedom passes 25 once in 65,000
+    assert float(((seen[possible] - wanted).square() / wanted).sum()) < 25
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    logits = torch.randn(50)
+    assert set(draws(logits, SamplingParams(temperature=1e-7), 20)) == {int(logits.argmax())}
+
+
+def test_the_seed_decides_the_draws() -> None:
+    logits, params = torch.randn(50), SamplingParams()
+    assert draws(logits, params, 20, seed=4) == draws(logits, params, 20, seed=4)
+    assert draws(logits, params, 20, seed=4) != draws(logits, params, 20, seed=5)
+
+
+def test_logits_are_not_modified() -> None:
+    logits = torch.randn(50)
+    before = logits.clone()
+    draws(logits, SamplingParams(top_p=0.5, temperature=0.7), 3)
+    logprobs_of(logits, 3, 5)
+    assert torch.equal(logits, before)
+
+
+def test_logprobs_are_a_distribution_at_temperature_1_best_first() -> None:
+    logits = torch.randn(12) * 3
+    scores = logprobs_of(logits, 7, 12)
+    assert scores.chosen == pytest.approx(float(logits[7] - logits.logsumexp(0)), abs=1e-6)
+    values = [value for _, value in scores.top]
+    assert sum(2.718281828459045**value for value in values) == pytest.approx(1.0, abs=1e-5)
+    assert values == sorted(values, reverse=True)
+    assert dict(scores.top)[7] == pytest.approx(scores.chosen)
+    assert [token for token, _ in logprobs_of(logits, 7, 3).top] == logits.topk(3).indices.tolist()
+    assert logprobs_of(logits, 7, 0).top == ()

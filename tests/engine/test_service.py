@@ -1,0 +1,239 @@
+"""The service: streams for many callers, one engine thread that nothing takes down."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from dsv4.engine import Engine, EngineService
+from dsv4.generation import FinishReason, SamplingParams, TokenEvent, TokenGenerator, collect
+from dsv4.testing.tiny import tiny_config, tiny_model
+
+PATIENCE = 60.0  # a deadlock fails instead of hanging; nothing is decided by time
+LONG = SamplingParams(max_tokens=400, temperature=0)
+SHORT = SamplingParams(max_tokens=5, temperature=0)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    small = tiny_config(num_hidden_layers=2, compress_ratios=(4, 128, 0), n_routed_experts=2)
+    engine = Engine(tiny_model(small), context_length=512, cache_tokens=1024, sequences=4, step_tokens=64)
+    engine.eos = -1
+    return engine
+
+
+@pytest.fixture
+def service(engine: Engine) -> Iterator[EngineService]:
+    """Whatever happens in a test, afterwards the thread has ended and every place is free."""
+    service = EngineService(engine)
+    yield service
+    service.close()
+    assert not service._thread.is_alive()
+    assert not engine.busy
+    assert engine.store.check_integrity()
+
+
+def run(work: Awaitable[Any]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(work, PATIENCE)
+
+    return asyncio.run(bounded())
+
+
+async def gather(service: EngineService, prompt: list[int], params: SamplingParams) -> list[TokenEvent]:
+    return [event async for event in service.stream(prompt, params)]
+
+
+def expected(engine: Engine, prompt: list[int], params: SamplingParams) -> list[int]:
+    with torch.inference_mode():
+        other = Engine(engine.model, context_length=512)
+        other.eos = -1
+        return collect(other.generate(prompt, params)).tokens
+
+
+def test_is_a_token_generator(service: EngineService) -> None:
+    assert isinstance(service, TokenGenerator)
+    assert service.context_length == 512
+
+
+def test_a_stream_is_one_event_per_token_and_ends_with_its_reason(service: EngineService, engine: Engine) -> None:
+    events = run(gather(service, [3, 4], SHORT))
+    assert [event.finish for event in events] == [None] * 4 + [FinishReason.LENGTH]
+    assert [event.token for event in events] == expected(engine, [3, 4], SHORT)
+
+
+def test_concurrent_streams_say_what_each_says_alone(service: EngineService, engine: Engine) -> None:
+    jobs = [([i + 3] * (1 + 20 * i), SamplingParams(max_tokens=5, seed=i)) for i in range(7)]
+
+    async def all_of_them() -> list[list[TokenEvent]]:
+        return await asyncio.gather(*(gather(service, *job) for job in jobs))
+
+    for events, job in zip(run(all_of_them()), jobs, strict=True):
+        assert collect(iter(events)).tokens == expected(engine, *job)
+
+
+def test_several_event_loops_use_one_service(service: EngineService, engine: Engine) -> None:
+    results: dict[int, list[TokenEvent]] = {}
+
+    def caller(i: int) -> None:
+        results[i] = run(gather(service, [i, i + 1], SHORT))
+
+    threads = [threading.Thread(target=caller, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for i in range(3):
+        assert collect(iter(results[i])).tokens == expected(engine, [i, i + 1], SHORT)
+
+
+@pytest.mark.parametrize("prompt", [[], [97], [1] * 512])
+def test_a_refused_prompt_is_a_value_error(service: EngineService, prompt: list[int]) -> None:
+    with pytest.raises(ValueError, match="prompt"):
+        run(gather(service, prompt, SHORT))
+    assert len(run(gather(service, [3], SHORT))) == 5
+
+
+def test_a_prompt_of_the_wrong_type_does_not_end_the_engine(service: EngineService) -> None:
+    with pytest.raises(TypeError):
+        run(gather(service, ["a"], SHORT))  # type: ignore[list-item]
+    assert len(run(gather(service, [3], SHORT))) == 5
+
+
+async def first_event(stream: AsyncIterator[TokenEvent]) -> TokenEvent:
+    return await anext(stream)
+
+
+def test_closing_a_stream_cancels_its_request(service: EngineService, engine: Engine) -> None:
+    async def work() -> None:
+        stream = service.stream([3], LONG)
+        await first_event(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        # commands run in order: by the end of another request the cancelled one is gone
+        await gather(service, [4], SHORT)
+        assert engine.store.check_integrity()
+        assert not engine.busy
+
+    run(work())
+
+
+@pytest.mark.parametrize("wait", [0, 1], ids=["before admission", "while running"])
+def test_a_cancelled_caller_cancels_its_request(service: EngineService, engine: Engine, wait: int) -> None:
+    async def work() -> None:
+        task = asyncio.create_task(gather(service, [3], LONG))
+        await asyncio.sleep(0)
+        if wait:
+            await gather(service, [5], SHORT)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await gather(service, [4], SHORT)
+        assert not engine.busy
+
+    run(work())
+
+
+def test_a_caller_whose_loop_is_gone_is_cancelled_and_the_engine_goes_on(
+    service: EngineService, engine: Engine
+) -> None:
+    loop, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    stream, unread = service.stream([3], LONG), service.stream([4], LONG)
+    loop.run_until_complete(asyncio.wait_for(first_event(stream), PATIENCE))
+    other.run_until_complete(asyncio.wait_for(first_event(unread), PATIENCE))
+    loop.close()
+    assert len(run(gather(service, [5], SHORT))) == 5
+    other.run_until_complete(unread.aclose())  # type: ignore[attr-defined]
+    other.close()
+    assert len(run(gather(service, [6], SHORT))) == 5
+    assert not engine.busy
+    del stream
+
+
+def test_a_refusal_to_a_loop_that_is_gone_is_dropped(
+    service: EngineService, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, entered, closed = asyncio.new_event_loop(), threading.Event(), threading.Event()
+    real = engine.submit
+
+    def slow(prompt: list[int], params: SamplingParams) -> object:
+        entered.set()
+        assert closed.wait(PATIENCE)
+        return real(prompt, params)
+
+    monkeypatch.setattr(engine, "submit", slow)
+    stream = service.stream([], SHORT)
+
+    async def ask() -> None:
+        task = asyncio.ensure_future(first_event(stream))
+        await asyncio.to_thread(entered.wait, PATIENCE)
+        task.cancel()
+
+    loop.run_until_complete(ask())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    closed.set()
+    assert len(run(gather(service, [3], SHORT))) == 5
+
+
+def fail_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, when: Callable[[], bool]) -> None:
+    real, failed = engine._forward, []
+
+    def forward(parts: list) -> torch.Tensor:
+        if when() and not failed:
+            failed.append(True)
+            raise RuntimeError("out of something")
+        return real(parts)
+
+    monkeypatch.setattr(engine, "_forward", forward)
+
+
+def test_a_failed_step_ends_its_requests_with_an_error_and_the_service_goes_on(
+    service: EngineService, engine: Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fail_once(engine, monkeypatch, lambda: len(engine._running) == 2)
+
+    async def work() -> None:
+        both = await asyncio.gather(gather(service, [3], LONG), gather(service, [4], LONG))
+        for events in both:
+            assert events[-1].token is None
+            assert events[-1].finish is FinishReason.ERROR
+            assert events[-1].error == "the engine failed on this step"
+        assert len(await gather(service, [5], SHORT)) == 5
+        assert not engine.busy
+
+    run(work())
+    assert "out of something" in "".join(capfd.readouterr())
+
+
+def test_close_ends_every_stream_with_abort(engine: Engine) -> None:
+    service = EngineService(engine)
+
+    async def work() -> None:
+        streams = [service.stream([i], LONG) for i in range(6)]  # some of them wait for a place
+        readers = [asyncio.create_task(_all(stream)) for stream in streams]
+        while len(engine._running) + len(engine._waiting) < 6:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(service.close)
+        for events in await asyncio.gather(*readers):
+            assert events[-1] == TokenEvent(None, FinishReason.ABORT)
+            assert [event.finish for event in events[:-1]] == [None] * (len(events) - 1)
+        with pytest.raises(RuntimeError, match="the engine is closed"):
+            await gather(service, [3], SHORT)
+
+    run(work())
+    assert engine.store.check_integrity()
+
+
+async def _all(stream: AsyncIterator[TokenEvent]) -> list[TokenEvent]:
+    return [event async for event in stream]
+
+
+def test_close_twice_is_close_once(engine: Engine) -> None:
+    service = EngineService(engine)
+    service.close()
+    service.close()
+    assert not service._thread.is_alive()
