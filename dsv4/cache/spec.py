@@ -7,6 +7,7 @@ what one sequence keeps whatever its length: the window and the tokens the compr
 from dataclasses import dataclass
 
 from dsv4.config import CSA_RATIO, AttentionKind, LayerSpec, ModelConfig
+from dsv4.model.accounting import entry_bytes, index_bytes
 
 PAGE_TOKENS = 256
 
@@ -39,7 +40,7 @@ class CacheSpec:
 
     def slot_bytes(self) -> int:
         """One sequence's window rows and compressor tails, all layers."""
-        window = self.config.sliding_window * self.config.head_dim * self.itemsize
+        window = self.config.sliding_window * entry_bytes(self.config, self.itemsize)
         return sum(window + self._tail_bytes(spec) for spec in self.layers)
 
     def pages_for(self, tokens: int) -> int:
@@ -50,8 +51,8 @@ class CacheSpec:
         return pages * self.page_bytes() + slots * self.slot_bytes()
 
     def _entry_bytes(self, spec: LayerSpec) -> int:
-        index = self.config.index_head_dim if spec.kind is AttentionKind.CSA else 0
-        return (self.config.head_dim + index) * self.itemsize
+        index = index_bytes(self.config, self.itemsize) if spec.kind is AttentionKind.CSA else 0
+        return entry_bytes(self.config, self.itemsize) + index
 
     def _tail_bytes(self, spec: LayerSpec) -> int:
         if not spec.ratio:

@@ -55,7 +55,6 @@ def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
 
 def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict[str, Any]:
     """Everything `inspect` shows, as plain data."""
-    from dsv4.cache import CacheSpec
     from dsv4.checkpoint import expected_tensors
     from dsv4.model import accounting as a
 
@@ -92,8 +91,7 @@ def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict
         "v32_kv_bytes_per_token": a.V32.kv_bytes_per_token(),
         "window_bytes_per_sequence": a.window_bytes(config),
         "engine_bytes_per_token": {
-            mode: CacheSpec(config, size).page_bytes() / CacheSpec(config, size).page_tokens
-            for mode, size in (("bf16", 2), ("fp32", 4))
+            mode: a.kv_bytes_per_token(config, size) for mode, size in (("bf16", 2), ("fp32", 4))
         },
         "contexts": contexts,
     }

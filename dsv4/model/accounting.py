@@ -95,36 +95,41 @@ def _compressor(c: ModelConfig, ratio: int, dim: int) -> int:
     return 2 * width * c.hidden_size + ratio * width
 
 
-def entry_bytes(config: ModelConfig) -> int:
-    """One stored key-value entry: fp8 dims, bf16 rotary dims, one scale byte per 64, padded to 8: 584 for V4."""
+def entry_bytes(config: ModelConfig, itemsize: int | None = None) -> int:
+    """One stored key-value entry. None is the release's packing (fp8 dims, bf16 rotary dims, one scale byte per 64,
+    padded to 8: 584 for V4); a number is plain values of that many bytes."""
+    if itemsize is not None:
+        return config.head_dim * itemsize
     plain = config.head_dim - config.qk_rope_head_dim
     size = plain + 2 * config.qk_rope_head_dim + -(-plain // _KV_BLOCK)
     return -(-size // _ROW_ALIGNMENT) * _ROW_ALIGNMENT
 
 
-def index_bytes(config: ModelConfig) -> int:
-    """One stored indexer key: fp4 with one scale byte per 32 dims: 68 for V4."""
+def index_bytes(config: ModelConfig, itemsize: int | None = None) -> int:
+    """One stored indexer key; None is the release's fp4 with one scale byte per 32 dims: 68 for V4."""
+    if itemsize is not None:
+        return config.index_head_dim * itemsize
     return config.index_head_dim // 2 + -(-config.index_head_dim // _INDEX_BLOCK)
 
 
-def kv_bytes_per_token(config: ModelConfig) -> float:
+def kv_bytes_per_token(config: ModelConfig, itemsize: int | None = None) -> float:
     """What one more token of context costs, without the window (report 5.2): 3,514.25 Flash, 5,031.44 Pro."""
     total = 0.0
     for spec in config.layers:
         if spec.ratio:
-            index = index_bytes(config) if spec.kind is AttentionKind.CSA else 0
-            total += (entry_bytes(config) + index) / spec.ratio
+            index = index_bytes(config, itemsize) if spec.kind is AttentionKind.CSA else 0
+            total += (entry_bytes(config, itemsize) + index) / spec.ratio
     return total
 
 
-def window_bytes(config: ModelConfig) -> int:
+def window_bytes(config: ModelConfig, itemsize: int | None = None) -> int:
     """The window rows of one sequence, whatever its length."""
-    return config.num_hidden_layers * config.sliding_window * entry_bytes(config)
+    return config.num_hidden_layers * config.sliding_window * entry_bytes(config, itemsize)
 
 
-def kv_bytes(config: ModelConfig, tokens: int) -> float:
+def kv_bytes(config: ModelConfig, tokens: int, itemsize: int | None = None) -> float:
     """Cache of one sequence of `tokens` tokens."""
-    return kv_bytes_per_token(config) * tokens + window_bytes(config)
+    return kv_bytes_per_token(config, itemsize) * tokens + window_bytes(config, itemsize)
 
 
 @dataclass(frozen=True, slots=True)

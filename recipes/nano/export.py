@@ -35,9 +35,9 @@ sliding-window, compressed sparse and heavily compressed attention, hash and lea
 and a multi-token prediction block. {total:.1f}M parameters, {active:.1f}M active per token, stored in the released
 layout (FP8 linears, FP4 experts).
 
-It adds and subtracts numbers of up to three digits, compares and sorts numbers, repeats words, answers questions about
-facts in the prompt, and knows a little small talk about itself. It knows nothing else, and says so or guesses. English
-only.
+It was trained to add and subtract numbers of up to three digits, compare and sort numbers, repeat words, answer
+questions about facts in the prompt, and to say a few things about itself; the table below says how well it does. It
+knows nothing else, and says so or guesses. English only.
 
 ## Training
 
@@ -101,7 +101,7 @@ def answer_all(engine: Engine, tokenizer: Tokenizer, questions: list[str], think
 
 
 def is_right(example: Example, answer: str) -> bool:
-    """The key is the whole number or phrase, at the end where the answer ends with it."""
+    """Sums by their last word, sorting, repeating and comparing by the whole answer, the rest by holding the key."""
     if example.task in ("add", "subtract"):
         return answer.strip().rstrip(".").split(" ")[-1] == example.key
     if example.task in ("sort", "repeat", "compare"):

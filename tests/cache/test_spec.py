@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dsv4
+from benchmarks.random_model import SHAPES
 from dsv4.cache import CacheSpec, CacheStore
 from dsv4.config import ModelConfig
 from dsv4.model import accounting
@@ -44,14 +45,20 @@ def test_a_released_model_takes_what_the_spec_says(name: str) -> None:
     assert store.bytes == CacheSpec(config, 2).total_bytes(256, 2)
 
 
+@pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("name", ["flash", "pro"])
-def test_64k_tokens_cost_what_the_accounting_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same formulas, only with this cache's bytes per entry; tails and the prediction layer are the rest."""
+def test_64k_tokens_cost_what_the_accounting_says(name: str, itemsize: int) -> None:
+    """Tails and the prediction layer are the rest."""
     config = released(name)
-    monkeypatch.setattr(accounting, "entry_bytes", lambda c: 4 * c.head_dim)
-    monkeypatch.setattr(accounting, "index_bytes", lambda c: 4 * c.index_head_dim)
-    allocated = CacheSpec(config, 4).total_bytes(CacheSpec(config, 4).pages_for(65536), 1)
-    assert 1.0 < allocated / accounting.kv_bytes(config, 65536) < 1.02
+    spec = CacheSpec(config, itemsize)
+    allocated = spec.total_bytes(spec.pages_for(65536), 1)
+    assert 1.0 < allocated / accounting.kv_bytes(config, 65536, itemsize) < 1.04
+
+
+def test_64k_tokens_in_memory() -> None:
+    """A real store, allocated and counted, with the shape of the benchmark model."""
+    store = CacheStore(SHAPES["b120m"], torch.float32, tokens=65536, sequences=1)
+    assert store.bytes == pytest.approx(accounting.kv_bytes(SHAPES["b120m"], 65536, 4), rel=0.02)
 
 
 def test_pages_cover_whole_compressed_entries() -> None:
