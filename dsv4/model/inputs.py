@@ -7,7 +7,6 @@ rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -191,8 +190,3 @@ class FreshCache:
             first.append(first[-1] + count)
         first_B1 = torch.tensor(first, device=self._window_T2.device)[:, None]
         return PageTable(first_B1, max(1, blocks.longest), self._sequences.sequence_T)
-
-
-def sequence_slices(borders: Sequence[int]) -> list[slice]:
-    """The rows of each sequence."""
-    return [slice(first, last) for first, last in pairwise(borders)]

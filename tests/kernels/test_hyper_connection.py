@@ -1,9 +1,7 @@
 """Hyper-connections: recorded mixes, doubly stochastic matrices, both implementations, and no kept graphs."""
 
-import gc
-import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dsv4.kernels import hyper_connection as hc
+from dsv4.testing.graph import graph_is_freed
 
 IMPLEMENTATIONS = ["unrolled", "reference"]
 STREAMS, ITERATIONS, EPS = 4, 20, 1e-6
@@ -114,42 +113,17 @@ def test_streams_keep_their_dtype() -> None:
     assert hc.mix(x, torch.randn(3, STREAMS * 5), EPS).dtype == torch.float32
 
 
-class Marker:
-    """Something a weak reference can watch."""
-
-
-class Marked(torch.autograd.Function):
-    """The identity; its node holds a marker for as long as the graph lives."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, marker: Marker) -> Tensor:
-        ctx.marker = marker
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore
-        return grad, None
-
-
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("backward", [True, False])
 def test_the_graph_is_freed_without_the_garbage_collector(impl: str, backward: bool) -> None:
-    def run() -> weakref.ref[Marker]:
-        marker = Marker()
+    def run(mark: Callable[[Tensor], Tensor]) -> None:
         mixes, scale, base = (x.requires_grad_() for x in random_inputs())
-        parts = split(Marked.apply(mixes, marker), scale, base, impl)
+        parts = split(mark(mixes), scale, base, impl)
         if backward:
             torch.cat([part.flatten() for part in parts]).square().sum().backward()
             assert mixes.grad is not None
-        return weakref.ref(marker)
 
-    gc.collect()
-    gc.disable()
-    try:
-        watched = run()
-        assert watched() is None
-    finally:
-        gc.enable()
+    assert graph_is_freed(run)
 
 
 def test_an_unknown_implementation_is_refused_by_name() -> None:

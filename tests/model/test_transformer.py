@@ -1,10 +1,8 @@
 """The whole model: names, prediction block, collapse, numerics, memory."""
 
-import gc
 import json
-import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 from dsv4.config import ModelConfig
 from dsv4.model.layers import BF16, FP32, RELEASE, Numerics
 from dsv4.model.transformer import Transformer
+from dsv4.testing.graph import graph_is_freed
 from dsv4.testing.tiny import tiny_config, tiny_model
 
 LENGTHS = [150, 9]
@@ -160,43 +159,18 @@ def test_low_precision_is_close_to_fp32_and_logits_are_always_fp32() -> None:
     assert sizes["bf16"] < sizes["release"] < 0.3
 
 
-class Marker:
-    """Something a weak reference can watch."""
-
-
-class Marked(torch.autograd.Function):
-    """The identity; its node holds a marker for as long as the graph lives."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, marker: Marker) -> Tensor:
-        ctx.marker = marker
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore
-        return grad, None
-
-
 def test_a_training_step_leaves_no_graph_behind() -> None:
     model = tiny_model().train()
     tokens = tokens_of([150])
 
-    def step() -> weakref.ref[Marker]:
-        marker = Marker()
-        hook = model.embed.register_forward_hook(lambda module, args, out: Marked.apply(out, marker))
+    def step(mark: Callable[[Tensor], Tensor]) -> None:
+        hook = model.embed.register_forward_hook(lambda module, args, out: mark(out))
         x_TSD = model.hidden(tokens, model.pack([150]))
         ahead_TSD = model.mtp_hidden(x_TSD[:-1], tokens[1:], model.pack([149]))
         (model.logits(x_TSD).square().mean() + model.mtp_logits(ahead_TSD).square().mean()).backward()
         hook.remove()
-        return weakref.ref(marker)
 
-    gc.collect()
-    gc.disable()
-    try:
-        watched = step()
-        assert watched() is None
-    finally:
-        gc.enable()
+    assert graph_is_freed(step)
 
 
 def test_every_parameter_learns_but_the_routing_bias_and_the_indexer() -> None:
