@@ -1,0 +1,64 @@
+"""Native CPU kernels: C++ built at first use, called with raw pointers. Where they cannot be built, torch runs.
+
+DSV4_NATIVE=0 turns them off; DSV4_ISA=avx512|avx2|portable picks an instruction set.
+"""
+
+import ctypes
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels.native.build import BuildError, choose_isa, library_path
+
+__all__ = ["BuildError", "available", "isa", "library", "pointer", "usable", "why_not"]
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None and the reason."""
+    if os.environ.get("DSV4_NATIVE") == "0":
+        return None, "turned off by DSV4_NATIVE=0"
+    try:
+        # torch is loaded already, so its OpenMP runtime is the one these kernels find: one thread pool
+        return ctypes.CDLL(str(library_path(isa()))), ""
+    except (BuildError, OSError, ValueError) as error:
+        return None, str(error)
+
+
+@cache
+def isa() -> str:
+    """The instruction set used. Raises ValueError when DSV4_ISA names one this machine lacks."""
+    return choose_isa(os.environ.get("DSV4_ISA"))
+
+
+def available() -> bool:
+    """Whether the native kernels run here; builds them on first use."""
+    return _load()[0] is not None
+
+
+def why_not() -> str:
+    """Why they do not run here; empty when they do."""
+    return _load()[1]
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises BuildError with the reason when there is none."""
+    loaded, reason = _load()
+    if loaded is None:
+        raise BuildError(f"the native kernels are not available: {reason}")
+    return loaded
+
+
+def usable(*tensors: Tensor | None) -> bool:
+    """Whether a native kernel may take these: all on the CPU, and no gradient is being recorded."""
+    return not torch.is_grad_enabled() and all(t is None or t.device.type == "cpu" for t in tensors) and available()
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """The address of a contiguous tensor's first element; None stays null."""
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous(), "native kernels read contiguous memory"
+    return tensor.data_ptr()

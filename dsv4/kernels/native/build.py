@@ -1,0 +1,102 @@
+"""Compiling the native kernels: with the system's compiler, once, into a cache keyed by sources, compiler and machine.
+
+The C++ files beside this one have a plain C interface and know nothing of Python or torch.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parent
+# instruction sets, best first: what the machine must have (names as in /proc/cpuinfo), what the compiler is told
+ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
+    "avx512": (
+        frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx2", "fma"}),
+        ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
+    ),
+    "avx2": (frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c")),
+    "portable": (frozenset(), ()),
+}
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wno-psabi")
+
+
+class BuildError(RuntimeError):
+    """The native kernels could not be built; the message says why."""
+
+
+def machine_features() -> frozenset[str]:
+    """CPU feature names of this machine; empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    line = next((row for row in text.splitlines() if row.startswith("flags")), ":")
+    return frozenset(line.partition(":")[2].split())
+
+
+def choose_isa(wanted: str | None = None) -> str:
+    """The best instruction set of this machine, or `wanted`. Raises ValueError when the machine lacks it."""
+    features = machine_features()
+    if wanted is None:
+        return next(name for name, (needs, _) in ISA.items() if needs <= features)
+    if wanted not in ISA:
+        raise ValueError(f"instruction set must be one of {', '.join(ISA)}, got {wanted!r}")
+    missing = ISA[wanted][0] - features
+    if missing:
+        raise ValueError(f"this machine lacks {', '.join(sorted(missing))}, which {wanted} needs")
+    return wanted
+
+
+def compiler() -> str:
+    """$CXX, c++, g++ or clang++. Raises BuildError when there is none."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise BuildError("no C++ compiler (c++, g++ or clang++) was found")
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dsv4" / "native"
+
+
+def library_path(isa: str, extra: tuple[str, ...] = ()) -> Path:
+    """Build if needed; the shared library for `isa`. `extra`: more compiler flags (sanitizers)."""
+    cxx = compiler()
+    version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
+    flags = (*_FLAGS, *ISA[isa][1], *extra)
+    files = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
+    digest = hashlib.sha256(f"{version}{flags}{platform.machine()}".encode())
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    target = cache_folder() / f"dsv4-{isa}-{digest.hexdigest()[:16]}.so"
+    if not target.exists():
+        _build(cxx, flags, [file for file in files if file.suffix == ".cpp"], target)
+    return target
+
+
+def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
+    """Compile each source, link, and put the result in place in one step: two processes may build at once."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            objects = [str(Path(folder) / f"{file.stem}.o") for file in sources]
+            jobs = [[cxx, *flags, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                list(pool.map(_run, jobs))
+            made = Path(folder) / target.name
+            _run([cxx, *flags, "-shared", *objects, "-o", str(made)])
+            os.replace(made, target)
+    except OSError as error:
+        raise BuildError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
