@@ -9,21 +9,60 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 
+class ContextLengthError(ValueError):
+    """A prompt that leaves no room for an answer. Carries both numbers."""
+
+    def __init__(self, prompt_tokens: int, context_length: int) -> None:
+        super().__init__(f"the prompt has {prompt_tokens} tokens, the context holds {context_length}")
+        self.prompt_tokens, self.context_length = prompt_tokens, context_length
+
+
+class BusyError(RuntimeError):
+    """Too many requests are waiting already; nothing was queued. `waiting`: how many."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} requests are waiting already; try again later")
+        self.waiting = waiting
+
+
 class FinishReason(StrEnum):
     """Why a completion ended. Every request ends in exactly one of these."""
 
     STOP = "stop"  # an end token, a stop id or a stop string
     LENGTH = "length"  # max_tokens or the context limit
-    ABORT = "abort"  # cancelled by the caller
+    ABORT = "abort"  # cancelled by the caller, or its deadline passed (then Completion.error says so)
     ERROR = "error"  # the engine failed; Completion.error says why
+
+
+class TokenConstraint(Protocol):
+    """One running answer that must follow a grammar. Stateful: one object per answer."""
+
+    def allowed(self) -> bytes | None:
+        """Which tokens may come next: bit i % 8 of byte i // 8 is token i, None = any. Never all zero."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """The token that was chosen."""
+        ...
+
+
+class ConstraintFactory(Protocol):
+    """A grammar, ready to start answers."""
+
+    def start(self) -> TokenConstraint: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen.
+    """How tokens are chosen: bias, penalties and constraint change the logits; then temperature, top-k, top-p, min-p.
 
     temperature: 0 means greedy; otherwise logits are divided by it (0..2).
     top_p: keep the smallest set of tokens whose probability reaches it (0 < top_p <= 1).
+    top_k: keep the k most likely tokens; 0 keeps all.
+    min_p: keep tokens at least this fraction as likely as the most likely one (0 <= min_p <= 1).
+    presence_penalty, frequency_penalty: subtracted from the logit of a token said already, once or per time (-2..2).
+    logit_bias: (token id, added to its logit) pairs, each -100..100.
+    constraint: a grammar the answer must follow.
     seed: None draws one from the operating system; a fixed seed gives the same text.
     stop_ids: token ids that end the completion (not part of the output text).
     top_logprobs: alternatives recorded per token (0..20); only with `logprobs`.
@@ -34,30 +73,76 @@ class SamplingParams:
     max_tokens: int = 1024
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    constraint: ConstraintFactory | None = None
     seed: int | None = None
     stop_ids: tuple[int, ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "top_logprobs", "seed"):
+        for name in ("max_tokens", "top_k", "top_logprobs", "seed"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{name} must be an integer, got {value!r}")
-        for name in ("temperature", "top_p"):
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"{name} must be a number, got {value!r}")
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if not 0.0 <= self.temperature <= 2.0:
-            raise ValueError(f"temperature must be in [0, 2], got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0, got {self.top_k}")
+        for token, bias in self.logit_bias:
+            if not -100.0 <= bias <= 100.0:
+                raise ValueError(f"logit_bias must be in [-100, 100], got {bias} for token {token}")
         if not 0 <= self.top_logprobs <= 20:
             raise ValueError(f"top_logprobs must be in [0, 20], got {self.top_logprobs}")
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=True")
+
+
+_RANGES = {
+    "temperature": (0, 2),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "top_p": (0, 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What a caller may say about a request besides its tokens.
+
+    owner: whose prefixes it may reuse and leaves behind; owners never share.
+    cache_points: prompt positions (token counts) where a later prompt is likely to branch off: message boundaries.
+    priority: -10..10; one step more goes before requests that came up to PRIORITY_STEPS engine steps earlier.
+    deadline: seconds after submission at which it is ended with `abort`; None = never.
+    progress: whether events tell how far the prompt is.
+
+    Raises ValueError naming the field and its range.
+    """
+
+    owner: str = ""
+    cache_points: tuple[int, ...] = ()
+    priority: int = 0
+    deadline: float | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if not -10 <= self.priority <= 10:
+            raise ValueError(f"priority must be in [-10, 10], got {self.priority}")
+        if self.deadline is not None and not self.deadline > 0:
+            raise ValueError(f"deadline must be more than 0 seconds, got {self.deadline}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +165,28 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How far a prompt is: `done` of `total` tokens, `reused` of them from the prefix cache; `eta` seconds to go, None =
+    not known yet."""
+
+    done: int
+    total: int
+    reused: int
+    eta: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One step of one completion: a token, or the end (then `finish` is set and `token` may be None)."""
+    """One step of one completion: a token, or the end (then `finish` is set and `token` may be None), or, where asked
+    for, progress on the prompt (then only `progress` is set). `reused`: prompt tokens that came from the prefix cache,
+    on the first token."""
 
     token: int | None
     finish: FinishReason | None = None
     logprobs: TokenLogprobs | None = None
     error: str | None = None
+    progress: PromptProgress | None = None
+    reused: int | None = None
 
 
 @dataclass(slots=True)
@@ -97,9 +197,12 @@ class Completion:
     finish: FinishReason = FinishReason.LENGTH
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
+    reused: int = 0
 
     def add(self, event: TokenEvent) -> None:
         """Take one more event; the token that ends an answer by `stop` is not part of it."""
+        if event.reused is not None:
+            self.reused = event.reused
         if event.token is not None and event.finish is not FinishReason.STOP:
             self.tokens.append(event.token)
             if event.logprobs is not None:
@@ -115,8 +218,12 @@ class TokenGenerator(Protocol):
     @property
     def context_length(self) -> int: ...
 
-    def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[TokenEvent]:
-        """Yield one event per token; the last event carries `finish`. Closing the iterator cancels the work."""
+    def stream(
+        self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
+    ) -> AsyncIterator[TokenEvent]:
+        """Yield one event per token; the last event carries `finish`. Closing the iterator cancels the work.
+        Raises ValueError for a prompt that cannot run (ContextLengthError when it is too long), BusyError when too many
+        wait."""
         ...
 
 

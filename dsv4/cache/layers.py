@@ -1,9 +1,10 @@
 """LayerCache on pages and slots. All index arithmetic of a step is done once and shared by its layers.
 
-T new tokens, B sequences, W window rows of a step, C entry dim, X tail width, R joined rows, N finished entries,
+T new tokens, B sequences, W window rows of a step, C entry dim, X width of a row, R joined rows, N finished entries,
 P pages, I indexer dim.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,135 +17,158 @@ from dsv4.model.inputs import Blocks, KeyBuffer, Sequences, TailName, tail_lengt
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where one sequence lives in the store.
+
+    pages: at least as many as its tokens after this step need. window_from: the first position whose ring rows the slot
+    holds; later than 0 only where a prefix without a snapshot is being warmed up. entries_from: entries of earlier
+    tokens are in the pages already and are not written again.
+    """
+
+    slot: int
+    pages: Sequence[int]
+    window_from: int = 0
+    entries_from: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class _Join:
-    """Kept rows of slots and new rows, put in order per sequence; and which of them are kept afterwards."""
+    """Kept rows of rings and new rows, put in order per sequence; and which new rows the rings keep."""
 
-    kept: Tensor  # rows of the flattened slots to read
+    kept: Tensor  # rows of the flattened rings to read
     order: Tensor | None  # order of [kept rows, new rows]; None = as they are
-    keep: Tensor  # joined rows to keep ...
-    keep_at: Tensor  # ... and the rows of the flattened slots they go to
+    keep: Tensor | None  # new rows to keep, None = all ...
+    keep_at: Tensor  # ... and the rows of the flattened rings they go to
 
 
-def _join(parts: list[tuple[list[int], int]], keeps: list[tuple[int, list[int]]]) -> _Join:
-    """parts: per sequence the slot rows to read and the number of new rows. keeps: per sequence the first joined
-    row (counted within it) to keep and the slot rows to write."""
-    kept = [row for rows, _ in parts for row in rows]
-    order, read, new, keep, keep_at = [], 0, len(kept), [], []
-    for (rows, count), (first, targets) in zip(parts, keeps, strict=True):
-        start = len(order)
-        order += [*range(read, read + len(rows)), *range(new, new + count)]
-        read, new = read + len(rows), new + count
-        keep += range(start + first, start + first + len(targets))
-        keep_at += targets
-    in_order = order == list(range(len(order)))
+def _join(places: Sequence[Place], spans: list[tuple[int, int]], firsts: list[int], ring: int) -> _Join:
+    """spans: tokens cached before and new ones, per sequence. firsts: the first position to read. ring: its rows."""
+    kept, order, keep, keep_at, new = (
+        [],
+        [],
+        [],
+        [],
+        sum(old - first for (old, _), first in zip(spans, firsts, strict=True)),
+    )
+    read, row = 0, 0
+    for place, (old, count), first in zip(places, spans, firsts, strict=True):
+        base = place.slot * ring
+        kept += [base + p % ring for p in range(first, old)]
+        order += [*range(read, read + old - first), *range(new + row, new + row + count)]
+        last = min(count, ring)
+        keep += range(row + count - last, row + count)
+        keep_at += [base + p % ring for p in range(old + count - last, old + count)]
+        read, row = read + old - first, row + count
     return _Join(
         torch.tensor(kept, dtype=torch.int64),
-        None if in_order else torch.tensor(order),
-        torch.tensor(keep, dtype=torch.int64),
+        None if order == list(range(len(order))) else torch.tensor(order),
+        None if len(keep) == row else torch.tensor(keep),
         torch.tensor(keep_at, dtype=torch.int64),
     )
 
 
-def _joined(join: _Join, slots_SX: Tensor, new_TX: Tensor) -> Tensor:
-    rows = new_TX
-    if join.kept.numel():
-        rows = torch.cat([slots_SX.index_select(0, join.kept), new_TX.to(slots_SX.dtype)])
-    if join.order is not None:
-        rows = rows.index_select(0, join.order)
-    if join.keep.numel():
-        slots_SX.index_copy_(0, join.keep_at, rows.index_select(0, join.keep).to(slots_SX.dtype))
-    return rows
+def _write(join: _Join, rings_SX: Tensor, new_TX: Tensor) -> None:
+    rows = new_TX if join.keep is None else new_TX.index_select(0, join.keep)
+    rings_SX.index_copy_(0, join.keep_at, rows)
+
+
+def _in_order(join: _Join, kept_RX: Tensor | None, new_TX: Tensor) -> Tensor:
+    rows = new_TX if kept_RX is None else torch.cat([kept_RX, new_TX])
+    return rows if join.order is None else rows.index_select(0, join.order)
 
 
 class StepCache:
-    """The cache of one forward pass: some sequences of a store, each with its slot and enough pages.
+    """The cache of one forward pass: some sequences of a store, each with its place."""
 
-    slots: one per sequence. pages: per sequence, at least as many as its tokens after this step need.
-    """
-
-    def __init__(self, store: CacheStore, sequences: Sequences, slots: list[int], pages: list[list[int]]) -> None:
-        self.store, self.sequences = store, sequences
+    def __init__(self, store: CacheStore, sequences: Sequences, places: Sequence[Place]) -> None:
+        self.store, self.sequences, self.places = store, sequences, places
         lengths = [b - a for a, b in zip(sequences.borders, sequences.borders[1:], strict=False)]
-        self._spans = list(zip(slots, sequences.cached, lengths, strict=True))
+        self._spans = list(zip(sequences.cached, lengths, strict=True))
+        if len(places) != len(lengths):
+            raise ValueError(f"{len(lengths)} sequences need as many places, got {len(places)}")
         window = store.config.sliding_window
-        self._window = _join(
-            [
-                ([s * window + p % window for p in range(max(0, old - window + 1), old)], new)
-                for s, old, new in self._spans
-            ],
-            [self._ring(s, old, new, window) for s, old, new in self._spans],
-        )
-        self._window_T2 = self._ranges(window)
-        self._tails = {ratio: self._tail(ratio, blocks) for ratio, blocks in sequences.blocks.items()}
-        widest = max(len(p) for p in pages)
-        self._pages_BP = torch.tensor([p + [0] * (widest - len(p)) for p in pages])
+        firsts = [
+            max(old - window + 1, min(p.window_from, old), 0) for p, (old, _) in zip(places, self._spans, strict=True)
+        ]
+        self._window = _join(places, self._spans, firsts, window)
+        self._window_T2 = self._ranges(window, firsts)
+        self._tails = {ratio: self._tail(ratio) for ratio in sequences.blocks}
+        widest = max(len(p.pages) for p in places)
+        self._pages_BP = torch.tensor([[*p.pages, *[0] * (widest - len(p.pages))] for p in places])
         self._tables = {ratio: self._table(ratio) for ratio in sequences.blocks}
-        self._targets = {ratio: self._entry_rows(ratio, blocks, pages) for ratio, blocks in sequences.blocks.items()}
+        self._targets = {ratio: self._entry_rows(ratio, blocks) for ratio, blocks in sequences.blocks.items()}
 
     def layer(self, index: int) -> "PagedLayer":
         return PagedLayer(self, self.store.layers[index])
 
-    @staticmethod
-    def _ring(slot: int, old: int, new: int, window: int) -> tuple[int, list[int]]:
-        """The last new rows go to their position modulo the window."""
-        past, kept = min(old, window - 1), min(new, window)
-        return past + new - kept, [slot * window + p % window for p in range(old + new - kept, old + new)]
-
-    def _ranges(self, window: int) -> Tensor:
+    def _ranges(self, window: int, firsts: list[int]) -> Tensor:
         """[first, last) of the joined window rows for each new token."""
         parts, start = [], 0
-        for _, old, new in self._spans:
-            past = min(old, window - 1)
-            last = start + past + torch.arange(1, new + 1)
+        for (old, new), first in zip(self._spans, firsts, strict=True):
+            last = start + old - first + torch.arange(1, new + 1)
             parts.append(torch.stack([(last - window).clamp(min=start), last], dim=1))
-            start += past + new
+            start += old - first + new
         return torch.cat(parts)
 
-    def _tail(self, ratio: int, blocks: Blocks) -> _Join:
-        size = tail_rows(ratio)
-        parts, keeps = [], []
-        for (slot, old, new), keep in zip(self._spans, blocks.tails, strict=True):
-            length = tail_length(ratio, old)
-            parts.append(([slot * size + i for i in range(length)], new))
-            keeps.append((length + new - keep, [slot * size + i for i in range(keep)]))
-        return _join(parts, keeps)
+    def _tail(self, ratio: int) -> _Join:
+        firsts = [old - tail_length(ratio, old) for old, _ in self._spans]
+        return _join(self.places, self._spans, firsts, tail_rows(ratio))
 
     def _table(self, ratio: int) -> PageTable:
         per_page = self.store.spec.page_tokens // ratio
         return PageTable(self._pages_BP * per_page, per_page, self.sequences.sequence_T)
 
-    def _entry_rows(self, ratio: int, blocks: Blocks, pages: list[list[int]]) -> Tensor:
+    def _entry_rows(self, ratio: int, blocks: Blocks) -> tuple[Tensor, Tensor | None]:
+        """Buffer rows of the finished entries; and which of the finished entries those are, None = all."""
         per_page = self.store.spec.page_tokens // ratio
-        rows = [
-            own[entry // per_page] * per_page + entry % per_page
-            for own, first, count in zip(pages, blocks.first_entry, blocks.new_entries, strict=True)
-            for entry in range(first, first + count)
-        ]
-        return torch.tensor(rows, dtype=torch.int64)
+        rows, which, at = [], [], 0
+        for place, first, count in zip(self.places, blocks.first_entry, blocks.new_entries, strict=True):
+            skip = min(count, max(0, place.entries_from // ratio - first))
+            rows += [
+                place.pages[entry // per_page] * per_page + entry % per_page
+                for entry in range(first + skip, first + count)
+            ]
+            which += range(at + skip, at + count)
+            at += count
+        return torch.tensor(rows, dtype=torch.int64), None if len(which) == at else torch.tensor(
+            which, dtype=torch.int64
+        )
 
 
 class PagedLayer:
     """One layer of a StepCache: implements dsv4.model.inputs.LayerCache."""
 
     def __init__(self, step: StepCache, store: LayerStore) -> None:
-        self._step, self._store = step, store
+        self._step, self._store, self._format = step, store, step.store.spec.format
 
     def join_tail(self, name: TailName, rows_TW: Tensor, blocks: Blocks) -> Tensor:
-        return _joined(self._step._tails[blocks.ratio], self._store.tails[name].flatten(0, 1), rows_TW)
+        join, rings_SX = self._step._tails[blocks.ratio], self._store.tails[name].flatten(0, 1)
+        kept_RX = rings_SX.index_select(0, join.kept) if join.kept.numel() else None
+        _write(join, rings_SX, rows_TW)
+        return _in_order(join, kept_RX, rows_TW)
 
     def append_index(self, entries_NI: Tensor, blocks: Blocks) -> tuple[Tensor, PageTable]:
-        assert self._store.index_MI is not None
-        self._write(self._store.index_MI, entries_NI, blocks)
-        return self._store.index_MI, self._step._tables[blocks.ratio]
+        assert self._store.index_MX is not None
+        self._put(self._store.index_MX, self._format.store_index(entries_NI), blocks)
+        return self._store.index_MX, self._step._tables[blocks.ratio]
 
     def append(self, kv_TC: Tensor, entries_NC: Tensor | None, blocks: Blocks | None) -> KeyBuffer:
-        window_WC = _joined(self._step._window, self._store.window_SWC.flatten(0, 1), kv_TC)
+        join, rings_SX = self._step._window, self._store.window_SWX.flatten(0, 1)
+        new_TX = self._format.store_entry(kv_TC)
+        # NOTE: new rows are read back as stored: a row must not change value between this step and the next
+        new_TC = self._format.read_entry(new_TX, kv_TC.dtype)
+        kept_RC = None
+        if join.kept.numel():
+            kept_RC = self._format.read_entry(rings_SX.index_select(0, join.kept), kv_TC.dtype)
+        _write(join, rings_SX, new_TX)
+        window_WC = _in_order(join, kept_RC, new_TC)
         if entries_NC is None or blocks is None:
             return KeyBuffer(window_WC, self._step._window_T2, None, None)
-        assert self._store.entries_MC is not None
-        self._write(self._store.entries_MC, entries_NC, blocks)
-        return KeyBuffer(window_WC, self._step._window_T2, self._store.entries_MC, self._step._tables[blocks.ratio])
+        assert self._store.entries_MX is not None
+        self._put(self._store.entries_MX, self._format.store_entry(entries_NC), blocks)
+        return KeyBuffer(window_WC, self._step._window_T2, self._store.entries_MX, self._step._tables[blocks.ratio])
 
-    def _write(self, rows_MC: Tensor, entries_NC: Tensor, blocks: Blocks) -> None:
-        if entries_NC.shape[0]:
-            rows_MC.index_copy_(0, self._step._targets[blocks.ratio], entries_NC.to(rows_MC.dtype))
+    def _put(self, buffer_MX: Tensor, rows_NX: Tensor, blocks: Blocks) -> None:
+        at, which = self._step._targets[blocks.ratio]
+        if at.numel():
+            buffer_MX.index_copy_(0, at, rows_NX if which is None else rows_NX.index_select(0, which))

@@ -1,36 +1,66 @@
 """Handing out numbered places: pages and slots. No torch, no clock."""
 
-from heapq import heappop, heappush
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 
 
 class OutOfCacheError(RuntimeError):
     """There are not enough free pages or slots; nothing was taken."""
 
 
-class FreeList:
-    """Numbers 0..count-1, each free or taken. The lowest free numbers are taken first."""
+class Pool:
+    """Numbers 0..count-1, each free or held by one or more users. The lowest free numbers are taken first."""
 
     def __init__(self, count: int, what: str) -> None:
         self._free = list(range(count))  # a heap
-        self._taken: set[int] = set()
+        self._users = [0] * count
         self.count, self._what = count, what
 
     @property
     def free(self) -> int:
         return len(self._free)
 
+    def users(self, number: int) -> int:
+        """How many hold this number; 0 = free."""
+        return self._users[number]
+
     def take(self, count: int) -> list[int]:
-        """Take `count` numbers, all or none. Raises OutOfCacheError naming what is short and by how much."""
+        """Take `count` free numbers, all or none. Raises OutOfCacheError naming what is short and by how much."""
         if count > len(self._free):
             raise OutOfCacheError(f"{count} {self._what} needed, {len(self._free)} of {self.count} free")
         numbers = [heappop(self._free) for _ in range(count)]
-        self._taken.update(numbers)
+        for number in numbers:
+            self._users[number] = 1
         return numbers
 
-    def give_back(self, numbers: list[int]) -> None:
-        """Free taken numbers. Raises ValueError for one that is not taken (a double free)."""
+    def share(self, numbers: Iterable[int]) -> None:
+        """One more user for numbers that are held already. Raises ValueError for a free one; then nothing changes."""
+        numbers = list(numbers)
+        self._check(numbers)
         for number in numbers:
-            if number not in self._taken:
+            self._users[number] += 1
+
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """One user less; the last one frees the number. Raises ValueError for a number that is not held (a double
+        free); then nothing changes."""
+        self._check(numbers)
+        given: dict[int, int] = {}
+        for number in numbers:
+            given[number] = given.get(number, 0) + 1
+            if given[number] > self._users[number]:
+                raise ValueError(f"{self._what[:-1]} {number} is given back more often than it is held")
+        for number in numbers:
+            self._users[number] -= 1
+            if not self._users[number]:
+                heappush(self._free, number)
+
+    def reset(self) -> None:
+        """Free everything."""
+        self._free = list(range(self.count))
+        heapify(self._free)
+        self._users = [0] * self.count
+
+    def _check(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if not 0 <= number < self.count or not self._users[number]:
                 raise ValueError(f"{self._what[:-1]} {number} is not taken")
-            self._taken.remove(number)
-            heappush(self._free, number)

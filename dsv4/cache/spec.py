@@ -6,29 +6,36 @@ what one sequence keeps whatever its length: the window and the tokens the compr
 
 from dataclasses import dataclass
 
+from dsv4.cache.format import CacheDtype, RowFormat
 from dsv4.config import CSA_RATIO, AttentionKind, LayerSpec, ModelConfig
-from dsv4.model.accounting import entry_bytes, index_bytes
 
 PAGE_TOKENS = 256
+# rows of the last hidden states a slot keeps: the prediction block may have to redo the position before last
+STREAM_ROWS = 2
 
 
 def tail_rows(ratio: int) -> int:
-    """The longest tail a compressor keeps: an open block, and with overlap the closed block before it."""
-    return 2 * ratio - 1 if ratio == CSA_RATIO else ratio - 1
+    """Rows of a compressor's ring: its longest tail (an open block, with overlap the closed one before it too) and one
+    more, so that the last token can be taken back."""
+    return 2 * ratio if ratio == CSA_RATIO else ratio
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
-    """Sizes for one model. `itemsize` is bytes per stored value (4 for fp32, 2 for bf16); tails are always fp32."""
+    """Sizes for one model and one way of storing rows; tails and hidden states are always fp32."""
 
     config: ModelConfig
-    itemsize: int
+    dtype: CacheDtype
     page_tokens: int = PAGE_TOKENS
 
     def __post_init__(self) -> None:
-        for ratio in self.config.compressor_ratios:
+        for ratio in (128, *self.config.compressor_ratios):
             if self.page_tokens % ratio:
                 raise ValueError(f"page_tokens must be a multiple of {ratio}, got {self.page_tokens}")
+
+    @property
+    def format(self) -> RowFormat:
+        return RowFormat(self.config, self.dtype)
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -39,9 +46,11 @@ class CacheSpec:
         return sum(self._entry_bytes(spec) * (self.page_tokens // spec.ratio) for spec in self.layers if spec.ratio)
 
     def slot_bytes(self) -> int:
-        """One sequence's window rows and compressor tails, all layers."""
-        window = self.config.sliding_window * entry_bytes(self.config, self.itemsize)
-        return sum(window + self._tail_bytes(spec) for spec in self.layers)
+        """One sequence's window rows, compressor tails and last hidden states, all layers."""
+        form = self.format
+        window = self.config.sliding_window * form.entry_width * form.dtype.itemsize
+        streams = STREAM_ROWS * self.config.hc_mult * self.config.hidden_size * 4 if self.config.mtp_layers else 0
+        return streams + sum(window + self._tail_bytes(spec) for spec in self.layers)
 
     def pages_for(self, tokens: int) -> int:
         """Pages that `tokens` source tokens need."""
@@ -51,8 +60,9 @@ class CacheSpec:
         return pages * self.page_bytes() + slots * self.slot_bytes()
 
     def _entry_bytes(self, spec: LayerSpec) -> int:
-        index = index_bytes(self.config, self.itemsize) if spec.kind is AttentionKind.CSA else 0
-        return entry_bytes(self.config, self.itemsize) + index
+        form = self.format
+        width = form.entry_width + (form.index_width if spec.kind is AttentionKind.CSA else 0)
+        return width * form.dtype.itemsize
 
     def _tail_bytes(self, spec: LayerSpec) -> int:
         if not spec.ratio:

@@ -1,6 +1,7 @@
-"""The tensors of a cache: per layer, pages of entries and slots of window rows and tails.
+"""The tensors of a cache: per layer, pages of entries and slots of rings.
 
-S slots, W window rows, C entry dim, I indexer dim, P pages, m tokens per entry, F tail rows, X tail width.
+S slots, W window rows, C entry dim, I indexer dim, X stored width, M entry rows, F tail rows, H residual streams,
+D hidden size.
 """
 
 from dataclasses import dataclass
@@ -8,56 +9,89 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsv4.cache.pages import FreeList
-from dsv4.cache.spec import CacheSpec, tail_rows
+from dsv4.cache.format import CacheDtype
+from dsv4.cache.pages import Pool
+from dsv4.cache.spec import STREAM_ROWS, CacheSpec, tail_rows
 from dsv4.config import AttentionKind, LayerSpec, ModelConfig
 from dsv4.model.inputs import TailName
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStore:
-    """One layer's tensors. Their content is undefined until written; readers mask what they may not see."""
+    """One layer's tensors. Their content is undefined until written; readers mask what they may not see.
 
-    window_SWC: Tensor
-    entries_MC: Tensor | None  # M = pages * entries per page
-    index_MI: Tensor | None
+    Window and tails are rings addressed by position, one per slot: the row of position p is row p modulo the ring.
+    That is why taking the last token back needs no work: the row it overwrote is one no later token can see.
+    """
+
+    spec: LayerSpec
+    window_SWX: Tensor
+    entries_MX: Tensor | None  # M = pages * entries per page
+    index_MX: Tensor | None
     tails: dict[TailName, Tensor]  # [S, F, X] fp32
+
+    def slot_tensors(self) -> list[Tensor]:
+        return [self.window_SWX, *self.tails.values()]
+
+    def page_tensors(self) -> list[Tensor]:
+        return [t for t in (self.entries_MX, self.index_MX) if t is not None]
 
 
 class CacheStore:
-    """All layers' tensors and the free lists of pages and slots. Memory is committed as it is first written.
+    """All layers' tensors and the pools of pages and slots. Memory is committed as it is first written.
 
-    tokens: source tokens that fit in all sequences together, rounded up to whole pages. sequences: slots.
+    tokens: source tokens that fit in all sequences together, rounded up to whole pages. slots: running sequences and
+    snapshots together.
     """
 
-    def __init__(
-        self, config: ModelConfig, dtype: torch.dtype, *, tokens: int, sequences: int, device: str = "cpu"
-    ) -> None:
+    def __init__(self, config: ModelConfig, dtype: CacheDtype, *, tokens: int, slots: int, device: str = "cpu") -> None:
         self.config = config
-        self.spec = CacheSpec(config, dtype.itemsize)
-        self.pages = FreeList(self.spec.pages_for(tokens), "pages")
-        self.slots = FreeList(sequences, "slots")
-        self.layers = [self._layer(spec, dtype, torch.device(device)) for spec in self.spec.layers]
+        self.spec = CacheSpec(config, dtype)
+        self.pages = Pool(self.spec.pages_for(tokens), "pages")
+        self.slots = Pool(slots, "slots")
+        self.layers = [self._layer(spec, torch.device(device)) for spec in self.spec.layers]
+        streams = (slots, STREAM_ROWS, config.hc_mult, config.hidden_size) if config.mtp_layers else (slots, 0)
+        # the residual streams of the last tokens, for the prediction block; row = position modulo STREAM_ROWS
+        self.streams_SRHD = torch.empty(streams, device=device)
 
     @property
     def bytes(self) -> int:
         """What the tensors take, counted from the tensors themselves."""
-        return sum(
-            t.numel() * t.element_size()
-            for layer in self.layers
-            for t in (layer.window_SWC, layer.entries_MC, layer.index_MI, *layer.tails.values())
-            if t is not None
-        )
+        tensors = [t for layer in self.layers for t in (*layer.slot_tensors(), *layer.page_tensors())]
+        return sum(t.numel() * t.element_size() for t in (*tensors, self.streams_SRHD))
 
     def check_integrity(self) -> bool:
-        """True when nothing is taken: what an idle engine must look like."""
+        """True when nothing is held: what an idle engine without a prefix cache must look like."""
         return self.pages.free == self.pages.count and self.slots.free == self.slots.count
 
-    def _layer(self, spec: LayerSpec, dtype: torch.dtype, device: torch.device) -> LayerStore:
-        c, slots = self.config, self.slots.count
-        window = torch.empty(slots, c.sliding_window, c.head_dim, dtype=dtype, device=device)
+    def slot_views(self, slot: int) -> list[Tensor]:
+        """Everything of one slot: views, in a fixed order."""
+        return [t[slot] for layer in self.layers for t in layer.slot_tensors()] + [self.streams_SRHD[slot]]
+
+    def page_views(self, page: int, tokens: int | None = None) -> list[Tensor]:
+        """The rows of the first `tokens` source tokens of a page (default: all): views, in a fixed order."""
+        views = []
+        for layer in self.layers:
+            if layer.spec.ratio:
+                per_page = self.spec.page_tokens // layer.spec.ratio
+                rows = per_page if tokens is None else tokens // layer.spec.ratio
+                views += [t[page * per_page : page * per_page + rows] for t in layer.page_tensors()]
+        return views
+
+    def copy_slot(self, source: int, target: int) -> None:
+        for a, b in zip(self.slot_views(source), self.slot_views(target), strict=True):
+            b.copy_(a)
+
+    def copy_page(self, source: int, target: int, tokens: int) -> None:
+        """The rows of the first `tokens` source tokens."""
+        for a, b in zip(self.page_views(source, tokens), self.page_views(target, tokens), strict=True):
+            b.copy_(a)
+
+    def _layer(self, spec: LayerSpec, device: torch.device) -> LayerStore:
+        c, form, slots = self.config, self.spec.format, self.slots.count
+        window = torch.empty(slots, c.sliding_window, form.entry_width, dtype=form.dtype, device=device)
         if not spec.ratio:
-            return LayerStore(window, None, None, {})
+            return LayerStore(spec, window, None, None, {})
         rows = self.pages.count * (self.spec.page_tokens // spec.ratio)
         is_csa = spec.kind is AttentionKind.CSA
         widths: dict[TailName, int] = {"main": 2 * c.head_dim * (2 if is_csa else 1)}
@@ -67,8 +101,25 @@ class CacheStore:
             name: torch.empty(slots, tail_rows(spec.ratio), width, device=device) for name, width in widths.items()
         }
         return LayerStore(
+            spec,
             window,
-            torch.empty(rows, c.head_dim, dtype=dtype, device=device),
-            torch.empty(rows, c.index_head_dim, dtype=dtype, device=device) if is_csa else None,
+            torch.empty(rows, form.entry_width, dtype=form.dtype, device=device),
+            torch.empty(rows, form.index_width, dtype=form.dtype, device=device) if is_csa else None,
             tails,
         )
+
+
+def to_bytes(views: list[Tensor]) -> bytes:
+    """The memory of CPU tensors one after another."""
+    return b"".join(v.contiguous().view(torch.uint8).numpy().tobytes() if v.numel() else b"" for v in views)
+
+
+def from_bytes(data: bytes | memoryview, views: list[Tensor]) -> None:
+    """Fill views from what `to_bytes` gave. Raises ValueError when the sizes differ; then nothing is written."""
+    sizes = [v.numel() * v.element_size() for v in views]
+    if sum(sizes) != len(data):
+        raise ValueError(f"the record has {len(data)} bytes, {sum(sizes)} are needed")
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
+    for view, part in zip(views, flat.split(sizes), strict=True):
+        if view.numel():
+            view.copy_(part.clone().view(view.dtype).view(view.shape))

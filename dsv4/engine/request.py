@@ -1,38 +1,46 @@
-"""One request while it runs: its tokens, its place in the cache, its random numbers."""
+"""One request while it runs: its tokens, its place in the cache, its sampler."""
 
-import secrets
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import torch
-
-from dsv4.generation import SamplingParams
+from dsv4.cache import Place
+from dsv4.engine.sampler import Sampler
+from dsv4.engine.scheduler import Job
+from dsv4.generation import RequestOptions, SamplingParams
 
 
 class State(StrEnum):
-    WAITING = "waiting"  # no place in the cache yet
+    WAITING = "waiting"  # no place in the cache
     RUNNING = "running"
     ENDED = "ended"
 
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """`tokens` is the prompt and everything sampled since; the first `cached` of them are in the cache."""
+    """`tokens` is the prompt and everything sampled since; the first `cached` of them are in the cache.
+
+    points: positions where a prompt chunk ends because the prefix is kept there, ascending. drafts: tokens the
+    prediction block proposes to follow `tokens`. predicted: positions the prediction block has seen.
+    """
 
     number: int
+    arrival: int  # the engine's step count when it came
     tokens: list[int]
-    params: SamplingParams
     prompt_length: int
-    generator: torch.Generator
+    params: SamplingParams
+    options: RequestOptions
+    sampler: Sampler
+    points: list[int]
     state: State = State.WAITING
     cached: int = 0
-    slot: int | None = None
-    pages: list[int] = field(default_factory=list)
-
-    @classmethod
-    def new(cls, number: int, prompt: list[int], params: SamplingParams) -> "Request":
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
-        return cls(number, list(prompt), params, len(prompt), torch.Generator().manual_seed(seed % 2**63))
+    reused: int = 0
+    place: Place | None = None
+    drafts: list[int] = field(default_factory=list)
+    predicted: int = 0
+    predicted_from: int = 0  # the first position its window holds
+    started: float | None = None  # clock at admission
+    expires: float | None = None
 
     @property
     def uncached(self) -> int:
@@ -43,6 +51,24 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
     @property
-    def most_tokens(self) -> int:
-        """What the cache must be able to hold: the last sampled token is never fed back."""
-        return self.prompt_length + self.params.max_tokens - 1
+    def slot(self) -> int | None:
+        return self.place.slot if self.place else None
+
+    @property
+    def pages(self) -> list[int]:
+        return list(self.place.pages) if self.place else []
+
+    def job(self, shared_pages: int = 0) -> Job:
+        """What the scheduler needs to know."""
+        at = bisect_right(self.points, self.cached)
+        stop = self.points[at] if at < len(self.points) else len(self.tokens)
+        return Job(
+            number=self.number,
+            arrival=self.arrival,
+            priority=self.options.priority,
+            known=len(self.tokens),
+            cached=self.cached,
+            stop=min(stop, len(self.tokens)),
+            drafts=len(self.drafts),
+            pages=len(self.place.pages) if self.place else shared_pages,
+        )

@@ -4,34 +4,81 @@ do not change what it says.
 V vocabulary.
 """
 
+import secrets
+
 import torch
 from torch import Tensor
 
-from dsv4.generation import SamplingParams, TokenLogprobs
+from dsv4.generation import SamplingParams, TokenConstraint, TokenLogprobs
+
+
+class Sampler:
+    """The state of one answer: its random numbers, what it has said, where its grammar stands."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        self.params, self.generator = params, torch.Generator().manual_seed(seed % 2**63)
+        self._said: dict[int, int] = {}
+        self._constraint: TokenConstraint | None = params.constraint.start() if params.constraint else None
+        self._bias = torch.tensor(params.logit_bias).T if params.logit_bias else None
+
+    def choose(self, logits_V: Tensor) -> int:
+        """The next token; remembers it."""
+        token = sample(self._shape(logits_V), self.params, self.generator)
+        if self.params.presence_penalty or self.params.frequency_penalty:
+            self._said[token] = self._said.get(token, 0) + 1
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        return token
+
+    def _shape(self, logits_V: Tensor) -> Tensor:
+        """Logits after constraint, penalties and bias; the input is not modified."""
+        if self._bias is not None:
+            logits_V = logits_V.index_add(0, self._bias[0].long(), self._bias[1])
+        if self._said:
+            ids, times = torch.tensor(list(self._said)), torch.tensor(list(self._said.values()))
+            penalty = self.params.presence_penalty + self.params.frequency_penalty * times
+            logits_V = logits_V.index_add(0, ids, -penalty.float())
+        mask = self._constraint.allowed() if self._constraint is not None else None
+        if mask is not None:
+            bits = torch.frombuffer(bytearray(mask), dtype=torch.uint8)
+            allowed_V = (bits[:, None] >> torch.arange(8)).bitwise_and(1).flatten()[: logits_V.shape[0]].bool()
+            logits_V = logits_V.masked_fill(~allowed_V, float("-inf"))
+        return logits_V
 
 
 def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
     """A token id. Temperature 0 takes the largest logit (the lowest id on ties); otherwise the released rule:
-    probabilities divided by Exponential(1) noise, argmax, after top-p has cut the tail."""
+    probabilities divided by Exponential(1) noise, argmax, after top-k, top-p and min-p have cut the tail."""
     if params.temperature == 0:
         return int(logits_V.argmax())
     probability_V = (logits_V / max(params.temperature, 1e-5)).softmax(dim=0)
+    if 0 < params.top_k < logits_V.shape[0]:
+        probability_V = _first(probability_V, params.top_k)
     if params.top_p < 1:
         probability_V = _nucleus(probability_V, params.top_p)
+    if params.min_p > 0:
+        probability_V = probability_V.masked_fill(probability_V < params.min_p * probability_V.max(), 0.0)
     noise_V = torch.empty_like(probability_V).exponential_(1, generator=generator)
     return int((probability_V / noise_V).argmax())
 
 
+def _first(probability_V: Tensor, k: int) -> Tensor:
+    """Zero all but the k most likely tokens, the lower ids on ties."""
+    order_V = probability_V.sort(descending=True, stable=True).indices
+    return probability_V.index_fill(0, order_V[k:], 0.0)
+
+
 def _nucleus(probability_V: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of tokens that reaches `top_p`; the most likely one always stays."""
+    """Zero all but the smallest set of tokens that reaches `top_p` of what is left; the most likely one stays."""
     sorted_V, order_V = probability_V.sort(descending=True, stable=True)
     before_V = sorted_V.cumsum(0) - sorted_V
-    return probability_V.index_fill(0, order_V[before_V >= top_p], 0.0)
+    return probability_V.index_fill(0, order_V[before_V >= top_p * sorted_V.sum()], 0.0)
 
 
 def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprobs:
-    """Log-probabilities at temperature 1 of the chosen token and the `top` best."""
+    """Log-probabilities at temperature 1 of the chosen token and of the `top` best (at most the vocabulary)."""
     log_V = logits_V.log_softmax(dim=0)
-    best = log_V.topk(top) if top else None
+    best = log_V.topk(min(top, log_V.shape[0])) if top else None
     pairs = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best else ()
     return TokenLogprobs(float(log_V[token]), pairs)

@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from dsv4.generation import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
+from dsv4.generation import (
+    ContextLengthError,
+    FinishReason,
+    RequestOptions,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprobs,
+)
 
 Script = Sequence[int] | Callable[[Sequence[int], SamplingParams], Sequence[int]]
 
@@ -15,6 +22,7 @@ class StubCall:
 
     prompt: list[int]
     params: SamplingParams
+    options: RequestOptions
     emitted: int = 0
     ended: bool = False
     closed_early: bool = False
@@ -45,11 +53,13 @@ class StubGenerator:
         """The largest prompt plus completion in tokens."""
         return self._context_length
 
-    async def stream(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[TokenEvent, None]:
-        """Play the script once. Raises ValueError for a prompt that fills the context."""
+    async def stream(
+        self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """Play the script once. Raises ContextLengthError for a prompt that fills the context."""
         if len(prompt) >= self._context_length:
-            raise ValueError(f"prompt of {len(prompt)} tokens exceeds the context of {self._context_length}")
-        call = StubCall(list(prompt), params)
+            raise ContextLengthError(len(prompt), self._context_length)
+        call = StubCall(list(prompt), params, options or RequestOptions())
         self.calls.append(call)
         try:
             for event in self._events(call):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsv4.cache import CacheStore, StepCache
+from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_config, tiny_model
 
@@ -18,15 +18,14 @@ def model() -> Transformer:
 
 
 def store_for(model: Transformer, sequences: int = 2) -> CacheStore:
-    store = CacheStore(model.config, torch.float32, tokens=1024, sequences=sequences)
+    store = CacheStore(model.config, "fp32", tokens=1024, slots=sequences)
     for tensor in tensors(store):
         tensor.fill_(float("nan"))
     return store
 
 
 def tensors(store: CacheStore) -> list[Tensor]:
-    every = [(s.window_SWC, s.entries_MC, s.index_MI, *s.tails.values()) for s in store.layers]
-    return [t for layer in every for t in layer if t is not None]
+    return [t for layer in store.layers for t in (*layer.slot_tensors(), *layer.page_tensors())]
 
 
 @torch.inference_mode()
@@ -37,7 +36,7 @@ def run(model: Transformer, store: CacheStore, tokens: Tensor, slot: int, pages:
         if not len(part):
             break
         sequences = model.pack([len(part)], [done])
-        out.append(model.logits(model.hidden(part, sequences, StepCache(store, sequences, [slot], [pages]))))
+        out.append(model.logits(model.hidden(part, sequences, StepCache(store, sequences, [Place(slot, pages)]))))
         done += len(part)
     return torch.cat(out)
 
@@ -61,11 +60,9 @@ def test_a_step_writes_only_to_its_own_slot_and_pages(model: Transformer) -> Non
     store = store_for(model, 3)
     run(model, store, random_tokens(), 1, [3, 1])
     for layer, spec in zip(store.layers, store.spec.layers, strict=True):
-        for tensor in (layer.window_SWC, *layer.tails.values()):
+        for tensor in layer.slot_tensors():
             assert tensor[[0, 2]].isnan().all()
-        for tensor in (layer.entries_MC, layer.index_MI):
-            if tensor is None:
-                continue
+        for tensor in layer.page_tensors():
             written = ~tensor.isnan().any(1)
             entries = TOKENS // spec.ratio
             assert int(written.sum()) == (entries if spec.index < 4 else 0)
@@ -79,18 +76,16 @@ def test_the_window_ring_holds_the_last_rows_by_position(model: Transformer) -> 
     store = store_for(model)
     tokens = random_tokens(200)
     run(model, store, tokens[:70], 0, [0])
-    assert store.layers[0].window_SWC[0].isnan().any(1).tolist() == [False] * 70 + [True] * 58
+    assert store.layers[0].window_SWX[0].isnan().any(1).tolist() == [False] * 70 + [True] * 58
     whole, sequences = store_for(model), model.pack([200])
     run(model, store, tokens, 1, [1])
     with torch.inference_mode():
-        model.hidden(tokens, sequences, StepCache(whole, sequences, [0], [[0]]))
+        model.hidden(tokens, sequences, StepCache(whole, sequences, [Place(0, [0])]))
     for chunked, one in zip(store.layers[:4], whole.layers[:4], strict=True):
-        torch.testing.assert_close(chunked.window_SWC[1], one.window_SWC[0], atol=2e-5, rtol=0)
+        torch.testing.assert_close(chunked.window_SWX[1], one.window_SWX[0], atol=2e-5, rtol=0)
 
 
 def test_every_sequence_needs_its_place(model: Transformer) -> None:
     store, sequences = store_for(model), model.pack([2, 2])
-    with pytest.raises(ValueError):
-        StepCache(store, sequences, [0], [[0], [1]])
-    with pytest.raises(ValueError):
-        StepCache(store, sequences, [0, 1], [[0]])
+    with pytest.raises(ValueError, match="2 sequences need as many places, got 1"):
+        StepCache(store, sequences, [Place(0, [0])])

@@ -31,7 +31,7 @@ def engine(model: Transformer) -> Iterator[Engine]:
     engine.eos = -1
     yield engine
     assert not engine.busy
-    assert engine.store.check_integrity()
+    assert engine.check_integrity()
 
 
 def prompt_of(length: int, seed: int = 0) -> list[int]:
@@ -159,7 +159,7 @@ def test_cancel_frees_at_once(engine: Engine, steps: int) -> None:
     engine.cancel(drop)
     engine.cancel(drop)
     assert drop.state is State.ENDED
-    assert engine.store.slots.count - engine.store.slots.free == (1 if steps else 0)
+    assert engine.running == (1 if steps else 0)
     events = drain(engine)
     assert drop not in events
     assert events[keep][-1].finish is FinishReason.LENGTH
@@ -188,7 +188,7 @@ def test_a_request_without_pages_waits_and_is_not_overtaken(engine: Engine) -> N
     first, large, small = (engine.submit(prompt_of(n), GREEDY) for n in (300, 290, 8))
     engine.step()
     assert [r.state for r in (first, large, small)] == [State.RUNNING, State.WAITING, State.WAITING]
-    assert engine.store.slots.free == 2
+    assert engine.running == 1
     events = drain(engine)
     assert len(events[large]) == len(events[small]) == COUNT
     assert large.tokens[290:] == argmax_by_full_forward(engine.model, prompt_of(290), COUNT)
@@ -244,9 +244,11 @@ def test_any_workload_ends_every_request_once_and_shares_no_place(work: list[tup
         running = [r for r in requests if r.state is State.RUNNING]
         slots, pages = [r.slot for r in running], [page for r in running for page in r.pages]
         assert len(set(slots)) == len(slots)
-        assert len(set(pages)) == len(pages)
-        assert engine.store.slots.free == 3 - len(slots)
-        assert engine.store.pages.free == 2 - len(pages)
+        assert len(slots) <= 3
+        # a page that two hold was full when the second came: nobody writes to it any more
+        for page in set(pages):
+            holders = [r for r in running if page in r.pages]
+            assert len(holders) == 1 or all(r.cached >= 256 * (r.pages.index(page) + 1) for r in holders)
 
     for what, number, tokens in work:
         if what == "submit":
@@ -259,6 +261,8 @@ def test_any_workload_ends_every_request_once_and_shares_no_place(work: list[tup
                 step()
     while engine.busy:
         step()
+    assert engine.check_integrity()
+    engine.forget()
     assert engine.store.check_integrity()
     for request in requests:
         finishes = ends.get(request, [])

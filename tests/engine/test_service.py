@@ -33,7 +33,7 @@ def service(engine: Engine) -> Iterator[EngineService]:
     service.close()
     assert not service._thread.is_alive()
     assert not engine.busy
-    assert engine.store.check_integrity()
+    assert engine.check_integrity()
 
 
 def run(work: Awaitable[Any]) -> Any:
@@ -114,7 +114,7 @@ def test_closing_a_stream_cancels_its_request(service: EngineService, engine: En
         await stream.aclose()  # type: ignore[attr-defined]
         # commands run in order: by the end of another request the cancelled one is gone
         await gather(service, [4], SHORT)
-        assert engine.store.check_integrity()
+        assert engine.check_integrity()
         assert not engine.busy
 
     run(work())
@@ -158,10 +158,10 @@ def test_a_refusal_to_a_loop_that_is_gone_is_dropped(
     loop, entered, closed = asyncio.new_event_loop(), threading.Event(), threading.Event()
     real = engine.submit
 
-    def slow(prompt: list[int], params: SamplingParams) -> object:
+    def slow(*arguments: Any) -> object:
         entered.set()
         assert closed.wait(PATIENCE)
-        return real(prompt, params)
+        return real(*arguments)
 
     monkeypatch.setattr(engine, "submit", slow)
     stream = service.stream([], SHORT)
@@ -180,15 +180,15 @@ def test_a_refusal_to_a_loop_that_is_gone_is_dropped(
 
 
 def fail_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, when: Callable[[], bool]) -> None:
-    real, failed = engine._forward, []
+    real, failed = engine.runner.run, []
 
-    def forward(parts: list) -> torch.Tensor:
+    def forward(works: list) -> Any:
         if when() and not failed:
             failed.append(True)
             raise RuntimeError("out of something")
-        return real(parts)
+        return real(works)
 
-    monkeypatch.setattr(engine, "_forward", forward)
+    monkeypatch.setattr(engine.runner, "run", forward)
 
 
 def test_a_failed_step_ends_its_requests_with_an_error_and_the_service_goes_on(
@@ -225,7 +225,7 @@ def test_close_ends_every_stream_with_abort(engine: Engine) -> None:
             await gather(service, [3], SHORT)
 
     run(work())
-    assert engine.store.check_integrity()
+    assert engine.check_integrity()
 
 
 async def _all(stream: AsyncIterator[TokenEvent]) -> list[TokenEvent]:

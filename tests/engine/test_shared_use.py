@@ -21,7 +21,7 @@ def test_open_iterators_do_not_lose_each_others_tokens() -> None:
     second = collect(shared.generate([5, 6, 2], GREEDY)).tokens
     assert second == alone[1]
     assert [event.token for event in [*head, *first]] == alone[0]
-    assert shared.store.check_integrity()
+    assert shared.check_integrity()
 
 
 def test_requests_without_limits_run_side_by_side() -> None:
@@ -36,6 +36,6 @@ def test_closing_an_iterator_frees_its_place() -> None:
     shared = engine()
     stream = shared.generate([1, 2, 3], GREEDY)
     next(stream)
-    assert not shared.store.check_integrity()
+    assert not shared.check_integrity()
     stream.close()  # type: ignore[attr-defined]
-    assert shared.store.check_integrity()
+    assert shared.check_integrity()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from dsv4.cache import CacheStore, StepCache
+from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_config, tiny_model
 
@@ -32,11 +32,10 @@ def expected(model: Transformer, tokens: Tensor) -> list[Tensor]:
 
 def poisoned_store(model: Transformer) -> CacheStore:
     """A cache full of NaN: whatever reads what was not written shows at once."""
-    store = CacheStore(model.config, torch.float32, tokens=2048, sequences=3)
+    store = CacheStore(model.config, "fp32", tokens=2048, slots=3)
     for layer in store.layers:
-        for tensor in (layer.window_SWC, layer.entries_MC, layer.index_MI, *layer.tails.values()):
-            if tensor is not None:
-                tensor.fill_(float("nan"))
+        for tensor in (*layer.slot_tensors(), *layer.page_tensors()):
+            tensor.fill_(float("nan"))
     return store
 
 
@@ -51,7 +50,7 @@ def run(model: Transformer, tokens: Tensor, chunks: list[list[int]]) -> list[Ten
             active = [b for b, rest in enumerate(left) if rest]
             counts = [left[b].pop(0) for b in active]
             sequences = model.pack(counts, [done[b] for b in active])
-            cache = StepCache(store, sequences, [slots[b] for b in active], [pages[b] for b in active])
+            cache = StepCache(store, sequences, [Place(slots[b], pages[b]) for b in active])
             fed = torch.cat([tokens[b, done[b] : done[b] + n] for b, n in zip(active, counts, strict=True)])
             parts = model.logits(model.hidden(fed, sequences, cache)).split(counts)
             for b, n, part in zip(active, counts, parts, strict=True):

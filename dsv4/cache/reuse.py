@@ -1,0 +1,99 @@
+"""Where a new request starts: the longest prefix in memory or on disk; and what is kept for the next one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dsv4.cache.disk import DiskTier
+from dsv4.cache.layers import Place
+from dsv4.cache.pages import OutOfCacheError
+from dsv4.cache.prefix import PrefixCache
+from dsv4.cache.store import from_bytes, to_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Memory first, then disk. Nothing here changes what is computed, only how much of it."""
+
+    prefixes: PrefixCache
+    disk: DiskTier | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether anything can be kept."""
+        return self.prefixes.policy.snapshots > 0 or self.prefixes.policy.windows == "none"
+
+    def open(self, tokens: Sequence[int], owner: str) -> tuple[Place, int]:
+        """A place for these tokens and how many of them it holds already: at most all but the last, whose logits are
+        still to be computed. Raises OutOfCacheError when no slot is free."""
+        prefixes, store = self.prefixes, self.prefixes.store
+        counts = prefixes.counts
+        counts.lookups += 1
+        if not prefixes.make_room(pages=0, slots=1):
+            raise OutOfCacheError("no slot is free")
+        prefixes.make_room(pages=1)
+        limit = len(tokens) - 1
+        record = prefixes.find(tokens, owner, limit)
+        known = prefixes.usable(record) if record else 0
+        if self.disk is not None and (place := self._restore(tokens, owner, limit, known)) is not None:
+            return place
+        if record is None or not known:
+            return Place(store.slots.take(1)[0], []), 0
+        counts.hits += 1
+        counts.hit_tokens += known
+        return prefixes.open(record), known
+
+    def keep(self, tokens: Sequence[int], owner: str, place: Place) -> None:
+        """Keep a prefix that a place holds: its slot is at these tokens or one further. What a prefix without a
+        snapshot has been warmed up for is kept only without windows too."""
+        windows = self.prefixes.policy.windows != "none"
+        added = self.prefixes.record(tokens, owner, place.pages, place.slot if windows else None)
+        if added and self.disk is not None:
+            self._write(tokens, owner, place, windows)
+
+    def shared_pages(self, tokens: Sequence[int], owner: str) -> int:
+        """Pages of the best record that running requests hold too: they need not be free to be reused."""
+        record = self.prefixes.find(tokens, owner, len(tokens) - 1)
+        return self.prefixes.shared(record) if record else 0
+
+    def _write(self, tokens: Sequence[int], owner: str, place: Place, windows: bool) -> None:
+        assert self.disk is not None
+        store = self.prefixes.store
+        chain = self.disk.chain(tokens, owner)
+        for page, key in zip(place.pages, chain.pages, strict=False):
+            if not self.disk.has(key):
+                self.disk.put_page(key, to_bytes(store.page_views(page)))
+        rest = len(tokens) % store.spec.page_tokens
+        views = store.page_views(place.pages[len(chain.pages)], rest) if rest else []
+        self.disk.put_end(chain, to_bytes([*views, *(store.slot_views(place.slot) if windows else [])]))
+
+    def _restore(self, tokens: Sequence[int], owner: str, limit: int, known: int) -> tuple[Place, int] | None:
+        """A place filled from disk, when the disk has more than memory."""
+        assert self.disk is not None
+        prefixes, store = self.prefixes, self.prefixes.store
+        windows = prefixes.policy.windows != "none"
+        warm_up = 0 if windows else prefixes.warm_up
+        found = self.disk.find(tokens[:limit], owner)
+        if found is None or found.length - warm_up <= known:
+            return None
+        data = self.disk.read(found)
+        needed = store.spec.pages_for(found.length)
+        if data is None or not prefixes.make_room(pages=needed, slots=1):
+            return None
+        pages, slot = store.pages.take(needed), store.slots.take(1)[0]
+        try:
+            for page, content in zip(pages, data.pages, strict=False):
+                from_bytes(content, store.page_views(page))
+            rest = found.length % store.spec.page_tokens
+            views = store.page_views(pages[-1], rest) if rest else []
+            from_bytes(data.end, [*views, *(store.slot_views(slot) if windows else [])])
+        except ValueError:  # a record of another shape: as good as none
+            store.pages.give_back(pages)
+            store.slots.give_back([slot])
+            return None
+        start = found.length - warm_up
+        prefixes.counts.hits += 1
+        prefixes.counts.hit_tokens += start
+        prefixes.record(tokens[: found.length], owner, pages, slot if windows else None)
+        if windows:
+            return Place(slot, pages), start
+        return Place(slot, pages, window_from=start, entries_from=found.length), start

@@ -1,0 +1,71 @@
+"""A memory budget becomes pages, running sequences and snapshots, before anything is allocated."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsv4.cache import CacheSpec
+
+_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "tb": 10**12}
+DEFAULT_SHARE = "50%"
+
+
+def free_memory() -> int:
+    """Bytes the system can give without swapping; 8 GiB where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 8 * 2**30
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "8GiB", "500 MB" or "50%" (of free memory). Raises ValueError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*|%)\s*", text)
+    if match and match[2] == "%" and 0 < float(match[1]) <= 100:
+        return int(free_memory() * float(match[1]) / 100)
+    if match and match[2].lower() in _UNITS and float(match[1]) > 0:
+        return int(float(match[1]) * _UNITS[match[2].lower()])
+    raise ValueError(f"memory must be a size like 8GiB or a share of free memory like 50%, got {text!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What fits. tokens: cached source tokens of all sequences and kept prefixes together."""
+
+    tokens: int
+    sequences: int
+    snapshots: int
+    bytes: int
+
+    def describe(self) -> str:
+        return (
+            f"cache {self.bytes / 2**20:,.0f} MiB: {self.tokens:,} tokens in {self.sequences} running sequences "
+            f"and kept prefixes ({self.snapshots} snapshots)"
+        )
+
+
+def plan_memory(spec: CacheSpec, budget: int, *, context_length: int, sequences: int, snapshots: int) -> MemoryPlan:
+    """Slots first, the rest is pages, never more than every sequence and as many kept prefixes at full context need.
+
+    At most a third of the budget goes into snapshots. Raises ValueError naming both numbers when not even one sequence
+    of `context_length` tokens fits.
+    """
+    slot, page = spec.slot_bytes(), max(1, spec.page_bytes())
+    least = spec.total_bytes(spec.pages_for(context_length), 1)
+    if least > budget:
+        raise ValueError(
+            f"one sequence of {context_length:,} tokens needs {_size(least)} of cache, the memory budget is "
+            f"{_size(budget)}: raise --memory or lower --context"
+        )
+    spare = budget - least
+    extra = min(sequences - 1, spare // 3 // slot)
+    kept = min(snapshots, spare // 3 // slot)
+    left = budget - (1 + extra + kept) * slot
+    pages = min(left // page, 2 * sequences * spec.pages_for(context_length))
+    return MemoryPlan(pages * spec.page_tokens, 1 + extra, kept, spec.total_bytes(pages, 1 + extra + kept))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
