@@ -8,8 +8,10 @@ of the model's fingerprint, the owner and all tokens up to there: a page of anot
 import hashlib
 import os
 import sqlite3
+import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ _MAGIC = b"dsv4\x01\x00\x00\x00"
 _HEADER = len(_MAGIC) + 4
 _STALE_SECONDS = 3600  # temporary files of a dead process are swept after this
 _BATCH = 500
+_PENDING = 1 << 28  # bytes waiting to be written before `write` waits for the disk
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     key BLOB PRIMARY KEY, base BLOB, length INTEGER NOT NULL, bytes INTEGER NOT NULL, used REAL NOT NULL);
@@ -54,6 +57,14 @@ class Content:
     end: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    key: bytes
+    base: bytes | None  # of an end: the key before it
+    length: int
+    data: bytes
+
+
 @dataclass(slots=True)
 class DiskCounts:
     """What happened since the tier was opened. corrupt: files whose checksum did not fit (dropped, never used)."""
@@ -69,7 +80,8 @@ class DiskCounts:
 class DiskTier:
     """A folder of cached prefixes with a byte budget, least recently used out first. Several processes may share it.
 
-    fingerprint: identifies model and storage format; keys of different fingerprints never meet. Raises ValueError for a
+    Reading happens in the caller's thread, writing in one of its own: a slow disk does not hold up answers until
+    256 MiB wait to be written. fingerprint: identifies model and storage format; keys of different fingerprints never meet. Raises ValueError for a
     budget under 1 MiB, OSError when the folder cannot be made.
     """
 
@@ -80,15 +92,32 @@ class DiskTier:
         self._fingerprint = fingerprint
         self.counts = DiskCounts()
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()  # around the index
         self._db = self._open_index()
         self._sweep()
+        self._jobs: deque[_Job] = deque()
+        self._pending: dict[bytes, int] = {}
+        self._moved = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._write_jobs, name="dsv4-disk", daemon=True)
+        self._thread.start()
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all files in the index."""
-        return self._db.execute("SELECT COALESCE(SUM(bytes), 0) FROM files").fetchone()[0]
+        return self._rows("SELECT COALESCE(SUM(bytes), 0) FROM files")[0][0]
+
+    def flush(self) -> None:
+        """Wait until everything handed over is written."""
+        with self._moved:
+            self._moved.wait_for(lambda: not self._pending)
 
     def close(self) -> None:
+        """Write what is left, then let go of the folder."""
+        with self._moved:
+            self._closing = True
+            self._moved.notify_all()
+        self._thread.join()
         self._db.close()
 
     def chain(self, tokens: Sequence[int], owner: str) -> Chain:
@@ -103,15 +132,16 @@ class DiskTier:
         return Chain(root, pages, hashlib.blake2b(b"end" + last + rest, digest_size=20).digest(), len(tokens))
 
     def has(self, key: bytes) -> bool:
-        return self._db.execute("SELECT 1 FROM files WHERE key = ?", (key,)).fetchone() is not None
+        """Whether this file is stored or about to be."""
+        return key in self._pending or bool(self._rows("SELECT 1 FROM files WHERE key = ?", (key,)))
 
-    def put_page(self, key: bytes, data: bytes) -> bool:
-        """Store one full page. False when it could not be written (a full disk): then nothing has changed."""
-        return self._put(key, None, 0, data)
+    def put_page(self, key: bytes, data: bytes) -> None:
+        """Store one full page, soon. When it cannot be written (a full disk) that is counted and nothing else."""
+        self._hand_over(_Job(key, None, 0, data))
 
-    def put_end(self, chain: Chain, data: bytes) -> bool:
-        """Store the end of a prefix; with it the prefix can be found. False when it could not be written."""
-        return self._put(chain.end, chain.base, chain.length, data)
+    def put_end(self, chain: Chain, data: bytes) -> None:
+        """Store the end of a prefix, after its pages; with it the prefix can be found."""
+        self._hand_over(_Job(chain.end, chain.base, chain.length, data))
 
     def find(self, tokens: Sequence[int], owner: str) -> Chain | None:
         """The longest stored prefix of these tokens whose pages are all in the index."""
@@ -122,8 +152,8 @@ class DiskTier:
         for at in range(len(bases), 0, -_BATCH):
             batch = bases[max(0, at - _BATCH) : at]
             marks = ",".join("?" * len(batch))
-            rows = self._db.execute(f"SELECT length FROM files WHERE base IN ({marks}) ORDER BY length DESC", batch)
-            for (length,) in rows.fetchall():
+            query = f"SELECT length FROM files WHERE base IN ({marks}) ORDER BY length DESC"
+            for (length,) in self._rows(query, batch):
                 chain = self.chain(tokens[:length], owner) if length <= len(tokens) else None
                 if chain is not None and self.has(chain.end):
                     return chain
@@ -139,7 +169,7 @@ class DiskTier:
                 return None
             parts.append(data)
         now = time.time()
-        with suppress(sqlite3.OperationalError), self._db:
+        with self._lock, suppress(sqlite3.OperationalError), self._db:
             # the earlier pages last: they go out after what builds on them
             self._db.executemany(
                 "UPDATE files SET used = ? WHERE key = ?",
@@ -152,35 +182,58 @@ class DiskTier:
         for at in range(0, len(keys), _BATCH):
             batch = keys[at : at + _BATCH]
             marks = ",".join("?" * len(batch))
-            known |= {row[0] for row in self._db.execute(f"SELECT key FROM files WHERE key IN ({marks})", batch)}
+            known |= {row[0] for row in self._rows(f"SELECT key FROM files WHERE key IN ({marks})", batch)}
         return known
 
-    def _put(self, key: bytes, base: bytes | None, length: int, data: bytes) -> bool:
-        path = self._path(key)
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _hand_over(self, job: _Job) -> None:
+        with self._moved:
+            if job.key in self._pending or self._closing:
+                return
+            self._moved.wait_for(lambda: sum(self._pending.values()) < _PENDING)
+            self._pending[job.key] = len(job.data)
+            self._jobs.append(job)
+            self._moved.notify_all()
+
+    def _write_jobs(self) -> None:
+        while True:
+            with self._moved:
+                self._moved.wait_for(lambda: self._jobs or self._closing)
+                if not self._jobs:
+                    return
+                job = self._jobs.popleft()
+            self._write(job)
+            with self._moved:
+                del self._pending[job.key]
+                self._moved.notify_all()
+
+    def _write(self, job: _Job) -> None:
+        path = self._path(job.key)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        size = len(data) + _HEADER
+        size = len(job.data) + _HEADER
         try:
             self._make_room(size)
             path.parent.mkdir(exist_ok=True)
             with open(temporary, "wb") as file:
-                file.write(_MAGIC + zlib.crc32(data).to_bytes(4, "little"))
-                file.write(data)
+                file.write(_MAGIC + zlib.crc32(job.data).to_bytes(4, "little"))
+                file.write(job.data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            with self._db:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", (key, base, length, size, time.time())
-                )
+            row = (job.key, job.base, job.length, size, time.time())
+            with self._lock, self._db:
+                self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", row)
         except (OSError, sqlite3.Error) as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             self.counts.failed_writes += 1
             log("prefix_not_written", error=f"{type(error).__name__}: {error}")
-            return False
+            return
         self.counts.written += 1
         self.counts.written_bytes += size
-        return True
 
     def _read(self, key: bytes) -> bytes | None:
         try:
@@ -198,7 +251,7 @@ class DiskTier:
         """Delete the least recently used files until `size` more bytes fit. The index row goes first."""
         over = self.total_bytes + size - self.budget
         while over > 0:
-            rows = self._db.execute("SELECT key, bytes FROM files ORDER BY used LIMIT 64").fetchall()
+            rows = self._rows("SELECT key, bytes FROM files ORDER BY used LIMIT 64")
             if not rows:
                 return
             gone = []
@@ -211,7 +264,7 @@ class DiskTier:
             self.counts.evicted += len(gone)
 
     def _forget(self, keys: list[bytes]) -> None:
-        with suppress(sqlite3.OperationalError), self._db:
+        with self._lock, suppress(sqlite3.OperationalError), self._db:
             self._db.executemany("DELETE FROM files WHERE key = ?", [(key,) for key in keys])
         for key in keys:
             with suppress(OSError):
@@ -241,7 +294,7 @@ class DiskTier:
 
     def _sweep(self) -> None:
         """Remove files the index does not know, when they are old enough not to be another process's work."""
-        known = {row[0] for row in self._db.execute("SELECT key FROM files")}
+        known = {row[0] for row in self._rows("SELECT key FROM files")}
         limit = time.time() - _STALE_SECONDS
         for path in self.folder.glob("??/*"):
             with suppress(OSError, ValueError):

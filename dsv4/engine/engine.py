@@ -194,6 +194,11 @@ class Engine:
             del self._inboxes[request]
             self.cancel(request)
 
+    def close(self) -> None:
+        """Write what is still to be written to disk. The engine may not be used afterwards."""
+        if self.reuse.disk is not None:
+            self.reuse.disk.close()
+
     def forget(self) -> None:
         """Drop all kept prefixes: what must happen when the weights change. Prefixes on disk belong to the old weights
         too, so the disk is not used any more."""
@@ -237,7 +242,7 @@ class Engine:
             elif decision.admit is not None:
                 self._admit(requests[decision.admit])
             else:
-                works = [Work(requests[number], count) for number, count in decision.parts]
+                works = [Work.of(requests[number], count) for number, count in decision.parts]
                 for work in works:
                     self._grow(work)
                 return works

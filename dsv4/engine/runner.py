@@ -17,23 +17,29 @@ from dsv4.model.transformer import Transformer
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`count` tokens of a request go into the step: of those known, then of its drafts."""
+    """Positions start..end-1 of a request go into the step. tokens: of those known, then of its drafts. wanted: rows of
+    logits to compute, from the last known token on."""
 
     request: Request
-    count: int
+    start: int
+    tokens: list[int]
+    wanted: int
+
+    @classmethod
+    def of(cls, request: Request, count: int) -> "Work":
+        """The next `count` tokens."""
+        end = request.cached + count
+        fed = request.tokens[request.cached : end]
+        fed += request.drafts[: count - len(fed)]
+        return cls(request, request.cached, fed, max(0, end - len(request.tokens) + 1))
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens)
 
     @property
     def end(self) -> int:
-        return self.request.cached + self.count
-
-    @property
-    def tokens(self) -> list[int]:
-        return [*self.request.tokens, *self.request.drafts][self.request.cached : self.end]
-
-    @property
-    def wanted(self) -> int:
-        """Rows of logits to compute: from the last known token on."""
-        return max(0, self.end - len(self.request.tokens) + 1)
+        return self.start + len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Runner:
     def run(self, works: list[Work]) -> Ran:
         """Feed the works through the model; their cache rows are written, their `cached` is left to the caller."""
         tokens = [token for work in works for token in work.tokens]
-        sequences = self.model.pack([work.count for work in works], [work.request.cached for work in works])
+        sequences = self.model.pack([work.count for work in works], [work.start for work in works])
         places = [_place(work.request) for work in works]
         x_TSD = self.model.hidden(torch.tensor(tokens), sequences, StepCache(self.store, sequences, places))
         first = list(sequences.borders[:-1])
@@ -78,12 +84,13 @@ class Runner:
         rows, tokens, lengths, starts, places = [], [], [], [], []
         for i in live:
             request, old = works[i].request, works[i].request.cached
-            began = works[i].end - works[i].count
             start = max(request.predicted, old - window)
             if start > request.predicted:
                 request.predicted_from = start
             for position in range(start, old):
-                carried = ran.carry[i] if position < began else ran.x_TSD[ran.first[i] + position - began]
+                carried = (
+                    ran.carry[i] if position < works[i].start else ran.x_TSD[ran.first[i] + position - works[i].start]
+                )
                 assert carried is not None
                 rows.append(carried)
             tokens += request.tokens[start + 1 : old + 1]
@@ -97,7 +104,8 @@ class Runner:
         sequences = Sequences.pack(lengths, (), starts, ran.x_TSD.device)
         cache = StepCache(self.store, sequences, places)
         y_TSD = self.model.mtp_hidden(torch.stack(rows), torch.tensor(tokens), sequences, cache)
-        ready = [n for n, i in enumerate(live) if works[i].request.uncached == 1]
+        # NOTE: the end of a prompt runs without a draft: its snapshot serves one token further back, not two
+        ready = [n for n, i in enumerate(live) if works[i].request.uncached == 1 and works[i].request.generated]
         last = torch.tensor([sequences.borders[n + 1] - 1 for n in ready], dtype=torch.int64)
         for n, token in zip(ready, self.model.mtp_logits(y_TSD[last]).argmax(dim=1).tolist(), strict=True):
             works[live[n]].request.drafts = [token]
@@ -115,8 +123,8 @@ class Runner:
         """Keep the streams of the last tokens: a prefix hit starts the prediction block one position back."""
         for work, start in zip(works, first, strict=True):
             slot = _place(work.request).slot
-            for position in range(max(work.request.cached, work.end - STREAM_ROWS), work.end):
-                row = start + position - work.request.cached
+            for position in range(max(work.start, work.end - STREAM_ROWS), work.end):
+                row = start + position - work.start
                 self.store.streams_SRHD[slot, position % STREAM_ROWS].copy_(x_TSD[row])
 
 

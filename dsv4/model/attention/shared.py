@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
+from dsv4.kernels.matmul import linear
 from dsv4.kernels.rope import apply_rope
 from dsv4.kernels.sparse_attention import KeySet, sparse_attention
 from dsv4.model.inputs import KeyBuffer
@@ -43,9 +44,15 @@ class Attention(nn.Module):
         q_THC = apply_rope(rms(q_THC, self.config.rms_norm_eps), rotation)
         kv_TC = self.store(apply_rope(self.kv_norm(self.wkv(x_TD)), rotation))
         buffer, keys = self.keys(x_TD, latent_TL, kv_TC, step)
-        scale = self.config.head_dim**-0.5
         o_THC = sparse_attention(
-            q_THC, buffer.window_WC, buffer.entries_MC, keys, self.attn_sink, scale=scale, impl=self.impl
+            q_THC,
+            buffer.window_WC,
+            buffer.entries_MC,
+            keys,
+            self.attn_sink,
+            scale=self.config.head_dim**-0.5,
+            rope_dim=self.config.qk_rope_head_dim,
+            impl=self.impl,
         )
         return self.project(apply_rope(o_THC, rotation, inverse=True))
 
@@ -63,7 +70,7 @@ class Attention(nn.Module):
     def project(self, o_THC: Tensor) -> Tensor:
         """Grouped low-rank output: heads in G groups, each to o_lora_rank, then all to D."""
         groups = self.config.o_groups
-        o_GTX = o_THC.reshape(o_THC.shape[0], groups, -1).transpose(0, 1)
+        o_TGX = o_THC.reshape(o_THC.shape[0], groups, -1).to(self.wo_a.weight.dtype)
         weight_GRX = self.wo_a.weight.unflatten(0, (groups, -1))
-        low_TGR = torch.bmm(o_GTX.to(weight_GRX.dtype), weight_GRX.transpose(1, 2)).transpose(0, 1)
-        return self.wo_b(low_TGR.flatten(1))
+        low = [linear(o_TX.contiguous(), w_RX) for o_TX, w_RX in zip(o_TGX.unbind(1), weight_GRX, strict=True)]
+        return self.wo_b(torch.cat(low, dim=1))
