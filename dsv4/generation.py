@@ -166,8 +166,8 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """How far a prompt is: `done` of `total` tokens, `reused` of them from the prefix cache; `eta` seconds to go, None =
-    not known yet."""
+    """How far a prompt is: `done` of `total` tokens, `reused` of them from the prefix cache; `eta`: seconds to go, None
+    while not known."""
 
     done: int
     total: int

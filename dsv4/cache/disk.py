@@ -81,8 +81,8 @@ class DiskTier:
     """A folder of cached prefixes with a byte budget, least recently used out first. Several processes may share it.
 
     Reading happens in the caller's thread, writing in one of its own: a slow disk does not hold up answers until
-    256 MiB wait to be written. fingerprint: identifies model and storage format; keys of different fingerprints never meet. Raises ValueError for a
-    budget under 1 MiB, OSError when the folder cannot be made.
+    256 MiB wait to be written. fingerprint: identifies model and storage format; keys of different fingerprints never
+    meet. Raises ValueError for a budget under 1 MiB, OSError when the folder cannot be made.
     """
 
     def __init__(self, folder: Path, *, budget: int, fingerprint: str, page_tokens: int = PAGE_TOKENS) -> None:

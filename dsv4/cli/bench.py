@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dsv4.cli.measure import Speed
+    from dsv4.generation import PromptProgress
+
+
+# the contexts of --long
+LONG = (4096, 16384, 65536, 262144, 1048576)
 
 
 def bench(
@@ -13,7 +20,9 @@ def bench(
     contexts: tuple[int, ...] = (512, 2048, 8192),
     decode: int = 16,
     peer: bool = False,
+    long: bool = False,
     json: Path | None = None,
+    plot: Path | None = None,
     mode: Literal["fp32", "bf16", "release"] = "fp32",
 ) -> None:
     """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens.
@@ -28,6 +37,10 @@ def bench(
         Tokens decoded after each prompt.
     peer
         Also measure transformers' DeepseekV4ForCausalLM on the same folder, alternating with ours.
+    long
+        Measure at 4K, 16K, 64K, 256K and 1M tokens instead (as far as the model's context reaches), in chunks of 2,048.
+    plot
+        Write the curves as SVG.
     json
         Append one JSON line per row to this file.
     mode
@@ -39,8 +52,14 @@ def bench(
 
     from dsv4.cli.folders import default_model_folder
     from dsv4.cli.measure import Ours, Transformers, machine
+    from dsv4.cli.plot import speed_svg
+    from dsv4.config import ModelConfig
 
     path = folder or default_model_folder()
+    step_tokens = 512
+    if long:
+        longest, step_tokens = ModelConfig.from_file(path).max_position_embeddings - decode - 1, 2048
+        contexts = tuple(min(n, longest) for n in LONG if n <= longest + decode + 1)
     if decode < 1:
         raise ValueError(f"decode must be at least 1, got {decode}")
     for context in contexts:
@@ -49,17 +68,37 @@ def bench(
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
         others: list[Any] = [Transformers(path)] if peer else []
-        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1), *others]
+        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, step_tokens), *others]
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:
-            with console.status(f"{engine.name}: {context:,} tokens"):
-                rows.append(engine.run(context, decode))
+            with _Progress(console, f"{engine.name}: {context:,} tokens") as progress:
+                rows.append(engine.run(context, decode, progress))
             _show(rows[-1], rows)
+    if plot is not None:
+        plot.write_text(speed_svg(rows), encoding="utf-8")
     if json is not None:
         with json.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json_format.dumps({**machine(), "model": path.name, **row.to_dict()}) + "\n")
+
+
+class _Progress:
+    """A live line: what runs, how far the prompt is, how long it will take."""
+
+    def __init__(self, console: "Console", text: str) -> None:
+        self._status, self._text = console.status(text), text
+
+    def __enter__(self) -> "_Progress":
+        self._status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._status.stop()
+
+    def __call__(self, progress: "PromptProgress") -> None:
+        left = f", {progress.eta:,.0f} s to go" if progress.eta is not None else ""
+        self._status.update(f"{self._text}: {progress.done / progress.total:.0%}{left}")
 
 
 def _show(row: "Speed", rows: "list[Speed]") -> None:
@@ -71,6 +110,7 @@ def _show(row: "Speed", rows: "list[Speed]") -> None:
         ratio = f"   ours is {prefill:.1f}x prefill, {decode:.1f}x decode"
     print(
         f"{row.engine:<14} {row.context:>8,} tokens   prefill {row.prefill_rate:>9,.1f} tok/s   "
-        f"decode {row.decode_rate:>8,.2f} tok/s   cache {row.cache_bytes / 2**20:>8,.1f} MiB{ratio}",
+        f"decode {row.decode_rate:>8,.2f} tok/s   cache {row.cache_bytes / 2**20:>8,.1f} MiB   "
+        f"peak {row.peak_bytes / 2**20:>8,.0f} MiB{ratio}",
         flush=True,
     )

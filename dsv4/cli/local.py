@@ -3,9 +3,10 @@
 T tokens, V vocabulary.
 """
 
+import hashlib
 import json
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,13 +16,18 @@ from torch import Tensor
 
 from dsv4.answer import Answer as AnswerInProgress
 from dsv4.answer import StopStrings
+from dsv4.cache import CacheDtype, CacheSpec
+from dsv4.cache.disk import DiskTier
+from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, load_into
 from dsv4.cli.folders import default_model_folder
 from dsv4.config import ModelConfig
 from dsv4.encoding import Delta, Tokenizer
 from dsv4.engine import Engine, EngineService
-from dsv4.engine.engine import check_tokens
+from dsv4.engine.engine import check_tokens, default_cache_dtype
+from dsv4.engine.memory import DEFAULT_SHARE, parse_memory, plan_memory
 from dsv4.generation import Completion, FinishReason, SamplingDefaults, SamplingParams, TokenEvent
+from dsv4.kernels import native
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
 
@@ -47,12 +53,22 @@ def load(
     mode: Mode = "fp32",
     *,
     context_length: int | None = None,
+    memory: int | None = None,
     sequences: int = 8,
+    cache_dtype: CacheDtype | None = None,
+    reuse: ReusePolicy | None = None,
+    prefix_folder: Path | None = None,
+    prefix_bytes: int = 8 * 2**30,
+    speculate: bool = False,
+    queue: int = 1024,
+    step_tokens: int = 512,
 ) -> "LocalModel":
     """Load a checkpoint folder (released layout, Base layout or plain floats); None = the bundled model.
 
     mode: "fp32" (exact, for research), "bf16", or "release" (the released quantised numerics).
     context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
+    memory: bytes the cache may take (default: half of what is free); prefix_folder: where prefixes outlive the
+    process, in at most prefix_bytes. The rest is as in dsv4.engine.Engine.
     Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
     """
     if mode not in MODES:
@@ -64,9 +80,38 @@ def load(
     load_into(model, config, CheckpointReader(path), mode)
     model.requires_grad_(False).eval()
     context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
-    engine = Engine(model, context_length=context, sequences=sequences)
+    dtype, reuse = cache_dtype or default_cache_dtype(model), reuse or ReusePolicy()
+    budget = parse_memory(DEFAULT_SHARE) if memory is None else memory
+    spec = CacheSpec(config, dtype)
+    plan = plan_memory(spec, budget, context_length=context, sequences=sequences, snapshots=reuse.snapshots)
+    disk = None
+    if prefix_folder is not None:
+        print_of_model = _fingerprint(path, mode, dtype, reuse.windows, speculate)
+        disk = DiskTier(prefix_folder, budget=prefix_bytes, fingerprint=print_of_model)
+    engine = Engine(
+        model,
+        context_length=context,
+        cache_tokens=plan.tokens,
+        sequences=plan.sequences,
+        step_tokens=step_tokens,
+        cache_dtype=dtype,
+        reuse=replace(reuse, snapshots=plan.snapshots),
+        disk=disk,
+        speculate=speculate,
+        queue=queue,
+    )
     tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
     return LocalModel(path.resolve().name, model, engine, tokenizer, generation_defaults(path))
+
+
+def _fingerprint(folder: Path, *settings: object) -> str:
+    """What a cached row depends on: configuration, weight files, and how rows are computed and stored."""
+    digest = hashlib.blake2b(f"{settings} {native.isa() if native.available() else 'torch'}".encode(), digest_size=16)
+    digest.update((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def generation_defaults(folder: Path) -> SamplingDefaults:
@@ -96,6 +141,16 @@ class LocalModel:
         self.name, self.model, self.engine, self.defaults = name, model, engine, defaults
         self._tokenizer = tokenizer
         self._serving = False
+
+    def memory_text(self) -> str:
+        """One line: what the cache holds and takes at most."""
+        store, engine = self.engine.store, self.engine
+        tokens = store.pages.count * store.spec.page_tokens
+        kept = engine.prefixes.policy.snapshots
+        return (
+            f"cache: up to {store.bytes / 2**20:,.0f} MiB for {tokens:,} tokens ({store.spec.dtype} rows) in "
+            f"{engine.sequences} running sequences and {kept} kept prefixes"
+        )
 
     @property
     def config(self) -> ModelConfig:

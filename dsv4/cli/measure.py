@@ -5,6 +5,8 @@ T tokens of the prompt.
 
 import platform
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any, Literal
 
 import torch
 
-from dsv4.generation import SamplingParams
+from dsv4.generation import PromptProgress, RequestOptions, SamplingParams
+
+Mode = Literal["fp32", "bf16", "release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Speed:
     prefill_rate: float
     decode_rate: float
     cache_bytes: int
+    peak_bytes: int = 0  # of the process while this row ran; 0 = the system does not tell
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,6 +51,20 @@ def machine() -> dict[str, Any]:
     }
 
 
+def reset_peak() -> None:
+    """Start measuring the process's largest memory anew, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The largest resident memory of this process since `reset_peak`; 0 where the system does not tell."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return 0
+
+
 def _prompt(vocabulary: int, length: int) -> list[int]:
     """The same random tokens for every engine, control tokens left out."""
     generator = torch.Generator().manual_seed(length)
@@ -57,24 +76,33 @@ class Ours:
 
     name = "dsv4"
 
-    def __init__(self, folder: Path, mode: Literal["fp32", "bf16", "release"], context: int) -> None:
+    def __init__(self, folder: Path, mode: Mode, context: int, step_tokens: int = 512) -> None:
+        from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.local import load
 
         self._mode = mode
-        self._model = load(folder, mode, context_length=context, sequences=1)
+        # every row computes all of its prompt
+        policy = ReusePolicy(snapshots=0)
+        self._model = load(folder, mode, context_length=context, sequences=1, reuse=policy, step_tokens=step_tokens)
         self._model.engine.eos = -1  # random weights may say the end token early; time what was asked for
         self.run(1, 1)  # the first step pays for caches of the libraries
 
-    def run(self, context: int, decode: int) -> Speed:
+    def run(self, context: int, decode: int, progress: Callable[[PromptProgress], None] | None = None) -> Speed:
         """Prefill `context` tokens, then decode `decode` more; the first decoded token ends the prefill."""
         prompt = _prompt(self._model.config.vocab_size, context)
         params = SamplingParams(max_tokens=decode + 1, temperature=0)
         spec = self._model.engine.store.spec
         times = [time.perf_counter()]
-        times += [time.perf_counter() for _ in self._model.events(prompt, params)]
+        reset_peak()
+        for event in self._model.engine.generate(prompt, params, RequestOptions(progress=progress is not None)):
+            if event.token is not None:
+                times.append(time.perf_counter())
+            elif event.progress is not None and progress is not None:
+                progress(event.progress)
         size = spec.total_bytes(spec.pages_for(context), 1)
         rate = decode / (times[-1] - times[1])
-        return Speed(self.name, self._mode, context, context / (times[1] - times[0]), rate, size)
+        prefill = context / (times[1] - times[0])
+        return Speed(self.name, self._mode, context, prefill, rate, size, peak_bytes())
 
 
 class Transformers:
@@ -91,7 +119,8 @@ class Transformers:
         self.run(1, 1)
 
     @torch.inference_mode()
-    def run(self, context: int, decode: int) -> Speed:
+    def run(self, context: int, decode: int, progress: object = None) -> Speed:
+        reset_peak()
         ids_1T = torch.tensor([_prompt(self._model.config.vocab_size, context)])
         start = time.perf_counter()
         out = self._model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
@@ -101,7 +130,9 @@ class Transformers:
             out = self._model(input_ids=token_11, past_key_values=out.past_key_values, use_cache=True)
         end = time.perf_counter()
         size = _cache_bytes(out.past_key_values)
-        return Speed(self.name, "fp32", context, context / (prefilled - start), decode / (end - prefilled), size)
+        return Speed(
+            self.name, "fp32", context, context / (prefilled - start), decode / (end - prefilled), size, peak_bytes()
+        )
 
 
 def _cache_bytes(cache: Any) -> int:

@@ -1,9 +1,13 @@
 """Line charts as SVG text, drawn by hand so that no plotting library is needed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dsv4.config import ModelConfig
+
+if TYPE_CHECKING:
+    from dsv4.cli.measure import Speed
 
 WIDTH, HEIGHT, LEFT, TOP, PLOT_W, PLOT_H, GAP = 1000, 400, 74, 58, 380, 270, 110
 COLOURS = ("#8a8f98", "#2f6fde", "#12a150", "#d9480f", "#7a3fc4")
@@ -13,11 +17,14 @@ TOKENS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: `lines` maps a label to values at evenly spaced contexts from 0 to 1M tokens."""
+    """One chart: `lines` maps a label to values evenly spaced along the contexts; `ticks` label these, first to last;
+    `notes` follow the labels of the lines."""
 
     title: str
     unit: str
     lines: dict[str, list[float]]
+    ticks: tuple[str, ...] = ("0", "256K", "512K", "768K", "1024K")
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def efficiency_svg(models: Mapping[str, ModelConfig]) -> str:
@@ -30,10 +37,35 @@ def efficiency_svg(models: Mapping[str, ModelConfig]) -> str:
     for name, config in models.items():
         flops[name] = [flops_per_token(config, n).total / 1e12 for n in at]
         cache[name] = [kv_bytes(config, n) / 1e9 for n in at]
-    panels = (
-        Panel("Operations per token", "T (FP8 equivalent)", flops),
-        Panel("Cache of one sequence", "GB", cache),
-    )
+    panels = [
+        Panel("Operations per token", "T (FP8 equivalent)", flops, notes=_times_lower(flops)),
+        Panel("Cache of one sequence", "GB", cache, notes=_times_lower(cache)),
+    ]
+    return _svg(panels)
+
+
+def speed_svg(rows: Sequence["Speed"]) -> str:
+    """Prefill and decode rates against context length, one line per engine, contexts as measured."""
+    contexts = sorted({row.context for row in rows})
+    ticks = tuple(_tokens(context) for context in contexts)
+    prefill: dict[str, list[float]] = {}
+    decode: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row.context):
+        prefill.setdefault(row.engine, []).append(row.prefill_rate)
+        decode.setdefault(row.engine, []).append(row.decode_rate)
+    return _svg([Panel("Prefill", "tokens/s", prefill, ticks), Panel("Decode", "tokens/s", decode, ticks)])
+
+
+def _tokens(count: int) -> str:
+    return f"{round(count / 1024)}K" if count >= 1024 else str(count)
+
+
+def _times_lower(lines: dict[str, list[float]]) -> dict[str, str]:
+    yardstick = lines["V3.2"][-1]
+    return {name: f"{yardstick / values[-1]:,.1f}x lower at 1M" for name, values in lines.items() if name != "V3.2"}
+
+
+def _svg(panels: list[Panel]) -> str:
     body = "".join(_panel(panel, LEFT + i * (PLOT_W + GAP)) for i, panel in enumerate(panels))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -50,22 +82,22 @@ def _panel(panel: Panel, left: int) -> str:
         y = TOP + PLOT_H * (1 - i / 4)
         parts.append(f'<line x1="{left}" x2="{left + PLOT_W}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#666">{top * i / 4:g}</text>')
-        x = left + PLOT_W * i / 4
-        label = f"{256 * i}K" if i else "0"
-        parts.append(f'<text x="{x:.1f}" y="{TOP + PLOT_H + 20}" text-anchor="middle" fill="#666">{label}</text>')
+    for i, tick in enumerate(panel.ticks):
+        x = left + PLOT_W * i / max(1, len(panel.ticks) - 1)
+        parts.append(f'<text x="{x:.1f}" y="{TOP + PLOT_H + 20}" text-anchor="middle" fill="#666">{tick}</text>')
     parts.append(
         f'<text x="{left + PLOT_W / 2}" y="{TOP + PLOT_H + 42}" text-anchor="middle" fill="#666">context, tokens</text>'
     )
     for i, (label, values) in enumerate(panel.lines.items()):
         colour = COLOURS[i % len(COLOURS)]
         points = " ".join(
-            f"{left + PLOT_W * j / POINTS:.1f},{TOP + PLOT_H * (1 - value / top):.1f}" for j, value in enumerate(values)
+            f"{left + PLOT_W * j / max(1, len(values) - 1):.1f},{TOP + PLOT_H * (1 - value / top):.1f}"
+            for j, value in enumerate(values)
         )
-        times = "" if label == "V3.2" else f"  {panel.lines['V3.2'][-1] / values[-1]:,.1f}x lower at 1M"
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         y = TOP + 16 + 19 * i
         parts.append(f'<rect x="{left + 14}" y="{y - 9}" width="14" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{left + 34}" y="{y - 2}">{label}{times}</text>')
+        parts.append(f'<text x="{left + 34}" y="{y - 2}">{label}  {panel.notes.get(label, "")}</text>')
     return "".join(parts)
 
 

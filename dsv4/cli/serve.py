@@ -6,10 +6,15 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dsv4.cli.engine_flags import EngineFlags
 
 # how long running answers may take to finish after Ctrl-C or SIGTERM
 DRAIN_SECONDS = 5
+DEFAULT_FLAGS = EngineFlags()
 
 
 def serve(
@@ -17,7 +22,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    mode: Literal["fp32", "bf16", "release"] = "fp32",
+    engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_FLAGS,
 ) -> None:
     """Serve a model over HTTP (OpenAI chat completions). Ctrl-C stops it.
 
@@ -29,12 +34,11 @@ def serve(
         Address to listen on. Only this machine's own (127.0.0.1, ::1, localhost): there are no keys yet.
     port
         Port to listen on; 0 takes a free one.
-    mode
-        Numerics: fp32 (exact), bf16, or release (quantised as released).
     """
     import uvicorn
 
     began = time.perf_counter()
+    options = engine.options()
     # SIGTERM ends as Ctrl-C does, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model: a wrong address should not cost a minute of loading
@@ -42,7 +46,8 @@ def serve(
         from dsv4.cli.local import load
         from dsv4.server import create_app
 
-        model = load(folder, mode=mode)
+        model = load(folder, **options)
+        print(model.memory_text(), file=sys.stderr, flush=True)
         app = create_app(model.service, model.tokenizer, model_name=model.name, defaults=model.defaults)
         context = model.service.context_length
         url = f"http://{_printable(host)}:{listener.getsockname()[1]}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dsv4.cache import CacheDtype, CacheStore, Place
+from dsv4.cache import CacheDtype, CacheStore
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import PrefixCache, ReusePolicy
 from dsv4.cache.reuse import Reuse
@@ -100,7 +100,7 @@ class Engine:
         policy = reuse or ReusePolicy()
         self.store = CacheStore(
             model.config,
-            cache_dtype or _default_dtype(model),
+            cache_dtype or default_cache_dtype(model),
             tokens=max(cache_tokens or sequences * context_length, context_length),
             slots=sequences + policy.snapshots,
         )
@@ -379,10 +379,8 @@ class Engine:
         self.counts.ended += 1
 
 
-def _default_dtype(model: Transformer) -> CacheDtype:
+def default_cache_dtype(model: Transformer) -> CacheDtype:
+    """Rows as the model computes them."""
     if model.numerics.simulate:
         return "release"
     return "bf16" if model.numerics.activations == torch.bfloat16 else "fp32"
-
-
-__all__ = ["Counts", "Emitted", "Engine", "Place", "check_tokens"]

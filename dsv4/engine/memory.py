@@ -39,12 +39,6 @@ class MemoryPlan:
     snapshots: int
     bytes: int
 
-    def describe(self) -> str:
-        return (
-            f"cache {self.bytes / 2**20:,.0f} MiB: {self.tokens:,} tokens in {self.sequences} running sequences "
-            f"and kept prefixes ({self.snapshots} snapshots)"
-        )
-
 
 def plan_memory(spec: CacheSpec, budget: int, *, context_length: int, sequences: int, snapshots: int) -> MemoryPlan:
     """Slots first, the rest is pages, never more than every sequence and as many kept prefixes at full context need.

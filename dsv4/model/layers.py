@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.kernels import matmul
+from dsv4.kernels.norm import rms_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.scale is None:
-            return nn.functional.linear(x.to(self.weight.dtype), self.weight)
+            x = x.to(self.weight.dtype)
         return matmul.linear(x, self.weight, self.scale)
 
     def extra_repr(self) -> str:
@@ -53,7 +54,7 @@ class Linear(nn.Module):
 
 def rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dim, in x's own dtype: the norm without weight on query heads."""
-    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+    return rms_norm(x, None, eps)
 
 
 class RMSNorm(nn.Module):
@@ -65,4 +66,4 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)

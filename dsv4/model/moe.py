@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.config import LayerSpec, ModelConfig, Routing
+from dsv4.kernels import matmul
 from dsv4.kernels import moe as kernel
 from dsv4.model.layers import Linear, Numerics
 from dsv4.model.step import Step
@@ -30,7 +31,7 @@ class Gate(nn.Module):
 
     def forward(self, x_TD: Tensor, tokens_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(score_TE, ids_TK, weight_TK), fp32."""
-        score_TE = kernel.affinity(nn.functional.linear(x_TD.float(), self.weight.float()))
+        score_TE = kernel.affinity(matmul.linear(x_TD.float(), self.weight.float()))
         if self.tid2eid is not None:
             ids_TK = self.tid2eid[tokens_T]
         else:
@@ -66,13 +67,31 @@ class MoE(nn.Module):
         self.gate = Gate(config, spec)
         self.experts = nn.ModuleList(Expert(config, numerics) for _ in range(config.n_routed_experts))
         self.shared_experts = Expert(config, numerics)
+        self._gathered: kernel.ExpertWeights | None = None
 
     def forward(self, x_TD: Tensor, step: Step) -> Tensor:
         score_TE, ids_TK, weight_TK = self.gate(x_TD, step.tokens_T)
         if step.observer is not None:
             step.observer.routed(self.index, score_TE, ids_TK)
+        if not torch.is_grad_enabled():
+            return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self._weights()).to(x_TD.dtype)
         routed_TD = kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 
     def _run(self, expert: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
         return self.experts[expert](x_nD, weight_n1)
+
+    def _weights(self) -> kernel.ExpertWeights:
+        """All experts' weights, gathered once and again after they were moved or loaded anew (all are, or none)."""
+        kept, first = self._gathered, self.experts[0]
+        assert isinstance(first, Expert)
+        if kept is not None and kept.holds(first.w1.weight):
+            return kept
+        experts = [expert for expert in (*self.experts, self.shared_experts) if isinstance(expert, Expert)]
+        self._gathered = kernel.ExpertWeights(
+            *([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3")),
+            *([getattr(expert, name).scale for expert in experts] for name in ("w1", "w2", "w3")),
+            limit=first.limit,
+            shared=True,
+        )
+        return self._gathered

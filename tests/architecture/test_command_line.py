@@ -7,17 +7,27 @@ import time
 from importlib import import_module
 
 from dsv4.cli.__main__ import VERBS
+from dsv4.cli.engine_flags import EngineFlags
 from tests.conftest import ROOT
 
 FLAGS = {
     "chat": "folder thinking system max_tokens temperature top_p seed mode",
-    "serve": "folder host port mode",
+    "serve": "folder host port engine",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
     "check": "folder json",
-    "bench": "folder contexts decode peer json mode",
+    "bench": "folder contexts decode peer long json plot mode",
 }
+
+
+ENGINE_FLAGS = (
+    "mode context memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk speculate"
+)
+
+
+def test_engine_flags() -> None:
+    assert " ".join(inspect.signature(EngineFlags).parameters) == ENGINE_FLAGS
 
 
 def test_verbs_and_flags() -> None:

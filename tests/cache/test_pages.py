@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from dsv4.cache import Pool, OutOfCacheError
+from dsv4.cache import OutOfCacheError, Pool
 
 
 def test_the_lowest_free_numbers_are_taken_first() -> None:

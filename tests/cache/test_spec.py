@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import dsv4
 from benchmarks.random_model import SHAPES

@@ -128,12 +128,12 @@ def test_long_prefixes_are_reused_in_every_strategy(length: int, windows: Window
     prompt = prompt_of(length)
     recorder.submit(prompt)
     recorder.finish()
-    again = recorder.submit(prompt[:-1] + [5, 6])
+    again = recorder.submit([*prompt[:-1], 5, 6])
     recorder.finish()
     warm_up = recorder.engine.prefixes.warm_up if windows == "none" else 0
     assert again.reused == length - 1 - warm_up
     fresh = Recorder(context_length=2048, step_tokens=4096)
-    wanted = fresh.submit(prompt[:-1] + [5, 6])
+    wanted = fresh.submit([*prompt[:-1], 5, 6])
     fresh.finish()
     assert torch.equal(recorder.logits(again), fresh.logits(wanted))
 

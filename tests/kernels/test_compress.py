@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsv4.kernels.compress import pool
+from dsv4.kernels import compress, native
+
+NATIVE = pytest.param("cpu", marks=pytest.mark.skipif(not native.available(), reason="no native kernels here"))
+both = pytest.mark.parametrize("impl", [NATIVE, "reference"])
+
+
+def pool(kv: Tensor, score: Tensor, own: Tensor, previous: Tensor | None, impl: str = "reference") -> Tensor:
+    with torch.set_grad_enabled(torch.is_grad_enabled() and impl != "cpu"):
+        return compress.pool(kv, score, own, previous, impl=impl)
 
 
 def softmax_pool(score: list[float], value: list[float]) -> float:
@@ -45,45 +53,50 @@ def rows_of(tokens: int, m: int) -> tuple[Tensor, Tensor]:
     return own, torch.where(own >= m, own - m, -1)
 
 
+@both
 @pytest.mark.parametrize("tokens", [4, 7, 8, 30])
-def test_csa_equals_the_loop_and_the_first_block_has_no_previous(tokens: int) -> None:
+def test_csa_equals_the_loop_and_the_first_block_has_no_previous(tokens: int, impl: str) -> None:
     kv, score = torch.randn(tokens, 6), torch.randn(tokens, 6) * 2
-    torch.testing.assert_close(pool(kv, score, *rows_of(tokens, 4)), brute_csa(kv, score, 4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pool(kv, score, *rows_of(tokens, 4), impl), brute_csa(kv, score, 4), atol=1e-6, rtol=0)
 
 
+@both
 @pytest.mark.parametrize(("tokens", "m"), [(16, 16), (130, 128), (49, 16)])
-def test_hca_equals_the_loop(tokens: int, m: int) -> None:
+def test_hca_equals_the_loop(tokens: int, m: int, impl: str) -> None:
     kv, score = torch.randn(tokens, 3), torch.randn(tokens, 3) * 2
     own, _ = rows_of(tokens, m)
-    torch.testing.assert_close(pool(kv, score, own, None), brute_hca(kv, score, m), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pool(kv, score, own, None, impl), brute_hca(kv, score, m), atol=1e-6, rtol=0)
 
 
-def test_rows_may_lie_anywhere() -> None:
+@both
+def test_rows_may_lie_anywhere(impl: str) -> None:
     kv, score, order = torch.randn(24, 6), torch.randn(24, 6), torch.randperm(24)
     own, before = rows_of(24, 4)
     place = order.argsort()
     moved = torch.where(before < 0, -1, place[before.clamp(min=0)])
-    expected = pool(kv, score, own, before)
-    torch.testing.assert_close(pool(kv[order], score[order], place[own], moved), expected, atol=1e-6, rtol=0)
+    expected = pool(kv, score, own, before, impl)
+    torch.testing.assert_close(pool(kv[order], score[order], place[own], moved, impl), expected, atol=1e-6, rtol=0)
 
 
-def test_what_is_absent_may_hold_nan() -> None:
+@both
+def test_what_is_absent_may_hold_nan(impl: str) -> None:
     kv, score = torch.randn(9, 6), torch.randn(9, 6)
     own, before = rows_of(8, 4)
-    expected = pool(kv, score, own, before)
+    expected = pool(kv, score, own, before, impl)
     kv[8], score[8] = float("nan"), float("nan")
-    torch.testing.assert_close(pool(kv, score, own, before), expected, atol=0, rtol=0)
+    torch.testing.assert_close(pool(kv, score, own, before, impl), expected, atol=0, rtol=0)
     # row 0 stands in for the absent block of entry 0; its first half must not count either
     poisoned = torch.cat([torch.full((1, 6), float("nan")), kv[:8]])
     scores = torch.cat([torch.full((1, 6), float("nan")), score[:8]])
     later = torch.where(before < 0, -1, before + 1)
-    torch.testing.assert_close(pool(poisoned, scores, own + 1, later), expected, atol=0, rtol=0)
+    torch.testing.assert_close(pool(poisoned, scores, own + 1, later, impl), expected, atol=0, rtol=0)
 
 
+@both
 @pytest.mark.parametrize("overlap", [False, True])
-def test_no_finished_block_is_an_empty_result(overlap: bool) -> None:
+def test_no_finished_block_is_an_empty_result(overlap: bool, impl: str) -> None:
     rows = torch.empty(0, 4, dtype=torch.int64)
-    out = pool(torch.randn(3, 6), torch.randn(3, 6), rows, rows if overlap else None)
+    out = pool(torch.randn(3, 6), torch.randn(3, 6), rows, rows if overlap else None, impl)
     assert out.shape == (0, 3 if overlap else 6)
 
 
@@ -95,5 +108,64 @@ def test_gradients(overlap: bool) -> None:
 
 
 def test_an_unknown_implementation_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"compress\.pool: impl must be one of reference, got 'nope'"):
-        pool(torch.randn(4, 2), torch.randn(4, 2), torch.arange(4)[None], None, impl="nope")
+    with pytest.raises(ValueError, match=r"compress\.pool: impl must be one of .*reference, got 'nope'"):
+        compress.pool(torch.randn(4, 2), torch.randn(4, 2), torch.arange(4)[None], None, impl="nope")
+
+
+def some_blocks(blocks: int, m: int, dim: int, overlap: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """kv and score as halves of one tensor; values of all magnitudes, the last row and what is absent NaN."""
+    both_halves = torch.randn(blocks * m + 1, 2 * dim * (2 if overlap else 1)) * 10.0 ** torch.randint(-6, 2, (1,))
+    both_halves[:: max(1, m // 3)] *= 1e-39
+    both_halves[-1] = float("nan")
+    kv, score = both_halves.chunk(2, dim=1)
+    own, before = rows_of(blocks * m, m)
+    return kv, score, own, before if overlap else None
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 127, 128, 129])
+def test_native_equals_the_reference_and_no_block_depends_on_others(dim: int, overlap: bool) -> None:
+    kv, score, own, before = some_blocks(67, 4 if overlap else 16, dim, overlap)
+    together = pool(kv, score, own, before, "cpu")
+    torch.testing.assert_close(together, pool(kv, score, own, before), atol=1e-6, rtol=2e-6)
+    for size in (1, 5):
+        parts = [
+            pool(kv, score, own[i : i + size], None if before is None else before[i : i + size], "cpu")
+            for i in range(0, 67, size)
+        ]
+        assert torch.equal(torch.cat(parts), together)
+    torch.set_num_threads(2)
+    two = pool(kv, score, own, before, "cpu")
+    torch.set_num_threads(1)
+    assert torch.equal(two, together)
+
+
+@both
+def test_extreme_scores_pick_one_row_and_nan_stays_nan(impl: str) -> None:
+    kv, score = torch.randn(8, 5), torch.full((8, 5), -3e38)
+    score[2], score[6] = 3e38, float("nan")
+    own, _ = rows_of(8, 4)
+    out = pool(kv, score, own, None, impl)
+    assert torch.equal(out[0], kv[2])
+    assert out[1].isnan().all()
+
+
+def test_native_is_refused_where_gradients_are_recorded() -> None:
+    kv = torch.randn(4, 2)
+    with pytest.raises(ValueError, match="the native kernel cannot take these inputs"):
+        compress.pool(kv, kv, torch.arange(4)[None], None, impl="cpu")
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+def test_the_native_exponential_is_two_ulp_at_most() -> None:
+    """Two rows, of which the first weighs 1 and gives 0: the result is e^x / (1 + e^x)."""
+    x = torch.cat([-torch.rand(20000) * 110, -(10.0 ** (-20 * torch.rand(1000))), torch.tensor([0.0, -float("inf")])])
+    score = torch.stack([torch.zeros_like(x), x])
+    kv = torch.tensor([[0.0], [1.0]]).expand(-1, len(x)).contiguous()
+    out = pool(kv, score, torch.tensor([[0, 1]]), None, "cpu")[0]
+    exact = x.double().exp() / (1 + x.double().exp())
+    # one more for the sum and one for the quotient; the least denormal counts as one
+    spacing = torch.nextafter(exact.float(), torch.tensor(2.0)).double() - exact.float().double()
+    assert ((out.double() - exact).abs() <= 4 * spacing).all()
+    assert out[-1] == 0

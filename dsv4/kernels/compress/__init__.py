@@ -7,7 +7,7 @@ C entry dim.
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.compress import reference
+from dsv4.kernels.compress import cpu, reference
 
 
 def pool(
@@ -20,7 +20,8 @@ def pool(
     entry, the second half to its own (report: b and a). Without it W = C. score_RW already carries the position
     bias. The softmax runs per channel over the block's m (or 2m) rows. N = 0 gives an empty result.
     """
-    return choose("compress.pool", impl, _IMPLEMENTATIONS)(kv_RW, score_RW, own_Nm, previous_Nm)
+    run = choose("compress.pool", impl, _IMPLEMENTATIONS, native=cpu.supported(kv_RW, score_RW))
+    return run(kv_RW, score_RW, own_Nm, previous_Nm)
 
 
-_IMPLEMENTATIONS = {"reference": reference.pool}
+_IMPLEMENTATIONS = {"cpu": cpu.pool, "reference": reference.pool}

@@ -7,7 +7,7 @@ T tokens, S streams, D hidden size, X = (2 + S) * S mixes in the order [pre S | 
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.hyper_connection import reference
+from dsv4.kernels.hyper_connection import cpu, reference
 
 
 def mix(x_TSD: Tensor, fn_XE: Tensor, eps: float) -> Tensor:
@@ -33,9 +33,51 @@ def collapse(x_TSD: Tensor, pre_TS: Tensor) -> Tensor:
     return reference.collapse(x_TSD, pre_TS)
 
 
-def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> Tensor:
+def enter(
+    x_TSD: Tensor,
+    fn_XE: Tensor,
+    scale_3: Tensor,
+    base_X: Tensor,
+    *,
+    iterations: int,
+    eps: float,
+    norm_eps: float,
+    norm_D: Tensor | None = None,
+    impl: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The way into a sub-layer: `mix`, `split_sinkhorn` and `collapse`. Returns y_TD in x's dtype, post_TS, comb_TSS.
+
+    With `norm_D` y is also RMS-normalised with that weight and `norm_eps`, after its rounding to x's dtype. "cpu" does
+    it all in one call, and a token's results depend on that token alone.
+    """
+    native = cpu.usable(x_TSD, fn_XE, scale_3, base_X, norm_D)
+    return choose("enter", impl, _ENTER, native=native)(
+        x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, norm_D
+    )
+
+
+def collapse_head(
+    x_TSD: Tensor,
+    fn_SE: Tensor,
+    scale_1: Tensor,
+    base_S: Tensor,
+    *,
+    eps: float,
+    norm_eps: float,
+    impl: str | None = None,
+) -> Tensor:
+    """The one stream before the head, y_TD in x's dtype: collapsed with sigmoid(mixes_TS * scale + base) + eps."""
+    native = cpu.usable(x_TSD, fn_SE, scale_1, base_S)
+    return choose("collapse_head", impl, _HEAD, native=native)(x_TSD, fn_SE, scale_1, base_S, eps, norm_eps)
+
+
+def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, impl: str | None = None) -> Tensor:
     """New streams: out[t, k] = post[t, k] y[t] + sum_j comb[t, j, k] x[t, j], in x's dtype (fp32 inside)."""
-    return reference.combine(y_TD, x_TSD, post_TS, comb_TSS)
+    native = y_TD.dtype == x_TSD.dtype and cpu.usable(x_TSD, post_TS, comb_TSS)
+    return choose("combine", impl, _COMBINE, native=native)(y_TD, x_TSD, post_TS, comb_TSS)
 
 
 _SPLIT = {"unrolled": reference.split_sinkhorn_unrolled, "reference": reference.split_sinkhorn}
+_ENTER = {"cpu": cpu.enter, "reference": reference.enter}
+_HEAD = {"cpu": cpu.collapse_head, "reference": reference.collapse_head}
+_COMBINE = {"cpu": cpu.combine, "reference": reference.combine}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsv4.kernels.norm import reference as norm
+
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -85,3 +87,26 @@ def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> T
     """See dsv4.kernels.hyper_connection.combine."""
     mixed_TSD = torch.bmm(comb_TSS.transpose(1, 2).contiguous(), _wide(x_TSD))
     return torch.addcmul(mixed_TSD, post_TS[..., None], _wide(y_TD)[:, None]).to(x_TSD.dtype)
+
+
+def enter(
+    x_TSD: Tensor,
+    fn_XE: Tensor,
+    scale_3: Tensor,
+    base_X: Tensor,
+    iterations: int,
+    eps: float,
+    norm_eps: float,
+    norm_D: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See dsv4.kernels.hyper_connection.enter."""
+    mixes_TX = mix(x_TSD, fn_XE, norm_eps)
+    pre_TS, post_TS, comb_TSS = split_sinkhorn_unrolled(mixes_TX, scale_3, base_X, x_TSD.shape[1], iterations, eps)
+    y_TD = collapse(x_TSD, pre_TS)
+    return y_TD if norm_D is None else norm.rms_norm(y_TD, norm_D, norm_eps), post_TS, comb_TSS
+
+
+def collapse_head(x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, eps: float, norm_eps: float) -> Tensor:
+    """See dsv4.kernels.hyper_connection.collapse_head."""
+    mixes_TS = mix(x_TSD, fn_SE, norm_eps)
+    return collapse(x_TSD, (mixes_TS * scale_1 + base_S).sigmoid() + eps)

@@ -3,10 +3,12 @@
 T queries, N indexer heads, I indexer dim, M buffer rows, K entries kept, B sequences.
 """
 
+import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.indexer import reference
+from dsv4.kernels.indexer import cpu, reference
+from dsv4.kernels.rows import index_bytes
 from dsv4.kernels.sparse_attention import PageTable
 
 
@@ -26,9 +28,18 @@ def index_topk(
 
     score(t, s) = sum_n weight_TN[t, n] * relu(q_TNI[t, n] . key_s), entries s < visible_T[t]; `longest` bounds
     visible_T on the host; `runs` are borders of stretches of queries of one sequence. K = min(k, longest). Ties go to
-    the older entry. Not differentiable: the choice is discrete.
+    the older entry. Keys are floats or uint8 rows of `rows.pack_index`. A score of -inf or NaN is never chosen among
+    more than k. Not differentiable: the choice is discrete. k must be positive.
+
+    The native implementation chooses the same entries whatever else is in the call; it adds in fp32, one head after
+    another, so near ties may fall differently than in the reference. Raises ValueError for packed rows of another
+    length than I asks for.
     """
-    return choose("index_topk", impl, _IMPLEMENTATIONS)(q_TNI, weight_TN, keys_MI, pages, visible_T, longest, k, runs)
+    if keys_MI.dtype == torch.uint8 and keys_MI.shape[1] != index_bytes(q_TNI.shape[2]):
+        need = index_bytes(q_TNI.shape[2])
+        raise ValueError(f"packed keys of {q_TNI.shape[2]} dims need rows of {need} bytes, got {keys_MI.shape[1]}")
+    run = choose("index_topk", impl, _IMPLEMENTATIONS, native=cpu.supported(q_TNI, weight_TN, keys_MI))
+    return run(q_TNI, weight_TN, keys_MI, pages, visible_T, longest, k, runs)
 
 
-_IMPLEMENTATIONS = {"reference": reference.index_topk}
+_IMPLEMENTATIONS = {"cpu": cpu.index_topk, "reference": reference.index_topk}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dsv4.kernels.rows import unpack_index
+
 if TYPE_CHECKING:
     from dsv4.kernels.sparse_attention import PageTable
 
@@ -46,6 +48,9 @@ def index_topk(
             continue
         pages_S = pages.first_BP[pages.sequence_T[first], entry_S // pages.entries_per_page]
         keys_SI = keys_MI.index_select(0, pages_S + entry_S % pages.entries_per_page)
+        if keys_SI.dtype == torch.uint8:
+            keys_SI = unpack_index(keys_SI, q_TNI.shape[2])
+        keys_SI = keys_SI.to(q_TNI.dtype)
         block = max(1, _SCORES // (seen * q_TNI.shape[1]))
         for at in range(first, last, block):
             part = slice(at, min(at + block, last))

@@ -32,7 +32,10 @@ def linear(
     kernels keep float32; the recorded products of the test data kept bfloat16, and are reproduced with that.
     """
     if scale is None:
-        return F.linear(x_TK, weight)
+        if x_TK.dtype == weight.dtype:
+            return F.linear(x_TK, weight)
+        wide = torch.promote_types(x_TK.dtype, weight.dtype)
+        return F.linear(x_TK.to(wide), weight.to(wide)).to(x_TK.dtype)
     fp4 = weight.dtype == torch.int8
     if not quantize_activations:
         dequantize = dequantize_fp4_weight if fp4 else dequantize_fp8_weight

@@ -5,31 +5,54 @@ T tokens, D hidden size, E experts, K experts per token, F expert inner size.
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
-from dsv4.kernels.moe import reference
+from dsv4.kernels.backend import choose
+from dsv4.kernels.moe import cpu, reference
+from dsv4.kernels.moe.weights import ExpertWeights
 
 ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
 
 
-def affinity(logits_TE: Tensor) -> Tensor:
+def affinity(logits_TE: Tensor, impl: str | None = None) -> Tensor:
     """sqrt(softplus(logits)), fp32: the affinity that replaces V3's sigmoid."""
-    return reference.affinity(logits_TE)
+    return choose("affinity", impl, _AFFINITY, native=cpu.plain(logits_TE))(logits_TE)
 
 
-def choose_experts(score_TE: Tensor, bias_E: Tensor, k: int) -> Tensor:
-    """Ids of the k experts with the largest score + bias, ids_TK. The bias only chooses (aux-loss-free balancing)."""
-    return (score_TE + bias_E).topk(k, dim=1).indices
+def choose_experts(score_TE: Tensor, bias_E: Tensor, k: int, impl: str | None = None) -> Tensor:
+    """Ids of the k experts with the largest score + bias, ids_TK. The bias only chooses (aux-loss-free balancing).
+
+    Largest first; among equals the lowest id comes first.
+    """
+    native = cpu.plain(score_TE, bias_E)
+    return choose("choose_experts", impl, _CHOOSE, native=native)(score_TE, bias_E, k)
 
 
-def expert_weights(score_TE: Tensor, ids_TK: Tensor, scale: float) -> Tensor:
+def expert_weights(score_TE: Tensor, ids_TK: Tensor, scale: float, impl: str | None = None) -> Tensor:
     """weights_TK = scale * score of the chosen / their sum."""
-    return reference.expert_weights(score_TE, ids_TK, scale)
+    native = cpu.plain(score_TE) and ids_TK.dtype == torch.int64
+    return choose("expert_weights", impl, _WEIGHTS, native=native)(score_TE, ids_TK, scale)
 
 
-def clamped_swiglu(gate_TF: Tensor, up_TF: Tensor, limit: float) -> Tensor:
+def clamped_swiglu(gate_TF: Tensor, up_TF: Tensor, limit: float, impl: str | None = None) -> Tensor:
     """silu(min(gate, limit)) * clip(up, -limit, limit) in fp32; limit 0 means no clamp."""
-    return reference.clamped_swiglu(gate_TF, up_TF, limit)
+    native = cpu.plain(gate_TF, up_TF) and gate_TF.shape == up_TF.shape
+    return choose("clamped_swiglu", impl, _SWIGLU, native=native)(gate_TF, up_TF, limit)
+
+
+def expert_mlp(
+    x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertWeights, impl: str | None = None
+) -> Tensor:
+    """All experts of a layer: sum_k weight[t, k] * down(swiglu(gate(x[t]), up(x[t]))) of expert ids[t, k], fp32 [T, D].
+
+    The weight multiplies the activation before the down projection. Every projection returns x's dtype, and with
+    quantised weights casts its input to FP8, as `matmul.linear`. Each token's experts are added in the order of
+    ids_TK, then the shared expert if `weights` has one. "cpu" does it in one call; a token's result depends on that
+    token alone. Raises IndexError for an id that names no expert.
+    """
+    native = cpu.usable(x_TD, ids_TK, weight_TK, weights)
+    return choose("expert_mlp", impl, _EXPERT_MLP, native=native)(x_TD, ids_TK, weight_TK, weights)
 
 
 def run_experts(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, experts: int, run: ExpertFunction) -> Tensor:
@@ -42,10 +65,18 @@ def run_experts(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, experts: int, r
     return reference.run_experts(x_TD, ids_TK, weight_TK, experts, run)
 
 
+_AFFINITY = {"cpu": cpu.affinity, "reference": reference.affinity}
+_CHOOSE = {"cpu": cpu.choose_experts, "reference": reference.choose_experts}
+_WEIGHTS = {"cpu": cpu.expert_weights, "reference": reference.expert_weights}
+_SWIGLU = {"cpu": cpu.clamped_swiglu, "reference": reference.clamped_swiglu}
+_EXPERT_MLP = {"cpu": cpu.expert_mlp, "reference": reference.expert_mlp}
+
 __all__: Sequence[str] = (
+    "ExpertWeights",
     "affinity",
     "choose_experts",
     "clamped_swiglu",
+    "expert_mlp",
     "expert_weights",
     "run_experts",
 )

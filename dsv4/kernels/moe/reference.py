@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dsv4.kernels.matmul import reference as matmul
+from dsv4.kernels.moe.weights import ExpertWeights
+
 
 def affinity(logits_TE: Tensor) -> Tensor:
     """See dsv4.kernels.moe.affinity."""
     return F.softplus(logits_TE).sqrt()
+
+
+def choose_experts(score_TE: Tensor, bias_E: Tensor, k: int) -> Tensor:
+    """See dsv4.kernels.moe.choose_experts. Not topk: what it returns among equals is not defined."""
+    return (score_TE + bias_E).sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
 def expert_weights(score_TE: Tensor, ids_TK: Tensor, scale: float) -> Tensor:
@@ -55,3 +63,24 @@ def run_experts(
     y_AD = torch.cat(parts).to(compute).index_select(0, place_A)
     # NOTE: not sum(dim=1): its order of additions depends on the shape
     return reduce(torch.add, y_AD.view(-1, k, x_TD.shape[1]).unbind(1))
+
+
+def expert_mlp(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertWeights) -> Tensor:
+    """See dsv4.kernels.moe.expert_mlp."""
+    if ids_TK.numel() and not 0 <= int(ids_TK.min()) <= int(ids_TK.max()) < weights.routed:
+        raise IndexError(f"expert_mlp: an expert id is not in 0..{weights.routed - 1}")
+
+    def linear(x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        return matmul.linear(x if scale is not None else x.to(weight.dtype), weight, scale, True)
+
+    def run(e: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
+        gate_nF, up_nF = linear(x_nD, weights.w1[e], weights.s1[e]), linear(x_nD, weights.w3[e], weights.s3[e])
+        hidden_nF = clamped_swiglu(gate_nF, up_nF, weights.limit) * weight_n1
+        return linear(hidden_nF.to(x_nD.dtype), weights.w2[e], weights.s2[e])
+
+    if not len(x_TD):
+        return x_TD.new_zeros(x_TD.shape, dtype=torch.float32)
+    routed_TD = run_experts(x_TD, ids_TK, weight_TK, weights.routed, run)
+    if weights.shared:
+        routed_TD = routed_TD + run(weights.routed, x_TD, weight_TK.new_ones(len(x_TD), 1)).to(routed_TD.dtype)
+    return routed_TD

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dsv4.kernels.backend import choose
+from dsv4.kernels.rope import cpu
+
 if TYPE_CHECKING:
     from dsv4.config import Yarn
 
@@ -42,11 +45,15 @@ def rotation(f_P: Tensor, positions_T: Tensor) -> Tensor:
     return torch.stack([angle_TP.cos(), angle_TP.sin()])
 
 
-def apply_rope(x: Tensor, rotation_2TP: Tensor, *, inverse: bool = False) -> Tensor:
+def apply_rope(x: Tensor, rotation_2TP: Tensor, *, inverse: bool = False, impl: str | None = None) -> Tensor:
     """Rotate the last 2P dims of x [T, ..., C]; the others pass through. Returns x's dtype.
 
     `inverse` turns by -position: what the attention output needs, because keys double as values (report 2.3).
     """
+    return choose("apply_rope", impl, _APPLY_ROPE, native=cpu.usable(x, rotation_2TP))(x, rotation_2TP, inverse)
+
+
+def _reference(x: Tensor, rotation_2TP: Tensor, inverse: bool) -> Tensor:
     pairs = rotation_2TP.shape[-1]
     compute = torch.promote_types(x.dtype, torch.float32)
     cos, sin = rotation_2TP.to(compute)
@@ -58,3 +65,6 @@ def apply_rope(x: Tensor, rotation_2TP: Tensor, *, inverse: bool = False) -> Ten
     even, odd = turned.to(compute).unflatten(-1, (pairs, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
     return torch.cat([rest, turned.to(x.dtype)], dim=-1)
+
+
+_APPLY_ROPE = {"cpu": cpu.apply_rope, "reference": _reference}

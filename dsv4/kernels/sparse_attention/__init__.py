@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
+from dsv4.kernels.rows import entry_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +49,32 @@ def sparse_attention(
     sink_H: Tensor,
     *,
     scale: float,
+    rope_dim: int = 0,
     impl: str | None = None,
 ) -> Tensor:
     """Attention output o_THC in q's dtype; keys are values (one shared key-value head).
 
     window_WC holds the uncompressed rows of this step's sequences, entries_MC the compressed ones (None or empty
-    where there are none). One softmax over a query's window rows, its entries and the sink, which adds exp(sink_H)
-    to the denominator and no value (eq. 27). A token that is both in the window and in an entry counts twice, as
-    released. A query always sees at least itself, so no softmax is empty. No input is modified.
+    where there are none): floats, or uint8 rows of `rows.pack_entry` with `rope_dim` rotary dims, used for these only.
+    One softmax over a query's window rows, its entries and the sink, which adds exp(sink_H) to the denominator and no
+    value (eq. 27). A token that is both in the window and in an entry counts twice, as released. A query always sees
+    at least itself, so no softmax is empty. Chosen rows may come in any order. No input is modified.
+
+    The native implementation gives each query the same bits whatever else is in the call, and adds in fp32.
+    Raises ValueError when packed rows have another length than `rope_dim` and C ask for.
     """
-    return choose("sparse_attention", impl, _IMPLEMENTATIONS)(q_THC, window_WC, entries_MC, keys, sink_H, scale)
+    if entries_MC is not None and entries_MC.dtype == torch.uint8:
+        width, need = entries_MC.shape[1], entry_bytes(q_THC.shape[2], rope_dim)
+        if width != need:
+            raise ValueError(f"packed entries with {rope_dim} rotary dims need rows of {need} bytes, got {width}")
+    run = choose("sparse_attention", impl, _IMPLEMENTATIONS, native=cpu.supported(q_THC, window_WC, entries_MC))
+    return run(q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim)
 
 
-from dsv4.kernels.sparse_attention import blocked, reference  # noqa: E402  (they need KeySet)
+from dsv4.kernels.sparse_attention import blocked, cpu, reference  # noqa: E402  (they need KeySet)
 
-_IMPLEMENTATIONS = {"blocked": blocked.sparse_attention, "reference": reference.sparse_attention}
+_IMPLEMENTATIONS = {
+    "cpu": cpu.sparse_attention,
+    "blocked": blocked.sparse_attention,
+    "reference": reference.sparse_attention,
+}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dsv4.kernels.sparse_attention.reference import take
+
 if TYPE_CHECKING:
     from dsv4.kernels.sparse_attention import KeySet
 
@@ -49,12 +51,18 @@ def _groups(keys: "KeySet", dim: int, span_extra: int) -> list[_Group]:
 
 
 def sparse_attention(
-    q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None, keys: "KeySet", sink_H: Tensor, scale: float
+    q_THC: Tensor,
+    window_WC: Tensor,
+    entries_MC: Tensor | None,
+    keys: "KeySet",
+    sink_H: Tensor,
+    scale: float,
+    rope_dim: int,
 ) -> Tensor:
     """See dsv4.kernels.sparse_attention.sparse_attention. Scores and softmax in fp32 (fp64 for fp64 inputs)."""
     widest = int((keys.window_T2[:, 1] - keys.window_T2[:, 0]).max())
     outputs = [
-        _attend(q_THC, window_WC, entries_MC, keys, sink_H, scale, group, widest)
+        _attend(q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim, group, widest)
         for group in _groups(keys, q_THC.shape[2], widest)
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -66,10 +74,10 @@ def _window(window_WC: Tensor, keys: "KeySet", group: _Group, widest: int) -> tu
     span = widest + group.token_NQ.shape[1] - 1
     row_NS = bounds_NQ2[:, 0, :1] + torch.arange(span, device=bounds_NQ2.device)
     seen_NQS = (row_NS[:, None] >= bounds_NQ2[..., :1]) & (row_NS[:, None] < bounds_NQ2[..., 1:])
-    return _take(window_WC, row_NS), seen_NQS
+    return take(window_WC, row_NS, window_WC.shape[1], 0), seen_NQS
 
 
-def _prefix(entries_MC: Tensor, keys: "KeySet", group: _Group) -> tuple[Tensor, Tensor]:
+def _prefix(entries_MC: Tensor, keys: "KeySet", group: _Group, dim: int, rope_dim: int) -> tuple[Tensor, Tensor]:
     """The visible entries of each block's sequence, [N, P, C], and which of them each query sees, [N, Q, P]."""
     assert keys.prefix_T is not None
     assert keys.pages is not None
@@ -79,12 +87,7 @@ def _prefix(entries_MC: Tensor, keys: "KeySet", group: _Group) -> tuple[Tensor, 
     sequence_N1 = keys.pages.sequence_T[group.first_N][:, None]
     first_NP = keys.pages.first_BP[sequence_N1, entry_NP // keys.pages.entries_per_page]
     row_NP = first_NP + entry_NP % keys.pages.entries_per_page
-    return _take(entries_MC, row_NP), entry_P < prefix_NQ[..., None]
-
-
-def _take(buffer_MC: Tensor, rows: Tensor) -> Tensor:
-    rows = rows.clamp(0, buffer_MC.shape[0] - 1)
-    return buffer_MC.index_select(0, rows.flatten()).view(*rows.shape, buffer_MC.shape[1])
+    return take(entries_MC, row_NP, dim, rope_dim), entry_P < prefix_NQ[..., None]
 
 
 def _attend(
@@ -94,6 +97,7 @@ def _attend(
     keys: "KeySet",
     sink_H: Tensor,
     scale: float,
+    rope_dim: int,
     group: _Group,
     widest: int,
 ) -> Tensor:
@@ -105,8 +109,9 @@ def _attend(
     kv_NRC, seen_NQR = _window(window_WC, keys, group, widest)
     if keys.prefix_T is not None and keys.longest_prefix:
         assert entries_MC is not None
-        kv_NPC, seen_NQP = _prefix(entries_MC, keys, group)
-        kv_NRC, seen_NQR = torch.cat([kv_NRC, kv_NPC], dim=1), torch.cat([seen_NQR, seen_NQP], dim=2)
+        kv_NPC, seen_NQP = _prefix(entries_MC, keys, group, dim, rope_dim)
+        kv_NRC = torch.cat([kv_NRC.to(compute), kv_NPC.to(compute)], dim=1)
+        seen_NQR = torch.cat([seen_NQR, seen_NQP], dim=2)
     # NOTE: rows nobody in the block sees may hold anything, NaN included; zero them before the products.
     kv_NRC = kv_NRC.to(compute).masked_fill(~seen_NQR.any(dim=1)[..., None], 0)
     q_NYC = q_XHC.view(blocks, size * heads, dim)
@@ -117,7 +122,7 @@ def _attend(
         assert entries_MC is not None
         chosen_XK = keys.chosen_TK.index_select(0, flat_X)
         absent_XK = chosen_XK < 0
-        kv_XKC = _take(entries_MC, chosen_XK).to(compute).masked_fill(absent_XK[..., None], 0)
+        kv_XKC = take(entries_MC, chosen_XK, dim, rope_dim).to(compute).masked_fill(absent_XK[..., None], 0)
         score_XHK = torch.bmm(q_XHC, kv_XKC.transpose(1, 2)) * scale
         score_XHK = score_XHK.masked_fill(absent_XK[:, None, :], float("-inf"))
         scores.append(score_XHK.view(blocks, size, heads, -1))

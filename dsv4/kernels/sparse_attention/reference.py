@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dsv4.kernels.rows import unpack_entry
+
 if TYPE_CHECKING:
     from dsv4.kernels.sparse_attention import KeySet
 
@@ -33,21 +35,36 @@ def entry_rows(keys: "KeySet") -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _gather(buffer_MC: Tensor, rows_TR: Tensor, dtype: torch.dtype) -> Tensor:
+def take(buffer_MC: Tensor, rows: Tensor, dim: int, rope_dim: int) -> Tensor:
+    """Rows of the buffer, rows.shape + [C]; packed ones as float32. Row numbers outside the buffer give some row."""
+    rows = rows.clamp(0, buffer_MC.shape[0] - 1)
+    taken = buffer_MC.index_select(0, rows.flatten())
+    if taken.dtype == torch.uint8:
+        taken = unpack_entry(taken, dim, rope_dim)
+    return taken.view(*rows.shape, dim)
+
+
+def _gather(buffer_MC: Tensor, rows_TR: Tensor, dtype: torch.dtype, dim: int, rope_dim: int) -> Tensor:
     # NOTE: an absent row may hold anything, NaN included; zero it before it meets a product.
-    return buffer_MC[rows_TR.clamp(min=0)].to(dtype).masked_fill((rows_TR < 0)[:, :, None], 0)
+    return take(buffer_MC, rows_TR, dim, rope_dim).to(dtype).masked_fill((rows_TR < 0)[:, :, None], 0)
 
 
 def sparse_attention(
-    q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None, keys: "KeySet", sink_H: Tensor, scale: float
+    q_THC: Tensor,
+    window_WC: Tensor,
+    entries_MC: Tensor | None,
+    keys: "KeySet",
+    sink_H: Tensor,
+    scale: float,
+    rope_dim: int,
 ) -> Tensor:
     """See dsv4.kernels.sparse_attention.sparse_attention. Computes in fp32 (fp64 for fp64 inputs)."""
-    compute = torch.promote_types(q_THC.dtype, torch.float32)
+    compute, dim = torch.promote_types(q_THC.dtype, torch.float32), q_THC.shape[2]
     rows_TR = window_rows(keys)
-    kv_TRC = _gather(window_WC, rows_TR, compute)
+    kv_TRC = _gather(window_WC, rows_TR, compute, dim, 0)
     extra_TR = entry_rows(keys)
     if entries_MC is not None and extra_TR.shape[1] and entries_MC.shape[0]:
-        kv_TRC = torch.cat([kv_TRC, _gather(entries_MC, extra_TR, compute)], dim=1)
+        kv_TRC = torch.cat([kv_TRC, _gather(entries_MC, extra_TR, compute, dim, rope_dim)], dim=1)
         rows_TR = torch.cat([rows_TR, extra_TR], dim=1)
     score_THR = torch.einsum("thc,trc->thr", q_THC.to(compute), kv_TRC) * scale
     score_THR = score_THR.masked_fill((rows_TR < 0)[:, None, :], float("-inf"))

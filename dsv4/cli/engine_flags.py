@@ -1,0 +1,70 @@
+"""The flags that shape an engine, shared by the verbs that run one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFlags:
+    """How much memory and how it is used.
+
+    Parameters
+    ----------
+    mode
+        Numerics: fp32 (exact), bf16, or release (quantised as released).
+    context
+        Largest prompt plus answer in tokens. Default: the smaller of the model's and 131,072.
+    memory
+        Budget of the cache: a size (8GiB) or a share of free memory (50%).
+    sequences
+        Requests that run at once.
+    cache_dtype
+        How cached rows are stored: fp32, bf16, or release (584 bytes an entry). Default: as the mode computes.
+    queue
+        Requests that may wait; more are refused as busy.
+    windows
+        What is kept of the windows of finished prefixes: periodic, full (no recomputation), or none.
+    interval
+        With periodic: tokens between the points that are kept whatever the prompt says.
+    snapshots
+        Finished prefixes kept in memory at most; 0 turns reuse off.
+    prefix_dir
+        Folder where prefixes outlive the process. Default: memory only.
+    prefix_disk
+        Budget of that folder.
+    speculate
+        Let the model's prediction block draft a token per step; the text does not change.
+    """
+
+    mode: Literal["fp32", "bf16", "release"] = "fp32"
+    context: int | None = None
+    memory: str = "50%"
+    sequences: int = 8
+    cache_dtype: Literal["fp32", "bf16", "release"] | None = None
+    queue: int = 1024
+    windows: Literal["periodic", "full", "none"] = "periodic"
+    interval: int = 4096
+    snapshots: int = 32
+    prefix_dir: Path | None = None
+    prefix_disk: str = "8GiB"
+    speculate: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of dsv4.cli.local.load. Raises ValueError for a flag outside its range, before anything is
+        loaded."""
+        from dsv4.cache.prefix import ReusePolicy
+        from dsv4.engine.memory import parse_memory
+
+        return {
+            "mode": self.mode,
+            "context_length": self.context,
+            "memory": parse_memory(self.memory),
+            "sequences": self.sequences,
+            "cache_dtype": self.cache_dtype,
+            "queue": self.queue,
+            "reuse": ReusePolicy(self.windows, self.interval, self.snapshots),
+            "prefix_folder": self.prefix_dir,
+            "prefix_bytes": parse_memory(self.prefix_disk),
+            "speculate": self.speculate,
+        }

@@ -1,0 +1,102 @@
+"""Indexer scores and top-k by the native kernel: one call, never a tensor of all scores.
+
+T queries, N indexer heads, I indexer dim, M buffer rows, K entries kept.
+"""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels import native
+
+if TYPE_CHECKING:
+    from dsv4.kernels.sparse_attention import PageTable
+
+_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3}  # RowKind of native/rows.h
+
+
+class _Rows(ctypes.Structure):
+    """`Rows` of native/rows.h."""
+
+    _fields_ = (("first", _POINTER), ("stride", _INT64), ("dim", _INT64), ("rope", _INT64), ("kind", ctypes.c_int))
+
+
+class _Call(ctypes.Structure):
+    """`IndexCall` of native/indexer.cpp."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("q", "weight")),
+        ("keys", _Rows),
+        *((name, _POINTER) for name in ("first", "sequence", "visible", "runs", "out")),
+        *((name, _INT64) for name in ("runs_count", "pages", "per_page", "heads", "dim", "k", "places")),
+        ("threads", ctypes.c_int),
+    )
+
+
+@cache
+def _function() -> Callable[..., None]:
+    function = native.library().dsv4_index_topk
+    function.argtypes = [ctypes.POINTER(_Call)]
+    function.restype = None
+    return function
+
+
+def supported(q_TNI: Tensor, weight_TN: Tensor, keys_MI: Tensor) -> bool:
+    """Whether the native kernel takes these. The choice has no gradient, so recording one does not matter."""
+    floats = (torch.float32, torch.bfloat16)
+    on_cpu = all(x.device.type == "cpu" for x in (q_TNI, weight_TN, keys_MI))
+    return (
+        on_cpu
+        and native.available()
+        and q_TNI.dtype in floats
+        and weight_TN.dtype in floats
+        and keys_MI.dtype in _KINDS
+    )
+
+
+@torch.no_grad()
+def index_topk(
+    q_TNI: Tensor,
+    weight_TN: Tensor,
+    keys_MI: Tensor,
+    pages: "PageTable",
+    visible_T: Tensor,
+    longest: int,
+    k: int,
+    runs: tuple[int, ...],
+) -> Tensor:
+    """See dsv4.kernels.indexer.index_topk."""
+    tokens, heads, dim = q_TNI.shape
+    q, weight = q_TNI.to(torch.float32).contiguous(), weight_TN.to(torch.float32).contiguous()
+    first, sequence, visible = pages.first_BP.contiguous(), pages.sequence_T.contiguous(), visible_T.contiguous()
+    width = min(k, longest)
+    out_TK = torch.empty(tokens, width, dtype=torch.int64)
+    if not out_TK.numel():
+        return out_TK
+    assert keys_MI.stride(1) == 1
+    stride = keys_MI.stride(0) * keys_MI.element_size()
+    call = _Call(
+        q=q.data_ptr(),
+        weight=weight.data_ptr(),
+        keys=_Rows(keys_MI.data_ptr(), stride, dim, 0, _KINDS[keys_MI.dtype]),
+        first=first.data_ptr(),
+        sequence=sequence.data_ptr(),
+        visible=visible.data_ptr(),
+        runs=ctypes.addressof(borders := (_INT64 * len(runs))(*runs)),
+        out=out_TK.data_ptr(),
+        runs_count=len(borders),
+        pages=first.shape[1],
+        per_page=pages.entries_per_page,
+        heads=heads,
+        dim=dim,
+        k=k,
+        places=width,
+        threads=torch.get_num_threads(),
+    )
+    _function()(call)
+    return out_TK

@@ -1,0 +1,69 @@
+"""The linear layer's product on the CPU: weights read in place as they are stored, one native call.
+
+Legend: T rows of activations, K input columns, N output rows.
+An output element is one chain of fused multiply-adds over its weight row, whatever T, tiles and threads are.
+"""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels import native
+
+F32, BF16, FP8, FP8_FLOAT_SCALE, FP4 = 0, 1, 2, 3, 6  # `Kind` of native/dequant.h
+_FLOAT_KINDS = {torch.float32: F32, torch.bfloat16: BF16}
+_ACTIVATIONS = (torch.float32, torch.bfloat16)
+
+
+@cache
+def _function() -> Callable[..., None]:
+    run = native.library().dsv4_linear
+    run.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int] * 4
+    run.restype = None
+    return run
+
+
+def weight_kind(weight: Tensor, scale: Tensor | None) -> int | None:
+    """How the native code calls this weight's format; None where it has no kernel for it."""
+    if scale is None:
+        return _FLOAT_KINDS.get(weight.dtype)
+    if weight.dtype == torch.int8:
+        return FP4 if scale.dtype == torch.float8_e8m0fnu else None
+    return {torch.float8_e8m0fnu: FP8, torch.float32: FP8_FLOAT_SCALE}.get(scale.dtype)
+
+
+def usable(x_TK: Tensor, weight: Tensor, scale: Tensor | None) -> bool:
+    """Whether `linear` takes these: CPU memory, float32 or bfloat16 activations, a contiguous weight."""
+    return (
+        native.usable(x_TK, weight, scale)
+        and x_TK.dtype in _ACTIVATIONS
+        and weight_kind(weight, scale) is not None
+        and weight.is_contiguous()
+        and (scale is None or scale.is_contiguous())
+    )
+
+
+def linear(x_TK: Tensor, weight: Tensor, scale: Tensor | None, quantize_activations: bool) -> Tensor:
+    """See `dsv4.kernels.matmul.linear`."""
+    kind = weight_kind(weight, scale)
+    assert kind is not None
+    N, K = weight.shape[0], x_TK.shape[-1]
+    x_TK = x_TK.contiguous()
+    y_TN = x_TK.new_empty(*x_TK.shape[:-1], N)
+    _function()(
+        x_TK.data_ptr(),
+        weight.data_ptr(),
+        None if scale is None else scale.data_ptr(),
+        y_TN.data_ptr(),
+        x_TK.numel() // K if K else 0,
+        N,
+        K,
+        kind,
+        x_TK.dtype == torch.bfloat16,
+        quantize_activations and scale is not None,
+        torch.get_num_threads(),
+    )
+    return y_TN if K else y_TN.zero_()

@@ -1,0 +1,286 @@
+// Sparse attention over a window, a prefix of entries or a list of entries, read where they lie. See attention.h.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "attention_tiles.h"
+
+using namespace dsv4;
+
+namespace {
+
+constexpr int64_t MOST_QUERIES = 16, MOST_ROWS = 128;  // of a block
+constexpr int64_t IN_PLACE = 128;  // the most floats of rows whose stride does no harm in the cache
+constexpr int64_t SMALL = 200000;                      // multiply-adds that one thread does sooner than two
+
+thread_local Workspace own;
+
+// One block on its way through the three phases. What threads share is `space`; each loads rows into its own panel.
+struct Task {
+    const AttentionCall& call;
+    Block block;
+    Workspace& space;
+    int64_t x, width, rows, columns;  // X, X filled up to vectors, R, C filled up to vectors
+    float *queries, *scores, *output, *largest, *total;
+
+    Task(const AttentionCall& c, const Block& b, Workspace& s) : call(c), block(b), space(s) {
+        x = (b.last - b.first) * c.heads;
+        width = round_up(x, W);
+        rows = b.window_count + b.entries;
+        columns = round_up(c.dim, W);
+        queries = s.queries.floats(width * c.dim);
+        scores = s.scores.floats(rows * width);
+        output = s.output.floats(x * columns);
+        largest = s.state.floats(2 * width);
+        total = largest + width;
+    }
+};
+
+// Float32 rows side by side; whole vectors may be read past C, and as many rows as the largest score tile takes.
+struct Panel {
+    const float* first;
+    int64_t stride;
+};
+
+// Rows [from, from + count) of the block. Short window rows are used where they lie.
+Panel load_panel(const Task& task, int64_t from, int64_t count) {
+    const AttentionCall& call = task.call;
+    const Rows& window = call.window;
+    const int64_t window_left = task.block.window_count - from;
+    if (window.kind == ROW_FLOAT && call.dim <= IN_PLACE && call.dim % W == 0 && count == PANEL && count <= window_left)
+        return {reinterpret_cast<const float*>(window.first + (task.block.window_first + from) * window.stride),
+                window.stride / 4};
+    const int64_t stride = round_up(task.columns, LINE) + LINE;
+    float* panel = own.panel.floats(PANEL * stride);
+    const int64_t* list = task.space.list.data();
+    const int64_t* first = call.prefix_T ? call.first_BP + call.sequence_T[task.block.first] * call.pages : nullptr;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t entry = i - window_left;
+        if (entry < 0)
+            row_to_float(window, task.block.window_first + from + i, panel + i * stride);
+        else if (first)
+            row_to_float(call.entries, first[entry / call.per_page] + entry % call.per_page, panel + i * stride);
+        else
+            row_to_float(call.entries, list[entry], panel + i * stride);
+    }
+    return {panel, stride};
+}
+
+// queries as groups of up to LANES query rows, [group][C][lanes], the last group filled up with zeros
+void arrange_queries(const Task& task) {
+    const int64_t dim = task.call.dim;
+    const float* q = task.call.q_THC + task.block.first * task.call.heads * dim;
+    for (int64_t from = 0; from < task.width; from += LANES) {
+        const int64_t lanes = std::min(LANES, task.width - from);
+        float* group = task.queries + from * dim;
+        for (int64_t i = 0; i < lanes; i++)
+            for (int64_t c = 0; c < dim; c++) group[c * lanes + i] = from + i < task.x ? q[(from + i) * dim + c] : 0;
+    }
+}
+
+// scores of one panel against one group of query rows, a piece of C
+template <int KEYS, int V>
+void score_group(const float* panel, int64_t stride, int64_t count, const float* queries, int64_t dim, float* scores,
+                 int64_t width, bool more) {
+    for (int64_t k = 0; k < count; k += KEYS)
+        score_tile<KEYS, V>(panel + k * stride, stride, queries, dim, scores + k * width, width, count - k, more);
+}
+
+// phase 1: plain products of all query rows with rows [from, to)
+void score_rows(const Task& task, int64_t from, int64_t to) {
+    const int64_t dim = task.call.dim;
+    for (int64_t r = from; r < to; r += PANEL) {
+        const int64_t count = std::min(PANEL, to - r);
+        const Panel panel = load_panel(task, r, count);
+        for (int64_t c = 0; c < dim; c += PIECE)
+            for (int64_t x = 0; x < task.width; x += LANES) {
+                const int64_t lanes = std::min(LANES, task.width - x), piece = std::min(PIECE, dim - c);
+                const float* queries = task.queries + x * dim + c * lanes;
+                float* scores = task.scores + r * task.width + x;
+                if (lanes == LANES)
+                    score_group<6, 2>(panel.first + c, panel.stride, count, queries, piece, scores, task.width, c > 0);
+                else
+                    score_group<12, 1>(panel.first + c, panel.stride, count, queries, piece, scores, task.width, c > 0);
+            }
+    }
+}
+
+// per query row, as floats so that they fit vectors: the rows it reads
+struct Limits {
+    vi window_first, window_last, entries_last;
+};
+
+Limits limits(const Task& task, int64_t x) {
+    Limits l{};
+    for (int i = 0; i < W; i++) {
+        const int64_t row = std::min(x + i, task.x - 1);
+        const Reach own_rows = reach(task.call, task.block, task.block.first + row / task.call.heads);
+        l.window_first[i] = int32_t(own_rows.window_first);
+        l.window_last[i] = int32_t(own_rows.window_last);
+        l.entries_last[i] = int32_t(own_rows.entries_last);
+    }
+    return l;
+}
+
+// scaled score; -inf where the query does not read the row
+vf masked(vf score, vf scale, const Limits& l, int64_t r, int64_t window) {
+    const vi at = vi{} + int32_t(r);
+    const vi seen = r < window ? (at >= l.window_first) & (at < l.window_last) : at < l.entries_last;
+    return seen ? score * scale : splat(-INFINITY);
+}
+
+// phase 2: scores of query rows [from, to), whole vectors, become exp(score - largest); totals with the sink
+void weigh(const Task& task, int64_t from, int64_t to) {
+    const vf scale = splat(task.call.scale);
+    for (int64_t x = from; x < to; x += W) {
+        const Limits l = limits(task, x);
+        vf sink{};
+        for (int i = 0; i < W; i++) sink[i] = task.call.sink_H[(x + i) % task.call.heads];
+        vf top = sink, sum{};
+        float* scores = task.scores + x;
+        for (int64_t r = 0; r < task.rows; r++) {
+            const vf score = masked(load(scores + r * task.width), scale, l, r, task.block.window_count);
+            top = max(score, top);
+            store(scores + r * task.width, score);
+        }
+        for (int64_t r = 0; r < task.rows; r++) {
+            const vf weight = exp(load(scores + r * task.width) - top);
+            sum = sum + weight;
+            store(scores + r * task.width, weight);
+        }
+        store(task.total + x, sum + exp(sink - top));
+    }
+}
+
+// rows [from, to) of one panel for the query rows of one query
+void add_values(const Task& task, int64_t query, int64_t from, int64_t to, const float* values, int64_t stride,
+                int64_t c0, int64_t c1) {
+    if (from >= to) return;
+    const int64_t heads = task.call.heads, width = task.width;
+    for (int64_t h = 0; h < heads; h += 4) {
+        const int64_t x = query * heads + h;
+        const float* weights = task.scores + from * width + x;
+        float* out = task.output + x * task.columns + c0;
+        switch (heads - h) {
+            case 1: value_rows<1>(weights, width, values, stride, to - from, out, task.columns, c1 - c0); break;
+            case 2: value_rows<2>(weights, width, values, stride, to - from, out, task.columns, c1 - c0); break;
+            case 3: value_rows<3>(weights, width, values, stride, to - from, out, task.columns, c1 - c0); break;
+            default: value_rows<4>(weights, width, values, stride, to - from, out, task.columns, c1 - c0);
+        }
+    }
+}
+
+// phase 3: output columns [c0, c1), whole vectors
+void sum_values(const Task& task, int64_t c0, int64_t c1) {
+    const AttentionCall& call = task.call;
+    const int64_t window = task.block.window_count;
+    for (int64_t x = 0; x < task.x; x++) std::fill_n(task.output + x * task.columns + c0, c1 - c0, 0.0f);
+    for (int64_t r = 0; r < task.rows; r += PANEL) {
+        const int64_t end = std::min(r + PANEL, task.rows);
+        const Panel panel = load_panel(task, r, end - r);
+        for (int64_t t = task.block.first; t < task.block.last; t++) {
+            const Reach seen = reach(call, task.block, t);
+            const int64_t parts[2][2] = {{std::max(r, seen.window_first), std::min(end, seen.window_last)},
+                                         {std::max(r, window), std::min(end, seen.entries_last)}};
+            for (const auto& [from, to] : parts) {
+                const float* values = panel.first + (from - r) * panel.stride + c0;
+                add_values(task, t - task.block.first, from, to, values, panel.stride, c0, c1);
+            }
+        }
+    }
+    for (int64_t x = 0; x < task.x; x++) {
+        const float factor = 1.0f / task.total[x];
+        const float* from = task.output + x * task.columns;
+        float* to = call.out_THC + (task.block.first * call.heads + x) * call.dim;
+        for (int64_t c = c0; c < std::min(c1, call.dim); c++) to[c] = from[c] * factor;
+    }
+}
+
+// the rows that a block's queries read; -1 is nothing
+void list_chosen(const AttentionCall& call, Block& block, Workspace& space) {
+    if (!call.chosen_TK) return;
+    space.list.clear();
+    const int64_t* chosen = call.chosen_TK + block.first * call.chosen;
+    for (int64_t k = 0; k < call.chosen; k++)
+        if (chosen[k] >= 0) space.list.push_back(chosen[k]);
+    block.entries = int64_t(space.list.size());
+}
+
+std::vector<Block> cut(const AttentionCall& call) {
+    const int64_t most = call.chosen_TK ? 1 : std::clamp(MOST_ROWS / call.heads, int64_t(1), MOST_QUERIES);
+    std::vector<Block> blocks;
+    for (int64_t i = 0; i + 1 < call.runs_count; i++)
+        for (int64_t t = call.runs[i]; t < call.runs[i + 1];) {
+            const int64_t* window = call.window_T2 + 2 * t;
+            Block block{t, t + 1, window[0], 0, 0};
+            int64_t last = window[1];
+            // windows that do not follow each other are read apart
+            while (block.last < call.runs[i + 1] && block.last - t < most) {
+                const int64_t* next = call.window_T2 + 2 * block.last;
+                if (next[0] < block.window_first || next[0] > last || next[1] < last) break;
+                last = next[1];
+                block.last++;
+            }
+            block.window_count = last - block.window_first;
+            for (int64_t u = t; call.prefix_T && u < block.last; u++)
+                block.entries = std::max(block.entries, call.prefix_T[u]);
+            t = block.last;
+            blocks.push_back(block);
+        }
+    return blocks;
+}
+
+void run_alone(const AttentionCall& call, Block block) {
+    list_chosen(call, block, own);
+    const Task task(call, block, own);
+    arrange_queries(task);
+    score_rows(task, 0, task.rows);
+    weigh(task, 0, task.width);
+    sum_values(task, 0, task.columns);
+}
+
+// a part of [0, size), in steps
+struct Share {
+    int64_t from, to;
+};
+Share share(int64_t size, int64_t step, int thread, int threads) {
+    const int64_t steps = (size + step - 1) / step;
+    return {std::min(size, steps * thread / threads * step), std::min(size, steps * (thread + 1) / threads * step)};
+}
+
+// all threads on one block: keys, then query rows, then columns are divided
+void run_together(const AttentionCall& call, Block block) {
+    list_chosen(call, block, own);
+    const Task task(call, block, own);
+    arrange_queries(task);
+#pragma omp parallel num_threads(call.threads)
+    {
+        const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        const Share keys = share(task.rows, 12, thread, threads);
+        score_rows(task, keys.from, keys.to);
+#pragma omp barrier
+        const Share rows = share(task.width, W, thread, threads);
+        weigh(task, rows.from, rows.to);
+#pragma omp barrier
+        const Share columns = share(task.columns, W, thread, threads);
+        if (columns.from < columns.to) sum_values(task, columns.from, columns.to);
+    }
+}
+
+}  // namespace
+
+extern "C" void dsv4_sparse_attention(const AttentionCall* given) {
+    const AttentionCall& call = *given;
+    const std::vector<Block> blocks = cut(call);
+    int64_t work = 0;
+    for (const Block& b : blocks)
+        work += (b.last - b.first) * call.heads * call.dim * (b.window_count + b.entries + call.chosen);
+    const bool one = call.threads <= 1 || work < SMALL;
+    const int64_t count = int64_t(blocks.size());
+    if (!one && count < 2 * call.threads) {
+        for (const Block& block : blocks) run_together(call, block);
+        return;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(call.threads) if (!one)
+    for (int64_t i = count - 1; i >= 0; i--) run_alone(call, blocks[size_t(i)]);
+}

@@ -1,0 +1,257 @@
+// Matrix products with weights as stored: see gemm.h for what makes them independent of the batch.
+#include "gemm.h"
+
+#include <algorithm>
+
+#include "quant.h"
+
+namespace dsv4 {
+
+namespace {
+
+constexpr int64_t DEPTH = 512;         // columns of a panel; a multiple of every CHUNK
+constexpr int64_t PITCH = DEPTH + 16;  // floats from panel row to panel row: off the powers of two that caches dislike
+
+typedef float v4 __attribute__((vector_size(16)));
+
+inline v4 fold(vf v) {
+#if defined(__AVX512F__)
+    typedef float v8 __attribute__((vector_size(32)));
+    const v8 h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    return __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+#else
+    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#endif
+}
+
+// the lanes of four vectors, each summed as the same tree
+inline v4 sums(vf a, vf b, vf c, vf d) {
+    const v4 fa = fold(a), fb = fold(b), fc = fold(c), fd = fold(d);
+    const v4 ab = __builtin_shufflevector(fa, fb, 0, 1, 4, 5) + __builtin_shufflevector(fa, fb, 2, 3, 6, 7);
+    const v4 cd = __builtin_shufflevector(fc, fd, 0, 1, 4, 5) + __builtin_shufflevector(fc, fd, 2, 3, 6, 7);
+    return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
+}
+
+// y[m, n...n + R) from R running vectors
+template <int R>
+inline void put(const Output& out, int64_t m, int64_t n, const vf* acc) {
+    static_assert(R >= 1 && R <= 4);
+    const vf none{};
+    const v4 s = sums(acc[0], R > 1 ? acc[R > 1 ? 1 : 0] : none, R > 2 ? acc[R > 2 ? 2 : 0] : none,
+                      R > 3 ? acc[R > 3 ? 3 : 0] : none);
+    const int64_t at = m * out.pitch + n;
+    if (out.bf16) {
+        for (int r = 0; r < R; r++) ((uint16_t*)out.y)[at + r] = to_bf16(s[r]);
+    } else {
+        std::memcpy((float*)out.y + at, &s, R * sizeof(float));
+    }
+}
+
+// R weight rows times M activation rows, decoded in registers, two weight rows at a time
+template <class D, int R, int M>
+void dot_rows(const D& w, int64_t n, const float* const* x, int64_t m, const Output& out) {
+    constexpr int V = D::CHUNK / W, P = V / D::PARTS, TOGETHER = R % 2 ? 1 : 2;
+    typename D::Row row[R];
+    for (int r = 0; r < R; r++) row[r] = w.row(n + r, R);
+    vf acc[M][R] = {};
+    const int64_t whole = w.K / D::CHUNK;
+    for (int64_t c = 0; c < whole; c++) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r += TOGETHER)
+#pragma GCC unroll 2
+            for (int part = 0; part < D::PARTS; part++) {
+                vf v[TOGETHER][P];
+#pragma GCC unroll 2
+                for (int t = 0; t < TOGETHER; t++) row[r + t].get(c, part, v[t]);
+#pragma GCC unroll 4
+                for (int j = 0; j < P; j++)
+#pragma GCC unroll 4
+                    for (int i = 0; i < M; i++) {
+                        const vf xs = load(x[i] + c * D::CHUNK + (part * P + j) * W);
+#pragma GCC unroll 2
+                        for (int t = 0; t < TOGETHER; t++) acc[i][r + t] = fma(v[t][j], xs, acc[i][r + t]);
+                    }
+            }
+    }
+    if (whole * D::CHUNK < w.K) {
+        for (int r = 0; r < R; r++) {
+            vf v[V];
+            row[r].tail(whole, v);
+            for (int i = 0; i < M; i++)
+                for (int j = 0; j < V; j++) {
+                    const int64_t at = whole * D::CHUNK + j * W;
+                    // activations of float weights may be the caller's own row, which ends at K
+                    const vf xs = V == 1 ? load_part(x[i] + at, int(w.K - at)) : load(x[i] + at);
+                    acc[i][r] = fma(v[j], xs, acc[i][r]);
+                }
+        }
+    }
+    for (int i = 0; i < M; i++) put<R>(out, m + i, n, acc[i]);
+}
+
+template <class D, int M>
+void direct(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, const Output& out) {
+    constexpr int R = M <= 2 ? 4 : 2;
+    const float* x[M];
+    for (int i = 0; i < M; i++) x[i] = in.row(m0 + i);
+    int64_t n = n0;
+    for (; n + R <= n1; n += R) dot_rows<D, R, M>(w, n, x, m0, out);
+    for (; n < n1; n++) dot_rows<D, 1, M>(w, n, x, m0, out);
+}
+
+template <class D>
+void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
+    switch (m1 - m0) {
+        case 1: return direct<D, 1>(w, n0, n1, in, m0, out);
+        case 2: return direct<D, 2>(w, n0, n1, in, m0, out);
+        case 3: return direct<D, 3>(w, n0, n1, in, m0, out);
+        case 4: return direct<D, 4>(w, n0, n1, in, m0, out);
+    }
+}
+
+// columns [k0, k1) of weight rows [n0, n1) as floats; k1 may reach into the zeros after K
+template <class D>
+void fill_panel(const D& w, int64_t n0, int64_t n1, int64_t k0, int64_t k1, float* panel) {
+    constexpr int V = D::CHUNK / W, P = V / D::PARTS;
+    const int64_t whole = std::min(k1, w.K / D::CHUNK * D::CHUNK);
+    for (int64_t n = n0; n < n1; n++, panel += PITCH) {
+        const auto row = w.row(n, 4);
+        float* to = panel;
+        vf v[V];
+        for (int64_t k = k0; k < whole; k += D::CHUNK, to += D::CHUNK) {
+            for (int part = 0; part < D::PARTS; part++) row.get(k / D::CHUNK, part, v + part * P);
+            for (int j = 0; j < V; j++) store(to + j * W, v[j]);
+        }
+        if (whole < k1) {
+            row.tail(whole / D::CHUNK, v);
+            for (int j = 0; j < V; j++) store(to + j * W, v[j]);
+        }
+    }
+}
+
+// MR activation rows times NR panel rows; `saved` holds the running vectors between panels of one product
+template <int MR, int NR>
+void tile(const float* const* x, const float* panel, int64_t depth, float* saved, bool first, bool last, int64_t m,
+          int64_t n, const Output& out) {
+    vf acc[MR][NR];
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NR; j++) acc[i][j] = first ? vf{} : load(saved + (i * PANEL_ROWS + j) * W);
+    for (int64_t k = 0; k < depth; k += W) {
+        vf w[NR];
+#pragma GCC unroll 3
+        for (int j = 0; j < NR; j++) w[j] = load(panel + j * PITCH + k);
+#pragma GCC unroll 4
+        for (int i = 0; i < MR; i++) {
+            const vf v = load(x[i] + k);
+#pragma GCC unroll 3
+            for (int j = 0; j < NR; j++) acc[i][j] = fma(w[j], v, acc[i][j]);
+        }
+    }
+    for (int i = 0; i < MR; i++) {
+        if (last)
+            put<NR>(out, m + i, n, acc[i]);
+        else
+            for (int j = 0; j < NR; j++) store(saved + (i * PANEL_ROWS + j) * W, acc[i][j]);
+    }
+}
+
+template <int MR>
+void tiles_of_rows(const float* const* x, const float* panel, int64_t columns, int64_t depth, float* saved, bool first,
+                   bool last, int64_t m, int64_t n0, const Output& out) {
+    int64_t n = 0;
+    for (; n + 3 <= columns; n += 3)
+        tile<MR, 3>(x, panel + n * PITCH, depth, saved + n * W, first, last, m, n0 + n, out);
+    if (columns - n == 2) tile<MR, 2>(x, panel + n * PITCH, depth, saved + n * W, first, last, m, n0 + n, out);
+    if (columns - n == 1) tile<MR, 1>(x, panel + n * PITCH, depth, saved + n * W, first, last, m, n0 + n, out);
+}
+
+template <class D>
+void through_panel(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
+    static thread_local Scratch panel_memory, saved_memory;
+    const int64_t columns = n1 - n0, full = (w.K + D::CHUNK - 1) / D::CHUNK * D::CHUNK;
+    float* panel = panel_memory.floats(PANEL_ROWS * PITCH);
+    float* saved = full > DEPTH ? saved_memory.floats((m1 - m0) * PANEL_ROWS * W) : nullptr;
+    const int64_t groups = (m1 - m0 + 3) / 4;
+    for (int64_t k = 0; k < full; k += DEPTH) {
+        const int64_t depth = std::min(DEPTH, full - k);
+        const bool first = k == 0, last = k + depth == full;
+        fill_panel(w, n0, n1, k, k + depth, panel);
+        int64_t m = m0;
+        for (int64_t g = groups; g > 0; g--) {  // rows shared out evenly: 5 are 3 + 2
+            const int64_t rows = (m1 - m + g - 1) / g;
+            const float* x[4];
+            for (int64_t i = 0; i < rows; i++) x[i] = in.row(m + i) + k;
+            float* at = saved + (m - m0) * PANEL_ROWS * W;
+            switch (rows) {
+                case 4: tiles_of_rows<4>(x, panel, columns, depth, at, first, last, m, n0, out); break;
+                case 3: tiles_of_rows<3>(x, panel, columns, depth, at, first, last, m, n0, out); break;
+                case 2: tiles_of_rows<2>(x, panel, columns, depth, at, first, last, m, n0, out); break;
+                default: tiles_of_rows<1>(x, panel, columns, depth, at, first, last, m, n0, out);
+            }
+            m += rows;
+        }
+    }
+}
+
+template <class D>
+void prepare_as(const void* x, bool bf16, int64_t K, bool quantize, float* out) {
+    static thread_local Scratch memory;
+    float* room = memory.floats(K);
+    const float* in = as_floats(x, bf16, K, room);
+    if (quantize) through_fp8(in, room, K), in = room;
+    if (in == out) std::memcpy(room, in, K * sizeof(float)), in = room;
+    const int64_t whole = K / D::CHUNK * D::CHUNK;
+    for (int64_t k = 0; k < whole; k += D::CHUNK) D::arrange(in + k, out + k);
+    if (whole < K) {
+        float part[D::CHUNK] = {};
+        std::memcpy(part, in + whole, (K - whole) * sizeof(float));
+        D::arrange(part, out + whole);
+    }
+}
+
+}  // namespace
+
+int exact_kind(int kind, const void* scale, int64_t N, int64_t K) {
+    const int64_t count = ((N + FP8_BLOCK - 1) / FP8_BLOCK) * ((K + FP8_BLOCK - 1) / FP8_BLOCK);
+    if (kind == KIND_FP8) {
+        uint8_t most = 0;
+        for (int64_t i = 0; i < count; i++) most = std::max(most, ((const uint8_t*)scale)[i]);
+        return most >= 127 + 7 ? KIND_FP8_WIDE : kind;
+    }
+    if (kind == KIND_FP8_F32SCALE)
+        for (int64_t i = 0; i < count; i++)
+            if (!(std::fabs(((const float*)scale)[i]) < 128.0f)) return KIND_FP8_F32SCALE_WIDE;
+    return kind;
+}
+
+int64_t prepared_size(int kind, int64_t K) {
+    int64_t size = 0;
+    with_decoder(kind, [&](auto* d) {
+        constexpr int chunk = std::remove_pointer_t<decltype(d)>::CHUNK;
+        size = (K + chunk - 1) / chunk * chunk;
+    });
+    return size;
+}
+
+void prepare(int kind, const void* x, bool bf16, int64_t K, bool quantize, float* out) {
+    with_decoder(kind, [&](auto* d) { prepare_as<std::remove_pointer_t<decltype(d)>>(x, bf16, K, quantize, out); });
+}
+
+bool usable_in_place(int kind, bool bf16, int64_t K, bool quantize, int64_t rows) {
+    return kind == KIND_F32 && !bf16 && !quantize && (rows <= DIRECT_ROWS || (K % W == 0 && K <= 2 * DEPTH));
+}
+
+void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
+    if (m1 <= m0 || n1 <= n0) return;
+    with_decoder(w.kind, [&](auto* d) {
+        using D = std::remove_pointer_t<decltype(d)>;
+        const D decoder(w.data, w.scale, w.K);
+        if constexpr (D::DIRECT)
+            if (m1 - m0 <= DIRECT_ROWS) return direct_any(decoder, n0, n1, in, m0, m1, out);
+        for (int64_t n = n0; n < n1; n += PANEL_ROWS)
+            through_panel(decoder, n, std::min(n + PANEL_ROWS, n1), in, m0, m1, out);
+    });
+}
+
+}  // namespace dsv4

@@ -1,0 +1,53 @@
+// y = x W^T for one thread: a range of weight rows times a range of activation rows.
+//
+// Every output element is one chain of fused multiply-adds over the weight row's chunks, in W lanes, and one fixed sum
+// of the lanes. Tiles, panels and threads only decide which chains run side by side: results depend on nothing else.
+#pragma once
+#include "dequant.h"
+#include "parallel.h"
+
+namespace dsv4 {
+
+struct Weight {
+    int kind;
+    const void* data;
+    const void* scale;
+    int64_t N, K;
+};
+
+// Prepared activations: row m lies at x + (index ? index[m] : m) * pitch. See `prepare`.
+struct Input {
+    const float* x;
+    int64_t pitch;
+    const int64_t* index;
+    const float* row(int64_t m) const { return x + (index ? index[m] : m) * pitch; }
+};
+
+// Row m, column n goes to y[m * pitch + n], float32 or bfloat16.
+struct Output {
+    void* y;
+    int64_t pitch;
+    bool bf16;
+};
+
+constexpr int DIRECT_ROWS = 4;   // up to here weights are decoded in registers, above through a panel
+constexpr int TILE_ROWS = 96;    // activation rows per call of `multiply` that make best use of a panel
+constexpr int PANEL_ROWS = 48;   // the most weight rows of a panel
+
+// kind with the scales looked at: FP8 with a scale of 2^7 or more takes the slower exact path
+int exact_kind(int kind, const void* scale, int64_t N, int64_t K);
+
+// floats of one prepared row: columns filled up with zeros to whole chunks
+int64_t prepared_size(int kind, int64_t K);
+
+// One row of activations (float32 or bfloat16), cast through FP8 if asked, in the order that `kind` wants. out may be
+// x.
+void prepare(int kind, const void* x, bool bf16, int64_t K, bool quantize, float* out);
+
+// whether rows of x can be read where they are
+bool usable_in_place(int kind, bool bf16, int64_t K, bool quantize, int64_t rows);
+
+// weight rows [n0, n1) times activation rows [m0, m1)
+void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out);
+
+}  // namespace dsv4

@@ -1,0 +1,52 @@
+// The linear layer: work of one product shared out among threads.
+#include <algorithm>
+
+#include "gemm.h"
+
+using namespace dsv4;
+
+namespace {
+
+constexpr int64_t BAND = 4 * TILE_ROWS;  // activation rows prepared at a time: bounds the memory for them
+
+// bands of at most BAND rows: `in` holds rows [m0, m1), numbered from 0
+void multiply_band(const Weight& w, const Input& in, int64_t rows, const Output& out, int threads) {
+    const int64_t tile_rows = rows <= TILE_ROWS ? rows : TILE_ROWS;
+    const int64_t across = (rows + tile_rows - 1) / tile_rows;
+    int64_t step = PANEL_ROWS;
+    if (rows <= DIRECT_ROWS)  // pieces small enough to even out two threads, long enough to stream
+        step = std::max<int64_t>(16, (w.N / (threads * 8) + 15) / 16 * 16);
+    else
+        while (step > 12 && across * (w.N / step) < threads * 4) step /= 2;
+    const int64_t down = (w.N + step - 1) / step;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+    for (int64_t unit = 0; unit < across * down; unit++) {
+        const int64_t n = unit / across * step, m = unit % across * tile_rows;
+        multiply(w, n, std::min(n + step, w.N), in, m, std::min(m + tile_rows, rows), out);
+    }
+}
+
+}  // namespace
+
+// y[M, N] = x[M, K] W[N, K]^T. x and y are float32, or bfloat16 with `bf16`; kind: dequant.h; quantize: x goes through
+// FP8 in blocks of 128 columns.
+extern "C" void dsv4_linear(const void* x, const void* weight, const void* scale, void* y, int64_t M, int64_t N,
+                            int64_t K, int kind, int bf16, int quantize, int threads) {
+    static thread_local Scratch memory;
+    const Weight w{exact_kind(kind, scale, N, K), weight, scale, N, K};
+    threads = worth(double(M) * double(N) * double(K), threads);
+    const int64_t bytes = bf16 ? 2 : 4, size = prepared_size(kind, K), pitch = size + 16;
+    for (int64_t m = 0; m < M; m += BAND) {
+        const int64_t rows = std::min(BAND, M - m);
+        const char* from = (const char*)x + m * K * bytes;
+        Input in{(const float*)from, K, nullptr};
+        if (!usable_in_place(kind, bf16, K, quantize, rows)) {
+            float* to = memory.floats(rows * pitch);
+            in = Input{to, pitch, nullptr};
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows > DIRECT_ROWS)
+            for (int64_t r = 0; r < rows; r++)
+                prepare(kind, from + r * K * bytes, bf16, K, quantize, to + r * pitch);
+        }
+        multiply_band(w, in, rows, Output{(char*)y + m * N * bytes, N, bool(bf16)}, threads);
+    }
+}

@@ -1,0 +1,220 @@
+// Indexer scores and top-k: blocks of queries share tiles of keys, each query keeps a running choice.
+//
+// T queries, N heads, I dims, K places of the result.
+#include <omp.h>
+
+#include "attention_exp.h"
+#include "indexer_bytes.h"
+#include "topk.h"
+
+using namespace dsv4;
+
+// Mirrored by dsv4/kernels/indexer/cpu.py.
+struct IndexCall {
+    const float* q_TNI;
+    const float* weight_TN;
+    Rows keys;
+    const int64_t* first_BP;
+    const int64_t* sequence_T;
+    const int64_t* visible_T;
+    const int64_t* runs;
+    int64_t* out_TK;
+    int64_t runs_count, pages, per_page, heads, dim, k, places;
+    int threads;
+};
+
+extern "C" void dsv4_pack_index(const float* x, uint8_t* rows, int64_t count, int64_t dim, int64_t bytes, int threads);
+
+namespace {
+
+constexpr int64_t PANEL_TILES = 4, PANEL_KEYS = PANEL_TILES * TILE;
+constexpr int64_t QUERY_FLOATS = 1 << 16;  // of a block: they stay in the L2 cache
+constexpr int64_t SMALL = 500000;          // multiply-adds that one thread does sooner than two
+
+int64_t blocks_of(const IndexCall& call) { return (call.dim + INDEX_BLOCK - 1) / INDEX_BLOCK; }
+
+// neighbouring queries of one sequence; `seen`: the most entries one of them sees
+struct Block {
+    int64_t first, last, seen;
+};
+
+struct Workspace {
+    Scratch rows, tiles, byte_tiles;
+    std::vector<Best> best;
+    // queries that are e2m1 exactly, as codes + 12 [N][B * 32] and scales [N][B]
+    std::vector<uint8_t> packed, codes;
+    std::vector<float> scales, values;
+    std::vector<char> exact;
+};
+thread_local Workspace own;
+
+int64_t key_row(const IndexCall& call, int64_t sequence, int64_t entry) {
+    return call.first_BP[sequence * call.pages + entry / call.per_page] + entry % call.per_page;
+}
+
+// entries [from, from + count) as tiles; places after them hold whatever was there
+const float* load_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count) {
+    float* rows = own.rows.floats(TILE * call.dim);
+    float* tiles = own.tiles.floats(PANEL_KEYS * call.dim);
+    for (int64_t done = 0; done < count; done += TILE) {
+        for (int64_t i = 0; i < std::min(TILE, count - done); i++)
+            row_to_float(call.keys, key_row(call, sequence, from + done + i), rows + i * call.dim);
+        arrange_tile(rows, call.dim, tiles + done * call.dim);
+    }
+    return tiles;
+}
+
+// the same as tiles of bytes
+const float* load_byte_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count) {
+    const int64_t blocks = blocks_of(call), width = blocks * STEPS;
+    float* rows = own.rows.floats(TILE * width);
+    float* tiles = own.byte_tiles.floats(PANEL_TILES * byte_tile_size(blocks));
+    for (int64_t done = 0; done < count; done += TILE) {
+        float* tile = tiles + done / TILE * byte_tile_size(blocks);
+        float* scale = tile + (width + blocks) * TILE;
+        for (int64_t i = 0; i < std::min(TILE, count - done); i++) {
+            const uint8_t* row = call.keys.first + key_row(call, sequence, from + done + i) * call.keys.stride;
+            fp4_to_bytes(row, call.dim, reinterpret_cast<uint8_t*>(rows + i * width));
+            for (int64_t b = 0; b < blocks; b++) scale[b * TILE + i] = scale_of(row[call.dim / 2 + b]);
+        }
+        arrange_tile(rows, width, tile);
+        start_sums(tile, blocks);
+    }
+    return tiles;
+}
+
+// find the queries of a block that e2m1 holds exactly and lay out their codes; whether a query is one depends on it alone
+void find_exact(const IndexCall& call, const Block& block) {
+    const int64_t heads = call.heads, dim = call.dim, blocks = blocks_of(call), bytes = dim / 2 + blocks;
+    const size_t count = size_t(block.last - block.first), codes = size_t(heads * blocks * INDEX_BLOCK);
+    own.exact.assign(count, 0);
+    if (call.keys.kind != ROW_INDEX) return;
+    own.packed.resize(size_t(heads * bytes));
+    own.values.resize(size_t(dim));
+    own.codes.resize(count * codes);
+    own.scales.resize(count * size_t(heads * blocks));
+    for (size_t t = 0; t < count; t++) {
+        const float* q = call.q_TNI + (block.first + int64_t(t)) * heads * dim;
+        dsv4_pack_index(q, own.packed.data(), heads, dim, bytes, 1);
+        bool exact = true;
+        for (int64_t n = 0; n < heads && exact; n++) {
+            const uint8_t* row = own.packed.data() + n * bytes;
+            index_to_float(row, dim, own.values.data());
+            exact = std::equal(own.values.begin(), own.values.end(), q + n * dim);
+            uint8_t* code = own.codes.data() + t * codes + size_t(n * blocks * INDEX_BLOCK);
+            fp4_to_bytes(row, dim, code);
+            for (int64_t i = 0; i < blocks * INDEX_BLOCK; i++) code[i] = uint8_t(code[i] + LARGEST_CODE);
+            float* scale = own.scales.data() + t * size_t(heads * blocks) + n * blocks;
+            for (int64_t b = 0; b < blocks; b++) scale[b] = 0.25f * scale_of(row[dim / 2 + b]);
+        }
+        own.exact[t] = exact;
+    }
+}
+
+// offer the entries [from, end) of a tile to the choice of one query
+void offer(const vf* score, int64_t from, int64_t end, Best& best) {
+    for (int v = 0; v < VECTORS; v++) {
+        unsigned lanes = bits_of(score[v] > splat(best.threshold));
+        for (; lanes; lanes &= lanes - 1) {
+            const int lane = __builtin_ctz(lanes);
+            const int64_t entry = from + v * W + lane;
+            if (entry < end && score[v][lane] > best.threshold) best.add(score[v][lane], int32_t(entry));
+        }
+    }
+}
+
+// one query against the tiles of a panel
+void score_panel(const IndexCall& call, int64_t t, size_t place, const float* tiles, const float* byte_tiles,
+                 int64_t panel, int64_t end, Best& best) {
+    const int64_t heads = call.heads, dim = call.dim, blocks = blocks_of(call);
+    const float* weight = call.weight_TN + t * heads;
+    for (int64_t at = panel; at < end; at += TILE) {
+        vf score[VECTORS];
+        if (own.exact[place]) {
+            const uint8_t* codes = own.codes.data() + place * size_t(heads * blocks * INDEX_BLOCK);
+            const float* scales = own.scales.data() + place * size_t(heads * blocks);
+            const float* tile = byte_tiles + (at - panel) / TILE * byte_tile_size(blocks);
+            byte_tile_scores(codes, scales, weight, tile, heads, blocks, score);
+        } else {
+            tile_scores(call.q_TNI + t * heads * dim, weight, tiles + (at - panel) * dim, heads, dim, score);
+        }
+        offer(score, at, end, best);
+    }
+}
+
+// score entries [from, to) for a block of queries; best[0] belongs to the first query
+void score_entries(const IndexCall& call, const Block& block, int64_t from, int64_t to, Best* best) {
+    for (int64_t t = block.first; t < block.last; t++) best[t - block.first].start(call.k);
+    if (from >= to) return;
+    find_exact(call, block);
+    const int64_t sequence = call.sequence_T[block.first];
+    const bool bytes = std::count(own.exact.begin(), own.exact.end(), 1) > 0;
+    const bool floats = std::count(own.exact.begin(), own.exact.end(), 0) > 0;
+    for (int64_t panel = from; panel < to; panel += PANEL_KEYS) {
+        const int64_t count = std::min(PANEL_KEYS, to - panel);
+        const float* tiles = floats ? load_tiles(call, sequence, panel, count) : nullptr;
+        const float* byte_tiles = bytes ? load_byte_tiles(call, sequence, panel, count) : nullptr;
+        for (int64_t t = block.first; t < block.last; t++) {
+            if (call.visible_T[t] <= call.k) continue;  // all of them are chosen
+            const size_t place = size_t(t - block.first);
+            score_panel(call, t, place, tiles, byte_tiles, panel, std::min(call.visible_T[t], panel + count), best[place]);
+        }
+    }
+}
+
+void write_choice(const IndexCall& call, int64_t t, Best& best) {
+    int64_t* out = call.out_TK + t * call.places;
+    if (call.visible_T[t] > call.k) return best.write(out, call.places);
+    for (int64_t i = 0; i < call.places; i++) out[i] = i < call.visible_T[t] ? i : -1;
+}
+
+std::vector<Block> cut(const IndexCall& call, int64_t most) {
+    std::vector<Block> blocks;
+    for (int64_t i = 0; i + 1 < call.runs_count; i++)
+        for (int64_t t = call.runs[i]; t < call.runs[i + 1]; t += most) {
+            Block block{t, std::min(t + most, call.runs[i + 1]), 0};
+            for (int64_t u = t; u < block.last; u++) block.seen = std::max(block.seen, call.visible_T[u]);
+            if (block.seen <= call.k) block.seen = 0;
+            blocks.push_back(block);
+        }
+    return blocks;
+}
+
+// few queries: each block's entries are divided among the threads, whose choices are then joined in order
+void run_divided(const IndexCall& call, const std::vector<Block>& blocks, int64_t most) {
+    const int64_t count = int64_t(blocks.size()), parts = call.threads;
+    std::vector<Best> best(size_t(count * parts * most));
+#pragma omp parallel for schedule(dynamic) num_threads(call.threads)
+    for (int64_t i = 0; i < count * parts; i++) {
+        const Block& block = blocks[size_t(i / parts)];
+        const int64_t part = i % parts, tiles = (block.seen + TILE - 1) / TILE;
+        const int64_t from = tiles * part / parts * TILE, to = tiles * (part + 1) / parts * TILE;
+        score_entries(call, block, from, std::min(to, block.seen), &best[size_t(i * most)]);
+    }
+    for (int64_t b = 0; b < count; b++)
+        for (int64_t t = blocks[size_t(b)].first; t < blocks[size_t(b)].last; t++) {
+            Best* first = &best[size_t(b * parts * most + t - blocks[size_t(b)].first)];
+            for (int64_t part = 1; part < parts; part++) first->append(first[part * most]);
+            write_choice(call, t, *first);
+        }
+}
+
+}  // namespace
+
+extern "C" void dsv4_index_topk(const IndexCall* given) {
+    const IndexCall& call = *given;
+    const int64_t most = std::clamp(QUERY_FLOATS / (call.heads * call.dim), int64_t(4), int64_t(64));
+    const std::vector<Block> blocks = cut(call, most);
+    const int64_t count = int64_t(blocks.size());
+    int64_t work = 0;
+    for (const Block& block : blocks) work += (block.last - block.first) * block.seen * call.heads * call.dim;
+    const bool one = call.threads <= 1 || work < SMALL;
+    if (!one && count < 2 * call.threads) return run_divided(call, blocks, most);
+#pragma omp parallel for schedule(dynamic) num_threads(call.threads) if (!one)
+    for (int64_t i = count - 1; i >= 0; i--) {
+        const Block& block = blocks[size_t(i)];
+        own.best.resize(size_t(most));
+        score_entries(call, block, 0, block.seen, own.best.data());
+        for (int64_t t = block.first; t < block.last; t++) write_choice(call, t, own.best[size_t(t - block.first)]);
+    }
+}

@@ -1,0 +1,88 @@
+// Indexer scores of one query against a tile of keys, in registers. Lanes: keys.
+//
+// N heads, I dims. A score is one chain over the heads of weight * relu(dot), each dot one chain over I: no lane sees
+// another, so tiles change no bit.
+#pragma once
+#include "rows.h"
+
+namespace dsv4 {
+
+constexpr int VECTORS = 3;
+constexpr int64_t TILE = VECTORS * W;  // keys of a tile, stored as [I][TILE]
+
+// which lanes of a comparison hold, one bit each
+inline unsigned bits_of(vi lanes) {
+#if defined(__AVX512F__)
+    return unsigned(_mm512_cmplt_epi32_mask((__m512i)lanes, _mm512_setzero_si512()));
+#elif defined(__AVX2__)
+    return unsigned(_mm256_movemask_ps((__m256)lanes));
+#else
+    unsigned bits = 0;
+    for (int i = 0; i < W; i++) bits |= unsigned(lanes[i] & 1) << i;
+    return bits;
+#endif
+}
+
+// score[v] += sum over HEADS heads of weight * relu(q . key)
+template <int HEADS>
+inline void add_heads(const float* q, const float* weight, const float* tile, int64_t dim, vf* score) {
+    vf dot[HEADS][VECTORS];
+    for (int n = 0; n < HEADS; n++)
+        for (int v = 0; v < VECTORS; v++) dot[n][v] = vf{};
+    for (int64_t i = 0; i < dim; i++) {
+        vf key[VECTORS];
+        for (int v = 0; v < VECTORS; v++) key[v] = load(tile + i * TILE + v * W);
+        for (int n = 0; n < HEADS; n++) {
+            const vf value = splat(q[n * dim + i]);
+            for (int v = 0; v < VECTORS; v++) dot[n][v] = fma(value, key[v], dot[n][v]);
+        }
+    }
+    for (int n = 0; n < HEADS; n++)
+        for (int v = 0; v < VECTORS; v++) score[v] = fma(splat(weight[n]), max(vf{}, dot[n][v]), score[v]);
+}
+
+inline void tile_scores(const float* q_NI, const float* weight_N, const float* tile, int64_t heads, int64_t dim,
+                        vf* score) {
+    for (int v = 0; v < VECTORS; v++) score[v] = vf{};
+    int64_t n = 0;
+    for (; n + 4 <= heads; n += 4) add_heads<4>(q_NI + n * dim, weight_N + n, tile, dim, score);
+    if (heads - n == 3) add_heads<3>(q_NI + n * dim, weight_N + n, tile, dim, score);
+    if (heads - n == 2) add_heads<2>(q_NI + n * dim, weight_N + n, tile, dim, score);
+    if (heads - n == 1) add_heads<1>(q_NI + n * dim, weight_N + n, tile, dim, score);
+}
+
+#if defined(__AVX2__)
+// out[j * out_stride + i] = in[i * in_stride + j] for 8 x 8 floats
+inline void transpose8(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
+    __m256 r[8], s[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(in + i * in_stride);
+    for (int i = 0; i < 8; i += 2) {
+        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xEE);
+        r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(out + i * out_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(out + (i + 4) * out_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+#endif
+
+// TILE rows of `dim` floats -> [dim][TILE]
+inline void arrange_tile(const float* rows, int64_t dim, float* tile) {
+    int64_t done = 0;
+#if defined(__AVX2__)
+    done = dim / 8 * 8;
+    for (int64_t k = 0; k < TILE; k += 8)
+        for (int64_t i = 0; i < done; i += 8) transpose8(rows + k * dim + i, dim, tile + i * TILE + k, TILE);
+#endif
+    for (int64_t k = 0; k < TILE; k++)
+        for (int64_t i = done; i < dim; i++) tile[i * TILE + k] = rows[k * dim + i];
+}
+
+}  // namespace dsv4

@@ -1,0 +1,221 @@
+// A layer of experts in one call: tokens gathered by expert, gate and up projection, clamped SwiGLU times the routing
+// weight, down projection, and each token's experts added in the order of its ids, the shared expert last.
+//
+// T tokens, D hidden size, F expert inner size, E experts, K experts per token. A slot is one expert for one token;
+// slots are numbered expert by expert.
+#include <algorithm>
+#include <vector>
+
+#include "gemm.h"
+#include "moe_math.h"
+#include "quant.h"
+
+using namespace dsv4;
+
+namespace {
+
+constexpr int64_t ROOM = int64_t(48) << 20;  // floats between the projections: bounds the tokens of one band
+
+// Pointers to the stored weights, E of each (E + 1 with the shared expert last). Scales are null for float weights.
+struct Experts {
+    const void *const *w1, *const *w2, *const *w3, *const *s1, *const *s2, *const *s3;
+    int64_t E, D, F;
+    int kind, shared_kind;  // shared_kind < 0: no shared expert
+    int quantize, shared_quantize;
+    float limit;
+
+    int kind_of(int64_t e) const { return e == E ? shared_kind : kind; }
+    bool quantizes(int64_t e) const { return e == E ? shared_quantize : quantize; }
+    static Weight weight(const void* const* w, const void* const* s, int64_t e, int kind, int64_t N, int64_t K) {
+        const void* scale = s ? s[e] : nullptr;
+        return {exact_kind(kind, scale, N, K), w[e], scale, N, K};
+    }
+    Weight gate(int64_t e) const { return weight(w1, s1, e, kind_of(e), F, D); }
+    Weight up(int64_t e) const { return weight(w3, s3, e, kind_of(e), F, D); }
+    Weight down(int64_t e) const { return weight(w2, s2, e, kind_of(e), D, F); }
+};
+
+// some slots of one expert
+struct Job {
+    int64_t expert, first, last;
+};
+
+// One band of tokens and where its slots are.
+struct Band {
+    const Experts& experts;
+    int64_t T, K;
+    bool bf16;
+    std::vector<int64_t> slot_of;   // [T * K]: slot of the k-th expert of token t; the shared ones follow, by token
+    std::vector<int64_t> token_of;  // by slot
+    std::vector<float> weight_of;   // by slot
+    std::vector<Job> jobs;
+
+    Band(const Experts& experts, const int64_t* ids, const float* weight, int64_t T, int64_t K, bool bf16)
+        : experts(experts), T(T), K(K), bf16(bf16), slot_of(T * K) {
+        const bool shared = experts.shared_kind >= 0;
+        std::vector<int64_t> start(experts.E + 1);
+        for (int64_t a = 0; a < T * K; a++) start[ids[a] + 1]++;
+        for (int64_t e = 0; e < experts.E; e++) start[e + 1] += start[e];
+        for (int64_t e = 0; e < experts.E; e++) add_jobs(e, start[e], start[e + 1]);
+        if (shared) add_jobs(experts.E, T * K, T * K + T);
+        token_of.resize(T * K + (shared ? T : 0));
+        weight_of.resize(token_of.size(), 1.0f);
+        for (int64_t a = 0; a < T * K; a++) {
+            const int64_t slot = start[ids[a]]++;
+            slot_of[a] = slot, token_of[slot] = a / K, weight_of[slot] = weight[a];
+        }
+        if (shared)
+            for (int64_t t = 0; t < T; t++) token_of[T * K + t] = t;
+    }
+    void add_jobs(int64_t expert, int64_t first, int64_t last) {
+        for (; first < last; first += TILE_ROWS) jobs.push_back({expert, first, std::min(first + TILE_ROWS, last)});
+    }
+    int64_t slots() const { return int64_t(token_of.size()); }
+};
+
+// Memory of a band: x as either kind of expert reads it, the activations between the projections, and their outputs.
+struct Room {
+    float *x, *shared_x, *hidden, *y;
+    int64_t x_pitch, shared_pitch, hidden_pitch;
+};
+
+// silu(min(gate, limit)) * clip(up, -limit, limit) * weight, in place of `gate`; limit 0: no clamp
+void swiglu(float* gate, const float* up, int64_t count, float limit, float weight, bool bf16) {
+    for (int64_t i = 0; i < count; i += W) {
+        const int part = int(std::min<int64_t>(W, count - i));
+        vf g = part == W ? load(gate + i) : load_part(gate + i, part);
+        vf u = part == W ? load(up + i) : load_part(up + i, part);
+        if (bf16) g = round_bf16(g), u = round_bf16(u);
+        if (limit > 0) {
+            g = g > limit ? splat(limit) : g;
+            u = u > limit ? splat(limit) : u < -limit ? splat(-limit) : u;
+        }
+        vf h = silu(g) * u * weight;
+        if (bf16) h = round_bf16(h);
+        if (part == W)
+            store(gate + i, h);
+        else
+            store_part(gate + i, h, part);
+    }
+}
+
+// columns [n0, n1) of the hidden activations of a job
+void hidden_part(const Band& band, const Room& room, const Job& job, int64_t n0, int64_t n1) {
+    float up[TILE_ROWS * PANEL_ROWS];
+    const Experts& experts = band.experts;
+    const bool shared = job.expert == experts.E;
+    const Input in{shared ? room.shared_x : room.x, shared ? room.shared_pitch : room.x_pitch,
+                   band.token_of.data() + job.first};
+    const int64_t rows = job.last - job.first, pitch = room.hidden_pitch;
+    float* gate = room.hidden + job.first * pitch;
+    multiply(experts.gate(job.expert), n0, n1, in, 0, rows, Output{gate, pitch, false});
+    multiply(experts.up(job.expert), n0, n1, in, 0, rows, Output{up - n0, PANEL_ROWS, false});
+    for (int64_t r = 0; r < rows; r++)
+        swiglu(gate + r * pitch + n0, up + r * PANEL_ROWS, n1 - n0, experts.limit, band.weight_of[job.first + r],
+               band.bf16);
+}
+
+void down_part(const Band& band, const Room& room, const Job& job, int64_t n0, int64_t n1) {
+    const Input in{room.hidden + job.first * room.hidden_pitch, room.hidden_pitch, nullptr};
+    const int64_t D = band.experts.D;
+    multiply(band.experts.down(job.expert), n0, n1, in, 0, job.last - job.first,
+             Output{room.y + job.first * D, D, false});
+}
+
+// columns [d0, d1) of the sum over a token's experts
+void add_up(const Band& band, const Room& room, int64_t t, int64_t d0, int64_t d1, float* out) {
+    const int64_t D = band.experts.D, count = band.K + (band.experts.shared_kind >= 0);
+    for (int64_t k = 0; k < count; k++) {
+        const float* y = room.y + (k < band.K ? band.slot_of[t * band.K + k] : band.T * band.K + t) * D;
+        for (int64_t d = d0; d < d1; d++) {
+            const float v = band.bf16 ? round_bf16(y[d]) : y[d];
+            out[t * D + d] = k ? out[t * D + d] + v : v;
+        }
+    }
+}
+
+void prepare_token(const Band& band, const Room& room, const char* x, int64_t t) {
+    const Experts& e = band.experts;
+    x += t * e.D * (band.bf16 ? 2 : 4);
+    prepare(e.kind, x, band.bf16, e.D, e.quantize, room.x + t * room.x_pitch);
+    if (room.shared_x != room.x)
+        prepare(e.shared_kind, x, band.bf16, e.D, e.shared_quantize, room.shared_x + t * room.shared_pitch);
+}
+
+void prepare_hidden(const Band& band, const Room& room, const Job& job, int64_t slot) {
+    float* h = room.hidden + slot * room.hidden_pitch;
+    const Experts& e = band.experts;
+    prepare(e.kind_of(job.expert), h, false, e.F, e.quantizes(job.expert), h);
+}
+
+void run_band(const Band& band, const Room& room, const char* x, float* out, int threads) {
+    const int64_t D = band.experts.D, F = band.experts.F, jobs = int64_t(band.jobs.size());
+    const int64_t wide = (F + PANEL_ROWS - 1) / PANEL_ROWS, deep = (D + PANEL_ROWS - 1) / PANEL_ROWS;
+    constexpr int64_t STEP = 1024;
+    const int64_t steps = (D + STEP - 1) / STEP;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < band.T; t++) prepare_token(band, room, x, t);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t unit = 0; unit < jobs * wide; unit++) {
+            const int64_t n = unit % wide * PANEL_ROWS;
+            hidden_part(band, room, band.jobs[unit / wide], n, std::min(n + PANEL_ROWS, F));
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t j = 0; j < jobs; j++)
+            for (int64_t s = band.jobs[j].first; s < band.jobs[j].last; s++)
+                prepare_hidden(band, room, band.jobs[j], s);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t unit = 0; unit < jobs * deep; unit++) {
+            const int64_t n = unit % deep * PANEL_ROWS;
+            down_part(band, room, band.jobs[unit / deep], n, std::min(n + PANEL_ROWS, D));
+        }
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < band.T * steps; unit++) {
+            const int64_t d = unit % steps * STEP;
+            add_up(band, room, unit / steps, d, std::min(d + STEP, D), out);
+        }
+    }
+}
+
+void run(const Experts& experts, const char* x, bool bf16, const int64_t* ids, const float* weight, float* out,
+         int64_t T, int64_t K, int threads) {
+    static thread_local Scratch memory;
+    const bool shared = experts.shared_kind >= 0;
+    const bool two_forms =
+        shared && (experts.shared_kind != experts.kind || experts.shared_quantize != experts.quantize);
+    Room room{};
+    room.x_pitch = prepared_size(experts.kind, experts.D) + 16;
+    room.shared_pitch = two_forms ? prepared_size(experts.shared_kind, experts.D) + 16 : room.x_pitch;
+    room.hidden_pitch = prepared_size(experts.kind, experts.F) + 16;
+    if (two_forms) room.hidden_pitch = std::max(room.hidden_pitch, prepared_size(experts.shared_kind, experts.F) + 16);
+    const int64_t per_slot = room.hidden_pitch + experts.D, x_size = room.x_pitch + (two_forms ? room.shared_pitch : 0);
+    const int64_t band_tokens = std::max<int64_t>(1, ROOM / ((K + shared) * per_slot + x_size));
+    for (int64_t t = 0; t < T; t += band_tokens) {
+        const Band band(experts, ids + t * K, weight + t * K, std::min(band_tokens, T - t), K, bf16);
+        room.x = memory.floats(band.T * x_size + band.slots() * per_slot);
+        room.shared_x = two_forms ? room.x + band.T * room.x_pitch : room.x;
+        room.hidden = room.x + band.T * x_size;
+        room.y = room.hidden + band.slots() * room.hidden_pitch;
+        run_band(band, room, x + t * experts.D * (bf16 ? 2 : 4), out + t * experts.D, threads);
+    }
+    memory.trim();
+}
+
+}  // namespace
+
+// out [T, D] float32 = sum over a token's experts; x [T, D] float32 or (bf16) bfloat16, in which case every projection
+// is rounded to bfloat16 as the linear layer does. Returns the first id outside 0..E-1, or -1.
+extern "C" int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const float* weight, const void* const* w1,
+                                   const void* const* w2, const void* const* w3, const void* const* s1,
+                                   const void* const* s2, const void* const* s3, float* out, int64_t T, int64_t K,
+                                   int64_t E, int64_t D, int64_t F, int kind, int shared_kind, int quantize,
+                                   int shared_quantize, float limit, int bf16, int threads) {
+    for (int64_t a = 0; a < T * K; a++)
+        if (ids[a] < 0 || ids[a] >= E) return ids[a] == -1 ? -2 : ids[a];
+    const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, shared_kind, quantize, shared_quantize, limit};
+    threads = worth(double(T) * double(K + (shared_kind >= 0)) * 3.0 * double(D) * double(F), threads);
+    run(experts, (const char*)x, bf16, ids, weight, out, T, K, threads);
+    return -1;
+}

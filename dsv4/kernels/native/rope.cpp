@@ -1,0 +1,42 @@
+// Rotary embedding of the last dims of each row, neighbours forming the pairs.
+#include "parallel.h"
+#include "quant.h"
+
+using namespace dsv4;
+
+namespace {
+
+void turn_row(const float* x, const float* cos, const float* sin, float sign, int64_t pairs, float* y) {
+    for (int64_t p = 0; p < pairs; p++) {
+        const float even = x[2 * p], odd = x[2 * p + 1], s = sin[p] * sign;
+        y[2 * p] = even * cos[p] - odd * s;
+        y[2 * p + 1] = even * s + odd * cos[p];
+    }
+}
+
+}  // namespace
+
+// x and y [tokens, heads, dim], float32 or bfloat16; table [2, tokens, pairs]: cos, sin. The first dim - 2 * pairs
+// columns are copied. No fused operations: results equal the reference bit for bit.
+extern "C" void dsv4_rope(const void* x, const float* table, void* y, int64_t tokens, int64_t heads, int64_t dim,
+                          int64_t pairs, int inverse, int bf16, int threads) {
+    threads = worth(double(tokens * heads) * double(dim), threads);
+    const int64_t bytes = bf16 ? 2 : 4, rest = dim - 2 * pairs;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t r = 0; r < tokens * heads; r++) {
+        const float *cos = table + r / heads * pairs, *sin = cos + tokens * pairs;
+        const char* in = (const char*)x + r * dim * bytes;
+        char* out = (char*)y + r * dim * bytes;
+        std::memcpy(out, in, rest * bytes);
+        in += rest * bytes, out += rest * bytes;
+        const float sign = inverse ? -1.0f : 1.0f;
+        if (!bf16) {
+            turn_row((const float*)in, cos, sin, sign, pairs, (float*)out);
+        } else {
+            static thread_local Scratch memory;
+            float* room = memory.floats(4 * pairs);
+            turn_row(as_floats(in, true, 2 * pairs, room), cos, sin, sign, pairs, room + 2 * pairs);
+            for (int64_t i = 0; i < 2 * pairs; i++) ((uint16_t*)out)[i] = to_bf16(room[2 * pairs + i]);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+// Cache rows of every storage kind as float32: float32, bfloat16, packed entries (e4m3), packed indexer keys (e2m1).
+// The layout of packed rows is described in dsv4/kernels/rows/__init__.py.
+#pragma once
+#include "simd.h"
+
+namespace dsv4 {
+
+constexpr int64_t ENTRY_BLOCK = 64, INDEX_BLOCK = 32;
+
+enum RowKind : int { ROW_FLOAT = 0, ROW_BF16 = 1, ROW_ENTRY = 2, ROW_INDEX = 3 };
+
+// Rows in memory: row r starts at `first` + r * `stride` bytes.
+struct Rows {
+    const uint8_t* first;
+    int64_t stride;
+    int64_t dim;
+    int64_t rope;  // rotary dims at the end of a packed entry
+    int kind;
+};
+
+inline float float_of_bits(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+inline uint32_t bits_of_float(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return bits;
+}
+
+// 2^(byte - 127); 255 is NaN
+inline float scale_of(uint8_t byte) {
+    if (byte == 0) return float_of_bits(0x00400000);
+    return byte == 255 ? float_of_bits(0x7FC00000) : float_of_bits(uint32_t(byte) << 23);
+}
+
+// e4m3 and float16 share sign and fraction order: the code moved by 7 is the value / 2^8. NaN codes come only with a
+// NaN scale, so they need no care.
+inline float fp8_value(uint8_t code) {
+    const int exponent = (code >> 3) & 15, fraction = code & 7;
+    const float m = exponent ? float_of_bits(uint32_t(exponent + 120) << 23 | uint32_t(fraction) << 20)
+                             : float(fraction) * (1.0f / 512);
+    return code & 0x80 ? -m : m;
+}
+
+inline void fp8_to_float(const uint8_t* code, float scale, int64_t count, float* out) {
+    int64_t i = 0;
+#if defined(__F16C__) && defined(__AVX2__)
+    const __m256 s = _mm256_set1_ps(scale), up = _mm256_set1_ps(256.0f);
+    for (; i + 8 <= count; i += 8) {
+        const __m128i b = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)(code + i)));
+        const __m128i magnitude = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x7F)), 7);
+        const __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
+        const __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(magnitude, sign)), up);
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(value, s));
+    }
+#endif
+    for (; i < count; i++) out[i] = fp8_value(code[i]) * scale;
+}
+
+inline void bf16_to_float(const uint8_t* in, int64_t count, float* out) {
+    int64_t i = 0;
+#if defined(__AVX2__)
+    for (; i + 8 <= count; i += 8) {
+        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(in + 2 * i)));
+        _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+    }
+#endif
+    for (; i < count; i++) {
+        uint16_t half;
+        std::memcpy(&half, in + 2 * i, 2);
+        out[i] = float_of_bits(uint32_t(half) << 16);
+    }
+}
+
+constexpr float FP4_VALUE[16] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6};
+
+// `count` values, even; two codes per byte
+inline void fp4_to_float(const uint8_t* code, float scale, int64_t count, float* out) {
+    int64_t i = 0;
+#if defined(__AVX2__)
+    const __m256 table = _mm256_loadu_ps(FP4_VALUE), s = _mm256_set1_ps(scale);
+    const __m256i place = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    for (; i + 8 <= count; i += 8) {
+        uint32_t four;
+        std::memcpy(&four, code + i / 2, 4);
+        const __m256i c = _mm256_srlv_epi32(_mm256_set1_epi32(int(four)), place);
+        const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(c, _mm256_set1_epi32(8)), 28);
+        const __m256 value = _mm256_xor_ps(_mm256_permutevar8x32_ps(table, c), _mm256_castsi256_ps(sign));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(value, s));
+    }
+#endif
+    for (; i < count; i++) out[i] = FP4_VALUE[(code[i / 2] >> (i % 2 * 4)) & 15] * scale;
+}
+
+inline void entry_to_float(const uint8_t* row, int64_t dim, int64_t rope, float* out) {
+    const int64_t plain = dim - rope;
+    const uint8_t* scale = row + plain + 2 * rope;
+    for (int64_t i = 0; i < plain; i += ENTRY_BLOCK) {
+        const int64_t count = plain - i < ENTRY_BLOCK ? plain - i : ENTRY_BLOCK;
+        fp8_to_float(row + i, scale_of(*scale++), count, out + i);
+    }
+    bf16_to_float(row + plain, rope, out + plain);
+}
+
+inline void index_to_float(const uint8_t* row, int64_t dim, float* out) {
+    const uint8_t* scale = row + dim / 2;
+    for (int64_t i = 0; i < dim; i += INDEX_BLOCK) {
+        const int64_t count = dim - i < INDEX_BLOCK ? dim - i : INDEX_BLOCK;
+        fp4_to_float(row + i / 2, scale_of(*scale++), count, out + i);
+    }
+}
+
+// short rows: a call of memcpy costs as much as the copy
+inline void copy_floats(const uint8_t* in, int64_t count, float* out) {
+    const float* from = reinterpret_cast<const float*>(in);
+    int64_t i = 0;
+    for (; i + W <= count; i += W) store(out + i, load(from + i));
+    for (; i < count; i++) out[i] = from[i];
+}
+
+inline void row_to_float(const Rows& rows, int64_t r, float* out) {
+    const uint8_t* row = rows.first + r * rows.stride;
+    if (rows.kind == ROW_FLOAT) copy_floats(row, rows.dim, out);
+    if (rows.kind == ROW_BF16) bf16_to_float(row, rows.dim, out);
+    if (rows.kind == ROW_ENTRY) entry_to_float(row, rows.dim, rows.rope, out);
+    if (rows.kind == ROW_INDEX) index_to_float(row, rows.dim, out);
+}
+
+}  // namespace dsv4

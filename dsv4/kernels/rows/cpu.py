@@ -1,0 +1,57 @@
+"""Packed cache rows by the native kernels, float32 in and out.
+
+N rows, C entry dim, I indexer dim, B bytes of a row.
+"""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels import native
+from dsv4.kernels.rows.reference import entry_bytes, index_bytes
+
+_POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+
+@cache
+def _function(name: str, integers: int) -> Callable[..., None]:
+    """A native cast: from, to, some int64 sizes, threads."""
+    function = getattr(native.library(), name)
+    function.argtypes = [_POINTER, _POINTER, *[_INT64] * integers, _INT]
+    function.restype = None
+    return function
+
+
+def _run(name: str, source: Tensor, target: Tensor, *sizes: int) -> Tensor:
+    source = source.contiguous()
+    _function(name, len(sizes))(source.data_ptr(), target.data_ptr(), *sizes, torch.get_num_threads())
+    return target
+
+
+def pack_entry(kv_NC: Tensor, rope_dim: int) -> Tensor:
+    """See dsv4.kernels.rows.pack_entry."""
+    rows, dim = kv_NC.shape
+    row_NB = torch.empty(rows, entry_bytes(dim, rope_dim), dtype=torch.uint8)
+    return _run("dsv4_pack_entry", kv_NC.to(torch.float32), row_NB, rows, dim, rope_dim, row_NB.shape[1])
+
+
+def unpack_entry(rows_NB: Tensor, dim: int, rope_dim: int) -> Tensor:
+    """See dsv4.kernels.rows.unpack_entry; float32."""
+    rows, width = rows_NB.shape
+    return _run("dsv4_unpack_entry", rows_NB, torch.empty(rows, dim, dtype=torch.float32), rows, dim, rope_dim, width)
+
+
+def pack_index(key_NI: Tensor) -> Tensor:
+    """See dsv4.kernels.rows.pack_index."""
+    rows, dim = key_NI.shape
+    row_NB = torch.empty(rows, index_bytes(dim), dtype=torch.uint8)
+    return _run("dsv4_pack_index", key_NI.to(torch.float32), row_NB, rows, dim, row_NB.shape[1])
+
+
+def unpack_index(rows_NB: Tensor, dim: int) -> Tensor:
+    """See dsv4.kernels.rows.unpack_index; float32."""
+    rows, width = rows_NB.shape
+    return _run("dsv4_unpack_index", rows_NB, torch.empty(rows, dim, dtype=torch.float32), rows, dim, width)
