@@ -39,6 +39,7 @@ class Tokenizer:
 
     def __init__(self, definition: dict[str, Any], *, dialect: Dialect = V4, source: str = FILE_NAME) -> None:
         self.dialect = dialect
+        self._definition = definition
         self._full = _build(definition, source)
         self._plain = _build({**definition, "added_tokens": []}, source)
         self._bytes_of = _byte_alphabet()
@@ -71,6 +72,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of token ids, added tokens included (129,280 in the release)."""
         return self._vocab_size
+
+    def definition_json(self) -> str:
+        """The tokenizer.json this was made from."""
+        return json.dumps(self._definition)
 
     @property
     def bos_id(self) -> int:

@@ -42,8 +42,10 @@ class Sampler:
         mask = self._constraint.allowed() if self._constraint is not None else None
         if mask is not None:
             bits = torch.frombuffer(bytearray(mask), dtype=torch.uint8)
-            allowed_V = (bits[:, None] >> torch.arange(8)).bitwise_and(1).flatten()[: logits_V.shape[0]].bool()
-            logits_V = logits_V.masked_fill(~allowed_V, float("-inf"))
+            forbidden_V = torch.ones_like(logits_V, dtype=torch.bool)
+            known = (bits[:, None] >> torch.arange(8)).bitwise_and(1).flatten()[: logits_V.shape[0]]
+            forbidden_V[: len(known)] = known == 0
+            logits_V = logits_V.masked_fill(forbidden_V, float("-inf"))
         return logits_V
 
 

@@ -1,10 +1,12 @@
 """Choosing a token: greedy, nucleus, the distribution, seeds, log-probabilities."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from dsv4.engine.sampler import logprobs_of, sample
+from dsv4.engine.sampler import Sampler, logprobs_of, sample
 from dsv4.generation import SamplingParams
 
 PROBABILITIES = [0.5, 0.3, 0.15, 0.05]
@@ -97,3 +99,78 @@ def test_logprobs_are_a_distribution_at_temperature_1_best_first() -> None:
     assert dict(scores.top)[7] == pytest.approx(scores.chosen)
     assert [token for token, _ in logprobs_of(logits, 7, 3).top] == logits.topk(3).indices.tolist()
     assert logprobs_of(logits, 7, 0).top == ()
+
+
+def chooser(**params: Any) -> Sampler:
+    return Sampler(SamplingParams(**{"temperature": 0, **params}))
+
+
+@pytest.mark.parametrize(
+    ("top_k", "kept"), [(1, {0}), (2, {0, 1}), (3, {0, 1, 2}), (0, {0, 1, 2, 3}), (9, {0, 1, 2, 3})]
+)
+def test_top_k_keeps_the_k_most_likely(top_k: int, kept: set[int]) -> None:
+    logits = torch.tensor(PROBABILITIES).log()
+    assert set(draws(logits, SamplingParams(top_k=top_k), 300)) == kept
+
+
+@pytest.mark.parametrize(("min_p", "kept"), [(0.05, {0, 1, 2, 3}), (0.2, {0, 1, 2}), (0.5, {0, 1}), (1.0, {0})])
+def test_min_p_keeps_what_is_likely_enough_beside_the_best(min_p: float, kept: set[int]) -> None:
+    logits = torch.tensor(PROBABILITIES).log()
+    assert set(draws(logits, SamplingParams(min_p=min_p), 400)) == kept
+
+
+def test_top_p_counts_what_top_k_has_left() -> None:
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    assert set(draws(logits, SamplingParams(top_k=2, top_p=0.5), 300)) == {0}
+
+
+def test_a_bias_moves_a_token() -> None:
+    logits = torch.zeros(9)
+    assert chooser(logit_bias=((4, 3.0), (5, -100.0))).choose(logits) == 4
+    assert set(draws(logits, SamplingParams(), 300)) == set(range(9))
+    banned = Sampler(SamplingParams(logit_bias=((5, -100.0),), seed=1))
+    assert 5 not in {banned.choose(logits) for _ in range(300)}
+
+
+def test_penalties_grow_with_what_was_said() -> None:
+    logits = torch.tensor([1.0, 0.7, 0.0])
+    presence, frequency = chooser(presence_penalty=0.5), chooser(frequency_penalty=0.2)
+    assert [presence.choose(logits) for _ in range(4)] == [0, 1, 0, 0]
+    assert [frequency.choose(logits) for _ in range(6)] == [0, 0, 1, 0, 1, 0]
+
+
+class Alternating:
+    """A grammar: even tokens and odd ones in turn, the mask shorter than the vocabulary."""
+
+    def __init__(self) -> None:
+        self.said: list[int] = []
+
+    def start(self) -> "Alternating":
+        return Alternating()
+
+    def allowed(self) -> bytes | None:
+        return bytes([0b01010101 if len(self.said) % 2 == 0 else 0b10101010])
+
+    def accept(self, token: int) -> None:
+        self.said.append(token)
+
+
+def test_a_constraint_decides_what_may_be_said() -> None:
+    sampler = Sampler(SamplingParams(constraint=Alternating(), seed=3))
+    said = [sampler.choose(torch.zeros(20)) for _ in range(100)]
+    assert all(token < 8 and token % 2 == i % 2 for i, token in enumerate(said))
+    assert len(set(said)) == 8
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"top_k": -1}, "top_k must be at least 0, got -1"),
+        ({"min_p": 1.5}, r"min_p must be in \[0, 1\], got 1.5"),
+        ({"presence_penalty": 3}, r"presence_penalty must be in \[-2, 2\], got 3"),
+        ({"logit_bias": ((3, 101.0),)}, r"logit_bias must be in \[-100, 100\], got 101.0 for token 3"),
+    ],
+)
+def test_impossible_parameters_are_refused(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamplingParams(**params)

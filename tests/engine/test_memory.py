@@ -1,0 +1,61 @@
+"""From a memory budget to pages, sequences and snapshots."""
+
+from itertools import pairwise
+
+import pytest
+
+from dsv4.cache import CacheSpec
+from dsv4.engine.memory import free_memory, parse_memory, plan_memory
+from dsv4.testing.tiny import tiny_config
+
+SPEC = CacheSpec(tiny_config(), "fp32")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GiB", 8 * 2**30),
+        ("500 MB", 500 * 10**6),
+        ("1.5gib", 3 * 2**29),
+        ("4096", 4096),
+        ("2k", 2000),
+        ("1tib", 2**40),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+def test_a_share_is_of_free_memory() -> None:
+    assert parse_memory("50%") == pytest.approx(free_memory() / 2, rel=0.2)
+
+
+@pytest.mark.parametrize("text", ["", "8 apples", "-1GiB", "0%", "101%", "0", "GiB", "8GiBB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="memory must be a size like 8GiB or a share of free memory like 50%"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("budget", [2**23, 2**24, 2**26, 2**30])
+def test_a_plan_keeps_its_budget_and_fits_one_context(budget: int) -> None:
+    plan = plan_memory(SPEC, budget, context_length=4096, sequences=8, snapshots=32)
+    pages, slots = plan.tokens // SPEC.page_tokens, plan.sequences + plan.snapshots
+    assert plan.bytes == SPEC.total_bytes(pages, slots) <= budget
+    assert plan.tokens >= 4096
+    assert 1 <= plan.sequences <= 8
+    assert plan.snapshots <= 32
+
+
+def test_more_memory_is_never_less_of_anything() -> None:
+    plans = [plan_memory(SPEC, n * 2**21, context_length=2048, sequences=6, snapshots=9) for n in range(2, 40)]
+    for one, more in pairwise(plans):
+        assert more.sequences >= one.sequences
+        assert more.snapshots >= one.snapshots
+    assert (plans[-1].sequences, plans[-1].snapshots) == (6, 9)
+
+
+def test_a_budget_under_one_context_names_both_numbers() -> None:
+    with pytest.raises(
+        ValueError, match=r"one sequence of 1,000,000 tokens needs .* MiB of cache, the memory budget is 8.0 MiB"
+    ):
+        plan_memory(SPEC, 2**23, context_length=1_000_000, sequences=1, snapshots=0)
