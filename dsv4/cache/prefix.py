@@ -153,8 +153,9 @@ class PrefixCache:
         return True
 
     def shared(self, record: Record) -> int:
-        """Pages of a record that others than records hold."""
-        return sum(1 for page in record.pages if self.store.pages.users(page) > self._held[page])
+        """Full pages of a record that others than records hold: who opens it shares them."""
+        whole = record.pages[: record.length // self.store.spec.page_tokens]
+        return sum(1 for page in whole if self.store.pages.users(page) > self._held[page])
 
     def check_integrity(self) -> bool:
         """True when every page and slot in use is held by records alone, and as often as they say."""

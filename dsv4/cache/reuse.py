@@ -53,7 +53,7 @@ class Reuse:
     def shared_pages(self, tokens: Sequence[int], owner: str) -> int:
         """Pages of the best record that running requests hold too: they need not be free to be reused."""
         record = self.prefixes.find(tokens, owner, len(tokens) - 1)
-        return self.prefixes.shared(record) if record else 0
+        return self.prefixes.shared(record) if record and self.prefixes.usable(record) else 0
 
     def _write(self, tokens: Sequence[int], owner: str, place: Place, windows: bool) -> None:
         assert self.disk is not None

@@ -4,7 +4,7 @@ V vocabulary.
 """
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -110,7 +110,7 @@ class Engine:
         self.counts = Counts()
         self._clock = clock
         self.admitting = True  # False: who waits goes on waiting
-        self._waiting: list[Request] = []
+        self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
         self._inboxes: dict[Request, deque[TokenEvent]] = {}
 
@@ -148,7 +148,7 @@ class Engine:
             expires=None if options.deadline is None else self._clock() + options.deadline,
         )
         self.counts.requests += 1
-        self._waiting.append(request)
+        self._queue(request)
         return request
 
     def cancel(self, request: Request) -> None:
@@ -225,6 +225,9 @@ class Engine:
         own = {p for p in options.cache_points if 0 < p < prompt_length}
         return sorted(own | set(range(spacing, prompt_length, spacing)))
 
+    def _queue(self, request: Request) -> None:
+        insort(self._waiting, request, key=lambda r: r.job().rank)
+
     def _expire(self) -> list[Emitted]:
         now = self._clock()
         late = [r for r in (*self._running, *self._waiting) if r.expires is not None and now >= r.expires]
@@ -236,7 +239,7 @@ class Engine:
         """Ask the scheduler until there is a step to run; carry out what it says before."""
         while self._running or (self._waiting and self.admitting):
             decision = decide(self._load())
-            requests = {r.number: r for r in (*self._running, *self._waiting)}
+            requests = {r.number: r for r in (*self._running, *self._waiting[:1])}
             if decision.preempt is not None:
                 self._preempt(requests[decision.preempt])
             elif decision.admit is not None:
@@ -250,16 +253,16 @@ class Engine:
 
     def _load(self) -> Load:
         running = tuple(r.job() for r in self._running)
-        waiting = tuple(r.job() for r in self._waiting if self.admitting)
+        # only the first in rank may come next
+        first = self._waiting[:1] if self.admitting else []
+        waiting = tuple(r.job() for r in first)
         page = self.store.spec.page_tokens
         # what could be asked for at most; counting what prefixes could give back is only worth it when that is short
         demand = sum(-(-self.step_tokens // page) + 1 for _ in running) + sum(j.known // page + 1 for j in waiting)
         free = self.store.pages.free
         if free < demand:
             free += self.prefixes.reclaimable()
-            waiting = tuple(
-                r.job(self.reuse.shared_pages(r.tokens, r.options.owner)) for r in self._waiting if self.admitting
-            )
+            waiting = tuple(r.job(self.reuse.shared_pages(r.tokens, r.options.owner)) for r in first)
         return Load(running, waiting, free, self.sequences - len(running), self.step_tokens, page)
 
     def _admit(self, request: Request) -> None:
@@ -283,7 +286,7 @@ class Engine:
         self._free(request)
         request.drafts, request.cached, request.predicted, request.predicted_from = [], 0, 0, 0
         request.state = State.WAITING
-        self._waiting.append(request)
+        self._queue(request)
         self.counts.preempted += 1
 
     def _grow(self, work: Work) -> None:
