@@ -153,8 +153,21 @@ def set_up(level: str, accept_large: bool) -> None:
     install_torch(accept_large)
     constraint = ["--constraint", str(ROOT / "constraints.txt")]
     pip(["install", *constraint, "--editable", f"{ROOT}{LEVELS[level]}"], "dsv4 and its libraries")
+    build_kernels()
     STAMP.write_text(json.dumps({"level": level, "fingerprint": fingerprint()}))
     say(f"ready in {time.monotonic() - start:.0f} s: {BIN / 'dsv4'}")
+
+
+def build_kernels() -> None:
+    """Compile the native kernels; without a compiler plain torch runs, and this says so."""
+    start = time.monotonic()
+    if sys.stderr.isatty():
+        print("  native kernels: compiling", end="", file=sys.stderr, flush=True)
+    code = "from dsv4.kernels import native; print(native.describe())"
+    result = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, cwd=ROOT)
+    text = result.stdout.strip() if result.returncode == 0 else f"not built: {result.stderr.strip()[-300:]}"
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    print(f"{clear}  kernels: {text}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def run_tests(arguments: list[str]) -> int:

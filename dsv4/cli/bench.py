@@ -46,41 +46,35 @@ def bench(
     mode
         fp32, bf16, or release (the released quantised numerics).
     """
-    import json as json_format
-
     from rich.console import Console
 
     from dsv4.cli.folders import default_model_folder
-    from dsv4.cli.measure import Ours, Transformers, machine
+    from dsv4.cli.measure import Ours, Transformers, append_rows
     from dsv4.cli.plot import speed_svg
     from dsv4.config import ModelConfig
 
     path = folder or default_model_folder()
-    step_tokens = 512
-    if long:
-        longest, step_tokens = ModelConfig.from_file(path).max_position_embeddings - decode - 1, 2048
-        contexts = tuple(min(n, longest) for n in LONG if n <= longest + decode + 1)
     if decode < 1:
         raise ValueError(f"decode must be at least 1, got {decode}")
-    for context in contexts:
-        if context < 1:
-            raise ValueError(f"contexts must be at least 1, got {context}")
+    if any(context < 1 for context in contexts):
+        raise ValueError(f"contexts must be at least 1, got {min(contexts)}")
+    if long:
+        longest = ModelConfig.from_file(path).max_position_embeddings - decode - 1
+        contexts = tuple(min(n, longest) for n in LONG if n <= longest + decode + 1)
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
         others: list[Any] = [Transformers(path)] if peer else []
-        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, step_tokens), *others]
+        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, 2048 if long else 512), *others]
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:
             with _Progress(console, f"{engine.name}: {context:,} tokens") as progress:
                 rows.append(engine.run(context, decode, progress))
             _show(rows[-1], rows)
+            if json is not None:
+                append_rows(json, path.name, rows[-1:])
     if plot is not None:
         plot.write_text(speed_svg(rows), encoding="utf-8")
-    if json is not None:
-        with json.open("a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json_format.dumps({**machine(), "model": path.name, **row.to_dict()}) + "\n")
 
 
 class _Progress:

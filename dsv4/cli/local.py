@@ -149,7 +149,7 @@ class LocalModel:
         kept = engine.prefixes.policy.snapshots
         return (
             f"cache: up to {store.bytes / 2**20:,.0f} MiB for {tokens:,} tokens ({store.spec.dtype} rows) in "
-            f"{engine.sequences} running sequences and {kept} kept prefixes"
+            f"{engine.sequences} running sequences and {kept} kept prefixes; kernels: {native.describe()}"
         )
 
     @property

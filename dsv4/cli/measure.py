@@ -3,9 +3,10 @@
 T tokens of the prompt.
 """
 
+import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -49,6 +50,13 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def append_rows(file: Path, model: str, rows: Sequence[Speed]) -> None:
+    """Add measured rows to a JSON-lines file, with where and when."""
+    with file.open("a", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps({**machine(), "model": model, **row.to_dict()}) + "\n")
 
 
 def reset_peak() -> None:

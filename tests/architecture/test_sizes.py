@@ -38,5 +38,7 @@ def test_every_test_file_has_tests(file: Path) -> None:
 
 def test_every_kernel_has_a_reference() -> None:
     folders = [f for f in (ROOT / "dsv4" / "kernels").iterdir() if f.is_dir() and (f / "__init__.py").exists()]
-    # rope is small enough that its contract file is its reference
-    assert [f.name for f in folders if not (f / "reference.py").exists()] == ["rope"]
+    # native is how the others are built; rope is small enough that its contract file is its reference; the reference of
+    # step is the model itself
+    without = {f.name for f in folders if not (f / "reference.py").exists()}
+    assert without <= {"native", "rope", "step"}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dsv4.kernels.native.build import BuildError, choose_isa, library_path
 
-__all__ = ["BuildError", "available", "isa", "library", "pointer", "usable", "why_not"]
+__all__ = ["BuildError", "available", "describe", "isa", "library", "pointer", "usable", "why_not"]
 
 
 @cache
@@ -41,6 +41,11 @@ def available() -> bool:
 def why_not() -> str:
     """Why they do not run here; empty when they do."""
     return _load()[1]
+
+
+def describe() -> str:
+    """One line for people: what runs."""
+    return f"native, {isa()}" if available() else f"plain torch ({why_not().splitlines()[0]})"
 
 
 def library() -> ctypes.CDLL:

@@ -1,0 +1,122 @@
+"""What batching, reuse and the disk are worth: ratios measured in one run, printed and kept as JSON lines.
+
+    .venv/bin/python benchmarks/engine.py [FOLDER] [--json benchmarks/results.jsonl]
+
+FOLDER: a checkpoint, default models/nano. Random tokens; nothing here is judged.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from dsv4.cache.prefix import ReusePolicy, Windows
+from dsv4.cli.local import LocalModel, load
+from dsv4.cli.measure import machine
+from dsv4.generation import SamplingParams
+
+NANO = Path(__file__).resolve().parents[1] / "models" / "nano"
+
+
+def prompt_of(model: LocalModel, length: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(64, model.config.vocab_size, (length,), generator=generator).tolist()
+
+
+def opened(folder: Path, context: int, **options: object) -> LocalModel:
+    model = load(folder, context_length=context, **options)  # type: ignore[arg-type]
+    model.engine.eos = -1
+    list(model.engine.generate(prompt_of(model, 16, 0), SamplingParams(max_tokens=2, temperature=0)))
+    return model
+
+
+def decode_rate(model: LocalModel, streams: int, context: int = 256, tokens: int = 64) -> float:
+    """Tokens per second of all streams together, prompts not counted."""
+    engine = model.engine
+    params = SamplingParams(max_tokens=tokens + 1, temperature=0)
+    for n in range(streams):
+        engine.submit(prompt_of(model, context, 100 + n), params)
+    while sum(r.generated > 0 for r in engine._running) < streams:
+        engine.step()
+    before, start = engine.counts.generated_tokens, time.perf_counter()
+    while engine.busy:
+        engine.step()
+    return (engine.counts.generated_tokens - before) / (time.perf_counter() - start)
+
+
+def first_token(model: LocalModel, prompt: list[int]) -> float:
+    """Seconds to the first token; the request is then cancelled."""
+    start = time.perf_counter()
+    stream = model.engine.generate(prompt, SamplingParams(max_tokens=2, temperature=0))
+    next(stream)
+    seconds = time.perf_counter() - start
+    stream.close()  # type: ignore[attr-defined]
+    return seconds
+
+
+def concurrency(folder: Path) -> dict[str, float]:
+    model = opened(folder, 1024, sequences=8, reuse=ReusePolicy(snapshots=0))
+    return {f"streams_{n}": decode_rate(model, n) for n in (1, 2, 4, 8)}
+
+
+def speculation(folder: Path) -> dict[str, float]:
+    result = {}
+    for on in (False, True):
+        model = opened(folder, 1024, sequences=1, speculate=on, reuse=ReusePolicy(snapshots=0))
+        result[f"speculate_{on}".lower()] = decode_rate(model, 1, tokens=256)
+        if on and model.engine.counts.drafted:
+            result["accepted"] = model.engine.counts.accepted / model.engine.counts.drafted
+    return result
+
+
+def cached_prefix(folder: Path, length: int, windows: Windows) -> dict[str, float]:
+    """Time to first token of a prompt, then of one that continues it."""
+    model = opened(folder, length + 64, sequences=1, reuse=ReusePolicy(windows, 4096, 40 if windows != "full" else 300))
+    prompt = prompt_of(model, length, 7)
+    cold = first_token(model, prompt)
+    warm = first_token(model, [*prompt, *prompt_of(model, 32, 8)])
+    return {f"cold_{windows}": cold, f"warm_{windows}": warm, f"ratio_{windows}": cold / warm}
+
+
+def restored(folder: Path, length: int) -> dict[str, float]:
+    """Time to first token by computing, then in a new engine from disk."""
+    with tempfile.TemporaryDirectory() as place:
+        model = opened(folder, length + 64, sequences=1, prefix_folder=Path(place))
+        prompt = prompt_of(model, length, 9)
+        cold = first_token(model, prompt)
+        model.engine.close()
+        again = opened(folder, length + 64, sequences=1, prefix_folder=Path(place))
+        warm = first_token(again, [*prompt, 70, 71])
+        reused = again.engine.prefixes.counts.hit_tokens
+        again.engine.close()
+    return {"prefill": cold, "restore": warm, "restored_tokens": reused, "ratio": cold / warm}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=NANO)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--prefix", type=int, default=32768, help="tokens of the kept prefix in memory")
+    parser.add_argument("--restore", type=int, default=102400, help="tokens of the prefix on disk")
+    args = parser.parse_args()
+    jobs = {
+        "concurrency": lambda: concurrency(args.folder),
+        "speculation": lambda: speculation(args.folder),
+        "cached periodic": lambda: cached_prefix(args.folder, args.prefix, "periodic"),
+        "cached full": lambda: cached_prefix(args.folder, args.prefix, "full"),
+        "cached none": lambda: cached_prefix(args.folder, args.prefix, "none"),
+        "restored": lambda: restored(args.folder, args.restore),
+    }
+    for name, job in jobs.items():
+        row = {"bench": name, "model": args.folder.resolve().name, **job()}
+        print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+        if args.json:
+            with args.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**machine(), **row}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
