@@ -33,6 +33,7 @@ from dsv4.generation import (
 from dsv4.model.transformer import Transformer
 
 Emitted = tuple[Request, TokenEvent]
+STEP_FAILED = "the engine failed on this step"
 
 
 def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
@@ -159,10 +160,23 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Emitted]:
-        """Run one step; returns the events of the requests that moved."""
+        """Run one step; returns the events of the requests that moved. When it raises, the requests of that step have
+        failed: the next step ends them with an error and goes on with the others."""
         began = time.perf_counter()
         emitted = self._expire()
         works = self._plan()
+        try:
+            emitted += self._run(works)
+        except BaseException:
+            # NOTE: also Ctrl-C: the rings may hold rows of a step that never happened
+            for work in works:
+                work.request.failed, work.request.keep = True, False
+            raise
+        self.counts.seconds += time.perf_counter() - began
+        return emitted
+
+    def _run(self, works: list[Work]) -> list[Emitted]:
+        emitted: list[Emitted] = []
         if works:
             ran = self.runner.run(works)
             for i, work in enumerate(works):
@@ -171,7 +185,6 @@ class Engine:
                 self.runner.draft(works, ran)
                 self._cut_drafts()
             self.counts.steps += 1
-        self.counts.seconds += time.perf_counter() - began
         return emitted
 
     def generate(
@@ -204,13 +217,8 @@ class Engine:
         too, so the disk is not used any more."""
         self.prefixes.clear()
         self.reuse = Reuse(self.prefixes, None)
-
-    def fail(self) -> list[Request]:
-        """End the running requests, after a step that raised; what they computed is not kept. Waiting ones stay."""
-        failed = list(self._running)
-        for request in failed:
-            self._end(request)
-        return failed
+        for request in self._running:
+            request.keep = False
 
     def check_integrity(self) -> bool:
         """True when nothing runs or waits and every page and slot is free or held by a kept prefix, as often as by the
@@ -230,10 +238,14 @@ class Engine:
 
     def _expire(self) -> list[Emitted]:
         now = self._clock()
+        failed = [r for r in self._running if r.failed]
         late = [r for r in (*self._running, *self._waiting) if r.expires is not None and now >= r.expires]
-        for request in late:
+        late = [r for r in late if r not in failed]
+        for request in (*failed, *late):
             self._end(request)
-        return [(r, TokenEvent(None, FinishReason.ABORT, error="the deadline has passed")) for r in late]
+        error = TokenEvent(None, FinishReason.ERROR, error=STEP_FAILED)
+        abort = TokenEvent(None, FinishReason.ABORT, error="the deadline has passed")
+        return [*((r, error) for r in failed), *((r, abort) for r in late)]
 
     def _plan(self) -> list[Work]:
         """Ask the scheduler until there is a step to run; carry out what it says before."""
@@ -357,7 +369,14 @@ class Engine:
         marked = at < len(request.points) and request.points[at] == length
         # a prefix without windows says nothing new before it is past what it began with
         new = request.place is not None and length >= request.place.entries_from
-        if self.reuse.active and length > 0 and (marked or always) and request.place is not None and new:
+        if (
+            request.keep
+            and self.reuse.active
+            and length > 0
+            and (marked or always)
+            and request.place is not None
+            and new
+        ):
             self.reuse.keep(request.tokens[:length], request.options.owner, request.place)
 
     def _cut_drafts(self) -> None:

@@ -39,6 +39,8 @@ class Request:
     drafts: list[int] = field(default_factory=list)
     predicted: int = 0
     predicted_from: int = 0  # the first position its window holds
+    keep: bool = True  # False: its cache is not what these tokens and weights give, nobody may reuse it
+    failed: bool = False  # a step with it raised
     started: float | None = None  # clock at admission
     expires: float | None = None
 

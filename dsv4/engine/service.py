@@ -170,8 +170,7 @@ class EngineService:
         except Exception as error:  # the process border: a failed step must not take the service down
             log("step_failed", error=f"{type(error).__name__}: {error}")
             self._failed_steps += 1
-            reason = TokenEvent(None, FinishReason.ERROR, error="the engine failed on this step")
-            emitted = [(request, reason) for request in self._engine.fail()]
+            return  # the next step tells its requests
         for request, event in emitted:
             listener = self._listeners.get(request)
             if listener is not None and (not listener(event) or event.finish is not None):

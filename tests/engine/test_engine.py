@@ -219,6 +219,38 @@ def test_logprobs_are_those_of_the_model(engine: Engine) -> None:
     assert all(event.logprobs is None for event in without)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_step_that_raised_leaves_nothing_to_reuse_and_the_others_go_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """The step wrote to the cache before it was interrupted; its requests end, nobody continues from what they have."""
+    real, calls = engine.runner.run, []
+
+    def run(works: list) -> object:
+        ran = real(works)
+        calls.append(works)
+        if len(calls) == 3:
+            raise error
+        return ran
+
+    monkeypatch.setattr(engine.runner, "run", run)
+    broken = engine.submit(prompt_of(200), GREEDY)
+    engine.step()
+    engine.step()
+    waiting = [engine.submit(prompt_of(9, seed), GREEDY) for seed in range(2)]
+    engine.admitting = False
+    with pytest.raises(error):
+        engine.step()
+    engine.admitting = True
+    events = drain(engine)
+    assert [(e.finish, e.error) for e in events[broken]] == [(FinishReason.ERROR, "the engine failed on this step")]
+    for seed, request in enumerate(waiting):
+        assert request.tokens[9:] == argmax_by_full_forward(engine.model, prompt_of(9, seed), COUNT)
+    again = collect(engine.generate(prompt_of(200), GREEDY))
+    assert again.tokens == argmax_by_full_forward(engine.model, prompt_of(200), COUNT)
+    assert again.reused == 0
+
+
 workload = st.lists(
     st.one_of(
         st.tuples(st.just("submit"), st.integers(1, 140), st.integers(1, 8)),
