@@ -367,17 +367,12 @@ class Engine:
         """Keep a prefix when its length is one of the marked points, or in any case."""
         at = bisect_left(request.points, length)
         marked = at < len(request.points) and request.points[at] == length
+        place = request.place
+        if place is None or not (length and request.keep and self.reuse.active and (marked or always)):
+            return
         # a prefix without windows says nothing new before it is past what it began with
-        new = request.place is not None and length >= request.place.entries_from
-        if (
-            request.keep
-            and self.reuse.active
-            and length > 0
-            and (marked or always)
-            and request.place is not None
-            and new
-        ):
-            self.reuse.keep(request.tokens[:length], request.options.owner, request.place)
+        if length >= place.entries_from:
+            self.reuse.keep(request.tokens[:length], request.options.owner, place)
 
     def _cut_drafts(self) -> None:
         """No draft where the answer ends with the next token anyway."""

@@ -1,4 +1,4 @@
-"""How rows are stored: lossless where it must be, small where it is asked to be, and the same in every order of work."""
+"""How rows are stored: lossless where it must be, small where asked, and the same in every order of work."""
 
 import pytest
 import torch
