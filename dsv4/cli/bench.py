@@ -25,12 +25,13 @@ def bench(
     plot: Path | None = None,
     mode: Literal["fp32", "bf16", "release"] = "fp32",
 ) -> None:
-    """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens.
+    """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens. `dsv4 bench kernels`
+    measures the native kernels beside memory bandwidth and torch instead.
 
     Parameters
     ----------
     folder
-        Checkpoint folder. Default: the bundled model.
+        Checkpoint folder, or the word kernels. Default: the bundled model.
     contexts
         Prompt lengths in tokens; repeat the flag for several.
     decode
@@ -53,6 +54,9 @@ def bench(
     from dsv4.cli.plot import speed_svg
     from dsv4.config import ModelConfig
 
+    if folder == Path("kernels") and not folder.exists():
+        _kernels(json)
+        return
     path = folder or default_model_folder()
     if decode < 1:
         raise ValueError(f"decode must be at least 1, got {decode}")
@@ -75,6 +79,22 @@ def bench(
                 append_rows(json, path.name, rows[-1:])
     if plot is not None:
         plot.write_text(speed_svg(rows), encoding="utf-8")
+
+
+def _kernels(json: Path | None) -> None:
+    """One line per kernel: its rate, the yardstick's, the ratio."""
+    from dsv4.cli.measure import append_lines
+    from dsv4.cli.measure_kernels import every_rate
+    from dsv4.kernels import native
+
+    print(f"kernels: {native.describe()}")
+    for rate in every_rate():
+        print(
+            f"{rate.kernel:<36} {rate.rate:>9.1f} of {rate.yardstick:>7.1f} {rate.unit:<8} {rate.ratio:>6.2f}",
+            flush=True,
+        )
+        if json is not None:
+            append_lines(json, [{"isa": native.isa(), **rate.to_dict()}])
 
 
 class _Progress:

@@ -54,9 +54,14 @@ def machine() -> dict[str, Any]:
 
 def append_rows(file: Path, model: str, rows: Sequence[Speed]) -> None:
     """Add measured rows to a JSON-lines file, with where and when."""
+    append_lines(file, [{"model": model, **row.to_dict()} for row in rows])
+
+
+def append_lines(file: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Add measurements to a JSON-lines file, with where and when."""
     with file.open("a", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps({**machine(), "model": model, **row.to_dict()}) + "\n")
+        for line in lines:
+            out.write(json.dumps({**machine(), **line}) + "\n")
 
 
 def reset_peak() -> None:

@@ -1,0 +1,146 @@
+"""What `dsv4 bench kernels` measures: each kernel beside a yardstick of the same process.
+
+GEMV reads weights once, so its yardstick is the rate at which a plain sum reads memory; everything else is held against
+torch's own fp32 matrix product. M rows, K columns, N output rows.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels import quant
+from dsv4.kernels.indexer import index_topk
+from dsv4.kernels.matmul import linear
+from dsv4.kernels.moe import ExpertWeights, expert_mlp
+from dsv4.kernels.sparse_attention import KeySet, PageTable, sparse_attention
+
+WIDTH = 4096
+WEIGHTS = 1 << 29  # bytes that a GEMV run reads: far more than any cache holds
+TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One measured kernel: its rate, the yardstick's, and their ratio. unit: GB/s read or GFLOP/s done."""
+
+    kernel: str
+    rate: float
+    yardstick: float
+    unit: str
+
+    @property
+    def ratio(self) -> float:
+        return self.rate / self.yardstick
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def fastest(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of some runs, after one to warm up."""
+    run()
+    times = []
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def weight_of(form: str, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
+    """A random weight in a storage format, and its scale."""
+    w_NK = torch.randn(rows, columns) / columns**0.5
+    if form == "fp8":
+        return quant.quantize_fp8_weight(w_NK)
+    if form == "fp4":
+        return quant.quantize_fp4_weight(w_NK)
+    return w_NK.to({"fp32": torch.float32, "bf16": torch.bfloat16}[form]), None
+
+
+def size_of(weight: tuple[Tensor, Tensor | None]) -> int:
+    return sum(t.numel() * t.element_size() for t in weight if t is not None)
+
+
+def read_rate() -> float:
+    """GB/s that a plain sum over fp32 reads."""
+    x = torch.ones(WEIGHTS // 4)
+    return WEIGHTS / fastest(lambda: x.sum()) / 1e9
+
+
+def matmul_rate(rows: int) -> float:
+    """GFLOP/s of torch's fp32 product of `rows` rows with a square weight."""
+    x, w = torch.randn(rows, WIDTH), torch.randn(WIDTH, WIDTH)
+    return 2 * rows * WIDTH * WIDTH / fastest(lambda: x @ w) / 1e9
+
+
+def gemv() -> Iterator[Rate]:
+    read = read_rate()
+    for form in ("fp32", "bf16", "fp8", "fp4"):
+        one = weight_of(form, WIDTH, WIDTH)
+        copies = max(1, WEIGHTS // size_of(one))
+        weights = [tuple(None if t is None else t.clone() for t in one) for _ in range(copies)]
+        for rows in (1, 4):
+            x = torch.randn(rows, WIDTH)
+            seconds = fastest(lambda x=x, weights=weights: [linear(x, w, s) for w, s in weights])  # type: ignore
+            yield Rate(f"gemv {form}, {rows} rows", copies * size_of(one) / seconds / 1e9, read, "GB/s")
+
+
+def gemm() -> Iterator[Rate]:
+    for rows in (16, 64, 512):
+        yardstick = matmul_rate(rows)
+        for form in ("fp32", "bf16", "fp8", "fp4"):
+            weight, scale = weight_of(form, WIDTH, WIDTH)
+            x = torch.randn(rows, WIDTH)
+            seconds = fastest(lambda x=x, weight=weight, scale=scale: linear(x, weight, scale))  # type: ignore
+            yield Rate(f"gemm {form}, {rows} rows", 2 * rows * WIDTH**2 / seconds / 1e9, yardstick, "GFLOP/s")
+
+
+def moe(experts: int = 64, inner: int = 1024, chosen: int = 6) -> Iterator[Rate]:
+    """A layer of fp4 experts; yardstick: torch's fp32 product at 512 rows."""
+    dim, yardstick = 2048, matmul_rate(512)
+    made = [[weight_of("fp4", *shape) for _ in range(experts)] for shape in ((inner, dim), (dim, inner), (inner, dim))]
+    weights = ExpertWeights(*([w for w, _ in m] for m in made), *([s for _, s in m] for m in made), limit=10.0)
+    for rows in (1, 8, 64, 256):
+        x, ids = torch.randn(rows, dim), torch.stack([torch.randperm(experts)[:chosen] for _ in range(rows)])
+        share = torch.rand(rows, chosen)
+        seconds = fastest(lambda x=x, ids=ids, share=share: expert_mlp(x, ids, share, weights))  # type: ignore
+        yield Rate(f"moe fp4, {rows} tokens", 6 * rows * chosen * dim * inner / seconds / 1e9, yardstick, "GFLOP/s")
+
+
+def indexer(entries: int = 262_144, heads: int = 64, dim: int = 128) -> Iterator[Rate]:
+    """One query over all entries, top 512; yardstick: torch's fp32 product at 512 rows."""
+    yardstick = matmul_rate(512)
+    keys, q, w = torch.randn(entries, dim), torch.randn(1, heads, dim), torch.rand(1, heads)
+    pages = PageTable(torch.zeros(1, 1, dtype=torch.int64), entries, torch.zeros(1, dtype=torch.int64))
+    seen = torch.tensor([entries])
+    seconds = fastest(lambda: index_topk(q, w, keys, pages, seen, entries, 512, runs=(0, 1)))
+    yield Rate(f"indexer, {entries:,} entries", 2 * entries * heads * dim / seconds / 1e9, yardstick, "GFLOP/s")
+
+
+def attention(heads: int = 64, dim: int = 512, chosen: int = 512) -> Iterator[Rate]:
+    """One query over its window and its chosen entries, and 128 neighbouring queries of a prefill."""
+    yardstick = matmul_rate(512)
+    entries, sink = torch.randn(16384, dim), torch.zeros(heads)
+    for rows in (1, 128):
+        q, window = torch.randn(rows, heads, dim), torch.randn(127 + rows, dim)
+        first = torch.arange(rows)
+        chosen_TK = torch.stack([torch.randperm(16384)[:chosen].sort().values for _ in range(rows)])
+        keys = KeySet(torch.stack([first, first + 128], dim=1), (0, rows), chosen_TK=chosen_TK)
+        seconds = fastest(
+            lambda q=q, window=window, keys=keys: sparse_attention(  # type: ignore
+                q, window, entries, keys, sink, scale=dim**-0.5
+            )
+        )
+        work = 4 * rows * heads * dim * (128 + chosen)
+        yield Rate(f"attention, {rows} queries of {128 + chosen} keys", work / seconds / 1e9, yardstick, "GFLOP/s")
+
+
+@torch.inference_mode()
+def every_rate() -> Iterator[Rate]:
+    """All of them, one by one."""
+    for part in (gemv, gemm, moe, indexer, attention):
+        yield from part()
