@@ -14,11 +14,13 @@ def choose(operation: str, impl: str | None, available: Mapping[str, F], *, nati
 
     Each operation lists its implementations fastest first; all of them compute the same function. "cpu" is the native
     one: it is left out unless `native` says that it can take these inputs (CPU memory, a supported dtype, no gradient).
-    Raises ValueError naming the operation and what exists.
+    "torch" is the best of the others, whatever it is called. Raises ValueError naming the operation and what exists.
     """
     usable = {name: run for name, run in available.items() if native or name != "cpu"}
     if impl is None:
         return next(iter(usable.values()))
+    if impl == "torch":
+        return next(run for name, run in available.items() if name != "cpu")
     if impl not in usable:
         why = " (the native kernel cannot take these inputs here)" if impl in available else ""
         raise ValueError(f"{operation}: impl must be one of {', '.join(usable)}, got {impl!r}{why}")

@@ -10,7 +10,7 @@ from dsv4.kernels import hyper_connection as kernel
 
 
 def enter(
-    x_TSD: Tensor, fn_XE: Tensor, scale_3: Tensor, base_X: Tensor, config: ModelConfig
+    x_TSD: Tensor, fn_XE: Tensor, scale_3: Tensor, base_X: Tensor, config: ModelConfig, impl: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sub-layer's input y_TD = A X, and (post_TS, comb_TSS) for `kernel.combine` afterwards (eqs 1-8)."""
     return kernel.enter(
@@ -21,9 +21,13 @@ def enter(
         iterations=config.hc_sinkhorn_iters,
         eps=config.hc_eps,
         norm_eps=config.rms_norm_eps,
+        impl=impl,
     )
 
 
-def collapse_head(x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, config: ModelConfig) -> Tensor:
+def collapse_head(
+    x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, config: ModelConfig, impl: str | None = None
+) -> Tensor:
     """The one stream that goes to the final norm, [T, D]."""
-    return kernel.collapse_head(x_TSD, fn_SE, scale_1, base_S, eps=config.hc_eps, norm_eps=config.rms_norm_eps)
+    eps, norm_eps = config.hc_eps, config.rms_norm_eps
+    return kernel.collapse_head(x_TSD, fn_SE, scale_1, base_S, eps=eps, norm_eps=norm_eps, impl=impl)

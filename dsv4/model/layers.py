@@ -31,7 +31,13 @@ RELEASE = Numerics(torch.bfloat16, simulate=True)
 MODES = {"fp32": FP32, "bf16": BF16, "release": RELEASE}
 
 
-class Linear(nn.Module):
+class Layer(nn.Module):
+    """A module that calls kernels. `impl`: which implementation of them (None = best); Transformer sets it once."""
+
+    impl: str | None = None
+
+
+class Linear(Layer):
     """y = x W^T. The precision is a property of the weight: float, fp8 (e4m3, 128x128 scales) or packed fp4 (1x32).
 
     A quantised weight has a `scale` beside it; its inputs are quantised per 128 columns as in the release.
@@ -46,18 +52,18 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale is None:
             x = x.to(self.weight.dtype)
-        return matmul.linear(x, self.weight, self.scale)
+        return matmul.linear(x, self.weight, self.scale, impl=self.impl)
 
     def extra_repr(self) -> str:
         return f"{self.inputs} -> {self.outputs}, {str(self.weight.dtype).removeprefix('torch.')}"
 
 
-def rms(x: Tensor, eps: float) -> Tensor:
+def rms(x: Tensor, eps: float, impl: str | None = None) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dim, in x's own dtype: the norm without weight on query heads."""
-    return rms_norm(x, None, eps)
+    return rms_norm(x, None, eps, impl)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Layer):
     """Weighted RMSNorm over the last dim; fp32 inside, one rounding to the input's dtype."""
 
     def __init__(self, dim: int, eps: float) -> None:
@@ -66,4 +72,4 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, self.impl)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from dsv4.config import LayerSpec, ModelConfig, Routing
 from dsv4.kernels import matmul
 from dsv4.kernels import moe as kernel
-from dsv4.model.layers import Linear, Numerics
+from dsv4.model.layers import Layer, Linear, Numerics
 from dsv4.model.step import Step
 
 
-class Gate(nn.Module):
+class Gate(Layer):
     """Affinities and the choice of experts. Hash layers look the ids up by token; weights are learned in both."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
@@ -31,16 +31,16 @@ class Gate(nn.Module):
 
     def forward(self, x_TD: Tensor, tokens_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(score_TE, ids_TK, weight_TK), fp32."""
-        score_TE = kernel.affinity(matmul.linear(x_TD.float(), self.weight.float()))
+        score_TE = kernel.affinity(matmul.linear(x_TD.float(), self.weight.float(), impl=self.impl), self.impl)
         if self.tid2eid is not None:
             ids_TK = self.tid2eid[tokens_T]
         else:
             assert self.bias is not None
-            ids_TK = kernel.choose_experts(score_TE.detach(), self.bias, self.config.num_experts_per_tok)
-        return score_TE, ids_TK, kernel.expert_weights(score_TE, ids_TK, self.config.routed_scaling_factor)
+            ids_TK = kernel.choose_experts(score_TE.detach(), self.bias, self.config.num_experts_per_tok, self.impl)
+        return score_TE, ids_TK, kernel.expert_weights(score_TE, ids_TK, self.config.routed_scaling_factor, self.impl)
 
 
-class Expert(nn.Module):
+class Expert(Layer):
     """Clamped SwiGLU: w1 is the gate, w3 the linear part, w2 the way back."""
 
     def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
@@ -52,13 +52,13 @@ class Expert(nn.Module):
         self.w3 = Linear(dim, inner, dtype)
 
     def forward(self, x_nD: Tensor, weight_n1: Tensor | None = None) -> Tensor:
-        hidden_nF = kernel.clamped_swiglu(self.w1(x_nD), self.w3(x_nD), self.limit)
+        hidden_nF = kernel.clamped_swiglu(self.w1(x_nD), self.w3(x_nD), self.limit, self.impl)
         if weight_n1 is not None:
             hidden_nF = hidden_nF * weight_n1
         return self.w2(hidden_nF.to(x_nD.dtype))
 
 
-class MoE(nn.Module):
+class MoE(Layer):
     """Routed experts plus one shared expert."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
@@ -74,7 +74,7 @@ class MoE(nn.Module):
         if step.observer is not None:
             step.observer.routed(self.index, score_TE, ids_TK)
         if not torch.is_grad_enabled():
-            return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self._weights()).to(x_TD.dtype)
+            return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self._weights(), self.impl).to(x_TD.dtype)
         routed_TD = kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 

@@ -15,8 +15,8 @@ from dsv4.model.step import Step
 class MultiTokenPredictor(Block):
     """A sliding-window block over [embedding of the next token + the backbone's streams], with its own collapse."""
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, impl: str | None) -> None:
-        super().__init__(config, spec, numerics, impl)
+    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
+        super().__init__(config, spec, numerics)
         dim, dtype = config.hidden_size, numerics.activations
         self.e_proj = Linear(dim, dim, dtype)
         self.h_proj = Linear(dim, dim, dtype)

@@ -10,30 +10,34 @@ from dsv4.config import ModelConfig
 from dsv4.model.block import Block
 from dsv4.model.hyper_connection import collapse_head
 from dsv4.model.inputs import FreshCache, ModelCache, Sequences
-from dsv4.model.layers import FP32, Linear, Numerics, RMSNorm
+from dsv4.model.layers import FP32, Layer, Linear, Numerics, RMSNorm
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.rope import RotaryTables
 from dsv4.model.step import Observer, Step
 
 
-class Transformer(nn.Module):
+class Transformer(Layer):
     """The model. Parameter names are the released ones; weights are uninitialised until loaded or `init_weights`.
 
-    numerics: how activations are held (FP32, BF16, RELEASE). impl: implementation of sparse attention, None = best.
+    numerics: how activations are held (FP32, BF16, RELEASE). impl: which kernels run: None = the best, "torch" =
+    the best in plain torch, "reference", or "cpu" = native ones or an error.
     """
 
     def __init__(self, config: ModelConfig, numerics: Numerics = FP32, impl: str | None = None) -> None:
         super().__init__()
         self.config, self.numerics = config, numerics
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, dtype=numerics.activations)
-        self.layers = nn.ModuleList(Block(config, spec, numerics, impl) for spec in config.layers)
+        self.layers = nn.ModuleList(Block(config, spec, numerics) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = Linear(config.hidden_size, config.vocab_size)
         self.hc_head_fn = nn.Parameter(torch.zeros(config.hc_mult, config.hc_mult * config.hidden_size))
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
-        self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics, impl) for spec in config.mtp_layers)
+        self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
         self._rotary = RotaryTables(config)
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.impl = impl
 
     def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:
         """Sequences laid out for this model's compression ratios, on its device."""
@@ -55,7 +59,7 @@ class Transformer(nn.Module):
 
     def logits(self, x_TSD: Tensor) -> Tensor:
         """Next-token logits [T, V] in fp32 of some rows of `hidden`. Give only the rows you need."""
-        x_TD = collapse_head(x_TSD, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, self.config)
+        x_TD = collapse_head(x_TSD, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, self.config, self.impl)
         return self.head(self.norm(x_TD).float())
 
     def mtp_hidden(
@@ -73,7 +77,7 @@ class Transformer(nn.Module):
     def mtp_logits(self, x_TSD: Tensor) -> Tensor:
         """Logits [T, V] of the token after next, in fp32, from `mtp_hidden` rows. Embedding and head are shared."""
         mtp = self._predictor()
-        x_TD = collapse_head(x_TSD, mtp.hc_head_fn, mtp.hc_head_scale, mtp.hc_head_base, self.config)
+        x_TD = collapse_head(x_TSD, mtp.hc_head_fn, mtp.hc_head_scale, mtp.hc_head_base, self.config, self.impl)
         return self.head(mtp.norm(x_TD).float())
 
     def _predictor(self) -> MultiTokenPredictor:

@@ -24,8 +24,8 @@ PLANS = {
 LENGTHS = (1, 3, 4, 127, 128, 129, 300)
 
 
-@pytest.mark.parametrize("impl", ["blocked", "reference"])
-def test_recorded_logits(shared_data: Path, impl: str) -> None:
+@pytest.mark.parametrize("impl", [None, "torch", "reference"])
+def test_recorded_logits(shared_data: Path, impl: str | None) -> None:
     folder = shared_data / "reference" / "flash_like"
     recorded = load_file(folder / "reference_fp32.safetensors")
     config = ModelConfig.from_file(folder)

@@ -8,14 +8,14 @@ from dsv4.model.attention.swa import SlidingWindowAttention
 from dsv4.model.layers import Numerics
 
 
-def make_attention(config: ModelConfig, spec: LayerSpec, numerics: Numerics, impl: str | None) -> Attention:
+def make_attention(config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> Attention:
     """The attention of one layer of the plan."""
     kinds: dict[AttentionKind, type[Attention]] = {
         AttentionKind.SWA: SlidingWindowAttention,
         AttentionKind.CSA: CompressedSparseAttention,
         AttentionKind.HCA: HeavilyCompressedAttention,
     }
-    return kinds[spec.kind](config, spec, numerics, impl)
+    return kinds[spec.kind](config, spec, numerics)
 
 
 __all__ = ["Attention", "make_attention"]

@@ -10,11 +10,11 @@ from dsv4.config import CSA_RATIO, ModelConfig
 from dsv4.kernels import compress
 from dsv4.kernels.rope import apply_rope
 from dsv4.model.inputs import LayerCache, TailName
-from dsv4.model.layers import Linear, Numerics, RMSNorm
+from dsv4.model.layers import Layer, Linear, Numerics, RMSNorm
 from dsv4.model.step import Step
 
 
-class Compressor(nn.Module):
+class Compressor(Layer):
     """Gated pooling with position biases, RMSNorm, then RoPE at the block's first token. Projections are fp32."""
 
     def __init__(self, config: ModelConfig, ratio: int, dim: int, numerics: Numerics) -> None:
@@ -32,6 +32,6 @@ class Compressor(nn.Module):
         bias_TW = self.ape.index_select(0, step.sequences.positions_T % self.ratio)
         rows_TW = torch.cat([self.wkv(x_TD), self.wgate(x_TD) + bias_TW], dim=1)
         kv_RW, score_RW = cache.join_tail(tail, rows_TW, blocks).chunk(2, dim=1)
-        pooled_NC = compress.pool(kv_RW, score_RW, blocks.own_Nm, blocks.previous_Nm)
+        pooled_NC = compress.pool(kv_RW, score_RW, blocks.own_Nm, blocks.previous_Nm, impl=self.impl)
         entry_NC = self.norm(pooled_NC.to(self.numerics.activations))
-        return apply_rope(entry_NC, step.rotations.entries[self.ratio])
+        return apply_rope(entry_NC, step.rotations.entries[self.ratio], impl=self.impl)

@@ -4,7 +4,7 @@ T tokens, D hidden size, L query latent, C head dim, N finished entries, I index
 K chosen entries.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
@@ -14,11 +14,11 @@ from dsv4.kernels.sparse_attention import KeySet, PageTable
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.inputs import KeyBuffer, LayerCache
-from dsv4.model.layers import Linear, Numerics
+from dsv4.model.layers import Layer, Linear, Numerics
 from dsv4.model.step import Step
 
 
-class Indexer(nn.Module):
+class Indexer(Layer):
     """Scores entries with small keys of its own compressor (eqs 13-17)."""
 
     def __init__(self, config: ModelConfig, ratio: int, numerics: Numerics) -> None:
@@ -32,7 +32,8 @@ class Indexer(nn.Module):
     def queries(self, x_TD: Tensor, latent_TL: Tensor, rotation_2TP: Tensor) -> tuple[Tensor, Tensor]:
         """q_TJI and the head weights w_TJ, with both scales folded in (eqs 14-15)."""
         heads, dim = self.config.index_n_heads, self.config.index_head_dim
-        q_TJI = self._rotate(apply_rope(self.wq_b(latent_TL).unflatten(-1, (heads, dim)), rotation_2TP))
+        q_TJI = apply_rope(self.wq_b(latent_TL).unflatten(-1, (heads, dim)), rotation_2TP, impl=self.impl)
+        q_TJI = self._rotate(q_TJI)
         return q_TJI, self.weights_proj(x_TD) * (dim**-0.5 * heads**-0.5)
 
     def remember(self, x_TD: Tensor, step: Step, cache: LayerCache) -> tuple[Tensor, PageTable]:
@@ -54,6 +55,7 @@ class Indexer(nn.Module):
             blocks.longest,
             self.config.index_topk,
             runs=step.sequences.borders,
+            impl=self.impl,
         )
 
     def _rotate(self, x: Tensor) -> Tensor:
@@ -64,8 +66,8 @@ class Indexer(nn.Module):
 class CompressedSparseAttention(Attention):
     """Top-k of the 4:1 compressed entries beside the window, in one softmax."""
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, impl: str | None) -> None:
-        super().__init__(config, spec, numerics, impl)
+    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
+        super().__init__(config, spec, numerics)
         self.compressor = Compressor(config, spec.ratio, config.head_dim, numerics)
         self.indexer = Indexer(config, spec.ratio, numerics)
 

@@ -17,8 +17,8 @@ from dsv4.model.step import Step
 class HeavilyCompressedAttention(Attention):
     """Dense over few entries; no indexer, no overlap."""
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, impl: str | None) -> None:
-        super().__init__(config, spec, numerics, impl)
+    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
+        super().__init__(config, spec, numerics)
         self.compressor = Compressor(config, spec.ratio, config.head_dim, numerics)
 
     def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:

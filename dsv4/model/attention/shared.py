@@ -12,19 +12,19 @@ from dsv4.kernels.matmul import linear
 from dsv4.kernels.rope import apply_rope
 from dsv4.kernels.sparse_attention import KeySet, sparse_attention
 from dsv4.model.inputs import KeyBuffer
-from dsv4.model.layers import Linear, Numerics, RMSNorm, rms
+from dsv4.model.layers import Layer, Linear, Numerics, RMSNorm, rms
 from dsv4.model.step import Step
 
 
-class Attention(nn.Module):
+class Attention(Layer):
     """Queries read rows of one buffer: the sliding window and, in subclasses, compressed entries.
 
     A subclass says which entries it adds (`keys`); everything else is here.
     """
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, impl: str | None) -> None:
+    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
         super().__init__()
-        self.config, self.spec, self.numerics, self.impl = config, spec, numerics, impl
+        self.config, self.spec, self.numerics = config, spec, numerics
         heads, dim, dtype = config.num_attention_heads, config.head_dim, numerics.activations
         group_dim = heads * dim // config.o_groups
         self.attn_sink = nn.Parameter(torch.zeros(heads))
@@ -41,8 +41,8 @@ class Attention(nn.Module):
         rotation = step.rotations.of_tokens(self.spec.ratio)
         latent_TL = self.q_norm(self.wq_a(x_TD))
         q_THC = self.wq_b(latent_TL).unflatten(-1, (self.config.num_attention_heads, -1))
-        q_THC = apply_rope(rms(q_THC, self.config.rms_norm_eps), rotation)
-        kv_TC = self.store(apply_rope(self.kv_norm(self.wkv(x_TD)), rotation))
+        q_THC = apply_rope(rms(q_THC, self.config.rms_norm_eps, self.impl), rotation, impl=self.impl)
+        kv_TC = self.store(apply_rope(self.kv_norm(self.wkv(x_TD)), rotation, impl=self.impl))
         buffer, keys = self.keys(x_TD, latent_TL, kv_TC, step)
         o_THC = sparse_attention(
             q_THC,
@@ -54,7 +54,7 @@ class Attention(nn.Module):
             rope_dim=self.config.qk_rope_head_dim,
             impl=self.impl,
         )
-        return self.project(apply_rope(o_THC, rotation, inverse=True))
+        return self.project(apply_rope(o_THC, rotation, inverse=True, impl=self.impl))
 
     def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:
         """Store this step's rows; return the buffer and what each query reads of it."""
@@ -69,8 +69,8 @@ class Attention(nn.Module):
 
     def project(self, o_THC: Tensor) -> Tensor:
         """Grouped low-rank output: heads in G groups, each to o_lora_rank, then all to D."""
-        groups = self.config.o_groups
-        o_TGX = o_THC.reshape(o_THC.shape[0], groups, -1).to(self.wo_a.weight.dtype)
-        weight_GRX = self.wo_a.weight.unflatten(0, (groups, -1))
-        low = [linear(o_TX.contiguous(), w_RX) for o_TX, w_RX in zip(o_TGX.unbind(1), weight_GRX, strict=True)]
+        o_TGX = o_THC.reshape(o_THC.shape[0], self.config.o_groups, -1).to(self.wo_a.weight.dtype)
+        weight_GRX = self.wo_a.weight.unflatten(0, (self.config.o_groups, -1))
+        groups = zip(o_TGX.unbind(1), weight_GRX, strict=True)
+        low = [linear(o_TX.contiguous(), w_RX, impl=self.impl) for o_TX, w_RX in groups]
         return self.wo_b(torch.cat(low, dim=1))
