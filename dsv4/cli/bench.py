@@ -54,7 +54,7 @@ def bench(
     from dsv4.cli.plot import speed_svg
     from dsv4.config import ModelConfig
 
-    if folder == Path("kernels") and not folder.exists():
+    if folder is not None and str(folder) == "kernels" and not folder.exists():
         _kernels(json)
         return
     path = folder or default_model_folder()

@@ -1,24 +1,25 @@
 """`dsv4 serve`: the model behind an HTTP interface that clients of the official service understand."""
 
 import errno
-import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.server_flags import ServerFlags
 
 if TYPE_CHECKING:
-    from dsv4.server.keys import Keys
+    from fastapi import FastAPI
 
-KEYS_VARIABLE = "DSV4_API_KEYS"
 MOST_HEADER_BYTES = 64 << 10
-DEFAULT_FLAGS = EngineFlags()
+DEFAULT_ENGINE = EngineFlags()
+DEFAULT_SERVER = ServerFlags()
 
 
 def serve(
@@ -26,13 +27,8 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    keys: Path | None = None,
-    insecure: bool = False,
-    any_model: bool = False,
-    free_sampling: bool = False,
-    requests: int = 1024,
-    drain: int = 30,
-    engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_FLAGS,
+    server: Annotated[ServerFlags, Parameter(name="*")] = DEFAULT_SERVER,
+    engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
 ) -> None:
     """Serve a model over HTTP (OpenAI chat completions and Responses, Anthropic messages). Ctrl-C stops it.
 
@@ -44,35 +40,16 @@ def serve(
         Address to listen on. Others than this machine's own (127.0.0.1, ::1, localhost) need keys.
     port
         Port to listen on; 0 takes a free one.
-    keys
-        File of API keys, one a line: `name key`. Or in the variable DSV4_API_KEYS, with commas between them.
-    insecure
-        Serve other machines although there are no keys.
-    any_model
-        Answer to every model name instead of only to the known ones.
-    free_sampling
-        Let temperature, top_p and the like count while the model thinks; by default they are fixed there.
-    requests
-        Answers in the making at once; more are refused as busy.
-    drain
-        Seconds that running answers may take to finish after Ctrl-C or SIGTERM.
     """
-    import uvicorn
-
     began = time.perf_counter()
-    options = engine.options()
-    known = read_keys(keys, os.environ.get(KEYS_VARIABLE, ""))
+    options, settings = engine.options(), server.settings(host)
     # SIGTERM ends as Ctrl-C does, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model: a wrong address should not cost a minute of loading
-    with open_listener(host, port, reachable=bool(known) or insecure) as listener:
+    with open_listener(host, port) as listener:
         from dsv4.cli.local import load
-        from dsv4.server import Settings, create_app
-        from dsv4.server.safety import is_loopback
+        from dsv4.server import create_app
 
-        settings = Settings(
-            known, is_loopback(host) and not known, any_model, free_sampling=free_sampling, max_requests=requests
-        )
         model = load(folder, **options)
         print(model.memory_text(), file=sys.stderr, flush=True)
         app = create_app(
@@ -83,29 +60,15 @@ def serve(
             settings=settings,
             counters=model.service.counters,
         )
-        context = model.service.context_length
         url = f"http://{_printable(host)}:{listener.getsockname()[1]}"
+        context = model.service.context_length
 
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                seconds = time.perf_counter() - began
-                print(ready_text(model.name, url, context, seconds), file=sys.stderr, flush=True)
+        def ready() -> None:
+            seconds = time.perf_counter() - began
+            print(ready_text(model.name, url, context, seconds), file=sys.stderr, flush=True)
 
-            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                app.state.backend.draining = True
-                await super().shutdown(sockets)
-
-        # the application writes one line per request itself
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=drain,
-            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
-        )
         try:
-            Server(config).run([listener])
+            run_server(app, listener, ready, server.drain)
         except KeyboardInterrupt:
             # uvicorn has finished what was running and raises Ctrl-C again: here it is the normal end
             print("stopped", file=sys.stderr)
@@ -113,24 +76,35 @@ def serve(
             model.service.close()
 
 
-def read_keys(file: Path | None, variable: str) -> "Keys":
-    """The keys of a file and of the environment. Raises FileNotFoundError or ValueError naming what is wrong."""
-    from dsv4.server.keys import Keys
+def run_server(app: "FastAPI", listener: socket.socket, ready: Callable[[], None], drain: int) -> None:
+    """Answer requests until a signal; then new ones are refused and running ones have `drain` seconds.
 
-    own = Keys.load(file).entries if file is not None else ()
-    return Keys((*own, *Keys.parse(variable.split(","), KEYS_VARIABLE).entries))
+    Raises KeyboardInterrupt at the end, if a signal ended it.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.backend.draining = True
+            await super().shutdown(sockets)
+
+    # the application writes one line per request itself
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=drain,
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+    )
+    Server(config).run([listener])
 
 
-def open_listener(host: str, port: int, *, reachable: bool = False) -> socket.socket:
-    """A listening socket. Raises OSError for a busy port, and ValueError for an address others can reach unless
-    `reachable`."""
-    from dsv4.server.safety import is_loopback
-
-    if not reachable and not is_loopback(host):
-        raise ValueError(
-            f"host must be an address of this machine only (127.0.0.1, ::1, localhost), got {host!r}: "
-            "without keys anyone on the network could use the server; give it --keys FILE, or --insecure"
-        )
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError for an address that is busy or cannot be had."""
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be in [0, 65535], got {port}")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)

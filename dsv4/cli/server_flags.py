@@ -1,0 +1,69 @@
+"""The flags that say who may use a server and how it answers."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsv4.server import Keys, Settings
+
+KEYS_VARIABLE = "DSV4_API_KEYS"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFlags:
+    """Who may use the server and how it answers.
+
+    Parameters
+    ----------
+    keys
+        File of API keys, one a line: `name key`. Or in the variable DSV4_API_KEYS, with commas between them.
+    insecure
+        Serve other machines although there are no keys.
+    any_model
+        Answer to every model name instead of only to the known ones.
+    free_sampling
+        Let temperature, top_p and the like count while the model thinks; by default they are fixed there.
+    requests
+        Answers in the making at once; more are refused as busy.
+    drain
+        Seconds that running answers may take to finish after Ctrl-C or SIGTERM.
+    """
+
+    keys: Path | None = None
+    insecure: bool = False
+    any_model: bool = False
+    free_sampling: bool = False
+    requests: int = 1024
+    drain: int = 30
+
+    def settings(self, host: str) -> "Settings":
+        """Settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
+        ValueError for an address others can reach without a key."""
+        from dsv4.server import Settings
+        from dsv4.server.safety import is_loopback
+
+        if self.requests < 1:
+            raise ValueError(f"requests must be at least 1, got {self.requests}")
+        known = read_keys(self.keys, os.environ.get(KEYS_VARIABLE, ""))
+        if not (known or self.insecure or is_loopback(host)):
+            raise ValueError(
+                f"host must be an address of this machine only (127.0.0.1, ::1, localhost), got {host!r}: "
+                "without keys anyone on the network could use the server; give it --keys FILE, or --insecure"
+            )
+        return Settings(
+            known,
+            local_only=is_loopback(host) and not known,
+            any_model=self.any_model,
+            free_sampling=self.free_sampling,
+            max_requests=self.requests,
+        )
+
+
+def read_keys(file: Path | None, variable: str) -> "Keys":
+    """The keys of a file and of the environment. Raises FileNotFoundError or ValueError naming what is wrong."""
+    from dsv4.server import Keys
+
+    own = Keys.load(file).entries if file is not None else ()
+    return Keys((*own, *Keys.parse(variable.split(","), KEYS_VARIABLE).entries))
