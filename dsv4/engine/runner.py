@@ -4,12 +4,14 @@ T tokens of a step, S residual streams, D hidden size, V vocabulary, N rows.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.cache.spec import STREAM_ROWS
+from dsv4.engine.fused import FusedStep
 from dsv4.engine.request import Request
 from dsv4.model.inputs import Sequences
 from dsv4.model.transformer import Transformer
@@ -55,33 +57,46 @@ class Ran:
 
 
 class Runner:
-    """Runs steps of one model on one store. predict: keep the prediction block's window up to date and make drafts."""
+    """Runs steps of one model on one store. predict: keep the prediction block's window up to date and make drafts.
 
-    def __init__(self, model: Transformer, store: CacheStore, *, predict: bool) -> None:
+    fused: a step is one native call instead of one per operation; the same bits. None: where that is possible. Raises
+    ValueError with the reason where it is asked for and not possible.
+    """
+
+    def __init__(self, model: Transformer, store: CacheStore, *, predict: bool, fused: bool | None = None) -> None:
         self.model, self.store, self.predict = model, store, predict
+        self._fused: FusedStep | None = None
+        if fused is not False:
+            made = FusedStep(model, store)
+            if fused and made.reason is not None:
+                raise ValueError(f"steps cannot be fused: {made.reason}")
+            self._fused = made if made.reason is None else None
+
+    @property
+    def fused(self) -> bool:
+        """Whether a step is one native call."""
+        return self._fused is not None
 
     def run(self, works: list[Work]) -> Ran:
         """Feed the works through the model; their cache rows are written, their `cached` is left to the caller."""
-        tokens = [token for work in works for token in work.tokens]
-        sequences = self.model.pack([work.count for work in works], [work.start for work in works])
-        places = [_place(work.request) for work in works]
-        x_TSD = self.model.hidden(torch.tensor(tokens), sequences, StepCache(self.store, sequences, places))
-        first = list(sequences.borders[:-1])
-        carry = [self._carry(work) for work in works]
-        if self.predict:
-            self._remember(works, first, x_TSD)
-        rows, logits_of = [], []
-        for work, start in zip(works, first, strict=True):
+        first, rows, logits_of, start = [], [], [], 0
+        for work in works:
+            first.append(start)
             logits_of.append(slice(len(rows), len(rows) + work.wanted))
             rows += range(start + work.count - work.wanted, start + work.count)
-        return Ran(x_TSD, first, carry, self.model.logits(x_TSD[torch.tensor(rows, dtype=torch.int64)]), logits_of)
+            start += work.count
+        carry = [self._carry(work) for work in works]
+        x_TSD, logits_NV = self._forward(works, rows)
+        if self.predict:
+            self._remember(works, first, x_TSD)
+        return Ran(x_TSD, first, carry, logits_NV, logits_of)
 
     def draft(self, works: list[Work], ran: Ran) -> None:
         """Bring the prediction block's window up to each request's cached tokens; those that are about to decode get a
         draft. Needs the token after the last cached one, so it runs after sampling."""
         live = [i for i, work in enumerate(works) if work.request.place is not None]
         window = self.store.config.sliding_window
-        rows, tokens, lengths, starts, places = [], [], [], [], []
+        rows, tokens, starts, places = [], [], [], []
         for i in live:
             request, old = works[i].request, works[i].request.cached
             start = max(request.predicted, old - window)
@@ -93,22 +108,43 @@ class Runner:
                 )
                 assert carried is not None
                 rows.append(carried)
-            tokens += request.tokens[start + 1 : old + 1]
-            lengths.append(old - start)
+            tokens.append(request.tokens[start + 1 : old + 1])
             starts.append(start)
             place = _place(request)
             places.append(Place(place.slot, place.pages, window_from=min(request.predicted_from, start)))
             request.predicted = old
         if not live:
             return
-        sequences = Sequences.pack(lengths, (), starts, ran.x_TSD.device)
-        cache = StepCache(self.store, sequences, places)
-        y_TSD = self.model.mtp_hidden(torch.stack(rows), torch.tensor(tokens), sequences, cache)
         # NOTE: the end of a prompt runs without a draft: its snapshot serves one token further back, not two
         ready = [n for n, i in enumerate(live) if works[i].request.uncached == 1 and works[i].request.generated]
-        last = torch.tensor([sequences.borders[n + 1] - 1 for n in ready], dtype=torch.int64)
-        for n, token in zip(ready, self.model.mtp_logits(y_TSD[last]).argmax(dim=1).tolist(), strict=True):
+        logits_NV = self._predict(torch.stack(rows), tokens, starts, places, ready)
+        for n, token in zip(ready, logits_NV.argmax(dim=1).tolist(), strict=True):
             works[live[n]].request.drafts = [token]
+
+    def _forward(self, works: list[Work], rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Streams of the works' tokens, and logits of some rows of them."""
+        places = [_place(work.request) for work in works]
+        cached = [work.start for work in works]
+        if self._fused is not None:
+            return self._fused.run([work.tokens for work in works], cached, places, rows)
+        tokens = torch.tensor([token for work in works for token in work.tokens])
+        sequences = self.model.pack([work.count for work in works], cached)
+        x_TSD = self.model.hidden(tokens, sequences, StepCache(self.store, sequences, places))
+        return x_TSD, self.model.logits(x_TSD[torch.tensor(rows, dtype=torch.int64)])
+
+    def _predict(
+        self, x_TSD: Tensor, tokens: list[list[int]], starts: list[int], places: list[Place], ready: list[int]
+    ) -> Tensor:
+        """Logits of the prediction block after the last token of those sequences that are `ready`."""
+        ends = list(accumulate(map(len, tokens)))
+        last = [ends[n] - 1 for n in ready]
+        if self._fused is not None:
+            return self._fused.predict(x_TSD, tokens, starts, places, last)
+        sequences = Sequences.pack([len(part) for part in tokens], (), starts, x_TSD.device)
+        cache = StepCache(self.store, sequences, places)
+        flat = torch.tensor([token for part in tokens for token in part])
+        y_TSD = self.model.mtp_hidden(x_TSD, flat, sequences, cache)
+        return self.model.mtp_logits(y_TSD[torch.tensor(last, dtype=torch.int64)])
 
     def _carry(self, work: Work) -> Tensor | None:
         request = work.request

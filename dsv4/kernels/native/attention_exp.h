@@ -1,7 +1,6 @@
-// exp of a vector, and memory that a thread keeps between calls.
+// exp of a vector.
 #pragma once
-#include <cstdlib>
-
+#include "parallel.h"
 #include "simd.h"
 
 namespace dsv4 {
@@ -24,28 +23,5 @@ inline vf exp(vf x) {
     const vi whole = __builtin_convertvector(n, vi), low = whole >> 1, high = whole - low;
     return p * (vf)((low + 127) << 23) * (vf)((high + 127) << 23);
 }
-
-// Floats that start at a cache line; grows and never shrinks. New memory is zero.
-class Scratch {
-public:
-    Scratch() = default;
-    Scratch(const Scratch&) = delete;
-    ~Scratch() { std::free(memory_); }
-
-    float* floats(int64_t count) {
-        if (count > size_) {
-            std::free(memory_);
-            size_ = (count + 15) / 16 * 16;
-            memory_ = static_cast<float*>(std::aligned_alloc(64, size_t(size_) * 4));
-            if (!memory_) std::abort();
-            std::memset(memory_, 0, size_t(size_) * 4);
-        }
-        return memory_;
-    }
-
-private:
-    float* memory_ = nullptr;
-    int64_t size_ = 0;
-};
 
 }  // namespace dsv4

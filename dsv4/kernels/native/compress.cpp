@@ -1,20 +1,11 @@
 // Gated pooling of finished blocks: a softmax over a block's rows for each channel, then the weighted sum.
 //
 // N blocks, m rows per block, C channels; rows are `stride` floats apart.
+#include "compress.h"
+
 #include "attention_exp.h"
 
 using namespace dsv4;
-
-// Mirrored by dsv4/kernels/compress/cpu.py.
-struct PoolCall {
-    const float* kv;
-    const float* score;
-    const int64_t* own_Nm;
-    const int64_t* previous_Nm;  // null: no overlap; -1: no such row
-    float* out_NC;
-    int64_t kv_stride, score_stride, blocks, rows, dim;
-    int threads;
-};
 
 namespace {
 

@@ -50,4 +50,9 @@ bool usable_in_place(int kind, bool bf16, int64_t K, bool quantize, int64_t rows
 // weight rows [n0, n1) times activation rows [m0, m1)
 void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out);
 
+// y[M, N] = x[M, K] W^T with rows `x_pitch` and `y_pitch` elements apart; x and y are float32, or bfloat16 with `bf16`.
+// quantize: x goes through FP8 in blocks of 128 columns.
+void linear(const Weight& w, const void* x, int64_t x_pitch, void* y, int64_t y_pitch, int64_t M, bool bf16,
+            bool quantize, int threads);
+
 }  // namespace dsv4

@@ -28,25 +28,36 @@ void multiply_band(const Weight& w, const Input& in, int64_t rows, const Output&
 
 }  // namespace
 
-// y[M, N] = x[M, K] W[N, K]^T. x and y are float32, or bfloat16 with `bf16`; kind: dequant.h; quantize: x goes through
-// FP8 in blocks of 128 columns.
-extern "C" void dsv4_linear(const void* x, const void* weight, const void* scale, void* y, int64_t M, int64_t N,
-                            int64_t K, int kind, int bf16, int quantize, int threads) {
+namespace dsv4 {
+
+void linear(const Weight& given, const void* x, int64_t x_pitch, void* y, int64_t y_pitch, int64_t M, bool bf16,
+            bool quantize, int threads) {
     static thread_local Scratch memory;
-    const Weight w{exact_kind(kind, scale, N, K), weight, scale, N, K};
-    threads = worth(double(M) * double(N) * double(K), threads);
-    const int64_t bytes = bf16 ? 2 : 4, size = prepared_size(kind, K), pitch = size + 16;
+    Weight w = given;
+    w.kind = exact_kind(w.kind, w.scale, w.N, w.K);
+    const int kind = given.kind;
+    threads = worth(double(M) * double(w.N) * double(w.K), threads);
+    const int64_t bytes = bf16 ? 2 : 4, pitch = prepared_size(kind, w.K) + 16;
     for (int64_t m = 0; m < M; m += BAND) {
         const int64_t rows = std::min(BAND, M - m);
-        const char* from = (const char*)x + m * K * bytes;
-        Input in{(const float*)from, K, nullptr};
-        if (!usable_in_place(kind, bf16, K, quantize, rows)) {
+        const char* from = (const char*)x + m * x_pitch * bytes;
+        Input in{(const float*)from, x_pitch, nullptr};
+        if (!usable_in_place(kind, bf16, w.K, quantize, rows)) {
             float* to = memory.floats(rows * pitch);
             in = Input{to, pitch, nullptr};
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows > DIRECT_ROWS)
             for (int64_t r = 0; r < rows; r++)
-                prepare(kind, from + r * K * bytes, bf16, K, quantize, to + r * pitch);
+                prepare(kind, from + r * x_pitch * bytes, bf16, w.K, quantize, to + r * pitch);
         }
-        multiply_band(w, in, rows, Output{(char*)y + m * N * bytes, N, bool(bf16)}, threads);
+        multiply_band(w, in, rows, Output{(char*)y + m * y_pitch * bytes, y_pitch, bf16}, threads);
     }
+}
+
+}  // namespace dsv4
+
+// y[M, N] = x[M, K] W[N, K]^T. x and y are float32, or bfloat16 with `bf16`; kind: dequant.h; quantize: x goes through
+// FP8 in blocks of 128 columns.
+extern "C" void dsv4_linear(const void* x, const void* weight, const void* scale, void* y, int64_t M, int64_t N,
+                            int64_t K, int kind, int bf16, int quantize, int threads) {
+    linear(Weight{kind, weight, scale, N, K}, x, K, y, N, M, bf16, quantize, threads);
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 namespace dsv4 {
@@ -11,7 +12,7 @@ constexpr double SMALL_WORK = 50e3;
 
 inline int worth(double multiply_adds, int threads) { return multiply_adds < SMALL_WORK ? 1 : threads; }
 
-// Grows, never shrinks; one per thread and use. Not initialised.
+// Starts at a cache line; grows, never shrinks by itself; one per thread and use. New memory is zero.
 class Scratch {
    public:
     Scratch() = default;
@@ -24,6 +25,7 @@ class Scratch {
             size_ = (size + 4095) / 4096 * 4096;
             memory_ = std::aligned_alloc(64, size_);
             if (!memory_) throw std::bad_alloc();
+            std::memset(memory_, 0, size_t(size_));
         }
         return memory_;
     }

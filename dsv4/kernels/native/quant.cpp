@@ -73,9 +73,8 @@ const float* as_floats(const void* x, bool bf16, int64_t K, float* room) {
     return room;
 }
 
-void through_fp8(const float* in, float* out, int64_t K) {
-    for (int64_t i = 0; i < K; i += FP8_BLOCK)
-        block_through_fp8(in + i, out + i, int(std::min<int64_t>(FP8_BLOCK, K - i)));
+void through_fp8(const float* in, float* out, int64_t K, int64_t block) {
+    for (int64_t i = 0; i < K; i += block) block_through_fp8(in + i, out + i, int(std::min(block, K - i)));
 }
 
 }  // namespace dsv4

@@ -49,7 +49,7 @@ inline void store_either(void* y, bool bf16, int64_t i, vf v) {
 // x[K] as float32, in place where it is that already
 const float* as_floats(const void* x, bool bf16, int64_t K, float* room);
 
-// values of an FP8 round trip in blocks of 128 columns with power-of-two scales; in and out may be the same
-void through_fp8(const float* in, float* out, int64_t K);
+// values of an FP8 round trip in blocks of `block` columns with power-of-two scales; in and out may be the same
+void through_fp8(const float* in, float* out, int64_t K, int64_t block = FP8_BLOCK);
 
 }  // namespace dsv4

@@ -1,0 +1,187 @@
+// A whole step: embedding, blocks on residual streams, collapse, norm, head; or the same for a prediction block.
+#include <algorithm>
+#include <chrono>
+
+#include "step_calls.h"
+
+namespace dsv4 {
+
+const float* floats_of(const StepRun& run, const void* x, int64_t count, Scratch& memory) {
+    if (!run.bf16()) return (const float*)x;
+    float* to = memory.floats(count);
+    bf16_to_float((const uint8_t*)x, count, to);
+    return to;
+}
+
+void to_activations(const StepRun& run, const float* x, int64_t count, void* y) {
+    if (!run.bf16()) {
+        std::memcpy(y, x, size_t(count) * sizeof(float));
+        return;
+    }
+    int64_t i = 0;
+    for (; i + W <= count; i += W) store_either(y, true, i, load(x + i));
+    for (; i < count; i++) put_either(y, true, i, x[i]);
+}
+
+void apply(const StepRun& run, const StepLinear& layer, const void* x, int64_t rows, void* y) {
+    const Weight w{int(layer.kind), layer.weight, layer.scale, layer.outputs, layer.inputs};
+    linear(w, x, w.K, y, w.N, rows, run.bf16(), layer.scale != nullptr, run.threads(double(rows) * double(w.N * w.K)));
+}
+
+void apply_float(const StepRun& run, const StepLinear& layer, const float* x, int64_t rows, float* y, int64_t pitch) {
+    const Weight w{int(layer.kind), layer.weight, layer.scale, layer.outputs, layer.inputs};
+    linear(w, x, w.K, y, pitch, rows, false, false, run.threads(double(rows) * double(w.N * w.K)));
+}
+
+bool step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {
+    const StepModel& m = run.model;
+    const StepLayer& layer = m.layer[index];
+    const int64_t T = run.T(), E = m.experts, K = m.per_token;
+    float* score = run.space.score.floats(T * E);
+    apply_float(run, layer.router, floats_of(run, x, T * m.dim, run.space.x_float), T, score, E);
+    dsv4_affinity(score, score, T * E, run.threads(double(T * E) * 16));
+    std::vector<int64_t>& ids = run.space.ids;
+    ids.resize(size_t(T * K));
+    if (layer.router_bias)
+        dsv4_choose_experts(score, layer.router_bias, ids.data(), T, E, K, run.threads(double(T * E) * 4));
+    else
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t k = 0; k < K; k++) ids[size_t(t * K + k)] = layer.router_table[run.batch.token_T[t] * K + k];
+    for (const int64_t id : ids)
+        if (id < 0 || id >= E) return false;
+    float* weight = run.space.expert_weight.floats(T * K);
+    dsv4_expert_weights(score, ids.data(), weight, T, E, K, m.expert_scale);
+    const StepExperts& e = layer.experts;
+    float* out = run.bf16() ? run.space.mixed.floats(T * m.dim) : (float*)y;
+    dsv4_expert_mlp(x, ids.data(), weight, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, out, T, K, E, m.dim, e.inner,
+                    int(e.kind), int(e.shared_kind), e.kind > KIND_BF16, e.shared_kind > KIND_BF16, m.limit, run.bf16(),
+                    run.threads(double(T) * double(K + 1) * 3.0 * double(m.dim * e.inner)));
+    if (run.bf16()) to_activations(run, out, T * m.dim, y);
+    return true;
+}
+
+namespace {
+
+// the streams a backbone starts from: each token's embedding in all of them
+void embed(const StepRun& run, char* x) {
+    const StepModel& m = run.model;
+    const int64_t size = m.dim * run.bytes();
+    for (int64_t t = 0; t < run.T(); t++)
+        for (int64_t s = 0; s < m.streams; s++)
+            std::memcpy(x + (t * m.streams + s) * size, (const char*)m.embedding + run.batch.token_T[t] * size, size);
+}
+
+// the streams a prediction block starts from: e_proj(norm(embedding of the next token)) + h_proj(norm(stream))
+void join_prediction(const StepRun& run, void* x) {
+    const StepModel& m = run.model;
+    const int64_t T = run.T(), S = m.streams, D = m.dim, size = D * run.bytes();
+    char* embedded = (char*)run.act(run.space.y, T * D);
+    for (int64_t t = 0; t < T; t++)
+        std::memcpy(embedded + t * size, (const char*)m.embedding + run.batch.token_T[t] * size, size);
+    dsv4_rms_norm(embedded, m.embedded_norm, embedded, T, D, m.norm_eps, run.bf16(), run.threads(double(T * D)));
+    void* shared = run.act(run.space.sub, T * D);
+    apply(run, m.embedded_proj, embedded, T, shared);
+    void* streams = run.act(run.space.other_streams, T * S * D);
+    dsv4_rms_norm(run.batch.given_TSD, m.streams_norm, streams, T * S, D, m.norm_eps, run.bf16(),
+                  run.threads(double(T * S * D)));
+    apply(run, m.streams_proj, streams, T * S, x);
+    for (int64_t r = 0; r < T * S; r++)
+        for (int64_t d = 0; d < D; d++) {
+            const float sum = get_either(shared, run.bf16(), r / S * D + d) + get_either(x, run.bf16(), r * D + d);
+            put_either(x, run.bf16(), r * D + d, sum);
+        }
+}
+
+// streams -> streams of one block; x and `other` change places twice
+bool block(const StepRun& run, int64_t index, void* x, void* other) {
+    const StepModel& m = run.model;
+    const int64_t T = run.T(), S = m.streams, D = m.dim;
+    void *y = run.act(run.space.y, T * D), *out = run.act(run.space.sub, T * D);
+    float *post = run.space.post.floats(T * S), *comb = run.space.comb.floats(T * S * S);
+    const int enter = run.threads(double(T) * double(S * D * (2 + S) * S));
+    const int combine = run.threads(double(T) * double(S * S * D));
+    for (int half = 0; half < 2; half++) {
+        const StepConnection& c = half ? m.layer[index].mixture : m.layer[index].attention;
+        dsv4_hyper_enter(x, c.fn, c.scale, c.base, c.norm, y, post, comb, T, S, D, int(m.iterations),
+                         m.connection_eps, m.norm_eps, run.bf16(), enter);
+        if (half == 0)
+            step_attention(run, index, y, out);
+        else if (!step_mixture(run, index, y, out))
+            return false;
+        dsv4_hyper_combine(out, x, post, comb, other, T, S, D, run.bf16(), combine);
+        std::swap(x, other);
+    }
+    return true;
+}
+
+void head(const StepRun& run) {
+    const StepModel& m = run.model;
+    const int64_t N = run.batch.wanted, size = m.streams * m.dim * run.bytes();
+    char* rows = (char*)run.act(run.space.other_streams, N * m.streams * m.dim);
+    for (int64_t n = 0; n < N; n++)
+        std::memcpy(rows + n * size, (const char*)run.batch.x_TSD + run.batch.wanted_N[n] * size, size);
+    void* y = run.act(run.space.head_y, N * m.dim);
+    dsv4_hyper_enter(rows, m.head.fn, m.head.scale, m.head.base, m.head.norm, y, nullptr, nullptr, N, m.streams, m.dim,
+                     1, m.connection_eps, m.norm_eps, run.bf16(),
+                     run.threads(double(N) * double(m.streams * m.streams * m.dim)));
+    const float* y_float = floats_of(run, y, N * m.dim, run.space.head_float);
+    apply_float(run, m.output, y_float, N, run.batch.logits_NV, m.vocabulary);
+}
+
+// Whether the other threads may have to wait for a core: unless waking them was quick several times in a row. After a
+// slow time it is not tried for a number of steps, which doubles. No result depends on it: threads change no bit.
+bool machine_is_busy(int threads) {
+    constexpr int ENOUGH = 8, MOST = 256;
+    static thread_local int left = 0, pause = 1, quick = ENOUGH - 1;
+    if (threads <= 1 || left-- > 0) return true;
+    const auto began = std::chrono::steady_clock::now();
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp barrier
+    }
+    const bool slow = std::chrono::steady_clock::now() - began > std::chrono::microseconds(300);
+    quick = slow ? 0 : std::min(quick + 1, ENOUGH);
+    left = slow ? pause : 0;
+    pause = slow ? std::min(2 * pause, MOST) : quick == ENOUGH ? std::max(pause / 2, 1) : pause;
+    return quick < ENOUGH;
+}
+
+}  // namespace
+
+}  // namespace dsv4
+
+using namespace dsv4;
+
+// Angles in radians, one row of P per turn: the T tokens in plain layers, the T tokens in the others, then for each
+// ratio (in the order of the layers) the entries finished. Returns as `make_plan`.
+extern "C" int dsv4_step_angles(const StepModel* model, const StepStore* store, const StepBatch* batch, float* angle) {
+    StepPlan plan;
+    if (const int wrong = make_plan(*model, *store, *batch, plan)) return wrong;
+    const auto fill = [&](const std::vector<int64_t>& positions, const float* frequency) {
+        for (const int64_t position : positions)
+            for (int64_t p = 0; p < model->pairs; p++) *angle++ = float(position) * frequency[p];
+    };
+    fill(plan.position_T, model->plain_P);
+    fill(plan.position_T, model->long_P);
+    for (const RatioPlan& ratio : plan.ratios) fill(ratio.position_N, model->long_P);
+    return 0;
+}
+
+// Runs the step: writes the store's rows, the streams after the last block, and the logits of the wanted rows. Returns
+// as `make_plan`, or 5 for an id that names no expert.
+extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
+    static thread_local StepSpace space;
+    StepPlan plan;
+    if (const int wrong = make_plan(*model, *store, *batch, plan)) return wrong;
+    const StepRun run{*model, *store, *batch, plan, space, machine_is_busy(int(batch->threads))};
+    if (batch->given_TSD)
+        join_prediction(run, batch->x_TSD);
+    else
+        embed(run, (char*)batch->x_TSD);
+    void* other = run.act(space.other_streams, batch->tokens * model->streams * model->dim);
+    for (int64_t i = 0; i < model->layers; i++)
+        if (!block(run, i, batch->x_TSD, other)) return 5;
+    if (batch->wanted) head(run);
+    space.trim();
+    return 0;
+}

@@ -1,0 +1,120 @@
+// The operations a step is made of, as the library exports them one by one, and what its parts share.
+#pragma once
+#include "attention.h"
+#include "compress.h"
+#include "gemm.h"
+#include "quant.h"
+#include "rope.h"
+#include "step.h"
+
+// As in indexer.cpp.
+struct IndexCall {
+    const float* q_TNI;
+    const float* weight_TN;
+    dsv4::Rows keys;
+    const int64_t* first_BP;
+    const int64_t* sequence_T;
+    const int64_t* visible_T;
+    const int64_t* runs;
+    int64_t* out_TK;
+    int64_t runs_count, pages, per_page, heads, dim, k, places;
+    int threads;
+};
+
+extern "C" {
+void dsv4_rms_norm(const void* x, const float* weight, void* y, int64_t rows, int64_t dim, float eps, int bf16,
+                   int threads);
+void dsv4_hyper_enter(const void* x, const float* fn, const float* scale, const float* base, const float* norm_weight,
+                      void* y, float* post, float* comb, int64_t T, int64_t S, int64_t D, int iterations, float eps,
+                      float norm_eps, int bf16, int threads);
+void dsv4_hyper_combine(const void* y, const void* x, const float* post, const float* comb, void* out, int64_t T,
+                        int64_t S, int64_t D, int bf16, int threads);
+void dsv4_affinity(const float* x, float* y, int64_t count, int threads);
+void dsv4_choose_experts(const float* score, const float* bias, int64_t* ids, int64_t T, int64_t E, int64_t K,
+                         int threads);
+void dsv4_expert_weights(const float* score, const int64_t* ids, float* weight, int64_t T, int64_t E, int64_t K,
+                         float scale);
+int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const float* weight, const void* const* w1,
+                        const void* const* w2, const void* const* w3, const void* const* s1, const void* const* s2,
+                        const void* const* s3, float* out, int64_t T, int64_t K, int64_t E, int64_t D, int64_t F,
+                        int kind, int shared_kind, int quantize, int shared_quantize, float limit, int bf16,
+                        int threads);
+void dsv4_index_topk(const IndexCall* call);
+void dsv4_sparse_attention(const dsv4::AttentionCall* call);
+void dsv4_pack_entry(const float* x, uint8_t* rows, int64_t count, int64_t dim, int64_t rope, int64_t bytes,
+                     int threads);
+void dsv4_pack_index(const float* x, uint8_t* rows, int64_t count, int64_t dim, int64_t bytes, int threads);
+void dsv4_unpack_index(const uint8_t* rows, float* x, int64_t count, int64_t dim, int64_t bytes, int threads);
+}
+
+namespace dsv4 {
+
+// multiply-adds from which a piece of work is shared out: about 0.1 ms of one thread for few tokens, 30 ms for many;
+// a thread that has to wait for a core waits about that long
+constexpr double SOME_WORK = 500e3, MUCH_WORK = 1e9;
+
+// One memory per thing that is alive at the same time as the others. What a large step needed is given back after it.
+struct StepSpace {
+    Scratch other_streams, y, sub, latent, q, kv, entry, low, index_q, index_weight, head_y;  // activations
+    Scratch post, comb, x_float, wide, joined, pooled, window, attended, score, expert_weight, mixed;  // floats
+    Scratch index_q_float, index_weight_float, head_float;
+    Scratch stored, codes;  // rows as they are stored
+    std::vector<int64_t> ids, chosen;
+
+    void trim() {
+        for (Scratch* memory : {&other_streams, &y, &sub, &latent, &q, &kv, &entry, &low, &index_q, &x_float, &wide,
+                                &joined, &pooled, &window, &attended, &mixed, &index_q_float, &stored})
+            memory->trim();
+    }
+};
+
+// cos and sin of a run of angle rows
+struct Turn {
+    const float *cos, *sin;
+};
+
+struct StepRun {
+    const StepModel& model;
+    const StepStore& store;
+    const StepBatch& batch;
+    const StepPlan& plan;
+    StepSpace& space;
+    bool busy;  // the machine: its other cores do something else
+
+    bool bf16() const { return model.bf16 != 0; }
+    int64_t T() const { return batch.tokens; }
+    int64_t bytes() const { return bf16() ? 2 : 4; }
+    void* act(Scratch& memory, int64_t count) const { return memory.bytes(count * bytes()); }
+    // Threads for a piece of work. More must be at stake than where one operation is called alone, because a step has
+    // so many small pieces; and much more where the others' threads may have to wait for a core.
+    int threads(double multiply_adds) const {
+        return multiply_adds < (busy ? MUCH_WORK : SOME_WORK) ? 1 : int(batch.threads);
+    }
+    Turn turn(int64_t row) const { return {batch.cos + row * model.pairs, batch.sin + row * model.pairs}; }
+    Turn of_tokens(int64_t ratio) const { return turn(ratio ? T() : 0); }
+    Turn of_entries(int64_t ratio) const {
+        int64_t row = 2 * T();
+        for (const RatioPlan& p : plan.ratios) {
+            if (p.ratio == ratio) break;
+            row += p.entries();
+        }
+        return turn(row);
+    }
+};
+
+// `count` activations as floats, where they are if they are floats already
+const float* floats_of(const StepRun& run, const void* x, int64_t count, Scratch& memory);
+// and back, rounded once
+void to_activations(const StepRun& run, const float* x, int64_t count, void* y);
+
+// y[rows, outputs] = x W^T, both in activation dtype
+void apply(const StepRun& run, const StepLinear& layer, const void* x, int64_t rows, void* y);
+// the same in float32, rows of y `pitch` apart
+void apply_float(const StepRun& run, const StepLinear& layer, const float* x, int64_t rows, float* y, int64_t pitch);
+
+// A sub-layer's output [T, D] from its input, both in activation dtype.
+void step_attention(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
+// Returns false when an id names no expert.
+bool step_mixture(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
+
+}  // namespace dsv4
