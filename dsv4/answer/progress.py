@@ -57,6 +57,11 @@ class Answer:
         return self.finish is not None
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended it, if one did."""
+        return self._matcher.hit
+
+    @property
     def finish_reason(self) -> str:
         """As the official service names it. Calls that were cut off are no reason to run tools."""
         calls = self.parsed.tool_calls

@@ -9,7 +9,7 @@ class StopStrings:
     """Cuts text before the first stop string, wherever the borders between pieces fall.
 
     Of several stop strings the one that is complete first wins, so the result does not depend on the pieces.
-    `found` is set once one was found.
+    `found` is set once one was found, `hit` says which.
 
     >>> matcher = StopStrings(["END"])
     >>> matcher.feed("one E"), matcher.feed("ND two"), matcher.found
@@ -22,15 +22,16 @@ class StopStrings:
             raise ValueError("stop: a stop string must not be empty")
         self._held = ""
         self.found = False
+        self.hit: str | None = None
 
     def feed(self, text: str) -> str:
         """Take more text, give what is certainly no part of a stop string. After a hit always empty."""
         if self.found:
             return ""
         text = self._held + text
-        ends = [(at + len(stop), -len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
+        ends = [(at + len(stop), -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if ends:
-            end, negative_length = min(ends)
+            end, negative_length, self.hit = min(ends)
             self.found, self._held = True, ""
             return text[: end + negative_length]
         held = max((len(overlap(text, stop)) for stop in self._stops), default=0)

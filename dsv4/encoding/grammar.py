@@ -14,7 +14,9 @@ import llguidance
 
 from dsv4.encoding.tokenizer import Tokenizer
 
-_JSON_OPTIONS = {"json_allow_general_unicode_escapes": True}
+# white space between the parts of JSON is bounded: a small model may write nothing else
+_WHITESPACE = {"whitespace_pattern": r"[ \n\r\t]{0,32}"}
+_JSON_OPTIONS = {"json_allow_general_unicode_escapes": True, **_WHITESPACE}
 
 
 class GrammarError(ValueError):
@@ -98,6 +100,17 @@ class Grammars:
         if not functions:
             raise GrammarError("tools: at least one is needed")
         return self._make(llguidance.LLMatcher.grammar_from_lark(self._lark(functions, parallel, opened)))
+
+    def json_schema_or_calls(
+        self, schema: Mapping[str, Any], functions: Sequence[Mapping[str, Any]], *, parallel: bool = True
+    ) -> Grammar:
+        """JSON text that the schema accepts, or a block of calls as in `tool_calls`."""
+        lark = self._lark(functions, parallel, opened=False).replace("start: ", "block: ", 1)
+        return self._make(
+            llguidance.LLMatcher.grammar_from_lark(
+                f"start: block | answer\nanswer: %json {json.dumps({**schema, 'x-guidance': _WHITESPACE})}\n{lark}"
+            )
+        )
 
     @cached_property
     def _vocabulary(self) -> llguidance.LLTokenizer:

@@ -7,6 +7,18 @@ from pydantic import ValidationError
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+RATE_LIMIT = "rate_limit_error"
+RETRY_SECONDS = "2"
+
+# the error types of Anthropic's interface by status
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: RATE_LIMIT,
+    503: "overloaded_error",
+}
 SHOWN = 80
 
 
@@ -41,6 +53,35 @@ class ApiError(Exception):
         """The error as the JSON object that goes over the wire."""
         fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": fields}
+
+    def anthropic_body(self, request_id: str | None = None) -> dict[str, Any]:
+        """The same in the form of Anthropic's interface."""
+        kind = ANTHROPIC_TYPES.get(self.status, INVALID_REQUEST if self.status < 500 else "api_error")
+        message = self.message
+        if isinstance(self, ContextOverflow):
+            # Claude Code looks for these words, and then makes the conversation shorter
+            message = f"prompt is too long: {self.prompt} tokens > {self.context} maximum"
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+class ContextOverflow(ApiError):
+    """A prompt that leaves no room for an answer; dialects word it in their own way. Numbers are tokens."""
+
+    def __init__(self, prompt: int, completion: int, context: int) -> None:
+        super().__init__(
+            400,
+            f"This model's maximum context length is {context} tokens. However, you requested "
+            f"{prompt + completion} tokens ({prompt} in the messages, {completion} in the completion). "
+            "Please reduce the length of the messages or completion.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+        self.prompt, self.completion, self.context = prompt, completion, context
+
+
+def busy(message: str) -> ApiError:
+    """A 429 that says when to come back."""
+    return ApiError(429, message, type=RATE_LIMIT, code="rate_limit_exceeded", headers={"retry-after": RETRY_SECONDS})
 
 
 def invalid(param: str, problem: str, *, code: str = INVALID_REQUEST) -> ApiError:

@@ -5,21 +5,32 @@ from typing import Any
 from dsv4.server.errors import ApiError, show
 
 # what clients of the official service have in their configuration; the last two fix the default of thinking
-ALIASES = ("deepseek-v4-flash", "deepseek-v4-pro", "deepseek-flash", "deepseek-chat", "deepseek-reasoner")
 NOT_THINKING = "deepseek-chat"
+THINKING = "deepseek-reasoner"
+ALIASES = ("deepseek-v4-flash", "deepseek-v4-pro", "deepseek-flash", NOT_THINKING, THINKING)
+# retired upstream, kept here
+DEPRECATED = (NOT_THINKING, THINKING)
+RETIRED = "@1784908740"  # 2026-07-24 15:59 UTC as RFC 9745 writes it
+FOREIGN = "claude-"
 MAX_OUTPUT_TOKENS = 393_216
 
 
-def check_model(requested: str, served: str) -> None:
-    """Raise a 404 that lists what exists, unless `requested` is the served model or an alias of it."""
-    if requested != served and requested not in ALIASES:
-        known = ", ".join((served, *ALIASES))
-        raise ApiError(
-            404,
-            f"model: {show(requested)} does not exist; this server has {known}",
-            param="model",
-            code="model_not_found",
-        )
+def check_model(requested: str, served: str, *, any_name: bool = False) -> None:
+    """Raise a 404 that lists what exists, unless `requested` is the served model or stands for it.
+
+    Names of Claude stand for it, since Claude Code asks for several; a suffix such as `[1m]` does not count.
+    any_name: every name does.
+    """
+    name = requested.split("[")[0]
+    if any_name or name in (served, *ALIASES) or requested == served or name.startswith(FOREIGN):
+        return
+    known = ", ".join((served, *ALIASES))
+    raise ApiError(
+        404,
+        f"model: {show(requested)} does not exist; this server has {known}",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def model_entry(name: str, *, created: int, context_length: int, efforts: tuple[str, ...]) -> dict[str, Any]:
@@ -35,4 +46,6 @@ def model_entry(name: str, *, created: int, context_length: int, efforts: tuple[
         "input_modalities": ["text"],
         "output_modalities": ["text"],
         "effort": {"supported_levels": list(efforts), "default_level": "high"},
+        "api_capabilities": {"anthropic_messages": {"system_prompt_update": "in-history"}},
+        "deprecated": name in DEPRECATED,
     }

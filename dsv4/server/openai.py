@@ -1,14 +1,11 @@
-"""Chat completions: one run of the generator, answered whole or as a stream of chunks."""
+"""Chat completions: one job, answered whole or as a stream of chunks."""
 
-import asyncio
-import time
-import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from dsv4.answer import Answer, Section, TokenRecord
+from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import (
     ContentDelta,
     Delta,
@@ -17,60 +14,58 @@ from dsv4.encoding import (
     ToolCallArguments,
     ToolCallStart,
 )
-from dsv4.generation import SamplingDefaults, SamplingParams, TokenGenerator
-from dsv4.server.answer import run
-from dsv4.server.models import check_model
+from dsv4.server.backend import Backend
+from dsv4.server.errors import ApiError
+from dsv4.server.job import Job, prepare
+from dsv4.server.openai_ask import chat_ask
 from dsv4.server.openai_request import parse_chat
-from dsv4.server.prompt import ChatPrompt, chat_prompt, sampling
-from dsv4.server.sse import DONE, event
+from dsv4.server.sse import DONE, KEEP_ALIVE, event
 
 FINGERPRINT = "fp_dsv4"
 
 
+def usage_of(job: Job) -> dict[str, Any]:
+    """Token counts so far, in the official form."""
+    prompt, completion, reused = len(job.prompt), job.answer.completion_tokens, job.reused
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": reused},
+        "completion_tokens_details": {"reasoning_tokens": job.answer.reasoning_tokens},
+        "prompt_cache_hit_tokens": reused,
+        "prompt_cache_miss_tokens": prompt - reused,
+    }
+
+
 @dataclass(slots=True)
 class ChatRun:
-    """One chat completion, ready to run once: `complete` or `stream`.
+    """One chat completion, ready to run once: `complete` or `stream`."""
 
-    `answer` is filled while it runs, so `usage` and `answer.finish` can be read for the log at any time.
-    """
-
-    generator: TokenGenerator
-    tokenizer: Tokenizer
-    model: str
-    chat: ChatPrompt
-    prompt: list[int]
-    params: SamplingParams
-    answer: Answer
+    job: Job
     streaming: bool
     include_usage: bool
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    created: int = field(default_factory=lambda: int(time.time()))
 
-    def usage(self) -> dict[str, Any]:
-        """Token counts so far. No prefix is shared between requests yet, so all of the prompt is a miss."""
-        prompt, completion = len(self.prompt), self.answer.completion_tokens
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": self.answer.reasoning_tokens},
-            "prompt_cache_hit_tokens": 0,
-            "prompt_cache_miss_tokens": prompt,
-        }
+    def keep_alive(self) -> bytes:
+        """What goes out while nothing else does: a comment, which says how far the prompt is if that is known."""
+        progress = self.job.progress
+        if progress is None or self.job.tokens:
+            return KEEP_ALIVE
+        return f": keep-alive, prompt {progress.done}/{progress.total} tokens\n\n".encode()
+
+    def failed(self, error: ApiError) -> bytes:
+        """The last event of a stream that fails."""
+        return event(error.body())
 
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a `chat.completion`. Raises ApiError."""
-        records: list[TokenRecord] = []
-        async with aclosing(run(self.generator, self.prompt, self.params, self.answer)) as pieces:
-            async for piece in pieces:
-                records += piece.logprobs
-        parsed = self.answer.parsed
+        records = await self.job.collect()
+        parsed = self.job.answer.parsed
         message: dict[str, Any] = {"role": "assistant", "content": parsed.content}
-        if self.chat.thinking:
+        if self.job.ask.thinking:
             message["reasoning_content"] = parsed.reasoning_content
         calls = [
-            {"index": index, **tool_call(call.name, call.arguments, index)}
+            {"index": index, **self._call(index, call.name, call.arguments)}
             for index, call in enumerate(parsed.tool_calls)
             if call.complete
         ]
@@ -80,9 +75,9 @@ class ChatRun:
             "index": 0,
             "message": message,
             "logprobs": self._logprobs(records),
-            "finish_reason": self.answer.finish_reason,
+            "finish_reason": self.job.answer.finish_reason,
         }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self.usage()}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage_of(self.job)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, closed by `[DONE]`. Raises ApiError, perhaps after some events.
@@ -90,10 +85,10 @@ class ChatRun:
         Usage comes once, on the chunk with the finish reason, as the official service sends it.
         """
         first: dict[str, Any] = {"role": "assistant", "content": ""}
-        if self.chat.thinking:
+        if self.job.ask.thinking:
             first |= {"content": None, "reasoning_content": ""}
         yield self._chunk(first)
-        async with aclosing(run(self.generator, self.prompt, self.params, self.answer)) as pieces:
+        async with aclosing(self.job.pieces()) as pieces:
             async for piece in pieces:
                 records = piece.logprobs
                 for delta in piece.deltas:
@@ -105,9 +100,9 @@ class ChatRun:
                     # a later chunk of the same piece must not repeat them
                     records = [record for record in records if record.section is not section]
         last: dict[str, Any] = {"content": ""}
-        if self.chat.thinking:
+        if self.job.ask.thinking:
             last["reasoning_content"] = None
-        yield self._chunk(last, finish=self.answer.finish_reason)
+        yield self._chunk(last, finish=self.job.answer.finish_reason)
         yield DONE
 
     def _delta(self, delta: Delta) -> dict[str, Any] | None:
@@ -116,83 +111,59 @@ class ChatRun:
                 return {"content": None, "reasoning_content": text}
             case ContentDelta(text):
                 fields = {"content": text}
-                return {**fields, "reasoning_content": None} if self.chat.thinking else fields
+                return {**fields, "reasoning_content": None} if self.job.ask.thinking else fields
             case ToolCallStart(index, name):
-                return {"tool_calls": [{"index": index, **tool_call(name, "", index)}]}
+                return {"tool_calls": [{"index": index, **self._call(index, name, "")}]}
             case ToolCallArguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
             case _:
                 return None
+
+    def _call(self, index: int, name: str, arguments: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        return {"id": self.job.call_id(index), "type": "function", "function": function}
 
     def _chunk(self, delta: Mapping[str, Any], records: Sequence[TokenRecord] = (), finish: str | None = None) -> bytes:
         logprobs = self._logprobs(records) if records else None
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
         if finish is not None:
-            chunk["usage"] = self.usage()
+            chunk["usage"] = usage_of(self.job)
         elif self.include_usage:
             chunk["usage"] = None
         return event(chunk)
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
-            "id": self.id,
+            "id": self.job.id,
             "object": kind,
-            "created": self.created,
-            "model": self.model,
+            "created": self.job.created,
+            "model": self.job.ask.model,
             "system_fingerprint": FINGERPRINT,
         }
 
     def _logprobs(self, records: Sequence[TokenRecord]) -> dict[str, Any] | None:
-        if not self.params.logprobs:
+        if not self.job.params.logprobs:
             return None
         entries: dict[str, Any] = {
-            str(section): [_entry(self.tokenizer, record) for record in records if record.section is section]
+            str(section): [
+                logprob_entry(self.job.backend.tokenizer, record) for record in records if record.section is section
+            ]
             for section in (Section.CONTENT, Section.REASONING)
         }
-        if not self.chat.thinking:
+        if not self.job.ask.thinking:
             del entries[Section.REASONING]
         return entries
 
 
-async def prepare_chat(
-    body: Mapping[str, Any],
-    generator: TokenGenerator,
-    tokenizer: Tokenizer,
-    defaults: SamplingDefaults,
-    *,
-    model_name: str,
-) -> ChatRun:
-    """Check a decoded request body and encode its prompt. Raises ApiError; does not modify `body`."""
+async def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun:
+    """Check a decoded request body and encode its prompt; `key` is the name of its key. Raises ApiError; does not
+    modify `body`."""
     request = parse_chat(body)
-    model = model_name if request.model is None else request.model
-    check_model(model, model_name)
-    chat = chat_prompt(request, body, tokenizer.dialect)
-    # a long conversation takes seconds to encode; other requests must not wait for it
-    prompt = await asyncio.to_thread(chat.encode, tokenizer)
-    params = sampling(request, prompt, generator.context_length, chat.default_tokens, tokenizer.eos_id, defaults)
-    answer = Answer(tokenizer, thinking=chat.thinking, stops=request.stop, tools=chat.tools)
+    model = backend.model_name if request.model is None else request.model
+    job = await prepare(backend, chat_ask(request, body, backend.tokenizer.dialect, model, key))
     options = request.stream_options
-    return ChatRun(
-        generator,
-        tokenizer,
-        model,
-        chat,
-        prompt,
-        params,
-        answer,
-        streaming=bool(request.stream),
-        include_usage=bool(options and options.include_usage),
-    )
-
-
-def tool_call(name: str, arguments: str, index: int) -> dict[str, Any]:
-    """A tool call with a fresh id. Letters and digits only: some clients strip everything else."""
-    return {
-        "id": f"call{index:02d}{uuid.uuid4().hex[:24]}",
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+    return ChatRun(job, streaming=bool(request.stream), include_usage=bool(options and options.include_usage))
 
 
 def _section(delta: Delta) -> Section | None:
@@ -205,7 +176,8 @@ def _section(delta: Delta) -> Section | None:
             return None
 
 
-def _entry(tokenizer: Tokenizer, record: TokenRecord) -> dict[str, Any]:
+def logprob_entry(tokenizer: Tokenizer, record: TokenRecord) -> dict[str, Any]:
+    """The log-probabilities of one token, in OpenAI's form."""
     top = [_token(tokenizer, token, logprob) for token, logprob in record.logprobs.top]
     return {**_token(tokenizer, record.token, record.logprobs.chosen), "top_logprobs": top}
 

@@ -9,10 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -20,23 +17,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from dsv4.server.ask import ToolChoice
 from dsv4.server.errors import ApiError, from_validation, invalid, show
+from dsv4.server.fields import Effort, Fields, StreamOptions, between, bias_pairs, stop_list
 
-MAX_STOPS = 16
 MAX_TOOLS = 128
 MAX_TOP_LOGPROBS = 20
 SEED_LIMIT = 2**63
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
-
 # field -> the values that change nothing
 UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("n", (None, 1)),
-    ("tool_choice", (None, "auto", "none")),
-    ("response_format", (None, {"type": "text"})),
-    ("logit_bias", (None, {})),
-    ("presence_penalty", (None, 0)),
-    ("frequency_penalty", (None, 0)),
     ("functions", (None, [])),
     ("function_call", (None, "none")),
     ("modalities", (None, ["text"])),
@@ -44,17 +35,6 @@ UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("prediction", (None,)),
     ("web_search_options", (None,)),
 )
-
-
-def between(low: float, high: float, *, above: bool = False) -> AfterValidator:
-    """A range check whose message shows the range; `above` leaves out the lower end."""
-
-    def check(value: float | None) -> float | None:
-        if value is not None and not (low < value <= high if above else low <= value <= high):
-            raise ValueError(f"must be in {'(' if above else '['}{low}, {high}], got {value}")
-        return value
-
-    return AfterValidator(check)
 
 
 def flatten_content(value: object) -> str | None:
@@ -93,38 +73,30 @@ def object_text(value: object) -> object:
     return value
 
 
-def stop_list(value: object) -> object:
-    """One stop string or several, as a list."""
+def choice_of(value: Any) -> ToolChoice | None:
+    """A tool choice in any of its forms."""
     if value is None:
-        return []
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list):
-        if len(value) > MAX_STOPS:
-            raise ValueError(f"at most {MAX_STOPS} strings, got {len(value)}")
-        if "" in value:
-            raise ValueError("a stop string must not be empty")
-    return value
+        return None
+    if value in ("auto", "none", "required"):
+        return ToolChoice(value)
+    function = value.get("function") if isinstance(value, Mapping) and value.get("type") == "function" else None
+    if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+        return ToolChoice("required", function["name"])
+    raise ValueError(f"expected 'none', 'auto', 'required' or a function by name, got {show(value)}")
 
 
-class _Part(BaseModel):
-    """Types are not converted: the string "3" is no number. Unknown fields are ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class FunctionCall(_Part):
+class FunctionCall(Fields):
     name: str
     arguments: Annotated[str, BeforeValidator(object_text)] = "{}"
 
 
-class ToolCall(_Part):
+class ToolCall(Fields):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class ChatMessage(_Part):
+class ChatMessage(Fields):
     """One message. `reasoning` is what newer vLLM calls `reasoning_content`; both are understood."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -143,42 +115,48 @@ class ChatMessage(_Part):
             raise ValueError(f"required for role {role}, got null")
         return value
 
-    @field_validator("prefix", mode="after")
-    @classmethod
-    def _no_prefix(cls, value: bool | None) -> bool | None:
-        if value:
-            raise ValueError("prefix completion is not supported")
-        return value
 
-
-class Function(_Part):
+class Function(Fields):
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
-    @field_validator("strict", mode="after")
-    @classmethod
-    def _not_strict(cls, value: bool | None) -> bool | None:
-        if value:
-            raise ValueError("strict tools are not supported; leave it out or set it to false")
-        return value
 
-
-class Tool(_Part):
+class Tool(Fields):
     type: Literal["function"]
     function: Function
 
 
-class Thinking(_Part):
+class Thinking(Fields):
     type: Literal["enabled", "disabled", "adaptive"]
 
 
-class StreamOptions(_Part):
-    include_usage: bool | None = None
+class JsonSchema(Fields):
+    name: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
 
 
-class ChatRequest(_Part):
+class ResponseFormat(Fields):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The schema an answer must follow, None for plain text."""
+        if self.type == "json_schema" and self.json_schema is not None:
+            return self.json_schema.schema_
+        return None if self.type == "text" else {"type": "object"}
+
+
+class TemplateOptions(Fields):
+    """What users of other servers switch thinking with."""
+
+    thinking: bool | None = None
+    enable_thinking: bool | None = None
+
+
+class ChatRequest(Fields):
     """The body of a chat completion, checked. Build it with `parse_chat`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
@@ -196,7 +174,18 @@ class ChatRequest(_Part):
     thinking: Thinking | None = None
     reasoning_effort: Effort | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Annotated[ToolChoice | None, BeforeValidator(choice_of)] = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    top_k: Annotated[int | None, Field(ge=-1)] = None
+    min_p: Annotated[float | None, between(0, 1)] = None
+    presence_penalty: Annotated[float | None, between(-2, 2)] = None
+    frequency_penalty: Annotated[float | None, between(-2, 2)] = None
+    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(bias_pairs)] = ()
+    chat_template_kwargs: TemplateOptions | None = None
+    user: Any = None
+    user_id: Any = None
+    safety_identifier: Any = None
 
     @field_validator("messages", mode="after")
     @classmethod
@@ -211,8 +200,13 @@ class ChatRequest(_Part):
                     "(messages[{index}])",
                     {"index": index},
                 )
-        if messages[-1].role == "assistant":
-            raise ValueError("the last message must not be of role assistant: there is nothing to answer")
+            if message.prefix and (message.role != "assistant" or index + 1 < len(messages)):
+                raise PydanticCustomError("conversation", "prefix: only for a last message of role assistant")
+        if messages[-1].role == "assistant" and not messages[-1].prefix:
+            raise ValueError(
+                "the last message must not be of role assistant: there is nothing to answer "
+                "(with prefix: true it is continued)"
+            )
         return messages
 
     @field_validator("tools", mode="after")
@@ -247,6 +241,20 @@ def check_together(request: ChatRequest) -> None:
         raise invalid("stream_options", "only allowed with stream: true")
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "only allowed with logprobs: true")
+    format_ = request.response_format
+    if format_ is not None and format_.type == "json_schema" and format_.json_schema is None:
+        raise invalid("response_format.json_schema", "required with type json_schema")
+    check_choice(request.tool_choice, [tool.function.name for tool in request.tools or []])
+
+
+def check_choice(choice: ToolChoice | None, names: Sequence[str]) -> None:
+    """Raise a 400 for a call that is required but cannot be made."""
+    if choice is None or choice.mode != "required":
+        return
+    if not names:
+        raise invalid("tool_choice", "a call is required, but there are no tools")
+    if choice.name is not None and choice.name not in names:
+        raise invalid("tool_choice", f"no function is named {show(choice.name)}")
 
 
 def parse_chat(body: object) -> ChatRequest:

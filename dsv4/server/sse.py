@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,6 +30,11 @@ def event(value: object) -> bytes:
     return b"data: " + to_json(value) + b"\n\n"
 
 
+def named_event(name: str, fields: Mapping[str, object]) -> bytes:
+    """One event with its name, which its data repeat as `type`."""
+    return b"event: " + name.encode() + b"\n" + event({"type": name, **fields})
+
+
 async def race_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, unless the client leaves first: then `work` is cancelled and ClientGone raised.
 
@@ -49,19 +54,27 @@ async def race_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 class EventStream(Response):
     """A `text/event-stream` response over a generator of whole events.
 
-    While nothing is sent for `keep_alive` seconds of wall-clock time a comment goes out, also during a long
-    prefill. The generator is closed in every case: at its end, on an error, when the client disconnects.
+    While nothing is sent for `seconds` of wall-clock time the bytes of `keep_alive()` go out, also during a long
+    prefill. The generator is closed in every case: at its end, on an error, when the client disconnects; then
+    `closing` is called, also if the generator never ran.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], *, keep_alive: float = KEEP_ALIVE_SECONDS) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        keep_alive: Callable[[], bytes] = lambda: KEEP_ALIVE,
+        seconds: float = KEEP_ALIVE_SECONDS,
+        closing: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
         # a proxy that buffers would hold back the stream until its end
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._events, self._keep_alive = events, keep_alive
+        self._events, self._keep_alive, self._seconds, self._closing = events, keep_alive, seconds, closing
 
     def init_headers(self, headers: Any = None) -> None:
         """As the base class, but without a content length."""
@@ -75,18 +88,75 @@ class EventStream(Response):
             "status": self.status_code,
             "headers": self.raw_headers,
         }
-        await send(start)
-        ticking = asyncio.ensure_future(wire.tick(self._keep_alive))
+        try:
+            await send(start)
+        except BaseException:
+            await self._close()
+            raise
+        ticking = asyncio.ensure_future(wire.tick(self._seconds, self._keep_alive))
         try:
             await race_disconnect(receive, self._pump(wire))
         finally:
             await _cancel(ticking)
-            await self._events.aclose()
+            await self._close()
+
+    async def _close(self) -> None:
+        await self._events.aclose()
+        if self._closing is not None:
+            await self._closing()
 
     async def _pump(self, wire: "_Wire") -> None:
         async for chunk in self._events:
             await wire.write(chunk)
         await wire.write(b"", more=False)
+
+
+class PatientResponse(Response):
+    """A JSON answer that takes its time: a line break goes out after every `seconds` of waiting.
+
+    Until the first one, errors of `work` are raised, and so can still have a status of their own; later ones become
+    the body, by `failed`. `work` is cancelled when the client disconnects, and ClientGone raised.
+    """
+
+    media_type = "application/json"
+
+    def __init__(
+        self, work: Coroutine[Any, Any, object], failed: Callable[[Exception], object], seconds: float
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self.init_headers()
+        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
+        self._work, self._failed, self._seconds = work, failed, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        running = asyncio.ensure_future(self._work)
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        head: Message = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        started = False
+        try:
+            while True:
+                await asyncio.wait({running, leaving}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    break
+                if leaving.done():
+                    raise ClientGone
+                if not started:
+                    await send(head)
+                started = True
+                await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            error = running.exception()
+            if isinstance(error, Exception) and started:
+                body = to_json(self._failed(error))
+            else:
+                body = to_json(running.result())
+            if not started:
+                size = str(len(body)).encode()
+                await send({**head, "headers": [*self.raw_headers, (b"content-length", size)]})
+            await send({"type": "http.response.body", "body": body})
+        finally:
+            await _cancel(running, leaving)
 
 
 class _Wire:
@@ -100,12 +170,12 @@ class _Wire:
         self._last = time.monotonic()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
-    async def tick(self, seconds: float) -> None:
-        """Write a comment whenever nothing was written for `seconds`."""
+    async def tick(self, seconds: float, keep_alive: Callable[[], bytes]) -> None:
+        """Write something whenever nothing was written for `seconds`."""
         while True:
             quiet = time.monotonic() - self._last
             if quiet >= seconds:
-                await self.write(KEEP_ALIVE)
+                await self.write(keep_alive())
                 quiet = 0.0
             await asyncio.sleep(seconds - quiet)
 

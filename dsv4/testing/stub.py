@@ -33,19 +33,26 @@ class StubGenerator:
 
     A token of `params.stop_ids` ends the answer (stop), `params.max_tokens` and the context cut it (length),
     and so does a script that ends without a stop token (stop, with no token). `delay` are seconds before each
-    event. With `error` the script is followed by a failure of that name.
+    event. With `error` the script is followed by a failure of that name. `reused`: prompt tokens it claims to have had.
 
     >>> StubGenerator([5, 6, 1]).calls
     []
     """
 
     def __init__(
-        self, script: Script, context_length: int = 4096, delay: float = 0.0, *, error: str | None = None
+        self,
+        script: Script,
+        context_length: int = 4096,
+        delay: float = 0.0,
+        *,
+        error: str | None = None,
+        reused: int = 0,
     ) -> None:
         self._script = script
         self._context_length = context_length
         self._delay = delay
         self._error = error
+        self._reused = reused
         self.calls: list[StubCall] = []
 
     @property
@@ -82,7 +89,8 @@ class StubGenerator:
                 finish = FinishReason.STOP
             elif len(events) + 1 == limit:
                 finish = FinishReason.LENGTH
-            events.append(TokenEvent(token, finish, _logprobs(token, params)))
+            reused = None if events else self._reused
+            events.append(TokenEvent(token, finish, _logprobs(token, params), reused=reused))
             if finish is not None:
                 return events
         if self._error is not None:

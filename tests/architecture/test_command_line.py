@@ -8,11 +8,12 @@ from importlib import import_module
 
 from dsv4.cli.__main__ import VERBS
 from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
 
 FLAGS = {
     "chat": "folder thinking system max_tokens temperature top_p seed mode",
-    "serve": "folder host port engine",
+    "serve": "folder host port server engine",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
@@ -24,10 +25,12 @@ FLAGS = {
 ENGINE_FLAGS = (
     "mode context memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk speculate"
 )
+SERVER_FLAGS = "keys insecure any_model free_sampling requests drain"
 
 
-def test_engine_flags() -> None:
+def test_shared_flags() -> None:
     assert " ".join(inspect.signature(EngineFlags).parameters) == ENGINE_FLAGS
+    assert " ".join(inspect.signature(ServerFlags).parameters) == SERVER_FLAGS
 
 
 def test_verbs_and_flags() -> None:

@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import anthropic
 import httpx
+import httpx2
 import openai
 import pytest
 import uvicorn
 
 from dsv4.encoding import Tokenizer, train_bpe
-from dsv4.server import create_app
+from dsv4.server import Settings, create_app
 from dsv4.testing.stub import Script, StubGenerator
 
 MODEL = "tiny"
@@ -34,9 +36,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 class Server:
     """The application over a stub that answers with fixed text; one fresh event loop per request."""
 
-    def __init__(self, tokenizer: Tokenizer, generator: StubGenerator) -> None:
+    def __init__(self, tokenizer: Tokenizer, generator: StubGenerator, **settings: Any) -> None:
         self.tokenizer, self.generator = tokenizer, generator
-        self.app = create_app(generator, tokenizer, model_name=MODEL)
+        self.app = create_app(generator, tokenizer, model_name=MODEL, settings=Settings(**settings))
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -79,6 +81,22 @@ class Server:
 
         return asyncio.run(run())
 
+    def claude(self, use: Callable[[anthropic.AsyncAnthropic], Any]) -> Any:
+        """Run `await use(client)` with Anthropic's SDK over the application."""
+
+        async def run() -> Any:
+            # their SDK takes only the newer httpx
+            transport = httpx2.ASGITransport(self.app)
+            async with (
+                httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http,
+                anthropic.AsyncAnthropic(
+                    base_url="http://localhost", api_key="any", http_client=http, max_retries=0
+                ) as client,
+            ):
+                return await use(client)
+
+        return asyncio.run(run())
+
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(self.app)
@@ -90,11 +108,13 @@ class Server:
 def serve(tokenizer: Tokenizer) -> Converse:
     """`serve(text)`: a server whose model writes `text` (control tokens included) and then the end token."""
 
-    def build(script: str | Script = "", *, ended: bool = True, **options: Any) -> Server:
+    def build(
+        script: str | Script = "", *, ended: bool = True, settings: dict[str, Any] | None = None, **options: Any
+    ) -> Server:
         if isinstance(script, str):
             end = [tokenizer.eos_id] if ended else []
             script = [*tokenizer.encode_text(script, trusted=True), *end]
-        return Server(tokenizer, StubGenerator(script, **options))
+        return Server(tokenizer, StubGenerator(script, **options), **(settings or {}))
 
     return build
 

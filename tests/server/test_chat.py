@@ -122,7 +122,8 @@ def test_limit_is_cut_to_the_context(serve: Converse) -> None:
 
 def test_sampling_fields_arrive(serve: Converse, tokenizer: Tokenizer) -> None:
     server = serve(THOUGHT)
-    server.answer(temperature=0, top_p=0.5, seed=7, user="u", metadata={"a": "b"}, store=True, unknown=[1])
+    off = {"thinking": {"type": "disabled"}}
+    server.answer(temperature=0, top_p=0.5, seed=7, user="u", metadata={"a": "b"}, store=True, unknown=[1], **off)
     params = server.generator.calls[0].params
     assert (params.temperature, params.top_p, params.seed) == (0, 0.5, 7)
     assert params.stop_ids == (tokenizer.eos_id,)

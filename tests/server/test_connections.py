@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from dsv4.server.models import ALIASES
 from dsv4.server.sse import KEEP_ALIVE, EventStream
 from tests.server.conftest import MODEL, Converse, Server, listening
 
@@ -29,18 +30,19 @@ def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> bool:
 def test_models(serve: Converse) -> None:
     server = serve(context_length=1234)
     for path in ("/models", "/v1/models"):
-        (entry,) = server.request("GET", path).json()["data"]
+        entry, *aliases = server.request("GET", path).json()["data"]
         assert entry["id"] == MODEL
         assert entry["context_window"] == 1234
         assert entry["effort"]["supported_levels"] == ["none", "high", "max"]
     assert server.request("GET", f"/v1/models/{MODEL}").json() == entry
     assert server.request("GET", "/models/deepseek-v4-flash").json()["id"] == "deepseek-v4-flash"
+    assert {alias["id"] for alias in aliases} == set(ALIASES)
     assert server.request("GET", "/models/nope").json()["error"]["code"] == "model_not_found"
 
     async def use(client: openai.AsyncOpenAI) -> list[str]:
         return [model.id async for model in client.models.list()]
 
-    assert server.sdk(use) == [MODEL]
+    assert server.sdk(use) == [MODEL, *ALIASES]
 
 
 def test_health(serve: Converse) -> None:
@@ -80,6 +82,8 @@ def test_disconnect_cancels(serve: Converse, stream: bool) -> None:
         # the server goes on
         assert client.get(f"{url}/health").status_code == 200
     assert server.generator.calls[0].emitted < 1000
+    backend = server.app.state.backend
+    assert (backend.running, backend.metrics.finished) == (0, {"abort": 1})
 
 
 def test_disconnect_during_silence_cancels(serve: Converse) -> None:
@@ -126,7 +130,7 @@ def test_keep_alive_comments_while_silent() -> None:
         async def send(message: dict[str, bytes]) -> None:
             sent.append(message.get("body", b""))
 
-        await EventStream(silent(), keep_alive=0.04)({"type": "http"}, receive, send)
+        await EventStream(silent(), seconds=0.04)({"type": "http"}, receive, send)
 
     asyncio.run(run())
     assert sent[-2:] == [b"data: 1\n\n", b""]

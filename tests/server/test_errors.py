@@ -44,9 +44,9 @@ def check(response: httpx.Response, status: int, param: str | None, pattern: str
             "JSON object, got '3'",
         ),
         (
-            {"messages": [{"role": "assistant", "content": "x", "prefix": True}]},
-            "messages[0].prefix",
-            "not supported",
+            {"messages": [{"role": "assistant", "content": "x", "prefix": True}, USER]},
+            "messages",
+            "prefix: only for a last message",
         ),
         ({"temperature": 3}, "temperature", r"\[0, 2\], got 3"),
         ({"temperature": "hot"}, "temperature", "valid number, got 'hot'"),
@@ -71,17 +71,26 @@ def check(response: httpx.Response, status: int, param: str | None, pattern: str
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "'a b'"),
         ({"tools": [TOOL, TOOL]}, "tools", "unique, got 'f' twice"),
         ({"tools": [TOOL] * 129}, "tools", "at most 128 tools"),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
-            "tools[0].function.strict",
-            "not supported",
-        ),
         ({"n": 2}, "n", "2 is not supported; leave it out or send null or 1"),
-        ({"tool_choice": "required"}, "tool_choice", "'required' is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
-        ({"frequency_penalty": 1}, "frequency_penalty", "not supported"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
+        ({"tool_choice": "sometimes"}, "tool_choice", "'required' or a function by name, got 'sometimes'"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+            "no function is named 'g'",
+        ),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "got 'xml'"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "odd"}}}},
+            "response_format",
+            "odd",
+        ),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "token ids and numbers, got 'x'"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", r"\[-100, 100\], got 101"),
+        ({"presence_penalty": 3}, "presence_penalty", r"\[-2, 2\], got 3"),
+        ({"min_p": 2}, "min_p", r"\[0, 1\], got 2"),
+        ({"top_k": -2}, "top_k", "greater than or equal to -1"),
         ({"modalities": ["text", "audio"]}, "modalities", "not supported"),
     ],
 )
@@ -151,8 +160,10 @@ def test_sdk_raises_its_own_errors(serve: Converse) -> None:
 
 
 def test_engine_error_is_500(serve: Converse) -> None:
-    error = check(serve("x", ended=False, error="out of memory").post(), 500, None, "out of memory")
+    server = serve("x", ended=False, error="out of memory")
+    error = check(server.post(), 500, None, "out of memory")
     assert error["type"] == "server_error"
+    assert server.app.state.backend.metrics.finished == {"error": 1}
 
 
 def test_engine_error_ends_a_stream_as_event(serve: Converse) -> None:

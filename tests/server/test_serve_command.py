@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from dsv4.cli.serve import open_listener, ready_text
+from dsv4.cli.server_flags import KEYS_VARIABLE, ServerFlags, read_keys
 from dsv4.encoding import Tokenizer
 
 # replaces dsv4.cli.local, so that no model and no torch is loaded
@@ -23,16 +24,24 @@ from dsv4.generation import SamplingDefaults
 from dsv4.testing.stub import StubGenerator
 
 class Service(StubGenerator):
+    def counters(self):
+        return {"running": 1, "pages": 4, "pages_free": 3}
+
     def close(self):
         print("closed", file=sys.stderr)
 
-def load(folder, mode):
+def load(folder, **options):
     tokenizer = Tokenizer.load(folder)
     script = [*tokenizer.encode_text("why</think>because", trusted=True), tokenizer.eos_id]
     service = Service(script, delay=float(sys.argv[2]))
-    return types.SimpleNamespace(tokenizer=tokenizer, service=service, name="stub", defaults=SamplingDefaults())
+    return types.SimpleNamespace(
+        tokenizer=tokenizer, service=service, name="stub", defaults=SamplingDefaults(), memory_text=lambda: "memory"
+    )
 
 sys.modules["dsv4.cli.local"] = types.SimpleNamespace(load=load)
+# the flags ask the engine for the memory there is; no torch here
+sys.modules["dsv4.cache.prefix"] = types.SimpleNamespace(ReusePolicy=lambda *fields: fields)
+sys.modules["dsv4.engine.memory"] = types.SimpleNamespace(parse_memory=lambda text: text)
 from dsv4.cli.serve import serve
 serve(Path(sys.argv[1]), port=0)
 """
@@ -53,6 +62,7 @@ def serving(folder: Path, delay: float = 0.0) -> Iterator[tuple[subprocess.Popen
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     assert process.stderr is not None
     try:
+        assert process.stderr.readline() == "memory\n"
         ready = process.stderr.readline()
         assert ready.startswith("ready in "), ready + process.stderr.read()
         yield process, ready.split(" - ")[1]
@@ -90,7 +100,8 @@ def test_a_running_answer_is_finished_before_the_stop(folder: Path) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "::", "example.com"])
 def test_only_this_machine_may_connect(host: str) -> None:
     with pytest.raises(ValueError, match="host must be an address of this machine"):
-        open_listener(host, 0)
+        ServerFlags().settings(host)
+    assert not ServerFlags(insecure=True).settings(host).local_only
 
 
 def test_busy_port_is_named() -> None:
@@ -98,6 +109,28 @@ def test_busy_port_is_named() -> None:
         port = first.getsockname()[1]
         with pytest.raises(OSError, match=f"port {port} on 127.0.0.1 is in use"):
             open_listener("127.0.0.1", port)
+
+
+def test_keys_of_file_and_environment(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# who\nann secret-of-ann\n\nlonely-key-1\n")
+    keys = read_keys(file, "bob secret-of-bob,another-key")
+    texts = ("secret-of-ann", "lonely-key-1", "secret-of-bob", "another-key", "wrong")
+    assert [keys.name_of(text) for text in texts] == ["ann", "key4", "bob", "key2", None]
+    assert not read_keys(None, "")
+    with pytest.raises(ValueError, match="line 1: expected a name and a key") as caught:
+        read_keys(None, "short")
+    assert "short" not in str(caught.value)
+    file.write_text("# nobody\n")
+    with pytest.raises(ValueError, match="holds no key"):
+        read_keys(file, "")
+
+
+def test_with_keys_others_may_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEYS_VARIABLE, "ann secret-of-ann")
+    settings = ServerFlags(any_model=True, requests=3).settings("0.0.0.0")
+    assert settings.keys.name_of("secret-of-ann") == "ann"
+    assert (settings.local_only, settings.any_model, settings.max_requests) == (False, True, 3)
 
 
 def test_ready_text_can_be_copied() -> None:

@@ -1,0 +1,178 @@
+"""Anthropic's messages: one job, answered whole or as a stream of blocks."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
+from dsv4.server.anthropic_ask import messages_ask
+from dsv4.server.anthropic_request import parse_messages
+from dsv4.server.backend import Backend
+from dsv4.server.errors import ApiError
+from dsv4.server.job import Job, prepare
+from dsv4.server.models import check_model
+from dsv4.server.prompt import encode
+from dsv4.server.sse import named_event
+
+CALL_PREFIX = "toolu"
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+BlockKind = Literal["thinking", "text", "tool_use"]
+
+
+@dataclass(slots=True)
+class MessagesRun:
+    """One message, ready to run once: `complete` or `stream`.
+
+    The signature of its reasoning is a name without content; clients drop reasoning that has none.
+    """
+
+    job: Job
+    streaming: bool
+    signature: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _block: int = -1
+    _open: BlockKind | None = None
+    _started: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"msg_{self.job.id.replace('-', '')}"
+
+    async def complete(self) -> dict[str, Any]:
+        """The whole answer as a `message`. Raises ApiError."""
+        await self.job.collect()
+        parsed = self.job.answer.parsed
+        content: list[dict[str, Any]] = []
+        if parsed.reasoning_content:
+            content.append({"type": "thinking", "thinking": parsed.reasoning_content, "signature": self.signature})
+        if parsed.content:
+            content.append({"type": "text", "text": parsed.content})
+        for index, call in enumerate(parsed.tool_calls):
+            if call.complete:
+                content.append(self._tool_use(index, call.name, _input(call.arguments)))
+        return {**self._head(), "content": content, **self._stop(), "usage": self._usage()}
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The answer as named events. Raises ApiError, perhaps after some events."""
+        yield self._start()
+        async with aclosing(self.job.pieces()) as pieces:
+            async for piece in pieces:
+                for delta in piece.deltas:
+                    if chunk := self._delta(delta):
+                        yield chunk
+        yield self._close()
+        yield named_event("message_delta", {"delta": self._stop(), "usage": self._usage()})
+        yield named_event("message_stop", {})
+
+    def keep_alive(self) -> bytes:
+        """A ping and an empty delta: Claude Code gives up after ten minutes of pings alone."""
+        ping = named_event("ping", {})
+        if not self._started:
+            return ping
+        opened = b""
+        if self._open is None:
+            opened = self._turn_to("thinking" if self.job.ask.opens_thinking else "text")
+        match self._open:
+            case "thinking":
+                return opened + self._block_delta({"type": "thinking_delta", "thinking": ""}) + ping
+            case "text":
+                return opened + self._block_delta({"type": "text_delta", "text": ""}) + ping
+            case _:
+                return opened + self._block_delta({"type": "input_json_delta", "partial_json": ""}) + ping
+
+    def failed(self, error: ApiError) -> bytes:
+        """The last event of a stream that fails."""
+        return named_event("error", error.anthropic_body())
+
+    def _delta(self, delta: Delta) -> bytes:
+        match delta:
+            case ReasoningDelta(text):
+                return self._turn_to("thinking") + self._block_delta({"type": "thinking_delta", "thinking": text})
+            case ContentDelta(text):
+                return self._turn_to("text") + self._block_delta({"type": "text_delta", "text": text})
+            case ToolCallStart(index, name):
+                return self._close() + self._begin("tool_use", self._tool_use(index, name, {}))
+            case ToolCallArguments(_, text):
+                return self._block_delta({"type": "input_json_delta", "partial_json": text})
+            case ToolCallEnd():
+                return self._close()
+
+    def _turn_to(self, kind: Literal["thinking", "text"]) -> bytes:
+        if self._open == kind:
+            return b""
+        empty = {"thinking": "", "signature": ""} if kind == "thinking" else {"text": ""}
+        return self._close() + self._begin(kind, {"type": kind, **empty})
+
+    def _begin(self, kind: BlockKind, block: Mapping[str, Any]) -> bytes:
+        self._block += 1
+        self._open = kind
+        return named_event("content_block_start", {"index": self._block, "content_block": block})
+
+    def _close(self) -> bytes:
+        kind, self._open = self._open, None
+        if kind is None:
+            return b""
+        stop = named_event("content_block_stop", {"index": self._block})
+        if kind == "thinking":
+            return self._block_delta({"type": "signature_delta", "signature": self.signature}) + stop
+        return stop
+
+    def _block_delta(self, delta: Mapping[str, Any]) -> bytes:
+        return named_event("content_block_delta", {"index": self._block, "delta": delta})
+
+    def _start(self) -> bytes:
+        self._started = True
+        head = {**self._head(), "content": [], "stop_reason": None, "stop_sequence": None, "usage": self._usage()}
+        return named_event("message_start", {"message": head})
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": self.id, "type": "message", "role": "assistant", "model": self.job.ask.model}
+
+    def _tool_use(self, index: int, name: str, value: object) -> dict[str, Any]:
+        return {"type": "tool_use", "id": self.job.call_id(index, CALL_PREFIX), "name": name, "input": value}
+
+    def _stop(self) -> dict[str, Any]:
+        found = self.job.answer.stop_string
+        if found is not None:
+            return {"stop_reason": "stop_sequence", "stop_sequence": found}
+        return {"stop_reason": STOP_REASONS.get(self.job.answer.finish_reason, "end_turn"), "stop_sequence": None}
+
+    def _usage(self) -> dict[str, int]:
+        """Token counts so far; those from the cache are counted apart."""
+        return {
+            "input_tokens": len(self.job.prompt) - self.job.reused,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": self.job.reused,
+            "output_tokens": self.job.answer.completion_tokens,
+        }
+
+
+async def prepare_messages(body: Any, backend: Backend, key: str) -> MessagesRun:
+    """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
+    request = parse_messages(body)
+    model = backend.model_name if request.model is None else request.model
+    job = await prepare(backend, messages_ask(request, backend.tokenizer.dialect, model, key))
+    # ids are made when the first call is seen
+    return MessagesRun(job, streaming=bool(request.stream))
+
+
+async def count_tokens(body: Any, backend: Backend, key: str) -> dict[str, int]:
+    """How long the prompt of a message request is. Raises ApiError."""
+    request = parse_messages(body)
+    ask = messages_ask(request, backend.tokenizer.dialect, request.model or backend.model_name, key)
+    check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
+    prompt = await asyncio.to_thread(encode, ask, backend.tokenizer, backend.replays)
+    return {"input_tokens": len(prompt)}
+
+
+def _input(arguments: str) -> Any:
+    """Arguments as an object; a model may write some that are no JSON."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {"arguments": arguments}

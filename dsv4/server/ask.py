@@ -1,0 +1,107 @@
+"""A request in the words of the encoding, whatever dialect it came in, and what may be read out of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dsv4.encoding import Dialect
+from dsv4.server.models import NOT_THINKING
+
+# what official clients may rely on when they set no limit (September documentation)
+DEFAULT_TOKENS = 8_192
+DEFAULT_TOKENS_THINKING = 65_536
+DEFAULT_TOKENS_MAX_EFFORT = 131_072
+
+EFFORTS = {
+    "minimal": "low",
+    "low": "low",
+    "medium": "high",
+    "high": "high",
+    "xhigh": "high",
+    "max": "max",
+    "ultra": "max",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether functions may be called. name: the one that must be, with mode `required`."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What one request wants.
+
+    messages: as the encoding takes them (system, user, assistant, tool), without tools.
+    functions: OpenAI function objects, keys in the order sent. strict: their schemas must hold.
+    effort: a name of the dialect, None without thinking.
+    limit: the longest answer in tokens; None = the default of the mode.
+    sampling: fields of SamplingParams the client has set.
+    schema: JSON schema the answer must follow. continued: the last message is the beginning of the answer.
+    owner: who asks; owners share no cached prefixes.
+    raw: the prompt's ids, for requests that are no conversation; then there are no messages.
+    """
+
+    model: str
+    messages: list[dict[str, Any]]
+    functions: Sequence[dict[str, Any]] = ()
+    choice: ToolChoice = ToolChoice()
+    parallel: bool = True
+    strict: bool = False
+    thinking: bool = True
+    effort: str | None = None
+    limit: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    stop: Sequence[str] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    schema: Mapping[str, Any] | None = None
+    show_schema: bool = True
+    continued: bool = False
+    owner: str = ""
+    raw: tuple[int, ...] | None = None
+
+    @property
+    def tools(self) -> bool:
+        """Whether the model may call functions."""
+        return bool(self.functions) and self.choice.mode != "none"
+
+    @property
+    def thinking_mode(self) -> Literal["chat", "thinking"]:
+        """The mode as the encoding names it."""
+        return "thinking" if self.thinking else "chat"
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the answer begins inside the reasoning."""
+        return self.thinking and not (self.continued and self.messages[-1]["content"])
+
+    @property
+    def default_tokens(self) -> int:
+        """The longest answer if the client sets no limit."""
+        if not self.thinking:
+            return DEFAULT_TOKENS
+        return DEFAULT_TOKENS_MAX_EFFORT if self.effort == "max" else DEFAULT_TOKENS_THINKING
+
+
+def thinks(model: str | None, effort: str | None, kind: str | None) -> bool:
+    """On unless something says off: `thinking.type`, an effort of none, or the alias without thinking."""
+    if effort == "none":
+        return False
+    if kind is not None:
+        return kind != "disabled"
+    return model != NOT_THINKING
+
+
+def effort_name(requested: str | None, dialect: Dialect) -> str:
+    """The effort as the dialect names it; a release without a low effort answers with high."""
+    name = EFFORTS[requested or "high"]
+    return name if name in dict(dialect.efforts) else "high"
+
+
+def supported_efforts(dialect: Dialect) -> tuple[str, ...]:
+    """What a client may choose from."""
+    return ("none", *(name for name, _ in dialect.efforts))

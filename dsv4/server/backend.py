@@ -1,0 +1,53 @@
+"""What all requests of one server share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from dsv4.encoding import Tokenizer
+from dsv4.encoding.grammar import Grammars
+from dsv4.generation import SamplingDefaults, TokenGenerator
+from dsv4.server.keys import Keys
+from dsv4.server.metrics import Metrics
+from dsv4.server.replay import Replays
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the server behaves.
+
+    keys: who may ask; none = anyone who reaches the server.
+    local_only: answer only requests addressed to this machine and sent by no other site's page.
+    any_model: answer to every model name.
+    free_sampling: temperature and the like count while thinking too; the official service fixes them there.
+    max_requests: answers at once; more are refused as busy.
+    keep_alive: seconds of silence after which something is sent.
+    body_seconds: how long a client may pause while it sends its body.
+    """
+
+    keys: Keys = Keys()  # noqa: RUF009 (frozen)
+    local_only: bool = True
+    any_model: bool = False
+    free_sampling: bool = False
+    max_requests: int = 1024
+    keep_alive: float = 10.0
+    body_seconds: float = 60.0
+
+
+@dataclass(slots=True)
+class Backend:
+    """One model and everything that outlives a request. counters: numbers of the engine for the metrics page."""
+
+    generator: TokenGenerator
+    tokenizer: Tokenizer
+    model_name: str
+    defaults: SamplingDefaults
+    settings: Settings
+    counters: Callable[[], Mapping[str, float]] | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    replays: Replays = field(default_factory=Replays)
+    grammars: Grammars = field(init=False)
+    running: int = 0
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.grammars = Grammars(self.tokenizer)

@@ -1,0 +1,221 @@
+"""The borders of the application: who may ask, what is logged, and every failure as an error a client understands."""
+
+import re
+import time
+import traceback
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dsv4.observe import log
+from dsv4.server.backend import Backend
+from dsv4.server.errors import ApiError, from_problem
+from dsv4.server.job import Job
+from dsv4.server.models import DEPRECATED, RETIRED
+from dsv4.server.safety import headers_of, refusal
+from dsv4.server.sse import ClientGone, EventStream, PatientResponse, race_disconnect, to_json
+
+CLIENT_CLOSED = 499
+# answered without a key: they tell nothing about anybody's requests
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/v1/health", "/v1/ready", "/v1/version"})
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+class Run(Protocol):
+    """An answer in one dialect."""
+
+    job: Job
+    streaming: bool
+
+    async def complete(self) -> dict[str, Any]: ...
+    def stream(self) -> AsyncGenerator[bytes, None]: ...
+    def keep_alive(self) -> bytes: ...
+    def failed(self, error: ApiError) -> bytes: ...
+
+
+async def respond(request: Request, run: Run) -> Response:
+    """The response of a run, whole or streamed. Raises ApiError if the engine refuses it at once."""
+    job = run.job
+    request.state.job = job
+    seconds = job.backend.settings.keep_alive
+    model = job.ask.model
+    headers = {"deprecation": RETIRED} if model in DEPRECATED else {}
+    if headers:
+        log("deprecated_model", model=model, id=job.id)
+    if run.streaming:
+        await race_disconnect(request.receive, job.begin())
+        response: Response = EventStream(guarded(run), keep_alive=run.keep_alive, seconds=seconds, closing=job.close)
+    else:
+        response = PatientResponse(
+            run.complete(), lambda error: error_body(_as_api_error(error), request.scope), seconds
+        )
+    response.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
+    return response
+
+
+async def guarded(run: Run) -> AsyncGenerator[bytes, None]:
+    """The stream of `run`, in which a failure becomes a last event: the status line is long sent."""
+    chunks = run.stream()
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except ApiError as error:
+        log("stream_failed", id=run.job.id, error=error.message)
+        yield run.failed(error)
+    except Exception as error:
+        yield run.failed(_internal(error))
+    finally:
+        await chunks.aclose()
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """A JSON response with raw bytes."""
+    return Response(to_json(value), status, media_type="application/json")
+
+
+def error_body(error: ApiError, scope: Scope) -> dict[str, Any]:
+    """The error in the form of the route's dialect."""
+    if speaks_anthropic(scope):
+        return error.anthropic_body(scope.get("state", {}).get("request_id"))
+    return error.body()
+
+
+def error_response(error: ApiError, scope: Scope) -> Response:
+    """The response of an error, with its headers."""
+    status = 529 if error.status == 503 and speaks_anthropic(scope) else error.status
+    response = json_response(error_body(error, scope), status)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a route belongs to Anthropic's interface."""
+    path = scope["path"]
+    return "/messages" in path or path.startswith("/anthropic")
+
+
+class Border:
+    """Outermost: request ids, who may ask, one log line per request, and a JSON error for whatever nobody else caught.
+
+    HEAD and OPTIONS are answered here, for every path: clients probe with them.
+    """
+
+    def __init__(self, app: ASGIApp, backend: Backend) -> None:
+        self._app, self._backend = app, backend
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status: int | None = None
+        given = headers_of(scope).get(b"x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
+            await send(message)
+
+        outcome: dict[str, Any] = {}
+        try:
+            await self._answer(scope, receive, watched)
+        except (ClientGone, ClientDisconnect):
+            outcome["disconnected"] = True
+            status = status or CLIENT_CLOSED
+        except Exception as error:
+            response = _internal(error)
+            if status is None:
+                await error_response(response, scope)(scope, receive, watched)
+        finally:
+            self._backend.metrics.responses[str(status)] += 1
+            _log_request(scope, request_id, status, began, outcome)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        settings = self._backend.settings
+        refused = refusal(scope) if settings.local_only else None
+        if refused is not None:
+            await error_response(refused, scope)(scope, receive, send)
+            return
+        if scope["method"] in ("HEAD", "OPTIONS"):
+            response = Response(status_code=200, headers={"allow": "GET, POST, HEAD, OPTIONS"})
+            await response(scope, receive, send)
+            return
+        headers = headers_of(scope)
+        if scope["path"] not in OPEN_PATHS:
+            try:
+                key = settings.keys.check(headers.get(b"authorization"), headers.get(b"x-api-key"))
+            except ApiError as error:
+                await error_response(error, scope)(scope, receive, send)
+                return
+            scope["state"]["key"] = key
+        await self._app(scope, receive, send)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Errors of routes and of the framework in the form of the route's dialect."""
+
+    async def api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error_response(error, request.scope)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.url.path
+        match error.status_code:
+            case 404:
+                text, code = f"no such route: {request.method} {path}", "not_found"
+            case 405:
+                text, code = f"{path} does not allow {request.method}", "method_not_allowed"
+            case _:
+                text, code = str(error.detail), "invalid_request_error"
+        return await api_error(request, ApiError(error.status_code, text, code=code, headers=error.headers))
+
+    async def validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        problem = dict(error.errors()[0])
+        problem["loc"] = problem["loc"][1:]  # without "body", "query" or "path"
+        return await api_error(request, from_problem(problem))
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+
+
+def _log_request(scope: Scope, request_id: str, status: int | None, began: float, outcome: dict[str, Any]) -> None:
+    state = scope["state"]
+    job = state.get("job")
+    report = job.report() if isinstance(job, Job) else {}
+    if state.get("key"):
+        report["key"] = state["key"]
+    log(
+        "request",
+        request_id=request_id,
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        seconds=round(time.perf_counter() - began, 4),
+        **report,
+        **outcome,
+    )
+
+
+def _as_api_error(error: Exception) -> ApiError:
+    return error if isinstance(error, ApiError) else _internal(error)
+
+
+def _internal(error: Exception) -> ApiError:
+    log("internal_error", error=repr(error), traceback=traceback.format_exc())
+    return ApiError(500, f"internal error: {type(error).__name__}", code="internal_error")

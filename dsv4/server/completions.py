@@ -1,0 +1,172 @@
+"""Text completions: a prompt goes on without any chat format, or a gap between prompt and suffix is filled."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from dsv4.answer import Section, TokenRecord
+from dsv4.encoding import ContentDelta, Tokenizer
+from dsv4.server.ask import Ask
+from dsv4.server.backend import Backend
+from dsv4.server.errors import ApiError, from_validation, invalid, show
+from dsv4.server.fields import Fields, StreamOptions, between, bias_pairs, sampling_fields, stop_list
+from dsv4.server.job import Job, prepare
+from dsv4.server.openai import FINGERPRINT, usage_of
+from dsv4.server.safety import owner_name
+from dsv4.server.sse import DONE, KEEP_ALIVE, event
+
+DEFAULT_TOKENS = 4096
+FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
+
+
+class CompletionRequest(Fields):
+    """The body of a text completion, checked."""
+
+    prompt: Any
+    model: str | None = None
+    suffix: str | None = None
+    echo: bool | None = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: Annotated[int | None, between(0, 20)] = None
+    stop: Annotated[list[str], BeforeValidator(stop_list)] = Field(default_factory=list)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float | None, between(0, 2)] = None
+    top_p: Annotated[float | None, between(0, 1, above=True)] = None
+    top_k: Annotated[int | None, Field(ge=-1)] = None
+    min_p: Annotated[float | None, between(0, 1)] = None
+    presence_penalty: Annotated[float | None, between(-2, 2)] = None
+    frequency_penalty: Annotated[float | None, between(-2, 2)] = None
+    seed: int | None = None
+    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(bias_pairs)] = ()
+    n: Annotated[int | None, between(1, 1)] = None
+    best_of: Annotated[int | None, between(1, 1)] = None
+    user: Any = None
+    user_id: Any = None
+
+
+@dataclass(slots=True)
+class CompletionRun:
+    """One text completion, ready to run once: `complete` or `stream`. echo: what stands before the text."""
+
+    job: Job
+    streaming: bool
+    include_usage: bool
+    echo: str
+
+    async def complete(self) -> dict[str, Any]:
+        """The whole answer as a `text_completion`. Raises ApiError."""
+        records = await self.job.collect()
+        text = self.echo + self.job.answer.parsed.content
+        choice = self._choice(text, records, self.job.answer.finish_reason)
+        return {**self._head(), "choices": [choice], "usage": usage_of(self.job)}
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The answer as events, closed by `[DONE]`; usage comes on the last. Raises ApiError."""
+        usage = {"usage": None} if self.include_usage else {}
+        if self.echo:
+            yield event({**self._head(), "choices": [self._choice(self.echo, [], None)], **usage})
+        async with aclosing(self.job.pieces()) as pieces:
+            async for piece in pieces:
+                text = "".join(delta.text for delta in piece.deltas if isinstance(delta, ContentDelta))
+                if text:
+                    yield event({**self._head(), "choices": [self._choice(text, piece.logprobs, None)], **usage})
+        last = self._choice("", [], self.job.answer.finish_reason)
+        yield event({**self._head(), "choices": [last], "usage": usage_of(self.job)})
+        yield DONE
+
+    def keep_alive(self) -> bytes:
+        """What goes out while nothing else does."""
+        return KEEP_ALIVE
+
+    def failed(self, error: ApiError) -> bytes:
+        """The last event of a stream that fails."""
+        return event(error.body())
+
+    def _head(self) -> dict[str, Any]:
+        job = self.job
+        return {
+            "id": job.id,
+            "object": "text_completion",
+            "created": job.created,
+            "model": job.ask.model,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def _choice(self, text: str, records: Sequence[TokenRecord], finish: str | None) -> dict[str, Any]:
+        logprobs = _logprobs(self.job.backend.tokenizer, records) if self.job.params.logprobs else None
+        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+async def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
+    """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
+    if not isinstance(body, Mapping):
+        raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
+    try:
+        request = CompletionRequest.model_validate(body)
+    except ValidationError as error:
+        raise from_validation(error) from error
+    if request.stream_options is not None and not request.stream:
+        raise invalid("stream_options", "only allowed with stream: true")
+    if request.echo and (request.suffix or request.logprobs is not None):
+        raise invalid("echo", "not together with suffix or logprobs")
+    ids = _prompt(request, backend.tokenizer)
+    ask = Ask(
+        model=request.model or backend.model_name,
+        messages=[],
+        thinking=False,
+        limit=request.max_tokens or DEFAULT_TOKENS,
+        sampling=sampling_fields(request),
+        stop=request.stop,
+        logprobs=request.logprobs is not None,
+        top_logprobs=request.logprobs or 0,
+        owner=owner_name(key, request.user_id, request.user),
+        raw=tuple(ids),
+    )
+    options = request.stream_options
+    return CompletionRun(
+        await prepare(backend, ask),
+        streaming=bool(request.stream),
+        include_usage=bool(options and options.include_usage),
+        echo=backend.tokenizer.decode(ids[1:]) if request.echo else "",
+    )
+
+
+def _prompt(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
+    prompt = request.prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
+    try:
+        if isinstance(prompt, str):
+            ids = tokenizer.encode_text(prompt)
+        elif isinstance(prompt, list) and all(
+            type(token) is int and 0 <= token < tokenizer.vocab_size for token in prompt
+        ):
+            ids = prompt
+        else:
+            raise invalid("prompt", f"expected one string or one list of token ids, got {show(prompt)}")
+        if not request.suffix:
+            return [tokenizer.bos_id, *ids]
+        begin, hole, end = (tokenizer.token_id(token) for token in FIM_TOKENS)
+        return [tokenizer.bos_id, begin, *ids, hole, *tokenizer.encode_text(request.suffix), end]
+    except ValueError as error:
+        raise invalid("suffix" if request.suffix else "prompt", str(error)) from error
+
+
+def _logprobs(tokenizer: Tokenizer, records: Sequence[TokenRecord]) -> dict[str, Any]:
+    def text(token: int) -> str:
+        # a model may have more rows than its tokenizer has tokens; such an alternative has no text
+        return tokenizer.token_bytes(token).decode(errors="replace") if token < tokenizer.vocab_size else ""
+
+    content = [record for record in records if record.section is Section.CONTENT]
+    tokens = [text(record.token) for record in content]
+    offsets = [sum(map(len, tokens[:index])) for index in range(len(tokens))]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [record.logprobs.chosen for record in content],
+        "top_logprobs": [{text(token): value for token, value in record.logprobs.top} for record in content],
+        "text_offset": offsets,
+    }

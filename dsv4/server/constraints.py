@@ -1,0 +1,86 @@
+"""What an answer must look like: forced calls, strict schemas, JSON; by grammar, and beginning behind the reasoning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dsv4.encoding import Tokenizer
+from dsv4.encoding.grammar import Grammar, GrammarError
+from dsv4.generation import ConstraintFactory, TokenConstraint
+from dsv4.server.ask import Ask
+from dsv4.server.backend import Backend
+from dsv4.server.errors import ApiError
+
+
+def constraint(backend: Backend, ask: Ask) -> ConstraintFactory | None:
+    """The grammar of the answer; None if it is free. Raises ApiError 400 for a schema that cannot be enforced."""
+    grammars, tokenizer = backend.grammars, backend.tokenizer
+    try:
+        if ask.tools and ask.choice.mode == "required":
+            grammar = _forced_calls(backend, ask)
+        elif ask.schema is not None and ask.tools:
+            grammar = grammars.json_schema_or_calls(ask.schema, _shapes(ask), parallel=ask.parallel)
+        elif ask.schema is not None:
+            grammar = grammars.json_schema(ask.schema)
+        elif ask.tools and (ask.strict or not ask.parallel):
+            calls = grammars.tool_calls(_shapes(ask), parallel=ask.parallel, opened=True)
+            return calls.after(tokenizer.token_id(tokenizer.dialect.dsml))
+        else:
+            return None
+    except GrammarError as error:
+        param = "tools" if ask.schema is None else "response_format"
+        raise ApiError(400, f"{param}: {error}", param=param) from error
+    return AfterThinking(grammar, tokenizer) if ask.opens_thinking else grammar
+
+
+@dataclass(frozen=True, slots=True)
+class AfterThinking:
+    """A grammar that begins behind the reasoning, which is free but for what would end it in another way: the end of
+    the answer, and a call in its midst."""
+
+    grammar: Grammar
+    tokenizer: Tokenizer
+
+    def start(self) -> TokenConstraint:
+        dialect, token_id = self.tokenizer.dialect, self.tokenizer.token_id
+        mask = bytearray(b"\xff" * -(-self.tokenizer.vocab_size // 8))
+        for token in map(token_id, (dialect.eos, dialect.dsml)):
+            mask[token // 8] &= ~(1 << token % 8)
+        return _Thinking(bytes(mask), token_id(dialect.think_close), self.grammar.start())
+
+
+class _Thinking:
+    """One answer of `AfterThinking`."""
+
+    def __init__(self, mask: bytes, trigger: int, then: TokenConstraint) -> None:
+        self._mask, self._trigger, self._then = mask, trigger, then
+        self._over = False
+
+    def allowed(self) -> bytes | None:
+        return self._then.allowed() if self._over else self._mask
+
+    def accept(self, token: int) -> None:
+        if self._over:
+            self._then.accept(token)
+        self._over = self._over or token == self._trigger
+
+
+def _forced_calls(backend: Backend, ask: Ask) -> Grammar:
+    named = ask.choice.name
+    functions = [function for function in ask.functions if named in (None, function["name"])]
+    parallel = ask.parallel and named is None
+    try:
+        return backend.grammars.tool_calls(functions, parallel=parallel)
+    except GrammarError:
+        if ask.strict:
+            raise
+        # a schema that cannot be enforced is still a function that can be called
+        return backend.grammars.tool_calls(_bare(functions), parallel=parallel)
+
+
+def _shapes(ask: Ask) -> list[dict[str, Any]]:
+    return [dict(function) for function in ask.functions] if ask.strict else _bare(ask.functions)
+
+
+def _bare(functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"name": function["name"]} for function in functions]

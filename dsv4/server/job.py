@@ -1,0 +1,249 @@
+"""One answer in the making, the same for every dialect: from an `Ask` to pieces, counts and a log line."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsv4.answer import Answer, Piece, TokenRecord
+from dsv4.generation import (
+    BusyError,
+    ConstraintFactory,
+    ContextLengthError,
+    FinishReason,
+    PromptProgress,
+    RequestOptions,
+    SamplingParams,
+    TokenEvent,
+)
+from dsv4.server.ask import Ask
+from dsv4.server.backend import Backend
+from dsv4.server.constraints import constraint
+from dsv4.server.errors import ApiError, ContextOverflow, busy
+from dsv4.server.models import check_model
+from dsv4.server.prompt import cache_points, encode
+
+# how long a stream waits for a refusal before its status line goes out
+PATIENCE_SECONDS = 0.5
+FIXED_WHILE_THINKING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
+ENGINE_ERROR = "engine_error"
+
+
+@dataclass(slots=True)
+class Job:
+    """Runs once: `pieces`, perhaps after `begin`; `close` in every case.
+
+    `answer` and the counts fill while it runs. `reused`: prompt tokens that came from the prefix cache;
+    `progress`: how far the prompt is.
+    """
+
+    backend: Backend
+    ask: Ask
+    prompt: list[int]
+    params: SamplingParams
+    options: RequestOptions
+    answer: Answer
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    created: int = field(default_factory=lambda: int(time.time()))
+    reused: int = 0
+    progress: PromptProgress | None = None
+    tokens: list[int] = field(default_factory=list)
+    call_ids: list[str] = field(default_factory=list)
+    _began: float = field(default_factory=time.perf_counter)
+    _first_token: float | None = None
+    _refused: bool = False
+    _failed: bool = False
+    _events: AsyncIterator[TokenEvent] | None = None
+    _next: "asyncio.Future[TokenEvent | None] | None" = None
+
+    def call_id(self, index: int, prefix: str = "call") -> str:
+        """The id of call number `index`. Letters and digits only: some clients strip everything else."""
+        while len(self.call_ids) <= index:
+            self.call_ids.append(f"{prefix}{len(self.call_ids):02d}{uuid.uuid4().hex[:24]}")
+        return self.call_ids[index]
+
+    async def begin(self, patience: float = PATIENCE_SECONDS) -> None:
+        """Start, and wait a moment for the engine to refuse or begin: after that a stream has sent its status line.
+
+        Raises ApiError: 400 or 429 if the engine refuses.
+        """
+        try:
+            self._start()
+            assert self._next is not None
+            await asyncio.wait({self._next}, timeout=patience)
+            if self._next.done() and isinstance(error := self._next.exception(), ValueError | BusyError):
+                raise self._refusal(error)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """What the tokens settle, until the answer is over. Closes the generator's stream however it ends.
+
+        Raises ApiError: 400 or 429 if the engine refuses the request, 500 if it fails or ends without saying why.
+        """
+        try:
+            if self._events is None:
+                self._start()
+            while (event := await self._take()) is not None:
+                if event.finish is FinishReason.ERROR:
+                    self._failed = True
+                    raise ApiError(500, event.error or "the engine failed", code=ENGINE_ERROR)
+                yield self._step(event)
+                if self.answer.over:
+                    self._finish()
+                    return
+        finally:
+            await self.close()
+        raise ApiError(500, "the engine ended the answer without a reason", code=ENGINE_ERROR)
+
+    async def collect(self) -> list[TokenRecord]:
+        """Run to the end; the log-probabilities of the text. Raises what `pieces` raises."""
+        records: list[TokenRecord] = []
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                records += piece.logprobs
+        return records
+
+    async def close(self) -> None:
+        """Stop the work. Does nothing the second time."""
+        if self._events is None:
+            return
+        events, waiting, self._events, self._next = self._events, self._next, None, None
+        self.backend.running -= 1
+        if not self.answer.over and not self._refused:
+            self.backend.metrics.finished["error" if self._failed else "abort"] += 1
+        if waiting is not None:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        # the protocol promises an iterator; only generators have something to close
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+
+    def report(self) -> dict[str, Any]:
+        """For the log."""
+        return {
+            "id": self.id,
+            "model": self.ask.model,
+            "prompt_tokens": len(self.prompt),
+            "cached_tokens": self.reused,
+            "completion_tokens": self.answer.completion_tokens,
+            "finish": self.answer.finish_reason if self.answer.over else None,
+            "first_token_seconds": None if self._first_token is None else round(self._first_token - self._began, 4),
+        }
+
+    def _start(self) -> None:
+        if self.backend.running >= self.backend.settings.max_requests:
+            raise busy(f"{self.backend.running} requests are running already; try again later")
+        self.backend.running += 1
+        self._events = self.backend.generator.stream(self.prompt, self.params, self.options)
+        self._next = asyncio.ensure_future(_anext(self._events))
+
+    async def _take(self) -> TokenEvent | None:
+        assert self._events is not None
+        waiting, self._next = self._next, None
+        try:
+            return await (waiting if waiting is not None else _anext(self._events))
+        except (ValueError, BusyError) as error:
+            if self.tokens:
+                raise
+            # refused before any work: the request is at fault, not the engine
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> ApiError:
+        self._refused = True
+        match error:
+            case BusyError():
+                return busy(str(error))
+            case ContextLengthError():
+                return ContextOverflow(error.prompt_tokens, self.params.max_tokens, error.context_length)
+            case _:
+                return ApiError(400, str(error))
+
+    def _step(self, event: TokenEvent) -> Piece:
+        if event.progress is not None:
+            self.progress = event.progress
+            self.reused = event.progress.reused
+        if event.reused is not None:
+            self.reused = event.reused
+        if event.token is not None:
+            self.tokens.append(event.token)
+            self._first_token = self._first_token or time.perf_counter()
+        try:
+            return self.answer.step(event)
+        except ValueError as error:
+            # a model may have more rows than its tokenizer has tokens, and sample one of them
+            raise ApiError(
+                500, f"the model wrote what its tokenizer cannot read: {error}", code=ENGINE_ERROR
+            ) from error
+
+    def _finish(self) -> None:
+        metrics, now = self.backend.metrics, time.perf_counter()
+        metrics.finished[self.answer.finish_reason] += 1
+        metrics.prompt_tokens += len(self.prompt)
+        metrics.cached_tokens += self.reused
+        metrics.generation_tokens += len(self.tokens)
+        metrics.whole.add(now - self._began)
+        if self._first_token is not None:
+            metrics.first_token.add(self._first_token - self._began)
+            if len(self.tokens) > 1:
+                metrics.per_token.add((now - self._first_token) / (len(self.tokens) - 1))
+        self._keep()
+
+    def _keep(self) -> None:
+        """Remember the turn for later prompts, if the client was told all of it."""
+        tokenizer, ask = self.backend.tokenizer, self.ask
+        if not self.tokens or self.tokens[-1] != tokenizer.eos_id or ask.continued or ask.raw is not None:
+            return
+        if not ask.tools and tokenizer.token_id(tokenizer.dialect.dsml) in self.tokens:
+            return  # its calls were dropped
+        parsed = self.answer.parsed
+        ids = [self.call_id(index) for index in range(len(parsed.tool_calls))]
+        self.backend.replays.keep(ask.owner, self.prompt, self.tokens, parsed, ids)
+
+
+async def prepare(backend: Backend, ask: Ask) -> Job:
+    """Encode the prompt and decide how to sample. Raises ApiError."""
+    check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
+    # a long conversation takes seconds to encode; other requests must not wait for it
+    prompt, points, grammar = await asyncio.to_thread(_work_out, backend, ask)
+    params = sampling(backend, ask, prompt, grammar)
+    options = RequestOptions(owner=ask.owner, cache_points=points, progress=True)
+    answer = Answer(backend.tokenizer, thinking=ask.opens_thinking, stops=ask.stop, tools=ask.tools)
+    return Job(backend, ask, prompt, params, options, answer)
+
+
+def _work_out(backend: Backend, ask: Ask) -> tuple[list[int], tuple[int, ...], ConstraintFactory | None]:
+    if ask.raw is not None:
+        return [*ask.raw], (), None
+    prompt = encode(ask, backend.tokenizer, backend.replays)
+    return prompt, cache_points(prompt, backend.tokenizer), constraint(backend, ask)
+
+
+def sampling(backend: Backend, ask: Ask, prompt: list[int], grammar: ConstraintFactory | None) -> SamplingParams:
+    """How to sample; the limit is cut to the room in the context. Raises ApiError 400 if there is none."""
+    context = backend.generator.context_length
+    room = context - len(prompt)
+    if room < 1:
+        raise ContextOverflow(len(prompt), ask.limit or 1, context)
+    fields: dict[str, Any] = {"temperature": backend.defaults.temperature, "top_p": backend.defaults.top_p}
+    fixed = FIXED_WHILE_THINKING if ask.thinking and not backend.settings.free_sampling else ()
+    fields |= {name: value for name, value in ask.sampling.items() if value is not None and name not in fixed}
+    try:
+        return SamplingParams(
+            max_tokens=min(ask.limit or ask.default_tokens, room),
+            stop_ids=(backend.tokenizer.eos_id,),
+            logprobs=ask.logprobs,
+            top_logprobs=ask.top_logprobs,
+            constraint=grammar,
+            **fields,
+        )
+    except ValueError as error:
+        raise ApiError(400, str(error), param=str(error).split()[0]) from error
+
+
+async def _anext(events: AsyncIterator[TokenEvent]) -> TokenEvent | None:
+    return await anext(events, None)

@@ -1,0 +1,78 @@
+"""Routes beside the answers: models, health, version, metrics, tokens, and stubs of the official service."""
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.responses import Response
+
+from dsv4.server.ask import supported_efforts
+from dsv4.server.backend import Backend
+from dsv4.server.border import json_response
+from dsv4.server.errors import ApiError
+from dsv4.server.models import ALIASES, check_model, model_entry
+
+
+class Pages:
+    """The small routes of one server."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._started = int(time.time())
+
+    def add_to(self, app: FastAPI, prefixes: Sequence[str]) -> None:
+        """Add every route under each prefix."""
+        for prefix in prefixes:
+            app.add_api_route(f"{prefix}/models", self.models, methods=["GET"])
+            app.add_api_route(f"{prefix}/models/{{model_id:path}}", self.model, methods=["GET"])
+            app.add_api_route(f"{prefix}/health", self.health, methods=["GET"])
+            app.add_api_route(f"{prefix}/ready", self.ready, methods=["GET"])
+            app.add_api_route(f"{prefix}/version", self.version, methods=["GET"])
+            app.add_api_route(f"{prefix}/metrics", self.metrics, methods=["GET"])
+            app.add_api_route(f"{prefix}/user/balance", self.balance, methods=["GET"])
+            app.add_api_route(f"{prefix}/embeddings", self.embeddings, methods=["POST"])
+
+    async def models(self) -> Response:
+        names = dict.fromkeys((self._backend.model_name, *ALIASES))
+        # Anthropic's clients read the last three
+        page = {"has_more": False, "first_id": self._backend.model_name, "last_id": ALIASES[-1]}
+        return json_response({"object": "list", "data": [self._entry(name) for name in names], **page})
+
+    async def model(self, model_id: str) -> Response:
+        check_model(model_id, self._backend.model_name, any_name=self._backend.settings.any_model)
+        return json_response(self._entry(model_id))
+
+    async def health(self) -> Response:
+        return json_response({"status": "ok", "model": self._backend.model_name})
+
+    async def ready(self) -> Response:
+        if self._backend.draining:
+            return json_response({"status": "stopping"}, 503)
+        return json_response({"status": "ready", "model": self._backend.model_name})
+
+    async def version(self) -> Response:
+        try:
+            number = version("dsv4")
+        except PackageNotFoundError:
+            number = "unknown"
+        return json_response({"version": number})
+
+    async def metrics(self) -> Response:
+        counters = self._backend.counters() if self._backend.counters else {}
+        text = self._backend.metrics.text(self._backend.running, counters)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def balance(self) -> Response:
+        info = {"currency": "USD", "total_balance": "0.00", "granted_balance": "0.00", "topped_up_balance": "0.00"}
+        return json_response({"is_available": True, "balance_infos": [info]})
+
+    async def embeddings(self) -> Response:
+        raise ApiError(400, "this model makes no embeddings: it only writes text", code="not_supported")
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        backend = self._backend
+        efforts = supported_efforts(backend.tokenizer.dialect)
+        context = backend.generator.context_length
+        return model_entry(name, created=self._started, context_length=context, efforts=efforts)

@@ -1,0 +1,50 @@
+"""Text to token ids and back, for clients that count or cache prompts themselves."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from dsv4.server.backend import Backend
+from dsv4.server.errors import ApiError, invalid, show
+from dsv4.server.openai_ask import chat_ask
+from dsv4.server.openai_request import parse_chat
+from dsv4.server.prompt import encode
+
+
+async def token_ids(body: object, backend: Backend) -> dict[str, Any]:
+    """The ids of `prompt` (plain text) or of a chat request as it would be answered. Raises ApiError 400."""
+    fields = _mapping(body)
+    tokenizer = backend.tokenizer
+    if "messages" in fields:
+        request = parse_chat(fields)
+        ask = chat_ask(request, fields, tokenizer.dialect, backend.model_name, "")
+        ids = await asyncio.to_thread(encode, ask, tokenizer)
+    else:
+        text = fields.get("prompt", fields.get("content"))
+        if not isinstance(text, str):
+            raise invalid("prompt", f"expected a string (or messages), got {show(text)}")
+        ids = await asyncio.to_thread(_encode_text, backend, text, fields.get("add_special_tokens") is True)
+    return {"count": len(ids), "max_model_len": backend.generator.context_length, "tokens": ids}
+
+
+def token_text(body: object, backend: Backend) -> dict[str, Any]:
+    """The text of `tokens`. Raises ApiError 400."""
+    tokens = _mapping(body).get("tokens")
+    size = backend.tokenizer.vocab_size
+    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < size for token in tokens):
+        raise invalid("tokens", f"expected a list of token ids in [0, {size})")
+    return {"prompt": backend.tokenizer.decode(tokens)}
+
+
+def _encode_text(backend: Backend, text: str, special: bool) -> list[int]:
+    try:
+        ids = backend.tokenizer.encode_text(text)
+    except ValueError as error:
+        raise invalid("prompt", str(error)) from error
+    return [backend.tokenizer.bos_id, *ids] if special else ids
+
+
+def _mapping(body: object) -> Mapping[str, Any]:
+    if not isinstance(body, Mapping):
+        raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
+    return body

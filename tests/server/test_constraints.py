@@ -1,0 +1,174 @@
+"""Forced calls, JSON answers, continued answers: what reaches the engine allows the right texts and only those."""
+
+from typing import Any
+
+import pytest
+
+from dsv4.encoding import Tokenizer
+from dsv4.generation import ConstraintFactory
+from tests.server.conftest import Converse, Server
+
+OFF = {"thinking": {"type": "disabled"}}
+WEATHER = {
+    "name": "weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city"],
+    },
+}
+CLOCK = {"name": "clock", "parameters": {"type": "object", "properties": {}}}
+TOOLS = [{"type": "function", "function": function} for function in (WEATHER, CLOCK)]
+CITY = '<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
+DAYS = '<｜DSML｜parameter name="days" string="false">{}</｜DSML｜parameter>\n'
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+
+
+def call(name: str, parameters: str) -> str:
+    return f'<｜DSML｜invoke name="{name}">\n{parameters or chr(10)}</｜DSML｜invoke>\n'
+
+
+def block(*calls: str) -> str:
+    return "\n\n<｜DSML｜tool_calls>\n" + "".join(calls) + "</｜DSML｜tool_calls>"
+
+
+PARIS = block(call("weather", CITY))
+
+
+def permits(factory: ConstraintFactory | None, tokenizer: Tokenizer, text: str) -> bool:
+    """Whether every token of `text` and then the end token may come."""
+    assert factory is not None
+    state = factory.start()
+    for token in [*tokenizer.encode_text(text, trusted=True), tokenizer.eos_id]:
+        mask = state.allowed()
+        if mask is not None and not mask[token // 8] >> token % 8 & 1:
+            return False
+        state.accept(token)
+    return True
+
+
+def asked(server: Server, **fields: Any) -> ConstraintFactory | None:
+    server.answer(**fields)
+    return server.generator.calls[-1].params.constraint
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize(
+    ("choice", "text", "right"),
+    [
+        ("required", PARIS, True),
+        ("required", block(call("clock", "")), True),
+        ("required", block(call("weather", CITY), call("clock", "")), True),
+        ("required", "No.", False),
+        ("required", block(call("other", CITY)), False),
+        ({"type": "function", "function": {"name": "clock"}}, block(call("clock", "")), True),
+        ({"type": "function", "function": {"name": "clock"}}, PARIS, False),
+    ],
+)
+def test_forced_calls(
+    serve: Converse, tokenizer: Tokenizer, thinking: bool, choice: Any, text: str, right: bool
+) -> None:
+    server = serve(f"why</think>{PARIS}" if thinking else PARIS)
+    factory = asked(server, tools=TOOLS, tool_choice=choice, **({} if thinking else OFF))
+    assert permits(factory, tokenizer, f"any reason</think>{text}" if thinking else text) is right
+
+
+def test_reasoning_before_a_forced_answer_is_not_cut_short(serve: Converse, tokenizer: Tokenizer) -> None:
+    for fields in ({"tools": TOOLS, "tool_choice": "required"}, {"response_format": {"type": "json_object"}}):
+        factory = asked(serve("x"), **fields)
+        assert not permits(factory, tokenizer, "any reason")  # and then the end token
+        assert not permits(factory, tokenizer, f"any reason{PARIS}")
+
+
+def test_json_cannot_drown_in_white_space(serve: Converse, tokenizer: Tokenizer) -> None:
+    for fields in ({}, {"tools": TOOLS}):
+        factory = asked(serve("x"), response_format={"type": "json_object"}, **fields, **OFF)
+        assert permits(factory, tokenizer, "{\n" + " " * 20 + '"a": 1}')
+        assert not permits(factory, tokenizer, "{\n" + " " * 40 + '"a": 1}')
+
+
+def test_forced_call_is_answered_as_one(serve: Converse) -> None:
+    choice = serve(f"why</think>{PARIS}").answer(tools=TOOLS, tool_choice="required")["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "Paris"}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "right"),
+    [
+        ({}, "Text.", True),
+        ({}, block(call("weather", CITY + DAYS.format(3))), True),
+        ({}, block(call("weather", DAYS.format(3))), False),
+        ({}, block(call("weather", CITY + DAYS.format('"x"'))), False),
+        ({"parallel_tool_calls": False}, block(call("clock", ""), call("clock", "")), False),
+        ({"response_format": {"type": "json_object"}}, block(call("weather", CITY)), True),
+        ({"response_format": {"type": "json_object"}}, block(call("weather", DAYS.format(3))), False),
+    ],
+)
+def test_strict_tools(serve: Converse, tokenizer: Tokenizer, fields: dict[str, Any], text: str, right: bool) -> None:
+    tools = [{"type": "function", "function": {**function, "strict": True}} for function in (WEATHER, CLOCK)]
+    assert permits(asked(serve("x"), tools=tools, **fields, **OFF), tokenizer, text) is right
+
+
+def test_free_answers_have_no_constraint(serve: Converse) -> None:
+    assert asked(serve("x"), tools=TOOLS, tool_choice="auto") is None
+    assert asked(serve("x"), response_format={"type": "text"}) is None
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize(
+    ("format_", "text", "right"),
+    [
+        ({"type": "json_object"}, '{"a": [1]}', True),
+        ({"type": "json_object"}, "[1]", False),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, '{"n": 4}', True),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, '{"m": 4}', False),
+    ],
+)
+def test_json_answers(
+    serve: Converse, tokenizer: Tokenizer, thinking: bool, format_: Any, text: str, right: bool
+) -> None:
+    factory = asked(serve("x"), response_format=format_, **({} if thinking else OFF))
+    assert permits(factory, tokenizer, f"why</think>{text}" if thinking else text) is right
+
+
+@pytest.mark.parametrize(("text", "right"), [('{"n": 4}', True), (PARIS, True), ("Text.", False)])
+def test_json_answer_or_calls(serve: Converse, tokenizer: Tokenizer, text: str, right: bool) -> None:
+    format_ = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+    factory = asked(serve("x"), response_format=format_, tools=TOOLS, **OFF)
+    assert permits(factory, tokenizer, text) is right
+
+
+def test_the_prompt_shows_the_schema(serve: Converse, tokenizer: Tokenizer) -> None:
+    server = serve("x")
+    server.answer(response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}})
+    assert "## Response Format:" in tokenizer.decode(server.generator.calls[0].prompt)
+
+
+def test_unenforceable_schemas(serve: Converse, tokenizer: Tokenizer) -> None:
+    odd = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "odd"}}}}
+    tools = [{"type": "function", "function": odd}]
+    factory = asked(serve("x"), tools=tools, tool_choice="required", **OFF)
+    assert permits(factory, tokenizer, block(call("f", CITY)))
+    strict = [{"type": "function", "function": {**odd, "strict": True}}]
+    error = serve("x").post(tools=strict).json()["error"]
+    assert error["param"] == "tools"
+    assert "odd" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/beta/chat/completions", "/v1/chat/completions"])
+def test_prefix_completion(serve: Converse, tokenizer: Tokenizer, path: str) -> None:
+    server = serve("two```")
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "one ", "prefix": True}]
+    for fields in ({}, OFF):
+        response = server.request("POST", path, json={"messages": messages, "stop": "```", **fields})
+        assert response.json()["choices"][0]["message"]["content"] == "two"
+        assert tokenizer.decode(server.generator.calls[-1].prompt).endswith("</think>one ")
+
+
+def test_prefix_of_the_reasoning(serve: Converse, tokenizer: Tokenizer) -> None:
+    server = serve(" more</think>done")
+    last = {"role": "assistant", "content": "", "reasoning_content": "Let me", "prefix": True}
+    message = server.answer(messages=[{"role": "user", "content": "Hi"}, last])["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == (" more", "done")
+    assert tokenizer.decode(server.generator.calls[0].prompt).endswith("<think>Let me")
