@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dsv4.cli.measure import Speed
+    from dsv4.cli.measure import Mode, Speed
     from dsv4.generation import PromptProgress
 
 
@@ -47,10 +47,7 @@ def bench(
     mode
         fp32, bf16, or release (the released quantised numerics).
     """
-    from rich.console import Console
-
     from dsv4.cli.folders import default_model_folder
-    from dsv4.cli.measure import Ours, Transformers, append_rows
     from dsv4.cli.plot import speed_svg
     from dsv4.config import ModelConfig
 
@@ -65,10 +62,23 @@ def bench(
     if long:
         longest = ModelConfig.from_file(path).max_position_embeddings - decode - 1
         contexts = tuple(min(n, longest) for n in LONG if n <= longest + decode + 1)
+    rows = _measure(path, mode, contexts, decode, peer, 2048 if long else 512, json)
+    if plot is not None:
+        plot.write_text(speed_svg(rows), encoding="utf-8")
+
+
+def _measure(
+    path: Path, mode: "Mode", contexts: tuple[int, ...], decode: int, peer: bool, step_tokens: int, json: Path | None
+) -> "list[Speed]":
+    """Every engine at every context; each row is shown and kept as soon as it is there."""
+    from rich.console import Console
+
+    from dsv4.cli.measure import Ours, Transformers, append_rows
+
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
         others: list[Any] = [Transformers(path)] if peer else []
-        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, 2048 if long else 512), *others]
+        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, step_tokens), *others]
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:
@@ -77,8 +87,7 @@ def bench(
             _show(rows[-1], rows)
             if json is not None:
                 append_rows(json, path.name, rows[-1:])
-    if plot is not None:
-        plot.write_text(speed_svg(rows), encoding="utf-8")
+    return rows
 
 
 def _kernels(json: Path | None) -> None:
