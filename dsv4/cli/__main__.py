@@ -8,7 +8,7 @@ import dsv4
 
 VERBS = {
     "chat": "Talk to a model in the terminal.",
-    "serve": "Start the OpenAI-compatible HTTP server.",
+    "serve": "Start the HTTP server for OpenAI and Anthropic clients.",
     "generate": "Continue a prompt on stdout.",
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",
     "convert": "Write a checkpoint in another layout.",
