@@ -135,6 +135,12 @@ class DiskTier:
         """Whether this file is stored or about to be."""
         return key in self._pending or bool(self._rows("SELECT 1 FROM files WHERE key = ?", (key,)))
 
+    def missing(self, keys: list[bytes]) -> set[bytes]:
+        """Which of these files are neither stored nor about to be."""
+        # NOTE: pending first: a file that is written meanwhile is then found in the index
+        idle = [key for key in keys if key not in self._pending]
+        return set(idle) - self._known(idle)
+
     def put_page(self, key: bytes, data: bytes) -> None:
         """Store one full page, soon. When it cannot be written (a full disk) that is counted and nothing else."""
         self._hand_over(_Job(key, None, 0, data))

@@ -1,7 +1,7 @@
 """Handing out numbered places: pages and slots. No torch, no clock."""
 
 from collections.abc import Iterable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 
 class OutOfCacheError(RuntimeError):
@@ -53,12 +53,6 @@ class Pool:
             self._users[number] -= 1
             if not self._users[number]:
                 heappush(self._free, number)
-
-    def reset(self) -> None:
-        """Free everything."""
-        self._free = list(range(self.count))
-        heapify(self._free)
-        self._users = [0] * self.count
 
     def _check(self, numbers: Iterable[int]) -> None:
         for number in numbers:

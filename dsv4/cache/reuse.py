@@ -59,8 +59,9 @@ class Reuse:
         assert self.disk is not None
         store = self.prefixes.store
         chain = self.disk.chain(tokens, owner)
+        missing = self.disk.missing(chain.pages)
         for page, key in zip(place.pages, chain.pages, strict=False):
-            if not self.disk.has(key):
+            if key in missing:
                 self.disk.put_page(key, to_bytes(store.page_views(page)))
         rest = len(tokens) % store.spec.page_tokens
         views = store.page_views(place.pages[len(chain.pages)], rest) if rest else []

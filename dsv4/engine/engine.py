@@ -149,7 +149,7 @@ class Engine:
             expires=None if options.deadline is None else self._clock() + options.deadline,
         )
         self.counts.requests += 1
-        self._queue(request)
+        self._wait(request)
         return request
 
     def cancel(self, request: Request) -> None:
@@ -233,7 +233,7 @@ class Engine:
         own = {p for p in options.cache_points if 0 < p < prompt_length}
         return sorted(own | set(range(spacing, prompt_length, spacing)))
 
-    def _queue(self, request: Request) -> None:
+    def _wait(self, request: Request) -> None:
         insort(self._waiting, request, key=lambda r: r.job().rank)
 
     def _expire(self) -> list[Emitted]:
@@ -270,7 +270,7 @@ class Engine:
         waiting = tuple(r.job() for r in first)
         page = self.store.spec.page_tokens
         # what could be asked for at most; counting what prefixes could give back is only worth it when that is short
-        demand = sum(-(-self.step_tokens // page) + 1 for _ in running) + sum(j.known // page + 1 for j in waiting)
+        demand = len(running) * (-(-self.step_tokens // page) + 1) + sum(j.known // page + 1 for j in waiting)
         free = self.store.pages.free
         if free < demand:
             free += self.prefixes.reclaimable()
@@ -283,10 +283,9 @@ class Engine:
         if request.started is None:
             request.reused = min(request.cached, request.prompt_length)
             self.counts.reused_tokens += request.reused
+            request.started = self._clock()
         request.predicted = max(0, request.cached - 1)
         request.predicted_from = max(0, request.cached - self.model.config.sliding_window + 1)
-        if request.started is None:
-            request.started = self._clock()
         request.state = State.RUNNING
         self._waiting.remove(request)
         self._running.append(request)
@@ -298,7 +297,7 @@ class Engine:
         self._free(request)
         request.drafts, request.cached, request.predicted, request.predicted_from = [], 0, 0, 0
         request.state = State.WAITING
-        self._queue(request)
+        self._wait(request)
         self.counts.preempted += 1
 
     def _grow(self, work: Work) -> None:

@@ -74,14 +74,14 @@ class MoE(Layer):
         if step.observer is not None:
             step.observer.routed(self.index, score_TE, ids_TK)
         if not torch.is_grad_enabled():
-            return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self._weights(), self.impl).to(x_TD.dtype)
+            return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self.weights(), self.impl).to(x_TD.dtype)
         routed_TD = kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 
     def _run(self, expert: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
         return self.experts[expert](x_nD, weight_n1)
 
-    def _weights(self) -> kernel.ExpertWeights:
+    def weights(self) -> kernel.ExpertWeights:
         """All experts' weights, gathered once and again after they were moved or loaded anew (all are, or none)."""
         kept, first = self._gathered, self.experts[0]
         assert isinstance(first, Expert)

@@ -30,12 +30,12 @@ class RotaryTables:
 
     def __init__(self, config: ModelConfig) -> None:
         with torch.device("cpu"):
-            self._plain_P = frequencies(config.qk_rope_head_dim, config.rope_theta)
-            self._long_P = frequencies(config.qk_rope_head_dim, config.compress_rope_theta, config.yarn)
+            self.plain_P = frequencies(config.qk_rope_head_dim, config.rope_theta)
+            self.long_P = frequencies(config.qk_rope_head_dim, config.compress_rope_theta, config.yarn)
 
     def step(self, sequences: Sequences) -> Rotations:
         device = sequences.positions_T.device
-        plain_P, long_P = self._plain_P.to(device), self._long_P.to(device)
+        plain_P, long_P = self.plain_P.to(device), self.long_P.to(device)
         return Rotations(
             rotation(plain_P, sequences.positions_T),
             rotation(long_P, sequences.positions_T),

@@ -34,7 +34,7 @@ class Transformer(Layer):
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
         self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
-        self._rotary = RotaryTables(config)
+        self.rotary = RotaryTables(config)
         for module in self.modules():
             if isinstance(module, Layer):
                 module.impl = impl
@@ -91,4 +91,4 @@ class Transformer(Layer):
         self, tokens_T: Tensor, sequences: Sequences, cache: ModelCache | None, observer: Observer | None
     ) -> Step:
         cache = cache or FreshCache(sequences, self.config.sliding_window)
-        return Step(tokens_T, sequences, self._rotary.step(sequences), cache, observer)
+        return Step(tokens_T, sequences, self.rotary.step(sequences), cache, observer)

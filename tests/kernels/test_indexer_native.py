@@ -3,7 +3,6 @@
 T queries, N indexer heads, I indexer dim, M buffer rows, S entries, K entries kept.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -17,16 +16,12 @@ from dsv4.kernels import native, quant, rows
 from dsv4.kernels.indexer import index_topk
 from dsv4.kernels.sparse_attention import PageTable
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no native kernels here")
+pytestmark = [
+    pytest.mark.skipif(not native.available(), reason="no native kernels here"),
+    pytest.mark.usefixtures("without_gradients"),
+]
 STORAGE = ["float32", "bfloat16", "packed"]
 SIZES = [1, 31, 32, 33, 127, 128, 129]
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Packed cache rows: the values are those of the simulated casts, and packing again changes no byte."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,16 +8,11 @@ from torch import Tensor
 
 from dsv4.kernels import native, quant, rows
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
 NATIVE = pytest.param("cpu", marks=pytest.mark.skipif(not native.available(), reason="no native kernels here"))
 IMPLEMENTATIONS = [NATIVE, "reference"]
 ENTRY_SHAPES = [(512, 64), (64, 16), (128, 0), (16, 16), (33, 2), (65, 1), (129, 64), (1, 0), (1, 1), (95, 31)]
 INDEX_DIMS = [128, 64, 32, 2, 30, 34, 62, 66, 126, 130]
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def wild(count: int, dim: int) -> Tensor:

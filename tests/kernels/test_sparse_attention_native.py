@@ -3,7 +3,6 @@
 T queries, H heads, C entry dim, W window rows, M entry rows.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -16,16 +15,12 @@ from torch import Tensor
 from dsv4.kernels import native, rows
 from dsv4.kernels.sparse_attention import KeySet, PageTable, reference, sparse_attention
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no native kernels here")
+pytestmark = [
+    pytest.mark.skipif(not native.available(), reason="no native kernels here"),
+    pytest.mark.usefixtures("without_gradients"),
+]
 NAN = float("nan")
 STORAGE = ["float32", "bfloat16", "packed"]
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

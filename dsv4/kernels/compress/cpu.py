@@ -25,10 +25,7 @@ class _Call(ctypes.Structure):
 
 @cache
 def _function() -> Callable[..., None]:
-    function = native.library().dsv4_pool
-    function.argtypes = [ctypes.POINTER(_Call)]
-    function.restype = None
-    return function
+    return native.function("dsv4_pool", [ctypes.POINTER(_Call)])
 
 
 def supported(kv_RW: Tensor, score_RW: Tensor) -> bool:

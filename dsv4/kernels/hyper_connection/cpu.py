@@ -17,19 +17,15 @@ MOST_STREAMS = 8  # as in native/hyper.cpp
 
 @cache
 def _enter() -> Callable[..., None]:
-    run = native.library().dsv4_hyper_enter
-    run.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 3 + [ctypes.c_int] + [ctypes.c_float] * 2
-    run.argtypes += [ctypes.c_int] * 2
-    run.restype = None
-    return run
+    arguments = (
+        [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 3 + [ctypes.c_int] + [ctypes.c_float] * 2 + [ctypes.c_int] * 2
+    )
+    return native.function("dsv4_hyper_enter", arguments)
 
 
 @cache
 def _combine() -> Callable[..., None]:
-    run = native.library().dsv4_hyper_combine
-    run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int] * 2
-    run.restype = None
-    return run
+    return native.function("dsv4_hyper_combine", [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int] * 2)
 
 
 def usable(x_TSD: Tensor, *others: Tensor | None) -> bool:

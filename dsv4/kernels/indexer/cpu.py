@@ -40,10 +40,7 @@ class _Call(ctypes.Structure):
 
 @cache
 def _function() -> Callable[..., None]:
-    function = native.library().dsv4_index_topk
-    function.argtypes = [ctypes.POINTER(_Call)]
-    function.restype = None
-    return function
+    return native.function("dsv4_index_topk", [ctypes.POINTER(_Call)])
 
 
 def supported(q_TNI: Tensor, weight_TN: Tensor, keys_MI: Tensor) -> bool:

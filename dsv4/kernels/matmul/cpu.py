@@ -20,10 +20,7 @@ _ACTIVATIONS = (torch.float32, torch.bfloat16)
 
 @cache
 def _function() -> Callable[..., None]:
-    run = native.library().dsv4_linear
-    run.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int] * 4
-    run.restype = None
-    return run
+    return native.function("dsv4_linear", [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int] * 4)
 
 
 def weight_kind(weight: Tensor, scale: Tensor | None) -> int | None:

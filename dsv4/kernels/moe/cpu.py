@@ -32,8 +32,7 @@ class _Layer:
 
 @cache
 def _function(name: str) -> Callable[..., int]:
-    run = getattr(native.library(), f"dsv4_{name}")
-    run.argtypes, run.restype = {
+    arguments, result = {
         "expert_mlp": (
             [_POINTERS] * 10 + [_LONGS] * 5 + [_INTS] * 4 + [ctypes.c_float] + [_INTS] * 2,
             _LONGS,
@@ -43,7 +42,7 @@ def _function(name: str) -> Callable[..., int]:
         "expert_weights": ([_POINTERS] * 3 + [_LONGS] * 3 + [ctypes.c_float], None),
         "clamped_swiglu": ([_POINTERS] * 3 + [_LONGS, ctypes.c_float, _INTS], None),
     }[name]
-    return run
+    return native.function(f"dsv4_{name}", arguments, result)
 
 
 def _kind_of(weights: ExpertWeights, experts: Sequence[int]) -> int | None:
@@ -57,7 +56,7 @@ def _kind_of(weights: ExpertWeights, experts: Sequence[int]) -> int | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def _layer(weights: ExpertWeights) -> _Layer | None:
+def packed_layer(weights: ExpertWeights) -> _Layer | None:
     """Built once for each ExpertWeights; None where the native code cannot take it."""
     if "cpu" not in weights.native:
         kind = _kind_of(weights, range(weights.routed))
@@ -76,7 +75,7 @@ def usable(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertWeigh
     """Whether `expert_mlp` takes these: float weights must have x's dtype, routed experts one format."""
     if not native.usable(x_TD, ids_TK, weight_TK) or x_TD.dtype not in (torch.float32, torch.bfloat16):
         return False
-    layer = _layer(weights)
+    layer = packed_layer(weights)
     return layer is not None and all(
         _DTYPE_OF_KIND.get(kind, x_TD.dtype) == x_TD.dtype for kind in (layer.kind, layer.shared_kind)
     )
@@ -84,7 +83,7 @@ def usable(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertWeigh
 
 def expert_mlp(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertWeights) -> Tensor:
     """See dsv4.kernels.moe.expert_mlp."""
-    layer = _layer(weights)
+    layer = packed_layer(weights)
     assert layer is not None
     x_TD, ids_TK = x_TD.contiguous(), ids_TK.to(torch.int64).contiguous()
     weight_TK = weight_TK.to(torch.float32).contiguous()

@@ -5,14 +5,16 @@ DSV4_NATIVE=0 turns them off; DSV4_ISA=avx512|avx2|portable picks an instruction
 
 import ctypes
 import os
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsv4.kernels.native.build import BuildError, choose_isa, library_path
 
-__all__ = ["BuildError", "available", "describe", "isa", "library", "pointer", "usable", "why_not"]
+__all__ = ["BuildError", "available", "describe", "function", "isa", "library", "pointer", "usable", "why_not"]
 
 
 @cache
@@ -54,6 +56,13 @@ def library() -> ctypes.CDLL:
     if loaded is None:
         raise BuildError(f"the native kernels are not available: {reason}")
     return loaded
+
+
+def function(name: str, arguments: Sequence[type], result: type | None = None) -> Callable[..., Any]:
+    """A function of the library with its C types. Keep it: declaring costs more than calling."""
+    run = getattr(library(), name)
+    run.argtypes, run.restype = list(arguments), result
+    return run
 
 
 def usable(*tensors: Tensor | None) -> bool:

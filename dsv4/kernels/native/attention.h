@@ -8,7 +8,7 @@
 #pragma once
 #include <vector>
 
-#include "attention_exp.h"
+#include "exponential.h"
 #include "rows.h"
 
 namespace dsv4 {

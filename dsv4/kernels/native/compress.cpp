@@ -3,7 +3,7 @@
 // N blocks, m rows per block, C channels; rows are `stride` floats apart.
 #include "compress.h"
 
-#include "attention_exp.h"
+#include "exponential.h"
 
 using namespace dsv4;
 

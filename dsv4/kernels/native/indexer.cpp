@@ -3,25 +3,12 @@
 // T queries, N heads, I dims, K places of the result.
 #include <omp.h>
 
-#include "attention_exp.h"
+#include "exponential.h"
+#include "indexer.h"
 #include "indexer_bytes.h"
 #include "topk.h"
 
 using namespace dsv4;
-
-// Mirrored by dsv4/kernels/indexer/cpu.py.
-struct IndexCall {
-    const float* q_TNI;
-    const float* weight_TN;
-    Rows keys;
-    const int64_t* first_BP;
-    const int64_t* sequence_T;
-    const int64_t* visible_T;
-    const int64_t* runs;
-    int64_t* out_TK;
-    int64_t runs_count, pages, per_page, heads, dim, k, places;
-    int threads;
-};
 
 extern "C" void dsv4_pack_index(const float* x, uint8_t* rows, int64_t count, int64_t dim, int64_t bytes, int threads);
 

@@ -1,25 +1,13 @@
-// exp, log and what is made of them, W lanes at a time, to about one unit in the last place.
+// exp of anything, log and what is made of them, W lanes at a time, to about one unit in the last place.
 #pragma once
+#include "exponential.h"
 #include "simd.h"
 
 namespace dsv4 {
 
+// e^x for any x: infinity above the range, NaN stays NaN
 inline vf exponential(vf x) {
-    const vf clipped = min(max(x, splat(-104.0f)), splat(89.0f));
-    const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
-    const vf n = fma(clipped, splat(1.44269504f), magic) - magic;
-    vf r = fma(n, splat(-0.693359375f), clipped);
-    r = fma(n, splat(2.12194440e-4f), r);
-    vf p = splat(1.9875691500e-4f);
-    p = fma(p, r, splat(1.3981999507e-3f));
-    p = fma(p, r, splat(8.3334519073e-3f));
-    p = fma(p, r, splat(4.1665795894e-2f));
-    p = fma(p, r, splat(1.6666665459e-1f));
-    p = fma(p, r, splat(5.0000001201e-1f));
-    p = fma(p, r * r, r) + 1.0f;
-    // in two steps, so that infinity and subnormals come out right
-    const vi whole = __builtin_convertvector(n, vi), half = whole >> 1;
-    const vf result = p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+    const vf result = exp(min(max(x, splat(-104.0f)), splat(89.0f)));
     return x == x ? result : x;
 }
 

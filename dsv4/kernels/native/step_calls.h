@@ -3,23 +3,10 @@
 #include "attention.h"
 #include "compress.h"
 #include "gemm.h"
+#include "indexer.h"
 #include "quant.h"
 #include "rope.h"
 #include "step.h"
-
-// As in indexer.cpp.
-struct IndexCall {
-    const float* q_TNI;
-    const float* weight_TN;
-    dsv4::Rows keys;
-    const int64_t* first_BP;
-    const int64_t* sequence_T;
-    const int64_t* visible_T;
-    const int64_t* runs;
-    int64_t* out_TK;
-    int64_t runs_count, pages, per_page, heads, dim, k, places;
-    int threads;
-};
 
 extern "C" {
 void dsv4_rms_norm(const void* x, const float* weight, void* y, int64_t rows, int64_t dim, float eps, int bf16,

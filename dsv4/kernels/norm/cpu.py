@@ -12,10 +12,9 @@ from dsv4.kernels import native
 
 @cache
 def _function() -> Callable[..., None]:
-    run = native.library().dsv4_rms_norm
-    run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2 + [ctypes.c_float] + [ctypes.c_int] * 2
-    run.restype = None
-    return run
+    return native.function(
+        "dsv4_rms_norm", [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2 + [ctypes.c_float] + [ctypes.c_int] * 2
+    )
 
 
 def usable(x: Tensor, weight_D: Tensor | None) -> bool:

@@ -16,10 +16,7 @@ from dsv4.kernels import native
 
 @cache
 def _function() -> Callable[..., None]:
-    run = native.library().dsv4_rope
-    run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 3
-    run.restype = None
-    return run
+    return native.function("dsv4_rope", [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 3)
 
 
 def usable(x: Tensor, rotation_2TP: Tensor) -> bool:

@@ -19,10 +19,7 @@ _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 @cache
 def _function(name: str, integers: int) -> Callable[..., None]:
     """A native cast: from, to, some int64 sizes, threads."""
-    function = getattr(native.library(), name)
-    function.argtypes = [_POINTER, _POINTER, *[_INT64] * integers, _INT]
-    function.restype = None
-    return function
+    return native.function(name, [_POINTER, _POINTER, *[_INT64] * integers, _INT])
 
 
 def _run(name: str, source: Tensor, target: Tensor, *sizes: int) -> Tensor:

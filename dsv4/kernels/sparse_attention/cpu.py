@@ -41,10 +41,7 @@ class _Call(ctypes.Structure):
 
 @cache
 def _function() -> Callable[..., None]:
-    function = native.library().dsv4_sparse_attention
-    function.argtypes = [ctypes.POINTER(_Call)]
-    function.restype = None
-    return function
+    return native.function("dsv4_sparse_attention", [ctypes.POINTER(_Call)])
 
 
 def supported(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None) -> bool:

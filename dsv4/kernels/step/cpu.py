@@ -15,6 +15,7 @@ from torch import Tensor
 from dsv4.kernels import native
 from dsv4.kernels.hyper_connection.cpu import MOST_STREAMS
 from dsv4.kernels.matmul.cpu import weight_kind
+from dsv4.kernels.moe.cpu import packed_layer
 from dsv4.kernels.rows import INDEX_BLOCK
 from dsv4.kernels.step import layout
 
@@ -33,9 +34,7 @@ _WRONG = {
 
 @cache
 def _function(name: str, pointers: int) -> Callable[..., int]:
-    run = getattr(native.library(), name)
-    run.argtypes, run.restype = [ctypes.c_void_p] * pointers, ctypes.c_int
-    return run
+    return native.function(name, [ctypes.c_void_p] * pointers, ctypes.c_int)
 
 
 def _linears(layer: "LayerWeights") -> "Iterator[LinearWeight]":
@@ -102,7 +101,7 @@ def _why_not_linears(model: "StepModel") -> str | None:
     if any(c.kv_FD.scale is not None or c.gate_FD.scale is not None for x in model.layers for c in _compressors(x)):
         return "compressors must not be quantised"
     for layer in model.layers:
-        made = layout.expert_layer(layer.experts)
+        made = packed_layer(layer.experts)
         if made is None or not layer.experts.shared:
             return "no native product for these experts' formats"
         for kind in (made.kind, made.shared_kind):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.matmul.cpu import BF16, F32, weight_kind
-from dsv4.kernels.moe.cpu import _layer as expert_layer
+from dsv4.kernels.moe.cpu import packed_layer
 
 if TYPE_CHECKING:
     from dsv4.kernels.step import CompressorWeights, Connection, LayerWeights, LinearWeight, StepModel, StepStore
@@ -142,7 +142,7 @@ def _layer(weights: "LayerWeights") -> Layer:
     if weights.indexer is not None:
         layer.index = _compressor(weights.indexer.compressor)
         layer.index_q, layer.index_weight = _linear(weights.indexer.query), _linear(weights.indexer.weight)
-    experts = expert_layer(weights.experts)
+    experts = packed_layer(weights.experts)
     assert experts is not None
     layer.experts = Experts(*experts.rows, experts.inner, experts.kind, experts.shared_kind)
     return layer

@@ -1,0 +1,17 @@
+// The arguments of the indexer.
+#pragma once
+#include "rows.h"
+
+// Mirrored by dsv4/kernels/indexer/cpu.py.
+struct IndexCall {
+    const float* q_TNI;
+    const float* weight_TN;
+    dsv4::Rows keys;
+    const int64_t* first_BP;
+    const int64_t* sequence_T;
+    const int64_t* visible_T;
+    const int64_t* runs;
+    int64_t* out_TK;
+    int64_t runs_count, pages, per_page, heads, dim, k, places;
+    int threads;
+};
