@@ -1,10 +1,11 @@
 """From a checkpoint folder to the state of a model: which dtype each parameter computes in.
 
 fp32     every weight dequantised, everything float32: the mode for comparisons and training
-bf16     linears and embedding bfloat16; what the report computes in float32 stays float32 (norms, router,
-         compressor, head, hyper-connections, sinks)
-release  as bf16, but FP8 and FP4 weights stay as stored, with their scales; only attn.wo_a becomes bfloat16,
-         as in the released converter
+bf16     linears and embedding bfloat16; what the report computes in float32 computes in float32 (norms, router,
+         compressor, head, hyper-connections, sinks), where the matrices among it (router, compressor, head) are
+         kept in bfloat16 when they are stored so
+release  as bf16, but FP8 and FP4 weights stay as stored, with their scales. attn.wo_a, whose inputs the release does
+         not quantise, becomes bfloat16 when its groups are no multiple of 128 rows
 
 Hash tables are int64 in every mode.
 """
@@ -29,9 +30,11 @@ from dsv4.checkpoint.names import (
 )
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.config import ModelConfig
+from dsv4.kernels.quant import FP8_BLOCK
 from dsv4.model.layers import Linear
 
 Mode = Literal["fp32", "bf16", "release"]
+_WO_A = "attn.wo_a.weight"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -49,7 +52,7 @@ def state_for(
         raise ValueError(f"mode must be fp32, bf16 or release, got {mode!r}")
     wanted = [p for p in parameters(config) if mtp or not p.name.startswith("mtp.")]
     raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or config.draft_stages > 0))
-    return _yield_state(wanted, reader, mode, config.n_routed_experts)
+    return _yield_state(wanted, reader, mode, config)
 
 
 def load_into(
@@ -126,15 +129,18 @@ def _spec_problem(parameter: Parameter, reader: CheckpointReader) -> str | None:
 
 
 def _yield_state(
-    wanted: list[Parameter], reader: CheckpointReader, mode: Mode, experts: int
+    wanted: list[Parameter], reader: CheckpointReader, mode: Mode, config: ModelConfig
 ) -> Iterator[tuple[str, Tensor]]:
+    whole_groups = config.o_lora_rank % FP8_BLOCK == 0
     for parameter in wanted:
         name = parameter.name
         if parameter.kind is Kind.TABLE:
-            yield name, _checked_table(name, reader, experts)
-        elif mode == "release" and is_quantized(reader.spec(name)) and not name.endswith("attn.wo_a.weight"):
+            yield name, _checked_table(name, reader, config.n_routed_experts)
+        elif mode == "release" and is_quantized(reader.spec(name)) and (whole_groups or not name.endswith(_WO_A)):
             yield name, reader.tensor(name)
             yield parameter.scale_name, reader.tensor(parameter.scale_name)
+        elif mode != "fp32" and parameter.kind is Kind.WIDE and reader.spec(name).dtype == torch.bfloat16:
+            yield name, reader.tensor(name)
         else:
             yield name, reader.dequantized(name, _compute_dtype(parameter.kind, mode))
 

@@ -94,6 +94,10 @@ class CheckpointReader:
         except ValueError as error:
             raise CheckpointError(f"{self.file_of(scale_name)}: tensor {scale_name!r}: {error}") from None
 
+    def maps(self) -> tuple[Tensor, ...]:
+        """The maps of the files read so far, as bytes."""
+        return tuple(self._maps.values())
+
     def release(self) -> None:
         """Forget the maps; tensors already handed out stay valid. Later reads map the files again."""
         self._maps.clear()

@@ -1,5 +1,6 @@
 """`dsv4 bench`: prefill and decode speed by context length, optionally beside transformers in the same run."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -7,6 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dsv4.cli.measure import Mode, Speed
+    from dsv4.cli.measure_kernels import Rate
     from dsv4.generation import PromptProgress
 
 
@@ -16,6 +18,7 @@ LONG = (4096, 16384, 65536, 262144, 1048576)
 
 def bench(
     folder: Path | None = None,
+    of: Path | None = None,
     *,
     contexts: tuple[int, ...] = (512, 2048, 8192),
     decode: int = 16,
@@ -26,12 +29,15 @@ def bench(
     mode: Literal["fp32", "bf16", "release"] = "fp32",
 ) -> None:
     """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens. `dsv4 bench kernels`
-    measures the native kernels beside memory bandwidth and torch instead.
+    measures the native kernels beside memory bandwidth and torch instead, `dsv4 bench model FOLDER` a whole model
+    beside the bytes it reads and torch's matrix product, and several streams beside one.
 
     Parameters
     ----------
     folder
-        Checkpoint folder, or the word kernels. Default: the bundled model.
+        Checkpoint folder, or the word kernels or model. Default: the bundled model.
+    of
+        After the word model: the checkpoint folder. Default: the bundled model.
     contexts
         Prompt lengths in tokens; repeat the flag for several.
     decode
@@ -51,9 +57,11 @@ def bench(
     from dsv4.cli.plot import speed_svg
     from dsv4.config import ModelConfig
 
-    if folder is not None and str(folder) == "kernels" and not folder.exists():
-        _kernels(json)
+    if folder is not None and str(folder) in _WORDS and not folder.exists():
+        _WORDS[str(folder)](of or default_model_folder(), mode, json)
         return
+    if of is not None:
+        raise ValueError(f"one folder is measured at a time, got {folder} and {of}")
     path = folder or default_model_folder()
     if decode < 1:
         raise ValueError(f"decode must be at least 1, got {decode}")
@@ -90,20 +98,36 @@ def _measure(
     return rows
 
 
-def _kernels(json: Path | None) -> None:
-    """One line per kernel: its rate, the yardstick's, the ratio."""
-    from dsv4.cli.measure import append_lines
+def _kernels(path: Path, mode: "Mode", json: Path | None) -> None:
+    """One line per kernel."""
     from dsv4.cli.measure_kernels import every_rate
+
+    _show_rates(every_rate(), json, {})
+
+
+def _model(path: Path, mode: "Mode", json: Path | None) -> None:
+    """One line per way of using the model."""
+    from dsv4.cli.measure_model import model_rates
+
+    _show_rates(model_rates(path, mode), json, {"model": path.name, "mode": mode})
+
+
+def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str]) -> None:
+    """Each rate, its yardstick and their ratio, shown and kept as soon as they are there."""
+    from dsv4.cli.measure import append_lines
     from dsv4.kernels import native
 
     print(f"kernels: {native.describe()}")
-    for rate in every_rate():
+    for rate in rates:
         print(
             f"{rate.kernel:<36} {rate.rate:>9.1f} of {rate.yardstick:>7.1f} {rate.unit:<8} {rate.ratio:>6.2f}",
             flush=True,
         )
         if json is not None:
-            append_lines(json, [{"isa": native.isa(), **rate.to_dict()}])
+            append_lines(json, [{**about, "isa": native.isa(), **rate.to_dict()}])
+
+
+_WORDS = {"kernels": _kernels, "model": _model}  # what may stand in place of a folder
 
 
 class _Progress:

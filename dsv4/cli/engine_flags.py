@@ -17,6 +17,9 @@ class EngineFlags:
         Largest prompt plus answer in tokens. Default: the smaller of the model's and 131,072.
     memory
         Budget of the cache: a size (8GiB) or a share of free memory (50%).
+    expert_memory
+        Most memory that routed experts may take: the others are read from the checkpoint when they are chosen. A size
+        (20GiB) or a share of free memory. With --mode release. Default: no limit.
     sequences
         Requests that run at once.
     cache_dtype
@@ -40,6 +43,7 @@ class EngineFlags:
     mode: Literal["fp32", "bf16", "release"] = "fp32"
     context: int | None = None
     memory: str = "50%"
+    expert_memory: str | None = None
     sequences: int = 8
     cache_dtype: Literal["fp32", "bf16", "release"] | None = None
     queue: int = 1024
@@ -60,6 +64,7 @@ class EngineFlags:
             "mode": self.mode,
             "context_length": self.context,
             "memory": parse_memory(self.memory),
+            "expert_memory": None if self.expert_memory is None else parse_memory(self.expert_memory),
             "sequences": self.sequences,
             "cache_dtype": self.cache_dtype,
             "queue": self.queue,

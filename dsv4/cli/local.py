@@ -28,6 +28,7 @@ from dsv4.engine.engine import check_tokens, default_cache_dtype
 from dsv4.engine.memory import DEFAULT_SHARE, parse_memory, plan_memory
 from dsv4.generation import Completion, FinishReason, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.kernels import native
+from dsv4.kernels.moe.residency import limit_experts
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
 
@@ -54,6 +55,7 @@ def load(
     *,
     context_length: int | None = None,
     memory: int | None = None,
+    expert_memory: int | None = None,
     sequences: int = 8,
     cache_dtype: CacheDtype | None = None,
     reuse: ReusePolicy | None = None,
@@ -67,8 +69,9 @@ def load(
 
     mode: "fp32" (exact, for research), "bf16", or "release" (the released quantised numerics).
     context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
-    memory: bytes the cache may take (default: half of what is free); prefix_folder: where prefixes outlive the
-    process, in at most prefix_bytes. The rest is as in dsv4.engine.Engine.
+    memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
+    read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where
+    prefixes outlive the process, in at most prefix_bytes. The rest is as in dsv4.engine.Engine.
     Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
     """
     if mode not in MODES:
@@ -77,8 +80,10 @@ def load(
     config = ModelConfig.from_file(path)
     with torch.device("meta"):
         model = Transformer(config, MODES[mode])
-    load_into(model, config, CheckpointReader(path), mode)
+    reader = CheckpointReader(path)
+    load_into(model, config, reader, mode)
     model.requires_grad_(False).eval()
+    _limit_experts(model, reader, expert_memory)
     context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
     dtype, reuse = cache_dtype or default_cache_dtype(model), reuse or ReusePolicy()
     budget = parse_memory(DEFAULT_SHARE) if memory is None else memory
@@ -102,6 +107,24 @@ def load(
     )
     tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
     return LocalModel(path.resolve().name, model, engine, tokenizer, generation_defaults(path))
+
+
+def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> None:
+    """Bound the memory of routed experts, which then stay in the checkpoint's files. Raises ValueError where they
+    cannot, or where the budget does not hold what one token needs."""
+    if budget is None:
+        limit_experts((), None)
+        return
+    names = [name for name, _ in model.named_parameters() if name.startswith("layers.0.ffn.experts.0.")]
+    if not any(name.endswith(".scale") for name in names):
+        raise ValueError("expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts")
+    size = sum(p.numel() * p.element_size() for p in map(model.get_parameter, names))
+    least = 2 * size * model.config.num_experts_per_tok
+    if budget < least:
+        raise ValueError(
+            f"expert_memory must be at least {least:,} bytes (twice the experts of a token), got {budget:,}"
+        )
+    limit_experts(reader.maps(), budget)
 
 
 def _fingerprint(folder: Path, *settings: object) -> str:

@@ -78,7 +78,7 @@ def peak_bytes() -> int:
     return 0
 
 
-def _prompt(vocabulary: int, length: int) -> list[int]:
+def random_prompt(vocabulary: int, length: int) -> list[int]:
     """The same random tokens for every engine, control tokens left out."""
     generator = torch.Generator().manual_seed(length)
     return torch.randint(min(64, vocabulary - 1), vocabulary, (length,), generator=generator).tolist()
@@ -89,25 +89,27 @@ class Ours:
 
     name = "dsv4"
 
-    def __init__(self, folder: Path, mode: Mode, context: int, step_tokens: int = 512) -> None:
+    def __init__(self, folder: Path, mode: Mode, context: int, step_tokens: int = 512, sequences: int = 1) -> None:
         from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.local import load
 
         self._mode = mode
         # every row computes all of its prompt
         policy = ReusePolicy(snapshots=0)
-        self._model = load(folder, mode, context_length=context, sequences=1, reuse=policy, step_tokens=step_tokens)
-        self._model.engine.eos = -1  # random weights may say the end token early; time what was asked for
+        self.model = load(
+            folder, mode, context_length=context, sequences=sequences, reuse=policy, step_tokens=step_tokens
+        )
+        self.model.engine.eos = -1  # random weights may say the end token early; time what was asked for
         self.run(1, 1)  # the first step pays for caches of the libraries
 
     def run(self, context: int, decode: int, progress: Callable[[PromptProgress], None] | None = None) -> Speed:
         """Prefill `context` tokens, then decode `decode` more; the first decoded token ends the prefill."""
-        prompt = _prompt(self._model.config.vocab_size, context)
+        prompt = random_prompt(self.model.config.vocab_size, context)
         params = SamplingParams(max_tokens=decode + 1, temperature=0)
-        spec = self._model.engine.store.spec
+        spec = self.model.engine.store.spec
         times = [time.perf_counter()]
         reset_peak()
-        for event in self._model.engine.generate(prompt, params, RequestOptions(progress=progress is not None)):
+        for event in self.model.engine.generate(prompt, params, RequestOptions(progress=progress is not None)):
             if event.token is not None:
                 times.append(time.perf_counter())
             elif event.progress is not None and progress is not None:
@@ -134,7 +136,7 @@ class Transformers:
     @torch.inference_mode()
     def run(self, context: int, decode: int, progress: object = None) -> Speed:
         reset_peak()
-        ids_1T = torch.tensor([_prompt(self._model.config.vocab_size, context)])
+        ids_1T = torch.tensor([random_prompt(self._model.config.vocab_size, context)])
         start = time.perf_counter()
         out = self._model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
         prefilled = time.perf_counter()

@@ -15,7 +15,7 @@ from torch import Tensor
 from dsv4.kernels import quant
 from dsv4.kernels.indexer import index_topk
 from dsv4.kernels.matmul import linear
-from dsv4.kernels.moe import ExpertWeights, expert_mlp
+from dsv4.kernels.moe import ExpertWeights, clamped_swiglu, expert_mlp, run_experts
 from dsv4.kernels.sparse_attention import KeySet, PageTable, sparse_attention
 
 WIDTH = 4096
@@ -111,6 +111,27 @@ def moe(experts: int = 64, inner: int = 1024, chosen: int = 6) -> Iterator[Rate]
         yield Rate(f"moe fp4, {rows} tokens", 6 * rows * chosen * dim * inner / seconds / 1e9, yardstick, "GFLOP/s")
 
 
+def flash_layer(experts: int = 32, dim: int = 4096, inner: int = 2048, chosen: int = 6) -> Iterator[Rate]:
+    """Routed experts of one Flash layer in fp4, 32 of them, beside torch's products of the same weights in float32, one
+    expert after the other. Layers per second."""
+    shapes = ((inner, dim), (dim, inner), (inner, dim))
+    one = [weight_of("fp4", *shape) for shape in shapes]
+    made = [[tuple(t.clone() for t in w if t is not None) for _ in range(experts)] for w in one]
+    weights = ExpertWeights(*([w[0] for w in m] for m in made), *([w[1] for w in m] for m in made), limit=10.0)
+    plain = [[torch.randn(shape) / shape[1] ** 0.5 for _ in range(experts)] for shape in shapes]
+
+    def run(expert: int, x_nD: Tensor, share_n1: Tensor) -> Tensor:
+        w1, w2, w3 = (part[expert] for part in plain)
+        return (clamped_swiglu(x_nD @ w1.T, x_nD @ w3.T, 10.0) * share_n1) @ w2.T
+
+    for rows in (1, 8, 64, 256):
+        x, ids = torch.randn(rows, dim), torch.stack([torch.randperm(experts)[:chosen] for _ in range(rows)])
+        share = torch.rand(rows, chosen)
+        ours = fastest(lambda x=x, ids=ids, share=share: expert_mlp(x, ids, share, weights))  # type: ignore
+        torchs = fastest(lambda x=x, ids=ids, share=share: run_experts(x, ids, share, experts, run))  # type: ignore
+        yield Rate(f"flash moe layer, {rows} tokens", 1 / ours, 1 / torchs, "layers/s")
+
+
 def indexer(entries: int = 262_144, heads: int = 64, dim: int = 128) -> Iterator[Rate]:
     """One query over all entries, top 512; yardstick: torch's fp32 product at 512 rows."""
     yardstick = matmul_rate(512)
@@ -142,5 +163,5 @@ def attention(heads: int = 64, dim: int = 512, chosen: int = 512) -> Iterator[Ra
 @torch.inference_mode()
 def every_rate() -> Iterator[Rate]:
     """All of them, one by one."""
-    for part in (gemv, gemm, moe, indexer, attention):
+    for part in (gemv, gemm, moe, flash_layer, indexer, attention):
         yield from part()

@@ -191,6 +191,6 @@ def test_what_cannot_be_fused_says_why() -> None:
     assert not Runner(model, store, predict=False).fused
     assert not Runner(tiny("fp32"), store, predict=False, fused=False).fused
     odd = tiny_model()
-    odd.head.weight.data = odd.head.weight.data.to(torch.bfloat16)
+    odd.head.weight.data = odd.head.weight.data.to(torch.float16)
     with pytest.raises(ValueError, match="head must be float32"):
         Runner(odd, store, predict=False, fused=True)

@@ -187,6 +187,38 @@ struct Fp8 {
     }
 };
 
+// FP8 without its scales, every weight times 2^-120: for activations that carry the scales (`scaled_rows` in gemm.cpp)
+struct Fp8Plain {
+    static constexpr int CHUNK = 4 * W, PARTS = 1;
+    const uint8_t* w;
+    int64_t K;
+    explicit Fp8Plain(const Fp8<false, false>& f) : w(f.w), K(f.K) {}
+
+    struct Row {
+        const uint8_t* w;
+        int64_t K, ahead;
+        static void decode(const uint8_t* p, vf* out) {
+            constexpr int16_t kept = int16_t(0x87f0);
+            const vh v = load_as<vh>(p);
+            const vi even = (vi)(((v << 8) >> 4) & kept), odd = (vi)((v >> 4) & kept);
+            out[0] = low_half(even);
+            out[1] = low_half(odd);
+            out[2] = high_half(even);
+            out[3] = high_half(odd);
+        }
+        void get(int64_t c, int, vf* out) const {
+            prefetch(w + c * CHUNK + ahead);
+            decode(w + c * CHUNK, out);
+        }
+        void tail(int64_t c, vf* out) const {
+            uint8_t part[CHUNK] = {};
+            std::memcpy(part, w + c * CHUNK, K - c * CHUNK);
+            decode(part, out);
+        }
+    };
+    Row row(int64_t n, int rows) const { return {w + n * K, K, distance(K, rows)}; }
+};
+
 // per 16 bytes: table[index], index 0..15
 inline vb look_up(vb table, vb index) {
 #if defined(__AVX512BW__)

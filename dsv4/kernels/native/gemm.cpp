@@ -100,13 +100,61 @@ void direct(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, con
     for (; n < n1; n++) dot_rows<D, 1, M>(w, n, x, m0, out);
 }
 
+// `rows` prepared rows with the scale of each block of columns multiplied in, and 2^120; false where a number would
+// leave float32's range. Powers of two change no bit of a product: weights then need no scale (`Fp8Plain`).
+bool scaled_rows(const uint8_t* scale, int64_t K, const Input& in, int64_t m0, int64_t rows, float* out,
+                 int64_t pitch) {
+    vf most{};
+    for (int64_t k = 0; k < K; k += FP8_BLOCK, scale++) {
+        if (*scale < 7 || *scale == 255) return false;  // times less than 1: small numbers would lose bits
+        const vf factor = splat(POWERS.times_2_120[*scale]);
+        const int64_t end = std::min(k + FP8_BLOCK, K);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = k; j < end; j += W) {
+                const vf v = load(in.row(m0 + i) + j) * factor;
+                store(out + i * pitch + j, v);
+                most = max(most, max(v, -v));
+            }
+    }
+    for (int i = 0; i < W; i++)
+        if (!(most[i] < INFINITY)) return false;
+    return true;
+}
+
+// Rows of one 128-row block share their scales: those go into a copy of the few activation rows.
+template <int M>
+void direct_scaled(const Fp8<false, false>& w, int64_t n0, int64_t n1, const Input& in, int64_t m0,
+                   const Output& out) {
+    static thread_local Scratch memory;
+    constexpr int64_t ENOUGH = 8;  // weight rows that pay for the copy
+    const int64_t padded = (w.K + w.CHUNK - 1) / w.CHUNK * w.CHUNK, pitch = padded + 16;
+    const Output shifted{(char*)out.y + m0 * out.pitch * (out.bf16 ? 2 : 4), out.pitch, out.bf16};
+    float* x = memory.floats(M * pitch);
+    for (int64_t n = n0, end; n < n1; n = end) {
+        end = std::min(n1, n / FP8_BLOCK * FP8_BLOCK + FP8_BLOCK);
+        const uint8_t* scale = (const uint8_t*)w.scale + n / FP8_BLOCK * w.blocks;
+        if (end - n >= ENOUGH && scaled_rows(scale, padded, in, m0, M, x, pitch))
+            direct<Fp8Plain, M>(Fp8Plain(w), n, end, Input{x, pitch, nullptr}, 0, shifted);
+        else
+            direct<Fp8<false, false>, M>(w, n, end, in, m0, out);
+    }
+}
+
+template <class D, int M>
+void direct_best(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, const Output& out) {
+    if constexpr (std::is_same_v<D, Fp8<false, false>>)
+        direct_scaled<M>(w, n0, n1, in, m0, out);
+    else
+        direct<D, M>(w, n0, n1, in, m0, out);
+}
+
 template <class D>
 void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
     switch (m1 - m0) {
-        case 1: return direct<D, 1>(w, n0, n1, in, m0, out);
-        case 2: return direct<D, 2>(w, n0, n1, in, m0, out);
-        case 3: return direct<D, 3>(w, n0, n1, in, m0, out);
-        case 4: return direct<D, 4>(w, n0, n1, in, m0, out);
+        case 1: return direct_best<D, 1>(w, n0, n1, in, m0, out);
+        case 2: return direct_best<D, 2>(w, n0, n1, in, m0, out);
+        case 3: return direct_best<D, 3>(w, n0, n1, in, m0, out);
+        case 4: return direct_best<D, 4>(w, n0, n1, in, m0, out);
     }
 }
 
@@ -223,6 +271,33 @@ int exact_kind(int kind, const void* scale, int64_t N, int64_t K) {
         for (int64_t i = 0; i < count; i++)
             if (!(std::fabs(((const float*)scale)[i]) < 128.0f)) return KIND_FP8_F32SCALE_WIDE;
     return kind;
+}
+
+int64_t data_bytes(const Weight& w) {
+    switch (w.kind) {
+        case KIND_F32: return w.N * w.K * 4;
+        case KIND_BF16: return w.N * w.K * 2;
+        case KIND_FP4: return w.N * (w.K / 2);
+        default: return w.N * w.K;
+    }
+}
+
+int64_t scale_bytes(const Weight& w) {
+    const int64_t tiles = (w.N + FP8_BLOCK - 1) / FP8_BLOCK * ((w.K + FP8_BLOCK - 1) / FP8_BLOCK);
+    switch (w.kind) {
+        case KIND_F32:
+        case KIND_BF16: return 0;
+        case KIND_FP4: return w.N * (w.K / FP4_BLOCK);
+        case KIND_FP8:
+        case KIND_FP8_WIDE: return tiles;
+        default: return tiles * 4;
+    }
+}
+
+Weight rows_of(const Weight& w, int64_t n0, int64_t count) {
+    const Weight before{w.kind, w.data, w.scale, n0, w.K};
+    const char *data = (const char*)w.data + data_bytes(before), *scale = (const char*)w.scale;
+    return {w.kind, data, scale ? scale + scale_bytes(before) : nullptr, count, w.K};
 }
 
 int64_t prepared_size(int kind, int64_t K) {

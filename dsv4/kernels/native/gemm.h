@@ -15,6 +15,13 @@ struct Weight {
     int64_t N, K;
 };
 
+// Weight rows [n0, n0 + count) of w; n0 is a multiple of 128 where scales cover 128 rows.
+Weight rows_of(const Weight& w, int64_t n0, int64_t count);
+
+// how many bytes its rows and its scales take
+int64_t data_bytes(const Weight& w);
+int64_t scale_bytes(const Weight& w);
+
 // Prepared activations: row m lies at x + (index ? index[m] : m) * pitch. See `prepare`.
 struct Input {
     const float* x;

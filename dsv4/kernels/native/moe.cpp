@@ -9,6 +9,7 @@
 #include "gemm.h"
 #include "moe_math.h"
 #include "quant.h"
+#include "residency.h"
 
 using namespace dsv4;
 
@@ -33,6 +34,20 @@ struct Experts {
     Weight gate(int64_t e) const { return weight(w1, s1, e, kind_of(e), F, D); }
     Weight up(int64_t e) const { return weight(w3, s3, e, kind_of(e), F, D); }
     Weight down(int64_t e) const { return weight(w2, s2, e, kind_of(e), D, F); }
+
+    int64_t bytes(int64_t e) const {
+        const Weight g = gate(e), d = down(e);
+        return 2 * (data_bytes(g) + scale_bytes(g)) + data_bytes(d) + scale_bytes(d);
+    }
+    void want(int64_t e) const {
+        Piece pieces[6];
+        const Weight all[3] = {gate(e), up(e), down(e)};
+        for (int i = 0; i < 3; i++) {
+            pieces[2 * i] = {all[i].data, data_bytes(all[i])};
+            pieces[2 * i + 1] = {all[i].scale, scale_bytes(all[i])};
+        }
+        residency_want(pieces, 6);
+    }
 };
 
 // some slots of one expert
@@ -148,28 +163,64 @@ void prepare_hidden(const Band& band, const Room& room, const Job& job, int64_t 
     prepare(e.kind_of(job.expert), h, false, e.F, e.quantizes(job.expert), h);
 }
 
-void run_band(const Band& band, const Room& room, const char* x, float* out, int threads) {
-    const int64_t D = band.experts.D, F = band.experts.F, jobs = int64_t(band.jobs.size());
+// Where groups of jobs start: all jobs are one group, unless experts are read from disk within a budget. Then a group's
+// experts take at most half of it, so that the next group can be read while this one is computed.
+std::vector<int64_t> groups_of(const Band& band) {
+    const int64_t jobs = int64_t(band.jobs.size()), most = residency_budget() / 2;
+    std::vector<int64_t> start{0};
+    int64_t used = 0;
+    for (int64_t j = 0; most && j < jobs; j++) {
+        const bool again = j && band.jobs[j].expert == band.jobs[j - 1].expert;
+        const int64_t bytes = again ? 0 : band.experts.bytes(band.jobs[j].expert);
+        if (used + bytes > most && j > start.back()) start.push_back(j), used = 0;
+        used += bytes;
+    }
+    start.push_back(jobs);
+    return start;
+}
+
+void want(const Band& band, int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; j++)
+        if (band.jobs[j].expert != band.experts.E) band.experts.want(band.jobs[j].expert);
+}
+
+// jobs [first, last) by all threads of the team
+void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last) {
+    const int64_t D = band.experts.D, F = band.experts.F, jobs = last - first;
     const int64_t wide = (F + PANEL_ROWS - 1) / PANEL_ROWS, deep = (D + PANEL_ROWS - 1) / PANEL_ROWS;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t unit = 0; unit < jobs * wide; unit++) {
+        const int64_t n = unit % wide * PANEL_ROWS;
+        hidden_part(band, room, band.jobs[first + unit / wide], n, std::min(n + PANEL_ROWS, F));
+    }
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t j = first; j < last; j++)
+        for (int64_t s = band.jobs[j].first; s < band.jobs[j].last; s++) prepare_hidden(band, room, band.jobs[j], s);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t unit = 0; unit < jobs * deep; unit++) {
+        const int64_t n = unit % deep * PANEL_ROWS;
+        down_part(band, room, band.jobs[first + unit / deep], n, std::min(n + PANEL_ROWS, D));
+    }
+}
+
+void run_band(const Band& band, const Room& room, const char* x, float* out, int threads) {
+    const int64_t D = band.experts.D;
     constexpr int64_t STEP = 1024;
     const int64_t steps = (D + STEP - 1) / STEP;
+    const std::vector<int64_t> group = groups_of(band);
+    const int64_t groups = int64_t(group.size()) - 1;
+    const bool announce = residency_budget() > 0;
+    if (announce) want(band, group[0], group[1]);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < band.T; t++) prepare_token(band, room, x, t);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t unit = 0; unit < jobs * wide; unit++) {
-            const int64_t n = unit % wide * PANEL_ROWS;
-            hidden_part(band, room, band.jobs[unit / wide], n, std::min(n + PANEL_ROWS, F));
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t j = 0; j < jobs; j++)
-            for (int64_t s = band.jobs[j].first; s < band.jobs[j].last; s++)
-                prepare_hidden(band, room, band.jobs[j], s);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t unit = 0; unit < jobs * deep; unit++) {
-            const int64_t n = unit % deep * PANEL_ROWS;
-            down_part(band, room, band.jobs[unit / deep], n, std::min(n + PANEL_ROWS, D));
+        for (int64_t g = 0; g < groups; g++) {
+            if (announce && g + 1 < groups) {
+#pragma omp single
+                want(band, group[g + 1], group[g + 2]);
+            }
+            run_jobs(band, room, group[g], group[g + 1]);
         }
 #pragma omp for schedule(static)
         for (int64_t unit = 0; unit < band.T * steps; unit++) {

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-// A linear layer [outputs, inputs] as stored; with a scale its input goes through FP8.
+// A linear layer [outputs, inputs] as stored; with a scale its input goes through FP8, o_a's excepted.
 struct StepLinear {
     const void *weight, *scale;
     int64_t outputs, inputs, kind;

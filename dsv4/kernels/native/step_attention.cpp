@@ -190,8 +190,9 @@ void project(const StepRun& run, const StepLayer& layer, const void* o, void* y)
     const int64_t T = run.T(), G = run.model.groups, K = layer.o_a.inputs, rank = layer.o_a.outputs / G;
     void* low = run.act(run.space.low, T * G * rank);
     const int64_t bytes = run.bytes();
+    const Weight all{int(layer.o_a.kind), layer.o_a.weight, layer.o_a.scale, G * rank, K};
     for (int64_t g = 0; g < G; g++) {
-        const Weight w{int(layer.o_a.kind), (const char*)layer.o_a.weight + g * rank * K * bytes, nullptr, rank, K};
+        const Weight w = rows_of(all, g * rank, rank);
         linear(w, (const char*)o + g * K * bytes, G * K, (char*)low + g * rank * bytes, G * rank, T, run.bf16(), false,
                run.threads(double(T) * double(rank * K)));
     }

@@ -16,6 +16,7 @@ from dsv4.kernels import native
 from dsv4.kernels.hyper_connection.cpu import MOST_STREAMS
 from dsv4.kernels.matmul.cpu import weight_kind
 from dsv4.kernels.moe.cpu import packed_layer
+from dsv4.kernels.quant import FP8_BLOCK
 from dsv4.kernels.rows import INDEX_BLOCK
 from dsv4.kernels.step import layout
 
@@ -39,7 +40,7 @@ def _function(name: str, pointers: int) -> Callable[..., int]:
 
 def _linears(layer: "LayerWeights") -> "Iterator[LinearWeight]":
     """Those that take and give activations."""
-    yield from (layer.q_a, layer.q_b, layer.kv, layer.o_b)
+    yield from (layer.q_a, layer.q_b, layer.kv, layer.o_a, layer.o_b)
     if layer.indexer is not None:
         yield from (layer.indexer.query, layer.indexer.weight)
 
@@ -53,19 +54,28 @@ def _compressors(layer: "LayerWeights") -> "Iterator[CompressorWeights]":
 
 def _floats(model: "StepModel") -> Iterator[Tensor]:
     """What must be float32."""
-    yield from (model.plain_P, model.long_P, model.output_VD.weight)
+    yield from (model.plain_P, model.long_P)
     connections = [model.head]
     for layer in model.layers:
         connections += [layer.attention, layer.mixture]
-        yield from (layer.q_norm_L, layer.kv_norm_C, layer.sink_H, layer.router_ED)
+        yield from (layer.q_norm_L, layer.kv_norm_C, layer.sink_H)
         if layer.bias_E is not None:
             yield layer.bias_E
         for c in _compressors(layer):
-            yield from (c.kv_FD.weight, c.gate_FD.weight, c.bias_mF, c.norm)
+            yield from (c.bias_mF, c.norm)
     for c in connections:
         yield from (c.fn_XE, c.scale, c.base_X, c.norm_D)
     if model.prediction is not None:
         yield from (model.prediction.embedded_norm_D, model.prediction.streams_norm_D)
+
+
+def _wide(model: "StepModel") -> Iterator[Tensor]:
+    """Matrices whose products are computed in float32; they may be stored in bfloat16."""
+    yield model.output_VD.weight
+    for layer in model.layers:
+        yield layer.router_ED
+        for c in _compressors(layer):
+            yield from (c.kv_FD.weight, c.gate_FD.weight)
 
 
 def why_not(model: "StepModel", store: "StepStore") -> str | None:
@@ -79,7 +89,9 @@ def why_not(model: "StepModel", store: "StepStore") -> str | None:
     if model.simulate and model.index_dim % INDEX_BLOCK:
         return f"the indexer's dim must be a multiple of {INDEX_BLOCK} to go through FP4, not {model.index_dim}"
     if any(t.dtype != torch.float32 or not _readable(t) for t in _floats(model)):
-        return "norms, connections, routers, compressors and the head must be float32 on the CPU"
+        return "norms, connections, biases and sinks must be float32 on the CPU"
+    if any(t.dtype not in layout.PLAIN_KINDS.values() or not _readable(t) for t in _wide(model)):
+        return "routers, compressors and the head must be float32 or bfloat16 on the CPU"
     tables = [layer.table_VK for layer in model.layers if layer.table_VK is not None]
     if any(t.dtype != torch.int64 or not _readable(t) for t in tables):
         return "tables of experts must be int64 on the CPU"
@@ -88,16 +100,15 @@ def why_not(model: "StepModel", store: "StepStore") -> str | None:
 
 def _why_not_linears(model: "StepModel") -> str | None:
     layers = [linear for layer in model.layers for linear in _linears(layer)]
-    plain = [(layer.o_a.weight, layer.o_a.scale) for layer in model.layers]
     if model.prediction is not None:
         layers += [model.prediction.embedded, model.prediction.streams]
-    for weight, scale in [*((x.weight, x.scale) for x in layers), *plain]:
+    for weight, scale in ((x.weight, x.scale) for x in layers):
         if weight_kind(weight, scale) is None or not _readable(weight) or not (scale is None or _readable(scale)):
             return f"no native product for weights of {weight.dtype}"
         if scale is None and weight.dtype != model.dtype:
             return f"plain weights must have the activations' dtype {model.dtype}, not {weight.dtype}"
-    if any(scale is not None for _, scale in plain):
-        return "the first output projection must not be quantised"
+    if any(x.o_a.scale is not None and x.o_a.weight.shape[0] // model.groups % FP8_BLOCK for x in model.layers):
+        return f"a quantised first output projection needs groups of a multiple of {FP8_BLOCK} rows"
     if any(c.kv_FD.scale is not None or c.gate_FD.scale is not None for x in model.layers for c in _compressors(x)):
         return "compressors must not be quantised"
     for layer in model.layers:

@@ -116,7 +116,7 @@ def _linear(layer: "LinearWeight") -> Linear:
 
 
 def _plain(weight: Tensor) -> Linear:
-    return Linear(native.pointer(weight), None, *weight.shape, 0)
+    return Linear(native.pointer(weight), None, *weight.shape, weight_kind(weight, None))
 
 
 def _mix(connection: "Connection") -> Mix:

@@ -1,0 +1,62 @@
+"""What `dsv4 bench model` measures: a whole model beside what its bytes and its arithmetic allow on this machine.
+
+Decoding reads every active weight once, so its floor is the rate at which a plain sum reads memory; prefilling is held
+against torch's own fp32 matrix product, several streams against one.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsv4.cli.local import LocalModel
+from dsv4.cli.measure import Mode, Ours, random_prompt
+from dsv4.cli.measure_kernels import Rate, matmul_rate, read_rate
+from dsv4.generation import SamplingParams
+from dsv4.model import accounting
+
+STREAMS = (2, 4, 8)
+PROMPTS = (512, 4096)
+DECODED = 64
+
+
+def bytes_per_token(model: LocalModel) -> float:
+    """Weight bytes one decoded token reads, as they lie in memory: chosen experts only, no embedding, no prediction."""
+    config, total = model.config, 0.0
+    for name, p in model.model.named_parameters():
+        if name.startswith(("embed.", "mtp.")):
+            continue
+        share = config.num_experts_per_tok / config.n_routed_experts if ".ffn.experts." in name else 1.0
+        total += p.numel() * p.element_size() * share
+    return total
+
+
+def streams_rate(model: LocalModel, streams: int) -> float:
+    """Tokens/s of `streams` requests together while all of them decode."""
+    engine = model.engine
+    params = SamplingParams(max_tokens=DECODED + 1, temperature=0)
+    requests = {engine.submit(random_prompt(model.config.vocab_size, 128 + i), params) for i in range(streams)}
+    answering: set[object] = set()
+    while answering != requests:
+        answering |= {request for request, event in engine.step() if event.token is not None}
+    before, start = engine.counts.generated_tokens, time.perf_counter()
+    while engine.busy:
+        engine.step()
+    return (engine.counts.generated_tokens - before) / (time.perf_counter() - start)
+
+
+def model_rates(folder: Path, mode: Mode) -> Iterator[Rate]:
+    """Decoding, prefilling and batching, one by one."""
+    ours = Ours(folder, mode, max(PROMPTS) + DECODED, sequences=max(STREAMS))
+    model = ours.model
+    size, read = bytes_per_token(model), read_rate()
+    decode = max(ours.run(PROMPTS[0], DECODED).decode_rate for _ in range(3))
+    yield Rate(f"decode, {size / 1e6:,.0f} MB a token", decode * size / 1e9, read, "GB/s")
+    yardstick = matmul_rate(512)
+    for length in PROMPTS:
+        work = accounting.parameters(model.config)
+        rate = max(ours.run(length, 1).prefill_rate for _ in range(2))
+        # multiply-adds of the weights alone, the head left out: attention comes on top
+        yield Rate(f"prefill, {length:,} tokens", 2 * (work.active - work.head) * rate / 1e9, yardstick, "GFLOP/s")
+    one = streams_rate(model, 1)
+    for streams in STREAMS:
+        yield Rate(f"decode, {streams} streams beside one", streams_rate(model, streams), one, "tok/s")

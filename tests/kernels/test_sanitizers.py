@@ -1,0 +1,61 @@
+"""The kernel tests again with the native library built for AddressSanitizer and UBSan, and for the portable path."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsv4.kernels import native
+from dsv4.kernels.native.build import compiler
+from tests.conftest import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.why_not()}"),
+]
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1", "-O1")
+# replaces the library before any test asks for it
+PLUGIN = """
+from dsv4.kernels import native
+from dsv4.kernels.native import build
+native.library_path = lambda isa: build.library_path(isa, {flags!r})
+assert native.available(), native.why_not()
+"""
+
+
+def run_kernel_tests(folder: Path, flags: tuple[str, ...], **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "other_library.py").write_text(PLUGIN.format(flags=flags))
+    paths = f"{folder}{os.pathsep}{ROOT}"
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-p", "other_library", "-p", "no:cacheprovider", "tests/kernels"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "2", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_no_kernel_reads_or_writes_outside_its_memory(tmp_path: Path) -> None:
+    runtimes = [
+        subprocess.run([compiler(), f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        pytest.skip("the compiler has no sanitizer runtimes")
+    done = run_kernel_tests(
+        tmp_path,
+        SANITIZE,
+        LD_PRELOAD=" ".join(runtimes),
+        ASAN_OPTIONS="detect_leaks=0",  # the interpreter keeps what it allocated
+        UBSAN_OPTIONS="print_stacktrace=1",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    assert " passed" in done.stdout
+
+
+def test_the_portable_path(tmp_path: Path) -> None:
+    done = run_kernel_tests(tmp_path, (), DSV4_ISA="portable")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
