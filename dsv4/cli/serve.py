@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 MOST_HEADER_BYTES = 64 << 10
+# how long a thread that computes may keep the one that answers waiting (Python's own choice is 5 ms)
+SWITCH_SECONDS = 0.0005
 DEFAULT_ENGINE = EngineFlags()
 DEFAULT_SERVER = ServerFlags()
 
@@ -50,6 +52,7 @@ def serve(
         from dsv4.cli.local import load
         from dsv4.server import create_app
 
+        ledger = server.open_ledger()
         model = load(folder, **options)
         print(model.memory_text(), file=sys.stderr, flush=True)
         app = create_app(
@@ -59,6 +62,7 @@ def serve(
             defaults=model.defaults,
             settings=settings,
             counters=model.service.counters,
+            ledger=ledger,
         )
         url = f"http://{_printable(host)}:{listener.getsockname()[1]}"
         context = model.service.context_length
@@ -74,6 +78,8 @@ def serve(
             print("stopped", file=sys.stderr)
         finally:
             model.service.close()
+            if ledger is not None:
+                ledger.close()
 
 
 def run_server(app: "FastAPI", listener: socket.socket, ready: Callable[[], None], drain: int) -> None:
@@ -82,6 +88,8 @@ def run_server(app: "FastAPI", listener: socket.socket, ready: Callable[[], None
     Raises KeyboardInterrupt at the end, if a signal ended it.
     """
     import uvicorn
+
+    from dsv4.server.slow import HeaderClock
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -92,9 +100,11 @@ def run_server(app: "FastAPI", listener: socket.socket, ready: Callable[[], None
             app.state.backend.draining = True
             await super().shutdown(sockets)
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     # the application writes one line per request itself
     config = uvicorn.Config(
         app,
+        http=HeaderClock,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=drain,

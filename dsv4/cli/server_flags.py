@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dsv4.server import Keys, Settings
+    from dsv4.server.ledger import Ledger
 
 KEYS_VARIABLE = "DSV4_API_KEYS"
 
@@ -18,7 +19,8 @@ class ServerFlags:
     Parameters
     ----------
     keys
-        File of API keys, one a line: `name key`. Or in the variable DSV4_API_KEYS, with commas between them.
+        File of API keys, one a line: `name key`, perhaps with limits behind: `requests=60 tokens=100000` per minute,
+        `day=5000000` tokens, `concurrent=4`. Or in the variable DSV4_API_KEYS, with commas between the keys.
     insecure
         Serve other machines although there are no keys.
     any_model
@@ -29,6 +31,10 @@ class ServerFlags:
         Answers in the making at once; more are refused as busy.
     drain
         Seconds that running answers may take to finish after Ctrl-C or SIGTERM.
+    ledger
+        SQLite file that `dsv4 usage` reads; `none` keeps nothing. By default in the user's data folder.
+    prices
+        TOML file of prices in US dollars per million tokens; the published ones where it says nothing.
     """
 
     keys: Path | None = None
@@ -37,11 +43,14 @@ class ServerFlags:
     free_sampling: bool = False
     requests: int = 1024
     drain: int = 30
+    ledger: Path | None = None
+    prices: Path | None = None
 
     def settings(self, host: str) -> "Settings":
         """Settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
         ValueError for an address others can reach without a key."""
         from dsv4.server import Settings
+        from dsv4.server.prices import Prices
         from dsv4.server.safety import is_loopback
 
         if self.requests < 1:
@@ -58,12 +67,20 @@ class ServerFlags:
             any_model=self.any_model,
             free_sampling=self.free_sampling,
             max_requests=self.requests,
+            prices=Prices.load(self.prices) if self.prices is not None else Prices(),
         )
+
+    def open_ledger(self) -> "Ledger | None":
+        """The ledger, None if none is kept. Raises OSError for a file that cannot be one."""
+        from dsv4.server.ledger import OFF, Ledger, default_ledger
+
+        return None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger())
 
 
 def read_keys(file: Path | None, variable: str) -> "Keys":
     """The keys of a file and of the environment. Raises FileNotFoundError or ValueError naming what is wrong."""
     from dsv4.server import Keys
 
-    own = Keys.load(file).entries if file is not None else ()
-    return Keys((*own, *Keys.parse(variable.split(","), KEYS_VARIABLE).entries))
+    own = Keys.load(file) if file is not None else Keys()
+    more = Keys.parse(variable.split(","), KEYS_VARIABLE)
+    return Keys((*own.entries, *more.entries), {**own.limits, **more.limits})

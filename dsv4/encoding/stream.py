@@ -312,12 +312,15 @@ class _Markers:
     def __init__(self, markers: Sequence[str]) -> None:
         self.markers = tuple(markers)
         self.pattern = re.compile("|".join(map(re.escape, self.markers)))
+        self._starts = re.compile("|".join({re.escape(marker[0]) for marker in self.markers}) or "(?!)")
 
     def split(self, text: str) -> tuple[str, str]:
         """The start of `text` that is certainly not part of a marker, and the marker behind it.
 
         The marker is "" if none is there, or if an earlier one may still be completed by more text.
         """
+        if self._starts.search(text) is None:
+            return text, ""  # nearly every token: no marker begins here
         match = self.pattern.search(text)
         held = max((len(overlap(text, marker)) for marker in self.markers), default=0)
         safe = len(text) - held

@@ -40,7 +40,7 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
     if not messages:
         raise invalid("messages", "they hold no text")
     format_ = (config.format if config else None) or request.output_format
-    continued = messages[-1]["role"] == "assistant"
+    continued = messages[-1]["role"] == "assistant" and request.task is None
     return Ask(
         model=model,
         messages=messages,
@@ -50,12 +50,15 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
         strict=any(tool.get("strict") for tool in tools),
         thinking=thinking,
         effort=effort_name(effort, dialect) if thinking else None,
+        budget=request.thinking.budget_tokens if request.thinking else None,
+        task=request.task,
         limit=request.max_tokens,
         sampling={"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k},
         stop=request.stop_sequences,
         schema=format_.schema_ if format_ else None,
         continued=continued,
         owner=owner_name(key, request.metadata.user_id if request.metadata else None),
+        key=key,
     )
 
 

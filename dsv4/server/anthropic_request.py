@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import Effort, Fields, between, stop_list
+from dsv4.server.fields import Effort, Fields, Task, Thinking, between, stop_list
 
 # a line some clients put first, which changes with every version of theirs
 HIDDEN_PREFIX = "x-anthropic-"
@@ -41,10 +41,6 @@ def unreadable(block: object) -> str:
     if kind in ("image", "document"):
         return f"this model reads text only, got a block of type {show(kind)}"
     return f"blocks of type {show(kind)} are not supported"
-
-
-class Thinking(Fields):
-    type: Literal["enabled", "disabled", "adaptive"]
 
 
 class OutputFormat(Fields):
@@ -85,6 +81,7 @@ class MessagesRequest(Fields):
     stop_sequences: Annotated[list[str], BeforeValidator(stop_list)] = Field(default_factory=list)
     stream: bool | None = None
     thinking: Thinking | None = None
+    task: Task | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
     metadata: Metadata | None = None

@@ -14,8 +14,10 @@ from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.server.anthropic import count_tokens, prepare_messages
 from dsv4.server.backend import Backend, Settings
 from dsv4.server.border import Border, Run, add_error_handlers, json_response, respond
+from dsv4.server.chat_page import add_chat_page
 from dsv4.server.completions import prepare_completion
 from dsv4.server.errors import ApiError
+from dsv4.server.ledger import Ledger
 from dsv4.server.openai import prepare_chat
 from dsv4.server.pages import Pages
 from dsv4.server.responses import count_input, prepare_response
@@ -37,14 +39,15 @@ def create_app(
     defaults: SamplingDefaults = SamplingDefaults(),  # noqa: B008 (frozen)
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     counters: Callable[[], Mapping[str, float]] | None = None,
+    ledger: Ledger | None = None,
 ) -> FastAPI:
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
-    counters: numbers of the engine for the metrics page. `app.state.backend` is what the requests share.
-    Does not close `generator`.
+    counters: numbers of the engine for the metrics page; ledger: where usage is kept, if anywhere.
+    `app.state.backend` is what the requests share. Closes neither `generator` nor `ledger`.
     """
     app = FastAPI(title="dsv4", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    backend = Backend(generator, tokenizer, model_name, defaults, settings, counters)
+    backend = Backend(generator, tokenizer, model_name, defaults, settings, counters, ledger=ledger)
     app.state.backend = backend
 
     def post(paths: list[str], prepare: Prepare) -> None:
@@ -64,6 +67,7 @@ def create_app(
     post([f"{prefix}/responses" for prefix in PREFIXES], prepare_response)
     _add_counters(app, backend)
     Pages(backend).add_to(app, (*PREFIXES, "/anthropic", "/anthropic/v1"))
+    add_chat_page(app)
     add_error_handlers(app)
     app.add_middleware(Border, backend=backend)
     return app

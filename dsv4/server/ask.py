@@ -38,10 +38,13 @@ class Ask:
     messages: as the encoding takes them (system, user, assistant, tool), without tools.
     functions: OpenAI function objects, keys in the order sent. strict: their schemas must hold.
     effort: a name of the dialect, None without thinking.
+    budget: the most tokens of reasoning; None = no limit of its own.
+    task: a quick instruction: a control token behind the last message asks for a title, a search query and the
+    like, and the answer has no reasoning. The prompt before it is that of the conversation, cached as it is.
     limit: the longest answer in tokens; None = the default of the mode.
     sampling: fields of SamplingParams the client has set.
     schema: JSON schema the answer must follow. continued: the last message is the beginning of the answer.
-    owner: who asks; owners share no cached prefixes.
+    owner: who asks; owners share no cached prefixes. key: the name of the key, "" without keys.
     raw: the prompt's ids, for requests that are no conversation; then there are no messages.
     """
 
@@ -53,6 +56,8 @@ class Ask:
     strict: bool = False
     thinking: bool = True
     effort: str | None = None
+    budget: int | None = None
+    task: str | None = None
     limit: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     stop: Sequence[str] = ()
@@ -62,6 +67,7 @@ class Ask:
     show_schema: bool = True
     continued: bool = False
     owner: str = ""
+    key: str = ""
     raw: tuple[int, ...] | None = None
 
     @property
@@ -77,7 +83,7 @@ class Ask:
     @property
     def opens_thinking(self) -> bool:
         """Whether the answer begins inside the reasoning."""
-        return self.thinking and not (self.continued and self.messages[-1]["content"])
+        return self.thinking and self.task is None and not (self.continued and self.messages[-1]["content"])
 
     @property
     def default_tokens(self) -> int:

@@ -7,7 +7,10 @@ from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
 from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.server.keys import Keys
+from dsv4.server.ledger import Ledger
+from dsv4.server.limits import Limits
 from dsv4.server.metrics import Metrics
+from dsv4.server.prices import Prices
 from dsv4.server.replay import Replays
 
 
@@ -22,6 +25,7 @@ class Settings:
     max_requests: answers at once; more are refused as busy.
     keep_alive: seconds of silence after which something is sent.
     body_seconds: how long a client may pause while it sends its body.
+    prices: what answers would have cost, for log and ledger.
     """
 
     keys: Keys = Keys()  # noqa: RUF009 (frozen)
@@ -31,11 +35,13 @@ class Settings:
     max_requests: int = 1024
     keep_alive: float = 10.0
     body_seconds: float = 60.0
+    prices: Prices = Prices()  # noqa: RUF009 (frozen)
 
 
 @dataclass(slots=True)
 class Backend:
-    """One model and everything that outlives a request. counters: numbers of the engine for the metrics page."""
+    """One model and everything that outlives a request. counters: numbers of the engine for the metrics page;
+    ledger: where usage is kept, None = nowhere."""
 
     generator: TokenGenerator
     tokenizer: Tokenizer
@@ -45,9 +51,12 @@ class Backend:
     counters: Callable[[], Mapping[str, float]] | None = None
     metrics: Metrics = field(default_factory=Metrics)
     replays: Replays = field(default_factory=Replays)
+    ledger: Ledger | None = None
     grammars: Grammars = field(init=False)
+    limits: Limits = field(init=False)
     running: int = 0
     draining: bool = False
 
     def __post_init__(self) -> None:
         self.grammars = Grammars(self.tokenizer)
+        self.limits = Limits(self.settings.keys.limits)

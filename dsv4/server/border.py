@@ -16,15 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4.observe import log
 from dsv4.server.backend import Backend
+from dsv4.server.chat_page import FILES
 from dsv4.server.errors import ApiError, from_problem
 from dsv4.server.job import Job
-from dsv4.server.models import DEPRECATED, RETIRED
+from dsv4.server.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
 from dsv4.server.safety import headers_of, refusal
 from dsv4.server.sse import ClientGone, EventStream, PatientResponse, race_disconnect, to_json
 
 CLIENT_CLOSED = 499
 # answered without a key: they tell nothing about anybody's requests
-OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/v1/health", "/v1/ready", "/v1/version"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/v1/health", "/v1/ready", "/v1/version", *FILES})
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -46,9 +47,16 @@ async def respond(request: Request, run: Run) -> Response:
     request.state.job = job
     seconds = job.backend.settings.keep_alive
     model = job.ask.model
-    headers = {"deprecation": RETIRED} if model in DEPRECATED else {}
-    if headers:
+    headers = {}
+    if model in DEPRECATED:
+        headers["deprecation"] = RETIRED
         log("deprecated_model", model=model, id=job.id)
+    context = job.backend.generator.context_length
+    if job.ask.effort == "max" and context < THINK_MAX_CONTEXT:
+        headers["warning"] = (
+            f'299 - "effort max is made for a context of {THINK_MAX_CONTEXT} tokens, this has {context}"'
+        )
+        log("short_context_for_max_effort", context=context, recommended=THINK_MAX_CONTEXT, id=job.id)
     if run.streaming:
         await race_disconnect(request.receive, job.begin())
         response: Response = EventStream(guarded(run), keep_alive=run.keep_alive, seconds=seconds, closing=job.close)

@@ -124,6 +124,7 @@ async def prepare_completion(body: object, backend: Backend, key: str) -> Comple
         logprobs=request.logprobs is not None,
         top_logprobs=request.logprobs or 0,
         owner=owner_name(key, request.user_id, request.user),
+        key=key,
         raw=tuple(ids),
     )
     options = request.stream_options

@@ -13,7 +13,48 @@ from dsv4.server.errors import ApiError
 
 
 def constraint(backend: Backend, ask: Ask) -> ConstraintFactory | None:
-    """The grammar of the answer; None if it is free. Raises ApiError 400 for a schema that cannot be enforced."""
+    """What the answer must look like; None if it is free. Raises ApiError 400 for a schema that cannot be enforced."""
+    grammar = _grammar(backend, ask)
+    if ask.budget is None or not ask.opens_thinking:
+        return grammar
+    return ThinkingBudget(grammar, backend.tokenizer, ask.budget)
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """At most `tokens` of reasoning: then only its closing mark may come. `then`: what holds besides."""
+
+    then: ConstraintFactory | None
+    tokenizer: Tokenizer
+    tokens: int
+
+    def start(self) -> TokenConstraint:
+        close = self.tokenizer.token_id(self.tokenizer.dialect.think_close)
+        return _Budgeted(self.then.start() if self.then else None, close, self.tokenizer.vocab_size, self.tokens)
+
+
+class _Budgeted:
+    """One answer of `ThinkingBudget`."""
+
+    def __init__(self, then: TokenConstraint | None, close: int, vocabulary: int, tokens: int) -> None:
+        self._then, self._close, self._left = then, close, tokens
+        only = bytearray(-(-vocabulary // 8))
+        only[close // 8] = 1 << close % 8
+        self._only, self._thinking = bytes(only), True
+
+    def allowed(self) -> bytes | None:
+        if self._thinking and self._left <= 0:
+            return self._only
+        return self._then.allowed() if self._then is not None else None
+
+    def accept(self, token: int) -> None:
+        self._thinking = self._thinking and token != self._close
+        self._left -= 1
+        if self._then is not None:
+            self._then.accept(token)
+
+
+def _grammar(backend: Backend, ask: Ask) -> ConstraintFactory | None:
     grammars, tokenizer = backend.grammars, backend.tokenizer
     try:
         if ask.tools and ask.choice.mode == "required":

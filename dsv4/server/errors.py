@@ -8,7 +8,7 @@ from pydantic import ValidationError
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
 RATE_LIMIT = "rate_limit_error"
-RETRY_SECONDS = "2"
+RETRY_SECONDS = 2
 
 # the error types of Anthropic's interface by status
 ANTHROPIC_TYPES = {
@@ -79,9 +79,10 @@ class ContextOverflow(ApiError):
         self.prompt, self.completion, self.context = prompt, completion, context
 
 
-def busy(message: str) -> ApiError:
+def busy(message: str, seconds: int = RETRY_SECONDS) -> ApiError:
     """A 429 that says when to come back."""
-    return ApiError(429, message, type=RATE_LIMIT, code="rate_limit_exceeded", headers={"retry-after": RETRY_SECONDS})
+    headers = {"retry-after": str(seconds)}
+    return ApiError(429, message, type=RATE_LIMIT, code="rate_limit_exceeded", headers=headers)
 
 
 def invalid(param: str, problem: str, *, code: str = INVALID_REQUEST) -> ApiError:

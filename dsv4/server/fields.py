@@ -1,14 +1,16 @@
 """What the dialects' requests have in common: how a body is checked, and the fields that several of them have."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dsv4.server.errors import show
 
 MAX_STOPS = 16
 
+Budget = Annotated[int | None, Field(ge=0)]
+Task = Literal["title", "query", "authority", "domain", "action", "read_url"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
 
 
@@ -57,6 +59,13 @@ class Fields(BaseModel):
     """Types are not converted: the string "3" is no number. Unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
+
+
+class Thinking(Fields):
+    """Whether the model thinks, and the most tokens it may think; 0 ends the thought at once."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Budget = None
 
 
 class StreamOptions(Fields):

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from dsv4.answer import Answer, Piece, TokenRecord
@@ -23,6 +24,7 @@ from dsv4.server.ask import Ask
 from dsv4.server.backend import Backend
 from dsv4.server.constraints import constraint
 from dsv4.server.errors import ApiError, ContextOverflow, busy
+from dsv4.server.ledger import Usage
 from dsv4.server.models import check_model
 from dsv4.server.prompt import cache_points, encode
 
@@ -30,6 +32,7 @@ from dsv4.server.prompt import cache_points, encode
 PATIENCE_SECONDS = 0.5
 FIXED_WHILE_THINKING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
 ENGINE_ERROR = "engine_error"
+SHORT_CHARACTERS = 1000
 
 
 @dataclass(slots=True)
@@ -114,6 +117,9 @@ class Job:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
         self.backend.running -= 1
+        self.backend.limits.release(self.ask.key, self.answer.completion_tokens)
+        if not self._refused and not self._failed:
+            self._account()
         if not self.answer.over and not self._refused:
             self.backend.metrics.finished["error" if self._failed else "abort"] += 1
         if waiting is not None:
@@ -132,12 +138,31 @@ class Job:
             "cached_tokens": self.reused,
             "completion_tokens": self.answer.completion_tokens,
             "finish": self.answer.finish_reason if self.answer.over else None,
+            "cost_usd": round(self.cost, 9),
             "first_token_seconds": None if self._first_token is None else round(self._first_token - self._began, 4),
         }
+
+    @property
+    def cost(self) -> float:
+        """What the answer so far would have cost, in US dollars."""
+        hit, output = self.reused, self.answer.completion_tokens
+        at = datetime.fromtimestamp(self.created, UTC)
+        prices = self.backend.settings.prices
+        return prices.cost(self.ask.model, hit=hit, miss=len(self.prompt) - hit, output=output, at=at)
+
+    def _account(self) -> None:
+        """Once, when the work is over, also if the client left: its tokens were computed."""
+        self.backend.metrics.cost += self.cost
+        if self.backend.ledger is None:
+            return
+        day, answer = datetime.fromtimestamp(self.created, UTC).date().isoformat(), self.answer
+        counts = (len(self.prompt), self.reused, answer.completion_tokens, answer.reasoning_tokens)
+        self.backend.ledger.add(Usage(day, self.ask.key, self.ask.model, 1, *counts, self.cost))
 
     def _start(self) -> None:
         if self.backend.running >= self.backend.settings.max_requests:
             raise busy(f"{self.backend.running} requests are running already; try again later")
+        self.backend.limits.admit(self.ask.key, len(self.prompt))
         self.backend.running += 1
         self._events = self.backend.generator.stream(self.prompt, self.params, self.options)
         self._next = asyncio.ensure_future(_anext(self._events))
@@ -208,12 +233,22 @@ class Job:
 async def prepare(backend: Backend, ask: Ask) -> Job:
     """Encode the prompt and decide how to sample. Raises ApiError."""
     check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
-    # a long conversation takes seconds to encode; other requests must not wait for it
-    prompt, points, grammar = await asyncio.to_thread(_work_out, backend, ask)
+    # a long conversation takes seconds to encode, and so do some grammars; other requests must not wait for it
+    if _is_short(ask):
+        prompt, points, grammar = _work_out(backend, ask)
+    else:
+        prompt, points, grammar = await asyncio.to_thread(_work_out, backend, ask)
     params = sampling(backend, ask, prompt, grammar)
     options = RequestOptions(owner=ask.owner, cache_points=points, progress=True)
     answer = Answer(backend.tokenizer, thinking=ask.opens_thinking, stops=ask.stop, tools=ask.tools)
     return Job(backend, ask, prompt, params, options, answer)
+
+
+def _is_short(ask: Ask) -> bool:
+    """Whether a prompt is encoded in less time than another thread takes to begin."""
+    if ask.functions or ask.schema is not None or len(ask.messages) > 4:
+        return False
+    return sum(len(str(part)) for message in ask.messages for part in message.values()) < SHORT_CHARACTERS
 
 
 def _work_out(backend: Backend, ask: Ask) -> tuple[list[int], tuple[int, ...], ConstraintFactory | None]:

@@ -2,43 +2,59 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
 from dsv4.server.errors import ApiError
+from dsv4.server.limits import KeyLimits
 
 SHORTEST = 8
+LIMIT_NAMES = frozenset(item.name for item in fields(KeyLimits))
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of a server as (name, digest) pairs. Empty: no key is asked for.
+    """The keys of a server as (name, digest) pairs, and what those with limits may use. Empty: no key is asked for.
 
     >>> Keys.parse(["alice secret-of-alice"]).name_of("secret-of-alice")
     'alice'
     """
 
     entries: tuple[tuple[str, bytes], ...] = ()
+    limits: Mapping[str, KeyLimits] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, lines: Iterable[str], source: str = "keys") -> Self:
-        """Keys from lines `name key` or `key`; empty lines and those that begin with # are left out.
+        """Keys from lines `name key` or `key`, perhaps with limits as `requests=60` behind; empty lines and those that
+        begin with # are left out.
 
         Raises ValueError naming the line, never the key.
         """
         entries: list[tuple[str, bytes]] = []
+        limits: dict[str, KeyLimits] = {}
         for number, line in enumerate(lines, 1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
-            if len(words) > 2 or len(words[-1]) < SHORTEST:
+            # a key may hold an equals sign itself, so only what follows name and key is a limit
+            words, options = words[:2], words[2:]
+            if len(words) == 2 and words[1].partition("=")[0] in LIMIT_NAMES:
+                words, options = words[:1], [words[1], *options]
+            if len(words[-1]) < SHORTEST:
                 raise ValueError(
                     f"{source}: line {number}: expected a name and a key of at least {SHORTEST} characters"
                 )
-            entries.append((words[0] if len(words) == 2 else f"key{number}", _digest(words[-1])))
-        return cls(tuple(entries))
+            name = words[0] if len(words) == 2 else f"key{number}"
+            try:
+                own = KeyLimits.parse(options)
+            except ValueError as error:
+                raise ValueError(f"{source}: line {number}: {error}") from None
+            if own != KeyLimits():
+                limits[name] = own
+            entries.append((name, _digest(words[-1])))
+        return cls(tuple(entries), limits)
 
     @classmethod
     def load(cls, file: Path) -> Self:

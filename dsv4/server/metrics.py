@@ -34,11 +34,12 @@ class Histogram:
 
 @dataclass(slots=True)
 class Metrics:
-    """Totals since the start. finished: answers by finish reason; refused: requests by status."""
+    """Totals since the start. cost: in US dollars; finished: answers by finish reason; refused: requests by status."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generation_tokens: int = 0
+    cost: float = 0.0
     finished: Counter[str] = field(default_factory=Counter)
     responses: Counter[str] = field(default_factory=Counter)
     first_token: Histogram = field(default_factory=lambda: Histogram(SECONDS))
@@ -52,6 +53,7 @@ class Metrics:
             "num_requests_waiting": counters.get("waiting", 0),
             "prompt_tokens_total": self.prompt_tokens,
             "generation_tokens_total": self.generation_tokens,
+            "cost_usd_total": self.cost,
             "prefix_cache_queries_total": self.prompt_tokens,
             "prefix_cache_hits_total": self.cached_tokens,
         }

@@ -13,6 +13,8 @@ DEPRECATED = (NOT_THINKING, THINKING)
 RETIRED = "@1784908740"  # 2026-07-24 15:59 UTC as RFC 9745 writes it
 FOREIGN = "claude-"
 MAX_OUTPUT_TOKENS = 393_216
+# the context the report recommends for the highest effort
+THINK_MAX_CONTEXT = 393_216
 
 
 def check_model(requested: str, served: str, *, any_name: bool = False) -> None:

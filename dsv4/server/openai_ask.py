@@ -25,6 +25,8 @@ def chat_ask(request: ChatRequest, body: Mapping[str, Any], dialect: Dialect, mo
         strict=any(tool.function.strict for tool in request.tools or ()),
         thinking=thinking,
         effort=effort_name(request.reasoning_effort, dialect) if thinking else None,
+        budget=_budget(request),
+        task=request.task,
         limit=request.output_limit,
         sampling=sampling_fields(request),
         stop=request.stop,
@@ -34,6 +36,7 @@ def chat_ask(request: ChatRequest, body: Mapping[str, Any], dialect: Dialect, mo
         show_schema=format_ is not None and format_.type == "json_schema",
         continued=bool(request.messages[-1].prefix),
         owner=owner_name(key, request.user_id, request.user, request.safety_identifier),
+        key=key,
     )
 
 
@@ -43,6 +46,11 @@ def _thinking_kind(request: ChatRequest) -> str | None:
     options = request.chat_template_kwargs
     chosen = options and (options.thinking if options.thinking is not None else options.enable_thinking)
     return None if chosen is None else "enabled" if chosen else "disabled"
+
+
+def _budget(request: ChatRequest) -> int | None:
+    inner = request.thinking.budget_tokens if request.thinking else None
+    return request.thinking_budget if request.thinking_budget is not None else inner
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from dsv4.server.ask import ToolChoice
 from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import Effort, Fields, StreamOptions, between, bias_pairs, stop_list
+from dsv4.server.fields import Budget, Effort, Fields, StreamOptions, Task, Thinking, between, bias_pairs, stop_list
 
 MAX_TOOLS = 128
 MAX_TOP_LOGPROBS = 20
@@ -128,10 +128,6 @@ class Tool(Fields):
     function: Function
 
 
-class Thinking(Fields):
-    type: Literal["enabled", "disabled", "adaptive"]
-
-
 class JsonSchema(Fields):
     name: str | None = None
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
@@ -172,7 +168,9 @@ class ChatRequest(Fields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     thinking: Thinking | None = None
+    thinking_budget: Budget = None
     reasoning_effort: Effort | None = None
+    task: Task | None = None
     tools: list[Tool] | None = None
     tool_choice: Annotated[ToolChoice | None, BeforeValidator(choice_of)] = None
     parallel_tool_calls: bool | None = None
@@ -202,11 +200,6 @@ class ChatRequest(Fields):
                 )
             if message.prefix and (message.role != "assistant" or index + 1 < len(messages)):
                 raise PydanticCustomError("conversation", "prefix: only for a last message of role assistant")
-        if messages[-1].role == "assistant" and not messages[-1].prefix:
-            raise ValueError(
-                "the last message must not be of role assistant: there is nothing to answer "
-                "(with prefix: true it is continued)"
-            )
         return messages
 
     @field_validator("tools", mode="after")
@@ -237,6 +230,15 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
 
 def check_together(request: ChatRequest) -> None:
     """Raise a 400 for fields that only make sense with another one."""
+    last = request.messages[-1]
+    if last.role == "assistant" and not last.prefix and request.task is None:
+        raise invalid(
+            "messages",
+            "the last message must not be of role assistant: there is nothing to answer "
+            "(with prefix: true it is continued)",
+        )
+    if last.prefix and request.task is not None:
+        raise invalid("task", "not together with prefix")
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "only allowed with stream: true")
     if request.top_logprobs and not request.logprobs:

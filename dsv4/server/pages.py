@@ -13,6 +13,7 @@ from dsv4.server.backend import Backend
 from dsv4.server.border import json_response
 from dsv4.server.errors import ApiError
 from dsv4.server.models import ALIASES, check_model, model_entry
+from dsv4.server.openapi import openapi_document
 
 
 class Pages:
@@ -33,6 +34,7 @@ class Pages:
             app.add_api_route(f"{prefix}/metrics", self.metrics, methods=["GET"])
             app.add_api_route(f"{prefix}/user/balance", self.balance, methods=["GET"])
             app.add_api_route(f"{prefix}/embeddings", self.embeddings, methods=["POST"])
+            app.add_api_route(f"{prefix}/openapi.json", self.openapi, methods=["GET"])
 
     async def models(self) -> Response:
         names = dict.fromkeys((self._backend.model_name, *ALIASES))
@@ -53,11 +55,10 @@ class Pages:
         return json_response({"status": "ready", "model": self._backend.model_name})
 
     async def version(self) -> Response:
-        try:
-            number = version("dsv4")
-        except PackageNotFoundError:
-            number = "unknown"
-        return json_response({"version": number})
+        return json_response({"version": _version()})
+
+    async def openapi(self) -> Response:
+        return json_response(openapi_document(_version()))
 
     async def metrics(self) -> Response:
         counters = self._backend.counters() if self._backend.counters else {}
@@ -76,3 +77,10 @@ class Pages:
         efforts = supported_efforts(backend.tokenizer.dialect)
         context = backend.generator.context_length
         return model_entry(name, created=self._started, context_length=context, efforts=efforts)
+
+
+def _version() -> str:
+    try:
+        return version("dsv4")
+    except PackageNotFoundError:
+        return "unknown"

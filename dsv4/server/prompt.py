@@ -5,7 +5,7 @@ from typing import Any
 
 from dsv4.encoding import Tokenizer
 from dsv4.server.ask import Ask
-from dsv4.server.errors import ApiError
+from dsv4.server.errors import ApiError, invalid
 from dsv4.server.replay import Replays
 
 RECENT_POINTS = 3
@@ -43,9 +43,9 @@ def rendered(ask: Ask) -> list[dict[str, Any]]:
     With a tool choice of `none` the model does not see the tools.
     """
     messages = [dict(message) for message in ask.messages]
-    if messages[-1]["role"] == "system":
-        # the encoding lets only user turns be answered
-        messages[-1]["role"] = "user"
+    _turn_to_user(messages)
+    if ask.task is not None:
+        messages.append(_with_task(messages, ask.task))
     if ask.continued:
         messages[-1]["wo_eos"] = True
     extra: dict[str, Any] = {}
@@ -58,6 +58,33 @@ def rendered(ask: Ask) -> list[dict[str, Any]]:
             messages.insert(0, {"role": "system", "content": ""})
         messages[0] |= extra
     return messages
+
+
+def _with_task(messages: list[dict[str, Any]], task: str) -> dict[str, Any]:
+    """The last message with the task, taken from `messages`: an answer (whose title is asked for), or the last user
+    messages as one, since the encoding drops the task of a message it merges into another. Raises ApiError 400."""
+    if messages[-1]["role"] == "assistant":
+        return {**messages.pop(), "task": task}
+    texts: list[str] = []
+    while messages and messages[-1]["role"] == "user":
+        texts.insert(0, messages.pop()["content"])
+    if not texts or (messages and messages[-1]["role"] == "tool"):
+        raise invalid("task", "only behind an answer, or a message of the user that does not follow a tool's result")
+    return {"role": "user", "content": "\n\n".join(texts), "task": task}
+
+
+def _turn_to_user(messages: list[dict[str, Any]]) -> None:
+    """The encoding lets only user turns be answered: system messages that are become part of one.
+
+    Also those answered long ago, or a conversation that went on would begin with another prompt than before.
+    """
+    head = next((index for index, message in enumerate(messages) if message["role"] != "system"), len(messages) - 1)
+    answered = True
+    for message in reversed(messages[head:]):
+        if message["role"] == "system":
+            message["role"] = "user" if answered else "system"
+        else:
+            answered = message["role"] == "assistant"
 
 
 def cache_points(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

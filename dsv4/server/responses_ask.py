@@ -18,7 +18,7 @@ def responses_ask(request: ResponsesRequest, tools: Mapping[str, Tool], dialect:
     effort = request.reasoning.effort if request.reasoning else None
     thinking = thinks(model, effort, None)
     messages = _Messages(request)
-    if not messages.list or messages.list[-1]["role"] == "assistant":
+    if not messages.list or (messages.list[-1]["role"] == "assistant" and request.task is None):
         raise invalid("input", "the last item must not be the assistant's: there is nothing to answer")
     return Ask(
         model=model,
@@ -29,6 +29,8 @@ def responses_ask(request: ResponsesRequest, tools: Mapping[str, Tool], dialect:
         strict=any(tool.strict for tool in tools.values()),
         thinking=thinking,
         effort=effort_name(effort, dialect) if thinking else None,
+        budget=request.thinking_budget,
+        task=request.task,
         limit=request.max_output_tokens,
         sampling={"temperature": request.temperature, "top_p": request.top_p},
         logprobs=request.wants_logprobs,
@@ -36,6 +38,7 @@ def responses_ask(request: ResponsesRequest, tools: Mapping[str, Tool], dialect:
         schema=request.schema_wanted,
         show_schema=request.schema_wanted != {"type": "object"},
         owner=owner_name(key, request.user, request.safety_identifier),
+        key=key,
     )
 
 

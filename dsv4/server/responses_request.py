@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from dsv4.server.ask import ToolChoice
 from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import Effort, Fields, between
+from dsv4.server.fields import Budget, Effort, Fields, Task, between
 from dsv4.server.openai_request import MAX_TOP_LOGPROBS, check_choice
 
 LOGPROBS = "message.output_text.logprobs"
@@ -70,6 +70,8 @@ class ResponsesRequest(Fields):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
+    thinking_budget: Budget = None
+    task: Task | None = None
     text: TextOptions | None = None
     metadata: Any = None
     user: Any = None
@@ -165,7 +167,7 @@ def _tool(fields: Mapping[str, Any], place: str, namespace: str | None) -> Tool 
     if isinstance(fields.get("description"), str):
         function["description"] = fields["description"]
     if kind == "custom":
-        text = {"type": "string", "description": "The whole input of the tool, as plain text."}
+        text = {"type": "string", "description": _custom_text(fields.get("format"))}
         schema: Any = {"type": "object", "properties": {"input": text}, "required": ["input"]}
         return Tool(seen, name, {**function, "parameters": schema}, namespace, custom=True)
     schema = fields.get("parameters")
@@ -173,3 +175,13 @@ def _tool(fields: Mapping[str, Any], place: str, namespace: str | None) -> Tool 
         raise invalid(f"{place}.parameters", f"must be an object, got {show(schema)}")
     function["parameters"] = schema or {"type": "object", "properties": {}}
     return Tool(seen, name, function, namespace, strict=fields.get("strict") is True)
+
+
+def _custom_text(form: Any) -> str:
+    """What the model is told about the text of a custom tool; a grammar is shown to it, not enforced."""
+    text = "The whole input of the tool, as plain text."
+    match form:
+        case {"type": "grammar", "definition": str(definition)}:
+            return f"{text} It follows this {form.get('syntax', 'lark')} grammar:\n{definition}"
+        case _:
+            return text

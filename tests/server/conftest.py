@@ -120,9 +120,9 @@ def serve(tokenizer: Tokenizer) -> Converse:
 
 
 @contextmanager
-def listening(server: Server) -> Iterator[str]:
-    """A real server on a free port of this machine; gives its address."""
-    config = uvicorn.Config(server.app, port=0, log_level="warning", access_log=False, lifespan="off")
+def listening(server: Server, **options: Any) -> Iterator[str]:
+    """A real server on a free port of this machine; gives its address. options: of uvicorn."""
+    config = uvicorn.Config(server.app, port=0, log_level="warning", access_log=False, lifespan="off", **options)
     running = uvicorn.Server(config)
     ready = threading.Event()
 

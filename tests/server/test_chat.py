@@ -259,15 +259,3 @@ def test_sdk_whole_and_streamed(serve: Converse) -> None:
     assert message.reasoning_content == "six times seven"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == message.content
     assert [chunk.usage for chunk in chunks if chunk.usage] == [whole.usage]
-
-
-def test_sdk_tool_call_stream(serve: Converse) -> None:
-    async def use(client: openai.AsyncOpenAI) -> Any:
-        messages: Any = [{"role": "user", "content": "Weather?"}]
-        tools: Any = TOOLS
-        async with client.chat.completions.stream(model=MODEL, messages=messages, tools=tools) as stream:
-            return await stream.get_final_completion()
-
-    choice = serve(CALL).sdk(use).choices[0]
-    assert choice.finish_reason == "tool_calls"
-    assert choice.message.tool_calls[0].function.arguments == '{"city": "Paris", "days": 3}'

@@ -203,11 +203,3 @@ def test_silence_of_a_whole_answer_is_filled_with_line_breaks(serve: Converse, f
     assert response.status_code == 200
     assert response.text.startswith("\n\n")
     assert ("error" in response.json()) is failing
-
-
-def test_silence_of_a_stream_is_filled_with_comments(serve: Converse) -> None:
-    server = serve("x", delay=0.8, settings={"keep_alive": 0.1})
-    with listening(server) as url:
-        text = httpx.post(f"{url}/chat/completions", json={"messages": [USER], "stream": True}).text
-    assert text.count(": keep-alive\n\n") >= 2
-    assert text.endswith("data: [DONE]\n\n")

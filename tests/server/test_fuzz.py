@@ -12,13 +12,14 @@ ROUTES = ("/chat/completions", "/v1/messages", "/messages/count_tokens", "/respo
 WORDS = (
     "user", "assistant", "system", "tool", "text", "Hi", "function", "tool_use", "tool_result", "thinking", "required",
     "any", "json_schema", "enabled", "weather", "message", "function_call", "function_call_output", "reasoning",
-    "\u0000", "{", "text of a tool",
+    "\u0000", "{", "text of a tool", "title",
 )  # fmt: skip
 NAMES = (
     "messages", "role", "content", "type", "text", "tools", "name", "input", "input_schema", "parameters", "function",
     "tool_choice", "tool_calls", "arguments", "thinking", "system", "stream", "stop", "max_tokens", "temperature",
     "reasoning", "effort", "response_format", "json_schema", "schema", "prompt", "suffix", "logit_bias", "metadata",
     "output_config", "format", "properties", "call_id", "output", "tool_use_id", "id", "prefix", "instructions", "5",
+    "task", "thinking_budget", "budget_tokens",
 )  # fmt: skip
 LEAVES = st.none() | st.booleans() | st.integers(-3, 40) | st.floats(-9, 9) | st.sampled_from(WORDS)
 VALUES = st.recursive(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 from dsv4.cli.serve import open_listener, ready_text
 from dsv4.cli.server_flags import KEYS_VARIABLE, ServerFlags, read_keys
 from dsv4.encoding import Tokenizer
+from dsv4.server.ledger import read_usage
 
 # replaces dsv4.cli.local, so that no model and no torch is loaded
 PROGRAM = """
@@ -59,7 +61,9 @@ def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @contextmanager
 def serving(folder: Path, delay: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-c", PROGRAM, str(folder), str(delay)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "XDG_DATA_HOME": str(folder)}
+    )
     assert process.stderr is not None
     try:
         assert process.stderr.readline() == "memory\n"
@@ -83,6 +87,28 @@ def test_serves_and_stops_on_a_signal(folder: Path, kind: signal.Signals) -> Non
         text = process.stderr.read()
         assert text.endswith("stopped\nclosed\n")
         assert "Traceback" not in text
+
+
+def test_usage_outlives_the_server(folder: Path) -> None:
+    file = folder / "dsv4" / "usage.sqlite"
+    before = sum(row.requests for row in read_usage(file)) if file.exists() else 0
+    with serving(folder) as (process, url):
+        for _ in range(3):
+            httpx.post(f"{url}/v1/chat/completions", json=BODY)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert sum(row.requests for row in read_usage(file)) == before + 3
+
+
+def test_ledger_and_prices_by_flag(tmp_path: Path) -> None:
+    assert ServerFlags(ledger=Path("none")).open_ledger() is None
+    ledger = ServerFlags(ledger=tmp_path / "own.sqlite").open_ledger()
+    assert ledger is not None
+    ledger.close()
+    assert (tmp_path / "own.sqlite").is_file()
+    (tmp_path / "prices.toml").write_text("[default]\nhit = 0\nmiss = 0\noutput = 1\n")
+    prices = ServerFlags(prices=tmp_path / "prices.toml").settings("127.0.0.1").prices
+    assert prices.cost("x", hit=9, miss=9, output=10**6, at=datetime(2026, 11, 22, tzinfo=UTC)) == 1.0
 
 
 def test_a_running_answer_is_finished_before_the_stop(folder: Path) -> None:

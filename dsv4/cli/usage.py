@@ -1,0 +1,53 @@
+"""`dsv4 usage`: what a server has answered, by day, key and model."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+
+def usage(*, ledger: Path | None = None, since: str | None = None, key: str | None = None, json: bool = False) -> None:
+    """Print tokens and costs from the ledger `dsv4 serve` writes. Costs are what the official service would have asked.
+
+    Parameters
+    ----------
+    ledger
+        The file; by default the one `dsv4 serve` writes by default.
+    since
+        First day, as 2026-11-22 (UTC), or the last so many days, as 7d.
+    key
+        Only what was used with the key of this name.
+    json
+        Print one JSON list instead of a table.
+    """
+    import json as json_format
+    from dataclasses import asdict
+
+    from dsv4.server.ledger import default_ledger, read_usage
+
+    rows = read_usage(ledger or default_ledger(), since=first_day(since), key=key)
+    if json:
+        print(json_format.dumps([asdict(row) for row in rows]))
+        return
+    heads = ("day", "key", "model", "requests", "prompt", "cached", "completion", "reasoning", "USD")
+    lines = [tuple(map(str, (r.day, r.key or "-", r.model, r.requests, r.prompt, r.cached, r.completion, r.reasoning,
+                             f"{r.cost:.6f}"))) for r in rows]  # fmt: skip
+    sums = [sum(getattr(r, name) for r in rows) for name in ("requests", "prompt", "cached", "completion", "reasoning")]
+    lines.append(("total", "", "", *map(str, sums), f"{sum(r.cost for r in rows):.6f}"))
+    widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(len(heads))]
+    for line in (heads, *lines):
+        texts = [
+            cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(texts).rstrip())
+
+
+def first_day(since: str | None, now: datetime | None = None) -> str:
+    """`since` as a day, "" without one. Raises ValueError for anything but a date or so many days."""
+    if since is None:
+        return ""
+    if match := re.fullmatch(r"(\d{1,4})d", since):
+        return ((now or datetime.now(UTC)) - timedelta(days=int(match[1]))).date().isoformat()
+    try:
+        return datetime.strptime(since, "%Y-%m-%d").date().isoformat()
+    except ValueError:
+        raise ValueError(f"since must be a day as 2026-11-22 or a number of days as 7d, got {since!r}") from None

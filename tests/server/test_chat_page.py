@@ -1,0 +1,129 @@
+"""The chat page: its files and headers, and, in a browser, a conversation from question to answer."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsv4.server import Keys
+from dsv4.server.chat_page import FILES, FOLDER
+from tests.server.browser import Browser, find_chromium
+from tests.server.conftest import Converse, listening
+
+ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> [x](javascript:window.hacked=1)'
+THOUGHT = "Six times seven, surely. <b>bold?</b>"
+ANSWER = f"""# Answer
+
+It is **forty-two**, as `6 * 7` shows:
+
+```python
+print(6 * 7)  # <b>42</b>
+```
+
+1. one
+2. two
+
+{ATTACK}
+"""
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_files_need_no_key_and_may_load_nothing(serve: Converse, path: str) -> None:
+    server = serve("x", settings={"keys": Keys.parse(["ann secret-of-ann"])})
+    response = server.request("GET", path)
+    assert response.status_code == 200
+    assert response.content == (FOLDER / FILES[path][0]).read_bytes()
+    assert response.headers["content-type"] == f"{FILES[path][1]}; charset=utf-8"
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert server.request("GET", "/v1/models").status_code == 401
+
+
+def test_files_hold_together() -> None:
+    page = (FOLDER / "index.html").read_text()
+    named = {f"/{name}" for name in re.findall(r'(?:src|href)="([^":]+)"', page)}
+    assert named == set(FILES) - {"/"}
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'\bat\("([^"]+)"\)', (FOLDER / "chat.js").read_text())) <= ids
+    for file in FOLDER.iterdir():
+        text = file.read_text()
+        assert not re.search(r"(src|href|url\(|@import|fetch\()[^\n]*(https?:)?//", text), file
+        for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "DOMParser"):
+            assert way not in text, (file, way)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("chromium is not installed")
+    with Browser(program) as browser:
+        yield browser
+
+
+def say(browser: Browser, text: str) -> None:
+    browser.run(f'document.getElementById("text").value = {text!r}; document.getElementById("form").requestSubmit()')
+
+
+@pytest.mark.slow
+def test_conversation_in_a_browser(serve: Converse, browser: Browser, tmp_path: Path) -> None:
+    server = serve(f"{THOUGHT}</think>{ANSWER}", delay=0.002)
+    with listening(server) as url:
+        browser.open(url)
+        browser.wait('document.getElementById("model").options.length > 2')
+        say(browser, "What is 6 * 7?")
+        browser.wait('document.querySelector(".note")?.textContent.includes("tokens")')
+        assert browser.run('document.querySelector("article.user").textContent') == "What is 6 * 7?"
+        assert browser.run('document.querySelector("details div").textContent') == THOUGHT
+        assert not browser.run('document.querySelector("details").open')
+        assert browser.run('document.querySelector(".body h2").textContent') == "Answer"
+        assert browser.run('document.querySelector(".body strong").textContent') == "forty-two"
+        assert browser.run('document.querySelector(".body pre").textContent') == "print(6 * 7)  # <b>42</b>"
+        assert browser.run('document.querySelectorAll(".body ol li").length') == 2
+        # what the model wrote is text: no element of it, no script run, no link but to the web
+        assert (
+            browser.run('document.querySelectorAll(".body img, .body script, .body b, details b, .body a").length') == 0
+        )
+        assert browser.run("window.hacked") is None
+        assert ATTACK in browser.run('document.querySelector(".body").textContent')
+        browser.picture(tmp_path / "chat.png")
+        assert (tmp_path / "chat.png").read_bytes().startswith(b"\x89PNG")
+        say(browser, "And in short?")
+        browser.wait('document.querySelectorAll(".note")[1]?.textContent.includes("tokens")')
+    second = server.tokenizer.decode(server.generator.calls[1].prompt)
+    assert "forty-two" in second
+    assert second.endswith("And in short?<｜Assistant｜><think>")
+
+
+@pytest.mark.slow
+def test_stop_and_mode_in_a_browser(serve: Converse, browser: Browser) -> None:
+    server = serve([300] * 4000, delay=0.01)
+    with listening(server) as url:
+        browser.open(url)
+        browser.wait('document.getElementById("model").options.length > 2')
+        browser.run('document.getElementById("mode").value = "none"')
+        say(browser, "Go on for ever")
+        browser.wait('document.querySelector(".body")?.textContent.length > 5')
+        browser.run('document.getElementById("stop").click()')
+        browser.wait('document.querySelector(".note").textContent.startsWith("stopped")')
+        browser.wait("true")
+    assert server.generator.calls[0].closed_early
+    assert server.tokenizer.decode(server.generator.calls[0].prompt).endswith("</think>")
+
+
+@pytest.mark.slow
+def test_a_key_is_asked_for(serve: Converse, browser: Browser) -> None:
+    server = serve("why</think>Yes.", settings={"keys": Keys.parse(["ann secret-of-ann"])})
+    with listening(server) as url:
+        browser.open(url)
+        browser.wait('!document.getElementById("key-label").hidden')
+        browser.run(
+            'document.getElementById("key").value = "secret-of-ann"; '
+            'document.getElementById("key").dispatchEvent(new Event("change"))'
+        )
+        browser.wait('document.getElementById("model").options.length > 2')
+        say(browser, "Well?")
+        browser.wait('document.querySelector(".body")?.textContent === "Yes."')

@@ -1,0 +1,221 @@
+"""Prices, the ledger, `dsv4 usage`, and what a key may use."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dsv4.cli.usage import first_day, usage
+from dsv4.server import ApiError, Keys
+from dsv4.server.ledger import Ledger, Usage, read_usage
+from dsv4.server.limits import KeyLimits, Limits
+from dsv4.server.prices import Prices
+from tests.server.conftest import Converse, Server
+
+SECRETS = {"ann": "secret-of-ann", "bob": "secret-of-bob"}
+QUIET, PEAK = datetime(2026, 11, 22, 2, tzinfo=UTC), datetime(2026, 11, 23, 2, tzinfo=UTC)  # Sunday, Monday
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "usage.sqlite"
+
+
+@pytest.fixture
+def server(serve: Converse, file: Path) -> Iterator[Server]:
+    keys = Keys.parse([f"{name} {secret}" for name, secret in SECRETS.items()])
+    server = serve("why</think>Yes.", reused=2, settings={"keys": keys})
+    ledger = server.app.state.backend.ledger = Ledger(file)
+    yield server
+    ledger.close()
+
+
+def ask(server: Server, name: str, path: str = "/v1/chat/completions", **fields: object) -> object:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50, **fields}
+    response = server.request("POST", path, json=body, headers={"authorization": f"Bearer {SECRETS[name]}"})
+    assert response.status_code == 200, response.text
+    return response.text if fields.get("stream") else response.json()
+
+
+def test_published_prices() -> None:
+    cost = Prices().cost
+    million = {"hit": 1_000_000, "miss": 1_000_000, "output": 1_000_000}
+    assert cost("deepseek-v4-pro", **million, at=QUIET) == pytest.approx(0.022 + 0.66 + 1.98)
+    assert cost("deepseek-v4-pro[1m]", **million, at=PEAK) == pytest.approx(0.044 + 1.32 + 3.96)
+    assert cost("claude-opus-9", hit=0, miss=0, output=1_000_000, at=QUIET) == pytest.approx(1.98)
+    assert cost("nano", **million, at=QUIET) == pytest.approx(0.003 + 0.15 + 0.6)
+    assert cost("nano", **million, at=PEAK.replace(hour=5)) == pytest.approx(0.003 + 0.15 + 0.6)
+
+
+def test_prices_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text("[mine]\nhit = 0\nmiss = 1\noutput = 2\n")
+    prices = Prices.load(file)
+    assert prices.cost("mine", hit=5, miss=1_000_000, output=1_000_000, at=PEAK) == pytest.approx(3.0)
+    assert prices.cost("deepseek-v4-pro", hit=0, miss=1_000_000, output=0, at=QUIET) == pytest.approx(0.66)
+    for text, problem in (
+        ("[mine]\nhit = 1\nmiss = 1\n", r"mine\.output: must be a number"),
+        ("[mine]\nhit = -1\nmiss = 1\noutput = 1\n", r"mine\.hit: must be a number of at least 0, got -1"),
+        ("[mine]\nhit = 1\nmiss = 1\noutput = 1\nbulk = 1\n", r"mine\.bulk: unknown, expected one of hit"),
+        ("mine = 3", "mine: expected a table"),
+        ("[", "not a TOML file"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=problem):
+            Prices.load(file)
+
+
+def test_requests_are_counted_by_key_and_model(server: Server, file: Path) -> None:
+    whole = ask(server, "ann")
+    ask(server, "ann", stream=True)
+    ask(server, "bob", "/v1/messages", model="claude-opus-5")
+    backend = server.app.state.backend
+    backend.ledger.close()
+    ann, bob = read_usage(file)
+    assert (ann.key, ann.model, ann.requests) == ("ann", "tiny", 2)
+    counts = whole["usage"]
+    assert (ann.prompt, ann.cached) == (2 * counts["prompt_tokens"], 4)
+    assert ann.completion == 2 * counts["completion_tokens"]
+    assert ann.reasoning == 2 * counts["completion_tokens_details"]["reasoning_tokens"] > 0
+    assert (bob.key, bob.model, bob.requests) == ("bob", "claude-opus-5", 1)
+    assert backend.metrics.cost == pytest.approx(ann.cost + bob.cost)
+    factor = ann.cost / Prices().cost("tiny", hit=4, miss=ann.prompt - 4, output=ann.completion, at=QUIET)
+    assert factor == pytest.approx(1) or factor == pytest.approx(2)  # the hour decides
+    assert "dsv4_cost_usd_total" in backend.metrics.text(0, {})
+    stored = b"".join(part.read_bytes() for part in file.parent.iterdir())
+    assert not any(secret.encode() in stored for secret in SECRETS.values())
+
+
+def test_refused_requests_are_not_counted(server: Server, file: Path) -> None:
+    headers = {"authorization": f"Bearer {SECRETS['ann']}"}
+    assert server.request("POST", "/v1/chat/completions", json={"messages": []}, headers=headers).status_code == 400
+    long = {"messages": [{"role": "user", "content": "x " * 5000}]}
+    assert server.request("POST", "/v1/chat/completions", json=long, headers=headers).status_code == 400
+    server.app.state.backend.ledger.close()
+    assert read_usage(file) == []
+
+
+def test_a_locked_ledger_delays_nobody(server: Server, file: Path) -> None:
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        # answered while the file cannot be written: were it waited for, this would hang until the lock times out
+        for _ in range(3):
+            ask(server, "ann")
+        assert other.execute("SELECT count(*) FROM usage").fetchone() == (0,)
+        other.rollback()
+    server.app.state.backend.ledger.close()
+    assert [row.requests for row in read_usage(file)] == [3]
+
+
+def test_no_ledger_in_a_file_of_something_else(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database, but long enough to look at " * 50)
+    with pytest.raises(OSError, match="cannot be used as a ledger"):
+        Ledger(file)
+    with pytest.raises(ValueError, match="not a ledger"):
+        read_usage(file)
+    with pytest.raises(FileNotFoundError, match="no ledger there yet"):
+        read_usage(tmp_path / "none")
+
+
+def test_usage_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger(file)
+    ledger.add(Usage("2026-11-20", "ann", "nano", 1, 100, 60, 10, 5, 0.5))
+    ledger.add(Usage("2026-11-21", "", "nano", 1, 200, 0, 20, 0, 0.25))
+    ledger.add(Usage("2026-11-21", "", "nano", 1, 200, 0, 20, 0, 0.25))
+    ledger.close()
+    usage(ledger=file)
+    head, first, second, total = capsys.readouterr().out.splitlines()
+    assert head.split() == ["day", "key", "model", "requests", "prompt", "cached", "completion", "reasoning", "USD"]
+    assert first.split() == ["2026-11-20", "ann", "nano", "1", "100", "60", "10", "5", "0.500000"]
+    assert second.split() == ["2026-11-21", "-", "nano", "2", "400", "0", "40", "0", "0.500000"]
+    assert total.split() == ["total", "3", "500", "60", "50", "5", "1.000000"]
+    usage(ledger=file, since="2026-11-21", json=True)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["day"], row["requests"], row["cost"]) == ("2026-11-21", 2, 0.5)
+    usage(ledger=file, key="ann", json=True)
+    assert [row["key"] for row in json.loads(capsys.readouterr().out)] == ["ann"]
+    assert first_day("7d", PEAK) == "2026-11-16"
+    with pytest.raises(ValueError, match="since must be a day"):
+        usage(ledger=file, since="yesterday")
+
+
+class Clock:
+    """A time that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 86_400.0 * 20_000
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refused(admit: Callable[[], None]) -> tuple[str, int]:
+    """The message and the seconds of a refusal."""
+    with pytest.raises(ApiError) as caught:
+        admit()
+    assert caught.value.status == 429
+    return caught.value.message, int((caught.value.headers or {})["retry-after"])
+
+
+def test_limits_by_key() -> None:
+    clock = Clock()
+    limits = Limits(
+        {"a": KeyLimits(requests=2), "b": KeyLimits(tokens=100), "c": KeyLimits(day=100), "d": KeyLimits(concurrent=1)},
+        clock,
+    )
+    for _ in range(9):
+        limits.admit("other", 10**9)
+    limits.admit("a", 5)
+    clock.now += 20
+    limits.admit("a", 5)
+    assert refused(lambda: limits.admit("a", 5)) == (
+        "this key may use 2 requests per minute; try again in 40 seconds",
+        40,
+    )
+    clock.now += 40
+    limits.admit("a", 5)
+    limits.admit("b", 60)
+    limits.release("b", 30)
+    assert "100 tokens per minute" in refused(lambda: limits.admit("b", 11))[0]
+    limits.admit("b", 10)
+    clock.now += 60
+    limits.admit("b", 500)  # alone in its minute
+    limits.admit("c", 90)
+    limits.release("c", 20)
+    assert refused(lambda: limits.admit("c", 1))[1] == 86_400 - 120
+    clock.now += 86_400 - 120
+    limits.admit("c", 1)
+    limits.admit("d", 1)
+    refused(lambda: limits.admit("d", 1))
+    limits.release("d", 1)
+    limits.admit("d", 1)
+
+
+def test_limits_of_the_key_file() -> None:
+    keys = Keys.parse(["ann secret-of-ann requests=60 concurrent=4", "secret-of-bob day=9", "c secret=of=carl"])
+    assert keys.limits == {"ann": KeyLimits(requests=60, concurrent=4), "key2": KeyLimits(day=9)}
+    assert [keys.name_of(s) for s in ("secret-of-ann", "secret-of-bob", "secret=of=carl")] == ["ann", "key2", "c"]
+    for line, problem in (
+        ("a long-secret speed=3", "line 1: expected a limit as"),
+        ("a long-secret day=0", "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=problem) as caught:
+            Keys.parse([line])
+        assert "long-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_key_over_its_limit_is_told_when_to_come_back(serve: Converse, path: str) -> None:
+    server = serve("why</think>Yes.", settings={"keys": Keys.parse(["ann secret-of-ann requests=1"])})
+    ask(server, "ann", path)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+    response = server.request("POST", path, json=body, headers={"authorization": f"Bearer {SECRETS['ann']}"})
+    assert response.status_code == 429
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+    assert response.json()["error"]["type"] == "rate_limit_error"
+    assert server.app.state.backend.running == 0
