@@ -3,7 +3,9 @@
 T tokens, D features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,27 +37,47 @@ class Layer(nn.Module):
     """A module that calls kernels. `impl`: which implementation of them (None = best); Transformer sets it once."""
 
     impl: str | None = None
+    numerics: Numerics = FP32
 
 
 class Linear(Layer):
     """y = x W^T. The precision is a property of the weight: float, fp8 (e4m3, 128x128 scales) or packed fp4 (1x32).
 
-    A quantised weight has a `scale` beside it; its inputs are quantised per 128 columns as in the release.
+    A quantised weight has a `scale` beside it; its inputs are quantised per 128 columns as in the release. dtype: what
+    a float weight's product is computed in; the weight itself may be stored narrower (bfloat16 under float32).
     """
 
     def __init__(self, inputs: int, outputs: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs, self.dtype = inputs, outputs, dtype
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
         self.register_parameter("scale", None)
+        self.cast: Callable[[Tensor], Tensor] | None = None  # training for a quantised release: what inputs go through
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.cast is not None:
+            x = self.cast(x)
         if self.scale is None:
-            x = x.to(self.weight.dtype)
+            x = x.to(torch.promote_types(self.dtype, self.weight.dtype))
         return matmul.linear(x, self.weight, self.scale, impl=self.impl)
 
     def extra_repr(self) -> str:
         return f"{self.inputs} -> {self.outputs}, {str(self.weight.dtype).removeprefix('torch.')}"
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cast: Callable[[Tensor], Tensor]) -> Tensor:
+        return cast(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore
+        return grad, None
+
+
+def straight_through(cast: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """cast(x), whose gradient is taken for that of x: how training lives with a rounding (report 5.2.1)."""
+    return _StraightThrough.apply(x, cast) if torch.is_grad_enabled() else cast(x)
 
 
 def rms(x: Tensor, eps: float, impl: str | None = None) -> Tensor:

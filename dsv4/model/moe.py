@@ -29,11 +29,13 @@ class Gate(Layer):
             # moved by the balancing rule, never by a gradient
             self.bias = nn.Parameter(torch.zeros(config.n_routed_experts), requires_grad=False)
 
-    def forward(self, x_TD: Tensor, tokens_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(score_TE, ids_TK, weight_TK), fp32."""
-        score_TE = kernel.affinity(matmul.linear(x_TD.float(), self.weight.float(), impl=self.impl), self.impl)
+    def forward(self, x_TD: Tensor, tokens_T: Tensor, given_TK: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(score_TE, ids_TK, weight_TK), fp32. `given_TK`: ids to use in place of the learned choice."""
+        score_TE = kernel.affinity(matmul.linear(x_TD.float(), self.weight, impl=self.impl), self.impl)
         if self.tid2eid is not None:
             ids_TK = self.tid2eid[tokens_T]
+        elif given_TK is not None:
+            ids_TK = given_TK.to(torch.int64)
         else:
             assert self.bias is not None
             ids_TK = kernel.choose_experts(score_TE.detach(), self.bias, self.config.num_experts_per_tok, self.impl)
@@ -70,13 +72,24 @@ class MoE(Layer):
         self._gathered: kernel.ExpertWeights | None = None
 
     def forward(self, x_TD: Tensor, step: Step) -> Tensor:
-        score_TE, ids_TK, weight_TK = self.gate(x_TD, step.tokens_T)
+        given_TK = None if step.regime.routes is None else step.regime.routes.get(self.index)
+        score_TE, ids_TK, weight_TK = self.gate(x_TD, step.tokens_T, given_TK)
         if step.observer is not None:
             step.observer.routed(self.index, score_TE, ids_TK)
         if not torch.is_grad_enabled():
             return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self.weights(), self.impl).to(x_TD.dtype)
-        routed_TD = kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
+        routed_TD = self._routed(x_TD, ids_TK, weight_TK)
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
+
+    def _routed(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        """The routed experts with gradients. Without float weights there are none: frozen ones run one by one."""
+        experts = [expert for expert in self.experts if isinstance(expert, Expert)]
+        first = experts[0]
+        if first.w1.scale is not None or first.w1.weight.dtype != x_TD.dtype:
+            return kernel.run_experts(x_TD, ids_TK, weight_TK, len(experts), self._run)
+        w1, w2, w3 = ([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3"))
+        impl = "reference" if self.impl == "reference" else None
+        return kernel.routed_experts(x_TD, ids_TK, weight_TK, w1, w2, w3, first.limit, first.w1.cast, impl)
 
     def _run(self, expert: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
         return self.experts[expert](x_nD, weight_n1)

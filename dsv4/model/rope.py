@@ -26,12 +26,16 @@ class Rotations:
 
 
 class RotaryTables:
-    """Frequencies of both tables; `step` turns them into a step's rotations. Holds no parameters."""
+    """Frequencies of both tables; `step` turns them into a step's rotations. Holds no parameters.
 
-    def __init__(self, config: ModelConfig) -> None:
+    yarn=False leaves the config's scaling out of the long-range table: training stages of short sequences.
+    """
+
+    def __init__(self, config: ModelConfig, *, yarn: bool = True) -> None:
+        scaling = config.yarn if yarn else None
         with torch.device("cpu"):
             self.plain_P = frequencies(config.qk_rope_head_dim, config.rope_theta)
-            self.long_P = frequencies(config.qk_rope_head_dim, config.compress_rope_theta, config.yarn)
+            self.long_P = frequencies(config.qk_rope_head_dim, config.compress_rope_theta, scaling)
 
     def step(self, sequences: Sequences) -> Rotations:
         device = sequences.positions_T.device

@@ -1,13 +1,16 @@
 """What every block of one forward pass reads: the tokens, their layout, rotations, the cache, and who listens.
 
-T tokens, E experts, K experts per token.
+T tokens, E experts, K experts per token or entries chosen, H heads, C head dim, I indexer dim, J indexer heads,
+M entry rows, W window rows.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from dsv4.kernels.sparse_attention import KeySet, PageTable
 from dsv4.model.inputs import ModelCache, Sequences
 from dsv4.model.rope import Rotations
 
@@ -21,6 +24,45 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class IndexedAttention:
+    """What one CSA layer's indexer scored and what its attention read. The indexer's tensors carry gradients to its
+    own parameters alone; the attention's are detached."""
+
+    layer: int
+    index_TJI: Tensor  # indexer queries, rotated
+    weight_TJ: Tensor  # their head weights, scales folded in
+    index_MI: Tensor  # indexer keys of all entries
+    pages: PageTable  # where each sequence's entries lie, among index_MI and entries_MC alike
+    visible_T: Tensor
+    chosen_TK: Tensor | None  # entry numbers the attention read, -1 = none; None = all visible ones
+    query_THC: Tensor
+    window_WC: Tensor
+    entries_MC: Tensor
+    keys: KeySet
+    sink_H: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """How a training pass differs from inference; the default is what inference does.
+
+    dense: CSA layers read every visible entry instead of the indexer's choice. routes: expert ids_TK by layer, used in
+    place of the learned choice; gate weights stay the current ones. indexed: called once per CSA layer with what the
+    indexer's loss needs. recompute: in the forward pass blocks keep only their input, the backward pass runs them
+    again - and calls the observer and `indexed` again.
+    """
+
+    dense: bool = False
+    routes: Mapping[int, Tensor] | None = None
+    indexed: Callable[[IndexedAttention], None] | None = None
+    recompute: bool = False
+
+
+PLAIN = Regime()
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One forward pass over packed tokens. Nothing else reaches a block: there is no ambient state."""
 
@@ -29,3 +71,4 @@ class Step:
     rotations: Rotations
     cache: ModelCache
     observer: Observer | None = None
+    regime: Regime = PLAIN

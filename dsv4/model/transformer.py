@@ -3,8 +3,11 @@
 T packed tokens, S streams, D hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dsv4.config import ModelConfig
 from dsv4.model.block import Block
@@ -13,7 +16,7 @@ from dsv4.model.inputs import FreshCache, ModelCache, Sequences
 from dsv4.model.layers import FP32, Layer, Linear, Numerics, RMSNorm
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.rope import RotaryTables
-from dsv4.model.step import Observer, Step
+from dsv4.model.step import PLAIN, Observer, Regime, Step
 
 
 class Transformer(Layer):
@@ -34,10 +37,14 @@ class Transformer(Layer):
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
         self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
-        self.rotary = RotaryTables(config)
+        self.use_yarn(True)
         for module in self.modules():
             if isinstance(module, Layer):
                 module.impl = impl
+
+    def use_yarn(self, on: bool) -> None:
+        """Scale the long-range rotary table as the config says, or not yet (early training stages)."""
+        self.rotary = RotaryTables(self.config, yarn=on)
 
     def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:
         """Sequences laid out for this model's compression ratios, on its device."""
@@ -49,18 +56,23 @@ class Transformer(Layer):
         sequences: Sequences,
         cache: ModelCache | None = None,
         observer: Observer | None = None,
+        regime: Regime = PLAIN,
     ) -> Tensor:
         """The residual streams after the last block, [T, S, D]. Without a cache, sequences start fresh."""
-        step = self._step(tokens_T, sequences, cache, observer)
+        step = self._step(tokens_T, sequences, cache, observer, regime)
         x_TSD = self.embed(tokens_T)[:, None].expand(-1, self.config.hc_mult, -1)
         for block in self.layers:
-            x_TSD = block(x_TSD, step)
+            x_TSD = _run(block, step, x_TSD, step)
         return x_TSD
+
+    def head_rows(self, x_TSD: Tensor) -> Tensor:
+        """What the head multiplies: collapsed and normalised rows of `hidden`, [T, D] fp32."""
+        x_TD = collapse_head(x_TSD, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, self.config, self.impl)
+        return self.norm(x_TD).float()
 
     def logits(self, x_TSD: Tensor) -> Tensor:
         """Next-token logits [T, V] in fp32 of some rows of `hidden`. Give only the rows you need."""
-        x_TD = collapse_head(x_TSD, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, self.config, self.impl)
-        return self.head(self.norm(x_TD).float())
+        return self.head(self.head_rows(x_TSD))
 
     def mtp_hidden(
         self,
@@ -69,16 +81,21 @@ class Transformer(Layer):
         sequences: Sequences,
         cache: ModelCache | None = None,
         observer: Observer | None = None,
+        regime: Regime = PLAIN,
     ) -> Tensor:
         """Streams of the prediction block from `hidden` rows and the token that follows each, [T, S, D]."""
-        step = self._step(next_tokens_T, sequences, cache, observer)
-        return self._predictor().predict(self.embed(next_tokens_T), x_TSD, step)
+        step = self._step(next_tokens_T, sequences, cache, observer, regime)
+        return _run(self._predictor().predict, step, self.embed(next_tokens_T), x_TSD, step)
+
+    def mtp_head_rows(self, x_TSD: Tensor) -> Tensor:
+        """`head_rows` of `mtp_hidden`, [T, D] fp32."""
+        mtp = self._predictor()
+        x_TD = collapse_head(x_TSD, mtp.hc_head_fn, mtp.hc_head_scale, mtp.hc_head_base, self.config, self.impl)
+        return mtp.norm(x_TD).float()
 
     def mtp_logits(self, x_TSD: Tensor) -> Tensor:
         """Logits [T, V] of the token after next, in fp32, from `mtp_hidden` rows. Embedding and head are shared."""
-        mtp = self._predictor()
-        x_TD = collapse_head(x_TSD, mtp.hc_head_fn, mtp.hc_head_scale, mtp.hc_head_base, self.config, self.impl)
-        return self.head(mtp.norm(x_TD).float())
+        return self.head(self.mtp_head_rows(x_TSD))
 
     def _predictor(self) -> MultiTokenPredictor:
         if not self.mtp:
@@ -88,7 +105,20 @@ class Transformer(Layer):
         return block
 
     def _step(
-        self, tokens_T: Tensor, sequences: Sequences, cache: ModelCache | None, observer: Observer | None
+        self,
+        tokens_T: Tensor,
+        sequences: Sequences,
+        cache: ModelCache | None,
+        observer: Observer | None,
+        regime: Regime,
     ) -> Step:
         cache = cache or FreshCache(sequences, self.config.sliding_window)
-        return Step(tokens_T, sequences, self.rotary.step(sequences), cache, observer)
+        return Step(tokens_T, sequences, self.rotary.step(sequences), cache, observer, regime)
+
+
+def _run(part: Callable[..., Tensor], step: Step, *inputs: object) -> Tensor:
+    """The part of the model on its inputs; where the regime asks for it, only these are kept for the backward pass."""
+    if not (step.regime.recompute and torch.is_grad_enabled()):
+        return part(*inputs)
+    # NOTE: nothing in the model draws random numbers
+    return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)  # pyrefly: ignore

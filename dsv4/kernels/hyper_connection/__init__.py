@@ -4,10 +4,17 @@
 T tokens, S streams, D hidden size, X = (2 + S) * S mixes in the order [pre S | post S | comb S*S].
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.hyper_connection import cpu, reference
+from dsv4.kernels.hyper_connection import cpu, recomputed, reference
+
+Run = Callable[..., Any]
 
 
 def mix(x_TSD: Tensor, fn_XE: Tensor, eps: float) -> Tensor:
@@ -50,10 +57,9 @@ def enter(
     With `norm_D` y is also RMS-normalised with that weight and `norm_eps`, after its rounding to x's dtype. "cpu" does
     it all in one call, and a token's results depend on that token alone.
     """
-    native = cpu.usable(x_TSD, fn_XE, scale_3, base_X, norm_D)
-    return choose("enter", impl, _ENTER, native=native)(
-        x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, norm_D
-    )
+    tensors = (x_TSD, fn_XE, scale_3, base_X, norm_D)
+    run = choose("enter", impl, _training(_ENTER, recomputed.enter, impl, *tensors), native=cpu.usable(*tensors))
+    return run(x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, norm_D)
 
 
 def collapse_head(
@@ -73,11 +79,24 @@ def collapse_head(
 
 def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, impl: str | None = None) -> Tensor:
     """New streams: out[t, k] = post[t, k] y[t] + sum_j comb[t, j, k] x[t, j], in x's dtype (fp32 inside)."""
-    native = y_TD.dtype == x_TSD.dtype and cpu.usable(x_TSD, post_TS, comb_TSS)
-    return choose("combine", impl, _COMBINE, native=native)(y_TD, x_TSD, post_TS, comb_TSS)
+    same, tensors = y_TD.dtype == x_TSD.dtype, (x_TSD, post_TS, comb_TSS)
+    available = _training(_COMBINE, recomputed.combine, impl if same else "torch", *tensors)
+    return choose("combine", impl, available, native=same and cpu.usable(*tensors))(y_TD, x_TSD, post_TS, comb_TSS)
+
+
+def _training(
+    table: dict[str, Run], run: Run, impl: str | None, x_TSD: Tensor, *others: Tensor | None
+) -> dict[str, Run]:
+    """The implementations to choose from; with gradients the hand-written ones come first. The native kernel records
+    none, but it may compute their forward pass."""
+    if not torch.is_grad_enabled():
+        return table
+    with torch.no_grad():
+        native = impl is None and cpu.usable(x_TSD, *others)
+    return {"recomputed": partial(run, forward=table["cpu"]) if native else run, **table}
 
 
 _SPLIT = {"unrolled": reference.split_sinkhorn_unrolled, "reference": reference.split_sinkhorn}
-_ENTER = {"cpu": cpu.enter, "reference": reference.enter}
+_ENTER: dict[str, Run] = {"cpu": cpu.enter, "reference": reference.enter}
 _HEAD = {"cpu": cpu.collapse_head, "reference": reference.collapse_head}
-_COMBINE = {"cpu": cpu.combine, "reference": reference.combine}
+_COMBINE: dict[str, Run] = {"cpu": cpu.combine, "reference": reference.combine}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.moe import cpu, reference
+from dsv4.kernels.moe import cpu, reference, trained
 from dsv4.kernels.moe.weights import ExpertWeights
 
 ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
@@ -65,6 +65,28 @@ def run_experts(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, experts: int, r
     return reference.run_experts(x_TD, ids_TK, weight_TK, experts, run)
 
 
+def routed_experts(
+    x_TD: Tensor,
+    ids_TK: Tensor,
+    weight_TK: Tensor,
+    w1: Sequence[Tensor],
+    w2: Sequence[Tensor],
+    w3: Sequence[Tensor],
+    limit: float,
+    cast: Callable[[Tensor], Tensor] | None = None,
+    impl: str | None = None,
+) -> Tensor:
+    """The routed part of `expert_mlp` with gradients: float weights, one list entry per expert, fp32 [T, D].
+
+    Differentiable in x, the routing weights and every expert's matrices; an expert without tokens gets no gradient.
+    cast: what the inputs of the three products go through (training for a quantised release); its gradient is taken for
+    the identity's. "trained" is one autograd node with its backward pass by hand.
+    """
+    run = choose("routed_experts", impl, _ROUTED)
+    return run(x_TD, ids_TK, weight_TK, w1, w2, w3, limit, cast)
+
+
+_ROUTED = {"trained": trained.routed_experts, "reference": reference.routed_experts}
 _AFFINITY = {"cpu": cpu.affinity, "reference": reference.affinity}
 _CHOOSE = {"cpu": cpu.choose_experts, "reference": reference.choose_experts}
 _WEIGHTS = {"cpu": cpu.expert_weights, "reference": reference.expert_weights}
@@ -78,5 +100,6 @@ __all__: Sequence[str] = (
     "clamped_swiglu",
     "expert_mlp",
     "expert_weights",
+    "routed_experts",
     "run_experts",
 )

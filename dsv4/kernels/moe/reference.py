@@ -3,7 +3,7 @@
 T tokens, D hidden size, E experts, K experts per token, F expert inner size, A = T * K assignments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
@@ -84,3 +84,26 @@ def expert_mlp(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertW
     if weights.shared:
         routed_TD = routed_TD + run(weights.routed, x_TD, weight_TK.new_ones(len(x_TD), 1)).to(routed_TD.dtype)
     return routed_TD
+
+
+def routed_experts(
+    x_TD: Tensor,
+    ids_TK: Tensor,
+    weight_TK: Tensor,
+    w1: Sequence[Tensor],
+    w2: Sequence[Tensor],
+    w3: Sequence[Tensor],
+    limit: float,
+    cast: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    """See dsv4.kernels.moe.routed_experts."""
+
+    def through(x: Tensor) -> Tensor:
+        return x if cast is None else x + (cast(x) - x).detach()
+
+    def run(e: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
+        x_nD = through(x_nD)
+        hidden_nF = clamped_swiglu(x_nD @ w1[e].T, x_nD @ w3[e].T, limit) * weight_n1
+        return through(hidden_nF.to(x_nD.dtype)) @ w2[e].T
+
+    return run_experts(x_TD, ids_TK, weight_TK, len(w1), run)

@@ -3,10 +3,14 @@
 D features.
 """
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.norm import cpu, reference
+from dsv4.kernels.norm import cpu, reference, trained
 
 __all__ = ["rms_norm"]
 
@@ -16,7 +20,14 @@ def rms_norm(x: Tensor, weight_D: Tensor | None, eps: float, impl: str | None = 
 
     With a weight: float32 inside, one rounding. Without: every operation in x's own dtype, as released for query heads.
     """
-    return choose("rms_norm", impl, _RMS_NORM, native=cpu.usable(x, weight_D))(x, weight_D, eps)
+    available: dict[str, Callable[..., Tensor]] = _RMS_NORM
+    if torch.is_grad_enabled():
+        # the native kernel records no gradient; as the forward pass of `trained` it may run all the same
+        with torch.no_grad():
+            native = impl is None and cpu.usable(x, weight_D)
+        run = partial(trained.rms_norm, forward=cpu.rms_norm) if native else trained.rms_norm
+        available = {"trained": run, **_RMS_NORM}
+    return choose("rms_norm", impl, available, native=cpu.usable(x, weight_D))(x, weight_D, eps)
 
 
 _RMS_NORM = {"cpu": cpu.rms_norm, "reference": reference.rms_norm}

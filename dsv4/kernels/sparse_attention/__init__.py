@@ -3,7 +3,9 @@
 T queries, H heads, C entry dim, W window rows, M entry rows, K chosen rows, B sequences, P pages.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,11 +69,18 @@ def sparse_attention(
         width, need = entries_MC.shape[1], entry_bytes(q_THC.shape[2], rope_dim)
         if width != need:
             raise ValueError(f"packed entries with {rope_dim} rotary dims need rows of {need} bytes, got {width}")
-    run = choose("sparse_attention", impl, _IMPLEMENTATIONS, native=cpu.supported(q_THC, window_WC, entries_MC))
+    available: dict[str, Callable[..., Tensor]] = _IMPLEMENTATIONS
+    if torch.is_grad_enabled() and (entries_MC is None or entries_MC.dtype != torch.uint8):
+        # the native kernel records no gradient; as the forward pass of `recomputed` it may run all the same
+        with torch.no_grad():
+            native = impl is None and cpu.supported(q_THC, window_WC, entries_MC)
+        fast = partial(recomputed.sparse_attention, forward=cpu.sparse_attention if native else None)
+        available = {"recomputed": fast, **_IMPLEMENTATIONS}
+    run = choose("sparse_attention", impl, available, native=cpu.supported(q_THC, window_WC, entries_MC))
     return run(q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim)
 
 
-from dsv4.kernels.sparse_attention import blocked, cpu, reference  # noqa: E402  (they need KeySet)
+from dsv4.kernels.sparse_attention import blocked, cpu, recomputed, reference  # noqa: E402  (they need KeySet)
 
 _IMPLEMENTATIONS = {
     "cpu": cpu.sparse_attention,

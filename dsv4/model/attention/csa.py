@@ -1,9 +1,10 @@
 """Compressed sparse attention: the window, and the entries of 4 tokens each that the indexer picks (report 2.3.1).
 
-T tokens, D hidden size, L query latent, C head dim, N finished entries, I indexer dim, J indexer heads, M buffer rows,
-K chosen entries.
+T tokens, D hidden size, L query latent, H heads, C head dim, N finished entries, I indexer dim, J indexer heads,
+M buffer rows, K chosen entries.
 """
 
+import torch
 from torch import Tensor
 
 from dsv4.config import LayerSpec, ModelConfig
@@ -13,9 +14,9 @@ from dsv4.kernels.rope import apply_rope
 from dsv4.kernels.sparse_attention import KeySet, PageTable
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
-from dsv4.model.inputs import KeyBuffer, LayerCache
-from dsv4.model.layers import Layer, Linear, Numerics
-from dsv4.model.step import Step
+from dsv4.model.inputs import Blocks, KeyBuffer, LayerCache
+from dsv4.model.layers import Layer, Linear, Numerics, straight_through
+from dsv4.model.step import IndexedAttention, Step
 
 
 class Indexer(Layer):
@@ -41,11 +42,12 @@ class Indexer(Layer):
         entries_NI = self._rotate(self.compressor(x_TD, step, cache, "index"))
         return cache.append_index(entries_NI, step.sequences.blocks[self.ratio])
 
-    def choose(self, x_TD: Tensor, latent_TL: Tensor, step: Step, index: tuple[Tensor, PageTable]) -> Tensor:
-        """The chosen entries of each token, chosen_TK, -1 = none."""
+    @torch.no_grad()
+    def choose(self, queries: tuple[Tensor, Tensor], step: Step, index: tuple[Tensor, PageTable]) -> Tensor:
+        """The chosen entries of each token, chosen_TK, -1 = none. `index` is what `remember` returned."""
         blocks = step.sequences.blocks[self.ratio]
+        q_TJI, w_TJ = queries
         keys_MI, pages = index
-        q_TJI, w_TJ = self.queries(x_TD, latent_TL, step.rotations.of_tokens(self.ratio))
         return index_topk(
             q_TJI,
             w_TJ,
@@ -60,7 +62,7 @@ class Indexer(Layer):
 
     def _rotate(self, x: Tensor) -> Tensor:
         """Release numerics: Hadamard rotation, then fp4. Without fp4 the rotation changes no score."""
-        return quant.simulate_fp4(quant.hadamard(x)) if self.numerics.simulate else x
+        return straight_through(quant.simulate_fp4, quant.hadamard(x)) if self.numerics.simulate else x
 
 
 class CompressedSparseAttention(Attention):
@@ -71,15 +73,55 @@ class CompressedSparseAttention(Attention):
         self.compressor = Compressor(config, spec.ratio, config.head_dim, numerics)
         self.indexer = Indexer(config, spec.ratio, numerics)
 
-    def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:
+    def keys(
+        self, x_TD: Tensor, latent_TL: Tensor, q_THC: Tensor, kv_TC: Tensor, step: Step
+    ) -> tuple[KeyBuffer, KeySet]:
         cache, blocks = step.cache.layer(self.spec.index), step.sequences.blocks[self.spec.ratio]
-        borders = step.sequences.borders
+        borders, regime = step.sequences.borders, step.regime
         entries_NC = self.store(self.compressor(x_TD, step, cache, "main"))
+        # the indexer learns from a loss of its own: no gradient leaves it, and none reaches it through its choice
+        x_TD, latent_TL = x_TD.detach(), latent_TL.detach()
         index = self.indexer.remember(x_TD, step, cache)
         buffer = cache.append(kv_TC, entries_NC, blocks)
         assert buffer.pages is not None
-        if blocks.longest <= self.config.index_topk:
-            # the best k of at most k entries are all of them: a range, and nothing to score
-            return buffer, KeySet(buffer.window_T2, borders, blocks.visible_T, buffer.pages, blocks.longest)
-        chosen_TK = self.indexer.choose(x_TD, latent_TL, step, index)
-        return buffer, KeySet(buffer.window_T2, borders, chosen_TK=buffer.pages.rows(chosen_TK))
+        # the best k of at most k entries are all of them: a range, and nothing to score
+        everything = regime.dense or blocks.longest <= self.config.index_topk
+        queries = chosen_TK = None
+        if not everything or regime.indexed is not None:
+            queries = self.indexer.queries(x_TD, latent_TL, step.rotations.of_tokens(self.spec.ratio))
+        if everything:
+            keys = KeySet(buffer.window_T2, borders, blocks.visible_T, buffer.pages, blocks.longest)
+        else:
+            assert queries is not None
+            chosen_TK = self.indexer.choose(queries, step, index)
+            keys = KeySet(buffer.window_T2, borders, chosen_TK=buffer.pages.rows(chosen_TK))
+        if regime.indexed is not None and queries is not None and buffer.entries_MC is not None:
+            regime.indexed(self._seen(queries, index[0], chosen_TK, blocks, q_THC, buffer, keys))
+        return buffer, keys
+
+    def _seen(
+        self,
+        queries: tuple[Tensor, Tensor],
+        index_MI: Tensor,
+        chosen_TK: Tensor | None,
+        blocks: Blocks,
+        q_THC: Tensor,
+        buffer: KeyBuffer,
+        keys: KeySet,
+    ) -> IndexedAttention:
+        assert buffer.entries_MC is not None
+        assert buffer.pages is not None
+        return IndexedAttention(
+            self.spec.index,
+            *queries,
+            index_MI,
+            buffer.pages,
+            blocks.visible_T,
+            chosen_TK,
+            q_THC.detach(),
+            buffer.window_WC.detach(),
+            buffer.entries_MC.detach(),
+            keys,
+            self.attn_sink.detach(),
+            self.config.head_dim**-0.5,
+        )

@@ -1,6 +1,6 @@
 """Heavily compressed attention: the window, and every visible entry of 128 tokens each (report 2.3.2, eqs 20-26).
 
-T tokens, D hidden size, L query latent, C head dim.
+T tokens, D hidden size, L query latent, H heads, C head dim.
 """
 
 from torch import Tensor
@@ -21,7 +21,9 @@ class HeavilyCompressedAttention(Attention):
         super().__init__(config, spec, numerics)
         self.compressor = Compressor(config, spec.ratio, config.head_dim, numerics)
 
-    def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:
+    def keys(
+        self, x_TD: Tensor, latent_TL: Tensor, q_THC: Tensor, kv_TC: Tensor, step: Step
+    ) -> tuple[KeyBuffer, KeySet]:
         cache, blocks = step.cache.layer(self.spec.index), step.sequences.blocks[self.spec.ratio]
         entries_NC = self.store(self.compressor(x_TD, step, cache, "main"))
         buffer = cache.append(kv_TC, entries_NC, blocks)

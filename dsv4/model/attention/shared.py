@@ -3,6 +3,8 @@
 T tokens, H heads, C head dim, D hidden size, L query latent, G output groups, N finished entries, M buffer rows.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from dsv4.kernels.matmul import linear
 from dsv4.kernels.rope import apply_rope
 from dsv4.kernels.sparse_attention import KeySet, sparse_attention
 from dsv4.model.inputs import KeyBuffer
-from dsv4.model.layers import Layer, Linear, Numerics, RMSNorm, rms
+from dsv4.model.layers import Layer, Linear, Numerics, RMSNorm, rms, straight_through
 from dsv4.model.step import Step
 
 
@@ -43,7 +45,7 @@ class Attention(Layer):
         q_THC = self.wq_b(latent_TL).unflatten(-1, (self.config.num_attention_heads, -1))
         q_THC = apply_rope(rms(q_THC, self.config.rms_norm_eps, self.impl), rotation, impl=self.impl)
         kv_TC = self.store(apply_rope(self.kv_norm(self.wkv(x_TD)), rotation, impl=self.impl))
-        buffer, keys = self.keys(x_TD, latent_TL, kv_TC, step)
+        buffer, keys = self.keys(x_TD, latent_TL, q_THC, kv_TC, step)
         o_THC = sparse_attention(
             q_THC,
             buffer.window_WC,
@@ -56,7 +58,9 @@ class Attention(Layer):
         )
         return self.project(apply_rope(o_THC, rotation, inverse=True, impl=self.impl))
 
-    def keys(self, x_TD: Tensor, latent_TL: Tensor, kv_TC: Tensor, step: Step) -> tuple[KeyBuffer, KeySet]:
+    def keys(
+        self, x_TD: Tensor, latent_TL: Tensor, q_THC: Tensor, kv_TC: Tensor, step: Step
+    ) -> tuple[KeyBuffer, KeySet]:
         """Store this step's rows; return the buffer and what each query reads of it."""
         raise NotImplementedError
 
@@ -65,12 +69,19 @@ class Attention(Layer):
         if not self.numerics.simulate:
             return kv_C
         split = self.config.head_dim - self.config.qk_rope_head_dim
-        return torch.cat([quant.simulate_fp8(kv_C[..., :split]), kv_C[..., split:]], dim=-1)
+        return torch.cat([straight_through(quant.simulate_fp8, kv_C[..., :split]), kv_C[..., split:]], dim=-1)
 
     def project(self, o_THC: Tensor) -> Tensor:
         """Grouped low-rank output: heads in G groups, each to o_lora_rank, then all to D."""
-        o_TGX = o_THC.reshape(o_THC.shape[0], self.config.o_groups, -1).to(self.wo_a.weight.dtype)
-        weight_GRX = self.wo_a.weight.unflatten(0, (self.config.o_groups, -1))
-        groups = zip(o_TGX.unbind(1), weight_GRX, strict=True)
-        low = [linear(o_TX.contiguous(), w_RX, impl=self.impl) for o_TX, w_RX in groups]
+        o_TGX = o_THC.reshape(o_THC.shape[0], self.config.o_groups, -1).to(self.wo_a.dtype)
+        low = [
+            # the release multiplies the dequantised weight here: inputs are not quantised
+            linear(o_TX.contiguous(), weight_RX, scale, quantize_activations=False, impl=self.impl)
+            for o_TX, weight_RX, scale in zip(o_TGX.unbind(1), *self._output_groups(), strict=True)
+        ]
         return self.wo_b(torch.cat(low, dim=1))
+
+    def _output_groups(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        """wo_a's weight and scale of each group; a scale only where wo_a is stored quantised."""
+        groups, weight, scale = self.config.o_groups, self.wo_a.weight, self.wo_a.scale
+        return weight.chunk(groups), [None] * groups if scale is None else scale.chunk(groups)

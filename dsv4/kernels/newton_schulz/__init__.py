@@ -1,0 +1,42 @@
+"""Orthogonalisation of update matrices by the hybrid Newton-Schulz iteration (report 2.4, eq. 28).
+
+N matrices of one shape, n rows, m columns.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels.backend import choose
+from dsv4.kernels.newton_schulz import batched, reference
+
+Coefficients = tuple[float, float, float]
+
+FAST: Coefficients = (3.4445, -4.7750, 2.0315)  # grows small singular values quickly, overshoots around 1
+STABLE: Coefficients = (2.0, -1.5, 0.5)  # has a fixed point of slope 0 at 1
+HYBRID: tuple[Coefficients, ...] = (FAST,) * 8 + (STABLE,) * 2
+
+__all__ = ["FAST", "HYBRID", "STABLE", "Coefficients", "orthogonalize"]
+
+
+def orthogonalize(
+    x_Nnm: Tensor,
+    steps: Sequence[Coefficients] = HYBRID,
+    *,
+    dtype: torch.dtype = torch.float32,
+    impl: str | None = None,
+) -> Tensor:
+    """Each matrix with its singular values moved to 1 (within 1 % after the hybrid's ten steps), in x's dtype.
+
+    Starts from M / ||M||_F; each step is M <- a M + b (M M^T) M + c (M M^T)^2 M. `dtype` is what the products compute
+    in. Directions with singular values below about 1e-5 of the norm stay short; a zero matrix stays zero. Does not
+    modify x. Raises ValueError unless x has three dimensions.
+    """
+    if x_Nnm.dim() != 3:
+        raise ValueError(f"orthogonalize: x must be [N, n, m], got {list(x_Nnm.shape)}")
+    run = choose("orthogonalize", impl, _IMPLEMENTATIONS)
+    return run(x_Nnm, steps, dtype)
+
+
+_IMPLEMENTATIONS = {"batched": batched.orthogonalize, "reference": reference.orthogonalize}

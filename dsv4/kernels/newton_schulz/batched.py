@@ -1,0 +1,25 @@
+"""Newton-Schulz of many equal shapes as batched products, the Gram matrix on the shorter side.
+
+N matrices, n rows, m columns, s = min(n, m).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels.newton_schulz.reference import TINY
+
+
+def orthogonalize(x_Nnm: Tensor, steps: Sequence[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:
+    """See dsv4.kernels.newton_schulz.orthogonalize. (M M^T) M = M (M^T M), so tall matrices need no transposing."""
+    tall = x_Nnm.shape[1] > x_Nnm.shape[2]
+    norm_N11 = torch.linalg.vector_norm(x_Nnm, dim=(1, 2), keepdim=True).clamp(min=TINY)
+    m_Nnm = (x_Nnm / norm_N11).to(dtype)
+    for a, b, c in steps:
+        gram_Nss = torch.bmm(m_Nnm.mT, m_Nnm) if tall else torch.bmm(m_Nnm, m_Nnm.mT)
+        # b G + c G^2, so that one product with M is left
+        inner_Nss = torch.baddbmm(gram_Nss, gram_Nss, gram_Nss, beta=b, alpha=c)
+        left, right = (m_Nnm, inner_Nss) if tall else (inner_Nss, m_Nnm)
+        m_Nnm = torch.baddbmm(m_Nnm, left, right, beta=a)
+    return m_Nnm.to(x_Nnm.dtype)

@@ -1,0 +1,81 @@
+"""Next-token loss from hidden rows and the head's weight, without logits of all rows at once (report 4.3).
+
+T rows, D hidden size, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels.backend import choose
+from dsv4.kernels.vocab_loss import chunked, reference
+
+__all__ = ["CHUNK_LOGITS", "VocabLoss", "row_losses", "vocab_loss"]
+
+CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MiB in fp32
+
+
+@dataclass(frozen=True, slots=True)
+class VocabLoss:
+    """loss carries the gradient; the others are for logs."""
+
+    loss: Tensor  # scalar
+    loss_T: Tensor  # -log p of each target, before weights
+    correct_T: Tensor  # bool: the target has the largest logit
+
+
+def vocab_loss(
+    x_TD: Tensor,
+    weight_VD: Tensor,
+    target_T: Tensor,
+    row_weight_T: Tensor | None = None,
+    *,
+    total: float | Tensor | None = None,
+    chunk: int | None = None,
+    impl: str | None = None,
+) -> VocabLoss:
+    """sum_t weight[t] * -log softmax(x[t] W^T)[target[t]] / total, where total is the sum of the weights if not given.
+
+    total=1 gives the sum. row_weight_T: float or bool, 1 where not given; a row of weight 0 costs and moves nothing.
+    No rows, or only such rows, give loss 0 when total is not given. chunk: rows at once (default: as many as make
+    CHUNK_LOGITS logits). Differentiable in x and the head's weight, once. "chunked" makes the gradients during the
+    forward pass, so memory is two gradients and one chunk of logits. Softmax in fp32 (fp64 for fp64 inputs).
+    """
+    _check(x_TD, weight_VD, target_T, row_weight_T)
+    compute = torch.promote_types(x_TD.dtype, torch.float32)
+    if row_weight_T is None:
+        row_weight_T = target_T.new_ones(target_T.shape, dtype=compute)
+    row_weight_T = row_weight_T.detach().to(compute)
+    if total is None:
+        total = row_weight_T.sum().clamp(min=torch.finfo(compute).tiny)
+    run = choose("vocab_loss", impl, _LOSS)
+    return VocabLoss(*run(x_TD, weight_VD, target_T, row_weight_T / total, _rows(chunk, weight_VD)))
+
+
+def row_losses(
+    x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, *, chunk: int | None = None, impl: str | None = None
+) -> Tensor:
+    """-log softmax(x[t] W^T)[target[t]] of each row, loss_T, each with its own gradient: for losses that weigh rows by
+    something that is itself differentiated. The backward pass computes the logits again, a chunk at a time."""
+    _check(x_TD, weight_VD, target_T, None)
+    return choose("row_losses", impl, _ROWS)(x_TD, weight_VD, target_T, _rows(chunk, weight_VD))
+
+
+def _check(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tensor | None) -> None:
+    rows, dim = x_TD.shape
+    if weight_VD.shape[1] != dim:
+        raise ValueError(f"vocab_loss: x has {dim} columns, the head {weight_VD.shape[1]}")
+    for name, given in (("target_T", target_T), ("row_weight_T", row_weight_T)):
+        if given is not None and tuple(given.shape) != (rows,):
+            raise ValueError(f"vocab_loss: {name} must have shape [{rows}], got {list(given.shape)}")
+
+
+def _rows(chunk: int | None, weight_VD: Tensor) -> int:
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"vocab_loss: chunk must be at least 1, got {chunk}")
+    return chunk or max(1, CHUNK_LOGITS // weight_VD.shape[0])
+
+
+_LOSS = {"chunked": chunked.vocab_loss, "reference": reference.vocab_loss}
+_ROWS = {"chunked": chunked.row_losses, "reference": reference.row_losses}

@@ -1,0 +1,68 @@
+"""Newton-Schulz: singular values at 1, the batched form equals the written one, awkward shapes (eq. 28)."""
+
+import pytest
+import torch
+
+from dsv4.kernels import newton_schulz as ns
+
+SHAPES = [(4, 4), (16, 48), (48, 16), (1, 7), (7, 1), (4, 256)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("impl", ["batched", "reference"])
+def test_singular_values_are_within_one_percent_of_one(shape: tuple[int, int], impl: str) -> None:
+    x = torch.randn(3, *shape) * torch.tensor([1e-6, 1.0, 1e4])[:, None, None]
+    values = torch.linalg.svdvals(ns.orthogonalize(x, impl=impl))
+    torch.testing.assert_close(values, torch.ones_like(values), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (64, 512), (512, 64)], ids=str)
+def test_directions_are_kept(shape: tuple[int, int]) -> None:
+    x = torch.randn(1, *shape, dtype=torch.float64)
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    out = ns.orthogonalize(x, dtype=torch.float64)
+    # the polynomial acts on singular values alone, so what is left in that basis is diagonal
+    inner = u.mT @ out @ v.mT
+    torch.testing.assert_close(inner, torch.diag_embed(inner.diagonal(dim1=1, dim2=2)), atol=1e-9, rtol=0)
+    torch.testing.assert_close(inner.diagonal(dim1=1, dim2=2), torch.ones(1, min(shape)).double(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_implementations_agree(shape: tuple[int, int]) -> None:
+    x = torch.randn(5, *shape)
+    torch.testing.assert_close(
+        ns.orthogonalize(x, impl="batched"), ns.orthogonalize(x, impl="reference"), atol=3e-5, rtol=0
+    )
+
+
+def test_matrices_of_a_batch_do_not_meet() -> None:
+    x = torch.randn(4, 8, 24)
+    together = ns.orthogonalize(x)
+    for i in range(4):
+        torch.testing.assert_close(ns.orthogonalize(x[i : i + 1])[0], together[i], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 96), (96, 32)], ids=str)
+def test_bfloat16_products_stay_close(shape: tuple[int, int]) -> None:
+    x = torch.randn(2, *shape)
+    out = ns.orthogonalize(x, dtype=torch.bfloat16)
+    assert out.dtype == torch.float32
+    values = torch.linalg.svdvals(out)
+    torch.testing.assert_close(values, torch.ones_like(values), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("impl", ["batched", "reference"])
+def test_zero_stays_zero_and_the_input_is_not_touched(impl: str) -> None:
+    x = torch.zeros(2, 3, 5)
+    x[1] = torch.randn(3, 5)
+    kept = x.clone()
+    out = ns.orthogonalize(x, impl=impl)
+    assert torch.equal(out[0], torch.zeros(3, 5))
+    assert out[1].isfinite().all()
+    assert torch.equal(x, kept)
+
+
+def test_no_matrices_and_a_wrong_rank() -> None:
+    assert ns.orthogonalize(torch.empty(0, 3, 4)).shape == (0, 3, 4)
+    with pytest.raises(ValueError, match=r"x must be \[N, n, m\], got \[3, 4\]"):
+        ns.orthogonalize(torch.zeros(3, 4))
