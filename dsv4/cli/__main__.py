@@ -9,10 +9,12 @@ import dsv4
 VERBS = {
     "chat": "Talk to a model in the terminal.",
     "serve": "Start the HTTP server for OpenAI and Anthropic clients.",
+    "usage": "What a server has answered: tokens and costs by day, key and model.",
     "generate": "Continue a prompt on stdout.",
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",
     "convert": "Write a checkpoint in another layout.",
     "check": "Verify a checkpoint folder without loading it.",
+    "train": "Train a model from a recipe, or go on with a run.",
     "bench": "Measure prefill and decode speed by context length.",
 }
 

@@ -1,7 +1,7 @@
 """Training a small vocabulary in the released form, for models that are too small for 129,280 tokens."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,20 @@ def train_bpe(
     folder: str | Path,
     *,
     dialect: Dialect = V4,
+    extra: Sequence[str] = (),
     model_max_length: int = 1_048_576,
 ) -> Tokenizer:
     """Train a byte-level BPE vocabulary and write tokenizer.json and tokenizer_config.json into `folder`.
 
     Pre-tokenization is the release's. Ids 0, 1, 2 are begin, end and pad, the other control tokens of the
-    dialect follow, then the 256 bytes, then merges. Deterministic: the same texts give the same files. A
-    corpus too small for `vocab_size` gives fewer tokens; read `vocab_size` of the result. Creates `folder`,
+    dialect and those of `extra` follow, then the 256 bytes, then merges. Deterministic: the same texts give the same
+    files. A corpus too small for `vocab_size` gives fewer tokens; read `vocab_size` of the result. Creates `folder`,
     overwrites its two files.
 
     Raises ValueError if `vocab_size` has no room for the control tokens and all bytes.
     """
-    least = len(dialect.control_tokens) + BYTES
+    control = (*dialect.control_tokens, *extra)
+    least = len(control) + BYTES
     if vocab_size < least:
         raise ValueError(f"vocab_size must be at least {least} (control tokens and bytes), got {vocab_size}")
     backend = BackendTokenizer(models.BPE())
@@ -54,7 +56,7 @@ def train_bpe(
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, normalized=False) for token in dialect.control_tokens],
+        special_tokens=[AddedToken(token, normalized=False) for token in control],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

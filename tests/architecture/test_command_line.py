@@ -14,18 +14,21 @@ from tests.conftest import ROOT
 FLAGS = {
     "chat": "folder thinking system max_tokens temperature top_p seed mode",
     "serve": "folder host port server engine",
+    "usage": "ledger since key json",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
     "check": "folder json",
-    "bench": "folder contexts decode peer long json plot mode",
+    "train": "recipe set folder live track table export threads",
+    "bench": "folder of contexts decode peer long json plot mode",
 }
 
 
 ENGINE_FLAGS = (
-    "mode context memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk speculate"
+    "mode context memory expert_memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk "
+    "speculate"
 )
-SERVER_FLAGS = "keys insecure any_model free_sampling requests drain"
+SERVER_FLAGS = "keys insecure any_model free_sampling requests drain ledger prices"
 
 
 def test_shared_flags() -> None:

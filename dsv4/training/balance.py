@@ -1,0 +1,79 @@
+"""Expert balance: the bias rule without a loss, the small loss per sequence, and how uneven the load is (report 2.1).
+
+T tokens, E experts, K experts per token, B documents.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dsv4.model.block import Block
+from dsv4.model.moe import MoE
+from dsv4.model.transformer import Transformer
+
+SPEED = 0.001  # report: bias update speed
+
+Load = dict[int, Tensor]  # by layer: how many tokens each expert got, load_E
+
+
+def expert_load(ids_TK: Tensor, experts: int) -> Tensor:
+    """How many tokens each expert got, load_E fp32."""
+    return torch.bincount(ids_TK.flatten(), minlength=experts).to(torch.float32)
+
+
+def add_load(into: Load, more: Mapping[int, Tensor]) -> None:
+    """Add the counts of another micro-batch."""
+    for layer, load_E in more.items():
+        into[layer] = into[layer] + load_E if layer in into else load_E
+
+
+def max_violation(load_E: Tensor) -> float:
+    """MaxVio: largest load / mean load - 1; 0 is perfect balance, E / K - 1 everything on the same K experts."""
+    return float(load_E.max() / load_E.mean().clamp(min=1e-30) - 1)
+
+
+@torch.no_grad()
+def move_biases(
+    model: Transformer,
+    load: Mapping[int, Tensor],
+    speed: float = SPEED,
+    reduce: Callable[[Tensor], None] | None = None,
+) -> None:
+    """After a step: add `speed` to the bias of each expert that got less than its share, take it from the others.
+
+    Layers without a bias (hash routing) are passed over. `reduce` adds the counts of all ranks in place: it is called
+    once, with the counts of all layers [layers, E].
+    """
+    moe = {block.ffn.index: block.ffn for block in (*model.layers, *model.mtp) if isinstance(block, Block)}
+    layers = [layer for layer in sorted(load) if moe[layer].gate.bias is not None]
+    if not layers:
+        return
+    counts = torch.stack([load[layer] for layer in layers])
+    if reduce is not None:
+        reduce(counts)
+    for layer, load_E in zip(layers, counts, strict=True):
+        _bias(moe[layer]).add_(speed * (load_E.mean() - load_E).sign())
+
+
+def _bias(moe: MoE) -> Tensor:
+    assert moe.gate.bias is not None
+    return moe.gate.bias
+
+
+def sequence_balance(score_TE: Tensor, ids_TK: Tensor, sequence_T: Tensor, documents: int) -> Tensor:
+    """sum over documents of tokens * sum_e f_e P_e, one layer, not yet divided by the number of tokens.
+
+    As V3: f_e = E / (K tokens) * how often expert e was chosen, P_e = mean of its normalised affinity, each within one
+    document - one training sample, since packed samples do not see each other. 1 per token is perfect balance. "Chosen"
+    means chosen with the biases, that is, the load there really was. Differentiable in score_TE.
+    """
+    experts, k = score_TE.shape[1], ids_TK.shape[1]
+    share_TE = score_TE / score_TE.sum(dim=1, keepdim=True)
+    share_BE = share_TE.new_zeros(documents, experts).index_add(0, sequence_T, share_TE)
+    with torch.no_grad():
+        at = sequence_T[:, None] * experts + ids_TK
+        chosen_BE = torch.bincount(at.flatten(), minlength=documents * experts).view(documents, experts)
+        tokens_B1 = torch.bincount(sequence_T, minlength=documents)[:, None]
+        often_BE = chosen_BE.to(share_BE.dtype) * experts / (k * tokens_B1)
+    return (often_BE * share_BE).sum()

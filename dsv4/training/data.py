@@ -1,0 +1,207 @@
+"""What each step learns from, as a function of where the run stands: shuffled, mixed, fill-in-the-middle, packed.
+
+A `Position` says how far every source has been read; nothing else is remembered, so a run resumes at the very next
+token, and a step asked for again gets the same batch.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from dsv4.training.batch import Batch
+from dsv4.training.documents import Codec, Document, Generated, Progress, Source, shard_of
+from dsv4.training.packing import best_fit, cut
+from dsv4.training.recipe import DataSettings, Recipe
+from dsv4.training.schedule import Schedule
+
+FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands. tokens: seen so far. next: the next document of each source; given: tokens it has given.
+    Both hold for the pool being read, which is packed to `length`; bin is the next of its sequences."""
+
+    tokens: int
+    next: tuple[int, ...]
+    given: tuple[int, ...]
+    length: int
+    bin: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, "next": self.next, "given": self.given, "length": self.length, "bin": self.bin}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Self:
+        return cls(raw["tokens"], tuple(raw["next"]), tuple(raw["given"]), raw["length"], raw["bin"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Sequences packed together, and where the sources stand after them."""
+
+    bins: tuple[tuple[Document, ...], ...]
+    next: tuple[int, ...]
+    given: tuple[int, ...]
+
+
+class Feed:
+    """Batches by step.
+
+    fetch(step) may be asked for the newest step and for any before it that `forget` has not dropped; all ranks fetch
+    the same sequences and keep every `world`-th of them.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        data: DataSettings,
+        schedule: Schedule,
+        codec: Codec,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        start: tuple[int, Position] | None = None,
+    ) -> None:
+        self._sources, self._data, self._schedule, self._codec = sources, data, schedule, codec
+        self._seed, self._rank, self._world = seed, rank, world
+        share = sum(s.weight for s in data.sources)
+        self._weights = [s.weight / share for s in data.sources]
+        self._fim = [codec.token_id(token) for token in FIM_TOKENS] if data.fim else []
+        zeros = (0,) * len(sources)
+        step, position = start or (0, Position(0, zeros, zeros, schedule.at(0).stage.length))
+        if len(position.next) != len(sources):
+            raise ValueError(f"the run was started with {len(position.next)} sources, now there are {len(sources)}")
+        self._positions = {step: position}
+        self._kept: tuple[Position, _Pool] | None = None
+
+    def position(self, step: int) -> Position:
+        """Where the run stands before `step`: a step fetched, or the one after."""
+        return self._positions[step]
+
+    def forget(self, before: int) -> None:
+        """Drop the positions of steps that will not be asked for again."""
+        self._positions = {step: p for step, p in self._positions.items() if step >= before}
+
+    def fetch(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of a step, at least one. A stage's first step starts a new pool of its length."""
+        while step not in self._positions:
+            newest = max(self._positions)
+            if step < newest:
+                raise KeyError(f"step {step} has been forgotten")
+            self._advance(newest)
+        sequences = self._advance(step)
+        return list(self._micro(sequences[self._rank :: self._world]))
+
+    def _advance(self, step: int) -> list[tuple[Document, ...]]:
+        """The sequences of a step of all ranks; the position after it is kept."""
+        position = self._positions[step]
+        moment = self._schedule.at(position.tokens)
+        length, tokens = moment.stage.length, position.tokens
+        if position.length != length:
+            pool = self._pool(position)
+            position = Position(tokens, pool.next, pool.given, length)
+        taken: list[tuple[Document, ...]] = []
+        seen = 0
+        while seen < moment.batch_tokens or len(taken) % self._world:
+            pool = self._pool(position)
+            if position.bin == len(pool.bins):
+                position = Position(tokens, pool.next, pool.given, length)
+                continue
+            taken.append(pool.bins[position.bin])
+            seen += sum(len(document.tokens) for document in taken[-1])
+            position = Position(tokens, position.next, position.given, length, position.bin + 1)
+        self._positions[step + 1] = Position(tokens + seen, position.next, position.given, length, position.bin)
+        return taken
+
+    def _micro(self, sequences: Sequence[tuple[Document, ...]]) -> Iterator[Batch]:
+        gathered: list[Document] = []
+        for sequence in sequences:
+            size = sum(len(d.tokens) for d in (*gathered, *sequence))
+            if gathered and size > self._data.micro:
+                yield _batch(gathered)
+                gathered = []
+            gathered += sequence
+        yield _batch(gathered)
+
+    def _pool(self, position: Position) -> _Pool:
+        """The pool that `position` reads from."""
+        key = Position(0, position.next, position.given, position.length)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._make_pool(key)
+        return self._kept[1]
+
+    def _make_pool(self, at: Position) -> _Pool:
+        following, given = list(at.next), list(at.given)
+        pieces: list[Document] = []
+        wanted = at.length * self._data.pool
+        while wanted > 0:
+            # the source that is furthest behind its share
+            behind = [w * (sum(given) + 1) - g for w, g in zip(self._weights, given, strict=True)]
+            which = max(range(len(behind)), key=lambda i: behind[i])
+            document = self._document(which, following[which])
+            following[which] += 1
+            given[which] += len(document.tokens)
+            wanted -= len(document.tokens)
+            pieces += _pieces(document, at.length)
+        bins = best_fit([len(p.tokens) for p in pieces], at.length)
+        order = random.Random(f"{self._seed}/bins/{at.next}").sample(range(len(bins)), len(bins))
+        return _Pool(tuple(tuple(pieces[i] for i in bins[b]) for b in order), tuple(following), tuple(given))
+
+    def _document(self, which: int, number: int) -> Document:
+        source = self._sources[which]
+        if source.count is None:
+            return source.document(number)
+        epoch, place = divmod(number, source.count)
+        document = source.document(int(_order(source.count, self._seed, which, epoch)[place]))
+        rng = random.Random(f"{self._seed}/fim/{which}/{number}")
+        return self._told_out_of_order(document, rng) if rng.random() < self._data.fim else document
+
+    def _told_out_of_order(self, document: Document, rng: random.Random) -> Document:
+        """Fill-in-the-middle, prefix-suffix-middle: everything between the begin and end tokens is cut twice."""
+        first, *inner, last = (int(token) for token in document.tokens)
+        if len(inner) < 3:
+            return document
+        a, b = sorted(rng.sample(range(1, len(inner)), 2))
+        begin, hole, end = self._fim
+        return Document([first, begin, *inner[:a], hole, *inner[b:], end, *inner[a:b], last])
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, which: int, epoch: int) -> np.ndarray:
+    """A shuffle of a source's documents, another one in every epoch."""
+    return np.random.default_rng([seed, which, epoch]).permutation(count)
+
+
+def _pieces(document: Document, length: int) -> Iterator[Document]:
+    if len(document.tokens) <= length:
+        yield document
+        return
+    for first, last in cut(len(document.tokens), length):
+        learn = None if document.learn is None else document.learn[first:last]
+        yield Document(document.tokens[first:last], learn)
+
+
+def _batch(documents: Sequence[Document]) -> Batch:
+    tokens = np.concatenate([np.asarray(d.tokens, dtype=np.int64) for d in documents])
+    learn = np.concatenate([np.ones(len(d.tokens)) if d.learn is None else np.asarray(d.learn) for d in documents])
+    lengths = tuple(len(d.tokens) for d in documents)
+    return Batch(torch.from_numpy(tokens), lengths, torch.from_numpy(learn.astype(np.float32)))
+
+
+def open_sources(recipe: Recipe, codec: Codec, folder: Path, progress: Progress | None = None) -> list[Source]:
+    """The sources of a recipe; shards are made under `folder` where they are missing."""
+    found: list[Source] = []
+    for settings in recipe.data.sources:
+        if settings.kind == "generator":
+            found.append(Generated(settings, codec, recipe.seed))
+        else:
+            found.append(shard_of(settings, codec, folder, progress))
+    return found

@@ -1,0 +1,64 @@
+"""How fast a run is beside what the machine can do, and how healthy the model's mechanisms are.
+
+T tokens, S streams, X = (2 + S) * S mixes.
+"""
+
+import time
+
+import torch
+
+from dsv4.config import AttentionKind, ModelConfig
+from dsv4.kernels.hyper_connection import split_sinkhorn
+from dsv4.model import accounting
+from dsv4.model.block import Block
+from dsv4.model.transformer import Transformer
+
+
+def training_flops(config: ModelConfig, length: int, *, dense: bool = False) -> float:
+    """Operations that training on one token of a sequence of `length` needs: 6 per active weight (2 forward, 4
+    backward), head, prediction block and attention with its indexers included. Nothing that is done twice counts twice.
+    """
+    p = accounting.parameters(config)
+    weights = float(p.active)
+    if config.num_nextn_predict_layers:
+        idle = (config.n_routed_experts - config.num_experts_per_tok) * 3 * config.hidden_size
+        weights += p.mtp - idle * config.moe_intermediate_size * config.num_nextn_predict_layers + p.head
+    keys = indexed = 0.0
+    for spec in (*config.layers, *config.mtp_layers):
+        keys += min(length, config.sliding_window)
+        entries = length / 2 / spec.ratio if spec.ratio else 0.0  # a token sees half of them on average
+        if spec.kind is AttentionKind.CSA and not dense:
+            indexed += entries
+            entries = min(entries, config.index_topk)
+        keys += entries
+    attention = 2.0 * config.num_attention_heads * config.head_dim * keys
+    return 6 * weights + 6 * attention + 6 * config.index_n_heads * config.index_head_dim * indexed
+
+
+def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
+    """Operations per second of torch's fp32 matrix product here and now."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    a @ b
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        a @ b
+        done += 1
+    return 2 * size**3 * done / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def connection_error(model: Transformer, draws: int = 32) -> float:
+    """How far the streams' mixing matrices are from doubly stochastic: the largest |row or column sum - 1| over all
+    connections, for projections drawn from a normal distribution (the real ones are RMS-normalised)."""
+    config, worst = model.config, 0.0
+    generator = torch.Generator().manual_seed(0)
+    for block in (*model.layers, *model.mtp):
+        assert isinstance(block, Block)
+        for scale_3, base_X in ((block.hc_attn_scale, block.hc_attn_base), (block.hc_ffn_scale, block.hc_ffn_base)):
+            mixes_TX = torch.randn(draws, len(base_X), generator=generator).to(base_X)
+            parts = split_sinkhorn(
+                mixes_TX, scale_3, base_X, config.hc_mult, config.hc_sinkhorn_iters, config.hc_eps, impl="reference"
+            )
+            for dim in (1, 2):
+                worst = max(worst, float((parts[2].sum(dim) - 1).abs().max()))
+    return worst

@@ -1,0 +1,113 @@
+"""Muon as Algorithm 1 of the report (2.4): momentum, orthogonalised per matrix, rescaled to AdamW's update size.
+
+N matrices of one shape, n rows, m columns, P rows of a parameter.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv4.kernels.newton_schulz import HYBRID, Coefficients, orthogonalize
+
+UPDATE_RMS = 0.18  # report's gamma: size of an update's entries before the learning rate
+_ENTRIES = 1 << 24  # matrix entries orthogonalised at once: 64 MiB in fp32, and about three times that of work
+
+
+class Muon(torch.optim.Optimizer):
+    """M <- mu M + G;  O = NewtonSchulz(mu M + G) sqrt(max(n, m)) rms;  W <- W (1 - lr decay) - lr O.
+
+    Every parameter is one matrix, a stack of matrices in its leading dimensions, or several matrices that are stored
+    below one another: a group's `rows` lists their heights, () means the whole height. Matrices of equal shape are
+    orthogonalised together. The momentum has no (1 - mu) factor. State: "momentum" per parameter.
+
+    nesterov=False orthogonalises M itself. steps: coefficients of eq. 28. dtype: what Newton-Schulz computes in.
+    Parameters without a gradient are left alone. Raises ValueError for settings out of range, a parameter with fewer
+    than two dimensions, and rows that do not add up.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 2.7e-4,
+        *,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        rms: float = UPDATE_RMS,
+        nesterov: bool = True,
+        steps: Sequence[Coefficients] = HYBRID,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("rms", rms)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        self._steps, self._dtype = tuple(steps), dtype
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rms": rms, "nesterov": nesterov}
+        super().__init__(params, {**defaults, "rows": ()})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch, and the shapes are checked."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            if p.dim() < 2:
+                raise ValueError(f"Muon needs matrices, got a parameter of shape {list(p.shape)}")
+            if group["rows"] and sum(group["rows"]) != p.shape[-2]:
+                raise ValueError(f"rows {group['rows']} must add up to the height of {list(p.shape)}")
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # pyrefly: ignore
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        grads = [p.grad for p in params]
+        for p in params:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in params]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, grads)  # pyrefly: ignore
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        # Nesterov looks one step ahead: mu M + G
+        ahead = group["momentum"] if group["nesterov"] else None
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+        for p, momentum, grad in zip(params, momenta, grads, strict=True):
+            assert grad is not None
+            for pieces in zip(*(matrices(t, group["rows"]) for t in (p, momentum, grad)), strict=True):
+                n, m = pieces[0].shape
+                by_shape[n, m].append(pieces)
+        for (n, m), pieces in by_shape.items():
+            size = max(1, _ENTRIES // (n * m))
+            for at in range(0, len(pieces), size):
+                self._update(pieces[at : at + size], ahead, -group["lr"] * group["rms"] * max(n, m) ** 0.5)
+
+    def _update(self, pieces: list[tuple[Tensor, Tensor, Tensor]], ahead: float | None, alpha: float) -> None:
+        weights, momenta, grads = (list(column) for column in zip(*pieces, strict=True))
+        x_Nnm = torch.stack(momenta)
+        if ahead is not None:
+            x_Nnm.mul_(ahead)
+            torch._foreach_add_(list(x_Nnm.unbind()), grads)
+        o_Nnm = orthogonalize(x_Nnm, self._steps, dtype=self._dtype)
+        torch._foreach_add_(weights, list(o_Nnm.unbind()), alpha=alpha)
+
+
+def matrices(x: Tensor, rows: Sequence[int]) -> list[Tensor]:
+    """Views of the independent matrices in x [..., P, m]: leading dimensions apart, then cut by heights."""
+    found = []
+    for matrix_Pm in x.flatten(0, -3) if x.dim() > 2 else [x]:
+        found += matrix_Pm.split(list(rows)) if rows else [matrix_Pm]
+    return found

@@ -1,0 +1,122 @@
+"""Training against the numbers that will be released (report 5.2.1): weights, cache rows and activations go through
+their FP4 and FP8 forms, gradients go straight to the fp32 masters.
+
+The released layout keeps experts in FP4 (1 x 32), dense linears in FP8 (128 x 128), some matrices in bf16. The report's
+way for an expert, fp32 -> FP4 -> FP8 -> product, gives the values of the FP4 step, because FP4 -> FP8 loses nothing;
+`lossless` checks that it still holds for a model's weights.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint.names import RELEASE, Layout, Parameter, parameters, stored
+from dsv4.checkpoint.quantize import store_parameter
+from dsv4.kernels import quant
+from dsv4.model.layers import Layer, Linear, Numerics, straight_through
+from dsv4.model.transformer import Transformer
+
+
+def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE) -> Tensor:
+    """What a reader of the layout will find in place of a float parameter, in fp32; the same shape."""
+    tensors = store_parameter(parameter, value, layout)
+    weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
+    if scale is None:
+        return weight.to(torch.float32)
+    dequantize = quant.dequantize_fp4_weight if weight.dtype == torch.int8 else quant.dequantize_fp8_weight
+    return dequantize(weight, scale)
+
+
+class FakeQuantised:
+    """While entered, the model computes with what the layout will store; outside nothing of it is left, or costs.
+
+        with FakeQuantised(model):
+            compute_loss(model, batch).total.backward()   # p.grad belongs to the fp32 values
+        optimizers.step()
+
+    Weights are cast once per entry, so one entry should span all micro-batches of a step. Gradients of a cast are those
+    of the identity. cache: key-value rows go through FP8 and the indexers' queries and keys through Hadamard and FP4,
+    as when serving. activations: inputs of quantised linears go through FP8 blocks of 128 columns. masters: fp32 values
+    by name to cast from, where the model itself holds rounded ones. Raises CheckpointError for a weight the layout
+    cannot hold, on construction where the shape is to blame.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        layout: Layout = RELEASE,
+        *,
+        cache: bool = True,
+        activations: bool = True,
+        masters: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.model, self.layout, self.cache, self.activations = model, layout, cache, activations
+        self._masters = masters or {}
+        known = {p.name: p for p in parameters(model.config)}
+        # float32 in the layout means: as it is
+        self._cast = [
+            (known[name], p)
+            for name, p in model.named_parameters()
+            if stored(known[name], layout)[name].dtype != torch.float32
+        ]
+        self._kept: list[Tensor] = []
+        self._numerics: list[tuple[Layer, Numerics]] = []
+
+    @torch.no_grad()
+    def __enter__(self) -> "FakeQuantised":
+        if self._kept:
+            raise RuntimeError("FakeQuantised is entered already")
+        # all values first: a weight that cannot be cast must leave the model as it was
+        values = [
+            released_value(rule, self._masters.get(rule.name, p.data), self.layout).to(p.dtype)
+            for rule, p in self._cast
+        ]
+        self._kept = [p.data for _, p in self._cast]
+        for (_, p), value in zip(self._cast, values, strict=True):
+            p.data = value
+        if self.cache:
+            for module in self.model.modules():
+                if isinstance(module, Layer):
+                    self._numerics.append((module, module.numerics))
+                    module.numerics = replace(module.numerics, simulate=True)
+        if self.activations:
+            self._cast_inputs(_through_fp8)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for (_, p), kept in zip(self._cast, self._kept, strict=True):
+            p.data = kept
+        for module, numerics in self._numerics:
+            module.numerics = numerics
+        self._kept, self._numerics = [], []
+        self._cast_inputs(None)
+
+    def _cast_inputs(self, cast: Callable[[Tensor], Tensor] | None) -> None:
+        quantised = {rule.name.removesuffix(".weight") for rule, _ in self._cast if len(stored(rule, self.layout)) == 2}
+        for name, module in self.model.named_modules():
+            # the release multiplies wo_a in bf16
+            if isinstance(module, Linear) and name in quantised and not name.endswith(".wo_a"):
+                module.cast = cast
+
+
+def _through_fp8(x: Tensor) -> Tensor:
+    return straight_through(lambda value: quant.simulate_fp8(value, quant.FP8_BLOCK), x)
+
+
+@torch.no_grad()
+def lossless(model: Transformer, layout: Layout = RELEASE) -> list[str]:
+    """Names of FP4 weights whose FP8 form would differ: blocks of one 128 x 128 tile with scales more than 2^14 apart.
+
+    Empty when the report's claim holds, which is what to expect of trained weights.
+    """
+    broken = []
+    known = {p.name: p for p in parameters(model.config)}
+    for name, p in model.named_parameters():
+        if stored(known[name], layout)[name].dtype == torch.int8:
+            try:
+                quant.fp4_to_fp8_weight(*quant.quantize_fp4_weight(p.data))
+            except ValueError:
+                broken.append(name)
+    return broken

@@ -1,0 +1,285 @@
+"""A training run: batches in, updates of the model out, and everything needed to go on after a crash.
+
+T packed tokens.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv4.model.init import init_weights
+from dsv4.model.layers import BF16, FP32
+from dsv4.model.transformer import Transformer
+from dsv4.training.anticipate import BatchQueue, Recovery, RoutedBatch, capture_state, restore_state, routes_of
+from dsv4.training.balance import Load, add_load, max_violation, move_biases
+from dsv4.training.batch import Totals
+from dsv4.training.data import Feed, Position
+from dsv4.training.documents import Codec, Source
+from dsv4.training.loss import LossWeights, compute_loss
+from dsv4.training.meter import connection_error, matmul_rate, training_flops
+from dsv4.training.mixed import Masters
+from dsv4.training.param_groups import make_optimizers
+from dsv4.training.qat import FakeQuantised
+from dsv4.training.recipe import Recipe
+from dsv4.training.schedule import Moment, Phase
+from dsv4.training.spikes import SpikeDetector, clip_gradients
+from dsv4.training.team import Alone, Team
+
+STATE_FILE = "state.pt"
+
+
+@dataclass(slots=True)
+class Line:
+    """One step for the log. losses: unweighted parts. spike: set where the run went back instead of moving."""
+
+    step: int
+    tokens: int
+    phase: str
+    lr: float
+    losses: dict[str, float]
+    grad_norm: float
+    max_violation: float
+    seconds: float
+    tokens_per_second: float
+    mfu: float
+    qat: bool
+    anticipating: bool
+    extra: dict[str, float] = field(default_factory=dict)
+    spike: str | None = None
+    back_to: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("losses", "extra")}
+        return {**flat, **self.losses, **self.extra}
+
+
+class Trainer:
+    """Model, optimisers and data of a recipe in a folder; `run` yields a line per step. With a state in the folder it
+    goes on from there, bit for bit as if it had never stopped.
+
+    Raises ValueError when the folder's state belongs to another recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        codec: Codec,
+        sources: list[Source],
+        *,
+        team: Team | None = None,
+        model: Transformer | None = None,
+    ) -> None:
+        self.recipe, self.folder, self.schedule = recipe, folder, recipe.schedule
+        self.team = team or Alone()
+        config = recipe.config(codec.vocab_size)
+        numerics = BF16 if recipe.run.numerics == "bf16" else FP32
+        self.model = model or init_weights(Transformer(config, numerics), recipe.seed)
+        self.masters = Masters(self.model)
+        settings = recipe.optimizer
+        self.optimizers = make_optimizers(
+            config,
+            self.masters.named_parameters(),
+            recipe.lr.peak,
+            kind=settings.kind,
+            momentum=settings.momentum,
+            decay=settings.decay,
+        )
+        self._fake = nullcontext()
+        if recipe.qat_from is not None:
+            self._fake = FakeQuantised(self.model, masters=dict(self.masters.named_parameters()))
+        detector = SpikeDetector()
+        self.recovery = Recovery(detector, self._capture, self._restore, recipe.recovery)
+        self.step, self.seconds = 0, 0.0
+        self._holds: tuple[int, bool] | None = None  # stage and number formats of the last step
+        start = self._load()
+        self.feed = Feed(
+            sources,
+            recipe.data,
+            self.schedule,
+            codec,
+            seed=recipe.seed,
+            rank=self.team.rank,
+            world=self.team.world,
+            start=start,
+        )
+        self._queue = BatchQueue(self.feed.fetch, self._route, recipe.run.anticipation_delay)
+        self._rate = matmul_rate()
+        self._saved = time.monotonic()
+
+    @property
+    def tokens(self) -> int:
+        """Seen so far, by all ranks."""
+        return self.feed.position(self.step).tokens
+
+    @property
+    def done(self) -> bool:
+        return self.tokens >= self.schedule.tokens
+
+    def run(self) -> Iterator[Line]:
+        """Train to the end of the schedule. Saves now and then, and at the end; closing the iterator does not save."""
+        while not self.done:
+            yield self.advance()
+            if time.monotonic() - self._saved >= self.recipe.run.save_seconds:
+                self.save()
+        self.save()
+
+    def advance(self) -> Line:
+        """One step, or one return after a spike."""
+        began, tokens, step = time.perf_counter(), self.tokens, self.step
+        moment = self.schedule.at(tokens)
+        self._apply(moment)
+        anticipating = self.recovery.anticipating(step)
+        if self.recipe.run.recovery:
+            self.recovery.before_step(step)
+        batches = self._queue.take(step, anticipating)
+        totals = self._totals(batches)
+        measured = step % self.recipe.run.recall_every == 0
+        parts, load = self._accumulate(batches, moment, totals, self.recipe.run.recall_queries if measured else 0)
+        norm = clip_gradients(self._gradients(), self.recipe.optimizer.clip or float("inf"))
+        back = self.recovery.judge(step, loss=parts["next"], grad_norm=norm) if self.recipe.run.recovery else None
+        if back is None:
+            self._update(load, moment)
+            self.step += 1
+        else:
+            self.step = back
+            self._queue.clear()
+        self.optimizers.zero_grad()
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        if back is None:
+            self.feed.forget(step - 4 * self.recipe.recovery.snapshot_every * self.recipe.recovery.snapshots)
+        rate = totals.tokens / seconds
+        dense = moment.stage.phase is not Phase.SPARSE
+        flops = training_flops(self.model.config, moment.stage.length, dense=dense)
+        line = Line(
+            step=step,
+            tokens=tokens,
+            phase=moment.stage.phase.value,
+            lr=moment.lr,
+            losses=parts,
+            grad_norm=norm,
+            max_violation=max((max_violation(one) for one in load.values()), default=0.0),
+            seconds=seconds,
+            tokens_per_second=rate,
+            mfu=flops * rate / self._rate / self.team.world,
+            qat=moment.qat,
+            anticipating=anticipating,
+        )
+        if measured:
+            line.extra["connection_error"] = connection_error(self.model)
+        if back is not None:
+            line.spike, line.back_to = str(self.recovery.spikes[-1]), back
+        return line
+
+    def save(self) -> None:
+        """Write the state in one piece: the old one stays until the new one is whole."""
+        self._saved = time.monotonic()
+        if self.team.rank == 0:
+            state = {
+                "recipe": self.recipe.to_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "position": self.feed.position(self.step).to_dict(),
+                "recovery": self.recovery.state_dict(),
+                "holds": self._holds,
+                **self._capture(),
+            }
+            temporary = self.folder / (STATE_FILE + ".tmp")
+            with temporary.open("wb") as out:
+                torch.save(state, out)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, self.folder / STATE_FILE)
+        self.team.barrier()
+
+    def _load(self) -> tuple[int, Position] | None:
+        file = self.folder / STATE_FILE
+        if not file.exists():
+            return None
+        state = torch.load(file, weights_only=True)
+        own, other = self.recipe.to_dict(), state["recipe"]
+        for name in own:
+            if name != "run" and own[name] != other.get(name):
+                raise ValueError(f"{file} was made with another recipe: {name} differs; use another folder")
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._restore(state)
+        self.recovery.load_state_dict(state["recovery"])
+        self._holds = state["holds"] and tuple(state["holds"])
+        return self.step, Position.from_dict(state["position"])
+
+    def _capture(self) -> dict[str, Any]:
+        state = capture_state(self.model, self.optimizers)
+        if self.recipe.run.numerics != "fp32":  # otherwise the model holds them
+            state["masters"] = {name: value.clone() for name, value in self.masters.state_dict().items()}
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        restore_state(self.model, self.optimizers, state)
+        if "masters" in state:
+            self.masters.load_state_dict(state["masters"])
+
+    def _apply(self, moment: Moment) -> None:
+        self.optimizers.set_lr(moment.lr)
+        self.model.use_yarn(moment.stage.yarn)
+        holds = (moment.stage_index, moment.qat)
+        if holds != self._holds:  # another loss from here on: what was ordinary is not any more
+            self.recovery.detector.reset()
+            self._holds = holds
+
+    def _route(self, batch: Any) -> dict[int, Tensor]:
+        return routes_of(self.model, batch, self.schedule.at(self.tokens).stage.phase)
+
+    def _totals(self, batches: list[RoutedBatch]) -> Totals:
+        own = Totals.of(part.batch for part in batches)
+        sums = torch.tensor([own.next, own.ahead, own.tokens], dtype=torch.float64)
+        self.team.sum(sums)
+        return Totals(*sums.tolist())
+
+    def _accumulate(
+        self, batches: list[RoutedBatch], moment: Moment, totals: Totals, queries: int
+    ) -> tuple[dict[str, float], Load]:
+        """Gradients of all micro-batches; the parts of the loss and the experts' load over all ranks."""
+        settings = self.recipe.loss
+        weights = LossWeights(moment.mtp_weight, settings.balance, settings.indexer)
+        sums: dict[str, float] = {}
+        load: Load = {}
+        recalls: dict[str, float] = {}
+        with self._fake if moment.qat else nullcontext():
+            for part in batches:
+                losses = compute_loss(
+                    self.model,
+                    part.batch,
+                    phase=moment.stage.phase,
+                    weights=weights,
+                    totals=totals,
+                    routes=part.routes,
+                    recompute=self.recipe.run.recompute,
+                    recall_queries=queries,
+                )
+                losses.total.backward()
+                self.masters.collect()
+                add_load(load, losses.load)
+                for name, value in losses.parts.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+                recalls.update({k: v for k, v in losses.numbers().items() if k.startswith("recall")})
+        every = torch.tensor(list(sums.values()), dtype=torch.float64)
+        self.team.sum(every)
+        self.team.sum_gradients(p for _, p in self.masters.named_parameters() if p.requires_grad)
+        return {**dict(zip(sums, every.tolist(), strict=True)), **recalls}, load
+
+    def _gradients(self) -> list[Tensor]:
+        return [p for _, p in self.masters.named_parameters() if p.grad is not None]
+
+    def _update(self, load: Load, moment: Moment) -> None:
+        self.optimizers.step()
+        self.masters.publish()
+        if moment.stage.phase is not Phase.WARMUP:
+            move_biases(self.model, load, self.recipe.optimizer.balance_speed, self.team.sum)

@@ -1,0 +1,157 @@
+"""Documents, shards, packing and the feed: nothing lost, nothing twice, the same again after a restart."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsv4.training.data import Feed, open_sources
+from dsv4.training.documents import Generated, shard_of
+from dsv4.training.packing import best_fit, cut
+from dsv4.training.recipe import SourceSettings
+from tests.training.runs import Letters, raw_recipe, recipe
+
+
+@given(st.lists(st.integers(1, 50), max_size=60))
+def test_best_fit_places_every_document_once(lengths: list[int]) -> None:
+    bins = best_fit(lengths, 50)
+    assert sorted(i for b in bins for i in b) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in b) <= 50 for b in bins)
+    if lengths:  # two bins that would fit into one are never left
+        sizes = sorted(sum(lengths[i] for i in b) for b in bins)
+        assert len(sizes) < 2 or sizes[0] + sizes[1] > 50
+
+
+def test_best_fit_fills_the_fullest_bin_that_has_room() -> None:
+    assert best_fit([6, 5, 4, 3], 10) == [[0, 2], [1, 3]]
+    with pytest.raises(ValueError, match=r"lengths must be in 1\.\.10, got 5 to 11"):
+        best_fit([5, 11], 10)
+
+
+def test_cut() -> None:
+    assert cut(10, 4) == [(0, 4), (4, 8), (8, 10)]
+
+
+def settings(path: Path, **changes: object) -> SourceSettings:
+    return SourceSettings(name="s", path=str(path), **{"kind": "text", **changes})  # type: ignore
+
+
+def test_text_becomes_documents_at_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n\n" + "x" * 30 + "\n\nlast\n")
+    (tmp_path / "b.txt").write_text("\n \n")
+    (tmp_path / "c.bin").write_text("not text")
+    shard = shard_of(settings(tmp_path, characters=8), Letters(), tmp_path / "shards")
+    codec = Letters()
+    texts = ["one\n\ntwo\n\n", "x" * 30 + "\n\n", "last\n"]
+    assert [list(shard.document(i).tokens) for i in range(shard.count)] == [
+        [0, *codec.encode_text(text), 1] for text in texts
+    ]
+    assert shard.tokens == sum(len(t) + 2 for t in texts)
+
+
+def test_shards_are_made_once_and_again_when_files_change(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text(json.dumps({"text": "abc"}) + "\n\n" + json.dumps({"text": "de"}) + "\n")
+    told: list[int] = []
+    make = lambda: shard_of(settings(file, kind="jsonl"), Letters(), tmp_path / "s", lambda _, n: told.append(n))  # noqa: E731
+    assert make().count == 2
+    make()
+    assert told == [5, 9]
+    file.write_text(json.dumps({"text": "abcd"}) + "\n")
+    assert make().count == 1
+
+
+@pytest.mark.parametrize("line", ["{", '{"body": "x"}', '["x"]'])
+def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text('{"text": "ok"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"d\.jsonl, line 2: no JSON object with the key 'text'"):
+        shard_of(settings(file, kind="jsonl"), Letters(), tmp_path / "s")
+
+
+def test_missing_sources_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="source s: no files at"):
+        shard_of(settings(tmp_path / "nowhere"), Letters(), tmp_path / "s")
+    with pytest.raises(ValueError, match=r"source s: path 'os:nothing' is no module:function"):
+        Generated(SourceSettings("s", "generator", "os:nothing"), Letters(), 0)
+    with pytest.raises(ValueError, match="has no option 'mist'"):
+        Generated(SourceSettings("s", "generator", "tests.training.runs:counting", options={"mist": 1}), Letters(), 0)
+
+
+def text_feed(folder: Path, *, start=None, rank: int = 0, world: int = 1, **data: object) -> Feed:
+    (folder / "texts").mkdir(exist_ok=True)
+    for i in range(40):
+        (folder / "texts" / f"{i}.txt").write_text(chr(97 + i % 26) * (5 + 7 * i % 90))
+    source = {"name": "t", "kind": "text", "path": str(folder / "texts")}
+    made = recipe(data={**raw_recipe()["data"], "sources": [source], **data})
+    codec = Letters()
+    sources = open_sources(made, codec, folder / "shards")
+    return Feed(sources, made.data, made.schedule, codec, seed=5, rank=rank, world=world, start=start)
+
+
+def documents(batches) -> list[tuple[int, ...]]:
+    return [tuple(part.tolist()) for b in batches for part in b.tokens_T.split(b.lengths)]
+
+
+def test_an_epoch_gives_every_document_once(tmp_path: Path) -> None:
+    feed = text_feed(tmp_path)
+    seen: Counter[int] = Counter()
+    for step in range(12):
+        for b in feed.fetch(step):
+            assert len(b.tokens_T) <= 128 + 96
+            for document in b.tokens_T.split(b.lengths):
+                seen[len(document)] += document[0] == 0
+    assert feed.position(12).next[0] >= 40
+    first_epoch = Counter(len(chr(97) * (5 + 7 * i % 90)) + 2 for i in range(40) if 5 + 7 * i % 90 + 2 <= 64)
+    assert all(seen[length] >= count for length, count in first_epoch.items())
+
+
+def test_a_restart_and_a_second_look_give_the_same(tmp_path: Path) -> None:
+    feed = text_feed(tmp_path, fim=0.5)
+    steps = [documents(feed.fetch(step)) for step in range(10)]
+    assert documents(feed.fetch(3)) == steps[3]
+    again = text_feed(tmp_path, fim=0.5, start=(6, feed.position(6)))
+    assert [documents(again.fetch(step)) for step in range(6, 10)] == steps[6:]
+    feed.forget(5)
+    with pytest.raises(KeyError, match="step 4 has been forgotten"):
+        feed.fetch(4)
+
+
+def test_ranks_share_the_sequences_of_one(tmp_path: Path) -> None:
+    alone = [sorted(documents(text_feed(tmp_path).fetch(0)))]
+    two = [text_feed(tmp_path, rank=rank, world=2).fetch(0) for rank in range(2)]
+    both = sorted(d for batches in two for d in documents(batches))
+    assert set(alone[0]) <= set(both)
+
+
+def test_fill_in_the_middle_loses_no_token(tmp_path: Path) -> None:
+    plain, told = text_feed(tmp_path), text_feed(tmp_path, fim=1.0, pool=64)
+    begin, hole, end = (Letters().token_id(t) for t in ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"))
+    texts = {tuple(plain._sources[0].document(i).tokens) for i in range(40)}
+    whole = [d for d in documents(told.fetch(0)) if d[0] == 0 and d[-1] == 1 and begin in d]
+    assert whole
+    for d in whole:
+        assert d[1] == begin
+        prefix, suffix, middle = d[2 : d.index(hole)], d[d.index(hole) + 1 : d.index(end)], d[d.index(end) + 1 : -1]
+        assert (0, *prefix, *middle, *suffix, 1) in texts
+
+
+def test_sources_get_their_shares(tmp_path: Path) -> None:
+    common = {"kind": "generator", "path": "tests.training.runs:counting"}
+    sources = [{"name": "a", "weight": 3.0, **common}, {"name": "b", "weight": 1.0, **common, "options": {"most": 20}}]
+    made = recipe(data={**raw_recipe()["data"], "sources": sources, "pool": 40})
+    feed = Feed(open_sources(made, Letters(), tmp_path), made.data, made.schedule, Letters())
+    for step in range(11):
+        feed.fetch(step)
+    a, b = feed.position(11).given
+    assert 0.72 < a / (a + b) < 0.78
+
+
+def test_learn_weights_arrive() -> None:
+    made = recipe()
+    feed = Feed(open_sources(made, Letters(), Path()), made.data, made.schedule, Letters())
+    assert all(torch.equal(b.learn_T, torch.ones(len(b.tokens_T))) for b in feed.fetch(0))
