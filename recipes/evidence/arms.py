@@ -1,0 +1,108 @@
+"""The comparisons: what is held equal, what differs, what is measured. One entry is one page of docs/evidence."""
+
+from dataclasses import dataclass, field
+
+TEXT, RETRIEVAL, SORTING = (f"recipes/evidence/{name}.toml" for name in ("text", "retrieval", "sorting"))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A recipe and its changes."""
+
+    name: str
+    recipe: str
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """measure: log fields averaged over the last fifth of the tokens. grade: also graded on fresh documents."""
+
+    title: str
+    question: str
+    arms: tuple[Arm, ...]
+    measure: tuple[str, ...] = ("next",)
+    grade: bool = False
+    seeds: tuple[int, ...] = (1, 2)
+    notes: str = ""
+    curves: tuple[str, ...] = field(default=())
+
+
+def arms(recipe: str, **changes: tuple[str, ...]) -> tuple[Arm, ...]:
+    return tuple(Arm(name.replace("_", " "), recipe, change) for name, change in changes.items())
+
+
+ADAMW = ("optimizer.kind=adamw",)
+MTP = ("model.num_nextn_predict_layers=1", "model.compress_ratios=[0,4,16,4,0]")
+COMPARISONS: dict[str, Comparison] = {
+    "muon": Comparison(
+        "Muon against AdamW",
+        "Does Muon (Algorithm 1) reach a lower loss than AdamW on the same tokens?",
+        arms(
+            TEXT,
+            Muon_4e_3=(),
+            Muon_1e_2=("lr.peak=1e-2", "lr.final=1e-3"),
+            AdamW_1e_3=(*ADAMW, "lr.peak=1e-3", "lr.final=1e-4"),
+            AdamW_4e_3=ADAMW,
+            AdamW_1e_2=(*ADAMW, "lr.peak=1e-2", "lr.final=1e-3"),
+        ),
+        seeds=(1,),
+    ),
+    "connections": Comparison(
+        "Hyper-connections against one residual stream",
+        "Does mHC with four streams reach a lower loss than one? With one stream the mixing matrix is 1, and what is "
+        "left is a residual connection with learned gates.",
+        arms(TEXT, four_streams=(), one_stream=("model.hc_mult=1",)),
+        measure=("next", "grad_norm"),
+    ),
+    "prediction": Comparison(
+        "The prediction block",
+        "Does predicting the token after next help the next one? Tokens are equal; the block costs time.",
+        arms(TEXT, without=(), with_MTP=MTP),
+        measure=("next", "mtp"),
+    ),
+    "balance": Comparison(
+        "Balance without a loss",
+        "Does moving the router's biases keep the load even? max_violation is the largest load of an expert over the "
+        "mean, minus 1, in the worst layer.",
+        arms(
+            TEXT,
+            bias_and_loss=(),
+            bias_only=("loss.balance=0.0",),
+            loss_only=("optimizer.balance_speed=0.0",),
+            neither=("optimizer.balance_speed=0.0", "loss.balance=0.0"),
+        ),
+        measure=("next", "max_violation"),
+        seeds=(1,),
+    ),
+    "attention": Comparison(
+        "Compressed attention against a window alone and against dense attention",
+        "A window cannot see the needles of a document 16 times as long; compressed attention should, at a fraction of "
+        "dense attention's entries.",
+        arms(
+            RETRIEVAL,
+            CSA=(),
+            window_only=("model.compress_ratios=[0,0,0]",),
+            dense=("model.compress_ratios=[0,0,0]", "model.sliding_window=1024"),
+        ),
+        measure=("next", "accuracy"),
+        grade=True,
+        seeds=(1,),
+    ),
+    "indexer": Comparison(
+        "The indexer's loss",
+        "Top-k returns integers: without a loss of its own the indexer never learns. recall_mass is the share of the "
+        "dense attention's mass that the choice finds.",
+        arms(RETRIEVAL, with_its_loss=(), without=("loss.indexer=0.0",)),
+        measure=("accuracy", "recall_mass", "recall_entries"),
+        grade=True,
+        seeds=(1,),
+    ),
+    "quantised": Comparison(
+        "Quantisation-aware training",
+        "What does storing the model in FP8 and FP4 cost, with and without training for it in the last quarter?",
+        arms(SORTING, trained_for_it=("qat_from=180_000",), not_trained_for_it=()),
+        measure=("next", "accuracy"),
+        grade=True,
+    ),
+}

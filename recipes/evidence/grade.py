@@ -1,0 +1,47 @@
+"""Grading finished models with the engine that serves them: fresh documents, greedy answers."""
+
+import random
+from pathlib import Path
+
+from dsv4.cli.local import LocalModel, load
+from dsv4.generation import RequestOptions, SamplingParams
+from recipes.evidence.tasks import ASK, BOS, SIZE, VALUES, haystack
+
+GREEDY = SamplingParams(max_tokens=1, temperature=0)
+
+
+def _opened(folder: Path, mode: str, context: int) -> LocalModel:
+    model = load(folder, mode, context_length=context, sequences=1, step_tokens=2048)  # type: ignore[arg-type]
+    model.engine.eos = -1  # ids are plain numbers here
+    return model
+
+
+def _answer(model: LocalModel, prompt: list[int], tokens: int = 1, keep: tuple[int, ...] = ()) -> list[int]:
+    params = SamplingParams(max_tokens=tokens, temperature=0)
+    events = model.engine.generate(prompt, params, RequestOptions(cache_points=keep))
+    return [event.token for event in events if event.token is not None]
+
+
+def retrieval(folder: Path, length: int, documents: int, *, needles: int = 16, seed: int = 7) -> tuple[int, int]:
+    """(right, asked): eight keys of each document, the document itself computed once."""
+    model, right, asked = _opened(folder, "fp32", length + 64), 0, 0
+    rng = random.Random(f"{seed}/{length}")
+    for _ in range(documents):
+        context, pairs = haystack(rng, length, needles, 8)
+        prompt = list(context)
+        for key, value in pairs:
+            prompt += [ASK, key]
+            right += _answer(model, prompt, keep=(len(context),)) == [value]
+            asked += 1
+            prompt.append(value)
+    return right, asked
+
+
+def sorting(folder: Path, mode: str, questions: int = 400, *, most: int = 12, seed: int = 7) -> tuple[int, int]:
+    """(right, asked): whole lists, every number in its place."""
+    model, right, rng = _opened(folder, mode, 64), 0, random.Random(seed)
+    for _ in range(questions):
+        values = rng.sample(range(SIZE), rng.randrange(4, most + 1))
+        prompt = [BOS, *(VALUES + v for v in values), ASK]
+        right += _answer(model, prompt, len(values)) == [VALUES + v for v in sorted(values)]
+    return right, questions
