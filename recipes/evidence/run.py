@@ -2,10 +2,12 @@
 
     python -m recipes.corpus && python -m recipes.evidence.run muon [connections ...] [--pages-only]
 
-Each arm and seed lives in runs/evidence/COMPARISON/ARM-SEED and resumes there; finished ones are not run again.
+Each arm and seed has a folder of its own under runs/evidence and resumes there; finished ones are not run again, and
+comparisons that share an arm share its run.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -43,6 +45,13 @@ def tokenizer_for(recipe: Recipe) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
+def folder_of(arm: Arm, seed: int) -> Path:
+    """Named by what the run is."""
+    recipe = Recipe.from_file(arm.recipe, [*arm.changes, f"seed={seed}"])
+    digest = hashlib.blake2b(json.dumps(recipe.to_dict()).encode(), digest_size=6).hexdigest()
+    return RUNS / f"{recipe.name}-{digest}"
+
+
 def train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     """One run to its end: CPU minutes, and how it was made."""
     done = folder / "done.json"
@@ -58,7 +67,7 @@ def train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
         log.write(line.to_dict())
         if time.monotonic() - told > 20:
             told = time.monotonic()
-            print(f"{folder.parent.name}/{folder.name}: {line.tokens:,} tokens  {describe(line)}", flush=True)
+            print(f"{arm.name} {folder.name}: {line.tokens:,} tokens  {describe(line)}", flush=True)
     log.close()
     state = trainer.model.state_dict()
     text_side = {
@@ -97,7 +106,7 @@ def graded(arm: Arm, folder: Path, lengths: Sequence[tuple[int, int]]) -> dict[s
     for name, run in wanted.items():
         if name not in known:
             known[name] = list(run())
-            print(f"{folder.parent.name}/{folder.name}: {name}: {known[name][0]}/{known[name][1]}", flush=True)
+            print(f"{arm.name} {folder.name}: {name}: {known[name][0]}/{known[name][1]}", flush=True)
             file.write_text(json.dumps(known))
     return known
 
@@ -113,7 +122,7 @@ def run(name: str, comparison: Comparison, lengths: Sequence[tuple[int, int]], p
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in comparison.seeds:
         for arm in comparison.arms:
-            folder = RUNS / name / f"{arm.name.replace(' ', '-')}-{seed}"
+            folder = folder_of(arm, seed)
             if pages_only and not (folder / "done.json").exists():
                 continue
             figures = train(arm, seed, folder)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SYMBOL = re.compile(r"`([\w/.]+\.py)(?:::(\w+))?`")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -24,7 +24,7 @@ def symbols_of(file: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
 def test_named_files_and_symbols_exist(document: Path) -> None:
     for path, symbol in SYMBOL.findall(document.read_text(encoding="utf-8")):
         if "/" not in path and path != "run.py":
@@ -34,7 +34,7 @@ def test_named_files_and_symbols_exist(document: Path) -> None:
         assert not symbol or symbol in symbols_of(file), f"{path} has no {symbol}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     for target in LINK.findall(document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
