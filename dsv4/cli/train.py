@@ -1,5 +1,7 @@
 """`dsv4 train`: run a recipe, show how it goes, keep everything needed to go on."""
 
+import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -118,14 +120,14 @@ def _run(trainer: "Trainer", recipe: "Recipe", place: Path, live: int | None, tr
     if page is not None:
         console.print(f"curves: {page.url}")
     try:
-        with _Progress(trainer) as progress:
+        with _StopAfterStep() as stop, _Progress(trainer) as progress:
             for line in trainer.run():
                 log.write(line.to_dict())
                 progress.show(line)
-    except KeyboardInterrupt:
-        console.print("stopped; saving, the same command goes on")
-        trainer.save()
-        raise
+                if stop.asked:
+                    trainer.save()
+                    console.print("saved; the same command goes on")
+                    raise KeyboardInterrupt
     finally:
         log.close()
         if page is not None:
@@ -134,6 +136,29 @@ def _run(trainer: "Trainer", recipe: "Recipe", place: Path, live: int | None, tr
         html = report_html(recipe.name, {recipe.name: lines}, {"recipe": recipe.to_dict()})
         (place / "report.html").write_text(html, encoding="utf-8")
     console.print(f"done in {trainer.seconds / 60:.1f} minutes; report: {place / 'report.html'}")
+
+
+class _StopAfterStep:
+    """Ctrl-C and SIGTERM ask for a stop once the step is done, so that what is saved is whole; a second one stops at
+    once, and the last saved state stays."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopAfterStep":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def _export(trainer: "Trainer", place: Path, layout: str) -> None:
