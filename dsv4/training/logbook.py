@@ -32,7 +32,7 @@ class Logbook:
     def write(self, line: dict[str, Any]) -> None:
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}
         self._out.write(json.dumps(rounded) + "\n")
-        numbers = {k: float(v) for k, v in line.items() if isinstance(v, int | float)}
+        numbers = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "step"}
         for tracker in self._trackers:
             tracker.log(numbers, line["step"])
 

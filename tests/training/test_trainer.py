@@ -153,7 +153,7 @@ def test_trackers_get_the_numbers(tmp_path: Path) -> None:
     log = Logbook(tmp_path / "log.jsonl", 0, (kept,))
     log.write({"step": 2, "next": 1.5, "phase": "dense"})
     log.close()
-    assert kept.seen == [(2, {"step": 2.0, "next": 1.5}), (-1, {})]
+    assert kept.seen == [(2, {"next": 1.5}), (-1, {})]
     with pytest.raises(ValueError, match="--track must be one of trackio, tensorboard, wandb, got 'x'"):
         open_tracker("x", "n", tmp_path, {})
 
