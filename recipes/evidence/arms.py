@@ -1,5 +1,6 @@
 """The comparisons: what is held equal, what differs, what is measured. One entry is one page of docs/evidence."""
 
+import re
 from dataclasses import dataclass
 
 TEXT, RETRIEVAL, SORTING = (f"recipes/evidence/{name}.toml" for name in ("text", "retrieval", "sorting"))
@@ -27,10 +28,16 @@ class Comparison:
 
 
 def arms(recipe: str, **changes: tuple[str, ...]) -> tuple[Arm, ...]:
-    return tuple(Arm(name.replace("_", " "), recipe, change) for name, change in changes.items())
+    return tuple(Arm(_title(name), recipe, change) for name, change in changes.items())
+
+
+def _title(name: str) -> str:
+    """Muon_4e_3 -> Muon 4e-3"""
+    return re.sub(r"(\de) (\d)", r"\1-\2", name.replace("_", " "))
 
 
 ADAMW = ("optimizer.kind=adamw",)
+NO_CSA = ("model.compress_ratios=[0,0,0]", "stages.1.phase=dense", "stages.1.lr=1e-2")  # nothing to warm up
 MTP = ("model.num_nextn_predict_layers=1", "model.compress_ratios=[0,4,16,4,0]")
 COMPARISONS: dict[str, Comparison] = {
     "muon": Comparison(
@@ -42,6 +49,7 @@ COMPARISONS: dict[str, Comparison] = {
             Muon_1e_2=("lr.peak=1e-2", "lr.final=1e-3"),
             AdamW_1e_3=(*ADAMW, "lr.peak=1e-3", "lr.final=1e-4"),
             AdamW_4e_3=ADAMW,
+            AdamW_1e_2=(*ADAMW, "lr.peak=1e-2", "lr.final=1e-3"),
         ),
         seeds=(1,),
     ),
@@ -80,8 +88,8 @@ COMPARISONS: dict[str, Comparison] = {
         arms(
             RETRIEVAL,
             CSA=(),
-            window_only=("model.compress_ratios=[0,0,0]",),
-            dense=("model.compress_ratios=[0,0,0]", "model.sliding_window=1024"),
+            window_only=NO_CSA,
+            dense=(*NO_CSA, "model.sliding_window=1024"),
         ),
         measure=("next", "accuracy"),
         grade=True,
