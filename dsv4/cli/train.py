@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from dsv4.distributed.mesh import Mesh
     from dsv4.encoding import Tokenizer
     from dsv4.training.recipe import Recipe
     from dsv4.training.trainer import Line, Trainer
@@ -64,11 +65,29 @@ def train(
             print(placement(Transformer(made.config(made.data.vocabulary or 4096))))
         return
     place.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(made, place)
-    trainer = _trainer(made, place, tokenizer)
-    _run(trainer, made, place, live, track)
-    if export != "none":
+    _train(made, place, live, track, export)
+
+
+def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, export: str) -> None:
+    """The run itself, on this process or, under torchrun, on all of them."""
+    from dsv4.distributed.mesh import Mesh, launched
+
+    if not launched():
+        recipe.scale.check(1)
+    mesh = Mesh.start(recipe.scale) if launched() else None
+    if mesh is not None and mesh.rank:
+        mesh.wait()  # the first rank makes what all read
+    tokenizer = _tokenizer(recipe, place)
+    trainer = _trainer(recipe, place, tokenizer, mesh)
+    if trainer.team.rank:
+        _follow(trainer)
+    else:
+        _run(trainer, recipe, place, live, track)
+    if export != "none" and not trainer.team.rank:
         _export(trainer, place, export)
+    if mesh is not None:
+        mesh.wait()
+        mesh.close()
 
 
 def _tokenizer(recipe: "Recipe", place: Path) -> "Tokenizer":
@@ -97,15 +116,29 @@ def _tokenizer(recipe: "Recipe", place: Path) -> "Tokenizer":
         return train_bpe(texts(), recipe.data.vocabulary, place, extra=FIM_TOKENS if recipe.data.fim else ())
 
 
-def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer") -> "Trainer":
+def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh | None") -> "Trainer":
     from dsv4.training.data import open_sources
+    from dsv4.training.team import Ranks
     from dsv4.training.trainer import Trainer
 
     with _console().status("reading the data") as status:
         sources = open_sources(
             recipe, tokenizer, place / "data", lambda name, n: status.update(f"reading {name}: {n:,} tokens")
         )
-    return Trainer(recipe, place, tokenizer, sources)
+    if mesh is None:
+        return Trainer(recipe, place, tokenizer, sources)
+    if mesh.rank == 0:
+        mesh.wait()
+    return Trainer(recipe, place, tokenizer, sources, team=Ranks(mesh))
+
+
+def _follow(trainer: "Trainer") -> None:
+    """What every rank but the first does: train, and stop when the first does."""
+    with _StopAfterStep() as stop:
+        for _ in trainer.run():
+            if trainer.team.agree(stop.asked):
+                trainer.save()
+                raise KeyboardInterrupt
 
 
 def _run(trainer: "Trainer", recipe: "Recipe", place: Path, live: int | None, track: str | None) -> None:
@@ -124,7 +157,7 @@ def _run(trainer: "Trainer", recipe: "Recipe", place: Path, live: int | None, tr
             for line in trainer.run():
                 log.write(line.to_dict())
                 progress.show(line)
-                if stop.asked:
+                if trainer.team.agree(stop.asked):
                     trainer.save()
                     console.print("saved; the same command goes on")
                     raise KeyboardInterrupt
@@ -177,8 +210,7 @@ def _export(trainer: "Trainer", place: Path, layout: str) -> None:
     files = {name: (text_side / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
     target, staging = place / "model", place / "model.new"
     shutil.rmtree(staging, ignore_errors=True)
-    state = {**trainer.model.state_dict(), **trainer.masters.state_dict()}
-    save_checkpoint(staging, config, state, LAYOUTS[layout], extra_files=files)
+    save_checkpoint(staging, config, trainer.weights(), LAYOUTS[layout], extra_files=files)
     shutil.rmtree(target, ignore_errors=True)
     staging.rename(target)
     _console().print(f"model: {target} ({layout})")

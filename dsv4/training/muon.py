@@ -13,7 +13,7 @@ from torch import Tensor
 from dsv4.kernels.newton_schulz import HYBRID, Coefficients, orthogonalize
 
 UPDATE_RMS = 0.18  # report's gamma: size of an update's entries before the learning rate
-_ENTRIES = 1 << 24  # matrix entries orthogonalised at once: 64 MiB in fp32, and about three times that of work
+_ENTRIES = 1 << 21  # matrix entries orthogonalised at once: 8 MiB in fp32, which the allocator keeps for the next
 
 
 class Muon(torch.optim.Optimizer):

@@ -11,10 +11,11 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dsv4.config import ModelConfig
+from dsv4.config import CSA_RATIO, ModelConfig
+from dsv4.distributed.mesh import Scale
 from dsv4.training.anticipate import RecoverySettings
 from dsv4.training.loss import LossWeights
-from dsv4.training.schedule import BatchRamp, LearningRate, Schedule, Stage
+from dsv4.training.schedule import BatchRamp, LearningRate, Phase, Schedule, Stage
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -128,16 +129,27 @@ class Recipe:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     run: RunSettings = field(default_factory=RunSettings)
+    scale: Scale = field(default_factory=Scale)  # ranks along each axis; a run may go on with another scale
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
         if "vocab_size" in self.model:
             raise ValueError("model.vocab_size comes from the tokenizer and may not be given")
         self.config(1024)  # what is wrong with the model is told now
+        if CSA_RATIO not in self.config(1024).compress_ratios and any(s.phase is Phase.WARMUP for s in self.stages):
+            raise ValueError(f"stages: phase warmup trains indexers; model.compress_ratios has no {CSA_RATIO} (CSA)")
         longest = max(stage.length for stage in self.schedule.stages)
         positions = self.config(1024).max_position_embeddings
         if longest > positions:
             raise ValueError(f"stages: length {longest} is more than model.max_position_embeddings {positions}")
+
+        experts = self.config(1024).n_routed_experts
+        if experts % self.scale.expert:
+            raise ValueError(f"scale.expert must divide model.n_routed_experts {experts}, got {self.scale.expert}")
+        if self.qat_from is not None and self.scale.fsdp > 1:
+            raise ValueError(
+                f"scale.fsdp must be 1 with qat_from (blocks of 128 rows are quantised together), got {self.scale.fsdp}"
+            )
 
     @property
     def schedule(self) -> Schedule:

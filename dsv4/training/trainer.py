@@ -3,7 +3,6 @@
 T packed tokens.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,25 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv4.model.init import init_weights
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
 from dsv4.training.anticipate import BatchQueue, Recovery, RoutedBatch, capture_state, restore_state, routes_of
 from dsv4.training.balance import Load, add_load, max_violation, move_biases
-from dsv4.training.batch import Totals
+from dsv4.training.batch import Batch, Totals
 from dsv4.training.data import Feed, Position
 from dsv4.training.documents import Codec, Source
 from dsv4.training.loss import LossWeights, compute_loss
 from dsv4.training.meter import connection_error, matmul_rate, training_flops
 from dsv4.training.mixed import Masters
-from dsv4.training.param_groups import make_optimizers
 from dsv4.training.qat import FakeQuantised
 from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import Moment, Phase
-from dsv4.training.spikes import SpikeDetector, clip_gradients
+from dsv4.training.spikes import SpikeDetector
 from dsv4.training.team import Alone, Team
-
-STATE_FILE = "state.pt"
 
 
 @dataclass(slots=True)
@@ -81,16 +76,12 @@ class Trainer:
         self.team = team or Alone()
         config = recipe.config(codec.vocab_size)
         numerics = BF16 if recipe.run.numerics == "bf16" else FP32
-        self.model = model or init_weights(Transformer(config, numerics), recipe.seed)
+        self.model = model or self.team.build(config, numerics, recipe.seed)
         self.masters = Masters(self.model)
         settings = recipe.optimizer
-        self.optimizers = make_optimizers(
-            config,
-            self.masters.named_parameters(),
-            recipe.lr.peak,
-            kind=settings.kind,
-            momentum=settings.momentum,
-            decay=settings.decay,
+        named = self.masters.named_parameters()
+        self.optimizers = self.team.optimizers(
+            config, named, recipe.lr.peak, settings.kind, settings.momentum, settings.decay
         )
         self._fake = nullcontext()
         if recipe.qat_from is not None:
@@ -106,11 +97,11 @@ class Trainer:
             self.schedule,
             codec,
             seed=recipe.seed,
-            rank=self.team.rank,
-            world=self.team.world,
+            rank=self.team.samples[0],
+            world=self.team.samples[1],
             start=start,
         )
-        self._queue = BatchQueue(self.feed.fetch, self._route, recipe.run.anticipation_delay)
+        self._queue = BatchQueue(self._fetch, self._route, recipe.run.anticipation_delay)
         self._rate = matmul_rate()
         self._saved = time.monotonic()
 
@@ -126,10 +117,14 @@ class Trainer:
     def run(self) -> Iterator[Line]:
         """Train to the end of the schedule. Saves now and then, and at the end; closing the iterator does not save."""
         while not self.done:
-            yield self.advance()
-            if time.monotonic() - self._saved >= self.recipe.run.save_seconds:
-                self.save()
-        self.save()
+            with self.team.watch():
+                line = self.advance()
+            yield line
+            with self.team.watch():
+                if self.team.agree(time.monotonic() - self._saved >= self.recipe.run.save_seconds):
+                    self.save()
+        with self.team.watch():
+            self.save()
 
     def advance(self) -> Line:
         """One step, or one return after a spike."""
@@ -143,7 +138,7 @@ class Trainer:
         totals = self._totals(batches)
         measured = step % self.recipe.run.recall_every == 0
         parts, load = self._accumulate(batches, moment, totals, self.recipe.run.recall_queries if measured else 0)
-        norm = clip_gradients(self._gradients(), self.recipe.optimizer.clip or float("inf"))
+        norm = self.team.clip(self.masters.named_parameters(), self.recipe.optimizer.clip or float("inf"))
         back = self.recovery.judge(step, loss=parts["next"], grad_norm=norm) if self.recipe.run.recovery else None
         if back is None:
             self._update(load, moment)
@@ -182,35 +177,31 @@ class Trainer:
     def save(self) -> None:
         """Write the state in one piece: the old one stays until the new one is whole."""
         self._saved = time.monotonic()
-        if self.team.rank == 0:
-            state = {
-                "recipe": self.recipe.to_dict(),
-                "step": self.step,
-                "seconds": self.seconds,
-                "position": self.feed.position(self.step).to_dict(),
-                "recovery": self.recovery.state_dict(),
-                "holds": self._holds,
-                **self._capture(),
-            }
-            temporary = self.folder / (STATE_FILE + ".tmp")
-            with temporary.open("wb") as out:
-                torch.save(state, out)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, self.folder / STATE_FILE)
-        self.team.barrier()
+        header = {
+            "recipe": self.recipe.to_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "position": self.feed.position(self.step).to_dict(),
+            "recovery": self.recovery.state_dict(),
+            "holds": self._holds,
+        }
+        self.team.save(self.folder, header, self._capture)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All of the model's weights by name, in fp32 where the run keeps masters."""
+        own = {**self.model.state_dict(), **self.masters.state_dict()}
+        return self.team.whole_weights(self.folder, own)
 
     def _load(self) -> tuple[int, Position] | None:
-        file = self.folder / STATE_FILE
-        if not file.exists():
+        state = self.team.read(self.folder)
+        if state is None:
             return None
-        state = torch.load(file, weights_only=True)
         own, other = self.recipe.to_dict(), state["recipe"]
         for name in own:
-            if name != "run" and own[name] != other.get(name):
-                raise ValueError(f"{file} was made with another recipe: {name} differs; use another folder")
+            if name not in ("run", "scale") and own[name] != other.get(name):
+                raise ValueError(f"{self.folder} was made with another recipe: {name} differs; use another folder")
         self.step, self.seconds = state["step"], state["seconds"]
-        self._restore(state)
+        self.team.restore(self.folder, self._restore)
         self.recovery.load_state_dict(state["recovery"])
         self._holds = state["holds"] and tuple(state["holds"])
         return self.step, Position.from_dict(state["position"])
@@ -234,14 +225,14 @@ class Trainer:
             self.recovery.detector.reset()
             self._holds = holds
 
+    def _fetch(self, step: int) -> list[Batch]:
+        return self.team.share(self.feed.fetch(step))
+
     def _route(self, batch: Any) -> dict[int, Tensor]:
         return routes_of(self.model, batch, self.schedule.at(self.tokens).stage.phase)
 
     def _totals(self, batches: list[RoutedBatch]) -> Totals:
-        own = Totals.of(part.batch for part in batches)
-        sums = torch.tensor([own.next, own.ahead, own.tokens], dtype=torch.float64)
-        self.team.sum(sums)
-        return Totals(*sums.tolist())
+        return self.team.totals([part.batch for part in batches])
 
     def _accumulate(
         self, batches: list[RoutedBatch], moment: Moment, totals: Totals, queries: int
@@ -264,6 +255,7 @@ class Trainer:
                     recompute=self.recipe.run.recompute,
                     recall_queries=queries,
                 )
+                self.team.complete(losses, settings.balance, totals)
                 losses.total.backward()
                 self.masters.collect()
                 add_load(load, losses.load)
@@ -272,11 +264,8 @@ class Trainer:
                 recalls.update({k: v for k, v in losses.numbers().items() if k.startswith("recall")})
         every = torch.tensor(list(sums.values()), dtype=torch.float64)
         self.team.sum(every)
-        self.team.sum_gradients(p for _, p in self.masters.named_parameters() if p.requires_grad)
+        self.team.sum_gradients(self.masters.named_parameters())
         return {**dict(zip(sums, every.tolist(), strict=True)), **recalls}, load
-
-    def _gradients(self) -> list[Tensor]:
-        return [p for _, p in self.masters.named_parameters() if p.grad is not None]
 
     def _update(self, load: Load, moment: Moment) -> None:
         self.optimizers.step()

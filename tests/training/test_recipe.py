@@ -31,6 +31,7 @@ def test_values_arrive_with_their_types() -> None:
         ({"model": {**raw_recipe()["model"], "vocab_size": 9}}, "vocab_size comes from the tokenizer"),
         ({"data": {**raw_recipe()["data"], "fim": 1.5}}, r"data.fim must be in \[0, 1\], got 1.5"),
         ({"data": {**raw_recipe()["data"], "vocabulary": 512}}, "either tokenizer .* or vocabulary"),
+        ({"model": {**raw_recipe()["model"], "compress_ratios": [0, 0, 16, 0]}}, "phase warmup trains indexers"),
         ({"data": {"tokenizer": "x", "sources": []}}, "data.sources must not be empty"),
     ],
 )

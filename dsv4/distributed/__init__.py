@@ -1,0 +1,1 @@
+"""Training on many processes: meshes, sharding, experts and documents split over ranks. Built on torch.distributed."""

@@ -1,0 +1,89 @@
+"""Checkpoints of many ranks that any number of ranks can read (torch.distributed.checkpoint).
+
+A checkpoint is a folder `state-STEP` with one file per rank, an index of which tensor lies where, and `header.json`. It
+appears under its name when it is whole, and only then older ones go. Tensors are stored by name: a cut one as its
+parts, a copied one once, a split expert or an owned momentum by the rank that has it. All ranks must see the same
+folder.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+_PREFIX, _HEADER = "state-", "header.json"
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run's folder."""
+    found = [(int(p.name.removeprefix(_PREFIX)), p) for p in folder.glob(f"{_PREFIX}*") if _whole(p)]
+    return max(found)[1] if found else None
+
+
+def _whole(path: Path) -> bool:
+    return path.name.removeprefix(_PREFIX).isdigit() and (path / _HEADER).exists()
+
+
+def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+    """Write the ranks' tensors and a JSON header; all ranks call it together. Returns the checkpoint's folder."""
+    target, staging = folder / f"{_PREFIX}{step}", folder / f"{_PREFIX}{step}.new"
+    first = dist.get_rank() == 0
+    if first:
+        shutil.rmtree(staging, ignore_errors=True)
+    dist.barrier()
+    dcp.save(dict(tensors), checkpoint_id=staging)
+    if first:
+        with (staging / _HEADER).open("w", encoding="utf-8") as out:
+            json.dump(dict(header), out)
+            out.flush()
+            os.fsync(out.fileno())
+        shutil.rmtree(target, ignore_errors=True)  # the same step, saved before
+        staging.rename(target)
+        for other in folder.glob(f"{_PREFIX}*"):
+            if other != target:
+                shutil.rmtree(other, ignore_errors=True)
+    dist.barrier()
+    return target
+
+
+def header(path: Path) -> dict[str, Any]:
+    return json.loads((path / _HEADER).read_text(encoding="utf-8"))
+
+
+def names(path: Path) -> set[str]:
+    """Names of all tensors in a checkpoint."""
+    return set(_shapes(path))
+
+
+def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors in place with the values stored under their names, each rank what it asks for; all ranks call it
+    together. Raises KeyError for a name that is not stored."""
+    known = names(path)
+    for name in tensors:
+        if name not in known:
+            raise KeyError(f"{path} holds no {name}")
+    dcp.load(dict(tensors), checkpoint_id=path)
+
+
+def read(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Whole tensors whose names begin with `prefix`, by the rest of their names; one process alone, on the CPU."""
+    empty = {
+        name: torch.empty(meta.size, dtype=meta.properties.dtype)
+        for name, meta in _shapes(path).items()
+        if name.startswith(prefix)
+    }
+    dcp.load(empty, checkpoint_id=path, no_dist=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in empty.items()}
+
+
+def _shapes(path: Path) -> dict[str, TensorStorageMetadata]:
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    return {name: meta for name, meta in stored.items() if isinstance(meta, TensorStorageMetadata)}

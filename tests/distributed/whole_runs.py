@@ -1,0 +1,115 @@
+"""Whole training runs in one process and in several, to be compared step by step."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dsv4.distributed.mesh import Mesh, Scale
+from dsv4.training.anticipate import BatchQueue
+from dsv4.training.data import Feed, open_sources
+from dsv4.training.recipe import Recipe
+from dsv4.training.team import Alone, Ranks
+from dsv4.training.trainer import Trainer
+from tests.training.runs import Letters, raw_recipe
+
+STAGES = [
+    {"tokens": 450, "length": 64, "phase": "dense"},
+    {"tokens": 200, "length": 64, "phase": "warmup", "lr": 1e-3},
+    {"tokens": 400, "length": 64},
+]
+LOSSES = ("next", "mtp", "balance", "indexer")
+
+
+def small_recipe(**changes: Any) -> Recipe:
+    """Two dense steps, one of indexer warm-up, two sparse ones."""
+    lr = {"peak": 1e-3, "final": 1e-4, "warmup": 256, "decay_from": 800, "decay_to": 1050}
+    batch = {"full": 160}  # four packed sequences a step, for two ranks as for four
+    fixed = {"stages": STAGES, "lr": lr, "batch": batch, "qat_from": None}
+    return Recipe.from_dict(raw_recipe(**{**fixed, **changes}))
+
+
+def trainer_of(scale: Scale, folder: Path, **changes: Any) -> Trainer:
+    """This rank's trainer."""
+    recipe, codec = small_recipe(**changes), Letters()
+    return Trainer(recipe, folder, codec, open_sources(recipe, codec, folder), team=Ranks(Mesh(scale)))
+
+
+def alone(folder: Path, shares: int, **changes: Any) -> Trainer:
+    """One process that learns from what `shares` ranks would learn from together."""
+    recipe, codec = small_recipe(**changes), Letters()
+    sources = open_sources(recipe, codec, folder)
+    run = Trainer(recipe, folder, codec, sources, team=Alone())
+    feeds = [
+        Feed(sources, recipe.data, recipe.schedule, codec, seed=recipe.seed, rank=rank, world=shares)
+        for rank in range(shares)
+    ]
+    run.feed = feeds[0]
+    run._queue = BatchQueue(lambda step: [b for feed in feeds for b in feed.fetch(step)], run._route)
+    return run
+
+
+def lean(run: Trainer) -> None:
+    """Biases so strong that nearly all tokens go to the first two experts."""
+    for name, p in run.model.named_parameters():
+        if name.endswith("gate.bias"):
+            p.copy_(torch.tensor([8.0, 4.0, 0.0, 0.0]))
+
+
+def foresee(run: Trainer) -> None:
+    """Anticipatory routing from the first step on, as after a spike."""
+    run.recovery._until = 1000
+
+
+Prepare = Callable[[Trainer], None]
+
+
+_KNOWN: dict[tuple[int, str, Prepare | None], list[dict[str, Any]]] = {}
+
+
+def expected_lines(
+    shares: int, folder: Path, changes: dict[str, Any], prepare: Prepare | None = None
+) -> list[dict[str, Any]]:
+    """The log of the run in one process, the same on all ranks; computed once on rank 0."""
+    told: list[Any] = [None]
+    if dist.get_rank() == 0:
+        key = (shares, json.dumps(changes), prepare)
+        if key not in _KNOWN:
+            run = alone(folder, shares, **changes)
+            if prepare is not None:
+                prepare(run)
+            _KNOWN[key] = [line.to_dict() for line in run.run()]
+        told = [_KNOWN[key]]
+    dist.broadcast_object_list(told)
+    return told[0]
+
+
+def same_losses(scale: Scale, folder: Path, prepare: Prepare | None = None, **changes: Any) -> Trainer:
+    """Train on all ranks and compare every step's losses with the run in one process; returns the finished trainer."""
+    shares, tolerance = scale.data * scale.fsdp * scale.expert, 1e-5
+    run = trainer_of(scale, folder, **changes)
+    if prepare is not None:
+        prepare(run)
+    lines = [line.to_dict() for line in run.run()]
+    (folder / "alone").mkdir(exist_ok=True)
+    expected = expected_lines(shares, folder / "alone", changes, prepare)
+    assert [x["phase"] for x in lines] == [x["phase"] for x in expected]
+    assert {"dense", "warmup", "sparse"} <= {x["phase"] for x in lines}
+    assert len(lines) >= 4, len(lines)
+    for ours, theirs in zip(lines, expected, strict=True):
+        for name in LOSSES:
+            assert (name in ours) == (name in theirs)
+            difference = abs(ours.get(name, 0.0) - theirs.get(name, 0.0))
+            assert difference <= tolerance, f"step {ours['step']}: {name} {ours[name]} is not {theirs[name]}"
+        assert abs(ours["grad_norm"] - theirs["grad_norm"]) <= 1e-4 * max(1.0, theirs["grad_norm"])
+    return run
+
+
+def everywhere_equal(tensor: torch.Tensor) -> bool:
+    """Whether all ranks hold the same bits."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return all(one == found[0] for one in found)
