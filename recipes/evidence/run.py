@@ -47,9 +47,8 @@ def tokenizer_for(recipe: Recipe) -> Tokenizer:
 
 def folder_of(arm: Arm, seed: int) -> Path:
     """Named by what the run is."""
-    recipe = Recipe.from_file(arm.recipe, [*arm.changes, f"seed={seed}"])
-    digest = hashlib.blake2b(json.dumps(recipe.to_dict()).encode(), digest_size=6).hexdigest()
-    return RUNS / f"{recipe.name}-{digest}"
+    digest = hashlib.blake2b(f"{Path(arm.recipe).read_text()}{arm.changes}{seed}".encode(), digest_size=6)
+    return RUNS / f"{Path(arm.recipe).stem}-{digest.hexdigest()}"
 
 
 def train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
