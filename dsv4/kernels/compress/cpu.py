@@ -6,6 +6,7 @@ R joined rows, N finished blocks, m tokens per block, W projection width, C entr
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,21 @@ class _Call(ctypes.Structure):
     )
 
 
+class _Backward(ctypes.Structure):
+    """`PoolBackward` of native/compress_backward.cpp."""
+
+    _fields_ = (
+        ("forward", _Call),
+        *((name, ctypes.c_void_p) for name in ("grad", "d_kv", "d_score")),
+        ("pitch", ctypes.c_int64),
+    )
+
+
+@cache
+def _backward_function() -> Callable[..., None]:
+    return native.function("dsv4_pool_backward", [ctypes.POINTER(_Backward)])
+
+
 @cache
 def _function() -> Callable[..., None]:
     return native.function("dsv4_pool", [ctypes.POINTER(_Call)])
@@ -30,7 +46,12 @@ def _function() -> Callable[..., None]:
 
 def supported(kv_RW: Tensor, score_RW: Tensor) -> bool:
     """Whether the native kernel takes these dtypes and this device now."""
-    return kv_RW.dtype == score_RW.dtype == torch.float32 and native.usable(kv_RW, score_RW)
+    return not torch.is_grad_enabled() and trainable(kv_RW, score_RW)
+
+
+def trainable(kv_RW: Tensor, score_RW: Tensor) -> bool:
+    """The same inside an autograd node."""
+    return kv_RW.dtype == score_RW.dtype == torch.float32 and native.reachable(kv_RW, score_RW)
 
 
 def _rows(x_RW: Tensor) -> Tensor:
@@ -40,23 +61,56 @@ def _rows(x_RW: Tensor) -> Tensor:
 
 def pool(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> Tensor:
     """See dsv4.kernels.compress.pool."""
-    kv, score, own = _rows(kv_RW), _rows(score_RW), own_Nm.contiguous()
-    previous = None if previous_Nm is None else previous_Nm.contiguous()
-    dim = kv.shape[1] if previous is None else kv.shape[1] // 2
-    out_NC = torch.empty(own.shape[0], dim, dtype=torch.float32)
-    if own.numel():
-        call = _Call(
-            kv.data_ptr(),
-            score.data_ptr(),
-            own.data_ptr(),
-            native.pointer(previous),
-            out_NC.data_ptr(),
-            kv.stride(0),
-            score.stride(0),
-            own.shape[0],
-            own.shape[1],
-            dim,
-            torch.get_num_threads(),
-        )
+    dim = kv_RW.shape[1] if previous_Nm is None else kv_RW.shape[1] // 2
+    out_NC = torch.empty(own_Nm.shape[0], dim, dtype=torch.float32)
+    if own_Nm.numel():
+        call, _held = _call(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
         _function()(call)
     return out_NC
+
+
+def _call(
+    kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None, out_NC: Tensor
+) -> tuple[_Call, list[Tensor | None]]:
+    """What the native code gets, and the tensors that must live until it is done."""
+    kv, score, own = _rows(kv_RW), _rows(score_RW), own_Nm.contiguous()
+    previous = None if previous_Nm is None else previous_Nm.contiguous()
+    call = _Call(
+        kv.data_ptr(),
+        score.data_ptr(),
+        own.data_ptr(),
+        native.pointer(previous),
+        out_NC.data_ptr(),
+        kv.stride(0),
+        score.stride(0),
+        own.shape[0],
+        own.shape[1],
+        out_NC.shape[1],
+        torch.get_num_threads(),
+    )
+    return call, [kv, score, own, previous, out_NC]
+
+
+def trained(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> Tensor:
+    """See dsv4.kernels.compress.pool; as one autograd node."""
+    return _Pool.apply(kv_RW, score_RW, own_Nm, previous_Nm)  # pyrefly: ignore
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> Tensor:
+        out_NC = pool(kv_RW, score_RW, own_Nm, previous_Nm)
+        ctx.save_for_backward(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
+        return out_NC
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_NC: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
+        kv_RW, score_RW, own_Nm, previous_Nm, out_NC = ctx.saved_tensors
+        grad_NC = grad_NC.contiguous()
+        d_kv, d_score = (torch.zeros(t.shape, dtype=torch.float32) for t in (kv_RW, score_RW))
+        if own_Nm.numel():
+            call, _held = _call(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
+            pointers = [t.data_ptr() for t in (grad_NC, d_kv, d_score)]
+            _backward_function()(_Backward(call, *pointers, kv_RW.shape[1]))
+        return d_kv, d_score, None, None

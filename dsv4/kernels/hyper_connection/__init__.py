@@ -73,8 +73,10 @@ def collapse_head(
     impl: str | None = None,
 ) -> Tensor:
     """The one stream before the head, y_TD in x's dtype: collapsed with sigmoid(mixes_TS * scale + base) + eps."""
-    native = cpu.usable(x_TSD, fn_SE, scale_1, base_S)
-    return choose("collapse_head", impl, _HEAD, native=native)(x_TSD, fn_SE, scale_1, base_S, eps, norm_eps)
+    tensors = (x_TSD, fn_SE, scale_1, base_S)
+    available = _training(_HEAD, recomputed.collapse_head, impl, *tensors)
+    run = choose("collapse_head", impl, available, native=cpu.usable(*tensors))
+    return run(x_TSD, fn_SE, scale_1, base_S, eps, norm_eps)
 
 
 def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, impl: str | None = None) -> Tensor:
@@ -87,16 +89,15 @@ def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, impl
 def _training(
     table: dict[str, Run], run: Run, impl: str | None, x_TSD: Tensor, *others: Tensor | None
 ) -> dict[str, Run]:
-    """The implementations to choose from; with gradients the hand-written ones come first. The native kernel records
-    none, but it may compute their forward pass."""
+    """The implementations to choose from; with gradients the hand-written ones come first. Native code records none,
+    but inside an autograd node it may run."""
     if not torch.is_grad_enabled():
         return table
-    with torch.no_grad():
-        native = impl is None and cpu.usable(x_TSD, *others)
-    return {"recomputed": partial(run, forward=table["cpu"]) if native else run, **table}
+    native = impl is None and cpu.trainable(x_TSD, *others)
+    return {"recomputed": partial(run, native=native), **table}
 
 
 _SPLIT = {"unrolled": reference.split_sinkhorn_unrolled, "reference": reference.split_sinkhorn}
 _ENTER: dict[str, Run] = {"cpu": cpu.enter, "reference": reference.enter}
-_HEAD = {"cpu": cpu.collapse_head, "reference": reference.collapse_head}
+_HEAD: dict[str, Run] = {"cpu": cpu.collapse_head, "reference": reference.collapse_head}
 _COMBINE: dict[str, Run] = {"cpu": cpu.combine, "reference": reference.combine}

@@ -28,13 +28,41 @@ def _combine() -> Callable[..., None]:
     return native.function("dsv4_hyper_combine", [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int] * 2)
 
 
+class _EnterBackward(ctypes.Structure):
+    """`EnterBackward` of native/hyper_backward.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "fn", "scale", "base", "grad", "grad_post", "grad_comb")),
+        *((name, ctypes.c_void_p) for name in ("d_x", "d_fn", "d_scale", "d_base")),
+        *((name, ctypes.c_int64) for name in ("tokens", "streams", "dim")),
+        *((name, ctypes.c_float) for name in ("eps", "norm_eps")),
+        *((name, ctypes.c_int) for name in ("iterations", "threads")),
+    )
+
+
+@cache
+def _enter_backward() -> Callable[..., None]:
+    return native.function("dsv4_hyper_enter_backward", [ctypes.POINTER(_EnterBackward)])
+
+
+@cache
+def _combine_backward() -> Callable[..., None]:
+    arguments = [ctypes.c_void_p] * 9 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+    return native.function("dsv4_hyper_combine_backward", arguments)
+
+
 def usable(x_TSD: Tensor, *others: Tensor | None) -> bool:
     """Whether the native kernels take these: x (and a sub-layer's output) float32 or bfloat16, the rest float32."""
+    return not torch.is_grad_enabled() and trainable(x_TSD, *others)
+
+
+def trainable(x_TSD: Tensor, *others: Tensor | None) -> bool:
+    """The same inside an autograd node."""
     return (
         x_TSD.dtype in (torch.float32, torch.bfloat16)
         and x_TSD.shape[1] <= MOST_STREAMS
         and all(t is None or t.dtype == torch.float32 for t in others)
-        and native.usable(x_TSD, *others)
+        and native.reachable(x_TSD, *others)
     )
 
 
@@ -103,3 +131,37 @@ def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> T
         torch.get_num_threads(),
     )
     return out_TSD
+
+
+def enter_backward(
+    x_TSD: Tensor,
+    fn_XE: Tensor,
+    scale: Tensor,
+    base_X: Tensor,
+    grads: tuple[Tensor, Tensor | None, Tensor | None],
+    iterations: int,
+    eps: float,
+    norm_eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, fn, scale and base given those of y, post and comb; None twice for the collapse before the head.
+
+    Added up in fp32 in an order that does not depend on the number of threads.
+    """
+    inputs = [t.to(torch.float32).contiguous() for t in (x_TSD, fn_XE, scale, base_X)]
+    given = [None if g is None else g.to(torch.float32).contiguous() for g in grads]
+    outputs = [torch.empty_like(t) for t in inputs]
+    pointers = [native.pointer(t) for t in (*inputs, *given, *outputs)]
+    _enter_backward()(_EnterBackward(*pointers, *x_TSD.shape, eps, norm_eps, iterations, torch.get_num_threads()))
+    return (outputs[0].to(x_TSD.dtype), *outputs[1:])  # pyrefly: ignore
+
+
+def combine_backward(
+    grad_TSD: Tensor, y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of y, x, post and comb given that of the new streams."""
+    inputs = [t.to(torch.float32).contiguous() for t in (y_TD, x_TSD, post_TS, comb_TSS)]
+    grad_TSD = grad_TSD.to(torch.float32).contiguous()
+    outputs = [torch.empty_like(t) for t in inputs]
+    pointers = [t.data_ptr() for t in (*inputs, grad_TSD, *outputs)]
+    _combine_backward()(*pointers, *x_TSD.shape, torch.get_num_threads())
+    return (outputs[0].to(y_TD.dtype), outputs[1].to(x_TSD.dtype), *outputs[2:])  # pyrefly: ignore

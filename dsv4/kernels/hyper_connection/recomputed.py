@@ -5,15 +5,12 @@ The twenty normalisations of the Sinkhorn iteration would otherwise be 39 nodes 
 T tokens, S streams, D hidden size, E = S * D, X = (2 + S) * S mixes [pre | post | comb].
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dsv4.kernels.hyper_connection import reference
-
-Forward = Callable[..., Any]
+from dsv4.kernels.hyper_connection import cpu, reference
 
 
 def enter(
@@ -25,19 +22,32 @@ def enter(
     eps: float,
     norm_eps: float,
     norm_D: Tensor | None,
-    forward: Forward = reference.enter,
+    native: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See dsv4.kernels.hyper_connection.enter. `forward` computes the results, with the same arguments."""
+    """See dsv4.kernels.hyper_connection.enter. `native`: both passes run in native code."""
     if norm_D is not None:
         return reference.enter(x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, norm_D)
-    return _Enter.apply(x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, forward)  # pyrefly: ignore
+    return _Enter.apply(x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, native)  # pyrefly: ignore
 
 
-def combine(
-    y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, forward: Forward = reference.combine
+def collapse_head(
+    x_TSD: Tensor,
+    fn_SE: Tensor,
+    scale_1: Tensor,
+    base_S: Tensor,
+    eps: float,
+    norm_eps: float,
+    native: bool = False,
 ) -> Tensor:
-    """See dsv4.kernels.hyper_connection.combine. `forward` computes the result, with the same arguments."""
-    return _Combine.apply(y_TD, x_TSD, post_TS, comb_TSS, forward)  # pyrefly: ignore
+    """See dsv4.kernels.hyper_connection.collapse_head. Torch's own gradients unless `native`."""
+    if not native:
+        return reference.collapse_head(x_TSD, fn_SE, scale_1, base_S, eps, norm_eps)
+    return _CollapseHead.apply(x_TSD, fn_SE, scale_1, base_S, eps, norm_eps)  # pyrefly: ignore
+
+
+def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, native: bool = False) -> Tensor:
+    """See dsv4.kernels.hyper_connection.combine. `native`: both passes run in native code."""
+    return _Combine.apply(y_TD, x_TSD, post_TS, comb_TSS, native)  # pyrefly: ignore
 
 
 class _Enter(torch.autograd.Function):
@@ -51,11 +61,11 @@ class _Enter(torch.autograd.Function):
         iterations: int,
         eps: float,
         norm_eps: float,
-        forward: Forward,
+        native: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x_TSD, fn_XE, scale_3, base_X)
-        ctx.settings = iterations, eps, norm_eps
-        return forward(x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, None)
+        ctx.settings, ctx.native = (iterations, eps, norm_eps), native
+        return (cpu if native else reference).enter(x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps, None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -64,6 +74,9 @@ class _Enter(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         x_TSD, fn_XE, scale_3, base_X = ctx.saved_tensors
         iterations, eps, norm_eps = ctx.settings
+        if ctx.native:
+            grads = (grad_TD, grad_post_TS, grad_comb_TSS)
+            return *cpu.enter_backward(x_TSD, fn_XE, scale_3, base_X, grads, *ctx.settings), None, None, None, None
         streams = x_TSD.shape[1]
         parts = [streams, streams, streams * streams]
         x_TE = reference._wide(x_TSD.flatten(1))
@@ -111,16 +124,36 @@ def _sinkhorn_backward(comb: Tensor, grad_TSS: Tensor, iterations: int, eps: flo
     return g_SST.flatten(0, 1).T
 
 
+class _CollapseHead(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, eps: float, norm_eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x_TSD, fn_SE, scale_1, base_S)
+        ctx.settings = 1, eps, norm_eps
+        return cpu.collapse_head(x_TSD, fn_SE, scale_1, base_S, eps, norm_eps)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
+        x_TSD, fn_SE, scale_1, base_S = ctx.saved_tensors
+        grads = (grad_TD, None, None)
+        return *cpu.enter_backward(x_TSD, fn_SE, scale_1, base_S, grads, *ctx.settings), None, None
+
+
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, forward: Forward) -> Tensor:
+    def forward(ctx: Any, y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, native: bool) -> Tensor:
         ctx.save_for_backward(y_TD, x_TSD, post_TS, comb_TSS)
-        return forward(y_TD, x_TSD, post_TS, comb_TSS)
+        ctx.native = native
+        return (cpu if native else reference).combine(y_TD, x_TSD, post_TS, comb_TSS)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_TSD: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
         y_TD, x_TSD, post_TS, comb_TSS = ctx.saved_tensors
+        if ctx.native:
+            return *cpu.combine_backward(grad_TSD, y_TD, x_TSD, post_TS, comb_TSS), None
         g_TSD, wide_TSD, wide_TD = reference._wide(grad_TSD), reference._wide(x_TSD), reference._wide(y_TD)
         # out[k] = post[k] y + sum_j comb[j, k] x[j]
         d_y_TD = torch.bmm(post_TS[:, None], g_TSD).squeeze(1)

@@ -4,12 +4,13 @@ T tokens, D hidden size, E experts, K experts per token, F expert inner size.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.moe import cpu, reference, trained
+from dsv4.kernels.moe import cpu, grouped, reference, trained
 from dsv4.kernels.moe.weights import ExpertWeights
 
 ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
@@ -37,6 +38,8 @@ def expert_weights(score_TE: Tensor, ids_TK: Tensor, scale: float, impl: str | N
 
 def clamped_swiglu(gate_TF: Tensor, up_TF: Tensor, limit: float, impl: str | None = None) -> Tensor:
     """silu(min(gate, limit)) * clip(up, -limit, limit) in fp32; limit 0 means no clamp."""
+    if impl is None and torch.is_grad_enabled() and grouped.usable(gate_TF, up_TF) and gate_TF.shape == up_TF.shape:
+        return grouped.clamped_swiglu(gate_TF, up_TF, limit)
     native = cpu.plain(gate_TF, up_TF) and gate_TF.shape == up_TF.shape
     return choose("clamped_swiglu", impl, _SWIGLU, native=native)(gate_TF, up_TF, limit)
 
@@ -80,13 +83,18 @@ def routed_experts(
 
     Differentiable in x, the routing weights and every expert's matrices; an expert without tokens gets no gradient.
     cast: what the inputs of the three products go through (training for a quantised release); its gradient is taken for
-    the identity's. "trained" is one autograd node with its backward pass by hand.
+    the identity's. "trained" is one autograd node with its backward pass by hand; "cpu" is the same node, its products
+    in native code.
     """
-    run = choose("routed_experts", impl, _ROUTED)
+    run = choose("routed_experts", impl, _ROUTED, native=grouped.usable(x_TD, weight_TK, *w1, *w2, *w3))
     return run(x_TD, ids_TK, weight_TK, w1, w2, w3, limit, cast)
 
 
-_ROUTED = {"trained": trained.routed_experts, "reference": reference.routed_experts}
+_ROUTED: dict[str, Callable[..., Tensor]] = {
+    "cpu": partial(trained.routed_experts, native=True),
+    "trained": trained.routed_experts,
+    "reference": reference.routed_experts,
+}
 _AFFINITY = {"cpu": cpu.affinity, "reference": reference.affinity}
 _CHOOSE = {"cpu": cpu.choose_experts, "reference": reference.choose_experts}
 _WEIGHTS = {"cpu": cpu.expert_weights, "reference": reference.expert_weights}

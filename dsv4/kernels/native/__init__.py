@@ -14,7 +14,18 @@ from torch import Tensor
 
 from dsv4.kernels.native.build import BuildError, choose_isa, library_path
 
-__all__ = ["BuildError", "available", "describe", "function", "isa", "library", "pointer", "usable", "why_not"]
+__all__ = [
+    "BuildError",
+    "available",
+    "describe",
+    "function",
+    "isa",
+    "library",
+    "pointer",
+    "reachable",
+    "usable",
+    "why_not",
+]
 
 
 @cache
@@ -67,7 +78,12 @@ def function(name: str, arguments: Sequence[type], result: type | None = None) -
 
 def usable(*tensors: Tensor | None) -> bool:
     """Whether a native kernel may take these: all on the CPU, and no gradient is being recorded."""
-    return not torch.is_grad_enabled() and all(t is None or t.device.type == "cpu" for t in tensors) and available()
+    return not torch.is_grad_enabled() and reachable(*tensors)
+
+
+def reachable(*tensors: Tensor | None) -> bool:
+    """Whether native code can read these at all: for autograd nodes, which see to the gradient themselves."""
+    return all(t is None or t.device.type == "cpu" for t in tensors) and available()
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.newton_schulz import batched, reference
+from dsv4.kernels.newton_schulz import batched, cpu, reference
 
 Coefficients = tuple[float, float, float]
 
@@ -35,8 +35,8 @@ def orthogonalize(
     """
     if x_Nnm.dim() != 3:
         raise ValueError(f"orthogonalize: x must be [N, n, m], got {list(x_Nnm.shape)}")
-    run = choose("orthogonalize", impl, _IMPLEMENTATIONS)
+    run = choose("orthogonalize", impl, _IMPLEMENTATIONS, native=cpu.usable(x_Nnm, dtype))
     return run(x_Nnm, steps, dtype)
 
 
-_IMPLEMENTATIONS = {"batched": batched.orthogonalize, "reference": reference.orthogonalize}
+_IMPLEMENTATIONS = {"cpu": cpu.orthogonalize, "batched": batched.orthogonalize, "reference": reference.orthogonalize}

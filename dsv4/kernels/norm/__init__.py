@@ -22,11 +22,9 @@ def rms_norm(x: Tensor, weight_D: Tensor | None, eps: float, impl: str | None = 
     """
     available: dict[str, Callable[..., Tensor]] = _RMS_NORM
     if torch.is_grad_enabled():
-        # the native kernel records no gradient; as the forward pass of `trained` it may run all the same
-        with torch.no_grad():
-            native = impl is None and cpu.usable(x, weight_D)
-        run = partial(trained.rms_norm, forward=cpu.rms_norm) if native else trained.rms_norm
-        available = {"trained": run, **_RMS_NORM}
+        # native code records no gradient; inside the node of `trained` it may run all the same
+        native = impl is None and cpu.trainable(x, weight_D)
+        available = {"trained": partial(trained.rms_norm, native=native), **_RMS_NORM}
     return choose("rms_norm", impl, available, native=cpu.usable(x, weight_D))(x, weight_D, eps)
 
 

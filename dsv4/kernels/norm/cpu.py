@@ -17,12 +17,23 @@ def _function() -> Callable[..., None]:
     )
 
 
+@cache
+def _backward_function() -> Callable[..., None]:
+    arguments = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_float, ctypes.c_int]
+    return native.function("dsv4_rms_norm_backward", arguments)
+
+
 def usable(x: Tensor, weight_D: Tensor | None) -> bool:
     """Whether the native kernel takes these: float32 or bfloat16, weight float32."""
+    return not torch.is_grad_enabled() and trainable(x, weight_D)
+
+
+def trainable(x: Tensor, weight_D: Tensor | None) -> bool:
+    """The same inside an autograd node."""
     return (
         x.dtype in (torch.float32, torch.bfloat16)
         and (weight_D is None or weight_D.dtype == torch.float32)
-        and native.usable(x, weight_D)
+        and native.reachable(x, weight_D)
     )
 
 
@@ -34,3 +45,15 @@ def rms_norm(x: Tensor, weight_D: Tensor | None, eps: float) -> Tensor:
     rows = x.numel() // dim if dim else 0
     _function()(x.data_ptr(), weight, y.data_ptr(), rows, dim, eps, x.dtype == torch.bfloat16, torch.get_num_threads())
     return y
+
+
+def backward(grad: Tensor, x: Tensor, weight_D: Tensor | None, eps: float) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x and of the weight (None without one), given that of the result. Sums in fp32, in an order that
+    does not depend on the number of threads."""
+    wide, grad = (t.to(torch.float32).contiguous() for t in (x, grad))
+    weight = None if weight_D is None else weight_D.contiguous()
+    d_x, d_weight = torch.empty_like(wide), None if weight is None else torch.empty_like(weight)
+    dim = x.shape[-1]
+    pointers = [native.pointer(t) for t in (wide, weight, grad, d_x, d_weight)]
+    _backward_function()(*pointers, x.numel() // dim if dim else 0, dim, eps, torch.get_num_threads())
+    return d_x.to(x.dtype), d_weight

@@ -3,33 +3,32 @@
 N rows, D features.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dsv4.kernels.norm import reference
+from dsv4.kernels.norm import cpu, reference
 
 
-def rms_norm(
-    x: Tensor, weight_D: Tensor | None, eps: float, forward: Callable[..., Tensor] = reference.rms_norm
-) -> Tensor:
-    """See dsv4.kernels.norm.rms_norm. `forward` computes the result, with the same arguments."""
-    return _RMSNorm.apply(x, weight_D, eps, forward)  # pyrefly: ignore
+def rms_norm(x: Tensor, weight_D: Tensor | None, eps: float, native: bool = False) -> Tensor:
+    """See dsv4.kernels.norm.rms_norm. `native`: both passes run in native code."""
+    return _RMSNorm.apply(x, weight_D, eps, native)  # pyrefly: ignore
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_D: Tensor | None, eps: float, forward: Callable[..., Tensor]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor | None, eps: float, native: bool) -> Tensor:
         ctx.save_for_backward(x, weight_D)
-        ctx.eps = eps
-        return forward(x, weight_D, eps)
+        ctx.eps, ctx.native = eps, native
+        return (cpu if native else reference).rms_norm(x, weight_D, eps)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
         x, weight_D = ctx.saved_tensors
+        if ctx.native:
+            return *cpu.backward(grad, x, weight_D, ctx.eps), None, None
         compute = torch.promote_types(x.dtype, torch.float32)
         dim = x.shape[-1]
         x_ND, g_ND = x.reshape(-1, dim).to(compute), grad.reshape(-1, dim).to(compute)

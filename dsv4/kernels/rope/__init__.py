@@ -50,6 +50,8 @@ def apply_rope(x: Tensor, rotation_2TP: Tensor, *, inverse: bool = False, impl: 
 
     `inverse` turns by -position: what the attention output needs, because keys double as values (report 2.3).
     """
+    if impl is None and torch.is_grad_enabled() and cpu.trainable(x, rotation_2TP):
+        return cpu.trained(x, rotation_2TP, inverse)
     return choose("apply_rope", impl, _APPLY_ROPE, native=cpu.usable(x, rotation_2TP))(x, rotation_2TP, inverse)
 
 

@@ -7,6 +7,7 @@ import ctypes
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +22,16 @@ def _function() -> Callable[..., None]:
 
 def usable(x: Tensor, rotation_2TP: Tensor) -> bool:
     """Whether the native kernel takes these: float32 or bfloat16 rows, a float32 table with a row for each token."""
+    return not torch.is_grad_enabled() and trainable(x, rotation_2TP)
+
+
+def trainable(x: Tensor, rotation_2TP: Tensor) -> bool:
+    """The same inside an autograd node."""
     return (
         x.dtype in (torch.float32, torch.bfloat16)
         and rotation_2TP.dtype == torch.float32
         and rotation_2TP.shape[1] == x.shape[0]
-        and native.usable(x, rotation_2TP)
+        and native.reachable(x, rotation_2TP)
     )
 
 
@@ -46,3 +52,22 @@ def apply_rope(x: Tensor, rotation_2TP: Tensor, inverse: bool) -> Tensor:
         torch.get_num_threads(),
     )
     return y
+
+
+def trained(x: Tensor, rotation_2TP: Tensor, inverse: bool) -> Tensor:
+    """The same as one autograd node: the gradient is turned the other way. None for the rotation."""
+    return _Rope.apply(x, rotation_2TP, inverse)  # pyrefly: ignore
+
+
+class _Rope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rotation_2TP: Tensor, inverse: bool) -> Tensor:
+        ctx.save_for_backward(rotation_2TP)
+        ctx.inverse = inverse
+        return apply_rope(x, rotation_2TP, inverse)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyrefly: ignore
+        (rotation_2TP,) = ctx.saved_tensors
+        return apply_rope(grad, rotation_2TP, not ctx.inverse), None, None

@@ -71,10 +71,9 @@ def sparse_attention(
             raise ValueError(f"packed entries with {rope_dim} rotary dims need rows of {need} bytes, got {width}")
     available: dict[str, Callable[..., Tensor]] = _IMPLEMENTATIONS
     if torch.is_grad_enabled() and (entries_MC is None or entries_MC.dtype != torch.uint8):
-        # the native kernel records no gradient; as the forward pass of `recomputed` it may run all the same
-        with torch.no_grad():
-            native = impl is None and cpu.supported(q_THC, window_WC, entries_MC)
-        fast = partial(recomputed.sparse_attention, forward=cpu.sparse_attention if native else None)
+        # native code records no gradient; inside the node of `recomputed` it may run all the same
+        native = impl is None and cpu.trainable(q_THC, window_WC, entries_MC)
+        fast = partial(recomputed.sparse_attention, native=native)
         available = {"recomputed": fast, **_IMPLEMENTATIONS}
     run = choose("sparse_attention", impl, available, native=cpu.supported(q_THC, window_WC, entries_MC))
     return run(q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim)

@@ -6,7 +6,7 @@ T queries, H heads, C entry dim, W window rows, M entry rows.
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,15 +39,35 @@ class _Call(ctypes.Structure):
     )
 
 
+class _Backward(ctypes.Structure):
+    """`BackwardCall` of native/attention_backward.cpp."""
+
+    _fields_ = (
+        ("forward", _Call),
+        *((name, _POINTER) for name in ("grad", "d_q", "d_window", "d_entries", "d_sink")),
+        *((name, _INT64) for name in ("queries", "entry_rows")),
+    )
+
+
 @cache
 def _function() -> Callable[..., None]:
     return native.function("dsv4_sparse_attention", [ctypes.POINTER(_Call)])
 
 
+@cache
+def _backward_function() -> Callable[..., None]:
+    return native.function("dsv4_sparse_attention_backward", [ctypes.POINTER(_Backward)])
+
+
 def supported(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None) -> bool:
     """Whether the native kernel takes these dtypes and this device now."""
+    return not torch.is_grad_enabled() and trainable(q_THC, window_WC, entries_MC)
+
+
+def trainable(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None) -> bool:
+    """Whether the native kernels take these dtypes and this device in an autograd node (entries must be floats)."""
     return (
-        native.usable(q_THC, window_WC, entries_MC)
+        native.reachable(q_THC, window_WC, entries_MC)
         and q_THC.dtype in (torch.float32, torch.bfloat16)
         and window_WC.dtype in (torch.float32, torch.bfloat16)
         and (entries_MC is None or entries_MC.dtype in _KINDS)
@@ -72,18 +92,61 @@ def sparse_attention(
     rope_dim: int,
 ) -> Tensor:
     """See dsv4.kernels.sparse_attention.sparse_attention. Scores, softmax and sums in fp32."""
-    _, heads, dim = q_THC.shape
     q = q_THC.to(torch.float32).contiguous()
     out = torch.empty_like(q)
+    call, _held = _call(q, window_WC, entries_MC, keys, sink_H, scale, rope_dim, out)
+    if q.shape[0]:
+        _function()(call)
+    return out.to(q_THC.dtype)
+
+
+def backward(
+    grad_THC: Tensor,
+    out_THC: Tensor,
+    q_THC: Tensor,
+    window_WC: Tensor,
+    entries_MC: Tensor,
+    keys: "KeySet",
+    sink_H: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of queries, window rows, entries and sink, each in its tensor's dtype, given that of the output.
+
+    Added up in fp32 in an order that does not depend on the number of threads.
+    """
+    q, grad, out = (t.to(torch.float32).contiguous() for t in (q_THC, grad_THC, out_THC))
+    d_q, d_sink = torch.empty_like(q), torch.zeros(sink_H.shape, dtype=torch.float32)
+    d_window, d_entries = (torch.zeros(t.shape, dtype=torch.float32) for t in (window_WC, entries_MC))
+    call, _held = _call(q, window_WC, entries_MC, keys, sink_H, scale, 0, out)
+    grads = (d_q, d_window, d_entries, d_sink)
+    if q.shape[0]:
+        places = [t.data_ptr() for t in (grad, *grads)]
+        _backward_function()(_Backward(call, *places, q.shape[0], entries_MC.shape[0]))
+    return tuple(g.to(t.dtype) for g, t in zip(grads, (q_THC, window_WC, entries_MC, sink_H), strict=True))  # pyrefly: ignore
+
+
+def _call(
+    q_THC: Tensor,
+    window_WC: Tensor,
+    entries_MC: Tensor | None,
+    keys: "KeySet",
+    sink_H: Tensor,
+    scale: float,
+    rope_dim: int,
+    out_THC: Tensor,
+) -> tuple[_Call, list[Any]]:
+    """What the native code gets, and everything that must live until it is done. q and out: contiguous fp32."""
+    heads, dim = q_THC.shape[1:]
     window, sink = window_WC.contiguous(), sink_H.to(torch.float32).contiguous()
-    window_range = keys.window_T2.contiguous()
+    window_range, runs = keys.window_T2.contiguous(), (_INT64 * len(keys.runs))(*keys.runs)
+    held = [q_THC, out_THC, window, entries_MC, sink, window_range, runs]
     call = _Call(
-        q=q.data_ptr(),
-        out=out.data_ptr(),
+        q=q_THC.data_ptr(),
+        out=out_THC.data_ptr(),
         window=_rows(window, dim, 0),
         entries=_rows(entries_MC, dim, rope_dim),
         window_range=window_range.data_ptr(),
-        runs=ctypes.addressof(runs := (_INT64 * len(keys.runs))(*keys.runs)),
+        runs=ctypes.addressof(runs),
         sink=sink.data_ptr(),
         runs_count=len(runs),
         heads=heads,
@@ -91,17 +154,15 @@ def sparse_attention(
         scale=scale,
         threads=torch.get_num_threads(),
     )
-    # these tensors must live until the call is over
-    prefix = first = sequence = chosen = None
     if keys.prefix_T is not None and keys.longest_prefix:
         assert keys.pages is not None
         prefix, first = keys.prefix_T.contiguous(), keys.pages.first_BP.contiguous()
         sequence = keys.pages.sequence_T.contiguous()
         call.prefix, call.first, call.sequence = prefix.data_ptr(), first.data_ptr(), sequence.data_ptr()
         call.pages, call.per_page = first.shape[1], keys.pages.entries_per_page
+        held += [prefix, first, sequence]
     if keys.chosen_TK is not None and keys.chosen_TK.shape[1]:
         chosen = keys.chosen_TK.contiguous()
         call.chosen, call.chosen_count = chosen.data_ptr(), chosen.shape[1]
-    if q.shape[0]:
-        _function()(call)
-    return out.to(q_THC.dtype)
+        held.append(chosen)
+    return call, held

@@ -9,7 +9,7 @@ T queries, Q queries of a block, H heads, Y = Q * H, C entry dim, W window rows,
 K chosen rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dsv4.kernels.sparse_attention import cpu
+
 if TYPE_CHECKING:
     from dsv4.kernels.sparse_attention import KeySet
 
 _QUERIES = 64  # per block: more waste masked products, fewer waste calls
-
-Forward = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ def sparse_attention(
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
-    forward: Forward | None = None,
+    native: bool = False,
 ) -> Tensor:
-    """See dsv4.kernels.sparse_attention.sparse_attention; entries must be floats. `forward` computes the output where
-    it is given (the native kernel), with the arguments up to rope_dim."""
+    """See dsv4.kernels.sparse_attention.sparse_attention; entries must be floats. `native`: both passes run in native
+    code (`cpu.trainable` must say that they can)."""
     if entries_MC is None:
         entries_MC = window_WC.new_empty(0, window_WC.shape[1])
-    return _Attention.apply(q_THC, window_WC, entries_MC, sink_H, keys, scale, rope_dim, forward)  # pyrefly: ignore
+    return _Attention.apply(q_THC, window_WC, entries_MC, sink_H, keys, scale, rope_dim, native)  # pyrefly: ignore
 
 
 class _Attention(torch.autograd.Function):
@@ -63,11 +63,11 @@ class _Attention(torch.autograd.Function):
         keys: "KeySet",
         scale: float,
         rope_dim: int,
-        forward: Forward | None,
+        native: bool,
     ) -> Tensor:
-        ctx.keys, ctx.scale = keys, scale
-        if forward is not None:
-            o_THC = forward(q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim)
+        ctx.keys, ctx.scale, ctx.native = keys, scale, native
+        if native:
+            o_THC = cpu.sparse_attention(q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim)
         else:
             o_THC = torch.empty_like(q_THC)
             for block in _blocks(keys, entries_MC.shape[0]):
@@ -80,6 +80,9 @@ class _Attention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_THC: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
         q_THC, window_WC, entries_MC, sink_H, o_THC = ctx.saved_tensors
+        if ctx.native:
+            grads = cpu.backward(grad_THC, o_THC, q_THC, window_WC, entries_MC, ctx.keys, sink_H, ctx.scale)
+            return *grads, None, None, None, None
         heads, dim = q_THC.shape[1:]
         compute = torch.promote_types(q_THC.dtype, torch.float32)
         d_q, d_sink = torch.empty_like(q_THC), torch.zeros_like(sink_H, dtype=compute)

@@ -3,13 +3,15 @@
 T rows, D hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dsv4.kernels.backend import choose
-from dsv4.kernels.vocab_loss import chunked, reference
+from dsv4.kernels.vocab_loss import chunked, cpu, reference
 
 __all__ = ["CHUNK_LOGITS", "VocabLoss", "row_losses", "vocab_loss"]
 
@@ -39,8 +41,8 @@ def vocab_loss(
 
     total=1 gives the sum. row_weight_T: float or bool, 1 where not given; a row of weight 0 costs and moves nothing.
     No rows, or only such rows, give loss 0 when total is not given. chunk: rows at once (default: as many as make
-    CHUNK_LOGITS logits). Differentiable in x and the head's weight, once. "chunked" makes the gradients during the
-    forward pass, so memory is two gradients and one chunk of logits. Softmax in fp32 (fp64 for fp64 inputs).
+    CHUNK_LOGITS logits). Differentiable in x and the head's weight, once. "cpu" and "chunked" make the gradients
+    during the forward pass, so memory is two gradients and one chunk of logits. Softmax in fp32 (fp64 for fp64 inputs).
     """
     _check(x_TD, weight_VD, target_T, row_weight_T)
     compute = torch.promote_types(x_TD.dtype, torch.float32)
@@ -49,7 +51,7 @@ def vocab_loss(
     row_weight_T = row_weight_T.detach().to(compute)
     if total is None:
         total = row_weight_T.sum().clamp(min=torch.finfo(compute).tiny)
-    run = choose("vocab_loss", impl, _LOSS)
+    run = choose("vocab_loss", impl, _LOSS, native=cpu.usable(x_TD, weight_VD, target_T))
     return VocabLoss(*run(x_TD, weight_VD, target_T, row_weight_T / total, _rows(chunk, weight_VD)))
 
 
@@ -77,5 +79,9 @@ def _rows(chunk: int | None, weight_VD: Tensor) -> int:
     return chunk or max(1, CHUNK_LOGITS // weight_VD.shape[0])
 
 
-_LOSS = {"chunked": chunked.vocab_loss, "reference": reference.vocab_loss}
+_LOSS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "cpu": partial(chunked.vocab_loss, native=True),
+    "chunked": chunked.vocab_loss,
+    "reference": reference.vocab_loss,
+}
 _ROWS = {"chunked": chunked.row_losses, "reference": reference.row_losses}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsv4.kernels.vocab_loss import cpu
+
 
 def _logits(x_RD: Tensor, weight_VD: Tensor) -> Tensor:
     return x_RD @ weight_VD.T
@@ -25,7 +27,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tensor, chunk: int
+        ctx: Any, x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tensor, chunk: int, native: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         compute = row_weight_T.dtype
         wide_VD = weight_VD.to(compute)
@@ -36,12 +38,16 @@ class _Loss(torch.autograd.Function):
             rows = slice(at, at + chunk)
             x_RD, target_R = x_TD[rows].to(compute), target_T[rows]
             logits_RV = _logits(x_RD, wide_VD)
-            log_sum_R = logits_RV.logsumexp(dim=1)
-            loss_T[rows] = log_sum_R - logits_RV.gather(1, target_R[:, None]).squeeze(1)
-            correct_T[rows] = logits_RV.argmax(dim=1) == target_R
+            if native:
+                loss_T[rows], correct_T[rows] = cpu.spread(logits_RV, target_R, row_weight_T[rows])
+                grad_RV = logits_RV
+            else:
+                log_sum_R = logits_RV.logsumexp(dim=1)
+                loss_T[rows] = log_sum_R - logits_RV.gather(1, target_R[:, None]).squeeze(1)
+                correct_T[rows] = logits_RV.argmax(dim=1) == target_R
+                grad_RV = _spread(logits_RV, target_R, row_weight_T[rows], log_sum_R)
             if grad_TD is None and grad_VD is None:
                 continue
-            grad_RV = _spread(logits_RV, target_R, row_weight_T[rows], log_sum_R)
             if grad_TD is not None:
                 grad_TD[rows] = grad_RV @ wide_VD
             if grad_VD is not None:
@@ -55,7 +61,7 @@ class _Loss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
         grads = [None if kept is None else kept * grad.to(kept.dtype) for kept in ctx.saved_tensors]
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
 class _RowLosses(torch.autograd.Function):
@@ -91,10 +97,11 @@ class _RowLosses(torch.autograd.Function):
 
 
 def vocab_loss(
-    x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tensor, chunk: int
+    x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tensor, chunk: int, native: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See dsv4.kernels.vocab_loss.vocab_loss; row_weight_T is already divided by the total."""
-    return _Loss.apply(x_TD, weight_VD, target_T, row_weight_T, chunk)  # pyrefly: ignore
+    """See dsv4.kernels.vocab_loss.vocab_loss; row_weight_T is already divided by the total. `native`: what happens to
+    logits happens in native code."""
+    return _Loss.apply(x_TD, weight_VD, target_T, row_weight_T, chunk, native)  # pyrefly: ignore
 
 
 def row_losses(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, chunk: int) -> Tensor:

@@ -1,0 +1,244 @@
+// Gradients of sparse attention, the scores computed again a block of queries at a time.
+//
+// X = (queries of a block) * H query rows; R rows of a block: its window rows, then every entry that one of its queries
+// reads, filled up with zero rows to whole vectors. Blocks follow one another and threads share out the work within a
+// block, so every gradient is added up in the same order whatever the number of threads.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "attention.h"
+#include "product.h"
+
+using namespace dsv4;
+
+namespace {
+
+constexpr int64_t BLOCK_ROWS = 128, MOST_QUERIES = 64;  // query rows of a block, and its queries
+constexpr int64_t SMALL = 200000;                       // multiply-adds that one thread does sooner than two
+
+// Mirrored by dsv4/kernels/sparse_attention/cpu.py. Float or bfloat16 rows; the gradients of rows hold zeros at first.
+struct BackwardCall {
+    AttentionCall forward;  // out_THC: what the forward pass gave
+    const float* grad_THC;
+    float *d_q_THC, *d_window_WC, *d_entries_MC, *d_sink_H;
+    int64_t queries, entry_rows;
+};
+
+struct Room {
+    Scratch panel, mask, weights, d_scores, d_rows, sinks;
+    std::vector<int64_t> entries;  // rows of the entries of the block, in order
+    std::vector<int32_t> place;    // of each entry row in that list, only good for rows in it
+};
+
+struct Part {
+    int64_t first, last;  // queries
+    int64_t window_first, window_count;
+};
+
+// a part of [0, size)
+struct Share {
+    int64_t from, to;
+};
+Share share(int64_t size) {
+    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    return {size * thread / threads, size * (thread + 1) / threads};
+}
+
+std::vector<Part> cut(const AttentionCall& call) {
+    const int64_t most = std::clamp(BLOCK_ROWS / call.heads, int64_t(1), MOST_QUERIES);
+    std::vector<Part> parts;
+    for (int64_t i = 0; i + 1 < call.runs_count; i++)
+        for (int64_t t = call.runs[i]; t < call.runs[i + 1];) {
+            const int64_t* window = call.window_T2 + 2 * t;
+            Part part{t, t + 1, window[0], 0};
+            int64_t last = window[1];
+            // a row that no query of the part reads must not be touched, so windows follow each other
+            while (part.last < call.runs[i + 1] && part.last - t < most) {
+                const int64_t* next = call.window_T2 + 2 * part.last;
+                if (next[0] < part.window_first || next[0] > last || next[1] < last) break;
+                last = next[1];
+                part.last++;
+            }
+            part.window_count = last - part.window_first;
+            t = part.last;
+            parts.push_back(part);
+        }
+    return parts;
+}
+
+// the entry rows that the part's queries read, each once
+void list_entries(const AttentionCall& call, const Part& part, Room& room) {
+    room.entries.clear();
+    if (call.prefix_T) {
+        const int64_t most = *std::max_element(call.prefix_T + part.first, call.prefix_T + part.last);
+        const int64_t* first = call.first_BP + call.sequence_T[part.first] * call.pages;
+        for (int64_t e = 0; e < most; e++) room.entries.push_back(first[e / call.per_page] + e % call.per_page);
+    }
+    if (call.chosen_TK) {
+        const int64_t* chosen = call.chosen_TK + part.first * call.chosen;
+        const int64_t* end = call.chosen_TK + part.last * call.chosen;
+        int64_t low = INT64_MAX, high = -1;
+        for (const int64_t* c = chosen; c < end; c++)
+            if (*c >= 0) low = std::min(low, *c), high = std::max(high, *c);
+        for (int64_t row = low; row <= high; row++) room.place[size_t(row)] = -1;
+        for (const int64_t* c = chosen; c < end; c++)
+            if (*c >= 0) room.place[size_t(*c)] = 0;
+        for (int64_t row = low; row <= high; row++)
+            if (room.place[size_t(row)] == 0) {
+                room.place[size_t(row)] = int32_t(room.entries.size());
+                room.entries.push_back(row);
+            }
+    }
+}
+
+// One block on its way; threads share everything.
+struct Task {
+    const BackwardCall& back;
+    const AttentionCall& call;
+    Part part;
+    Room& room;
+    int64_t dim, heads, x, rows, width;
+    float *panel, *mask, *weights, *d_scores, *d_rows;
+
+    Task(const BackwardCall& b, const Part& p, Room& r) : back(b), call(b.forward), part(p), room(r) {
+        dim = call.dim, heads = call.heads;
+        x = (p.last - p.first) * heads;
+        rows = p.window_count + int64_t(r.entries.size());
+        width = round_up(rows, W);
+        panel = r.panel.floats(width * dim);
+        mask = r.mask.floats((p.last - p.first) * width);
+        weights = r.weights.floats(x * width);
+        d_scores = r.d_scores.floats(x * width);
+        d_rows = r.d_rows.floats(width * dim);
+    }
+    const float* of_queries(const float* p) const { return p + part.first * heads * dim; }
+};
+
+void load_rows(const Task& task, Share rows) {
+    for (int64_t r = rows.from; r < rows.to; r++) {
+        float* to = task.panel + r * task.dim;
+        if (r < task.part.window_count)
+            row_to_float(task.call.window, task.part.window_first + r, to);
+        else if (r < task.rows)
+            row_to_float(task.call.entries, task.room.entries[size_t(r - task.part.window_count)], to);
+        else
+            std::fill_n(to, task.dim, 0.0f);
+    }
+}
+
+// 0 for the rows that query t reads, else -inf
+void mask_rows(const Task& task, int64_t t, float* mask) {
+    const AttentionCall& call = task.call;
+    const int64_t *window = call.window_T2 + 2 * t, near = task.part.window_count;
+    std::fill_n(mask, task.width, -INFINITY);
+    for (int64_t r = window[0] - task.part.window_first; r < window[1] - task.part.window_first; r++) mask[r] = 0;
+    if (call.prefix_T) std::fill_n(mask + near, call.prefix_T[t], 0.0f);
+    for (int64_t k = 0; call.chosen_TK && k < call.chosen; k++) {
+        const int64_t row = call.chosen_TK[t * call.chosen + k];
+        if (row >= 0) mask[near + task.room.place[size_t(row)]] = 0;
+    }
+}
+
+// One query row: plain products become weights, products with the output's gradient become those of the scores. Returns
+// what its sink's gradient gets.
+float soften(const Task& task, const float* mask, float sink, float inner, float* weights, float* d_scores) {
+    const vf scale = splat(task.call.scale);
+    vf top = splat(sink), sum{};
+    for (int64_t r = 0; r < task.width; r += W) {
+        const vf score = fma(load(weights + r), scale, load(mask + r));
+        top = max(score, top);
+        store(weights + r, score);
+    }
+    top = splat(largest(top));
+    for (int64_t r = 0; r < task.width; r += W) {
+        const vf weight = exp(load(weights + r) - top);
+        sum = sum + weight;
+        store(weights + r, weight);
+    }
+    const float own = exp(splat(sink) - top)[0], factor = 1.0f / (dsv4::sum(sum) + own);
+    // d score = weight * (d weight - sum of weight * d weight), the sum being do . o
+    for (int64_t r = 0; r < task.width; r += W) {
+        const vf weight = load(weights + r) * factor;
+        store(weights + r, weight);
+        store(d_scores + r, (load(d_scores + r) - inner) * weight * scale);
+    }
+    return -own * factor * inner;
+}
+
+// queries [from, to) of the block: their weights, the gradients of their scores and their own
+void of_queries(const Task& task, Share queries) {
+    const int64_t heads = task.heads, dim = task.dim, width = task.width;
+    const int64_t x0 = queries.from * heads, count = (queries.to - queries.from) * heads;
+    if (count <= 0) return;
+    const View panel = rows_view(task.panel, dim);
+    const float* q = task.of_queries(task.call.q_THC) + x0 * dim;
+    const float* grad = task.of_queries(task.back.grad_THC) + x0 * dim;
+    const float* out = task.of_queries(task.call.out_THC) + x0 * dim;
+    float *weights = task.weights + x0 * width, *d_scores = task.d_scores + x0 * width;
+    float* sinks = task.room.sinks.floats(0) + task.part.first * heads + x0;
+    product(rows_view(q, dim), panel.turned(), weights, width, count, width, dim);
+    product(rows_view(grad, dim), panel.turned(), d_scores, width, count, width, dim);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t query = (x0 + i) / heads;
+        float* mask = task.mask + query * width;
+        if (i % heads == 0) mask_rows(task, task.part.first + query, mask);
+        const float inner = dot(grad + i * dim, out + i * dim, dim);
+        sinks[i] = soften(task, mask, task.call.sink_H[i % heads], inner, weights + i * width, d_scores + i * width);
+    }
+    float* d_q = task.back.d_q_THC + (task.part.first * heads + x0) * dim;
+    product(rows_view(d_scores, width), panel, d_q, dim, count, dim, width);
+}
+
+// rows [from, to) of the block: their gradients, added to those of other blocks
+void of_rows(const Task& task, Share rows) {
+    const int64_t dim = task.dim, count = rows.to - rows.from;
+    if (count <= 0) return;
+    const View weights = rows_view(task.weights, task.width).turned();
+    const View d_scores = rows_view(task.d_scores, task.width).turned();
+    const View grad = rows_view(task.of_queries(task.back.grad_THC), dim);
+    const View q = rows_view(task.of_queries(task.call.q_THC), dim);
+    float* own = task.d_rows + rows.from * dim;
+    product(weights.at(rows.from, 0), grad, own, dim, count, dim, task.x);
+    product(d_scores.at(rows.from, 0), q, own, dim, count, dim, task.x, Write::ADD);
+    for (int64_t r = rows.from; r < rows.to; r++, own += dim) {
+        const int64_t entry = r - task.part.window_count;
+        float* to = entry < 0 ? task.back.d_window_WC + (task.part.window_first + r) * dim
+                              : task.back.d_entries_MC + task.room.entries[size_t(entry)] * dim;
+        for (int64_t c = 0; c < dim; c++) to[c] += own[c];
+    }
+}
+
+void run(const BackwardCall& back, const Part& part, Room& room, int threads) {
+    list_entries(back.forward, part, room);
+    const Task task(back, part, room);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        load_rows(task, share(task.width));
+#pragma omp barrier
+        of_queries(task, share(part.last - part.first));
+#pragma omp barrier
+        of_rows(task, share(task.rows));
+    }
+}
+
+}  // namespace
+
+extern "C" void dsv4_sparse_attention_backward(const BackwardCall* given) {
+    static thread_local Room room;
+    const BackwardCall& back = *given;
+    const AttentionCall& call = back.forward;
+    const float* sinks = room.sinks.floats(back.queries * call.heads);
+    if (call.chosen_TK) room.place.resize(size_t(back.entry_rows));
+    for (const Part& part : cut(call)) {
+        const double rows = double(part.window_count + call.chosen);
+        const bool small = double(part.last - part.first) * double(call.heads * call.dim) * rows < SMALL;
+        run(back, part, room, small ? 1 : call.threads);
+    }
+    for (int64_t h = 0; h < call.heads; h++) {
+        double total = 0;
+        for (int64_t t = 0; t < back.queries; t++) total += sinks[t * call.heads + h];
+        back.d_sink_H[h] = float(total);
+    }
+    room.weights.trim(), room.d_scores.trim(), room.mask.trim();
+}
