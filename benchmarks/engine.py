@@ -16,6 +16,7 @@ import torch
 from dsv4.cache.prefix import ReusePolicy, Windows
 from dsv4.cli.local import LocalModel, load
 from dsv4.cli.measure import machine
+from dsv4.cli.measure_model import streams_rate
 from dsv4.generation import SamplingParams
 
 NANO = Path(__file__).resolve().parents[1] / "models" / "nano"
@@ -33,20 +34,6 @@ def opened(folder: Path, context: int, **options: object) -> LocalModel:
     return model
 
 
-def decode_rate(model: LocalModel, streams: int, context: int = 256, tokens: int = 64) -> float:
-    """Tokens per second of all streams together, prompts not counted."""
-    engine = model.engine
-    params = SamplingParams(max_tokens=tokens + 1, temperature=0)
-    for n in range(streams):
-        engine.submit(prompt_of(model, context, 100 + n), params)
-    while sum(r.generated > 0 for r in engine._running) < streams:
-        engine.step()
-    before, start = engine.counts.generated_tokens, time.perf_counter()
-    while engine.busy:
-        engine.step()
-    return (engine.counts.generated_tokens - before) / (time.perf_counter() - start)
-
-
 def first_token(model: LocalModel, prompt: list[int]) -> float:
     """Seconds to the first token; the request is then cancelled."""
     start = time.perf_counter()
@@ -59,14 +46,14 @@ def first_token(model: LocalModel, prompt: list[int]) -> float:
 
 def concurrency(folder: Path) -> dict[str, float]:
     model = opened(folder, 1024, sequences=8, reuse=ReusePolicy(snapshots=0))
-    return {f"streams_{n}": decode_rate(model, n) for n in (1, 2, 4, 8)}
+    return {f"streams_{n}": streams_rate(model, n, 256) for n in (1, 2, 4, 8)}
 
 
 def speculation(folder: Path) -> dict[str, float]:
     result = {}
     for on in (False, True):
         model = opened(folder, 1024, sequences=1, speculate=on, reuse=ReusePolicy(snapshots=0))
-        result[f"speculate_{on}".lower()] = decode_rate(model, 1, tokens=256)
+        result[f"speculate_{on}".lower()] = streams_rate(model, 1, 256, tokens=256)
         if on and model.engine.counts.drafted:
             result["accepted"] = model.engine.counts.accepted / model.engine.counts.drafted
     return result

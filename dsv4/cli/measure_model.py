@@ -30,11 +30,12 @@ def bytes_per_token(model: LocalModel) -> float:
     return total
 
 
-def streams_rate(model: LocalModel, streams: int) -> float:
-    """Tokens/s of `streams` requests together while all of them decode."""
+def streams_rate(model: LocalModel, streams: int, prompt: int = 128, tokens: int = DECODED) -> float:
+    """Tokens/s of `streams` requests together while all of them decode, `tokens` each, after prompts of `prompt` or
+    a few more."""
     engine = model.engine
-    params = SamplingParams(max_tokens=DECODED + 1, temperature=0)
-    requests = {engine.submit(random_prompt(model.config.vocab_size, 128 + i), params) for i in range(streams)}
+    params = SamplingParams(max_tokens=tokens + 1, temperature=0)
+    requests = {engine.submit(random_prompt(model.config.vocab_size, prompt + i), params) for i in range(streams)}
     answering: set[object] = set()
     while answering != requests:
         answering |= {request for request, event in engine.step() if event.token is not None}
