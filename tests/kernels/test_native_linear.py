@@ -37,7 +37,10 @@ def exact(x_TK: Tensor, weight: Tensor, scale: Tensor | None, quantize: bool) ->
     x_TK = x_TK.double()
     if quantize:
         q, scale_TB = quant.quantize_fp8(x_TK.float())
-        x_TK = q.double() * scale_TB.double().repeat_interleave(128, dim=-1)[:, : x_TK.shape[-1]]
+        q = q.double()
+        if weight.dtype == torch.int8:
+            q = (q * 64).round() / 64  # FP4 products keep no finer steps
+        x_TK = q * scale_TB.double().repeat_interleave(128, dim=-1)[:, : x_TK.shape[-1]]
     dequantize = quant.dequantize_fp4_weight if weight.dtype == torch.int8 else quant.dequantize_fp8_weight
     return x_TK @ dequantize(weight, scale).double().T
 
@@ -133,6 +136,32 @@ def test_every_fp4_weight_value_at_every_scale() -> None:
                     assert got.isnan().all()
                 elif wanted.isfinite().all():
                     assert torch.equal(got, wanted[:, column].expand(T, -1)), byte
+
+
+def test_every_fp4_weight_value_at_every_scale_times_fp8() -> None:
+    weight = torch.arange(256, dtype=torch.uint8).view(torch.int8)[:, None].expand(-1, 32).contiguous()
+    for byte in range(256):
+        s = torch.full((256, 2), byte, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+        wanted = quant.dequantize_fp4_weight(weight, s) * 448.0
+        x = torch.zeros(64, 64).fill_diagonal_(448.0)
+        for T in (1, 3, 64):
+            got = linear(x[:T], weight, s, impl="cpu")
+            if byte == 255:
+                assert got.isnan().all()
+            elif wanted.isfinite().all():
+                assert torch.equal(got, wanted.T[:T]), byte
+
+
+def test_fp4_products_keep_e4m3_down_to_a_64th_of_its_scale() -> None:
+    every = torch.arange(0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    x_TK = torch.zeros(2 * len(every), 32)
+    x_TK[:, 7] = torch.cat([every, -every])
+    x_TK[:, 0] = 448.0  # keeps the scale at one
+    w_NK = torch.zeros(1, 32)
+    w_NK[0, 7] = 1.0
+    got = linear(x_TK, *quant.quantize_fp4_weight(w_NK), impl="cpu")[:, 0]
+    assert torch.equal(got, (x_TK[:, 7] * 64).round() / 64)
+    assert torch.equal(got[: len(every)][every >= 0.125], every[every >= 0.125])  # exact from here up
 
 
 @pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-5, 1.0, 300.0, 3e4, 1e30, 3e38])

@@ -62,7 +62,9 @@ def test_expert_mlp(
     assert got.dtype == torch.float32
     assert got.shape == (count, dim)
     # in bfloat16 a projection that lies at a rounding border goes either way
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=2e-6 if dtype == torch.float32 else 1e-2)
+    # and FP4 products round the smallest digits of their activations
+    atol = 1e-2 if dtype == torch.bfloat16 else 1e-4 if kind == "fp4" else 2e-6
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize(("kind", "shared", "dtype"), FORMS)

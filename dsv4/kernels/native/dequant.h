@@ -10,7 +10,16 @@
 
 namespace dsv4 {
 
-enum Kind { KIND_F32, KIND_BF16, KIND_FP8, KIND_FP8_F32SCALE, KIND_FP8_WIDE, KIND_FP8_F32SCALE_WIDE, KIND_FP4 };
+enum Kind {
+    KIND_F32,
+    KIND_BF16,
+    KIND_FP8,
+    KIND_FP8_F32SCALE,
+    KIND_FP8_WIDE,
+    KIND_FP8_F32SCALE_WIDE,
+    KIND_FP4,
+    KIND_FP4_FIXED,  // FP4 times activations in 16-bit fixed point: gemm_fixed.h
+};
 
 constexpr int FP8_BLOCK = 128;
 constexpr int FP4_BLOCK = 32;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "gemm_fixed.h"
+#include "put.h"
 #include "quant.h"
 
 namespace dsv4 {
@@ -11,42 +13,6 @@ namespace {
 
 constexpr int64_t DEPTH = 512;         // columns of a panel; a multiple of every CHUNK
 constexpr int64_t PITCH = DEPTH + 16;  // floats from panel row to panel row: off the powers of two that caches dislike
-
-typedef float v4 __attribute__((vector_size(16)));
-
-inline v4 fold(vf v) {
-#if defined(__AVX512F__)
-    typedef float v8 __attribute__((vector_size(32)));
-    const v8 h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    return __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
-#else
-    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
-#endif
-}
-
-// the lanes of four vectors, each summed as the same tree
-inline v4 sums(vf a, vf b, vf c, vf d) {
-    const v4 fa = fold(a), fb = fold(b), fc = fold(c), fd = fold(d);
-    const v4 ab = __builtin_shufflevector(fa, fb, 0, 1, 4, 5) + __builtin_shufflevector(fa, fb, 2, 3, 6, 7);
-    const v4 cd = __builtin_shufflevector(fc, fd, 0, 1, 4, 5) + __builtin_shufflevector(fc, fd, 2, 3, 6, 7);
-    return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
-}
-
-// y[m, n...n + R) from R running vectors
-template <int R>
-inline void put(const Output& out, int64_t m, int64_t n, const vf* acc) {
-    static_assert(R >= 1 && R <= 4);
-    const vf none{};
-    const v4 s = sums(acc[0], R > 1 ? acc[R > 1 ? 1 : 0] : none, R > 2 ? acc[R > 2 ? 2 : 0] : none,
-                      R > 3 ? acc[R > 3 ? 3 : 0] : none);
-    const int64_t at = m * out.pitch + n;
-    if (out.bf16) {
-        for (int r = 0; r < R; r++) ((uint16_t*)out.y)[at + r] = to_bf16(s[r]);
-    } else {
-        std::memcpy((float*)out.y + at, &s, R * sizeof(float));
-    }
-}
 
 // R weight rows times M activation rows, decoded in registers, two weight rows at a time
 template <class D, int R, int M>
@@ -273,11 +239,14 @@ int exact_kind(int kind, const void* scale, int64_t N, int64_t K) {
     return kind;
 }
 
+int product_kind(int kind, bool quantize) { return kind == KIND_FP4 && quantize ? int(KIND_FP4_FIXED) : kind; }
+
 int64_t data_bytes(const Weight& w) {
     switch (w.kind) {
         case KIND_F32: return w.N * w.K * 4;
         case KIND_BF16: return w.N * w.K * 2;
-        case KIND_FP4: return w.N * (w.K / 2);
+        case KIND_FP4:
+        case KIND_FP4_FIXED: return w.N * (w.K / 2);
         default: return w.N * w.K;
     }
 }
@@ -287,7 +256,8 @@ int64_t scale_bytes(const Weight& w) {
     switch (w.kind) {
         case KIND_F32:
         case KIND_BF16: return 0;
-        case KIND_FP4: return w.N * (w.K / FP4_BLOCK);
+        case KIND_FP4:
+        case KIND_FP4_FIXED: return w.N * (w.K / FP4_BLOCK);
         case KIND_FP8:
         case KIND_FP8_WIDE: return tiles;
         default: return tiles * 4;
@@ -301,6 +271,7 @@ Weight rows_of(const Weight& w, int64_t n0, int64_t count) {
 }
 
 int64_t prepared_size(int kind, int64_t K) {
+    if (kind == KIND_FP4_FIXED) return fixed_size(K);
     int64_t size = 0;
     with_decoder(kind, [&](auto* d) {
         constexpr int chunk = std::remove_pointer_t<decltype(d)>::CHUNK;
@@ -310,6 +281,8 @@ int64_t prepared_size(int kind, int64_t K) {
 }
 
 void prepare(int kind, const void* x, bool bf16, int64_t K, bool quantize, float* out) {
+    static thread_local Scratch memory;
+    if (kind == KIND_FP4_FIXED) return prepare_fixed(as_floats(x, bf16, K, bf16 ? memory.floats(K) : nullptr), K, out);
     with_decoder(kind, [&](auto* d) { prepare_as<std::remove_pointer_t<decltype(d)>>(x, bf16, K, quantize, out); });
 }
 
@@ -319,6 +292,7 @@ bool usable_in_place(int kind, bool bf16, int64_t K, bool quantize, int64_t rows
 
 void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
     if (m1 <= m0 || n1 <= n0) return;
+    if (w.kind == KIND_FP4_FIXED) return multiply_fixed(w, n0, n1, in, m0, m1, out);
     with_decoder(w.kind, [&](auto* d) {
         using D = std::remove_pointer_t<decltype(d)>;
         const D decoder(w.data, w.scale, w.K);

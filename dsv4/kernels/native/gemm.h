@@ -41,6 +41,9 @@ constexpr int DIRECT_ROWS = 4;   // up to here weights are decoded in registers,
 constexpr int TILE_ROWS = 96;    // activation rows per call of `multiply` that make best use of a panel
 constexpr int PANEL_ROWS = 48;   // the most weight rows of a panel
 
+// kind with the activations looked at: FP4 times activations that go through FP8 is computed in integers
+int product_kind(int kind, bool quantize);
+
 // kind with the scales looked at: FP8 with a scale of 2^7 or more takes the slower exact path
 int exact_kind(int kind, const void* scale, int64_t N, int64_t K);
 

@@ -34,8 +34,8 @@ void linear(const Weight& given, const void* x, int64_t x_pitch, void* y, int64_
             bool quantize, int threads) {
     static thread_local Scratch memory;
     Weight w = given;
-    w.kind = exact_kind(w.kind, w.scale, w.N, w.K);
-    const int kind = given.kind;
+    const int kind = product_kind(given.kind, quantize);
+    w.kind = exact_kind(kind, w.scale, w.N, w.K);
     threads = worth(double(M) * double(w.N) * double(w.K), threads);
     const int64_t bytes = bf16 ? 2 : 4, pitch = prepared_size(kind, w.K) + 16;
     for (int64_t m = 0; m < M; m += BAND) {

@@ -239,8 +239,9 @@ void run(const Experts& experts, const char* x, bool bf16, const int64_t* ids, c
     Room room{};
     room.x_pitch = prepared_size(experts.kind, experts.D) + 16;
     room.shared_pitch = two_forms ? prepared_size(experts.shared_kind, experts.D) + 16 : room.x_pitch;
-    room.hidden_pitch = prepared_size(experts.kind, experts.F) + 16;
-    if (two_forms) room.hidden_pitch = std::max(room.hidden_pitch, prepared_size(experts.shared_kind, experts.F) + 16);
+    // a row is prepared where it lies
+    const int64_t shared_size = two_forms ? prepared_size(experts.shared_kind, experts.F) : 0;
+    room.hidden_pitch = std::max({experts.F, prepared_size(experts.kind, experts.F), shared_size}) + 16;
     const int64_t per_slot = room.hidden_pitch + experts.D, x_size = room.x_pitch + (two_forms ? room.shared_pitch : 0);
     const int64_t band_tokens = std::max<int64_t>(1, ROOM / ((K + shared) * per_slot + x_size));
     for (int64_t t = 0; t < T; t += band_tokens) {
@@ -265,6 +266,8 @@ extern "C" int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const floa
                                    int shared_quantize, float limit, int bf16, int threads) {
     for (int64_t a = 0; a < T * K; a++)
         if (ids[a] < 0 || ids[a] >= E) return ids[a] == -1 ? -2 : ids[a];
+    kind = product_kind(kind, quantize);
+    shared_kind = product_kind(shared_kind, shared_quantize);
     const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, shared_kind, quantize, shared_quantize, limit};
     threads = worth(double(T) * double(K + (shared_kind >= 0)) * 3.0 * double(D) * double(F), threads);
     run(experts, (const char*)x, bf16, ids, weight, out, T, K, threads);

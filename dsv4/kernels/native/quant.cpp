@@ -51,18 +51,45 @@ vf round_e4m3(vf x, vf inverse, vf scale) {
     return (vf)((vi)rounded | sign) * scale;
 }
 
+// A block's scale 2^e: its exponent field, and 2^-e. False where a number is not finite.
+struct BlockScale {
+    int32_t exponent;
+    vf up, down;
+    bool finite;
+    BlockScale(const float* x, int n) {
+        const int32_t most = largest_bits(x, n);
+        finite = most < 0x7f800000;
+        if (!finite) return;
+        exponent = exponent_above(std::max(float_of(most), AMAX_FLOOR) * ONE_OVER_MAX);
+        up = splat(float_of(exponent << 23)), down = splat(std::ldexp(1.0f, 127 - exponent));
+    }
+};
+
 void block_through_fp8(const float* in, float* out, int n) {
-    const int32_t most = largest_bits(in, n);
-    const float scale = std::max(float_of(most), AMAX_FLOOR) * ONE_OVER_MAX;
-    if (most >= 0x7f800000) {
+    const BlockScale s(in, n);
+    if (!s.finite) {
         std::fill(out, out + n, NAN);
         return;
     }
-    const int32_t exponent = exponent_above(scale);
-    const vf up = splat(float_of(exponent << 23)), down = splat(std::ldexp(1.0f, 127 - exponent));
     int i = 0;
-    for (; i + W <= n; i += W) store(out + i, round_e4m3(load(in + i), down, up));
-    if (i < n) store_part(out + i, round_e4m3(load_part(in + i, n - i), down, up), n - i);
+    for (; i + W <= n; i += W) store(out + i, round_e4m3(load(in + i), s.down, s.up));
+    if (i < n) store_part(out + i, round_e4m3(load_part(in + i, n - i), s.down, s.up), n - i);
+}
+
+void block_fixed(const float* in, int16_t* out, float* scale, int n) {
+    const BlockScale s(in, n);
+    *scale = s.finite ? s.up[0] : NAN;
+    if (!s.finite) {
+        std::fill(out, out + n, int16_t(0));
+        return;
+    }
+    constexpr float nearest = 0x1.8p23f;  // added and taken away: rounds to whole numbers, ties to even
+    for (int i = 0; i < n; i += W) {
+        const int count = std::min(W, n - i);
+        const vf x = count == W ? load(in + i) : load_part(in + i, count);
+        const vi v = (vi)(round_e4m3(x, s.down, splat(64.0f)) + nearest);
+        for (int j = 0; j < count; j++) out[i + j] = int16_t(v[j]);
+    }
 }
 
 }  // namespace
@@ -75,6 +102,11 @@ const float* as_floats(const void* x, bool bf16, int64_t K, float* room) {
 
 void through_fp8(const float* in, float* out, int64_t K, int64_t block) {
     for (int64_t i = 0; i < K; i += block) block_through_fp8(in + i, out + i, int(std::min(block, K - i)));
+}
+
+void through_fp8_fixed(const float* x, int16_t* numbers, float* scales, int64_t K) {
+    for (int64_t i = 0; i < K; i += FP8_BLOCK)
+        block_fixed(x + i, numbers + i, scales + i / FP8_BLOCK, int(std::min<int64_t>(FP8_BLOCK, K - i)));
 }
 
 }  // namespace dsv4

@@ -52,4 +52,8 @@ const float* as_floats(const void* x, bool bf16, int64_t K, float* room);
 // values of an FP8 round trip in blocks of `block` columns with power-of-two scales; in and out may be the same
 void through_fp8(const float* in, float* out, int64_t K, int64_t block = FP8_BLOCK);
 
+// x[K] through FP8 in blocks of 128 columns, as multiples of 2^-6 of each block's scale (rounded to even where e4m3 has
+// finer steps, below 2^-3) and that scale; a block with a number that is not finite is zeros with scale NaN.
+void through_fp8_fixed(const float* x, int16_t* numbers, float* scales, int64_t K);
+
 }  // namespace dsv4
