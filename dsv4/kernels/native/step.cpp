@@ -128,23 +128,42 @@ void head(const StepRun& run) {
     apply_float(run, m.output, y_float, N, run.batch.logits_NV, m.vocabulary);
 }
 
-// Whether the other threads may have to wait for a core: unless waking them was quick several times in a row. After a
-// slow time it is not tried for a number of steps, which doubles. No result depends on it: threads change no bit.
-bool machine_is_busy(int threads) {
-    constexpr int ENOUGH = 8, MOST = 256;
-    static thread_local int left = 0, pause = 1, quick = ENOUGH - 1;
-    if (threads <= 1 || left-- > 0) return true;
-    const auto began = std::chrono::steady_clock::now();
+// Whether the other threads may have to wait for a core, because the machine does something else with it: then small
+// pieces of a step are done by one. Found out by meeting them; after a slow meeting they are left alone for a time,
+// which doubles. No result depends on it: threads change no bit.
+class Helpers {
+    using Clock = std::chrono::steady_clock;
+    static constexpr auto SLOW = std::chrono::microseconds(300), AWAKE = std::chrono::microseconds(500);
+    static constexpr auto LEAST = std::chrono::milliseconds(1), MOST = std::chrono::milliseconds(256);
+    Clock::time_point ended{}, again{};
+    Clock::duration pause = LEAST;
+    bool trusted = false;
+
+    static bool slow_to_meet(int threads) {
+        const auto began = Clock::now();
 #pragma omp parallel num_threads(threads)
-    {
+        {
 #pragma omp barrier
+        }
+        return Clock::now() - began > SLOW;
     }
-    const bool slow = std::chrono::steady_clock::now() - began > std::chrono::microseconds(300);
-    quick = slow ? 0 : std::min(quick + 1, ENOUGH);
-    left = slow ? pause : 0;
-    pause = slow ? std::min(2 * pause, MOST) : quick == ENOUGH ? std::max(pause / 2, 1) : pause;
-    return quick < ENOUGH;
-}
+
+   public:
+    // before a step
+    bool busy(int threads) {
+        if (threads <= 1 || Clock::now() < again) return true;
+        // after a while they sleep, and waking takes long on an idle machine too
+        if (Clock::now() - ended > AWAKE) slow_to_meet(threads);
+        bool slow = false;
+        for (int i = trusted ? 1 : 8; i && !slow; i--) slow = slow_to_meet(threads);
+        trusted = !slow;
+        if (slow) again = Clock::now() + pause;
+        pause = slow ? std::min<Clock::duration>(2 * pause, MOST) : std::max<Clock::duration>(pause / 2, LEAST);
+        return slow;
+    }
+    // after it
+    void leave() { ended = Clock::now(); }
+};
 
 }  // namespace
 
@@ -171,9 +190,10 @@ extern "C" int dsv4_step_angles(const StepModel* model, const StepStore* store, 
 // as `make_plan`, or 5 for an id that names no expert.
 extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
     static thread_local StepSpace space;
+    static thread_local Helpers helpers;
     StepPlan plan;
     if (const int wrong = make_plan(*model, *store, *batch, plan)) return wrong;
-    const StepRun run{*model, *store, *batch, plan, space, machine_is_busy(int(batch->threads))};
+    const StepRun run{*model, *store, *batch, plan, space, helpers.busy(int(batch->threads))};
     if (batch->given_TSD)
         join_prediction(run, batch->x_TSD);
     else
@@ -183,5 +203,6 @@ extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const S
         if (!block(run, i, batch->x_TSD, other)) return 5;
     if (batch->wanted) head(run);
     space.trim();
+    helpers.leave();
     return 0;
 }
