@@ -25,8 +25,8 @@ FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands. tokens: seen so far. next: the next document of each source; given: tokens it has given.
-    Both hold for the pool being read, which is packed to `length`; bin is the next of its sequences."""
+    """Where a run stands. tokens: seen so far. next: the next document of each source; given: tokens it has given since
+    sequences have this length. Both hold for the pool being read, which is packed to `length`; bin is the next of its sequences."""
 
     tokens: int
     next: tuple[int, ...]
@@ -72,8 +72,6 @@ class Feed:
     ) -> None:
         self._sources, self._data, self._schedule, self._codec = sources, data, schedule, codec
         self._seed, self._rank, self._world = seed, rank, world
-        share = sum(s.weight for s in data.sources)
-        self._weights = [s.weight / share for s in data.sources]
         self._fim = [codec.token_id(token) for token in FIM_TOKENS] if data.fim else []
         zeros = (0,) * len(sources)
         step, position = start or (0, Position(0, zeros, zeros, schedule.at(0).stage.length))
@@ -106,8 +104,7 @@ class Feed:
         moment = self._schedule.at(position.tokens)
         length, tokens = moment.stage.length, position.tokens
         if position.length != length:
-            pool = self._pool(position)
-            position = Position(tokens, pool.next, pool.given, length)
+            position = Position(tokens, self._pool(position).next, (0,) * len(self._sources), length)
         taken: list[tuple[Document, ...]] = []
         seen = 0
         while seen < moment.batch_tokens or len(taken) % self._world:
@@ -142,10 +139,12 @@ class Feed:
         following, given = list(at.next), list(at.given)
         pieces: list[Document] = []
         wanted = at.length * self._data.pool
+        weights = {i: s.weight for i, s in enumerate(self._data.sources) if s.used_at(at.length)}
+        share = sum(weights.values())
         while wanted > 0:
             # the source that is furthest behind its share
-            behind = [w * (sum(given) + 1) - g for w, g in zip(self._weights, given, strict=True)]
-            which = max(range(len(behind)), key=lambda i: behind[i])
+            behind = {i: w / share * (sum(given) + 1) - given[i] for i, w in weights.items()}
+            which = max(behind, key=lambda i: behind[i])
             document = self._document(which, following[which])
             following[which] += 1
             given[which] += len(document.tokens)

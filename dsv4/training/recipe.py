@@ -26,7 +26,8 @@ class SourceSettings:
 
     kind "text": files under `path` with one of `suffixes`, a document each, cut at blank lines where they are longer
     than `characters`. "jsonl": one document a line of `path`, under `key`. "generator": `path` names a Python function
-    "module:name" that makes document number i from a random.Random and `options`.
+    "module:name" that makes document number i from a random.Random and `options`. lengths: only in stages of these
+    sequence lengths (default: in all).
     """
 
     name: str
@@ -37,7 +38,11 @@ class SourceSettings:
     characters: int = 20_000
     key: str = "text"
     options: dict[str, Any] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
     __pydantic_config__ = _STRICT
+
+    def used_at(self, length: int) -> bool:
+        return not self.lengths or length in self.lengths
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -143,6 +148,9 @@ class Recipe:
         if longest > positions:
             raise ValueError(f"stages: length {longest} is more than model.max_position_embeddings {positions}")
 
+        for length in {stage.length for stage in self.stages}:
+            if not any(source.used_at(length) for source in self.data.sources):
+                raise ValueError(f"data.sources: none has the stage's length {length} among its lengths")
         experts = self.config(1024).n_routed_experts
         if experts % self.scale.expert:
             raise ValueError(f"scale.expert must divide model.n_routed_experts {experts}, got {self.scale.expert}")

@@ -143,12 +143,37 @@ def test_fill_in_the_middle_loses_no_token(tmp_path: Path) -> None:
 def test_sources_get_their_shares(tmp_path: Path) -> None:
     common = {"kind": "generator", "path": "tests.training.runs:counting"}
     sources = [{"name": "a", "weight": 3.0, **common}, {"name": "b", "weight": 1.0, **common, "options": {"most": 20}}]
-    made = recipe(data={**raw_recipe()["data"], "sources": sources, "pool": 40})
+    stages = [{"tokens": 9000, "length": 64}]
+    made = recipe(data={**raw_recipe()["data"], "sources": sources, "pool": 40}, stages=stages)
     feed = Feed(open_sources(made, Letters(), tmp_path), made.data, made.schedule, Letters())
     for step in range(11):
         feed.fetch(step)
     a, b = feed.position(11).given
     assert 0.72 < a / (a + b) < 0.78
+
+
+def test_sources_of_some_lengths_are_read_in_those_stages_only(tmp_path: Path) -> None:
+    common = {"kind": "generator", "path": "tests.training.runs:counting"}
+    sources = [
+        {"name": "short", **common, "options": {"most": 20}, "lengths": [64]},
+        {"name": "long", **common, "options": {"most": 40}, "lengths": [128]},
+        {"name": "both", **common, "options": {"most": 20}},
+    ]
+    stages = [{"tokens": 4000, "length": 64}, {"tokens": 4000, "length": 128}]
+    made = recipe(data={**raw_recipe()["data"], "sources": sources}, stages=stages)
+    feed = Feed(open_sources(made, Letters(), tmp_path), made.data, made.schedule, Letters())
+    at = [feed.position(0)]
+    while at[-1].tokens < 7000:
+        feed.fetch(len(at) - 1)
+        at.append(feed.position(len(at)))
+    first, second = ([p for p in at[1:] if p.length == length] for length in (64, 128))
+    assert first[-1].next[1] == 0
+    assert first[-1].next[0] > 0
+    assert second[-1].next[0] == second[0].next[0]
+    # the shares start anew with a stage: no source has to catch up
+    assert all(0.35 < p.given[1] / sum(p.given) < 0.65 for p in second if sum(p.given) > 1000)
+    with pytest.raises(ValueError, match=r"data.sources: none has the stage's length 128 among its lengths"):
+        recipe(data={**raw_recipe()["data"], "sources": sources[:1]}, stages=stages)
 
 
 def test_learn_weights_arrive() -> None:
