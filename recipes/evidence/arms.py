@@ -3,16 +3,21 @@
 import re
 from dataclasses import dataclass
 
+from recipes.evidence.grade import Reads
+
 TEXT, RETRIEVAL, SORTING = (f"recipes/evidence/{name}.toml" for name in ("text", "retrieval", "sorting"))
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A recipe and its changes."""
+    """A recipe and its changes. reads: what it sees of a document when it is graded (grade.retrieval), if that differs
+    from training."""
 
     name: str
     recipe: str
     changes: tuple[str, ...] = ()
+    reads: Reads = "as trained"
+    longest: int = 2**20  # graded up to documents of this many tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +90,22 @@ COMPARISONS: dict[str, Comparison] = {
         "Compressed attention against a window alone and against dense attention",
         "A window cannot see the needles of a document 16 times as long; compressed attention should, at a fraction of "
         "dense attention's entries.",
-        arms(
-            RETRIEVAL,
-            CSA=(),
-            window_only=NO_CSA,
-            dense=(*NO_CSA, "model.sliding_window=1024"),
+        (
+            Arm("CSA", RETRIEVAL),
+            Arm("CSA reading every entry", RETRIEVAL, reads="every entry", longest=2**18),
+            Arm("window only", RETRIEVAL, NO_CSA, longest=2**16),
+            Arm("dense", RETRIEVAL, (*NO_CSA, "model.sliding_window=4096"), "the whole window", 2**16),
         ),
         measure=("next", "accuracy"),
         grade=True,
-        seeds=(1,),
     ),
     "indexer": Comparison(
         "The indexer's loss",
         "Top-k returns integers: without a loss of its own the indexer never learns. recall_mass is the share of the "
         "dense attention's mass that the choice finds.",
-        arms(RETRIEVAL, with_its_loss=(), without=("loss.indexer=0.0",)),
+        (Arm("with its loss", RETRIEVAL), Arm("without", RETRIEVAL, ("loss.indexer=0.0",), longest=2**16)),
         measure=("accuracy", "recall_mass", "recall_entries"),
         grade=True,
-        seeds=(1,),
     ),
     "quantised": Comparison(
         "Quantisation-aware training",

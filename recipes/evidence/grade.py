@@ -1,17 +1,30 @@
 """Grading finished models with the engine that serves them: fresh documents, greedy answers."""
 
+import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 from dsv4.cli.local import LocalModel, load
 from dsv4.generation import RequestOptions, SamplingParams
 from recipes.evidence.tasks import ASK, BOS, SIZE, VALUES, haystack
 
-GREEDY = SamplingParams(max_tokens=1, temperature=0)
+Reads = Literal["as trained", "the whole window", "every entry"]
 
 
-def _opened(folder: Path, mode: str, context: int) -> LocalModel:
-    model = load(folder, mode, context_length=context, sequences=1, step_tokens=2048)  # type: ignore[arg-type]
+def _opened(folder: Path, mode: str, context: int, changes: Mapping[str, int] | None = None) -> LocalModel:
+    """changes: other numbers in the config, for the same weights."""
+    with TemporaryDirectory() as room:
+        if changes:
+            for file in folder.iterdir():
+                (Path(room) / file.name).symlink_to(file.resolve())
+            config = json.loads((folder / "config.json").read_text())
+            (Path(room) / "config.json").unlink()
+            (Path(room) / "config.json").write_text(json.dumps({**config, **changes}))
+        place = Path(room) if changes else folder
+        model = load(place, mode, context_length=context, sequences=1, step_tokens=2048)  # type: ignore[arg-type]
     model.engine.eos = -1  # ids are plain numbers here
     return model
 
@@ -22,12 +35,19 @@ def _answer(model: LocalModel, prompt: list[int], tokens: int = 1, keep: tuple[i
     return [event.token for event in events if event.token is not None]
 
 
-def retrieval(folder: Path, length: int, documents: int, *, needles: int = 16, seed: int = 7) -> tuple[int, int]:
-    """(right, asked): eight keys of each document, the document itself computed once."""
-    model, right, asked = _opened(folder, "fp32", length + 64), 0, 0
+def retrieval(
+    folder: Path, length: int, documents: int, *, reads: Reads = "as trained", needles: int = 16, seed: int = 7
+) -> tuple[int, int]:
+    """(right, asked): every key of each document, the document itself computed once.
+
+    reads: "the whole window" widens the window to the document, "every entry" takes the choice away from the indexers.
+    """
+    room = length + 4 * needles
+    changes = {"as trained": None, "the whole window": {"sliding_window": room}, "every entry": {"index_topk": room}}
+    model, right, asked = _opened(folder, "fp32", room, changes[reads]), 0, 0
     rng = random.Random(f"{seed}/{length}")
     for _ in range(documents):
-        context, pairs = haystack(rng, length, needles, 8)
+        context, pairs = haystack(rng, length, needles, needles)
         prompt = list(context)
         for key, value in pairs:
             prompt += [ASK, key]

@@ -40,7 +40,9 @@ def _kept(page: Path) -> str:
 
 def _arms(comparison: Comparison) -> str:
     lines = [
-        f"- {arm.name}: `{arm.recipe}`" + "".join(f" `--set {change}`" for change in arm.changes)
+        f"- {arm.name}: `{arm.recipe}`"
+        + "".join(f" `--set {change}`" for change in arm.changes)
+        + ("" if arm.reads == "as trained" else f", graded reading {arm.reads}")
         for arm in comparison.arms
     ]
     return "\n".join(lines)

@@ -32,7 +32,8 @@ from recipes.evidence.arms import COMPARISONS, RETRIEVAL, SORTING, TEXT, Arm, Co
 from recipes.evidence.page import write_page
 
 RUNS = Path("runs/evidence")
-LENGTHS = ((256, 12), (1024, 8), (4096, 6), (16384, 4), (65536, 2))  # tokens, documents of eight queries
+# tokens, documents of sixteen queries
+LENGTHS = ((256, 12), (1024, 12), (4096, 12), (16384, 8), (65536, 6), (262144, 3), (1048576, 2))
 
 
 def tokenizer_for(recipe: Recipe) -> Tokenizer:
@@ -88,12 +89,13 @@ def train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
 
 def graded(arm: Arm, folder: Path, lengths: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
     """Right and asked by question; kept beside the run."""
-    file = folder / "grades.json"
+    file = folder / ("grades.json" if arm.reads == "as trained" else f"grades {arm.reads}.json")
     known: dict[str, list[int]] = json.loads(file.read_text()) if file.exists() else {}
     if arm.recipe == RETRIEVAL:
         wanted = {
-            f"{length:,} tokens": (lambda n=length, d=d: grade.retrieval(folder / "fp32", n, d))
-            for length, d in lengths
+            f"{n:,} tokens": (lambda n=n, d=d: grade.retrieval(folder / "fp32", n, d, reads=arm.reads))
+            for n, d in lengths
+            if n <= arm.longest
         }
     else:
         forms = {
@@ -117,9 +119,11 @@ def tail(lines: list[dict[str, Any]], name: str) -> float | None:
     return mean(values) if values else None
 
 
-def run(name: str, comparison: Comparison, lengths: Sequence[tuple[int, int]], pages_only: bool) -> None:
+def run(
+    name: str, comparison: Comparison, lengths: Sequence[tuple[int, int]], seeds: Sequence[int], pages_only: bool
+) -> None:
     results: dict[str, list[dict[str, Any]]] = {}
-    for seed in comparison.seeds:
+    for seed in seeds or comparison.seeds:
         for arm in comparison.arms:
             folder = folder_of(arm, seed)
             if pages_only and not (folder / "done.json").exists():
@@ -142,10 +146,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(COMPARISONS), metavar="|".join(COMPARISONS))
     parser.add_argument("--pages-only", action="store_true", help="write the pages of what has been run")
-    parser.add_argument("--longest", type=int, default=LENGTHS[-1][0], help="grade retrieval up to this many tokens")
+    parser.add_argument("--longest", type=int, default=2**16, help="grade retrieval up to this many tokens")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="instead of the comparison's own")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    asked = [x for x in (*LENGTHS, (262144, 1), (1048576, 1)) if x[0] <= options.longest]
+    asked = [x for x in LENGTHS if x[0] <= options.longest]
     for wanted in options.names:
-        run(wanted, COMPARISONS[wanted], asked, options.pages_only)
+        run(wanted, COMPARISONS[wanted], asked, options.seeds, options.pages_only)
