@@ -14,10 +14,10 @@ namespace {
 constexpr int64_t DEPTH = 512;         // columns of a panel; a multiple of every CHUNK
 constexpr int64_t PITCH = DEPTH + 16;  // floats from panel row to panel row: off the powers of two that caches dislike
 
-// R weight rows times M activation rows, decoded in registers, two weight rows at a time
+// R weight rows times M activation rows, decoded in registers, two weight rows at a time where registers allow
 template <class D, int R, int M>
 void dot_rows(const D& w, int64_t n, const float* const* x, int64_t m, const Output& out) {
-    constexpr int V = D::CHUNK / W, P = V / D::PARTS, TOGETHER = R % 2 ? 1 : 2;
+    constexpr int V = D::CHUNK / W, P = V / D::PARTS, TOGETHER = R % 2 || M > 3 ? 1 : 2;
     typename D::Row row[R];
     for (int r = 0; r < R; r++) row[r] = w.row(n + r, R);
     vf acc[M][R] = {};
@@ -114,6 +114,7 @@ void direct_best(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0
         direct<D, M>(w, n0, n1, in, m0, out);
 }
 
+// At most DIRECT_ROWS. More than four take 128 weight rows at a time and twice, from the cache the second time.
 template <class D>
 void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
     switch (m1 - m0) {
@@ -121,6 +122,12 @@ void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0,
         case 2: return direct_best<D, 2>(w, n0, n1, in, m0, out);
         case 3: return direct_best<D, 3>(w, n0, n1, in, m0, out);
         case 4: return direct_best<D, 4>(w, n0, n1, in, m0, out);
+    }
+    const int64_t half = m0 + (m1 - m0 + 1) / 2;
+    for (int64_t n = n0, end; n < n1; n = end) {
+        end = std::min(n1, n / FP8_BLOCK * FP8_BLOCK + FP8_BLOCK);
+        direct_any(w, n, end, in, m0, half, out);
+        direct_any(w, n, end, in, half, m1, out);
     }
 }
 

@@ -37,9 +37,9 @@ struct Output {
     bool bf16;
 };
 
-constexpr int DIRECT_ROWS = 4;   // up to here weights are decoded in registers, above through a panel
-constexpr int TILE_ROWS = 96;    // activation rows per call of `multiply` that make best use of a panel
-constexpr int PANEL_ROWS = 48;   // the most weight rows of a panel
+constexpr int DIRECT_ROWS = 8;  // up to here weights are decoded in registers, above through a panel
+constexpr int TILE_ROWS = 96;   // activation rows per call of `multiply` that make best use of a panel
+constexpr int PANEL_ROWS = 48;  // the most weight rows of a panel
 
 // kind with the activations looked at: FP4 times activations that go through FP8 is computed in integers
 int product_kind(int kind, bool quantize);
