@@ -1,0 +1,36 @@
+"""The portable path on arm64: cross-compiled, and run by an emulator."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dsv4.kernels.native.build import SOURCES
+
+COMPILER, EMULATOR = (shutil.which(name) for name in ("aarch64-linux-gnu-g++", "qemu-aarch64-static"))
+FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", f"-I{SOURCES}")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMPILER is None, reason="needs aarch64-linux-gnu-g++ (Debian: g++-aarch64-linux-gnu)"),
+]
+
+
+def compiled(*arguments: str) -> None:
+    subprocess.run([str(COMPILER), *FLAGS, *arguments], check=True)
+
+
+def test_every_kernel_compiles() -> None:
+    for source in sorted(SOURCES.glob("*.cpp")):
+        compiled("-fopenmp", "-Wall", "-Werror", "-fsyntax-only", str(source))
+
+
+@pytest.mark.skipif(EMULATOR is None, reason="needs qemu-aarch64-static (Debian: qemu-user-static)")
+def test_products_are_right_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    parts = [str(SOURCES / f"{name}.cpp") for name in ("gemm", "gemm_linear", "gemm_fixed", "quant", "dequant")]
+    program = tmp_path / "products"
+    compiled("-static", "-o", str(program), str(Path(__file__).with_name("products.cpp")), *parts)
+    done = subprocess.run([str(EMULATOR), str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("96 cases, 0 wrong\n")
