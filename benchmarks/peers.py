@@ -1,0 +1,200 @@
+"""Prefill and decode of one checkpoint beside other engines, in turns: each keeps its own process, which waits while
+another measures.
+
+    .venv/bin/python benchmarks/peers.py FOLDER --gguf FILE --llama PYTHON --flyweight PYTHON [--transformers]
+        [--prompt 512] [--decode 64] [--rounds 3] [--json benchmarks/results.jsonl]
+
+FOLDER is a checkpoint in the released layout, FILE the same converted by llama.cpp's convert_hf_to_gguf.py. PYTHON is
+an interpreter that has xllamacpp, or flyweight-llm with jinja2. Ours runs in release numerics; transformers with
+weights dequantised to fp32, because its FP8 needs a GPU and bf16 products are slow on CPUs without AVX512_BF16. Random
+prompts, a new one every round. Medians count; nothing is judged.
+"""
+
+import argparse
+import json
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Measure = Callable[[int], tuple[float, float]]  # round -> prefill and decode tokens/s
+WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not")
+VOCABULARY = 16384  # of the shared random checkpoints; prompts avoid the 64 lowest ids
+
+
+def prompt(length: int, turn: int) -> list[int]:
+    rng = random.Random(f"{length}/{turn}")
+    return [rng.randrange(64, VOCABULARY) for _ in range(length)]
+
+
+def ours(args: argparse.Namespace) -> Measure:
+    from dsv4.cli.measure import Ours
+
+    engine = Ours(Path(args.folder), "release", args.prompt + args.decode + 64)
+    engine.run(args.prompt, args.decode)
+
+    def measure(turn: int) -> tuple[float, float]:
+        speed = engine.run(args.prompt, args.decode)
+        return speed.prefill_rate, speed.decode_rate
+
+    return measure
+
+
+def llama(args: argparse.Namespace) -> Measure:
+    import xllamacpp  # pyrefly: ignore
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel = args.gguf, args.prompt + args.decode + 64, 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
+    server = xllamacpp.Server(params)
+
+    def measure(turn: int) -> tuple[float, float]:
+        asked = {"prompt": prompt(args.prompt, turn), "n_predict": args.decode, "temperature": 0, "ignore_eos": True}
+        told = server.handle_completions({**asked, "cache_prompt": False})
+        told = json.loads(told) if isinstance(told, bytes | str) else told
+        timings = (told[0] if isinstance(told, list) else told)["timings"]
+        return timings["prompt_per_second"], timings["predicted_per_second"]
+
+    measure(-1)
+    return measure
+
+
+def flyweight(args: argparse.Namespace) -> Measure:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "flyweight", "serve", args.gguf, "--backend", "cpu", "--port", str(port)]
+    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}/v1"
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{url}/models", timeout=2).close()
+            break
+        except OSError:
+            time.sleep(1)
+
+    def measure(turn: int) -> tuple[float, float]:
+        rng = random.Random(f"{args.prompt}/{turn}")  # it takes text: common words, a token each
+        words = rng.choices(WORDS, k=args.prompt)
+        body = {"model": "m", "prompt": " ".join(words), "max_tokens": args.decode + 1, "temperature": 0}
+        data = json.dumps({**body, "ignore_eos": True, "stream": True}).encode()
+        request = urllib.request.Request(f"{url}/completions", data, {"Content-Type": "application/json"})
+        times = [time.perf_counter()]
+        with urllib.request.urlopen(request, timeout=600) as lines:
+            times += [time.perf_counter() for line in lines if line.startswith(b'data: {"') and b'"text"' in line]
+        return args.prompt / (times[1] - times[0]), (len(times) - 2) / (times[-1] - times[1])
+
+    measure(-1)
+    return measure
+
+
+def transformers(args: argparse.Namespace) -> Measure:
+    from dsv4.cli.measure import Transformers
+
+    engine = Transformers(Path(args.folder))
+
+    def measure(turn: int) -> tuple[float, float]:
+        speed = engine.run(args.prompt, args.decode)
+        return speed.prefill_rate, speed.decode_rate
+
+    return measure
+
+
+ENGINES = {"dsv4": ours, "llama.cpp": llama, "flyweight": flyweight, "transformers": transformers}
+
+
+def worker(args: argparse.Namespace) -> None:
+    """A JSON line for each line that comes in."""
+    measure = ENGINES[args.worker](args)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(measure(int(line))), flush=True)
+
+
+def lines_of(process: subprocess.Popen[str], name: str) -> Iterator[str]:
+    """What a worker says, without what its libraries print. Raises RuntimeError when it ends."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(("ready", "[")) and line.strip()[-1] in "]y":
+            yield line
+    raise RuntimeError(f"{name} ended with {process.wait()}")
+
+
+def main(args: argparse.Namespace) -> list[dict[str, Any]]:
+    pythons = {"dsv4": sys.executable, "llama.cpp": args.llama, "flyweight": args.flyweight}
+    pythons["transformers"] = sys.executable if args.transformers else None
+    given = [f"--{key}={getattr(args, key)}" for key in ("gguf", "prompt", "decode", "threads")]
+    workers: dict[str, tuple[subprocess.Popen[str], Iterator[str]]] = {}
+    root = Path(__file__).resolve().parents[1]
+    found: dict[str, list[tuple[float, float]]] = {}
+    try:
+        for name, python in pythons.items():
+            if python is None:
+                continue
+            command = [python, str(Path(__file__).resolve()), args.folder, *given, f"--worker={name}"]
+            environment = {"OMP_NUM_THREADS": str(args.threads), "FLYWEIGHT_CPU_THREADS": str(args.threads)}
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=root,
+                stderr=subprocess.DEVNULL,
+                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), **environment},
+                start_new_session=True,
+            )
+            workers[name] = process, lines_of(process, name)
+            next(workers[name][1])
+        for turn in range(args.rounds):
+            for name, (process, said) in workers.items():
+                assert process.stdin is not None
+                process.stdin.write(f"{turn}\n")
+                process.stdin.flush()
+                found.setdefault(name, []).append(tuple(json.loads(next(said))))
+                print(
+                    f"round {turn + 1} {name:13} prefill {found[name][-1][0]:8.1f}   decode {found[name][-1][1]:7.2f}"
+                )
+    finally:
+        for process, _ in workers.values():
+            subprocess.run(["pkill", "-g", str(process.pid)], check=False)
+    rows = []
+    for name, rates in found.items():
+        prefill, decode = (median(rate[i] for rate in rates) for i in (0, 1))
+        about = {"bench": "peers", "model": Path(args.folder).name, "prompt": args.prompt, "decoded": args.decode}
+        rows.append({**about, "engine": name, "prefill": prefill, "decode": decode, "rounds": len(rates)})
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--gguf")
+    parser.add_argument("--llama", metavar="PYTHON")
+    parser.add_argument("--flyweight", metavar="PYTHON")
+    parser.add_argument("--transformers", action="store_true")
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--decode", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options)
+    else:
+        results = main(options)
+        first = results[0]
+        print(f"{'median':20} prefill tok/s        decode tok/s")
+        for row in results:
+            against = [f"({first[key] / row[key]:.2f}x)" if row is not first else "" for key in ("prefill", "decode")]
+            print(f"{row['engine']:20} {row['prefill']:10.1f} {against[0]:9} {row['decode']:10.2f} {against[1]}")
+        if options.json:
+            from dsv4.cli.measure import append_lines
+
+            append_lines(options.json, results)
