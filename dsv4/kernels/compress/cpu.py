@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels import native
+from dsv4.kernels.native.operators import operator
 
 
 class _Call(ctypes.Structure):
@@ -59,10 +60,15 @@ def _rows(x_RW: Tensor) -> Tensor:
     return x_RW if x_RW.stride(1) == 1 else x_RW.contiguous()
 
 
+def _pooled_like(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> Tensor:
+    dim = kv_RW.shape[1] if previous_Nm is None else kv_RW.shape[1] // 2
+    return kv_RW.new_empty(own_Nm.shape[0], dim, dtype=torch.float32)
+
+
+@operator("pool(Tensor kv_RW, Tensor score_RW, Tensor own_Nm, Tensor? previous_Nm) -> Tensor", _pooled_like)
 def pool(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> Tensor:
     """See dsv4.kernels.compress.pool."""
-    dim = kv_RW.shape[1] if previous_Nm is None else kv_RW.shape[1] // 2
-    out_NC = torch.empty(own_Nm.shape[0], dim, dtype=torch.float32)
+    out_NC = _pooled_like(kv_RW, score_RW, own_Nm, previous_Nm)
     if own_Nm.numel():
         call, _held = _call(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
         _function()(call)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels import native
+from dsv4.kernels.native.operators import operator
 
 MOST_STREAMS = 8  # as in native/hyper.cpp
 
@@ -66,6 +67,16 @@ def trainable(x_TSD: Tensor, *others: Tensor | None) -> bool:
     )
 
 
+def _entered_like(x_TSD: Tensor, fn_XE: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    T, S, D = x_TSD.shape
+    return x_TSD.new_empty(T, D), fn_XE.new_empty(T, S), fn_XE.new_empty(T, S, S)
+
+
+@operator(
+    "hyper_enter(Tensor x_TSD, Tensor fn_XE, Tensor scale_3, Tensor base_X, int iterations, float eps, float norm_eps,"
+    " Tensor? norm_D) -> (Tensor, Tensor, Tensor)",
+    _entered_like,
+)
 def enter(
     x_TSD: Tensor,
     fn_XE: Tensor,
@@ -77,32 +88,35 @@ def enter(
     norm_D: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See dsv4.kernels.hyper_connection.enter."""
-    T, S, _ = x_TSD.shape
-    post_TS, comb_TSS = fn_XE.new_empty(T, S), fn_XE.new_empty(T, S, S)
-    y_TD = _run(x_TSD, (fn_XE, scale_3, base_X, norm_D), (post_TS, comb_TSS), iterations, eps, norm_eps)
+    y_TD, post_TS, comb_TSS = _entered_like(x_TSD, fn_XE)
+    _run(x_TSD, (fn_XE, scale_3, base_X, norm_D), (y_TD, post_TS, comb_TSS), iterations, eps, norm_eps)
     return y_TD, post_TS, comb_TSS
 
 
+@operator(
+    "hyper_collapse(Tensor x_TSD, Tensor fn_SE, Tensor scale_1, Tensor base_S, float eps, float norm_eps) -> Tensor",
+    lambda x_TSD, *_: x_TSD.new_empty(x_TSD.shape[0], x_TSD.shape[2]),
+)
 def collapse_head(x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, eps: float, norm_eps: float) -> Tensor:
     """See dsv4.kernels.hyper_connection.collapse_head."""
-    return _run(x_TSD, (fn_SE, scale_1, base_S, None), (None, None), 1, eps, norm_eps)
+    y_TD = x_TSD.new_empty(x_TSD.shape[0], x_TSD.shape[2])
+    _run(x_TSD, (fn_SE, scale_1, base_S, None), (y_TD, None, None), 1, eps, norm_eps)
+    return y_TD
 
 
 def _run(
     x_TSD: Tensor,
     parameters: tuple[Tensor | None, ...],
-    outputs: tuple[Tensor | None, Tensor | None],
+    outputs: tuple[Tensor | None, ...],
     iterations: int,
     eps: float,
     norm_eps: float,
-) -> Tensor:
+) -> None:
     x_TSD = x_TSD.contiguous()
     T, S, D = x_TSD.shape
-    y_TD = x_TSD.new_empty(T, D)
     _enter()(
         x_TSD.data_ptr(),
         *(native.pointer(p) for p in parameters),
-        y_TD.data_ptr(),
         *(native.pointer(p) for p in outputs),
         T,
         S,
@@ -113,9 +127,12 @@ def _run(
         x_TSD.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )
-    return y_TD
 
 
+@operator(
+    "hyper_combine(Tensor y_TD, Tensor x_TSD, Tensor post_TS, Tensor comb_TSS) -> Tensor",
+    lambda y_TD, x_TSD, *_: x_TSD.new_empty(x_TSD.shape),
+)
 def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> Tensor:
     """See dsv4.kernels.hyper_connection.combine."""
     x_TSD, y_TD = x_TSD.contiguous(), y_TD.contiguous()

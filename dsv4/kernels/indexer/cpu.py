@@ -4,7 +4,7 @@ T queries, N indexer heads, I indexer dim, M buffer rows, K entries kept.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels import native
+from dsv4.kernels.native.operators import operator
 
 if TYPE_CHECKING:
     from dsv4.kernels.sparse_attention import PageTable
@@ -68,9 +69,30 @@ def index_topk(
     runs: tuple[int, ...],
 ) -> Tensor:
     """See dsv4.kernels.indexer.index_topk."""
+    places = pages.first_BP, pages.sequence_T, pages.entries_per_page
+    return _index_topk(q_TNI, weight_TN, keys_MI, *places, visible_T, longest, k, runs)
+
+
+@operator(
+    "index_topk(Tensor q_TNI, Tensor weight_TN, Tensor keys_MI, Tensor first_BP, Tensor sequence_T, int per_page,"
+    " Tensor visible_T, int longest, int k, int[] runs) -> Tensor",
+    lambda q_TNI, *others: q_TNI.new_empty(q_TNI.shape[0], min(others[-2], others[-3]), dtype=torch.int64),
+)
+def _index_topk(
+    q_TNI: Tensor,
+    weight_TN: Tensor,
+    keys_MI: Tensor,
+    first_BP: Tensor,
+    sequence_T: Tensor,
+    per_page: int,
+    visible_T: Tensor,
+    longest: int,
+    k: int,
+    runs: Sequence[int],
+) -> Tensor:
     tokens, heads, dim = q_TNI.shape
     q, weight = q_TNI.to(torch.float32).contiguous(), weight_TN.to(torch.float32).contiguous()
-    first, sequence, visible = pages.first_BP.contiguous(), pages.sequence_T.contiguous(), visible_T.contiguous()
+    first, sequence, visible = first_BP.contiguous(), sequence_T.contiguous(), visible_T.contiguous()
     width = min(k, longest)
     out_TK = torch.empty(tokens, width, dtype=torch.int64)
     if not out_TK.numel():
@@ -88,7 +110,7 @@ def index_topk(
         out=out_TK.data_ptr(),
         runs_count=len(borders),
         pages=first.shape[1],
-        per_page=pages.entries_per_page,
+        per_page=per_page,
         heads=heads,
         dim=dim,
         k=k,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels import native
+from dsv4.kernels.native.operators import operator
 
 F32, BF16, FP8, FP8_FLOAT_SCALE, FP4 = 0, 1, 2, 3, 6  # `Kind` of native/dequant.h
 _FLOAT_KINDS = {torch.float32: F32, torch.bfloat16: BF16}
@@ -43,6 +44,10 @@ def usable(x_TK: Tensor, weight: Tensor, scale: Tensor | None) -> bool:
     )
 
 
+@operator(
+    "linear(Tensor x_TK, Tensor weight, Tensor? scale, bool quantize_activations) -> Tensor",
+    lambda x_TK, weight, *_: x_TK.new_empty(*x_TK.shape[:-1], weight.shape[0]),
+)
 def linear(x_TK: Tensor, weight: Tensor, scale: Tensor | None, quantize_activations: bool) -> Tensor:
     """See `dsv4.kernels.matmul.linear`."""
     kind = weight_kind(weight, scale)

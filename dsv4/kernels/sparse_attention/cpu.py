@@ -4,7 +4,7 @@ T queries, H heads, C entry dim, W window rows, M entry rows.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels import native
+from dsv4.kernels.native.operators import operator
 
 if TYPE_CHECKING:
     from dsv4.kernels.sparse_attention import KeySet
@@ -92,9 +93,46 @@ def sparse_attention(
     rope_dim: int,
 ) -> Tensor:
     """See dsv4.kernels.sparse_attention.sparse_attention. Scores, softmax and sums in fp32."""
+    return _attend(q_THC, window_WC, entries_MC, *_fields(keys), sink_H, scale, rope_dim)
+
+
+_Fields = tuple[Tensor, Sequence[int], Tensor | None, Tensor | None, Tensor | None, int, Tensor | None]
+
+
+def _fields(keys: "KeySet") -> _Fields:
+    """Window ranges, runs; visible entries, pages and sequences of a prefix; entries per page; the choice."""
+    if keys.prefix_T is None or not keys.longest_prefix:
+        return keys.window_T2, keys.runs, None, None, None, 0, keys.chosen_TK
+    assert keys.pages is not None
+    pages = keys.pages.first_BP, keys.pages.sequence_T, keys.pages.entries_per_page
+    return keys.window_T2, keys.runs, keys.prefix_T, *pages, keys.chosen_TK
+
+
+@operator(
+    "sparse_attention(Tensor q_THC, Tensor window_WC, Tensor? entries_MC, Tensor window_T2, int[] runs,"
+    " Tensor? prefix_T, Tensor? first_BP, Tensor? sequence_T, int per_page, Tensor? chosen_TK, Tensor sink_H,"
+    " float scale, int rope_dim) -> Tensor",
+    lambda q_THC, *_: q_THC.new_empty(q_THC.shape),
+)
+def _attend(
+    q_THC: Tensor,
+    window_WC: Tensor,
+    entries_MC: Tensor | None,
+    window_T2: Tensor,
+    runs: Sequence[int],
+    prefix_T: Tensor | None,
+    first_BP: Tensor | None,
+    sequence_T: Tensor | None,
+    per_page: int,
+    chosen_TK: Tensor | None,
+    sink_H: Tensor,
+    scale: float,
+    rope_dim: int,
+) -> Tensor:
     q = q_THC.to(torch.float32).contiguous()
     out = torch.empty_like(q)
-    call, _held = _call(q, window_WC, entries_MC, keys, sink_H, scale, rope_dim, out)
+    fields = window_T2, runs, prefix_T, first_BP, sequence_T, per_page, chosen_TK
+    call, _held = _call(q, window_WC, entries_MC, fields, sink_H, scale, rope_dim, out)
     if q.shape[0]:
         _function()(call)
     return out.to(q_THC.dtype)
@@ -117,7 +155,7 @@ def backward(
     q, grad, out = (t.to(torch.float32).contiguous() for t in (q_THC, grad_THC, out_THC))
     d_q, d_sink = torch.empty_like(q), torch.zeros(sink_H.shape, dtype=torch.float32)
     d_window, d_entries = (torch.zeros(t.shape, dtype=torch.float32) for t in (window_WC, entries_MC))
-    call, _held = _call(q, window_WC, entries_MC, keys, sink_H, scale, 0, out)
+    call, _held = _call(q, window_WC, entries_MC, _fields(keys), sink_H, scale, 0, out)
     grads = (d_q, d_window, d_entries, d_sink)
     if q.shape[0]:
         places = [t.data_ptr() for t in (grad, *grads)]
@@ -129,7 +167,7 @@ def _call(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor | None,
-    keys: "KeySet",
+    fields: _Fields,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
@@ -138,7 +176,8 @@ def _call(
     """What the native code gets, and everything that must live until it is done. q and out: contiguous fp32."""
     heads, dim = q_THC.shape[1:]
     window, sink = window_WC.contiguous(), sink_H.to(torch.float32).contiguous()
-    window_range, runs = keys.window_T2.contiguous(), (_INT64 * len(keys.runs))(*keys.runs)
+    window_T2, borders, prefix_T, first_BP, sequence_T, per_page, chosen_TK = fields
+    window_range, runs = window_T2.contiguous(), (_INT64 * len(borders))(*borders)
     held = [q_THC, out_THC, window, entries_MC, sink, window_range, runs]
     call = _Call(
         q=q_THC.data_ptr(),
@@ -154,15 +193,15 @@ def _call(
         scale=scale,
         threads=torch.get_num_threads(),
     )
-    if keys.prefix_T is not None and keys.longest_prefix:
-        assert keys.pages is not None
-        prefix, first = keys.prefix_T.contiguous(), keys.pages.first_BP.contiguous()
-        sequence = keys.pages.sequence_T.contiguous()
+    if prefix_T is not None:
+        assert first_BP is not None
+        assert sequence_T is not None
+        prefix, first, sequence = (t.contiguous() for t in (prefix_T, first_BP, sequence_T))
         call.prefix, call.first, call.sequence = prefix.data_ptr(), first.data_ptr(), sequence.data_ptr()
-        call.pages, call.per_page = first.shape[1], keys.pages.entries_per_page
+        call.pages, call.per_page = first.shape[1], per_page
         held += [prefix, first, sequence]
-    if keys.chosen_TK is not None and keys.chosen_TK.shape[1]:
-        chosen = keys.chosen_TK.contiguous()
+    if chosen_TK is not None and chosen_TK.shape[1]:
+        chosen = chosen_TK.contiguous()
         call.chosen, call.chosen_count = chosen.data_ptr(), chosen.shape[1]
         held.append(chosen)
     return call, held

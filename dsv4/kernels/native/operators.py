@@ -1,0 +1,37 @@
+"""Native kernels as operators of torch, torch.ops.dsv4.NAME: what torch.compile, torch.export and the profiler see.
+
+An operator has a schema, a CPU implementation and the shapes of its results; it runs without gradients (`trained`
+implementations are autograd nodes around it).
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
+_LIBRARY = torch.library.Library("dsv4", "DEF")
+
+
+def operator(schema: str, like: Callable[..., Any]) -> Callable[[F], F]:
+    """Turn a function into the operator `schema`, e.g. "scale(Tensor x, float by) -> Tensor".
+
+    like: from the same arguments, empty results of the right shape and dtype. Results must not share memory with
+    arguments.
+    """
+    name = schema.partition("(")[0]
+
+    def register(run: F) -> F:
+        _LIBRARY.define(schema)
+        _LIBRARY.impl(name, run, "CPU")
+        torch.library.register_fake(f"dsv4::{name}", like, lib=_LIBRARY)
+        call = getattr(torch.ops.dsv4, name).default
+
+        @wraps(run)
+        def through_torch(*arguments: Any, **named: Any) -> Any:
+            return call(*arguments, **named)
+
+        return through_torch  # type: ignore[return-value]  # pyrefly: ignore
+
+    return register
