@@ -26,7 +26,8 @@ FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a run stands. tokens: seen so far. next: the next document of each source; given: tokens it has given since
-    sequences have this length. Both hold for the pool being read, which is packed to `length`; bin is the next of its sequences."""
+    sequences have this length. Both hold for the pool being read, which is packed to `length`; bin is the next of its
+    sequences."""
 
     tokens: int
     next: tuple[int, ...]
