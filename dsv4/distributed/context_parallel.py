@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dsv4.config import CSA_RATIO, ModelConfig
 from dsv4.distributed.collectives import exchange, gather_rows
+from dsv4.kernels.moe.balance import Choices, affinity_share
 from dsv4.kernels.sparse_attention import PageTable
 from dsv4.model.inputs import Blocks, KeyBuffer, Sequences, TailName, tail_length
 from dsv4.model.step import Observer
@@ -198,12 +199,8 @@ def lacking_balance(score_TE: Tensor, ids_TK: Tensor, sequences: LocalSequences,
     """
     experts, k = score_TE.shape[1], ids_TK.shape[1]
     documents, sequence_T = len(sequences.cached), sequences.sequence_T
-    share_TE = score_TE / score_TE.sum(dim=1, keepdim=True)
-    share_BE = share_TE.new_zeros(documents, experts).index_add(0, sequence_T, share_TE)
-    with torch.no_grad():
-        at = (sequence_T[:, None] * experts + ids_TK).flatten()
-        chosen_BE = torch.bincount(at, minlength=documents * experts).view(documents, experts)
-        tokens_B1 = torch.bincount(sequence_T, minlength=documents)[:, None]
-        whole = sum_documents(torch.cat([chosen_BE, tokens_B1], dim=1), sequences.layout, group)
-        often_BE, own_BE = whole[:, :experts] / whole[:, experts:], chosen_BE / tokens_B1
-    return ((often_BE - own_BE) * share_BE).sum() * (experts / k)
+    share_BE = affinity_share(score_TE, sequence_T, documents)
+    own = Choices.of(ids_TK, sequence_T, documents, experts)
+    sums = sum_documents(torch.cat([own.chosen_BE, own.tokens_B1], dim=1), sequences.layout, group)
+    whole = Choices(sums[:, :experts], sums[:, experts:])
+    return ((whole.frequency(k, share_BE.dtype) - own.frequency(k, share_BE.dtype)) * share_BE).sum()

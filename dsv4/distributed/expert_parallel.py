@@ -31,13 +31,9 @@ def check(config: ModelConfig, ranks: int) -> None:
 
 
 def split(model: RankTransformer, mesh: Mesh) -> None:
-    """Keep this rank's share of every layer's experts, in place.
-
-    With one expert rank nothing moves, but with several fsdp ranks layers are replaced all the same: `MoE.weights`
-    remembers addresses, and those of cut weights change.
-    """
+    """Keep this rank's share of every layer's experts, in place; nothing happens where the mesh has one expert rank."""
     ranks = mesh.scale.expert
-    if ranks == 1 and mesh.scale.fsdp == 1:
+    if ranks == 1:
         return
     check(model.config, ranks)
     for block in (*model.layers, *model.mtp):
@@ -69,8 +65,6 @@ class SplitMoE(MoE):
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 
     def _routed(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        if self.ranks == 1:
-            return self._run(x_TD, ids_TK, weight_TK)
         tokens, k = ids_TK.shape
         ids_A = ids_TK.flatten()
         order_A = ids_A.argsort(stable=True)  # by expert, so by rank too

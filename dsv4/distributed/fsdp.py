@@ -7,6 +7,7 @@ are not cut either: the expert axis splits them.
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from dsv4.distributed.gradients import is_expert
 from dsv4.distributed.mesh import Mesh
@@ -59,6 +60,20 @@ def stays_whole(name: str, p: nn.Parameter, model: Transformer) -> bool:
         return True
     # one message gathers a block, so its cut weights share a dtype: under bf16 compressors and routers stay whole
     return name not in ("embed.weight", "head.weight") and p.dtype != model.numerics.activations
+
+
+def release(model: nn.Module) -> None:
+    """Drop gathered weights that are still held, so that the next pass gathers what the shards hold then."""
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def own_rows(p: DTensor) -> tuple[int, int]:
+    """The rows of a cut matrix that this rank holds: from the first number up to the second, itself not among them."""
+    parts, here = shard_rows(p.shape[0], p.device_mesh.size()), p.device_mesh.get_local_rank()
+    first = sum(parts[:here])
+    return first, first + parts[here]
 
 
 def shard_rows(rows: int, ranks: int) -> list[int]:

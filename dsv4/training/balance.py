@@ -3,13 +3,13 @@
 T tokens, E experts, K experts per token, B documents.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from dsv4.kernels.moe.balance import Choices, affinity_share
 from dsv4.model.block import Block
-from dsv4.model.moe import MoE
 from dsv4.model.transformer import Transformer
 
 SPEED = 0.001  # report: bias update speed
@@ -34,31 +34,16 @@ def max_violation(load_E: Tensor) -> float:
 
 
 @torch.no_grad()
-def move_biases(
-    model: Transformer,
-    load: Mapping[int, Tensor],
-    speed: float = SPEED,
-    reduce: Callable[[Tensor], None] | None = None,
-) -> None:
+def move_biases(model: Transformer, load: Mapping[int, Tensor], speed: float = SPEED) -> None:
     """After a step: add `speed` to the bias of each expert that got less than its share, take it from the others.
 
-    Layers without a bias (hash routing) are passed over. `reduce` adds the counts of all ranks in place: it is called
-    once, with the counts of all layers [layers, E].
+    load: counts of all ranks. Layers without a bias (hash routing) are passed over.
     """
-    moe = {block.ffn.index: block.ffn for block in (*model.layers, *model.mtp) if isinstance(block, Block)}
-    layers = [layer for layer in sorted(load) if moe[layer].gate.bias is not None]
-    if not layers:
-        return
-    counts = torch.stack([load[layer] for layer in layers])
-    if reduce is not None:
-        reduce(counts)
-    for layer, load_E in zip(layers, counts, strict=True):
-        _bias(moe[layer]).add_(speed * (load_E.mean() - load_E).sign())
-
-
-def _bias(moe: MoE) -> Tensor:
-    assert moe.gate.bias is not None
-    return moe.gate.bias
+    for block in (*model.layers, *model.mtp):
+        assert isinstance(block, Block)
+        bias_E, load_E = block.ffn.gate.bias, load.get(block.ffn.index)
+        if bias_E is not None and load_E is not None:
+            bias_E.add_(speed * (load_E.mean() - load_E).sign())
 
 
 def sequence_balance(score_TE: Tensor, ids_TK: Tensor, sequence_T: Tensor, documents: int) -> Tensor:
@@ -68,12 +53,6 @@ def sequence_balance(score_TE: Tensor, ids_TK: Tensor, sequence_T: Tensor, docum
     document - one training sample, since packed samples do not see each other. 1 per token is perfect balance. "Chosen"
     means chosen with the biases, that is, the load there really was. Differentiable in score_TE.
     """
-    experts, k = score_TE.shape[1], ids_TK.shape[1]
-    share_TE = score_TE / score_TE.sum(dim=1, keepdim=True)
-    share_BE = share_TE.new_zeros(documents, experts).index_add(0, sequence_T, share_TE)
-    with torch.no_grad():
-        at = sequence_T[:, None] * experts + ids_TK
-        chosen_BE = torch.bincount(at.flatten(), minlength=documents * experts).view(documents, experts)
-        tokens_B1 = torch.bincount(sequence_T, minlength=documents)[:, None]
-        often_BE = chosen_BE.to(share_BE.dtype) * experts / (k * tokens_B1)
-    return (often_BE * share_BE).sum()
+    share_BE = affinity_share(score_TE, sequence_T, documents)
+    choices = Choices.of(ids_TK, sequence_T, documents, score_TE.shape[1])
+    return (choices.frequency(ids_TK.shape[1], share_BE.dtype) * share_BE).sum()

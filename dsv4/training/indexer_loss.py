@@ -9,7 +9,7 @@ T queries, Q queries of a block, H heads, C head dim, W window rows, S entries c
 dim, M entry rows, K entries chosen, R window rows of a block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -157,6 +157,16 @@ class Recall:
     entries: float
     mass: float
     queries: int
+
+    @classmethod
+    def mean(cls, found: Iterable["Recall"]) -> "Recall":
+        """Over all their queries."""
+        measured = [r for r in found if r.queries]
+        if not measured:
+            return cls(1.0, 1.0, 0)
+        queries = sum(r.queries for r in measured)
+        entries, mass = (sum(getattr(r, name) * r.queries for r in measured) for name in ("entries", "mass"))
+        return cls(entries / queries, mass / queries, queries)
 
 
 @torch.no_grad()

@@ -41,12 +41,11 @@ class Losses:
     recalls: dict[int, Recall] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float]:
-        """For the log: the parts, and the recall averaged over layers if it was measured."""
+        """The parts, and the recall over all layers' queries if it was measured."""
         found = {name: float(value) for name, value in self.parts.items()}
-        measured = [r for r in self.recalls.values() if r.queries]
-        if measured:
-            found["recall_mass"] = sum(r.mass for r in measured) / len(measured)
-            found["recall_entries"] = sum(r.entries for r in measured) / len(measured)
+        mean = Recall.mean(self.recalls.values())
+        if mean.queries:
+            found |= {"recall_mass": mean.mass, "recall_entries": mean.entries}
         return found
 
 

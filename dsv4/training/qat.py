@@ -4,16 +4,22 @@ their FP4 and FP8 forms, gradients go straight to the fp32 masters.
 The released layout keeps experts in FP4 (1 x 32), dense linears in FP8 (128 x 128), some matrices in bf16. The report's
 way for an expert, fp32 -> FP4 -> FP8 -> product, gives the values of the FP4 step, because FP4 -> FP8 loses nothing;
 `lossless` checks that it still holds for a model's weights.
+
+A matrix that several ranks share is cast before it is gathered: each rank casts the rows it holds, in the blocks of
+the whole matrix, so what is gathered has the bits that one process would have.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dsv4.checkpoint.names import RELEASE, Layout, Parameter, parameters, stored
 from dsv4.checkpoint.quantize import store_parameter
+from dsv4.distributed import fsdp
+from dsv4.distributed.gradients import local
 from dsv4.kernels import quant
 from dsv4.model.layers import Layer, Linear, Numerics, straight_through
 from dsv4.model.transformer import Transformer
@@ -29,6 +35,28 @@ def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE
     return dequantize(weight, scale)
 
 
+def released_shard(parameter: Parameter, value: DTensor, layout: Layout = RELEASE) -> Tensor:
+    """The rows of `released_value` that this rank holds of a cut matrix; all ranks that share it must ask together.
+
+    The matrix is gathered only where a block of rows with one scale lies on two ranks.
+    """
+    rows, (first, last) = value.shape[0], fsdp.own_rows(value)
+    shared = len(stored(parameter, layout)) == 2  # elements without a scale are cast one by one
+    each = fsdp.shard_rows(rows, value.device_mesh.size())[0]
+    begin, end, held = first, last, local(value)
+    if shared and each % quant.FP8_BLOCK and each < rows:
+        begin, end = first // quant.FP8_BLOCK * quant.FP8_BLOCK, min(rows, _up(last, quant.FP8_BLOCK))
+        held = value.full_tensor()[begin:end]
+    if first == last:
+        return local(value)
+    cast = released_value(replace(parameter, shape=tuple(held.shape)), held, layout)
+    return cast[first - begin : last - begin]
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
 class FakeQuantised:
     """While entered, the model computes with what the layout will store; outside nothing of it is left, or costs.
 
@@ -39,8 +67,8 @@ class FakeQuantised:
     Weights are cast once per entry, so one entry should span all micro-batches of a step. Gradients of a cast are those
     of the identity. cache: key-value rows go through FP8 and the indexers' queries and keys through Hadamard and FP4,
     as when serving. activations: inputs of quantised linears go through FP8 blocks of 128 columns. masters: fp32 values
-    by name to cast from, where the model itself holds rounded ones. Raises CheckpointError for a weight the layout
-    cannot hold, on construction where the shape is to blame.
+    by name to cast from, where the model itself holds rounded ones. Ranks that share matrices must enter together.
+    Raises CheckpointError for a weight the layout cannot hold, on construction where the shape is to blame.
     """
 
     def __init__(
@@ -69,13 +97,9 @@ class FakeQuantised:
         if self._kept:
             raise RuntimeError("FakeQuantised is entered already")
         # all values first: a weight that cannot be cast must leave the model as it was
-        values = [
-            released_value(rule, self._masters.get(rule.name, p.data), self.layout).to(p.dtype)
-            for rule, p in self._cast
-        ]
-        self._kept = [p.data for _, p in self._cast]
-        for (_, p), value in zip(self._cast, values, strict=True):
-            p.data = value
+        values = [self._released(rule, p) for rule, p in self._cast]
+        self._kept = [local(p).clone() if isinstance(p, DTensor) else p.data for _, p in self._cast]
+        self._put(values)
         if self.cache:
             for module in self.model.modules():
                 if isinstance(module, Layer):
@@ -85,13 +109,26 @@ class FakeQuantised:
             self._cast_inputs(_through_fp8)
         return self
 
+    @torch.no_grad()
     def __exit__(self, *error: object) -> None:
-        for (_, p), kept in zip(self._cast, self._kept, strict=True):
-            p.data = kept
+        self._put(self._kept)
         for module, numerics in self._numerics:
             module.numerics = numerics
         self._kept, self._numerics = [], []
         self._cast_inputs(None)
+
+    def _released(self, rule: Parameter, p: nn.Parameter) -> Tensor:
+        value = self._masters.get(rule.name, p.data)
+        cast = released_shard if isinstance(value, DTensor) else released_value
+        return cast(rule, value, self.layout).to(p.dtype)  # pyrefly: ignore
+
+    def _put(self, values: list[Tensor]) -> None:
+        for (_, p), value in zip(self._cast, values, strict=True):
+            if isinstance(p, DTensor):
+                local(p).copy_(value)  # in place: FSDP gathers from this memory
+            else:
+                p.data = value
+        fsdp.release(self.model)
 
     def _cast_inputs(self, cast: Callable[[Tensor], Tensor] | None) -> None:
         quantised = {rule.name.removesuffix(".weight") for rule, _ in self._cast if len(stored(rule, self.layout)) == 2}

@@ -154,10 +154,6 @@ class Recipe:
         experts = self.config(1024).n_routed_experts
         if experts % self.scale.expert:
             raise ValueError(f"scale.expert must divide model.n_routed_experts {experts}, got {self.scale.expert}")
-        if self.qat_from is not None and self.scale.fsdp > 1:
-            raise ValueError(
-                f"scale.fsdp must be 1 with qat_from (blocks of 128 rows are quantised together), got {self.scale.fsdp}"
-            )
 
     @property
     def schedule(self) -> Schedule:

@@ -20,6 +20,7 @@ from dsv4.training.balance import Load, add_load, max_violation, move_biases
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.data import Feed, Position
 from dsv4.training.documents import Codec, Source
+from dsv4.training.indexer_loss import Recall
 from dsv4.training.loss import LossWeights, compute_loss
 from dsv4.training.meter import connection_error, matmul_rate, training_flops
 from dsv4.training.mixed import Masters
@@ -90,6 +91,7 @@ class Trainer:
         self.recovery = Recovery(detector, self._capture, self._restore, recipe.recovery)
         self.step, self.seconds = 0, 0.0
         self._holds: tuple[int, bool] | None = None  # stage and number formats of the last step
+        self._yarn: bool | None = None  # what the model's rotary tables were made for
         start = self._load()
         self.feed = Feed(
             sources,
@@ -219,7 +221,9 @@ class Trainer:
 
     def _apply(self, moment: Moment) -> None:
         self.optimizers.set_lr(moment.lr)
-        self.model.use_yarn(moment.stage.yarn)
+        if moment.stage.yarn != self._yarn:
+            self.model.use_yarn(moment.stage.yarn)
+            self._yarn = moment.stage.yarn
         holds = (moment.stage_index, moment.qat)
         if holds != self._holds:  # another loss from here on: what was ordinary is not any more
             self.recovery.detector.reset()
@@ -237,12 +241,12 @@ class Trainer:
     def _accumulate(
         self, batches: list[RoutedBatch], moment: Moment, totals: Totals, queries: int
     ) -> tuple[dict[str, float], Load]:
-        """Gradients of all micro-batches; the parts of the loss and the experts' load over all ranks."""
+        """Gradients of all micro-batches; the parts of the loss, recall and the experts' load over all ranks."""
         settings = self.recipe.loss
         weights = LossWeights(moment.mtp_weight, settings.balance, settings.indexer)
         sums: dict[str, float] = {}
         load: Load = {}
-        recalls: dict[str, float] = {}
+        recalls: list[Recall] = []
         with self._fake if moment.qat else nullcontext():
             for part in batches:
                 losses = compute_loss(
@@ -261,14 +265,26 @@ class Trainer:
                 add_load(load, losses.load)
                 for name, value in losses.parts.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-                recalls.update({k: v for k, v in losses.numbers().items() if k.startswith("recall")})
-        every = torch.tensor(list(sums.values()), dtype=torch.float64)
-        self.team.sum(every)
+                recalls += losses.recalls.values()
         self.team.sum_gradients(self.masters.named_parameters())
-        return {**dict(zip(sums, every.tolist(), strict=True)), **recalls}, load
+        return self._of_all_ranks(sums, Recall.mean(recalls), load)
+
+    def _of_all_ranks(self, sums: dict[str, float], recall: Recall, load: Load) -> tuple[dict[str, float], Load]:
+        """Sums of losses and loads, and the recall over all ranks' queries, by one message."""
+        own = [*sums.values(), recall.entries * recall.queries, recall.mass * recall.queries, recall.queries]
+        layers = sorted(load)
+        counts = torch.stack([load[layer] for layer in layers])
+        every = torch.cat([torch.tensor(own, dtype=torch.float64), counts.flatten().to("cpu", torch.float64)])
+        self.team.sum(every)
+        *parts, entries, mass, queries = every[: len(own)].tolist()
+        found = dict(zip(sums, parts, strict=True))
+        if queries:
+            found |= {"recall_mass": mass / queries, "recall_entries": entries / queries}
+        counts.copy_(every[len(own) :].view_as(counts))
+        return found, dict(zip(layers, counts, strict=True))
 
     def _update(self, load: Load, moment: Moment) -> None:
         self.optimizers.step()
         self.masters.publish()
         if moment.stage.phase is not Phase.WARMUP:
-            move_biases(self.model, load, self.recipe.optimizer.balance_speed, self.team.sum)
+            move_biases(self.model, load, self.recipe.optimizer.balance_speed)

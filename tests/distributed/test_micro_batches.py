@@ -48,7 +48,6 @@ def test_a_stretch_knows_the_tokens_that_follow() -> None:
     [
         ({"fsdp": 0}, r"scale\.fsdp must be at least 1, got 0"),
         ({"expert": 3}, r"scale\.expert must divide model\.n_routed_experts 4, got 3"),
-        ({"fsdp": 2}, r"scale\.fsdp must be 1 with qat_from"),
         ({"tensor": 2}, "tensor"),
         ({"timeout": 0.0}, r"scale\.timeout must be positive"),
     ],

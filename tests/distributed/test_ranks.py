@@ -6,6 +6,7 @@ from tests.distributed import checks_checkpoint as saved
 from tests.distributed import checks_context as context
 from tests.distributed import checks_experts as experts
 from tests.distributed import checks_four as four
+from tests.distributed import checks_qat as qat
 from tests.distributed import checks_two as two
 from tests.distributed.ranks import Check, Outcome, run
 
@@ -31,6 +32,8 @@ GROUPS: dict[str, tuple[int, list[Check]]] = {
             saved.resumed_is_uninterrupted,
             saved.goes_on_after_the_kill,
             saved.two_write,
+            qat.rows_are_cast_in_the_blocks_of_the_whole_matrix,
+            qat.quantised_shards_routed_ahead,
         ],
     ),
     "four": (
@@ -47,7 +50,23 @@ GROUPS: dict[str, tuple[int, list[Check]]] = {
     "two again": (2, [saved.two_read_what_four_wrote]),
     "one again": (1, [saved.one_reads_what_two_wrote]),
 }
-SLOW: list[Check] = [two.bf16_with_masters_trains, experts.split_experts_equal_one_process]
+SLOW: dict[int, list[Check]] = {
+    2: [
+        two.bf16_with_masters_trains,
+        experts.split_experts_equal_one_process,
+        qat.quantised_copies,
+        qat.quantised_shards,
+        qat.quantised_experts,
+        qat.quantised_documents,
+        qat.quantised_shards_with_masters,
+    ],
+    4: [
+        qat.rows_are_cast_in_the_blocks_of_the_whole_matrix,
+        qat.quantised_shards_of_four,
+        qat.quantised_shards_and_experts,
+        qat.quantised_shards_and_documents_routed_ahead,
+    ],
+}
 CHECKS = [(group, check) for group, (_, checks) in GROUPS.items() if group != "killed" for check in checks]
 
 
@@ -67,14 +86,17 @@ def test_ranks(outcomes: dict[str, Outcome], group: str, check: Check) -> None:
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run(2, tmp_path_factory.mktemp("slow"), SLOW)
+def slow(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
+    return {world: run(world, tmp_path_factory.mktemp("slow"), checks) for world, checks in SLOW.items()}
+
+
+SLOW_CHECKS = [(world, check) for world, checks in SLOW.items() for check in checks]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", SLOW, ids=[check.__name__ for check in SLOW])
-def test_two_ranks_slowly(slow: Outcome, check: Check) -> None:
-    slow.expect(check)
+@pytest.mark.parametrize(("world", "check"), SLOW_CHECKS, ids=[check.__name__ for _, check in SLOW_CHECKS])
+def test_ranks_slowly(slow: dict[int, Outcome], world: int, check: Check) -> None:
+    slow[world].expect(check)
 
 
 def test_a_killed_rank_is_noticed(outcomes: dict[str, Outcome]) -> None:

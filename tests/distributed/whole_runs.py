@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -22,6 +23,7 @@ STAGES = [
     {"tokens": 400, "length": 64},
 ]
 LOSSES = ("next", "mtp", "balance", "indexer")
+RECALL = ("recall_entries", "recall_mass")
 
 
 def small_recipe(**changes: Any) -> Recipe:
@@ -105,6 +107,9 @@ def same_losses(scale: Scale, folder: Path, prepare: Prepare | None = None, **ch
             difference = abs(ours.get(name, 0.0) - theirs.get(name, 0.0))
             assert difference <= tolerance, f"step {ours['step']}: {name} {ours[name]} is not {theirs[name]}"
         assert abs(ours["grad_norm"] - theirs["grad_norm"]) <= 1e-4 * max(1.0, theirs["grad_norm"])
+        assert ours["max_violation"] == pytest.approx(theirs["max_violation"], abs=1e-6), ours["step"]
+        for name in RECALL if scale.context == 1 else ():  # ranks that share documents pick other queries
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), f"step {ours['step']}: {name}"
     return run
 
 

@@ -31,20 +31,6 @@ def test_biases_move_by_the_sign() -> None:
     assert not torch.equal(model.mtp[0].ffn.gate.bias, torch.zeros(8))
 
 
-def test_counts_of_all_ranks_are_summed_in_one_call() -> None:
-    model, calls = tiny_model(), []
-    other = torch.tensor([0.0, 8, 0, 0, 0, 0, 0, 0])
-
-    def reduce(counts: torch.Tensor) -> None:
-        calls.append(counts.shape)
-        counts += other
-
-    before = model.layers[1].ffn.gate.bias.clone()
-    move_biases(model, {layer: torch.full((8,), 2.0) for layer in (0, 1, 2)}, reduce=reduce)
-    assert calls == [(2, 8)]
-    assert (model.layers[1].ffn.gate.bias - before).sign().tolist() == [1, -1, 1, 1, 1, 1, 1, 1]
-
-
 def test_the_rule_evens_out_a_lopsided_router() -> None:
     scores = torch.rand(400, 8) + torch.linspace(0, 0.5, 8)
     bias, violations = torch.zeros(8), []

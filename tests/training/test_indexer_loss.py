@@ -10,7 +10,7 @@ from dsv4.kernels.indexer.reference import scores
 from dsv4.kernels.sparse_attention import KeySet, PageTable
 from dsv4.model.step import IndexedAttention
 from dsv4.training import indexer_loss
-from dsv4.training.indexer_loss import indexer_kl, recall
+from dsv4.training.indexer_loss import Recall, indexer_kl, recall
 
 RATIO, WINDOW = 4, 6
 
@@ -129,6 +129,11 @@ def test_recall_counts_what_the_choice_found() -> None:
     assert found.entries == pytest.approx(sum(shares) / len(shares))
     assert found.mass == pytest.approx(sum(masses) / len(masses))
     assert recall(seen, 15).queries == 0
+
+
+def test_recalls_are_averaged_by_what_they_saw() -> None:
+    assert Recall.mean([]) == Recall.mean([Recall(1.0, 1.0, 0)]) == Recall(1.0, 1.0, 0)
+    assert Recall.mean([Recall(0.5, 0.75, 1), Recall(1.0, 1.0, 0), Recall(1.0, 0.25, 3)]) == Recall(0.875, 0.375, 4)
 
 
 def test_recall_of_a_dense_layer_asks_the_indexer() -> None:

@@ -129,6 +129,23 @@ def test_nothing_stays_behind_even_after_an_error(model: Transformer, batch: Bat
     assert model.layers[1].attn.wq_a.cast is None
 
 
+def test_an_expert_that_moved_alone_is_noticed(model: Transformer, batch: Batch) -> None:
+    """Weights cast anew may lie where the first expert's lay before, and the others elsewhere."""
+    tokens, sequences = batch.tokens_T, model.pack([180])
+    with torch.no_grad():
+        before = model.hidden(tokens, sequences)
+        ffn = model.layers[1].ffn
+        for linear in (ffn.experts[5].w2, ffn.experts[3].w3, ffn.shared_experts.w1):
+            old, linear.weight.data = linear.weight.data, 2 * linear.weight.data
+            after = model.hidden(tokens, sequences)
+            twin = tiny_model(model.config)
+            twin.load_state_dict(model.state_dict())
+            assert torch.equal(after, twin.hidden(tokens, sequences))
+            assert not torch.equal(after, before)
+            linear.weight.data = old
+        assert torch.equal(model.hidden(tokens, sequences), before)
+
+
 def test_straight_through_is_the_cast_forward_and_the_identity_backward() -> None:
     x = torch.randn(4, 64, requires_grad=True)
     y = straight_through(quant.simulate_fp4, x)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dsv4.model.transformer import Transformer
 from dsv4.training.curves import report_html
 from dsv4.training.logbook import Logbook, open_tracker, read_log
 from tests.conftest import ROOT
@@ -63,6 +64,34 @@ def test_resumed_is_uninterrupted(tmp_path: Path, numerics: str) -> None:
                 break
     assert parts == whole
     assert states_equal(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+
+
+def test_rotary_tables_follow_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made when a stage needs others, and by a run that goes on, whatever a new model has."""
+    early = {"tokens": 600, "length": 64, "phase": "dense", "yarn": False}
+    stages = [early, {"tokens": 600, "length": 64, "phase": "dense", "yarn": True}]
+    changes = {"stages": stages, "qat_from": None}
+    asked: list[bool] = []
+    make = Transformer.use_yarn
+
+    def told(model: Transformer, on: bool) -> None:
+        asked.append(on)
+        make(model, on)
+
+    run = trainer(tmp_path, **changes)
+    monkeypatch.setattr(Transformer, "use_yarn", told)
+    run.advance()
+    run.advance()
+    run.save()
+    assert asked == [False]
+    plain = run.model.rotary.long_P.clone()
+    again = trainer(tmp_path, **changes)
+    asked.clear()
+    while not again.done:
+        tokens = again.tokens
+        again.advance()
+        assert torch.equal(again.model.rotary.long_P, plain) == (tokens < 600)
+    assert asked == [False, True]
 
 
 def test_another_recipe_is_refused(tmp_path: Path) -> None:

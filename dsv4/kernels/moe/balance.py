@@ -1,4 +1,4 @@
-"""How evenly each document's tokens chose their experts: what a balance loss is made of (report 2.1, V3's sequence loss).
+"""How evenly a document's tokens chose their experts: what a balance loss is made of (report 2.1, V3's sequence loss).
 
 T tokens, E experts, K experts per token, B documents.
 """
