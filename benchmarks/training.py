@@ -84,7 +84,7 @@ def our_step(name: str, length: int, full: bool) -> tuple[Callable[[], dict[str,
         watch.note("rest")
         return watch.parts
 
-    return step, training_flops(config, length, dense=not full)
+    return step, training_flops(config, [length], dense=not full)
 
 
 def peer_step(name: str, length: int) -> tuple[Callable[[], dict[str, float]], float]:
@@ -116,7 +116,7 @@ def peer_step(name: str, length: int) -> tuple[Callable[[], dict[str, float]], f
         watch.note("rest")
         return watch.parts
 
-    return step, training_flops(config, length)
+    return step, training_flops(config, [length])
 
 
 def worker(side: str, name: str, length: int, threads: int) -> None:

@@ -4,6 +4,7 @@ T tokens, S streams, X = (2 + S) * S mixes.
 """
 
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -14,9 +15,10 @@ from dsv4.model.block import Block
 from dsv4.model.transformer import Transformer
 
 
-def training_flops(config: ModelConfig, length: int, *, dense: bool = False) -> float:
-    """Operations that training on one token of a sequence of `length` needs: 6 per active weight (2 forward, 4
-    backward), head, prediction block and attention with its indexers included. Nothing that is done twice counts twice.
+def training_flops(config: ModelConfig, lengths: Sequence[int], *, dense: bool = False) -> float:
+    """Operations that training on one token needs, the mean over documents of these lengths: 6 per active weight (2
+    forward, 4 backward), head, prediction block and attention with its indexers included. Nothing that is done twice
+    counts twice.
     """
     p = accounting.parameters(config)
     weights = float(p.active)
@@ -24,13 +26,15 @@ def training_flops(config: ModelConfig, length: int, *, dense: bool = False) -> 
         idle = (config.n_routed_experts - config.num_experts_per_tok) * 3 * config.hidden_size
         weights += p.mtp - idle * config.moe_intermediate_size * config.num_nextn_predict_layers + p.head
     keys = indexed = 0.0
-    for spec in (*config.layers, *config.mtp_layers):
-        keys += min(length, config.sliding_window)
-        entries = length / 2 / spec.ratio if spec.ratio else 0.0  # a token sees half of them on average
-        if spec.kind is AttentionKind.CSA and not dense:
-            indexed += entries
-            entries = min(entries, config.index_topk)
-        keys += entries
+    for length, share in ((n, n / sum(lengths)) for n in lengths):
+        window = min(length, config.sliding_window)
+        window -= window * (window - 1) / 2 / length  # the first tokens see fewer
+        for spec in (*config.layers, *config.mtp_layers):
+            entries = length / 2 / spec.ratio if spec.ratio else 0.0  # a token sees half of them on average
+            if spec.kind is AttentionKind.CSA and not dense:
+                indexed += share * entries
+                entries = min(entries, config.index_topk)
+            keys += share * (window + entries)
     attention = 2.0 * config.num_attention_heads * config.head_dim * keys
     return 6 * weights + 6 * attention + 6 * config.index_n_heads * config.index_head_dim * indexed
 

@@ -155,7 +155,7 @@ class Trainer:
             self.feed.forget(step - 4 * self.recipe.recovery.snapshot_every * self.recipe.recovery.snapshots)
         rate = totals.tokens / seconds
         dense = moment.stage.phase is not Phase.SPARSE
-        flops = training_flops(self.model.config, moment.stage.length, dense=dense)
+        flops = training_flops(self.model.config, [n for b in batches for n in b.batch.lengths], dense=dense)
         line = Line(
             step=step,
             tokens=tokens,

@@ -56,7 +56,6 @@ COMPARISONS: dict[str, Comparison] = {
             AdamW_4e_3=ADAMW,
             AdamW_1e_2=(*ADAMW, "lr.peak=1e-2", "lr.final=1e-3"),
         ),
-        seeds=(1,),
     ),
     "connections": Comparison(
         "Hyper-connections against one residual stream",
@@ -64,14 +63,14 @@ COMPARISONS: dict[str, Comparison] = {
         "left is a residual connection with learned gates.",
         arms(TEXT, four_streams=(), one_stream=("model.hc_mult=1",)),
         measure=("next", "grad_norm"),
-        seeds=(1,),
+        seeds=(1, 2, 3),
     ),
     "prediction": Comparison(
         "The prediction block",
         "Does predicting the token after next help the next one? Tokens are equal; the block costs time.",
         arms(TEXT, without=(), with_MTP=MTP),
         measure=("next", "mtp"),
-        seeds=(1,),
+        seeds=(1, 2, 3),
     ),
     "balance": Comparison(
         "Balance without a loss",
@@ -84,7 +83,6 @@ COMPARISONS: dict[str, Comparison] = {
             neither=("optimizer.balance_speed=0.0", "loss.balance=0.0"),
         ),
         measure=("next", "max_violation"),
-        seeds=(1,),
     ),
     "attention": Comparison(
         "Compressed attention against a window alone and against dense attention",
@@ -94,7 +92,7 @@ COMPARISONS: dict[str, Comparison] = {
             Arm("CSA", RETRIEVAL),
             Arm("CSA reading every entry", RETRIEVAL, reads="every entry", longest=2**18),
             Arm("window only", RETRIEVAL, NO_CSA, longest=2**16),
-            Arm("dense", RETRIEVAL, (*NO_CSA, "model.sliding_window=4096"), "the whole window", 2**16),
+            Arm("dense", RETRIEVAL, (*NO_CSA, "model.sliding_window=4096"), "the whole window", 2**14),
         ),
         measure=("next", "accuracy"),
         grade=True,
