@@ -7,7 +7,8 @@ another measures.
 FOLDER is a checkpoint in the released layout, FILE the same converted by llama.cpp's convert_hf_to_gguf.py. PYTHON is
 an interpreter that has xllamacpp, or flyweight-llm with jinja2. Ours runs in release numerics; transformers with
 weights dequantised to fp32, because its FP8 needs a GPU and bf16 products are slow on CPUs without AVX512_BF16. Random
-prompts, a new one every round. Medians count; nothing is judged.
+prompts, a new one every round; flyweight takes text only and gets random words, counted as it counts them. One whole
+round warms each engine up, and the order turns by one every round. Medians count; nothing is judged.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from statistics import median
 from typing import Any
 
 Measure = Callable[[int], tuple[float, float]]  # round -> prefill and decode tokens/s
-WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not")
 VOCABULARY = 16384  # of the shared random checkpoints; prompts avoid the 64 lowest ids
 
 
@@ -36,13 +36,17 @@ def prompt(length: int, turn: int) -> list[int]:
 def ours(args: argparse.Namespace) -> Measure:
     from dsv4.cli.measure import Ours
 
-    engine = Ours(Path(args.folder), "release", args.prompt + args.decode + 64)
-    engine.run(args.prompt, args.decode)
+    return timed(Ours(Path(args.folder), "release", args.prompt + args.decode + 64), args)
+
+
+def timed(engine: Any, args: argparse.Namespace) -> Measure:
+    """An engine of dsv4.cli.measure."""
 
     def measure(turn: int) -> tuple[float, float]:
-        speed = engine.run(args.prompt, args.decode)
+        speed = engine.run(args.prompt, args.decode, seed=turn + 2)
         return speed.prefill_rate, speed.decode_rate
 
+    measure(-1)
     return measure
 
 
@@ -80,15 +84,22 @@ def flyweight(args: argparse.Namespace) -> Measure:
             time.sleep(1)
 
     def measure(turn: int) -> tuple[float, float]:
-        rng = random.Random(f"{args.prompt}/{turn}")  # it takes text: common words, a token each
-        words = rng.choices(WORDS, k=args.prompt)
+        words = random.Random(turn).choices(sorted(sys.stdlib_module_names), k=args.prompt // 3)
         body = {"model": "m", "prompt": " ".join(words), "max_tokens": args.decode + 1, "temperature": 0}
-        data = json.dumps({**body, "ignore_eos": True, "stream": True}).encode()
-        request = urllib.request.Request(f"{url}/completions", data, {"Content-Type": "application/json"})
-        times = [time.perf_counter()]
+        options = {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
+        request = urllib.request.Request(
+            f"{url}/completions", json.dumps({**body, **options}).encode(), {"Content-Type": "application/json"}
+        )
+        times, usage = [time.perf_counter()], {}
         with urllib.request.urlopen(request, timeout=600) as lines:
-            times += [time.perf_counter() for line in lines if line.startswith(b'data: {"') and b'"text"' in line]
-        return args.prompt / (times[1] - times[0]), (len(times) - 2) / (times[-1] - times[1])
+            for line in lines:
+                if line.startswith(b"data: {"):
+                    event = json.loads(line[6:])
+                    usage = event.get("usage") or usage
+                    if event.get("choices"):
+                        times.append(time.perf_counter())
+        prefill = usage["prompt_tokens"] / (times[1] - times[0])
+        return prefill, (usage["completion_tokens"] - 1) / (times[-1] - times[1])
 
     measure(-1)
     return measure
@@ -97,13 +108,7 @@ def flyweight(args: argparse.Namespace) -> Measure:
 def transformers(args: argparse.Namespace) -> Measure:
     from dsv4.cli.measure import Transformers
 
-    engine = Transformers(Path(args.folder))
-
-    def measure(turn: int) -> tuple[float, float]:
-        speed = engine.run(args.prompt, args.decode)
-        return speed.prefill_rate, speed.decode_rate
-
-    return measure
+    return timed(Transformers(Path(args.folder)), args)
 
 
 ENGINES = {"dsv4": ours, "llama.cpp": llama, "flyweight": flyweight, "transformers": transformers}
@@ -152,7 +157,9 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
             workers[name] = process, lines_of(process, name)
             next(workers[name][1])
         for turn in range(args.rounds):
-            for name, (process, said) in workers.items():
+            names = list(workers)
+            for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
+                process, said = workers[name]
                 assert process.stdin is not None
                 process.stdin.write(f"{turn}\n")
                 process.stdin.flush()
@@ -165,9 +172,10 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
             subprocess.run(["pkill", "-g", str(process.pid)], check=False)
     rows = []
     for name, rates in found.items():
-        prefill, decode = (median(rate[i] for rate in rates) for i in (0, 1))
+        prefills, decodes = zip(*rates, strict=True)
         about = {"bench": "peers", "model": Path(args.folder).name, "prompt": args.prompt, "decoded": args.decode}
-        rows.append({**about, "engine": name, "prefill": prefill, "decode": decode, "rounds": len(rates)})
+        about |= {"engine": name, "threads": args.threads, "prefills": prefills, "decodes": decodes}
+        rows.append({**about, "prefill": median(prefills), "decode": median(decodes)})
     return rows
 
 

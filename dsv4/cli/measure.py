@@ -79,9 +79,9 @@ def peak_bytes() -> int:
     return 0
 
 
-def random_prompt(vocabulary: int, length: int) -> list[int]:
+def random_prompt(vocabulary: int, length: int, seed: int = 0) -> list[int]:
     """The same random tokens for every engine, control tokens left out."""
-    generator = torch.Generator().manual_seed(length)
+    generator = torch.Generator().manual_seed(length + 1_000_003 * seed)
     return torch.randint(min(64, vocabulary - 1), vocabulary, (length,), generator=generator).tolist()
 
 
@@ -105,9 +105,11 @@ class Ours:
         gc.collect()
         gc.freeze()  # as `dsv4 serve` does
 
-    def run(self, context: int, decode: int, progress: Callable[[PromptProgress], None] | None = None) -> Speed:
+    def run(
+        self, context: int, decode: int, progress: Callable[[PromptProgress], None] | None = None, seed: int = 0
+    ) -> Speed:
         """Prefill `context` tokens, then decode `decode` more; the first decoded token ends the prefill."""
-        prompt = random_prompt(self.model.config.vocab_size, context)
+        prompt = random_prompt(self.model.config.vocab_size, context, seed)
         params = SamplingParams(max_tokens=decode + 1, temperature=0)
         spec = self.model.engine.store.spec
         times = [time.perf_counter()]
@@ -137,9 +139,9 @@ class Transformers:
         self.run(1, 1)
 
     @torch.inference_mode()
-    def run(self, context: int, decode: int, progress: object = None) -> Speed:
+    def run(self, context: int, decode: int, progress: object = None, seed: int = 0) -> Speed:
         reset_peak()
-        ids_1T = torch.tensor([random_prompt(self._model.config.vocab_size, context)])
+        ids_1T = torch.tensor([random_prompt(self._model.config.vocab_size, context, seed)])
         start = time.perf_counter()
         out = self._model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
         prefilled = time.perf_counter()

@@ -30,10 +30,12 @@ def training_flops(config: ModelConfig, lengths: Sequence[int], *, dense: bool =
         window = min(length, config.sliding_window)
         window -= window * (window - 1) / 2 / length  # the first tokens see fewer
         for spec in (*config.layers, *config.mtp_layers):
-            entries = length / 2 / spec.ratio if spec.ratio else 0.0  # a token sees half of them on average
+            most = length / spec.ratio if spec.ratio else 0.0
+            entries = most / 2  # a token sees half of them on average
             if spec.kind is AttentionKind.CSA and not dense:
                 indexed += share * entries
-                entries = min(entries, config.index_topk)
+                chosen = min(most, config.index_topk)
+                entries = chosen - chosen**2 / (2 * most)
             keys += share * (window + entries)
     attention = 2.0 * config.num_attention_heads * config.head_dim * keys
     return 6 * weights + 6 * attention + 6 * config.index_n_heads * config.index_head_dim * indexed

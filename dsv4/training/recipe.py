@@ -148,7 +148,12 @@ class Recipe:
         if longest > positions:
             raise ValueError(f"stages: length {longest} is more than model.max_position_embeddings {positions}")
 
-        for length in {stage.length for stage in self.stages}:
+        known = {stage.length for stage in self.stages}
+        for source in self.data.sources:
+            if not known.issuperset(source.lengths):
+                lengths = ", ".join(map(str, sorted(known)))
+                raise ValueError(f"source {source.name}: lengths must be among those of stages, {lengths}")
+        for length in known:
             if not any(source.used_at(length) for source in self.data.sources):
                 raise ValueError(f"data.sources: none has the stage's length {length} among its lengths")
         experts = self.config(1024).n_routed_experts

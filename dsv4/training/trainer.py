@@ -198,7 +198,7 @@ class Trainer:
         state = self.team.read(self.folder)
         if state is None:
             return None
-        own, other = self.recipe.to_dict(), state["recipe"]
+        own, other = self.recipe.to_dict(), Recipe.from_dict(state["recipe"]).to_dict()
         for name in own:
             if name not in ("run", "scale") and own[name] != other.get(name):
                 raise ValueError(f"{self.folder} was made with another recipe: {name} differs; use another folder")

@@ -123,19 +123,18 @@ def run(
     name: str, comparison: Comparison, lengths: Sequence[tuple[int, int]], seeds: Sequence[int], pages_only: bool
 ) -> None:
     results: dict[str, list[dict[str, Any]]] = {}
-    for seed in seeds or comparison.seeds:
+    for seed in sorted({*comparison.seeds, *seeds}):
         for arm in comparison.arms:
             folder = folder_of(arm, seed)
-            if pages_only and not (folder / "done.json").exists():
+            only_shown = pages_only or (seeds and seed not in seeds)
+            if only_shown and not (folder / "done.json").exists():
                 continue
             figures = train(arm, seed, folder)
             lines = list(read_log(folder / "log.jsonl"))
-            measured = {field: tail(lines, field) for field in comparison.measure}
-            grades = (
-                graded(arm, folder, () if pages_only and arm.recipe == RETRIEVAL else lengths)
-                if comparison.grade
-                else {}
-            )
+            trained_so = arm.reads != "every entry"  # else the figures of training are another arm's
+            measured = {field: tail(lines, field) if trained_so else None for field in comparison.measure}
+            asked = () if only_shown and arm.recipe == RETRIEVAL else lengths
+            grades = graded(arm, folder, asked) if comparison.grade else {}
             results.setdefault(arm.name, []).append(
                 {"seed": seed, "measured": measured, "grades": grades, "lines": lines, **figures}
             )

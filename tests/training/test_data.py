@@ -172,6 +172,8 @@ def test_sources_of_some_lengths_are_read_in_those_stages_only(tmp_path: Path) -
     assert second[-1].next[0] == second[0].next[0]
     # the shares start anew with a stage: no source has to catch up
     assert all(0.35 < p.given[1] / sum(p.given) < 0.65 for p in second if sum(p.given) > 1000)
+    with pytest.raises(ValueError, match=r"source odd: lengths must be among those of stages, 64, 128"):
+        recipe(data={**raw_recipe()["data"], "sources": [{"name": "odd", **common, "lengths": [65]}]}, stages=stages)
     with pytest.raises(ValueError, match=r"data.sources: none has the stage's length 128 among its lengths"):
         recipe(data={**raw_recipe()["data"], "sources": sources[:1]}, stages=stages)
 

@@ -37,7 +37,7 @@ struct Output {
     bool bf16;
 };
 
-constexpr int DIRECT_ROWS = 8;  // up to here weights are decoded in registers, above through a panel
+constexpr int DIRECT_ROWS = 8;  // up to here weights are decoded in registers, above through a panel (FP4_FIXED: 4)
 constexpr int TILE_ROWS = 96;   // activation rows per call of `multiply` that make best use of a panel
 constexpr int PANEL_ROWS = 48;  // the most weight rows of a panel
 
@@ -47,11 +47,11 @@ int product_kind(int kind, bool quantize);
 // kind with the scales looked at: FP8 with a scale of 2^7 or more takes the slower exact path
 int exact_kind(int kind, const void* scale, int64_t N, int64_t K);
 
-// floats of one prepared row: columns filled up with zeros to whole chunks
+// floats that one prepared row takes: columns filled up with zeros to whole chunks, or the records of gemm_fixed.cpp
 int64_t prepared_size(int kind, int64_t K);
 
-// One row of activations (float32 or bfloat16), cast through FP8 if asked, in the order that `kind` wants. out may be
-// x.
+// One row of activations (float32 or bfloat16), cast through FP8 if asked (FP4_FIXED: always), in the order that `kind`
+// wants. out may be x, in a row with room for both.
 void prepare(int kind, const void* x, bool bf16, int64_t K, bool quantize, float* out);
 
 // whether rows of x can be read where they are

@@ -4,7 +4,7 @@
 // kept in 16-bit fixed point, in steps of 2^-6 of the block's scale (the largest e4m3 is 448): what e4m3 holds below
 // those steps, 2^-7 at most, is rounded. Weights are exact. The sum of a chunk's 8 products in a lane is an exact
 // integer, times the activations' scale and the weights' it is added in float32: one rounding a chunk, whatever the
-// number of rows.
+// number of rows. The product of two scales must itself be a float32: weights near 2^-127 or 2^127 may become 0 or NaN.
 #pragma once
 #include "gemm.h"
 

@@ -120,6 +120,7 @@ Input floats_of(const Entry& e, int64_t t, int64_t rows, Scratch& memory) {
 }
 
 // few tokens: the threads share out the projection's rows
+static_assert(DIRECT_ROWS <= W);  // `finish` has a lane for each
 void few(const Entry& e, int threads) {
     static thread_local Scratch memory, mixes_memory;
     const int64_t X = e.mixes();

@@ -1,4 +1,4 @@
-"""Native kernels as operators of torch, torch.ops.dsv4.NAME: what torch.compile, torch.export and the profiler see.
+"""Native kernels of layers as operators of torch, torch.ops.dsv4.NAME: what compile, export and the profiler see.
 
 An operator has a schema, a CPU implementation and the shapes of its results; it runs without gradients (`trained`
 implementations are autograd nodes around it).
