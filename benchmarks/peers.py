@@ -85,21 +85,18 @@ def flyweight(args: argparse.Namespace) -> Measure:
 
     def measure(turn: int) -> tuple[float, float]:
         words = random.Random(turn).choices(sorted(sys.stdlib_module_names), k=args.prompt // 3)
-        body = {"model": "m", "prompt": " ".join(words), "max_tokens": args.decode + 1, "temperature": 0}
-        options = {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
-        request = urllib.request.Request(
-            f"{url}/completions", json.dumps({**body, **options}).encode(), {"Content-Type": "application/json"}
-        )
-        times, usage = [time.perf_counter()], {}
-        with urllib.request.urlopen(request, timeout=600) as lines:
-            for line in lines:
-                if line.startswith(b"data: {"):
-                    event = json.loads(line[6:])
-                    usage = event.get("usage") or usage
-                    if event.get("choices"):
-                        times.append(time.perf_counter())
-        prefill = usage["prompt_tokens"] / (times[1] - times[0])
-        return prefill, (usage["completion_tokens"] - 1) / (times[-1] - times[1])
+        spent, usage = [], {}
+        for tokens in (1, args.decode):  # the second finds most of its prompt computed
+            body = {"model": "m", "prompt": " ".join(words), "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{url}/completions", json.dumps(body).encode(), headers)
+            start = time.perf_counter()
+            with urllib.request.urlopen(request, timeout=600) as answer:
+                usage = json.load(answer)["usage"]
+            spent.append(time.perf_counter() - start)
+        prefill = usage["prompt_tokens"] / spent[0]
+        again = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+        return prefill, usage["completion_tokens"] / (spent[1] - again / prefill)
 
     measure(-1)
     return measure
