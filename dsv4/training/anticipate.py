@@ -9,6 +9,7 @@ published.
 T tokens, E experts, K experts per token.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +143,7 @@ class Recovery:
         self._capture, self._restore = capture, restore
         self._snapshots: list[tuple[int, Any]] = []
         self._until, self._attempts = 0, 0
+        self._step: int | None = None  # of the last spike
         self.spikes: list[Spike] = []
 
     def anticipating(self, step: int) -> bool:
@@ -158,11 +160,14 @@ class Recovery:
     def judge(self, step: int, **values: float) -> int | None:
         """None to go on; after a spike the step to go on from, with the state of that step restored.
 
-        Call with loss and gradient norm before the update. Raises Diverged after too many spikes in a row.
+        A step that spikes again after the return, with a finite value, is let pass: its batch is to blame, and its
+        gradient is clipped. Call with loss and gradient norm before the update. Raises Diverged after too many spikes
+        in a row.
         """
         spike = self.detector.check(step, **values)
-        if spike is None:
+        if spike is None or (step == self._step and math.isfinite(spike.value)):
             return None
+        self._step = step
         self.spikes.append(spike)
         self._attempts += 1
         if self._attempts > self.settings.attempts:
@@ -176,10 +181,11 @@ class Recovery:
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints. Snapshots are not among it: after a restart the checkpoint itself is the first one."""
-        return {"until": self._until, "attempts": self._attempts, "detector": self.detector.state_dict()}
+        own = {"until": self._until, "attempts": self._attempts, "step": self._step}
+        return {**own, "detector": self.detector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._until, self._attempts = state["until"], state["attempts"]
+        self._until, self._attempts, self._step = state["until"], state["attempts"], state.get("step")
         self.detector.load_state_dict(state["detector"])
         self._snapshots = []
 

@@ -21,7 +21,7 @@ from dsv4.training.batch import Batch
 from dsv4.training.loss import compute_loss
 from dsv4.training.param_groups import make_optimizers
 from dsv4.training.schedule import Phase
-from dsv4.training.spikes import SpikeDetector, clip_gradients
+from dsv4.training.spikes import Spike, SpikeDetector, clip_gradients
 
 LEARNED = [1, 2, 3, 4]  # layer 0 routes by a table, 4 is the prediction block
 
@@ -169,6 +169,16 @@ def test_a_run_that_keeps_spiking_is_given_up() -> None:
     with pytest.raises(Diverged, match=r"step 3: loss nan .* going back 2 times did not help"):
         run.advance(8)
     assert [step for step, _ in run.trace] == [0, 1, 2, 3, 2, 3, 2, 3]
+
+
+def test_a_batch_that_spikes_again_with_finite_values_is_let_pass() -> None:
+    run = Run(small(), RecoverySettings(snapshot_every=2, margin=0, hold=6, attempts=2), set())
+    run.recovery.detector.check = lambda step, **values: (  # type: ignore[method-assign]
+        Spike(step, "grad_norm", 9.0, 1.0) if step in (3, 6) else None
+    )
+    run.advance(9)
+    assert [step for step, _ in run.trace] == [0, 1, 2, 3, 2, 3, 4, 5, 6, 6, 7, 8]
+    assert [spike.step for spike in run.recovery.spikes] == [3, 6]
 
 
 def test_state_of_a_recovery_survives_a_restart() -> None:
