@@ -211,17 +211,9 @@ std::vector<Block> cut(const AttentionCall& call) {
     std::vector<Block> blocks;
     for (int64_t i = 0; i + 1 < call.runs_count; i++)
         for (int64_t t = call.runs[i]; t < call.runs[i + 1];) {
-            const int64_t* window = call.window_T2 + 2 * t;
-            Block block{t, t + 1, window[0], 0, 0};
-            int64_t last = window[1];
-            // windows that do not follow each other are read apart
-            while (block.last < call.runs[i + 1] && block.last - t < most) {
-                const int64_t* next = call.window_T2 + 2 * block.last;
-                if (next[0] < block.window_first || next[0] > last || next[1] < last) break;
-                last = next[1];
-                block.last++;
-            }
-            block.window_count = last - block.window_first;
+            const int64_t window_first = call.window_T2[2 * t];
+            const Neighbours n = neighbours(call, t, call.runs[i + 1], most);
+            Block block{t, n.last, window_first, n.window_end - window_first, 0};
             for (int64_t u = t; call.prefix_T && u < block.last; u++)
                 block.entries = std::max(block.entries, call.prefix_T[u]);
             t = block.last;

@@ -60,4 +60,21 @@ inline Reach reach(const AttentionCall& call, const Block& block, int64_t t) {
     return {window[0] - block.window_first, window[1] - block.window_first, block.window_count + seen};
 }
 
+// Queries [t, last) before `border`, at most `most`, whose windows follow each other without a gap, and the row after
+// their windows: a row that none of them reads must not be touched.
+struct Neighbours {
+    int64_t last, window_end;
+};
+inline Neighbours neighbours(const AttentionCall& call, int64_t t, int64_t border, int64_t most) {
+    const int64_t* window = call.window_T2 + 2 * t;
+    Neighbours n{t + 1, window[1]};
+    while (n.last < border && n.last - t < most) {
+        const int64_t* next = call.window_T2 + 2 * n.last;
+        if (next[0] < window[0] || next[0] > n.window_end || next[1] < n.window_end) break;
+        n.window_end = next[1];
+        n.last++;
+    }
+    return n;
+}
+
 }  // namespace dsv4

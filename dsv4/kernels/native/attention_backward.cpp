@@ -50,19 +50,10 @@ std::vector<Part> cut(const AttentionCall& call) {
     std::vector<Part> parts;
     for (int64_t i = 0; i + 1 < call.runs_count; i++)
         for (int64_t t = call.runs[i]; t < call.runs[i + 1];) {
-            const int64_t* window = call.window_T2 + 2 * t;
-            Part part{t, t + 1, window[0], 0};
-            int64_t last = window[1];
-            // a row that no query of the part reads must not be touched, so windows follow each other
-            while (part.last < call.runs[i + 1] && part.last - t < most) {
-                const int64_t* next = call.window_T2 + 2 * part.last;
-                if (next[0] < part.window_first || next[0] > last || next[1] < last) break;
-                last = next[1];
-                part.last++;
-            }
-            part.window_count = last - part.window_first;
-            t = part.last;
-            parts.push_back(part);
+            const int64_t window_first = call.window_T2[2 * t];
+            const Neighbours n = neighbours(call, t, call.runs[i + 1], most);
+            parts.push_back({t, n.last, window_first, n.window_end - window_first});
+            t = n.last;
         }
     return parts;
 }
