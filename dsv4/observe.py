@@ -1,6 +1,8 @@
-"""Structured log lines. Data goes to stdout, everything said about it goes to stderr."""
+"""Structured log lines, and text from outside made fit for a terminal. Data goes to stdout, everything said about it
+goes to stderr."""
 
 import json
+import re
 import sys
 import time
 from typing import TextIO
@@ -10,3 +12,29 @@ def log(event: str, /, stream: TextIO | None = None, **fields: object) -> None:
     """Write one JSON line {"t", "event", ...fields} to stderr (or `stream`)."""
     line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False, default=str)
     print(line, file=stream or sys.stderr, flush=True)
+
+
+# what a terminal acts on instead of showing it (C0, DEL, C1), what turns the order of a line around (bidirectional
+# embeddings, overrides and isolates), what only some programs break lines at, and what no encoding can write
+_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""`text` as a terminal may show it: nothing in it moves the cursor, changes colours or sets a title.
+
+    C0 characters become their pictures (ESC is U+241B), the others that act on a terminal U+FFFD. lines: line breaks
+    and tabs stay, carriage returns go: for texts; without it the result is one line: for names.
+
+    >>> printable("a\x1b[31mb")
+    'a\u241b[31mb'
+    """
+
+    def shown(match: re.Match[str]) -> str:
+        char = match.group()
+        if lines and char in "\n\t":
+            return char
+        if lines and char == "\r":
+            return ""
+        return chr(0x2400 + ord(char)) if char < " " else "\u2421" if char == "\x7f" else "\ufffd"
+
+    return _ACTS.sub(shown, text)
