@@ -24,6 +24,7 @@ from dsv4.checkpoint.names import (
 )
 from dsv4.checkpoint.quantize import quantize_state, save_checkpoint
 from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.checkpoint.shapes import check_shapes, shape_problems
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Report",
     "TensorSpec",
     "check_folder",
+    "check_shapes",
     "convert",
     "detect_layout",
     "expected_tensors",
@@ -50,6 +52,7 @@ __all__ = [
     "parameters",
     "quantize_state",
     "save_checkpoint",
+    "shape_problems",
     "shard_of",
     "shards_by_size",
     "state_for",

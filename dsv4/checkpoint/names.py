@@ -23,8 +23,8 @@ Precision = Literal["fp4", "fp8", "bf16", "fp32"]
 class Kind(Enum):
     """What a parameter is, hence how it may be stored and in which dtype it computes."""
 
-    LINEAR = "linear"  # FP8 in the quantised layouts
-    EXPERT = "expert"  # a routed expert's linear: FP4 or FP8
+    LINEAR = "linear"  # FP8 in the quantised layouts, bfloat16 where its tiles would be read in two ways
+    EXPERT = "expert"  # a routed expert's linear: FP4 or FP8 (or bfloat16, as above)
     PLAIN = "plain"  # matrices never quantised: embedding, indexer weights
     WIDE = "wide"  # stored in bfloat16, computes in float32: router, compressor, head
     NORM = "norm"  # stored in bfloat16, computes in float32
@@ -96,6 +96,8 @@ def stored(parameter: Parameter, layout: Layout) -> dict[str, TensorSpec]:
     precision: Precision | None = None
     if kind in (Kind.LINEAR, Kind.EXPERT):
         precision = layout.linears if kind is Kind.LINEAR else layout.experts
+    if precision == "fp8" and not _even_tiles(shape):
+        precision = "bf16"
     if precision == "fp8":
         N, K = shape
         tiles = (-(-N // FP8_BLOCK), -(-K // FP8_BLOCK))
@@ -116,6 +118,14 @@ def stored(parameter: Parameter, layout: Layout) -> dict[str, TensorSpec]:
     if kind is Kind.FLOAT or layout.linears == "fp32":
         return {name: TensorSpec(torch.float32, shape)}
     return {name: TensorSpec(torch.bfloat16, shape)}
+
+
+def _even_tiles(shape: tuple[int, ...]) -> bool:
+    """Whether all readers of the FP8 layout see the same tiles: widths of one tile or of whole tiles.
+
+    transformers spreads the scales of 192 columns as 96 + 96, the released kernels and ours as 128 + 64.
+    """
+    return all(width < FP8_BLOCK or width % FP8_BLOCK == 0 for width in shape)
 
 
 def expected_tensors(config: ModelConfig, layout: Layout) -> dict[str, TensorSpec]:

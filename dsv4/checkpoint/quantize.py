@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError
 from dsv4.checkpoint.names import BF16, Layout, Parameter, expected_tensors, parameters, shard_of, stored
+from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.config import ModelConfig
 from dsv4.kernels.quant import quantize_fp4_weight, quantize_fp8_weight
@@ -80,6 +81,7 @@ def save_checkpoint(
     CheckpointError when the folder already holds a checkpoint or the state does not fit the config.
     """
     target = Path(folder)
+    check_shapes(config, layout=layout)
     for name in extra_files or {}:
         if Path(name).name != name:
             raise ValueError(f"extra_files: expected plain file names, got {name!r}")

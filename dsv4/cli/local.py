@@ -19,7 +19,7 @@ from dsv4.answer import StopStrings
 from dsv4.cache import CacheDtype, CacheSpec
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import ReusePolicy
-from dsv4.checkpoint import CheckpointReader, load_into
+from dsv4.checkpoint import CheckpointReader, check_shapes, load_into
 from dsv4.cli.folders import default_model_folder
 from dsv4.config import ModelConfig
 from dsv4.encoding import Delta, Tokenizer
@@ -78,6 +78,7 @@ def load(
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     path = Path(folder) if folder is not None else default_model_folder()
     config = ModelConfig.from_file(path)
+    check_shapes(config, release_numerics=mode == "release")
     with torch.device("meta"):
         model = Transformer(config, MODES[mode])
     reader = CheckpointReader(path)

@@ -37,7 +37,7 @@ def tiny() -> ModelConfig:
         index_topk=8,
         n_routed_experts=4,
         num_experts_per_tok=2,
-        moe_intermediate_size=160,
+        moe_intermediate_size=96,
         routed_scaling_factor=1.5,
         swiglu_limit=10.0,
         yarn=Yarn(),

@@ -132,8 +132,8 @@ def _rewrite(folder: Path, change) -> CheckpointReader:
         ),
         (
             "mtp.0.ffn.experts.0.w1.scale",
-            torch.ones(160, 8),
-            r"w1\.scale' should be F8_E8M0 \[160, 8\], is F32",
+            torch.ones(96, 8),
+            r"w1\.scale' should be F8_E8M0 \[96, 8\], is F32",
         ),
     ],
 )

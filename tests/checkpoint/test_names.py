@@ -93,7 +93,7 @@ def test_layouts_of_a_tiny_model(tiny: ModelConfig, layout: str) -> None:
     ):
         assert expected[name].dtype == torch.float32
     expert = expected["mtp.0.ffn.experts.3.w2.weight"]
-    widths = {RELEASE.name: 80, RELEASE_FP8.name: 160, BASE.name: 160, BF16.name: 160, FP32.name: 160}
+    widths = {RELEASE.name: 48, RELEASE_FP8.name: 96, BASE.name: 96, BF16.name: 96, FP32.name: 96}
     assert expert.shape == (256, widths[layout])
 
 
