@@ -189,7 +189,7 @@ class TokenEvent:
     reused: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Completion:
     """A whole answer: the tokens (without the end token), why it ended, and their log-probabilities."""
 
@@ -198,6 +198,12 @@ class Completion:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
     reused: int = 0
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.tokens[:8])) + (", ..." if len(self.tokens) > 8 else "")
+        parts = [f"{len(self.tokens)} tokens [{shown}]", f"finish={self.finish.value!r}", f"reused={self.reused}"]
+        parts += [f"error={self.error!r}"] if self.error is not None else []
+        return f"Completion({', '.join(parts)})"
 
     def add(self, event: TokenEvent) -> None:
         """Take one more event; the token that ends an answer by `stop` is not part of it."""

@@ -5,11 +5,11 @@ T tokens, V vocabulary.
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,33 +20,26 @@ from dsv4.cache import CacheDtype, CacheSpec
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, check_shapes, load_into
+from dsv4.cli.answers import Answer, AnswerStream
 from dsv4.cli.folders import default_model_folder
+from dsv4.cli.token_ids import TokenIds, token_list
 from dsv4.config import ModelConfig
-from dsv4.encoding import Delta, Tokenizer
+from dsv4.encoding import Tokenizer
+from dsv4.encoding.grammar import Grammars
 from dsv4.engine import Engine, EngineService
 from dsv4.engine.engine import check_tokens, default_cache_dtype
 from dsv4.engine.memory import DEFAULT_SHARE, parse_memory, plan_memory
-from dsv4.generation import Completion, FinishReason, SamplingDefaults, SamplingParams, TokenEvent
+from dsv4.engine.shared import SharedEngine
+from dsv4.generation import FinishReason, RequestOptions, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import limit_experts
+from dsv4.model.accounting import parameters
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
 
 Mode = Literal["fp32", "bf16", "release"]
 DEFAULT_CONTEXT = 131_072
-Messages = Sequence[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A finished chat answer. `reasoning` is empty with thinking off; counts are tokens."""
-
-    content: str
-    reasoning: str
-    tool_calls: tuple[dict[str, Any], ...]
-    finish: FinishReason
-    prompt_tokens: int
-    completion: Completion = field(repr=False)
+Messages = Sequence[Mapping[str, Any]]
 
 
 def load(
@@ -152,7 +145,8 @@ def generation_defaults(folder: Path) -> SamplingDefaults:
 
 
 class LocalModel:
-    """A loaded model. Methods run in the caller's thread, one request at a time; `service` is for servers."""
+    """A loaded model. Every method may be called from any thread: answers that are open together are batched, and each
+    is what it would be alone. `service` is for servers. Belongs to the process that loaded it; cannot be pickled."""
 
     def __init__(
         self,
@@ -164,7 +158,24 @@ class LocalModel:
     ) -> None:
         self.name, self.model, self.engine, self.defaults = name, model, engine, defaults
         self._tokenizer = tokenizer
+        self._shared = SharedEngine(engine)
         self._serving = False
+
+    def __reduce__(self) -> str:
+        raise TypeError("a loaded model cannot be pickled or copied: call dsv4.load in every process that needs one")
+
+    def __repr__(self) -> str:
+        store = self.engine.store
+        count = parameters(self.config).total
+        return (
+            f"LocalModel({self.name!r}, {count / 1e6:,.1f}M parameters, mode {self.mode}, "
+            f"context {self.engine.context_length:,} tokens, cache up to {store.bytes / 2**20:,.0f} MiB)"
+        )
+
+    @property
+    def mode(self) -> str:
+        """The numerics: fp32, bf16 or release."""
+        return next(name for name, numerics in MODES.items() if numerics == self.model.numerics)
 
     def memory_text(self) -> str:
         """One line: what the cache holds and takes at most."""
@@ -192,47 +203,101 @@ class LocalModel:
         self._serving = True
         return EngineService(self.engine)
 
-    def chat(self, messages: Messages, *, thinking: bool = True, **options: Any) -> Answer:
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Makes grammars for this model's vocabulary, for the option `constraint`."""
+        return Grammars(self.tokenizer)
+
+    def chat(self, messages: Messages, **options: Any) -> Answer:
         """Answer a conversation (OpenAI message dicts). `options` as in `stream`.
 
         >>> dsv4.load().chat([{"role": "user", "content": "What is 17 + 25?"}]).content
         '17 + 25 = 42'
         """
-        stream = self.stream(messages, thinking=thinking, **options)
+        stream = self.stream(messages, **options)
         for _ in stream:
             pass
         return stream.answer()
 
-    def stream(self, messages: Messages, *, thinking: bool = True, **options: Any) -> "AnswerStream":
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        thinking: bool = True,
+        effort: str | None = None,
+        thinking_budget: int | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        task: str | None = None,
+        **options: Any,
+    ) -> AnswerStream:
         """Like `chat`, but an iterator of typed deltas (dsv4.encoding: ReasoningDelta, ContentDelta, ...).
 
+        effort: none (no thinking), low, high or max, as far as the model knows it. thinking_budget: the most tokens of
+        reasoning. tools, tool_choice, parallel_tool_calls, response_format, task: as in a chat completion of
+        docs/api.md, with the same prompt and the same grammar.
         options: max_tokens (1024), temperature and top_p (the folder's), seed, stop (one or more strings, looked
-        for in the content), logprobs, top_logprobs. Leaving a `with` block or calling `close()` stops the work.
+        for in the content), logprobs, top_logprobs, and the other fields of dsv4.generation.SamplingParams.
+        Leaving a `with` block or calling `close()` stops the work. Raises ValueError naming a wrong field.
         """
-        stop = _strings(options.pop("stop", ()))
-        return AnswerStream(self, self.encode_chat(messages, thinking), thinking, self._params(options), stop)
+        from dsv4.cli.chat_request import prepare
 
-    def generate(self, prompt: str | Sequence[int], **options: Any) -> str:
-        """Continue a text or token ids without any chat format; control tokens in the text count as such."""
+        stop = _strings(options.pop("stop", None))
+        params = self._params(options)
+        ready = prepare(
+            self,
+            messages,
+            thinking=_thinking(thinking),
+            reasoning_effort=effort,
+            thinking_budget=thinking_budget,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format,
+            task=task,
+        )
+        if ready.constraint is not None:
+            if params.constraint is not None:
+                raise ValueError("constraint: not together with response_format, tool_choice or strict tools")
+            params = replace(params, constraint=ready.constraint)
+        ask = ready.ask
+        progress = AnswerInProgress(self.tokenizer, thinking=ask.opens_thinking, stops=stop, tools=ask.tools)
+        events = self.events(ready.prompt, params, RequestOptions(cache_points=ready.points))
+        return AnswerStream(events, progress, len(ready.prompt))
+
+    def generate(self, prompt: str | TokenIds, **options: Any) -> str:
+        """Continue a text or token ids without any chat format; control tokens in the text count as such.
+
+        Options as those of sampling in `stream`. Raises RuntimeError when the engine fails.
+        """
         return "".join(self.generate_pieces(prompt, **options))
 
-    def generate_pieces(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
-        """Like `generate`, piece by piece. Options as in `stream`."""
-        stop, params = _strings(options.pop("stop", ())), self._params(options)
-        ids = self.tokenizer.encode_text(prompt, trusted=True) if isinstance(prompt, str) else list(prompt)
+    def generate_pieces(self, prompt: str | TokenIds, **options: Any) -> Iterator[str]:
+        """Like `generate`, piece by piece."""
+        stop, params = _strings(options.pop("stop", None)), self._params(options)
+        ids = (
+            self.tokenizer.encode_text(prompt, trusted=True)
+            if isinstance(prompt, str)
+            else token_list(prompt, "prompt")
+        )
         if isinstance(prompt, str) and ids[:1] != [self.tokenizer.bos_id]:
             ids = [self.tokenizer.bos_id, *ids]
         matcher, decoder = StopStrings(stop), self.tokenizer.decode_stream()
         for event in self.events(ids, params):
             if event.token is not None and event.finish is not FinishReason.STOP:
                 yield matcher.feed(decoder.step(event.token))
+            if event.finish is FinishReason.ERROR:
+                raise RuntimeError(event.error or "the engine failed")
             if matcher.found:
                 return
         yield matcher.feed(decoder.finish()) + matcher.finish()
 
-    def _tokens(self, token_ids: Sequence[int]) -> Tensor:
-        check_tokens(token_ids, self.config.vocab_size)
-        return torch.tensor(list(token_ids))
+    def _tokens(self, token_ids: TokenIds) -> Tensor:
+        ids = token_list(token_ids)
+        check_tokens(ids, self.config.vocab_size)
+        return torch.tensor(ids)
 
     def _params(self, options: dict[str, Any]) -> SamplingParams:
         """SamplingParams from keyword options; None means the default. Raises ValueError naming an unknown one."""
@@ -242,92 +307,56 @@ class LocalModel:
             raise ValueError(f"unknown option {unknown[0]!r}; known: stop, {', '.join(known)}")
         values: dict[str, Any] = asdict(self.defaults)
         values.update({name: value for name, value in options.items() if value is not None})
+        if isinstance(bias := values.get("logit_bias"), Mapping):
+            values["logit_bias"] = tuple((token, float(value)) for token, value in bias.items())
         return SamplingParams(**values)
 
-    def encode_chat(self, messages: Messages, thinking: bool) -> list[int]:
-        """The prompt of a conversation, untrusted text kept from becoming control tokens."""
-        if not messages:
-            raise ValueError("messages: at least one is needed")
-        return self.tokenizer.encode_messages(list(messages), "thinking" if thinking else "chat")
+    def encode_chat(self, messages: Messages, thinking: bool = True, **fields: Any) -> list[int]:
+        """The prompt of a conversation, untrusted text kept from becoming control tokens. fields: those of `stream`
+        that the prompt shows (effort, tools, response_format, ...), named as in a chat completion's body."""
+        from dsv4.cli.chat_request import prepare
 
-    def events(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[TokenEvent]:
+        return prepare(self, messages, thinking=_thinking(thinking), **fields).prompt
+
+    def events(
+        self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
+    ) -> Generator[TokenEvent, None, None]:
         """The engine's events for one prompt of token ids."""
         if self._serving:
             raise RuntimeError("this model is being served; send requests to the service")
-        return self.engine.generate(prompt, params)
+        return self._shared.generate(prompt, params, options)
 
-    @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int]) -> Tensor:
-        """Next-token logits of every position, [T, V] fp32, in one forward pass without a cache."""
+    def logits(self, token_ids: TokenIds) -> Tensor:
+        """Next-token logits of every position, [T, V] fp32, in one forward pass without a cache.
+
+        token_ids: a list, a tensor or an array of T ids. Raises ValueError for anything else.
+        """
         tokens_T = self._tokens(token_ids)
-        return self.model.logits(self.model.hidden(tokens_T, self.model.pack([len(tokens_T)])))
+        with self._shared.alone(), torch.inference_mode():
+            return self.model.logits(self.model.hidden(tokens_T, self.model.pack([len(tokens_T)])))
 
-    @torch.inference_mode()
-    def mtp_logits(self, token_ids: Sequence[int]) -> Tensor:
+    def mtp_logits(self, token_ids: TokenIds) -> Tensor:
         """Logits of the token after next, from positions 0..T-2 and the token that follows each: [T - 1, V] fp32."""
         if not self.config.num_nextn_predict_layers:
             raise ValueError(f"model {self.name} has no prediction block (num_nextn_predict_layers is 0)")
         tokens_T = self._tokens(token_ids)
         if len(tokens_T) < 2:
             raise ValueError(f"mtp_logits needs at least 2 tokens, got {len(tokens_T)}")
-        x_TSD = self.model.hidden(tokens_T, self.model.pack([len(tokens_T)]))
-        sequences = self.model.pack([len(tokens_T) - 1])
-        return self.model.mtp_logits(self.model.mtp_hidden(x_TSD[:-1], tokens_T[1:], sequences))
+        with self._shared.alone(), torch.inference_mode():
+            x_TSD = self.model.hidden(tokens_T, self.model.pack([len(tokens_T)]))
+            sequences = self.model.pack([len(tokens_T) - 1])
+            return self.model.mtp_logits(self.model.mtp_hidden(x_TSD[:-1], tokens_T[1:], sequences))
 
 
-class AnswerStream:
-    """Iterates over the deltas of one answer; `finish` says afterwards why it ended, `answer()` gives the whole."""
-
-    def __init__(
-        self,
-        model: LocalModel,
-        prompt: list[int],
-        thinking: bool,
-        params: SamplingParams,
-        stop: tuple[str, ...],
-    ) -> None:
-        self._prompt_tokens = len(prompt)
-        self._progress = AnswerInProgress(model.tokenizer, thinking=thinking, stops=stop, tools=True)
-        self._completion = Completion(finish=FinishReason.ABORT)
-        self._deltas = self._run(model.events(prompt, params))
-
-    def __iter__(self) -> Iterator[Delta]:
-        return self._deltas
-
-    def close(self) -> None:
-        """Stop the work now. `finish` is then `abort`, unless the answer had ended."""
-        self._deltas.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    @property
-    def finish(self) -> FinishReason:
-        return self._completion.finish
-
-    def answer(self) -> Answer:
-        """What has been said so far."""
-        message = self._progress.parsed.message()
-        return Answer(
-            message.get("content") or "",
-            message.get("reasoning_content") or "",
-            tuple(message.get("tool_calls") or ()),
-            self.finish,
-            self._prompt_tokens,
-            self._completion,
-        )
-
-    def _run(self, events: Iterator[TokenEvent]) -> Generator[Delta, None, None]:
-        for event in events:
-            self._completion.add(event)
-            yield from self._progress.step(event).deltas
-            if self._progress.finish is not None:
-                self._completion.finish = self._progress.finish
-                return
+def _thinking(value: bool) -> dict[str, str]:
+    if not isinstance(value, bool):
+        raise ValueError(f"thinking: expected True or False, got {value!r}")
+    return {"type": "enabled" if value else "disabled"}
 
 
-def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+def _strings(value: Any) -> tuple[str, ...]:
+    """One stop string or several. Raises ValueError for anything else."""
+    texts = () if value is None else (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"stop: expected a string or a list of strings, none of them empty, got {value!r}")
+    return tuple(texts)

@@ -2,17 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from dsv4.encoding import Tokenizer
-from dsv4.encoding.grammar import Grammar, GrammarError
+from dsv4.encoding.grammar import Grammar, GrammarError, Grammars
 from dsv4.generation import ConstraintFactory, TokenConstraint
 from dsv4.server.ask import Ask
-from dsv4.server.backend import Backend
 from dsv4.server.errors import ApiError
 
 
-def constraint(backend: Backend, ask: Ask) -> ConstraintFactory | None:
+class Desk(Protocol):
+    """What grammars are made with: a `Backend`, or what else has these two."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def grammars(self) -> Grammars: ...
+
+
+def constraint(backend: Desk, ask: Ask) -> ConstraintFactory | None:
     """What the answer must look like; None if it is free. Raises ApiError 400 for a schema that cannot be enforced."""
     grammar = _grammar(backend, ask)
     if ask.budget is None or not ask.opens_thinking:
@@ -54,7 +63,7 @@ class _Budgeted:
             self._then.accept(token)
 
 
-def _grammar(backend: Backend, ask: Ask) -> ConstraintFactory | None:
+def _grammar(backend: Desk, ask: Ask) -> ConstraintFactory | None:
     grammars, tokenizer = backend.grammars, backend.tokenizer
     try:
         if ask.tools and ask.choice.mode == "required":
@@ -106,7 +115,7 @@ class _Thinking:
         self._over = self._over or token == self._trigger
 
 
-def _forced_calls(backend: Backend, ask: Ask) -> Grammar:
+def _forced_calls(backend: Desk, ask: Ask) -> Grammar:
     named = ask.choice.name
     functions = [function for function in ask.functions if named in (None, function["name"])]
     parallel = ask.parallel and named is None

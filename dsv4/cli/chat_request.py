@@ -1,0 +1,60 @@
+"""The arguments of `LocalModel.chat` as the server reads a request: the same fields, prompt and grammar."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dsv4.generation import ConstraintFactory
+from dsv4.server.ask import Ask
+from dsv4.server.constraints import Desk, constraint
+from dsv4.server.errors import ApiError
+from dsv4.server.openai_ask import chat_ask
+from dsv4.server.openai_request import parse_chat
+from dsv4.server.prompt import cache_points, encode
+
+# what the released encoding reads from a message, and what a request says beside its messages
+OUTSIDE = ("tools", "response_format", "task")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A conversation ready to run: prompt ids, where later prompts may branch off, and what the answer must follow."""
+
+    ask: Ask
+    prompt: list[int]
+    points: tuple[int, ...]
+    constraint: ConstraintFactory | None
+
+
+def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Prepared:
+    """Check, render and encode. desk: the model's tokenizer and grammars. fields: as in the body of a chat completion,
+    None where nothing is said.
+
+    Raises ValueError naming the field and what it may be.
+    """
+    body = {name: value for name, value in fields.items() if value is not None}
+    body["messages"] = _messages(messages)
+    if "tools" in body and not isinstance(body["tools"], str | bytes):
+        body["tools"] = list(body["tools"])
+    try:
+        ask = chat_ask(parse_chat(body), body, desk.tokenizer.dialect, "", "")
+        prompt = encode(ask, desk.tokenizer)
+        return Prepared(ask, prompt, cache_points(prompt, desk.tokenizer), constraint(desk, ask))
+    except ApiError as error:
+        text = str(error)
+        raise ValueError(text.replace("reasoning_effort:", "effort:", 1)) from None
+
+
+def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise ValueError(f"messages: expected a list of message dicts, got {type(messages).__name__}")
+    if not messages:
+        raise ValueError("messages: at least one is needed")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            hint = " (an answer's .message is one)" if hasattr(message, "message") else ""
+            raise ValueError(f"messages[{index}]: expected a dict, got {type(message).__name__}{hint}")
+        for name in OUTSIDE:
+            if message.get(name):
+                raise ValueError(f"messages[{index}].{name}: give it beside the messages, as {name}=...")
+    return [dict(message) for message in messages]
