@@ -82,5 +82,6 @@ def read_keys(file: Path | None, variable: str) -> "Keys":
     from dsv4.server import Keys
 
     own = Keys.load(file) if file is not None else Keys()
-    more = Keys.parse(variable.split(","), KEYS_VARIABLE)
-    return Keys((*own.entries, *more.entries), {**own.limits, **more.limits})
+    more = Keys.parse(variable.split(","), KEYS_VARIABLE, unnamed="env")
+    both = Keys((*own.entries, *more.entries), {**own.limits, **more.limits})
+    return both.checked(f"{file} and {KEYS_VARIABLE}")

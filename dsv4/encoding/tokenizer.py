@@ -22,11 +22,14 @@ import tokenizers
 
 from dsv4.encoding.dialect import V4, Dialect
 from dsv4.encoding.messages import Message
+from dsv4.encoding.pretokens import cuts_as_released, pieces
 from dsv4.encoding.render import render_segments
 from dsv4.encoding.segments import Segment
 
 FILE_NAME = "tokenizer.json"
 MODES = ("safe", "official")
+# longer texts are encoded piece by piece, without Python's lock: others go on, and memory does not grow with the text
+LONG_TEXT = 4096
 
 
 class Tokenizer:
@@ -43,11 +46,14 @@ class Tokenizer:
         self._full = _build(definition, source)
         self._plain = _build({**definition, "added_tokens": []}, source)
         self._bytes_of = _byte_alphabet()
+        self._in_pieces = cuts_as_released(definition)
         missing = [token for token in dialect.control_tokens if self._full.token_to_id(token) is None]
         if missing:
             raise ValueError(f"{source}: added_tokens lacks {missing[0]!r}, a control token of {dialect.name}")
         self._controls = re.compile("(" + "|".join(map(re.escape, dialect.control_tokens)) + ")")
         self._vocab_size = self._full.get_vocab_size(with_added_tokens=True)
+        # in the byte alphabet a character is a byte
+        self._longest = max(map(len, self._plain.get_vocab()), default=1)
 
     @classmethod
     def load(cls, path: str | Path, *, dialect: Dialect = V4) -> Self:
@@ -72,6 +78,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of token ids, added tokens included (129,280 in the release)."""
         return self._vocab_size
+
+    @property
+    def longest_token(self) -> int:
+        """The most bytes of text that one token stands for."""
+        return self._longest
 
     def definition_json(self) -> str:
         """The tokenizer.json this was made from."""
@@ -115,9 +126,17 @@ class Tokenizer:
 
         Untrusted text never gives an added token, whatever it contains. Trusted text gives one for every
         control text.
-        Raises ValueError for text that is not valid Unicode (a lone surrogate).
+        Raises ValueError for text that is not valid Unicode (a lone surrogate), or a word of more than a million
+        characters.
         """
-        return _encode(self._full if trusted else self._plain, text)
+        if trusted:
+            return _encode(self._full, text)
+        if len(text) <= LONG_TEXT or not self._in_pieces:
+            return _encode(self._plain, text)
+        ids: list[int] = []
+        for piece in pieces(text):
+            ids += _encode(self._plain, piece)
+        return ids
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Ids of rendered segments in safe mode: control tokens come from trusted segments only."""
@@ -171,7 +190,8 @@ class Tokenizer:
         `skip_special_tokens` leaves out begin, end, pad and placeholders, but not `<think>` or
         `<｜User｜>`, which the release does not mark as special.
         """
-        return self._full.decode(ids, skip_special_tokens=skip_special_tokens)
+        # the library's `decode` keeps Python's lock
+        return self._full.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
 
     def decode_stream(self) -> "DecodeStream":
         """A fresh incremental detokenizer."""
@@ -209,7 +229,10 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     if not text:
         return []
     try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        if len(text) <= LONG_TEXT:
+            return tokenizer.encode(text, add_special_tokens=False).ids
+        # unlike `encode` it gives up Python's lock; "fast" leaves out the offsets
+        return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
     except TypeError as error:
         raise ValueError("text: expected valid Unicode without lone surrogates") from error
 

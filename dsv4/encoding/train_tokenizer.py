@@ -9,23 +9,11 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from tokenizers import Tokenizer as BackendTokenizer
 
 from dsv4.encoding.dialect import V4, Dialect
+from dsv4.encoding.pretokens import CJK, DIGITS, WORDS
 from dsv4.encoding.tokenizer import FILE_NAME, Tokenizer
 
 CONFIG_FILE_NAME = "tokenizer_config.json"
 BYTES = 256
-
-# the released rules, in order: runs of up to three digits, runs of Chinese and Japanese, then words, marks
-# and space
-DIGITS = r"\p{N}{1,3}"
-CJK = "[一-龥\u3040-ゟ゠-ヿ]+"
-WORDS = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
-    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-    "| ?[\\p{P}\\p{S}]+[\r\n]*"
-    "|\\s*[\r\n]+"
-    r"|\s+(?!\S)"
-    r"|\s+"
-)
 
 
 def train_bpe(

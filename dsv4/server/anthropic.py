@@ -1,6 +1,5 @@
 """Anthropic's messages: one job, answered whole or as a stream of blocks."""
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -151,21 +150,21 @@ class MessagesRun:
         }
 
 
-async def prepare_messages(body: Any, backend: Backend, key: str) -> MessagesRun:
+def prepare_messages(body: Any, backend: Backend, key: str) -> MessagesRun:
     """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
     request = parse_messages(body)
     model = backend.model_name if request.model is None else request.model
-    job = await prepare(backend, messages_ask(request, backend.tokenizer.dialect, model, key))
+    job = prepare(backend, messages_ask(request, backend.tokenizer.dialect, model, key))
     # ids are made when the first call is seen
     return MessagesRun(job, streaming=bool(request.stream))
 
 
-async def count_tokens(body: Any, backend: Backend, key: str) -> dict[str, int]:
+def count_tokens(body: Any, backend: Backend, key: str) -> dict[str, int]:
     """How long the prompt of a message request is. Raises ApiError."""
     request = parse_messages(body)
     ask = messages_ask(request, backend.tokenizer.dialect, request.model or backend.model_name, key)
     check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
-    prompt = await asyncio.to_thread(encode, ask, backend.tokenizer, backend.replays)
+    prompt = encode(ask, backend.tokenizer, backend.replays)
     return {"input_tokens": len(prompt)}
 
 

@@ -2,10 +2,9 @@
 that is, and those of the official service's other bases under `/beta` and `/anthropic`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
@@ -16,19 +15,21 @@ from dsv4.server.backend import Backend, Settings
 from dsv4.server.border import Border, Run, add_error_handlers, json_response, respond
 from dsv4.server.chat_page import add_chat_page
 from dsv4.server.completions import prepare_completion
-from dsv4.server.errors import ApiError
+from dsv4.server.endable import Endable
 from dsv4.server.ledger import Ledger
 from dsv4.server.openai import prepare_chat
 from dsv4.server.pages import Pages
 from dsv4.server.responses import count_input, prepare_response
-from dsv4.server.safety import read_body
 from dsv4.server.tokens import token_ids, token_text
+from dsv4.server.work import understood
 
 PREFIXES = ("", "/v1")
 ANTHROPIC_PREFIXES = ("", "/v1", "/anthropic", "/anthropic/v1")
 BETA_PREFIXES = ("", "/v1", "/beta", "/beta/v1")
 
-Prepare = Callable[[Any, Backend, str], Awaitable[Run]]
+Prepare = Callable[[Any, Backend, str], Run]
+Count = Callable[[Any, Backend, str], Any]
+T = TypeVar("T")
 
 
 def create_app(
@@ -47,15 +48,12 @@ def create_app(
     `app.state.backend` is what the requests share. Closes neither `generator` nor `ledger`.
     """
     app = FastAPI(title="dsv4", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    backend = Backend(generator, tokenizer, model_name, defaults, settings, counters, ledger=ledger)
+    backend = Backend(Endable(generator), tokenizer, model_name, defaults, settings, counters, ledger=ledger)
     app.state.backend = backend
 
     def post(paths: list[str], prepare: Prepare) -> None:
         async def route(request: Request) -> Response:
-            body = await read_json(request, settings.body_seconds)
-            if backend.draining:
-                raise ApiError(503, "the server is stopping", code="stopping", headers={"retry-after": "10"})
-            return await respond(request, await prepare(body, backend, key_of(request)))
+            return await respond(request, await _understood(request, backend, prepare))
 
         for path in paths:
             app.add_api_route(path, route, methods=["POST"])
@@ -75,37 +73,31 @@ def create_app(
 
 def _add_counters(app: FastAPI, backend: Backend) -> None:
     """The routes that only count or turn tokens."""
-    pause = backend.settings.body_seconds
 
-    async def count(request: Request) -> Response:
-        return json_response(await count_tokens(await read_json(request, pause), backend, key_of(request)))
+    def post(paths: list[str], count: Count) -> None:
+        def counted(body: Any, backend: Backend, key: str) -> Response:
+            # writing a million ids takes its time, too
+            return json_response(count(body, backend, key))
 
-    async def count_items(request: Request) -> Response:
-        return json_response(await count_input(await read_json(request, pause), backend, key_of(request)))
+        async def route(request: Request) -> Response:
+            return await _understood(request, backend, counted)
 
-    async def tokenize(request: Request) -> Response:
-        return json_response(await token_ids(await read_json(request, pause), backend))
+        for path in paths:
+            app.add_api_route(path, route, methods=["POST"])
 
-    async def detokenize(request: Request) -> Response:
-        return json_response(token_text(await read_json(request, pause), backend))
-
-    for prefix in ANTHROPIC_PREFIXES:
-        app.add_api_route(f"{prefix}/messages/count_tokens", count, methods=["POST"])
-    for prefix in PREFIXES:
-        app.add_api_route(f"{prefix}/responses/input_tokens", count_items, methods=["POST"])
-        app.add_api_route(f"{prefix}/tokenize", tokenize, methods=["POST"])
-        app.add_api_route(f"{prefix}/detokenize", detokenize, methods=["POST"])
+    post([f"{prefix}/messages/count_tokens" for prefix in ANTHROPIC_PREFIXES], count_tokens)
+    post([f"{prefix}/responses/input_tokens" for prefix in PREFIXES], count_input)
+    post([f"{prefix}/tokenize" for prefix in PREFIXES], token_ids)
+    post([f"{prefix}/detokenize" for prefix in PREFIXES], token_text)
 
 
-async def read_json(request: Request, pause: float = 60.0) -> Any:
-    """The decoded body, whatever content type the client claims. Raises ApiError 400, 408 or 413."""
-    body = await read_body(request, pause)
-    try:
-        return msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"body: not valid JSON: {error}", param="body", code="invalid_json") from error
+async def _understood(request: Request, backend: Backend, prepare: Callable[[Any, Backend, str], T]) -> T:
+    """What `prepare` makes of a request's body and key, whatever content type the client claims. Raises ApiError."""
+    key = getattr(request.state, "key", "")
+    async with backend.bodies.reading(request, key, backend.settings.body_seconds) as body:
+        context, vocabulary = backend.generator.context_length, backend.tokenizer.vocab_size
 
+        def work() -> T:
+            return understood(body, context, vocabulary, lambda value: prepare(value, backend, key))
 
-def key_of(request: Request) -> str:
-    """The name of the key a request came with, "" without keys."""
-    return getattr(request.state, "key", "")
+        return await backend.workers.run(request, body, work)

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
-from dsv4.generation import SamplingDefaults, TokenGenerator
+from dsv4.generation import SamplingDefaults
+from dsv4.server.body import Bodies, body_limit
+from dsv4.server.endable import Endable
 from dsv4.server.keys import Keys
 from dsv4.server.ledger import Ledger
 from dsv4.server.limits import Limits
 from dsv4.server.metrics import Metrics
 from dsv4.server.prices import Prices
 from dsv4.server.replay import Replays
+from dsv4.server.work import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Settings:
     max_requests: answers at once; more are refused as busy.
     keep_alive: seconds of silence after which something is sent.
     body_seconds: how long a client may pause while it sends its body.
+    most_body_bytes: of one request; None = as the context length needs.
     prices: what answers would have cost, for log and ledger.
     """
 
@@ -35,15 +39,17 @@ class Settings:
     max_requests: int = 1024
     keep_alive: float = 10.0
     body_seconds: float = 60.0
+    most_body_bytes: int | None = None
     prices: Prices = Prices()  # noqa: RUF009 (frozen)
 
 
 @dataclass(slots=True)
 class Backend:
     """One model and everything that outlives a request. counters: numbers of the engine for the metrics page;
-    ledger: where usage is kept, None = nowhere."""
+    ledger: where usage is kept, None = nowhere. inside: requests that were let in and are not over; running: answers in
+    the making; draining: nobody is let in."""
 
-    generator: TokenGenerator
+    generator: Endable
     tokenizer: Tokenizer
     model_name: str
     defaults: SamplingDefaults
@@ -54,9 +60,14 @@ class Backend:
     ledger: Ledger | None = None
     grammars: Grammars = field(init=False)
     limits: Limits = field(init=False)
+    bodies: Bodies = field(init=False)
+    workers: Workers = field(default_factory=Workers)
+    inside: int = 0
     running: int = 0
     draining: bool = False
 
     def __post_init__(self) -> None:
         self.grammars = Grammars(self.tokenizer)
         self.limits = Limits(self.settings.keys.limits)
+        most = self.settings.most_body_bytes
+        self.bodies = Bodies(body_limit(self.generator.context_length) if most is None else most)

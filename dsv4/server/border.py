@@ -1,5 +1,6 @@
 """The borders of the application: who may ask, what is logged, and every failure as an error a client understands."""
 
+import asyncio
 import re
 import time
 import traceback
@@ -17,13 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dsv4.observe import log
 from dsv4.server.backend import Backend
 from dsv4.server.chat_page import FILES
-from dsv4.server.errors import ApiError, from_problem
+from dsv4.server.errors import ApiError, busy, from_problem, stopping
 from dsv4.server.job import Job
 from dsv4.server.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
-from dsv4.server.safety import headers_of, refusal
+from dsv4.server.safety import headers_of, refusal, short_name
 from dsv4.server.sse import ClientGone, EventStream, PatientResponse, race_disconnect, to_json
 
 CLIENT_CLOSED = 499
+LONGEST_PATH = 256
 # answered without a key: they tell nothing about anybody's requests
 OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/v1/health", "/v1/ready", "/v1/version", *FILES})
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -50,7 +52,7 @@ async def respond(request: Request, run: Run) -> Response:
     headers = {}
     if model in DEPRECATED:
         headers["deprecation"] = RETIRED
-        log("deprecated_model", model=model, id=job.id)
+        log("deprecated_model", model=short_name(model), id=job.id)
     context = job.backend.generator.context_length
     if job.ask.effort == "max" and context < THINK_MAX_CONTEXT:
         headers["warning"] = (
@@ -77,7 +79,9 @@ async def guarded(run: Run) -> AsyncGenerator[bytes, None]:
     except ApiError as error:
         log("stream_failed", id=run.job.id, error=error.message)
         yield run.failed(error)
-    except Exception as error:
+    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
         yield run.failed(_internal(error))
     finally:
         await chunks.aclose()
@@ -143,8 +147,13 @@ class Border:
         except (ClientGone, ClientDisconnect):
             outcome["disconnected"] = True
             status = status or CLIENT_CLOSED
-        except Exception as error:
-            response = _internal(error)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of a Rust library is no Exception
+            cut = isinstance(error, asyncio.CancelledError)
+            if cut and not self._backend.draining:
+                raise
+            response = stopping() if cut else _internal(error)
             if status is None:
                 await error_response(response, scope)(scope, receive, watched)
         finally:
@@ -152,23 +161,50 @@ class Border:
             _log_request(scope, request_id, status, began, outcome)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        settings = self._backend.settings
-        refused = refusal(scope) if settings.local_only else None
-        if refused is not None:
-            await error_response(refused, scope)(scope, receive, send)
+        try:
+            key = self._checked(scope)
+            if scope["method"] != "POST":
+                await self._pass(scope, receive, send)
+                return
+            self._enter(key)
+        except ApiError as error:
+            await error_response(error, scope)(scope, receive, send)
             return
+        try:
+            await self._pass(scope, receive, send)
+        finally:
+            self._backend.inside -= 1
+            self._backend.limits.leave(key)
+
+    def _checked(self, scope: Scope) -> str:
+        """The name of the key of a request that may be looked at. Raises ApiError."""
+        settings, headers = self._backend.settings, headers_of(scope)
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # two programs on the way may see two ends of such a body, and another request behind one of them
+            raise ApiError(400, "content-length: not together with transfer-encoding", headers={"connection": "close"})
+        if settings.local_only and (refused := refusal(scope)) is not None:
+            raise refused
+        if scope["path"] in OPEN_PATHS or scope["method"] in ("HEAD", "OPTIONS"):
+            return ""
+        key = settings.keys.check(headers.get(b"authorization"), headers.get(b"x-api-key"))
+        scope["state"]["key"] = key
+        return key
+
+    def _enter(self, key: str) -> None:
+        """Let a request in that costs time, before its body is read. Raises ApiError 429 or 503."""
+        backend = self._backend
+        if backend.draining:
+            raise stopping()
+        if backend.inside >= backend.settings.max_requests:
+            raise busy(f"{backend.inside} requests are running already; try again later")
+        backend.limits.enter(key)
+        backend.inside += 1
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in ("HEAD", "OPTIONS"):
             response = Response(status_code=200, headers={"allow": "GET, POST, HEAD, OPTIONS"})
             await response(scope, receive, send)
             return
-        headers = headers_of(scope)
-        if scope["path"] not in OPEN_PATHS:
-            try:
-                key = settings.keys.check(headers.get(b"authorization"), headers.get(b"x-api-key"))
-            except ApiError as error:
-                await error_response(error, scope)(scope, receive, send)
-                return
-            scope["state"]["key"] = key
         await self._app(scope, receive, send)
 
 
@@ -206,13 +242,15 @@ def _log_request(scope: Scope, request_id: str, status: int | None, began: float
     state = scope["state"]
     job = state.get("job")
     report = job.report() if isinstance(job, Job) else {}
+    if "model" in report:
+        report["model"] = short_name(report["model"])
     if state.get("key"):
         report["key"] = state["key"]
     log(
         "request",
         request_id=request_id,
         method=scope["method"],
-        path=scope["path"],
+        path=short_name(scope["path"], LONGEST_PATH),
         status=status,
         seconds=round(time.perf_counter() - began, 4),
         **report,
@@ -220,10 +258,10 @@ def _log_request(scope: Scope, request_id: str, status: int | None, began: float
     )
 
 
-def _as_api_error(error: Exception) -> ApiError:
+def _as_api_error(error: BaseException) -> ApiError:
     return error if isinstance(error, ApiError) else _internal(error)
 
 
-def _internal(error: Exception) -> ApiError:
+def _internal(error: BaseException) -> ApiError:
     log("internal_error", error=repr(error), traceback=traceback.format_exc())
     return ApiError(500, f"internal error: {type(error).__name__}", code="internal_error")

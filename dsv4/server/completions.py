@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
@@ -16,6 +17,7 @@ from dsv4.server.fields import Fields, StreamOptions, between, bias_pairs, sampl
 from dsv4.server.job import Job, prepare
 from dsv4.server.openai import FINGERPRINT, usage_of
 from dsv4.server.safety import owner_name
+from dsv4.server.sizes import check_fits
 from dsv4.server.sse import DONE, KEEP_ALIVE, event
 
 DEFAULT_TOKENS = 4096
@@ -101,7 +103,7 @@ class CompletionRun:
         return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-async def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
+def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
     """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
     if not isinstance(body, Mapping):
         raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
@@ -113,6 +115,8 @@ async def prepare_completion(body: object, backend: Backend, key: str) -> Comple
         raise invalid("stream_options", "only allowed with stream: true")
     if request.echo and (request.suffix or request.logprobs is not None):
         raise invalid("echo", "not together with suffix or logprobs")
+    texts = (request.prompt, *(request.prompt if isinstance(request.prompt, list) else ()), request.suffix)
+    check_fits(texts, backend.tokenizer.longest_token, backend.generator.context_length)
     ids = _prompt(request, backend.tokenizer)
     ask = Ask(
         model=request.model or backend.model_name,
@@ -129,7 +133,7 @@ async def prepare_completion(body: object, backend: Backend, key: str) -> Comple
     )
     options = request.stream_options
     return CompletionRun(
-        await prepare(backend, ask),
+        prepare(backend, ask),
         streaming=bool(request.stream),
         include_usage=bool(options and options.include_usage),
         echo=backend.tokenizer.decode(ids[1:]) if request.echo else "",
@@ -164,7 +168,7 @@ def _logprobs(tokenizer: Tokenizer, records: Sequence[TokenRecord]) -> dict[str,
 
     content = [record for record in records if record.section is Section.CONTENT]
     tokens = [text(record.token) for record in content]
-    offsets = [sum(map(len, tokens[:index])) for index in range(len(tokens))]
+    offsets = [0, *accumulate(map(len, tokens))][: len(tokens)]
     return {
         "tokens": tokens,
         "token_logprobs": [record.logprobs.chosen for record in content],

@@ -85,6 +85,11 @@ def busy(message: str, seconds: int = RETRY_SECONDS) -> ApiError:
     return ApiError(429, message, type=RATE_LIMIT, code="rate_limit_exceeded", headers=headers)
 
 
+def stopping() -> ApiError:
+    """A 503: the server takes no more work and finishes none that is left."""
+    return ApiError(503, "the server is stopping", code="stopping", headers={"retry-after": "10"})
+
+
 def invalid(param: str, problem: str, *, code: str = INVALID_REQUEST) -> ApiError:
     """A 400 that names the field: `temperature: must be in [0, 2], got 3`."""
     return ApiError(400, f"{param}: {problem}", param=param, code=code)

@@ -27,12 +27,12 @@ from dsv4.server.errors import ApiError, ContextOverflow, busy
 from dsv4.server.ledger import Usage
 from dsv4.server.models import check_model
 from dsv4.server.prompt import cache_points, encode
+from dsv4.server.sizes import check_fits, prompt_texts
 
 # how long a stream waits for a refusal before its status line goes out
 PATIENCE_SECONDS = 0.5
 FIXED_WHILE_THINKING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
 ENGINE_ERROR = "engine_error"
-SHORT_CHARACTERS = 1000
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class Job:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
         self.backend.running -= 1
-        self.backend.limits.release(self.ask.key, self.answer.completion_tokens)
+        self.backend.limits.spend(self.ask.key, self.answer.completion_tokens)
         if not self._refused and not self._failed:
             self._account()
         if not self.answer.over and not self._refused:
@@ -230,25 +230,17 @@ class Job:
         self.backend.replays.keep(ask.owner, self.prompt, self.tokens, parsed, ids)
 
 
-async def prepare(backend: Backend, ask: Ask) -> Job:
-    """Encode the prompt and decide how to sample. Raises ApiError."""
+def prepare(backend: Backend, ask: Ask) -> Job:
+    """Encode the prompt and decide how to sample. A long conversation takes seconds, and so do some grammars: call it
+    where nobody waits. Raises ApiError."""
     check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
-    # a long conversation takes seconds to encode, and so do some grammars; other requests must not wait for it
-    if _is_short(ask):
-        prompt, points, grammar = _work_out(backend, ask)
-    else:
-        prompt, points, grammar = await asyncio.to_thread(_work_out, backend, ask)
+    context = backend.generator.context_length
+    check_fits(prompt_texts(ask.messages), backend.tokenizer.longest_token, context)
+    prompt, points, grammar = _work_out(backend, ask)
     params = sampling(backend, ask, prompt, grammar)
     options = RequestOptions(owner=ask.owner, cache_points=points, progress=True)
     answer = Answer(backend.tokenizer, thinking=ask.opens_thinking, stops=ask.stop, tools=ask.tools)
     return Job(backend, ask, prompt, params, options, answer)
-
-
-def _is_short(ask: Ask) -> bool:
-    """Whether a prompt is encoded in less time than another thread takes to begin."""
-    if ask.functions or ask.schema is not None or len(ask.messages) > 4:
-        return False
-    return sum(len(str(part)) for message in ask.messages for part in message.values()) < SHORT_CHARACTERS
 
 
 def _work_out(backend: Backend, ask: Ask) -> tuple[list[int], tuple[int, ...], ConstraintFactory | None]:

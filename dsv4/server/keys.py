@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Self
 
 from dsv4.server.errors import ApiError
 from dsv4.server.limits import KeyLimits
+from dsv4.server.safety import LONGEST_NAME, short_name
 
 SHORTEST = 8
 LIMIT_NAMES = frozenset(item.name for item in fields(KeyLimits))
@@ -26,9 +28,9 @@ class Keys:
     limits: Mapping[str, KeyLimits] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, lines: Iterable[str], source: str = "keys") -> Self:
+    def parse(cls, lines: Iterable[str], source: str = "keys", unnamed: str = "key") -> Self:
         """Keys from lines `name key` or `key`, perhaps with limits as `requests=60` behind; empty lines and those that
-        begin with # are left out.
+        begin with # are left out. A key without a name has that of its line behind `unnamed`, as `key4`.
 
         Raises ValueError naming the line, never the key.
         """
@@ -46,7 +48,11 @@ class Keys:
                 raise ValueError(
                     f"{source}: line {number}: expected a name and a key of at least {SHORTEST} characters"
                 )
-            name = words[0] if len(words) == 2 else f"key{number}"
+            name = words[0] if len(words) == 2 else f"{unnamed}{number}"
+            if name != short_name(name):
+                raise ValueError(
+                    f"{source}: line {number}: a name has at most {LONGEST_NAME} characters, all printable"
+                )
             try:
                 own = KeyLimits.parse(options)
             except ValueError as error:
@@ -54,12 +60,23 @@ class Keys:
             if own != KeyLimits():
                 limits[name] = own
             entries.append((name, _digest(words[-1])))
-        return cls(tuple(entries), limits)
+        return cls(tuple(entries), limits).checked(source)
+
+    def checked(self, source: str) -> Self:
+        """These keys. Raises ValueError if two have one name, or are the same key: they could not be told apart."""
+        names = Counter(name for name, _ in self.entries)
+        digests = Counter(digest for _, digest in self.entries)
+        for name, digest in self.entries:
+            if names[name] > 1:
+                raise ValueError(f"{source}: two keys are named {name!r}; their caches, limits and usage would be one")
+            if digests[digest] > 1:
+                raise ValueError(f"{source}: the key of {name!r} stands there twice, under two names")
+        return self
 
     @classmethod
     def load(cls, file: Path) -> Self:
         """Keys of a file. Raises FileNotFoundError, or ValueError if it holds none."""
-        keys = cls.parse(file.read_text(encoding="utf-8").splitlines(), str(file))
+        keys = cls.parse(file.read_text(encoding="utf-8-sig").splitlines(), str(file))
         if not keys:
             raise ValueError(f"{file}: holds no key")
         return keys
@@ -76,13 +93,16 @@ class Keys:
         return found
 
     def check(self, authorization: str | None, x_api_key: str | None) -> str:
-        """The name of the key in these headers, "" if none is asked for. `Authorization` wins. Raises ApiError 401."""
+        """The name of the key in these headers (as latin-1 text), "" if none is asked for. `Authorization` wins: beside
+        a wrong one a right `x-api-key` does not count. Raises ApiError 401."""
         if not self:
             return ""
         given = x_api_key or ""
         if authorization:
-            given = authorization.removeprefix("Bearer ").removeprefix("bearer ").strip()
-        name = self.name_of(given)
+            scheme, _, rest = authorization.strip().partition(" ")
+            given = rest.strip() if scheme.lower() == "bearer" else authorization.strip()
+        # clients send other letters than ASCII as UTF-8 or as latin-1
+        name = self.name_of(given) or self.name_of(given.encode("latin-1", "replace").decode("utf-8", "replace"))
         if name is None:
             shown = f"****{given[-4:]}" if len(given) > SHORTEST else "****"
             raise ApiError(

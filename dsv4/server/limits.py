@@ -1,7 +1,8 @@
 """How much each key may use: requests and tokens per minute, tokens per day, answers at once.
 
-Counted in memory over sliding minutes; a new day begins at midnight UTC. A prompt counts when its request is admitted,
-the answer when it is over.
+Counted in memory over sliding minutes; a new day begins at midnight UTC. Every request that sends something counts,
+also one that only counts tokens or is refused later. A prompt's tokens count when it is admitted, the answer's when it
+is over.
 """
 
 import math
@@ -42,69 +43,94 @@ class KeyLimits:
 
 @dataclass(slots=True)
 class _Account:
-    """What one key has used. recent: (when, tokens) of the last minute; starts: when its requests began."""
+    """What one key has used. recent: (when, tokens) of the last minute, `tokens` of them together; starts: when its
+    requests began; today: tokens of the day number `day`."""
 
     recent: deque[tuple[float, int]] = field(default_factory=deque)
     starts: deque[float] = field(default_factory=deque)
+    tokens: int = 0
     running: int = 0
     day: int = 0
     today: int = 0
 
-    def forget(self, now: float) -> None:
-        """Drop what is older than a minute, or of another day."""
+    def forget(self, now: float, day: int) -> None:
+        """Drop what is older than a minute, or of another day. What lies ahead of `now`, since the clock was set back,
+        counts as having been now."""
+        if (self.recent and self.recent[-1][0] > now) or (self.starts and self.starts[-1] > now):
+            self.recent = deque((min(when, now), tokens) for when, tokens in self.recent)
+            self.starts = deque(min(when, now) for when in self.starts)
         while self.recent and self.recent[0][0] <= now - MINUTE:
-            self.recent.popleft()
+            self.tokens -= self.recent.popleft()[1]
         while self.starts and self.starts[0] <= now - MINUTE:
             self.starts.popleft()
-        if self.day != int(now // DAY):
-            self.day, self.today = int(now // DAY), 0
+        if self.day != day:
+            self.day, self.today = day, 0
+
+    def spend(self, now: float, tokens: int) -> None:
+        self.recent.append((now, tokens))
+        self.tokens += tokens
+        self.today += tokens
 
 
 class Limits:
-    """Admits requests by key name. clock: seconds since 1970, for tests.
+    """Counts by key name. clock: seconds that never jump, for minutes; wall: seconds since 1970, for days.
 
-    >>> Limits({"ann": KeyLimits(concurrent=1)}).admit("ann", 10)
+    Every request that costs time is let in by `enter` and out by `leave`; an answer also spends tokens.
+
+    >>> Limits({"ann": KeyLimits(concurrent=1)}).enter("ann")
     """
 
-    def __init__(self, limits: Mapping[str, KeyLimits], clock: Callable[[], float] = time.time) -> None:
-        self._limits, self._clock = limits, clock
+    def __init__(
+        self,
+        limits: Mapping[str, KeyLimits],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._limits, self._clock, self._wall = limits, clock, wall
         self._accounts: dict[str, _Account] = {}
 
-    def admit(self, key: str, prompt: int) -> None:
-        """Count a request with a prompt of so many tokens. Raises ApiError 429 saying which limit and how long."""
+    def enter(self, key: str) -> None:
+        """Count a request, before anything of it is read. Raises ApiError 429 saying which limit and how long."""
         limits = self._limits.get(key)
         if limits is None:
             return
-        now = self._clock()
-        account = self._accounts.setdefault(key, _Account())
-        account.forget(now)
+        account, now = self._account(key)
         if limits.concurrent is not None and account.running >= limits.concurrent:
-            raise _over("answers at once", limits.concurrent, 2.0)
+            raise _over("requests at once", limits.concurrent, 2.0)
         if limits.requests is not None and len(account.starts) >= limits.requests:
             raise _over("requests per minute", limits.requests, account.starts[0] + MINUTE - now)
-        used = sum(tokens for _, tokens in account.recent)
-        # a prompt larger than the limit is let through when nothing else was: it could never be answered otherwise
-        if limits.tokens is not None and used and used + prompt > limits.tokens:
-            raise _over("tokens per minute", limits.tokens, account.recent[0][0] + MINUTE - now)
-        if limits.day is not None and account.today + prompt > limits.day:
-            raise _over("tokens per day", limits.day, DAY - now % DAY)
         account.starts.append(now)
         account.running += 1
-        self._spend(account, now, prompt)
 
-    def release(self, key: str, completion: int) -> None:
-        """An admitted request is over and has written so many tokens."""
-        account = self._accounts.get(key)
-        if account is None:
+    def leave(self, key: str) -> None:
+        """A request that was let in is over."""
+        if key in self._accounts:
+            self._accounts[key].running -= 1
+
+    def admit(self, key: str, prompt: int) -> None:
+        """Spend the tokens of a prompt. Raises ApiError 429 saying which limit and how long."""
+        limits = self._limits.get(key)
+        if limits is None:
             return
-        now = self._clock()
-        account.running -= 1
-        account.forget(now)
-        self._spend(account, now, completion)
+        account, now = self._account(key)
+        # a prompt larger than the limit is let through when nothing else was: it could never be answered otherwise
+        if limits.tokens is not None and account.tokens and account.tokens + prompt > limits.tokens:
+            raise _over("tokens per minute", limits.tokens, account.recent[0][0] + MINUTE - now)
+        if limits.day is not None and account.today + prompt > limits.day:
+            raise _over("tokens per day", limits.day, DAY - self._wall() % DAY)
+        account.spend(now, prompt)
 
-    def _spend(self, account: _Account, now: float, tokens: int) -> None:
-        account.recent.append((now, tokens))
-        account.today += tokens
+    def spend(self, key: str, completion: int) -> None:
+        """An admitted answer is over and has so many tokens."""
+        if key in self._accounts:
+            account, now = self._account(key)
+            account.spend(now, completion)
+
+    def _account(self, key: str) -> tuple[_Account, float]:
+        """What `key` has used lately, and the time."""
+        account, now = self._accounts.setdefault(key, _Account()), self._clock()
+        account.forget(now, int(self._wall() // DAY))
+        return account, now
 
 
 def _over(what: str, limit: int, seconds: float) -> ApiError:

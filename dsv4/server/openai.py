@@ -156,12 +156,12 @@ class ChatRun:
         return entries
 
 
-async def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun:
+def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun:
     """Check a decoded request body and encode its prompt; `key` is the name of its key. Raises ApiError; does not
     modify `body`."""
     request = parse_chat(body)
     model = backend.model_name if request.model is None else request.model
-    job = await prepare(backend, chat_ask(request, body, backend.tokenizer.dialect, model, key))
+    job = prepare(backend, chat_ask(request, body, backend.tokenizer.dialect, model, key))
     options = request.stream_options
     return ChatRun(job, streaming=bool(request.stream), include_usage=bool(options and options.include_usage))
 

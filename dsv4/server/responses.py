@@ -1,6 +1,5 @@
 """The Responses interface: one job as output items, answered whole or as a stream of numbered events."""
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -195,22 +194,22 @@ class ResponseRun:
         }
 
 
-async def prepare_response(body: Any, backend: Backend, key: str) -> ResponseRun:
+def prepare_response(body: Any, backend: Backend, key: str) -> ResponseRun:
     """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
     request = parse_responses(body)
     tools = tools_of(request)
     model = request.model or backend.model_name
-    job = await prepare(backend, responses_ask(request, tools, backend.tokenizer.dialect, model, key))
+    job = prepare(backend, responses_ask(request, tools, backend.tokenizer.dialect, model, key))
     return ResponseRun(job, request, tools, streaming=bool(request.stream))
 
 
-async def count_input(body: Any, backend: Backend, key: str) -> dict[str, Any]:
+def count_input(body: Any, backend: Backend, key: str) -> dict[str, Any]:
     """How long the prompt of a request is. Raises ApiError."""
     request = parse_responses(body)
     model = request.model or backend.model_name
     check_model(model, backend.model_name, any_name=backend.settings.any_model)
     ask = responses_ask(request, tools_of(request), backend.tokenizer.dialect, model, key)
-    prompt = await asyncio.to_thread(encode, ask, backend.tokenizer, backend.replays)
+    prompt = encode(ask, backend.tokenizer, backend.replays)
     return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 
 

@@ -4,17 +4,18 @@ A page in the user's browser can send requests to 127.0.0.1, and with DNS rebind
 its own. Both show in the headers: a Host that is not this machine, an Origin that is another site.
 """
 
-import asyncio
+import hashlib
 import ipaddress
 import json
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
 from starlette.types import Scope
 
 from dsv4.server.errors import ApiError
 
-MOST_BODY_BYTES = 32 << 20
+# a user that is an object is read, to leave out its session, up to so many characters
+LONGEST_USER_OBJECT = 16_384
+LONGEST_NAME = 64
 
 
 def is_loopback(name: str | None) -> bool:
@@ -50,34 +51,35 @@ def refusal(scope: Scope) -> ApiError | None:
 
 
 def owner_name(key: str, *users: object) -> str:
-    """Whose cached prefixes a request may use: those of its key and of the first user named.
+    """Whose cached prefixes a request may use: those of its key and of the first user named. A digest of both, of one
+    length whatever they are called; "" for nobody in particular.
 
     Clients that name a session with the user would share nothing between sessions, so that part is left out.
     """
     user = next((str(user) for user in users if user not in (None, "")), "")
     try:
-        fields = json.loads(user) if user.startswith("{") else None
-    except ValueError:
+        fields = json.loads(user) if user.startswith("{") and len(user) <= LONGEST_USER_OBJECT else None
+    except (ValueError, RecursionError):
         fields = None
     if isinstance(fields, dict):
         user = json.dumps({name: value for name, value in fields.items() if "session" not in name}, sort_keys=True)
-    return f"{key}/{user.split('_session_')[0]}" if key or user else ""
+    user = user.split("_session_")[0]
+    if not (key or user):
+        return ""
+    # two digests, so that no key and user read together are another key and user
+    parts = (hashlib.blake2b(part.encode(errors="surrogatepass"), digest_size=32).digest() for part in (key, user))
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
 
 
-async def read_body(request: Request, pause: float = 60.0) -> bytes:
-    """The whole body. Raises ApiError 413 as soon as it is larger than allowed, 408 if the client sends nothing for
-    `pause` seconds."""
-    parts, size = [], 0
-    stream = aiter(request.stream())
-    while True:
-        try:
-            part = await asyncio.wait_for(anext(stream, None), pause)
-        except TimeoutError:
-            raise ApiError(408, f"body: nothing came for {pause:g} seconds", param="body", code="timeout") from None
-        if part is None:
-            break
-        size += len(part)
-        if size > MOST_BODY_BYTES:
-            raise ApiError(413, f"body: at most {MOST_BODY_BYTES:,} bytes are accepted", param="body", code="too_large")
-        parts.append(part)
-    return b"".join(parts)
+def short_name(text: str, most: int = LONGEST_NAME) -> str:
+    """What a client calls something, as it is kept and logged: at most `most` characters, all of them printable. One
+    that is not is cut and marked with a digest, so that two stay apart.
+
+    >>> short_name("nano"), short_name("a\x1b[31m")
+    ('nano', 'a?[31m~6dbf2fd5')
+    """
+    if len(text) <= most and text.isprintable():
+        return text
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    shown = "".join(char if char.isprintable() else "?" for char in text[: most - len(digest) - 1])
+    return f"{shown}~{digest}"

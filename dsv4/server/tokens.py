@@ -1,6 +1,5 @@
 """Text to token ids and back, for clients that count or cache prompts themselves."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,24 +10,24 @@ from dsv4.server.openai_request import parse_chat
 from dsv4.server.prompt import encode
 
 
-async def token_ids(body: object, backend: Backend) -> dict[str, Any]:
-    """The ids of `prompt` (plain text) or of a chat request as it would be answered. Raises ApiError 400."""
+def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
+    """The ids of `prompt` (plain text) or of a chat request as it would be answered to `key`. Raises ApiError 400."""
     fields = _mapping(body)
     tokenizer = backend.tokenizer
     if "messages" in fields:
         request = parse_chat(fields)
-        ask = chat_ask(request, fields, tokenizer.dialect, backend.model_name, "")
-        ids = await asyncio.to_thread(encode, ask, tokenizer)
+        ask = chat_ask(request, fields, tokenizer.dialect, backend.model_name, key)
+        ids = encode(ask, tokenizer)
     else:
         text = fields.get("prompt", fields.get("content"))
         if not isinstance(text, str):
             raise invalid("prompt", f"expected a string (or messages), got {show(text)}")
-        ids = await asyncio.to_thread(_encode_text, backend, text, fields.get("add_special_tokens") is True)
+        ids = _encode_text(backend, text, fields.get("add_special_tokens") is True)
     return {"count": len(ids), "max_model_len": backend.generator.context_length, "tokens": ids}
 
 
-def token_text(body: object, backend: Backend) -> dict[str, Any]:
-    """The text of `tokens`. Raises ApiError 400."""
+def token_text(body: object, backend: Backend, key: str) -> dict[str, Any]:
+    """The text of `tokens`, the same for every `key`. Raises ApiError 400."""
     tokens = _mapping(body).get("tokens")
     size = backend.tokenizer.vocab_size
     if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < size for token in tokens):

@@ -107,7 +107,7 @@ def test_harmless_values_of_unsupported_fields_pass(serve: Converse) -> None:
             assert serve("x").post(**{name: value}).status_code == 200, (name, value)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"messages": ', b"\xff", b'{"model": "\\ud800"}', b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b'{"messages": ', b"\xff", b"[" * 100_000])
 def test_body_that_is_no_json(serve: Converse, body: bytes) -> None:
     response = serve("x").request("POST", "/chat/completions", content=body)
     check(response, 400, "body", "not valid JSON")

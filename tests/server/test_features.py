@@ -41,8 +41,12 @@ def test_sampling_is_fixed_while_thinking(serve: Converse, free: bool) -> None:
 
 def test_owner() -> None:
     assert owner_name("", None, "") == ""
-    assert owner_name("", None, "ann") == "/ann"
-    assert owner_name("key1", "ann") == "key1/ann"
+    assert owner_name("", None, "ann") == owner_name("", "ann", "bob")
+    # no key and user read together are another key and user, and no name is kept as it is
+    pairs = [("", "ann"), ("ann", ""), ("key1", "ann"), ("key", "1ann"), ("a", "b/"), ("a/b", ""), ("a/", "b")]
+    owners = {owner_name(*pair) for pair in pairs} | {owner_name("", "u" * 2_000_000)}
+    assert len(owners) == 8
+    assert {len(owner) for owner in owners} == {32}
     assert owner_name("", "user_1_account_2_session_3") == owner_name("", "user_1_account_2_session_4")
     first, second = (json.dumps({"device_id": "d", "session_id": session}) for session in "ab")
     assert owner_name("", first) == owner_name("", second) != owner_name("", "other")

@@ -10,11 +10,12 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.server import Keys
 from dsv4.server.completions import FIM_TOKENS
+from dsv4.server.safety import owner_name
 from tests.server.conftest import MODEL, Converse, Server, listening
 from tests.server.test_chat import THOUGHT
 
 USER = {"role": "user", "content": "Hi"}
-KEYS = Keys.parse(["ann secret-of-ann", "bob secret-of-bob"])
+KEYS = Keys.parse(["ann secret-of-ann", "bob secret-of-bob", "eve geheim-für-özgür"])
 
 
 def get(server: Server, path: str) -> Any:
@@ -148,10 +149,15 @@ def test_probes(serve: Converse, method: str, path: str) -> None:
         ({"authorization": "Bearer wrong-secret"}, 401),
         ({"authorization": "Bearer secret-of-ann"}, 200),
         ({"x-api-key": "secret-of-bob"}, 200),
+        ({"authorization": "BEARER secret-of-ann"}, 200),
+        ({"authorization": "secret-of-ann"}, 200),
+        ({"authorization": "Basic secret-of-ann"}, 401),
+        ({"authorization": b"Bearer geheim-f\xc3\xbcr-\xc3\xb6zg\xc3\xbcr"}, 200),
+        ({"authorization": "Bearer geheim-für-özgür".encode("latin-1")}, 200),
         ({"authorization": "Bearer wrong-secret", "x-api-key": "secret-of-bob"}, 401),
     ],
 )
-def test_keys(serve: Converse, capsys: pytest.CaptureFixture[str], headers: dict[str, str], status: int) -> None:
+def test_keys(serve: Converse, capsys: pytest.CaptureFixture[str], headers: dict[str, Any], status: int) -> None:
     server = serve("x", settings={"keys": KEYS})
     response = server.request("POST", "/v1/chat/completions", json={"messages": [USER]}, headers=headers)
     assert response.status_code == status
@@ -161,7 +167,7 @@ def test_keys(serve: Converse, capsys: pytest.CaptureFixture[str], headers: dict
         assert error["message"].startswith("Authentication Fails, Your api key: ****")
         assert "wrong-secret" not in response.text
     else:
-        assert server.generator.calls[0].options.owner in ("ann/", "bob/")
+        assert server.generator.calls[0].options.owner in map(owner_name, ("ann", "bob", "eve"))
     assert "secret" not in capsys.readouterr().err
     assert server.request("GET", "/health").status_code == 200
     assert server.request("GET", "/metrics").status_code == 401

@@ -9,6 +9,7 @@ import pytest
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import BusyError
+from dsv4.server.safety import owner_name
 from tests.server.conftest import MODEL, Converse, Server
 from tests.server.test_chat import CALL, THOUGHT
 
@@ -185,7 +186,7 @@ def test_fields(serve: Converse, tokenizer: Tokenizer) -> None:
     call = server.generator.calls[0]
     assert (call.params.temperature, call.params.top_p, call.params.top_logprobs) == (0, 0.5, 2)
     assert call.params.constraint is not None
-    assert call.options.owner == "/ann"
+    assert call.options.owner == owner_name("", "ann")
     assert tokenizer.decode(call.prompt).startswith("<｜begin▁of▁sentence｜>Rules.")
     (item,) = answer["output"]
     assert len(item["content"][0]["logprobs"][0]["top_logprobs"]) == 2

@@ -8,7 +8,8 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults
 from dsv4.server import create_app
-from dsv4.server.safety import MOST_BODY_BYTES, is_loopback
+from dsv4.server.body import LEAST_BODY_BYTES
+from dsv4.server.safety import is_loopback
 from dsv4.testing.stub import StubGenerator
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -52,7 +53,7 @@ def test_other_sites_are_not(tokenizer: Tokenizer, field: str, value: str) -> No
 
 
 def test_a_body_has_a_bound(tokenizer: Tokenizer) -> None:
-    response, generator = post(tokenizer, content=b" " * (MOST_BODY_BYTES + 1))
+    response, generator = post(tokenizer, content=b" " * (LEAST_BODY_BYTES + 1))
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
     assert not generator.calls
 

@@ -142,7 +142,7 @@ def test_keys_of_file_and_environment(tmp_path: Path) -> None:
     file.write_text("# who\nann secret-of-ann\n\nlonely-key-1\n")
     keys = read_keys(file, "bob secret-of-bob,another-key")
     texts = ("secret-of-ann", "lonely-key-1", "secret-of-bob", "another-key", "wrong")
-    assert [keys.name_of(text) for text in texts] == ["ann", "key4", "bob", "key2", None]
+    assert [keys.name_of(text) for text in texts] == ["ann", "key4", "bob", "env2", None]
     assert not read_keys(None, "")
     with pytest.raises(ValueError, match="line 1: expected a name and a key") as caught:
         read_keys(None, "short")

@@ -167,33 +167,51 @@ def test_limits_by_key() -> None:
     limits = Limits(
         {"a": KeyLimits(requests=2), "b": KeyLimits(tokens=100), "c": KeyLimits(day=100), "d": KeyLimits(concurrent=1)},
         clock,
+        clock,
     )
     for _ in range(9):
         limits.admit("other", 10**9)
-    limits.admit("a", 5)
+    limits.enter("a")
     clock.now += 20
-    limits.admit("a", 5)
-    assert refused(lambda: limits.admit("a", 5)) == (
+    limits.enter("a")
+    assert refused(lambda: limits.enter("a")) == (
         "this key may use 2 requests per minute; try again in 40 seconds",
         40,
     )
     clock.now += 40
-    limits.admit("a", 5)
+    limits.enter("a")
     limits.admit("b", 60)
-    limits.release("b", 30)
+    limits.spend("b", 30)
     assert "100 tokens per minute" in refused(lambda: limits.admit("b", 11))[0]
     limits.admit("b", 10)
     clock.now += 60
     limits.admit("b", 500)  # alone in its minute
     limits.admit("c", 90)
-    limits.release("c", 20)
+    limits.spend("c", 20)
     assert refused(lambda: limits.admit("c", 1))[1] == 86_400 - 120
     clock.now += 86_400 - 120
     limits.admit("c", 1)
-    limits.admit("d", 1)
-    refused(lambda: limits.admit("d", 1))
-    limits.release("d", 1)
-    limits.admit("d", 1)
+    limits.enter("d")
+    refused(lambda: limits.enter("d"))
+    limits.leave("d")
+    limits.enter("d")
+
+
+def test_a_clock_set_back_keeps_nobody_out() -> None:
+    clock, wall = Clock(), Clock()
+    limits = Limits({"a": KeyLimits(requests=1, tokens=100, day=500)}, clock, wall)
+    limits.enter("a")
+    limits.admit("a", 90)
+    wall.now -= 3 * 86_400  # only the minutes of the steady clock count
+    clock.now += 61
+    limits.enter("a")
+    limits.admit("a", 90)
+    clock.now -= 3 * 86_400  # and were that set back, a minute would be enough
+    assert refused(lambda: limits.enter("a"))[1] <= 60
+    assert refused(lambda: limits.admit("a", 90))[1] <= 60
+    clock.now += 61
+    limits.enter("a")
+    limits.admit("a", 90)
 
 
 def test_limits_of_the_key_file() -> None:

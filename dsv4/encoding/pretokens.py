@@ -1,0 +1,61 @@
+"""The released rules that cut a text into words before its bytes are merged, and cutting a long text between two words.
+
+A text may be encoded in pieces, with the ids of the whole, if each cut falls where the rules cut whatever stands around
+it. `pieces` knows such places: a word before a blank and another word, a line break before a letter, a digit beside
+what is none, a Chinese or Japanese character beside what is none.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+# in order: runs of up to three digits, runs of Chinese and Japanese, then words, marks and space
+DIGITS = r"\p{N}{1,3}"
+CJK = "[一-龥\u3040-ゟ゠-ヿ]+"
+WORDS = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*"
+    "|\\s*[\r\n]+"
+    r"|\s+(?!\S)"
+    r"|\s+"
+)
+PIECE = 1 << 16
+# characters without any place to cut: such a text is one word, and takes a hundred times its size to encode
+LONGEST_WORD = 1 << 20
+_PLACES = re.compile(
+    "(?<=[A-Za-z])(?= [A-Za-z])|(?<=\n)(?=[A-Za-z])"
+    "|(?<=[0-9])(?=[\x00-/:-\x7f])|(?<=[\x00-/:-\x7f])(?=[0-9])"
+    "|(?<=[一-龥])(?=[\x00-\x7f\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])"
+    "|(?<=[\x00-\x7f\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])(?=[一-龥])"
+)
+
+
+def cuts_as_released(definition: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json uses these rules and nothing before or beside them."""
+    steps = (definition.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
+    rules = [(step.get("pattern") or {}).get("Regex") for step in steps[:-1]]
+    plain = all(step.get("behavior") == "Isolated" and not step.get("invert") for step in steps[:-1])
+    last = steps[-1]
+    bytes_only = last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and not last.get("use_regex")
+    as_it_is = definition.get("normalizer") in (None, {"type": "Sequence", "normalizers": []})
+    return rules == [DIGITS, CJK, WORDS] and plain and bytes_only and as_it_is
+
+
+def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+    """`text` cut into pieces of about `size` characters, at places where the rules cut too.
+
+    Raises ValueError for a text with LONGEST_WORD characters in which there is no such place.
+    """
+    begin = 0
+    while len(text) - begin > size:
+        place = _PLACES.search(text, begin + size, begin + size + LONGEST_WORD)
+        end = place.start() if place is not None else len(text)
+        if end - begin > LONGEST_WORD:
+            raise ValueError(
+                f"text: {LONGEST_WORD:,} characters without a space, a line break or a digit are too long for a word"
+            )
+        yield text[begin:end]
+        begin = end
+    if begin < len(text):
+        yield text[begin:]

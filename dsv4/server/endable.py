@@ -1,0 +1,63 @@
+"""A generator whose answers can all be ended at once, each with an error: what a stopping server does to those that
+have not finished in time."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from dsv4.generation import RequestOptions, SamplingParams, TokenEvent, TokenGenerator
+from dsv4.server.errors import stopping
+
+
+class Endable:
+    """Passes everything on to `inner`, until `end` is called: then every stream raises ApiError 503."""
+
+    def __init__(self, inner: TokenGenerator) -> None:
+        self._inner = inner
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._ended = False
+
+    @property
+    def context_length(self) -> int:
+        """As of `inner`."""
+        return self._inner.context_length
+
+    @property
+    def failing(self) -> str | None:
+        """Why `inner` cannot answer just now, if it says so."""
+        return getattr(self._inner, "failing", None)
+
+    def end(self) -> None:
+        """End all streams, and every later one at once. To be called in the loop they run in."""
+        self._ended = True
+        for task in self._waiting:
+            task.cancel()
+
+    async def stream(
+        self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """See TokenGenerator; raises ApiError 503 once `end` was called."""
+        events = self._inner.stream(prompt, params, options)
+        try:
+            while not self._ended:
+                # a task may be another one at every step: the first event is awaited by one of its own
+                task = asyncio.current_task()
+                assert task is not None
+                self._waiting.add(task)
+                try:
+                    event = await anext(events, None)
+                except asyncio.CancelledError:
+                    if not self._ended:
+                        raise
+                    task.uncancel()
+                    break
+                finally:
+                    self._waiting.discard(task)
+                if event is None:
+                    return
+                yield event
+            raise stopping()
+        finally:
+            # the protocol promises an iterator; only generators have something to close
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()

@@ -1,0 +1,102 @@
+"""How much a request may hold, judged by counting before anything in it is looked at one by one.
+
+A prompt that cannot fit is refused before it is turned into tokens. What the parts may say is for the dialects.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dsv4.server.errors import ApiError, ContextOverflow, invalid
+
+MOST_NAME = 256
+MOST_STOP = 4096
+MOST_TOOLS = 4096
+# values in one schema, and in all tools together: objects, lists, strings, numbers
+MOST_SCHEMA_PARTS, MOST_TOOL_PARTS = 50_000, 250_000
+# every message and part costs a token of the context; a small context takes these anyway
+LEAST_ENTRIES = 4096
+# fields of the three dialects that hold the schema of an answer
+FORMATS = ("response_format", "text", "output_config", "output_format")
+
+
+def check_sizes(body: object, context_length: int, vocab_size: int) -> None:
+    """Raise ApiError 400, naming field and limit, for a decoded body that holds more than any request needs."""
+    if not isinstance(body, Mapping):
+        return
+    most = max(LEAST_ENTRIES, context_length)
+    for name in ("messages", "input"):
+        _count(name, body.get(name), most)
+        if (inner := _inner(body.get(name))) > most:
+            raise invalid(name, f"at most {most:,} parts and calls are accepted, got {inner:,}")
+    for name in ("tokens", "prompt"):
+        _count(name, body.get(name), most)
+    _count("tools", body.get("tools"), MOST_TOOLS)
+    _count("logit_bias", body.get("logit_bias"), vocab_size)
+    for name in ("model", "task"):
+        _length(name, body.get(name), MOST_NAME)
+    for name in ("stop", "stop_sequences"):
+        value = body.get(name)
+        for text in value[:MOST_TOOLS] if isinstance(value, list) else [value]:
+            _length(name, text, MOST_STOP)
+    for name in FORMATS:
+        _schema(name, body.get(name), MOST_SCHEMA_PARTS)
+    tools = body.get("tools")
+    if isinstance(tools, list):
+        parts = 0
+        for index, tool in enumerate(tools):
+            parts += _schema(f"tools[{index}]", tool, MOST_SCHEMA_PARTS)
+            if parts > MOST_TOOL_PARTS:
+                raise invalid("tools", f"at most {MOST_TOOL_PARTS:,} values are accepted in all schemas together")
+
+
+def check_fits(texts: Iterable[object], longest_token: int, context_length: int) -> None:
+    """Raise ContextOverflow for texts that all stand in a prompt and have more bytes than the context holds, were each
+    token as long as `longest_token` bytes. Counts characters first, which costs nothing."""
+    strings = [text for text in texts if isinstance(text, str)]
+    most = longest_token * context_length
+    size = sum(map(len, strings))
+    if size <= most < 4 * size:
+        size = sum(len(text.encode("utf-8", errors="replace")) for text in strings)
+    if size > most:
+        raise ContextOverflow(size // longest_token, 1, context_length)
+
+
+def prompt_texts(messages: Sequence[Mapping[str, Any]]) -> list[object]:
+    """What certainly stands in the prompt of messages as the encoding takes them (reasoning may be left out)."""
+    return [message.get("content") for message in messages]
+
+
+def _count(name: str, value: object, most: int) -> None:
+    if isinstance(value, list | Mapping) and len(value) > most:
+        raise invalid(name, f"at most {most:,} are accepted, got {len(value):,}")
+
+
+def _inner(messages: object) -> int:
+    """Parts and calls of all messages together."""
+    if not isinstance(messages, list):
+        return 0
+    lists = (
+        message.get(name)
+        for message in messages
+        if isinstance(message, dict)
+        for name in ("content", "tool_calls", "output", "summary")
+    )
+    return sum(len(value) for value in lists if isinstance(value, list))
+
+
+def _length(name: str, value: object, most: int) -> None:
+    if isinstance(value, str) and len(value) > most:
+        raise invalid(name, f"at most {most:,} characters are accepted, got {len(value):,}")
+
+
+def _schema(name: str, value: object, most: int) -> int:
+    """The number of values in `value`. Raises ApiError 400 for more than `most`."""
+    found, waiting = 0, [value]
+    while waiting:
+        part = waiting.pop()
+        found += 1
+        inner = part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ()
+        if found + len(waiting) + len(inner) > most:
+            raise ApiError(400, f"{name}: at most {most:,} values are accepted in a schema", param=name)
+        waiting += inner
+    return found

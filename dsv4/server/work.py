@@ -1,0 +1,49 @@
+"""Where the work is done that grows with a request: in threads beside the event loop, so that no stream and no health
+check waits for it."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from dsv4.server.body import decode
+from dsv4.server.sizes import check_sizes
+from dsv4.server.sse import race_disconnect
+
+# a request of fewer bytes is done in less time than another thread takes to begin, unless it holds one of these words
+SHORT_BYTES = 2000
+SLOW_WORDS = (b'"tools"', b"schema", b"json_object", b"grammar")
+# larger ones wait for each other: several at once would share one lock, and hold several decoded bodies in memory
+LARGE_BYTES = 256 << 10
+
+T = TypeVar("T")
+
+
+class Workers:
+    """The threads of one server: a few for usual requests, one for large ones."""
+
+    def __init__(self) -> None:
+        self._usual = ThreadPoolExecutor(4, "dsv4-request")
+        self._large = ThreadPoolExecutor(1, "dsv4-large-request")
+
+    async def run(self, request: Request, body: bytes | bytearray, work: Callable[[], T]) -> T:
+        """The result of `work`, which reads `body`. Raises what it raises, ClientGone if the client leaves first."""
+        if len(body) < SHORT_BYTES and not any(word in body for word in SLOW_WORDS):
+            return work()
+        pool = self._large if len(body) >= LARGE_BYTES else self._usual
+        return await race_disconnect(request.receive, _in(pool, work))
+
+
+def understood(body: bytes | bytearray, context_length: int, vocab_size: int, prepare: Callable[[Any], T]) -> T:
+    """What `prepare` makes of the decoded body. Raises ApiError for one that is no JSON or too large in some part, and
+    what `prepare` raises."""
+    value = decode(body, context_length)
+    check_sizes(value, context_length, vocab_size)
+    return prepare(value)
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(pool, partial(work))
