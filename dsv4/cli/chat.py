@@ -1,20 +1,22 @@
 """`dsv4 chat`: a conversation in the terminal, thinking dimmed."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from dsv4.cli.chat_commands import Commands
+    from dsv4.cli.chat_input import Editor, PlainLines
+    from dsv4.cli.chat_screen import Screen
 
-    from dsv4.cli.local import LocalModel
-
-HELP = "/think and /nothink switch thinking, /new starts over, /quit leaves; Ctrl-C stops an answer, Ctrl-D leaves."
+DEFAULT_EFFORT = "high"
 
 
 def chat(
     folder: Path | None = None,
     *,
     thinking: bool = True,
+    effort: str | None = None,
     system: str | None = None,
     max_tokens: int = 1024,
     temperature: float | None = None,
@@ -22,7 +24,7 @@ def chat(
     seed: int | None = None,
     mode: Literal["fp32", "bf16", "release"] = "fp32",
 ) -> None:
-    """Talk to a model in the terminal.
+    """Talk to a model in the terminal. /help lists the commands.
 
     Parameters
     ----------
@@ -30,6 +32,8 @@ def chat(
         Checkpoint folder. Default: the bundled model.
     thinking
         Show the model's thought (dimmed) before its answer.
+    effort
+        How much it thinks: none, low, high or max, as far as the model knows them.
     system
         System message.
     max_tokens
@@ -45,75 +49,104 @@ def chat(
     """
     from rich.console import Console
 
+    from dsv4.cli.chat_commands import Commands
+    from dsv4.cli.chat_screen import Screen
+    from dsv4.cli.conversation import Conversation
     from dsv4.cli.local import load
     from dsv4.generation import SamplingParams
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     # complain about a bad flag before loading
     SamplingParams(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
-    console = Console(highlight=False)
-    with console.status("loading"):
+    with Console(stderr=True).status("loading"):
         model = load(folder, mode)
-    console.print(f"[bold]{model.name}[/bold], context {model.engine.context_length:,} tokens. {HELP}", soft_wrap=True)
-    start = [{"role": "system", "content": system}] if system else []
-    _converse(model, console, start, thinking, options)
-
-
-def _converse(
-    model: "LocalModel",
-    console: "Console",
-    start: list[dict[str, Any]],
-    thinking: bool,
-    options: dict[str, Any],
-) -> None:
-    """Read lines until the end of input; lines with a slash are commands."""
-    messages: list[dict[str, Any]] = list(start)
-    while True:
+    screen = Screen()
+    commands = Commands(model, Conversation(system), DEFAULT_EFFORT if thinking else "none", screen.note)
+    if effort is not None:
+        if effort not in commands.efforts:
+            raise ValueError(f"--effort must be one of {', '.join(commands.efforts)}, got {effort}")
+        commands.effort = effort
+    screen.head(
+        f"{model.name}, context {model.engine.context_length:,} tokens. /help lists the commands, Ctrl-D leaves."
+    )
+    reader = _reader(commands, screen)
+    while not commands.over:
         try:
-            line = console.input("[bold green]> [/bold green]").strip()
-        except (EOFError, KeyboardInterrupt):
-            console.print()
-            return
-        if line == "/quit":
-            return
-        if line == "/new":
-            messages = list(start)
-        elif line in ("/think", "/nothink"):
-            thinking = line == "/think"
-        elif line.startswith("/"):
-            console.print(HELP, soft_wrap=True)
-        elif line:
-            messages.append({"role": "user", "content": line})
-            _turn(model, console, messages, thinking, options)
+            line = reader.read()
+            if line is None:
+                return
+            _take(line, commands, screen, options)
+        except KeyboardInterrupt:  # in a terminal it never ends the conversation
+            if not screen.terminal:
+                raise
 
 
-def _turn(
-    model: "LocalModel",
-    console: "Console",
-    messages: list[dict[str, Any]],
-    thinking: bool,
-    options: dict[str, Any],
-) -> None:
-    """Stream one answer; a stopped one stays in the conversation as far as it got."""
-    from dsv4.encoding import ContentDelta, ReasoningDelta
+def _reader(commands: "Commands", screen: "Screen") -> "Editor | PlainLines":
+    from dsv4.cli.chat_input import Editor, PlainLines, history_file
 
-    content, reasoning = "", ""
-    try:
-        with model.stream(messages, thinking=thinking, **options) as stream:
-            for delta in stream:
-                if isinstance(delta, ReasoningDelta):
-                    reasoning += delta.text
-                    console.print(delta.text, end="", style="dim", markup=False, soft_wrap=True)
-                elif isinstance(delta, ContentDelta):
-                    if reasoning and not content:
-                        console.print()
-                    content += delta.text
-                    console.print(delta.text, end="", markup=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(" [stopped]", style="dim", markup=False, end="")
-    except ValueError as error:
-        console.print(f"{error}. /new starts over.", style="red", markup=False)
-        messages.pop()
+    if sys.stdin is None or not (sys.stdin.isatty() and screen.terminal):
+        return PlainLines()
+    return Editor(commands.complete, screen.note, history_file())
+
+
+def _take(line: str, commands: "Commands", screen: "Screen", options: dict[str, Any]) -> None:
+    """One line of the user: a command, or a message to answer. Mistakes end with a sentence, not with the program."""
+    text = line.strip()
+    talk = commands.talk
+    if not text:
         return
-    console.print()
-    messages.append({"role": "assistant", "content": content, "reasoning_content": reasoning})
+    asked = None
+    try:
+        if text.startswith("/") and not text.startswith("//"):
+            commands.run(text)
+            if not commands.wanted:
+                return
+            commands.wanted = False
+        else:
+            asked = talk.said(text[1:] if text.startswith("//") else text)
+            talk.turns.append(asked)
+        _answer(commands, screen, options)
+        if asked is not None:
+            talk.files = []
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        screen.problem(_sentence(error))
+        if asked is not None and talk.turns and talk.turns[-1] is asked:
+            talk.turns.pop()
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    from dsv4.generation import ContextLengthError
+
+    if isinstance(error, ContextLengthError):
+        return (
+            f"the conversation would have {error.prompt_tokens:,} tokens, and the context holds "
+            f"{error.context_length:,}: /undo takes the last turn back, /file - drops files, /clear starts over"
+        )
+    return str(error)
+
+
+def _answer(commands: "Commands", screen: "Screen", options: dict[str, Any]) -> None:
+    """Stream one answer; a stopped one stays in the conversation as far as it got."""
+    from dsv4.cli.chat_screen import AnswerView, remark
+
+    model, talk, view = commands.model, commands.talk, AnswerView(screen)
+    stopped = False
+    with model.stream(talk.messages, effort=commands.effort, **options) as stream:
+        try:
+            for delta in stream:
+                view.show(delta)
+        except KeyboardInterrupt:
+            if not screen.terminal:
+                raise
+            stopped = True
+        answer = stream.answer()
+    if answer.content or answer.reasoning:
+        talk.turns.append(answer.message)
+    view.end()
+    if stopped:
+        screen.note("[stopped; /retry answers again, /undo takes the message back]")
+    elif note := remark(answer, options["max_tokens"], model.engine.context_length):
+        screen.problem(f"[{note}]")
+    screen.note(view.speed(answer))

@@ -45,6 +45,16 @@ def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) ->
         raise ValueError(text.replace("reasoning_effort:", "effort:", 1)) from None
 
 
+def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of a conversation that is to go on, copied. Raises ValueError naming message and field."""
+    checked = _messages(messages) if messages else []
+    try:
+        parse_chat({"messages": [*checked, {"role": "user", "content": ""}]})
+    except ApiError as error:
+        raise ValueError(str(error)) from None
+    return checked
+
+
 def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise ValueError(f"messages: expected a list of message dicts, got {type(messages).__name__}")

@@ -12,7 +12,7 @@ from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
 
 FLAGS = {
-    "chat": "folder thinking system max_tokens temperature top_p seed mode",
+    "chat": "folder thinking effort system max_tokens temperature top_p seed mode",
     "serve": "folder host port server engine",
     "usage": "ledger since key json",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",

@@ -1,0 +1,109 @@
+"""What `dsv4 chat` shows: text of the model without anything a terminal acts on, thoughts and notes dimmed."""
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from dsv4.encoding import ContentDelta, Delta, ReasoningDelta
+from dsv4.generation import FinishReason
+from dsv4.observe import printable
+
+if TYPE_CHECKING:
+    from dsv4.cli.answers import Answer
+
+DIM, RED, BOLD, PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+
+
+class Screen:
+    """Answers go to stdout. Notes too in a terminal, else to stderr, so that a pipe gets the conversation alone."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout is not None and sys.stdout.isatty()
+        self._styled = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def note(self, text: str) -> None:
+        """A line that is not the model's."""
+        self._line(text, DIM)
+
+    def head(self, text: str) -> None:
+        self._line(text, BOLD)
+
+    def problem(self, text: str) -> None:
+        """A line about what went wrong."""
+        self._line(text, RED)
+
+    def write(self, text: str, style: str = "") -> None:
+        """Text of the model, as it comes."""
+        sys.stdout.write(self._in(style, printable(text, lines=True)))
+        sys.stdout.flush()
+
+    def _line(self, text: str, style: str) -> None:
+        out = sys.stdout if self.terminal else sys.stderr
+        print(self._in(style, printable(text, lines=True)), file=out, flush=True)
+
+    def _in(self, style: str, text: str) -> str:
+        return f"{style}{text}{PLAIN}" if style and self._styled and text else text
+
+
+class AnswerView:
+    """One answer while it comes: shows its deltas, counts its time."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen, self._began = screen, time.perf_counter()
+        self._first: float | None = None
+        self._last = self._began
+        self._section, self._fresh = "", True  # fresh: the cursor is at the beginning of a line
+
+    def show(self, delta: Delta) -> None:
+        """One more delta."""
+        self._last = time.perf_counter()
+        self._first = self._first or self._last
+        match delta:
+            case ReasoningDelta(text):
+                self._write("reasoning", text, DIM)
+            case ContentDelta(text):
+                self._write("content", text, "")
+
+    def end(self) -> None:
+        """End the line the answer stands in."""
+        if not self._fresh:
+            self._write(self._section, "\n", "")
+
+    def _write(self, section: str, text: str, style: str) -> None:
+        if section != self._section:
+            if not self._fresh:
+                self._screen.write("\n")
+            self._section = section
+        self._screen.write(text, style)
+        if text:
+            self._fresh = text.endswith("\n")
+
+    def speed(self, answer: "Answer") -> str:
+        """Tokens, tokens per second, time to the first token, cached tokens."""
+        tokens, reused = len(answer.completion.tokens), answer.completion.reused
+        parts = [f"{tokens:,} tokens"]
+        if self._first is not None:
+            spent = self._last - self._first
+            if tokens > 1 and spent > 0:
+                parts.append(f"{(tokens - 1) / spent:,.1f} tok/s")
+            parts.append(f"first after {self._first - self._began:.2f} s")
+        parts.append(f"{reused:,} of {answer.prompt_tokens:,} prompt tokens cached")
+        return f"[{', '.join(parts)}]"
+
+
+def remark(answer: "Answer", max_tokens: int, context: int) -> str | None:
+    """What the user should know of how an answer ended; None if it ended well."""
+    used = answer.prompt_tokens + len(answer.completion.tokens)
+    match answer.finish:
+        case FinishReason.ERROR:
+            return f"the engine failed: {answer.completion.error or 'without a reason'}; /retry asks again"
+        case FinishReason.LENGTH if used >= context:
+            return f"cut: the context of {context:,} tokens is full; /undo takes the last turn back, /clear starts over"
+        case FinishReason.LENGTH:
+            where = "" if answer.content.strip() else " before it answered"
+            return f"cut{where} at --max-tokens {max_tokens:,}"
+        case FinishReason.STOP if not answer.content.strip() and not answer.tool_calls:
+            return "the answer is blank; /retry asks again"
+        case _:
+            return None

@@ -1,0 +1,110 @@
+"""A conversation as `dsv4 chat` keeps it: a system message, turns, and text files for the next message."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 64 << 20  # of a file that is read
+
+
+@dataclass(slots=True)
+class Conversation:
+    """messages of user, assistant and tool in order; files: (name, text) that the next message begins with."""
+
+    system: str | None = None
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    files: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What the model is asked with."""
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        return [*head, *self.turns]
+
+    def said(self, line: str) -> dict[str, Any]:
+        """The user's next message: the files, then the line."""
+        return {"role": "user", "content": "\n\n".join([*(f"{name}:\n{text}" for name, text in self.files), line])}
+
+    def clear(self) -> None:
+        """Forget everything but the system message."""
+        self.turns, self.files = [], []
+
+    def undo(self) -> str | None:
+        """Take the last message of the user back, and what followed; gives its text, None if there is none."""
+        last = next((i for i in reversed(range(len(self.turns))) if self.turns[i]["role"] == "user"), None)
+        if last is None:
+            return None
+        message = self.turns[last]
+        del self.turns[last:]
+        return str(message["content"])
+
+    def reopen(self) -> bool:
+        """Take the last answer back, so that it can be given again. False if there is nothing to answer."""
+        while self.turns and self.turns[-1]["role"] == "assistant":
+            self.turns.pop()
+        return bool(self.turns)
+
+    def save(self, file: Path) -> None:
+        """Write the messages as OpenAI's list. Raises ValueError for a file that is there and no saved conversation,
+        OSError where it cannot be written; then what was there stays."""
+        if file.exists():
+            try:
+                read_messages(file)
+            except ValueError:
+                raise ValueError(f"{file}: exists and is no saved conversation; choose another name") from None
+        staging = file.with_name(f".{file.name}.{os.getpid()}.new")
+        try:
+            staging.write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            staging.replace(file)
+        finally:
+            staging.unlink(missing_ok=True)
+
+    def load(self, file: Path) -> None:
+        """Go on with a saved conversation instead of this one. Raises ValueError or OSError; then this one stays."""
+        messages = read_messages(file)
+        head = messages[0] if messages and messages[0]["role"] in ("system", "developer") else None
+        self.system = None if head is None else str(head["content"])
+        self.turns, self.files = messages[head is not None :], []
+
+
+def read_messages(file: Path) -> list[dict[str, Any]]:
+    """The messages of a JSON file. Raises ValueError naming file, line or field; OSError where it cannot be read."""
+    from dsv4.cli.chat_request import check_messages
+
+    try:
+        messages = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: nested too deep") from None
+    if isinstance(messages, Mapping) and isinstance(messages.get("messages"), list):
+        messages = messages["messages"]  # the body of a request
+    if not isinstance(messages, list):
+        raise ValueError(f"{file}: expected a JSON list of messages, got {type(messages).__name__}")
+    try:
+        return check_messages(messages)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def read_text(file: Path) -> str:
+    """A text file, without a byte order mark. Raises ValueError for what is no file, too large or no UTF-8, OSError
+    where it cannot be read."""
+    if not file.exists():
+        raise ValueError(f"{file}: no such file")
+    if not file.is_file():
+        raise ValueError(f"{file}: not a file")
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{file}: {size:,} bytes, at most {MOST_BYTES:,} are read")
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text (byte {error.start:,})") from None
+
+
+def fits(used: int, context: int) -> str:
+    """How much of the context is taken, in words."""
+    return f"{used:,} of {context:,} tokens used, {max(0, context - used):,} left"
