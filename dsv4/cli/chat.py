@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from dsv4.cli.chat_commands import Commands
     from dsv4.cli.chat_input import Editor, PlainLines
     from dsv4.cli.chat_screen import Screen
+    from dsv4.cli.local import LocalModel
 
 DEFAULT_EFFORT = "high"
 
@@ -49,23 +50,29 @@ def chat(
     """
     from rich.console import Console
 
-    from dsv4.cli.chat_commands import Commands
-    from dsv4.cli.chat_screen import Screen
-    from dsv4.cli.conversation import Conversation
     from dsv4.cli.local import load
     from dsv4.generation import SamplingParams
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     # complain about a bad flag before loading
     SamplingParams(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+    if not thinking and effort not in (None, "none"):
+        raise ValueError(f"--effort must be none with --no-thinking, got {effort}")
     with Console(stderr=True).status("loading"):
         model = load(folder, mode)
+    _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
+
+
+def _converse(model: "LocalModel", effort: str, system: str | None, options: dict[str, Any]) -> None:
+    """Read and answer until the end of input or /exit."""
+    from dsv4.cli.chat_commands import Commands
+    from dsv4.cli.chat_screen import Screen
+    from dsv4.cli.conversation import Conversation
+
     screen = Screen()
-    commands = Commands(model, Conversation(system), DEFAULT_EFFORT if thinking else "none", screen.note)
-    if effort is not None:
-        if effort not in commands.efforts:
-            raise ValueError(f"--effort must be one of {', '.join(commands.efforts)}, got {effort}")
-        commands.effort = effort
+    commands = Commands(model, Conversation(system), effort, screen.note)
+    if effort not in (*commands.efforts, DEFAULT_EFFORT):
+        raise ValueError(f"--effort must be one of {', '.join(commands.efforts)}, got {effort}")
     screen.head(
         f"{model.name}, context {model.engine.context_length:,} tokens. /help lists the commands, Ctrl-D leaves."
     )
