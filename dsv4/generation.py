@@ -87,27 +87,56 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "top_k", "top_logprobs", "seed"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise ValueError(f"{name} must be an integer, got {value!r}")
+            if not _whole(value) and not (name == "seed" and value is None):
+                raise ValueError(f"{name} must be an integer, got {shown(value)}")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{name} must be a number, got {value!r}")
+            if not _number(value):
+                raise ValueError(f"{name} must be a number, got {shown(value)}")
             if not low <= value <= high:
-                raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+                raise ValueError(f"{name} must be in [{low}, {high}], got {shown(value)}")
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise ValueError(f"max_tokens must be at least 1, got {shown(self.max_tokens)}")
         if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+            raise ValueError(f"top_p must be in (0, 1], got {shown(self.top_p)}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0, got {self.top_k}")
-        for token, bias in self.logit_bias:
-            if not -100.0 <= bias <= 100.0:
-                raise ValueError(f"logit_bias must be in [-100, 100], got {bias} for token {token}")
+            raise ValueError(f"top_k must be at least 0, got {shown(self.top_k)}")
         if not 0 <= self.top_logprobs <= 20:
-            raise ValueError(f"top_logprobs must be in [0, 20], got {self.top_logprobs}")
+            raise ValueError(f"top_logprobs must be in [0, 20], got {shown(self.top_logprobs)}")
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=True")
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """What names tokens. Whether they are in the vocabulary is for the engine to say, which knows it."""
+        for pair in self.logit_bias:
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and _whole(pair[0]) and _number(pair[1])):
+                raise ValueError(f"logit_bias must be pairs of a token id and a number, got {shown(pair)}")
+            token, bias = pair
+            if not -100.0 <= bias <= 100.0:
+                raise ValueError(f"logit_bias must be in [-100, 100], got {shown(bias)} for token {shown(token)}")
+        for token in self.stop_ids:
+            if not _whole(token):
+                raise ValueError(f"stop_ids must be integers, got {shown(token)}")
+        if self.constraint is not None and not callable(getattr(self.constraint, "start", None)):
+            raise ValueError(f"constraint must have start(), got {shown(self.constraint)}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error message has it: cut, because a client may have sent megabytes of it."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a very large number"
+    return text if len(text) <= 60 else f"{text[:50]}..."
 
 
 _RANGES = {
@@ -139,10 +168,14 @@ class RequestOptions:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if not -10 <= self.priority <= 10:
-            raise ValueError(f"priority must be in [-10, 10], got {self.priority}")
-        if self.deadline is not None and not self.deadline > 0:
-            raise ValueError(f"deadline must be more than 0 seconds, got {self.deadline}")
+        if not isinstance(self.owner, str):
+            raise ValueError(f"owner must be a string, got {shown(self.owner)}")
+        if not all(map(_whole, self.cache_points)):
+            raise ValueError(f"cache_points must be integers, got {shown(self.cache_points)}")
+        if not _whole(self.priority) or not -10 <= self.priority <= 10:
+            raise ValueError(f"priority must be in [-10, 10], got {shown(self.priority)}")
+        if self.deadline is not None and not (_number(self.deadline) and self.deadline > 0):
+            raise ValueError(f"deadline must be more than 0 seconds, got {shown(self.deadline)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from dsv4.cache import CacheDtype, CacheStore
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import PrefixCache, ReusePolicy
 from dsv4.cache.reuse import Reuse
+from dsv4.engine.door import bounded, check_params, check_tokens, start_sampler
+from dsv4.engine.faults import SamplingError, fault_of
 from dsv4.engine.request import Request, State
 from dsv4.engine.runner import Ran, Runner, Work
-from dsv4.engine.sampler import Sampler, logprobs_of
+from dsv4.engine.sampler import logprobs_of
 from dsv4.engine.scheduler import State as Load
 from dsv4.engine.scheduler import decide
 from dsv4.generation import (
@@ -31,18 +34,10 @@ from dsv4.generation import (
     TokenEvent,
 )
 from dsv4.model.transformer import Transformer
+from dsv4.observe import log
 
 Emitted = tuple[Request, TokenEvent]
 STEP_FAILED = "the engine failed on this step"
-
-
-def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
-    """Raises ValueError for an empty prompt or a token id outside the vocabulary."""
-    if not tokens:
-        raise ValueError("the prompt is empty")
-    bad = next((token for token in tokens if not 0 <= token < vocabulary), None)
-    if bad is not None:
-        raise ValueError(f"prompt token ids must be in [0, {vocabulary}), got {bad}")
 
 
 @dataclass(slots=True)
@@ -51,6 +46,7 @@ class Counts:
 
     requests: int = 0
     ended: int = 0
+    failed: int = 0
     steps: int = 0
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -69,7 +65,8 @@ class Engine:
     sequences: how many run at once. step_tokens: token budget of one step; longer prompts are prefilled in chunks
     between the others' tokens. cache_dtype: how rows are stored; default: the model's activation dtype, `release` for a
     model in release numerics. reuse: what is kept of finished prefixes. disk: where prefixes outlive the process.
-    speculate: let the prediction block draft a token per step. queue: how many may wait.
+    speculate: let the prediction block draft a token per step. queue: how many may wait. sampled_vocabulary: ids from
+    here on are never chosen: rows the model has beyond its tokenizer (None = all may be).
     """
 
     def __init__(
@@ -85,6 +82,7 @@ class Engine:
         disk: DiskTier | None = None,
         speculate: bool = False,
         queue: int = 1024,
+        sampled_vocabulary: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 1 <= context_length <= model.config.max_position_embeddings:
@@ -94,6 +92,9 @@ class Engine:
         for name, value in (("sequences", sequences), ("step_tokens", step_tokens), ("queue", queue)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        rows = model.config.vocab_size
+        if sampled_vocabulary is not None and not 1 <= sampled_vocabulary <= rows:
+            raise ValueError(f"sampled_vocabulary must be in [1, {rows}], got {sampled_vocabulary}")
         if speculate and not model.mtp:
             raise ValueError("speculate needs a model with a prediction block (num_nextn_predict_layers is 0)")
         self.model, self.context_length, self.step_tokens = model, context_length, step_tokens
@@ -109,15 +110,16 @@ class Engine:
         self.reuse = Reuse(self.prefixes, disk)
         self.runner = Runner(model, self.store, predict=speculate)
         self.counts = Counts()
-        self._clock = clock
+        self._clock, self._vocabulary = clock, sampled_vocabulary or rows
         self.admitting = True  # False: who waits goes on waiting
         self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
         self._inboxes: dict[Request, deque[TokenEvent]] = {}
+        self._events: list[Emitted] = []  # not yet handed out: a step that raises loses none
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._running or self._events)
 
     @property
     def waiting(self) -> int:
@@ -128,26 +130,35 @@ class Engine:
         return len(self._running)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None) -> Request:
-        """Queue a request; `max_tokens` is cut to what fits. Raises ValueError for an empty prompt or an id outside the
-        vocabulary, ContextLengthError for a prompt that leaves no room, BusyError when the queue is full."""
-        check_tokens(prompt, self.model.config.vocab_size)
+        """Queue a request; `max_tokens` is cut to what fits. Raises ValueError for an empty prompt, an id outside the
+        vocabulary or a constraint that cannot be started, ContextLengthError for a prompt that leaves no room,
+        BusyError when the queue is full."""
+        return self.enter(self.prepare(prompt, params, options))
+
+    def prepare(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None) -> Request:
+        """Everything of `submit` but the queue; any thread may call it while the engine runs."""
+        vocabulary = self.model.config.vocab_size
+        check_tokens(prompt, vocabulary)
+        check_params(params, vocabulary)
         room = self.context_length - len(prompt)
         if room < 1:
             raise ContextLengthError(len(prompt), self.context_length)
-        if len(self._waiting) >= self.queue:
-            raise BusyError(len(self._waiting))
-        options = options or RequestOptions()
-        request = Request(
-            number=self.counts.requests,
-            arrival=self.counts.steps,
-            tokens=list(prompt),
+        options = bounded(options)
+        return Request(
+            tokens=list(map(index, prompt)),
             prompt_length=len(prompt),
             params=replace(params, max_tokens=min(params.max_tokens, room)),
             options=options,
-            sampler=Sampler(params),
+            sampler=start_sampler(params, self._vocabulary),
             points=self._points(len(prompt), options),
             expires=None if options.deadline is None else self._clock() + options.deadline,
         )
+
+    def enter(self, request: Request) -> Request:
+        """Queue what `prepare` has made. Raises BusyError."""
+        if len(self._waiting) >= self.queue:
+            raise BusyError(len(self._waiting))
+        request.number, request.arrival = self.counts.requests, self.counts.steps
         self.counts.requests += 1
         self._wait(request)
         return request
@@ -160,32 +171,38 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Emitted]:
-        """Run one step; returns the events of the requests that moved. When it raises, the requests of that step have
-        failed: the next step ends them with an error and goes on with the others."""
+        """Run one step; returns the events of the requests that moved.
+
+        What one request causes (its grammar, its sampling, its place in the cache) ends that request with an error.
+        When the step raises, all its requests have failed: the next step ends them and goes on with the others.
+        """
         began = time.perf_counter()
-        emitted = self._expire()
+        self._expire()
         works = self._plan()
         try:
-            emitted += self._run(works)
+            self._run(works)
         except BaseException:
             # NOTE: also Ctrl-C: the rings may hold rows of a step that never happened
             for work in works:
-                work.request.failed, work.request.keep = True, False
+                work.request.failed, work.request.keep = STEP_FAILED, False
             raise
         self.counts.seconds += time.perf_counter() - began
+        emitted, self._events = self._events, []
         return emitted
 
-    def _run(self, works: list[Work]) -> list[Emitted]:
-        emitted: list[Emitted] = []
-        if works:
-            ran = self.runner.run(works)
-            for i, work in enumerate(works):
-                emitted += self._advance(work, ran, i)
-            if self.runner.predict:
-                self.runner.draft(works, ran)
-                self._cut_drafts()
-            self.counts.steps += 1
-        return emitted
+    def _run(self, works: list[Work]) -> None:
+        if not works:
+            return
+        ran = self.runner.run(works)
+        for i, work in enumerate(works):
+            try:
+                self._advance(work, ran, i)
+            except BaseException as error:  # the border of a request: a panic in a grammar is no Exception
+                self._fail(work.request, fault_of(error))
+        if self.runner.predict:
+            self.runner.draft(works, ran)
+            self._cut_drafts()
+        self.counts.steps += 1
 
     def generate(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
@@ -236,31 +253,47 @@ class Engine:
     def _wait(self, request: Request) -> None:
         insort(self._waiting, request, key=lambda r: r.job().rank)
 
-    def _expire(self) -> list[Emitted]:
+    def _expire(self) -> None:
         now = self._clock()
-        failed = [r for r in self._running if r.failed]
+        for request in [r for r in self._running if r.failed is not None]:
+            self._fail(request, request.failed or STEP_FAILED)
         late = [r for r in (*self._running, *self._waiting) if r.expires is not None and now >= r.expires]
-        late = [r for r in late if r not in failed]
-        for request in (*failed, *late):
+        for request in late:
             self._end(request)
-        error = TokenEvent(None, FinishReason.ERROR, error=STEP_FAILED)
-        abort = TokenEvent(None, FinishReason.ABORT, error="the deadline has passed")
-        return [*((r, error) for r in failed), *((r, abort) for r in late)]
+            abort = TokenEvent(None, FinishReason.ABORT, error="the deadline has passed")
+            self._events.append((request, abort))
+
+    def _fail(self, request: Request, message: str) -> None:
+        """End a request with an error of its own; nobody may reuse what it has."""
+        log("request_failed", request=request.number, error=message)
+        request.keep = False
+        self._end(request)
+        self.counts.failed += 1
+        self._events.append((request, TokenEvent(None, FinishReason.ERROR, error=message)))
 
     def _plan(self) -> list[Work]:
-        """Ask the scheduler until there is a step to run; carry out what it says before."""
+        """Ask the scheduler until there is a step to run; carry out what it says before. Whoever a part of the plan is
+        for answers for its failure, so that no failure comes again for ever."""
         while self._running or (self._waiting and self.admitting):
-            decision = decide(self._load())
-            requests = {r.number: r for r in (*self._running, *self._waiting[:1])}
-            if decision.preempt is not None:
-                self._preempt(requests[decision.preempt])
-            elif decision.admit is not None:
-                self._admit(requests[decision.admit])
-            else:
-                works = [Work.of(requests[number], count) for number, count in decision.parts]
-                for work in works:
-                    self._grow(work)
-                return works
+            cause = self._running[-1] if self._running else self._waiting[0]
+            try:
+                decision = decide(self._load())
+                requests = {r.number: r for r in (*self._running, *self._waiting[:1])}
+                if decision.preempt is not None:
+                    cause = requests[decision.preempt]
+                    self._preempt(cause)
+                elif decision.admit is not None:
+                    cause = requests[decision.admit]
+                    self._admit(cause)
+                else:
+                    works = []
+                    for number, count in decision.parts:
+                        cause = requests[number]
+                        works.append(Work.of(cause, count))
+                        self._grow(works[-1])
+                    return works
+            except BaseException as error:  # the border of a request, as in `_run`
+                self._fail(cause, fault_of(error))
         return []
 
     def _load(self) -> Load:
@@ -308,41 +341,42 @@ class Engine:
             self.prefixes.make_room(pages=count)
             work.request.place = replace(place, pages=[*place.pages, *self.store.pages.take(count)])
 
-    def _advance(self, work: Work, ran: Ran, index: int) -> list[Emitted]:
+    def _advance(self, work: Work, ran: Ran, which: int) -> None:
         """Count what is cached now; sample from the rows of logits while they continue what was sampled."""
         request, drafts = work.request, work.request.drafts
-        rows_NV = ran.logits_NV[ran.logits_of[index]]
+        rows_NV = ran.logits_NV[ran.logits_of[which]]
         if not len(rows_NV):
+            _check_numbers(ran.broken[which], work.end)
             request.cached = work.end
             self.counts.prompt_tokens += work.count
             self._keep(request, request.cached)
-            return self._progress(request)
-        emitted: list[Emitted] = []
+            self._progress(request)
+            return
         if request.generated == 0:
             self.counts.prompt_tokens += work.count
-            emitted += self._progress(request, work.end)
+            self._progress(request, work.end)
         request.drafts = []
         for i in range(len(rows_NV)):
             request.cached = len(request.tokens)
+            _check_numbers(ran.broken[which], request.cached)
             if i == 0 and request.generated == 0:
                 # rings are addressed by position: as they are now, they also are as they were one token before
                 self._keep(request, request.prompt_length - 1, always=True)
             event = self._sample(request, rows_NV[i])
-            emitted.append((request, event))
+            self._events.append((request, event))
+            if event.finish is not None:
+                self._keep(request, request.cached, always=True)
+                self._end(request)
             if i < len(drafts):
                 self.counts.drafted += 1
                 if event.finish is not None or event.token != drafts[i]:
                     break
                 self.counts.accepted += 1
-        if emitted[-1][1].finish is not None:
-            self._keep(request, request.cached, always=True)
-            self._end(request)
-        return emitted
 
     def _sample(self, request: Request, logits_V: Tensor) -> TokenEvent:
         params = request.params
         token = request.sampler.choose(logits_V)
-        scores = logprobs_of(logits_V, token, params.top_logprobs) if params.logprobs else None
+        scores = logprobs_of(request.sampler.known(logits_V), token, params.top_logprobs) if params.logprobs else None
         reused = request.reused if request.generated == 0 else None
         request.tokens.append(token)
         self.counts.generated_tokens += 1
@@ -353,14 +387,15 @@ class Engine:
             finish = FinishReason.LENGTH
         return TokenEvent(token, finish, scores, reused=reused)
 
-    def _progress(self, request: Request, done: int | None = None) -> list[Emitted]:
+    def _progress(self, request: Request, done: int | None = None) -> None:
         if not request.options.progress or request.generated:
-            return []
+            return
         done, total = done or request.cached, request.prompt_length
         assert request.started is not None
         fresh = done - request.reused
         eta = (self._clock() - request.started) / fresh * (total - done) if fresh > 0 else None
-        return [(request, TokenEvent(None, progress=PromptProgress(done, total, request.reused, eta)))]
+        event = TokenEvent(None, progress=PromptProgress(done, total, request.reused, eta))
+        self._events.append((request, event))
 
     def _keep(self, request: Request, length: int, *, always: bool = False) -> None:
         """Keep a prefix when its length is one of the marked points, or in any case."""
@@ -371,7 +406,10 @@ class Engine:
             return
         # a prefix without windows says nothing new before it is past what it began with
         if length >= place.entries_from:
-            self.reuse.keep(request.tokens[:length], request.options.owner, place)
+            try:
+                self.reuse.keep(request.tokens[:length], request.options.owner, place)
+            except BaseException as error:  # a border: what may only save time must not cost the answer
+                log("prefix_not_kept", request=request.number, error=fault_of(error))
 
     def _cut_drafts(self) -> None:
         """No draft where the answer ends with the next token anyway."""
@@ -393,6 +431,15 @@ class Engine:
             self._waiting.remove(request)
         request.state = State.ENDED
         self.counts.ended += 1
+
+
+def _check_numbers(broken: int | None, reached: int) -> None:
+    """Raises SamplingError when one of the first `reached` positions broke; a draft behind them may still be wrong."""
+    if broken is not None and broken < reached:
+        raise SamplingError(
+            f"the model's numbers are not finite (NaN or infinity) at position {broken}: its weights are damaged, or "
+            "this sequence overflows them"
+        )
 
 
 def default_cache_dtype(model: Transformer) -> CacheDtype:

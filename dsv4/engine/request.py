@@ -24,14 +24,14 @@ class Request:
     prediction block proposes to follow `tokens`. predicted: positions the prediction block has seen.
     """
 
-    number: int
-    arrival: int  # the engine's step count when it came
     tokens: list[int]
     prompt_length: int
     params: SamplingParams
     options: RequestOptions
     sampler: Sampler
     points: list[int]
+    number: int = -1  # both are given when it is queued
+    arrival: int = -1  # the engine's step count then
     state: State = State.WAITING
     cached: int = 0
     reused: int = 0
@@ -40,7 +40,7 @@ class Request:
     predicted: int = 0
     predicted_from: int = 0  # the first position its window holds
     keep: bool = True  # False: its cache is not what these tokens and weights give, nobody may reuse it
-    failed: bool = False  # a step with it raised
+    failed: str | None = None  # a step with it raised: what its client is told
     started: float | None = None  # clock at admission
     expires: float | None = None
 

@@ -13,6 +13,7 @@ from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.cache.spec import STREAM_ROWS
 from dsv4.engine.fused import FusedStep
 from dsv4.engine.request import Request
+from dsv4.engine.sampler import finite
 from dsv4.model.inputs import Sequences
 from dsv4.model.transformer import Transformer
 
@@ -54,6 +55,7 @@ class Ran:
     carry: list[Tensor | None]
     logits_NV: Tensor
     logits_of: list[slice]
+    broken: list[int | None]  # of each work: the first position whose numbers are not finite
 
 
 class Runner:
@@ -89,7 +91,8 @@ class Runner:
         x_TSD, logits_NV = self._forward(works, rows)
         if self.predict:
             self._remember(works, first, x_TSD)
-        return Ran(x_TSD, first, carry, logits_NV, logits_of)
+        broken = _broken(works, first, x_TSD, logits_NV, logits_of)
+        return Ran(x_TSD, first, carry, logits_NV, logits_of, broken)
 
     def draft(self, works: list[Work], ran: Ran) -> None:
         """Bring the prediction block's window up to each request's cached tokens; those that are about to decode get a
@@ -162,6 +165,21 @@ class Runner:
             for position in range(max(work.start, work.end - STREAM_ROWS), work.end):
                 row = start + position - work.start
                 self.store.streams_SRHD[slot, position % STREAM_ROWS].copy_(x_TSD[row])
+
+
+def _broken(
+    works: list[Work], first: list[int], x_TSD: Tensor, logits_NV: Tensor, logits_of: list[slice]
+) -> list[int | None]:
+    """Where each work's streams or logits stop being finite; two sums where all is well."""
+    if finite(x_TSD) and finite(logits_NV):
+        return [None] * len(works)
+    fine_T, fine_N = x_TSD.isfinite().flatten(1).all(1).tolist(), logits_NV.isfinite().all(1).tolist()
+    broken: list[int | None] = []
+    for work, start, rows in zip(works, first, logits_of, strict=True):
+        of_logits = [True] * (work.count - work.wanted) + fine_N[rows]
+        fine = [a and b for a, b in zip(fine_T[start : start + work.count], of_logits, strict=True)]
+        broken.append(work.start + fine.index(False) if False in fine else None)
+    return broken
 
 
 def _place(request: Request) -> Place:

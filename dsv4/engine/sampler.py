@@ -4,26 +4,42 @@ do not change what it says.
 V vocabulary.
 """
 
+import math
 import secrets
 
 import torch
 from torch import Tensor
 
+from dsv4.engine.faults import SamplingError
 from dsv4.generation import SamplingParams, TokenConstraint, TokenLogprobs
 
 
 class Sampler:
-    """The state of one answer: its random numbers, what it has said, where its grammar stands."""
+    """The state of one answer: its random numbers, what it has said, where its grammar stands.
 
-    def __init__(self, params: SamplingParams) -> None:
+    vocabulary: ids from here on are never chosen (None = all may be): rows a model has beyond its tokenizer.
+    """
+
+    def __init__(self, params: SamplingParams, vocabulary: int | None = None) -> None:
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         self.params, self.generator = params, torch.Generator().manual_seed(seed % 2**63)
+        self._vocabulary = vocabulary
         self._said: dict[int, int] = {}
         self._constraint: TokenConstraint | None = params.constraint.start() if params.constraint else None
-        self._bias = torch.tensor(params.logit_bias).T if params.logit_bias else None
+        bias = [(token, value) for token, value in params.logit_bias if vocabulary is None or token < vocabulary]
+        self._bias_ids = torch.tensor([token for token, _ in bias], dtype=torch.int64)
+        self._bias = torch.tensor([value for _, value in bias], dtype=torch.float32)
+
+    def known(self, logits_V: Tensor) -> Tensor:
+        """The logits of the ids that may be chosen."""
+        return logits_V if self._vocabulary is None else logits_V[: self._vocabulary]
 
     def choose(self, logits_V: Tensor) -> int:
-        """The next token; remembers it."""
+        """The next token; remembers it. Raises SamplingError when logits are not finite or nothing is allowed, and
+        whatever the grammar raises."""
+        logits_V = self.known(logits_V)
+        if not finite(logits_V):
+            raise SamplingError("the model's logits are not finite")
         token = sample(self._shape(logits_V), self.params, self.generator)
         if self.params.presence_penalty or self.params.frequency_penalty:
             self._said[token] = self._said.get(token, 0) + 1
@@ -33,8 +49,8 @@ class Sampler:
 
     def _shape(self, logits_V: Tensor) -> Tensor:
         """Logits after constraint, penalties and bias; the input is not modified."""
-        if self._bias is not None:
-            logits_V = logits_V.index_add(0, self._bias[0].long(), self._bias[1])
+        if len(self._bias):
+            logits_V = logits_V.index_add(0, self._bias_ids, self._bias)
         if self._said:
             ids, times = torch.tensor(list(self._said)), torch.tensor(list(self._said.values()))
             penalty = self.params.presence_penalty + self.params.frequency_penalty * times
@@ -45,13 +61,21 @@ class Sampler:
             forbidden_V = torch.ones_like(logits_V, dtype=torch.bool)
             known = (bits[:, None] >> torch.arange(8)).bitwise_and(1).flatten()[: logits_V.shape[0]]
             forbidden_V[: len(known)] = known == 0
+            if forbidden_V.all():
+                raise SamplingError("the grammar allows no token here")
             logits_V = logits_V.masked_fill(forbidden_V, float("-inf"))
         return logits_V
 
 
+def finite(rows: Tensor) -> bool:
+    """Whether all numbers are: one sum where they are, which is less than looking at each."""
+    return math.isfinite(float(rows.sum())) or bool(rows.isfinite().all())
+
+
 def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """A token id. Temperature 0 takes the largest logit (the lowest id on ties); otherwise the released rule:
-    probabilities divided by Exponential(1) noise, argmax, after top-k, top-p and min-p have cut the tail."""
+    """A token id whose logit is not -inf, where there is one. Temperature 0 takes the largest logit (the lowest id on
+    ties); otherwise the released rule: probabilities divided by Exponential(1) noise, argmax, after top-k, top-p and
+    min-p have cut the tail."""
     if params.temperature == 0:
         return int(logits_V.argmax())
     probability_V = (logits_V / max(params.temperature, 1e-5)).softmax(dim=0)
@@ -62,7 +86,9 @@ def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator)
     if params.min_p > 0:
         probability_V = probability_V.masked_fill(probability_V < params.min_p * probability_V.max(), 0.0)
     noise_V = torch.empty_like(probability_V).exponential_(1, generator=generator)
-    return int((probability_V / noise_V).argmax())
+    token = int((probability_V / noise_V).argmax())
+    # logits so far apart that dividing them by a small temperature overflows: what is left is the largest
+    return token if probability_V[token] > 0 else int(logits_V.argmax())
 
 
 def _first(probability_V: Tensor, k: int) -> Tensor:
@@ -75,7 +101,9 @@ def _nucleus(probability_V: Tensor, top_p: float) -> Tensor:
     """Zero all but the smallest set of tokens that reaches `top_p` of what is left; the most likely one stays."""
     sorted_V, order_V = probability_V.sort(descending=True, stable=True)
     before_V = sorted_V.cumsum(0) - sorted_V
-    return probability_V.index_fill(0, order_V[before_V >= top_p * sorted_V.sum()], 0.0)
+    cut_V = before_V >= top_p * sorted_V.sum()
+    cut_V[0] = False  # a share below the smallest float would cut all
+    return probability_V.index_fill(0, order_V[cut_V], 0.0)
 
 
 def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprobs:

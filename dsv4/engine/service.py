@@ -2,15 +2,24 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 
-from dsv4.engine.engine import Engine
+from dsv4.engine.engine import STEP_FAILED, Engine
 from dsv4.engine.request import Request
 from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenEvent
 from dsv4.model.transformer import Transformer
 from dsv4.observe import log
+
+# a prompt of more tokens takes longer to look at than a thread takes to begin
+SHORT_PROMPT = 4096
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # seconds after a failed step; doubled with each one that follows
+_FAILING = 3  # failed steps in a row until the service calls itself failing
+_GIVE_UP = 6  # ... and until everybody who still waits is told
+_FORGIVEN = 30.0  # seconds without a failed step after which requests are let in again
 
 
 class EngineService:
@@ -26,7 +35,8 @@ class EngineService:
         self._listeners: dict[Request, Callable[[TokenEvent], bool]] = {}
         self._updates: list[tuple[Callable[[Transformer], None], bool, Future[int]]] = []
         self._version = 0
-        self._failed_steps = 0
+        self._failed_steps = self._failed_in_a_row = 0
+        self._last_failure = ("", 0.0)  # what, and when
         self._wake = threading.Condition()
         self._closing = self._draining = False
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
@@ -35,6 +45,16 @@ class EngineService:
     @property
     def context_length(self) -> int:
         return self._engine.context_length
+
+    @property
+    def failing(self) -> str | None:
+        """Why nothing should be sent here now: steps fail again and again, or the thread is gone. None = all well."""
+        if not (self._thread.is_alive() or self._closing):
+            return "the engine's thread has ended"
+        what, when = self._last_failure
+        if self._failed_in_a_row < _FAILING or time.monotonic() - when > _FORGIVEN:
+            return None
+        return f"{self._failed_in_a_row} steps in a row have failed: {what}"
 
     def counters(self) -> dict[str, float]:
         """What a metrics page shows: totals since the start, and what is going on now. Read without a lock: each number
@@ -47,6 +67,7 @@ class EngineService:
             counts |= {f"disk_{name}_total": value for name, value in asdict(engine.reuse.disk.counts).items()}
         return counts | {
             "failed_steps_total": self._failed_steps,
+            "failing": int(self.failing is not None),
             "running": engine.running,
             "waiting": engine.waiting,
             "weights_version": self._version,
@@ -96,15 +117,23 @@ class EngineService:
                 return False
             return True
 
+        async def prepared() -> Request:
+            if params.constraint is None and len(prompt) <= SHORT_PROMPT:
+                return self._engine.prepare(prompt, params, options)
+            return await asyncio.to_thread(self._engine.prepare, prompt, params, options)
+
         def submit() -> None:
             try:
-                request = self._engine.submit(prompt, params, options)
+                self._engine.enter(request)
             except Exception as error:  # the caller's to handle; the engine's thread goes on
                 listen(error)
                 return
             own.append(request)
             self._listeners[request] = listen
 
+        if self._draining:
+            raise RuntimeError("the engine is closed")
+        request = await prepared()
         if self._draining or not self._command(submit):
             raise RuntimeError("the engine is closed")
         try:
@@ -141,13 +170,23 @@ class EngineService:
                 commands, self._commands = self._commands, []
                 closing = self._closing
             for command in commands:
-                command()
+                self._guarded(command)
             if closing:
-                self._end_all()
+                self._end_all(TokenEvent(None, FinishReason.ABORT))
                 return
-            self._update()
+            self._guarded(self._update)
             if self._engine.busy:
                 self._step()
+
+    def _guarded(self, work: Callable[[], object]) -> bool:
+        """Do a piece of work at the border of the thread: whatever it raises is logged, the thread goes on."""
+        try:
+            work()
+        except BaseException as error:  # also panics of libraries, which are no Exception
+            self._last_failure = (f"{type(error).__name__}: {error}"[:400], time.monotonic())
+            log("step_failed", error=self._last_failure[0])
+            return False
+        return True
 
     def _update(self) -> None:
         """Apply what can be applied now; while an update waits for running requests, no waiting one is admitted."""
@@ -155,31 +194,42 @@ class EngineService:
             apply, _, future = self._updates.pop(0)
             try:
                 apply(self._engine.model)
-            except Exception as error:  # the caller's to handle; the engine's thread goes on
+                self._engine.forget()
+            except BaseException as error:  # the caller's to handle; the engine's thread goes on
                 future.set_exception(error)
                 continue
-            self._engine.forget()
             self._version += 1
             log("weights_updated", version=self._version)
             future.set_result(self._version)
         self._engine.admitting = not self._updates
 
     def _step(self) -> None:
-        try:
-            emitted = self._engine.step()
-        except Exception as error:  # the process border: a failed step must not take the service down
-            log("step_failed", error=f"{type(error).__name__}: {error}")
-            self._failed_steps += 1
-            return  # the next step tells its requests
-        for request, event in emitted:
-            listener = self._listeners.get(request)
-            if listener is not None and (not listener(event) or event.finish is not None):
-                self._cancel(request)
+        """A failed step's requests are told by the next one. When none succeeds, the loop slows down, and in the end
+        everybody is told."""
+        emitted = []
+        if self._guarded(lambda: emitted.extend(self._engine.step())):
+            self._failed_in_a_row = 0
+            for request, event in emitted:
+                self._hand_over(request, event)
+            return
+        self._failed_steps += 1
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= _GIVE_UP:
+            self._end_all(TokenEvent(None, FinishReason.ERROR, error=STEP_FAILED))
+        pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(self._failed_in_a_row - 1, 10))
+        with self._wake:
+            self._wake.wait_for(lambda: self._closing, timeout=pause)
 
-    def _end_all(self) -> None:
-        for request, listener in list(self._listeners.items()):
-            self._engine.cancel(request)
-            listener(TokenEvent(None, FinishReason.ABORT))
-        self._listeners.clear()
-        for _, _, future in self._updates:
-            future.cancel()
+    def _hand_over(self, request: Request, event: TokenEvent) -> None:
+        listener = self._listeners.get(request)
+        if listener is not None and (not listener(event) or event.finish is not None):
+            self._cancel(request)
+
+    def _end_all(self, event: TokenEvent) -> None:
+        listeners, self._listeners = list(self._listeners.items()), {}
+        for request, listener in listeners:
+            self._guarded(partial(self._engine.cancel, request))
+            listener(event)
+        if event.finish is FinishReason.ABORT:
+            for _, _, future in self._updates:
+                future.cancel()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dsv4.engine import Engine, EngineService
-from dsv4.generation import FinishReason, SamplingParams, TokenEvent, TokenGenerator, collect
+from dsv4.generation import BusyError, FinishReason, SamplingParams, TokenEvent, TokenGenerator, collect
 from dsv4.testing.tiny import tiny_config, tiny_model
 
 PATIENCE = 60.0  # a deadlock fails instead of hanging; nothing is decided by time
@@ -98,8 +98,9 @@ def test_a_refused_prompt_is_a_value_error(service: EngineService, prompt: list[
 
 
 def test_a_prompt_of_the_wrong_type_does_not_end_the_engine(service: EngineService) -> None:
-    with pytest.raises(TypeError):
-        run(gather(service, ["a"], SHORT))  # type: ignore[list-item]
+    for wrong in (["a"], [3, None], [1.5]):
+        with pytest.raises(ValueError, match="prompt token ids must be integers"):
+            run(gather(service, wrong, SHORT))  # type: ignore[arg-type]
     assert len(run(gather(service, [3], SHORT))) == 5
 
 
@@ -156,15 +157,15 @@ def test_a_refusal_to_a_loop_that_is_gone_is_dropped(
     service: EngineService, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop, entered, closed = asyncio.new_event_loop(), threading.Event(), threading.Event()
-    real = engine.submit
 
     def slow(*arguments: Any) -> object:
         entered.set()
         assert closed.wait(PATIENCE)
-        return real(*arguments)
+        raise BusyError(1)
 
-    monkeypatch.setattr(engine, "submit", slow)
-    stream = service.stream([], SHORT)
+    real = engine.enter
+    monkeypatch.setattr(engine, "enter", slow)
+    stream = service.stream([3], SHORT)
 
     async def ask() -> None:
         task = asyncio.ensure_future(first_event(stream))
@@ -175,6 +176,7 @@ def test_a_refusal_to_a_loop_that_is_gone_is_dropped(
     loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
+    monkeypatch.setattr(engine, "enter", real)
     closed.set()
     assert len(run(gather(service, [3], SHORT))) == 5
 

@@ -1,0 +1,61 @@
+"""What a request must be before it is queued: all that can be judged in the caller's thread, without the engine."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from operator import index
+
+from dsv4.engine.faults import fault_of
+from dsv4.engine.sampler import Sampler
+from dsv4.generation import RequestOptions, SamplingParams, shown
+
+
+def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
+    """Raises ValueError for an empty prompt, what is no integer, or a token id outside the vocabulary."""
+    if not len(tokens):
+        raise ValueError("the prompt is empty")
+    try:
+        low, high = index(min(tokens)), index(max(tokens))
+        wrong = None if all(type(token) is int for token in tokens) else _not_whole(tokens)
+    except (TypeError, ValueError):
+        raise ValueError("prompt token ids must be integers") from None
+    if wrong is not None:
+        raise ValueError(f"prompt token ids must be integers, got {wrong}")
+    if low < 0 or high >= vocabulary:
+        bad = next(token for token in tokens if not 0 <= token < vocabulary)
+        raise ValueError(f"prompt token ids must be in [0, {vocabulary}), got {shown(bad)}")
+
+
+def check_params(params: SamplingParams, vocabulary: int) -> None:
+    """Raises ValueError naming the field for a token id outside the vocabulary."""
+    for name, ids in (("logit_bias", [token for token, _ in params.logit_bias]), ("stop_ids", params.stop_ids)):
+        bad = next((token for token in ids if not 0 <= token < vocabulary), None)
+        if bad is not None:
+            raise ValueError(f"{name} token ids must be in [0, {vocabulary}), got {shown(bad)}")
+
+
+def start_sampler(params: SamplingParams, vocabulary: int) -> Sampler:
+    """The sampler of one answer; a grammar is started here, which may take seconds. Raises ValueError where it cannot
+    be."""
+    try:
+        return Sampler(params, vocabulary)
+    except BaseException as error:  # a border: foreign grammars raise what they like
+        raise ValueError(f"constraint cannot be started: {fault_of(error)}") from error
+
+
+def bounded(options: RequestOptions | None) -> RequestOptions:
+    """The same options, the owner as a short name of its own: what clients write there is kept for as long as their
+    prefixes, at any length."""
+    options = options or RequestOptions()
+    digest = hashlib.blake2b(options.owner.encode("utf-8", "surrogatepass"), digest_size=16)
+    return replace(options, owner=digest.hexdigest())
+
+
+def _not_whole(tokens: Sequence[int]) -> str | None:
+    """The first that is no integer; numpy's integers and those of tensors are."""
+    for token in tokens:
+        try:
+            index(token)
+        except TypeError:
+            return shown(token)
+    return None
