@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsv4.engine.faults import SamplingError
 from dsv4.engine.sampler import Sampler, logprobs_of, sample
 from dsv4.generation import SamplingParams
 
@@ -73,6 +74,37 @@ def test_frequencies_follow_the_probabilities(temperature: float, top_p: float) 
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = torch.randn(50)
     assert set(draws(logits, SamplingParams(temperature=1e-7), 20)) == {int(logits.argmax())}
+
+
+@pytest.mark.parametrize("top_p", [1e-46, 5e-324, 1e-30])
+def test_a_share_too_small_for_a_float_keeps_the_most_likely(top_p: float) -> None:
+    logits = torch.randn(50)
+    assert set(draws(logits, SamplingParams(top_p=top_p), 20)) == {int(logits.argmax())}
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 1e-300}, {"min_p": 1.0}, {"top_k": 1}, {"top_p": 1e-300}])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e34, 3e38])
+def test_whatever_the_finite_logits_a_likely_token_is_chosen(scale: float, params: dict[str, Any]) -> None:
+    logits = torch.tensor([-1.0, 0.5, 1.0, 0.2]).mul(scale)
+    logits[0] = float("-inf")
+    said = set(draws(logits, SamplingParams(**params), 50))
+    assert 0 not in said
+    if scale > 1 or params:
+        assert said == {2} or scale < 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_are_not_finite_choose_nothing(bad: float, temperature: float) -> None:
+    logits = torch.zeros(20)
+    logits[7] = bad
+    with pytest.raises(SamplingError, match="the model's logits are not finite"):
+        Sampler(SamplingParams(temperature=temperature)).choose(logits)
+    assert Sampler(SamplingParams(temperature=temperature), vocabulary=7).choose(logits) < 7
+
+
+def test_finite_logits_whose_sum_is_not_are_finite() -> None:
+    assert Sampler(SamplingParams(temperature=0)).choose(torch.tensor([3e38, 3.1e38, 3e38])) == 1
 
 
 def test_the_seed_decides_the_draws() -> None:
@@ -169,6 +201,19 @@ def test_a_constraint_decides_what_may_be_said() -> None:
         ({"min_p": 1.5}, r"min_p must be in \[0, 1\], got 1.5"),
         ({"presence_penalty": 3}, r"presence_penalty must be in \[-2, 2\], got 3"),
         ({"logit_bias": ((3, 101.0),)}, r"logit_bias must be in \[-100, 100\], got 101.0 for token 3"),
+        ({"logit_bias": ((3, float("nan")),)}, r"logit_bias must be in \[-100, 100\], got nan for token 3"),
+        ({"logit_bias": ((3.0, 1.0),)}, r"logit_bias must be pairs of a token id and a number, got \(3.0, 1.0\)"),
+        ({"logit_bias": ((True, 1.0),)}, r"logit_bias must be pairs of a token id and a number"),
+        ({"logit_bias": {3: 1.0}}, r"logit_bias must be pairs of a token id and a number, got 3"),
+        ({"stop_ids": ("a",)}, "stop_ids must be integers, got 'a'"),
+        ({"constraint": "json"}, r"constraint must have start\(\), got 'json'"),
+        ({"temperature": float("nan")}, r"temperature must be in \[0, 2\], got nan"),
+        ({"temperature": float("inf")}, r"temperature must be in \[0, 2\], got inf"),
+        ({"temperature": 10**6000}, r"temperature must be in \[0, 2\], got a very large number"),
+        ({"top_p": float("nan")}, r"top_p must be in \[0, 1\], got nan"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"max_tokens": None}, "max_tokens must be an integer, got None"),
+        ({"max_tokens": "x" * 10**6}, r"max_tokens must be an integer, got 'x{49}\.\.\.$"),
     ],
 )
 def test_impossible_parameters_are_refused(params: dict[str, Any], message: str) -> None:
