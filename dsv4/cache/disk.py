@@ -3,11 +3,14 @@
 A file is written to a temporary name, synced, renamed, and only then entered in the index, so whatever moment the
 process dies at, the index names whole files. Every file carries a checksum and is read back against it. Keys are hashes
 of the model's fingerprint, the owner and all tokens up to there: a page of another model or owner cannot be found.
+Only this user may read folder, files and index: they hold what people have said.
 """
 
+import errno
 import hashlib
 import os
 import sqlite3
+import stat
 import threading
 import time
 import zlib
@@ -25,13 +28,32 @@ _MAGIC = b"dsv4\x01\x00\x00\x00"
 _HEADER = len(_MAGIC) + 4
 _STALE_SECONDS = 3600  # temporary files of a dead process are swept after this
 _BATCH = 500
-_PENDING = 1 << 28  # bytes waiting to be written before `write` waits for the disk
+_PENDING = 1 << 28  # bytes waiting to be written before `put_page` and `put_end` wait for the disk ...
+_PATIENCE = 2.0  # ... at most so many seconds; then records are dropped until the disk has caught up
+_RESERVE = 2**30  # bytes of the file system left to others, at most a tenth of it
+_BUSY_SECONDS = 0.5  # how long a reader waits for the index; writers have a thread of their own and wait longer
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     key BLOB PRIMARY KEY, base BLOB, length INTEGER NOT NULL, bytes INTEGER NOT NULL, used REAL NOT NULL);
-CREATE INDEX IF NOT EXISTS ends ON files (base) WHERE base IS NOT NULL;
+DROP INDEX IF EXISTS ends;
+CREATE INDEX IF NOT EXISTS ends_by_length ON files (base, length) WHERE base IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_use ON files (used);
 """
+# the distinct lengths of the ends behind one page, longest first: one look into the index for each, however many ends
+_LENGTHS = """
+WITH RECURSIVE known(length) AS (
+    SELECT MAX(length) FROM files WHERE base = ?1 AND length <= ?2
+    UNION ALL
+    SELECT (SELECT MAX(length) FROM files WHERE base = ?1 AND length < known.length) FROM known
+    WHERE known.length IS NOT NULL)
+SELECT length FROM known WHERE length IS NOT NULL
+"""
+
+
+class DiskBusyError(RuntimeError):
+    """Another process holds the index just now; nothing is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +87,38 @@ class _Job:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Touch:
+    """These files were used at that time."""
+
+    keys: tuple[bytes, ...]
+    when: float
+
+
 @dataclass(slots=True)
 class DiskCounts:
-    """What happened since the tier was opened. corrupt: files whose checksum did not fit (dropped, never used)."""
+    """What happened since the tier was opened. corrupt: files whose checksum did not fit (dropped, never used).
+    dropped: records not handed over because the disk was too slow."""
 
     written: int = 0
     written_bytes: int = 0
     read_bytes: int = 0
     corrupt: int = 0
     failed_writes: int = 0
+    dropped: int = 0
     evicted: int = 0
 
 
 class DiskTier:
     """A folder of cached prefixes with a byte budget, least recently used out first. Several processes may share it.
 
-    Reading happens in the caller's thread, writing in one of its own: a slow disk does not hold up answers until
-    256 MiB wait to be written. fingerprint: identifies model and storage format; keys of different fingerprints never
-    meet. Raises ValueError for a budget under 1 MiB, OSError when the folder cannot be made.
+    Reading happens in the caller's thread, writing in one of its own: a slow disk holds up answers for two seconds at
+    most, once 256 MiB wait to be written. A tenth of the file system (at most 1 GiB) is left to others: what is kept
+    here gives way to that. fingerprint: identifies model and storage format; keys of different fingerprints never meet.
+
+    Raises ValueError for a budget under 1 MiB and for a folder that cannot be used. What later goes wrong with writing
+    is counted, logged once, and nothing else; reading raises what the file system and SQLite raise, DiskBusyError where
+    it may be tried again.
     """
 
     def __init__(self, folder: Path, *, budget: int, fingerprint: str, page_tokens: int = PAGE_TOKENS) -> None:
@@ -91,14 +127,19 @@ class DiskTier:
         self.folder, self.budget, self._page_tokens = folder, budget, page_tokens
         self._fingerprint = fingerprint
         self.counts = DiskCounts()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.RLock()  # around the index
-        self._db = self._open_index()
-        self._sweep()
-        self._jobs: deque[_Job] = deque()
+        self._lock, self._read_lock = threading.RLock(), threading.RLock()  # around the two connections
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = self._open_index()
+            self._reader = sqlite3.connect(self._index, timeout=_BUSY_SECONDS, check_same_thread=False)
+            self._sweep()
+        except (OSError, sqlite3.Error) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise ValueError(f"the folder for prefixes {str(folder)!r} cannot be used: {why}") from error
+        self._jobs: deque[_Job | _Touch] = deque()
         self._pending: dict[bytes, int] = {}
         self._moved = threading.Condition()
-        self._closing = False
+        self._closing = self._behind = self._unwritable = False
         self._thread = threading.Thread(target=self._write_jobs, name="dsv4-disk", daemon=True)
         self._thread.start()
 
@@ -118,18 +159,22 @@ class DiskTier:
             self._closing = True
             self._moved.notify_all()
         self._thread.join()
-        self._db.close()
+        for connection in (self._reader, self._db):
+            with suppress(sqlite3.Error):
+                connection.close()
 
     def chain(self, tokens: Sequence[int], owner: str) -> Chain:
         """The keys of these tokens."""
         key, width = token_key(tokens), self._page_tokens * 4
-        root = last = hashlib.blake2b(f"{self._fingerprint}\0{owner}".encode(), digest_size=20).digest()
+        root = last = hashlib.blake2b(
+            f"{self._fingerprint}\0{owner}".encode("utf-8", "surrogatepass"), digest_size=20
+        ).digest()
         pages = []
         for at in range(0, len(key) - width + 1, width):
             last = hashlib.blake2b(last + key[at : at + width], digest_size=20).digest()
             pages.append(last)
         rest = key[len(pages) * width :]
-        return Chain(root, pages, hashlib.blake2b(b"end" + last + rest, digest_size=20).digest(), len(tokens))
+        return Chain(root, pages, _end_key(last, rest), len(tokens))
 
     def has(self, key: bytes) -> bool:
         """Whether this file is stored or about to be."""
@@ -155,14 +200,15 @@ class DiskTier:
         known = self._known(full.pages)
         whole = next((i for i, page in enumerate(full.pages) if page not in known), len(full.pages))
         bases = [full.root, *full.pages[:whole]]
-        for at in range(len(bases), 0, -_BATCH):
-            batch = bases[max(0, at - _BATCH) : at]
-            marks = ",".join("?" * len(batch))
-            query = f"SELECT length FROM files WHERE base IN ({marks}) ORDER BY length DESC"
-            for (length,) in self._rows(query, batch):
-                chain = self.chain(tokens[:length], owner) if length <= len(tokens) else None
-                if chain is not None and self.has(chain.end):
-                    return chain
+        key = token_key(tokens)
+        for base in reversed(self._with_ends(bases)):
+            start = bases.index(base) * self._page_tokens
+            lengths = [row[0] for row in self._rows(_LENGTHS, (base, len(tokens)))]
+            ends = {length: _end_key(base, key[4 * start : 4 * length]) for length in lengths}
+            stored = self._known(list(ends.values()))
+            for length, end in ends.items():
+                if end in stored:
+                    return Chain(full.root, full.pages[: length // self._page_tokens], end, length)
         return None
 
     def read(self, chain: Chain) -> Content | None:
@@ -171,17 +217,27 @@ class DiskTier:
         for key in (*chain.pages, chain.end):
             data = self._read(key)
             if data is None:
-                self._forget([key])
+                # NOTE: not by the writer's connection, which may wait long for other processes
+                with self._read_lock, suppress(sqlite3.Error), self._reader:
+                    self._reader.execute("DELETE FROM files WHERE key = ?", (key,))
+                with suppress(OSError):
+                    self._path(key).unlink(missing_ok=True)
                 return None
             parts.append(data)
-        now = time.time()
-        with self._lock, suppress(sqlite3.OperationalError), self._db:
-            # the earlier pages last: they go out after what builds on them
-            self._db.executemany(
-                "UPDATE files SET used = ? WHERE key = ?",
-                [(now - i * 1e-6, key) for i, key in enumerate((*chain.pages, chain.end))],
-            )
+        with self._moved:
+            self._jobs.append(_Touch((*chain.pages, chain.end), time.time()))
+            self._moved.notify_all()
         return Content(parts[:-1], parts[-1])
+
+    def _with_ends(self, bases: list[bytes]) -> list[bytes]:
+        """Those behind which an end is stored, in their order."""
+        found: set[bytes] = set()
+        for at in range(0, len(bases), _BATCH):
+            batch = bases[at : at + _BATCH]
+            marks = ",".join(["(?)"] * len(batch))
+            query = f"SELECT column1 FROM (VALUES {marks}) WHERE EXISTS (SELECT 1 FROM files WHERE base = column1)"
+            found |= {row[0] for row in self._rows(query, batch)}
+        return [base for base in bases if base in found]
 
     def _known(self, keys: list[bytes]) -> set[bytes]:
         known: set[bytes] = set()
@@ -192,14 +248,27 @@ class DiskTier:
         return known
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+        try:
+            with self._read_lock:
+                return self._reader.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode in _BUSY:
+                raise DiskBusyError(str(error)) from error
+            raise
 
     def _hand_over(self, job: _Job) -> None:
         with self._moved:
             if job.key in self._pending or self._closing:
                 return
-            self._moved.wait_for(lambda: sum(self._pending.values()) < _PENDING)
+            room = self._moved.wait_for(
+                lambda: sum(self._pending.values()) < _PENDING, timeout=0 if self._behind else _PATIENCE
+            )
+            if room is self._behind:
+                self._behind = not room
+                log("prefix_disk_slow" if not room else "prefix_disk_caught_up", dropped=self.counts.dropped)
+            if not room:
+                self.counts.dropped += 1
+                return
             self._pending[job.key] = len(job.data)
             self._jobs.append(job)
             self._moved.notify_all()
@@ -211,10 +280,29 @@ class DiskTier:
                 if not self._jobs:
                     return
                 job = self._jobs.popleft()
-            self._write(job)
+            try:
+                self._touch(job) if isinstance(job, _Touch) else self._write(job)
+            except Exception as error:  # the border of the thread: without it nothing would be written any more
+                self._not_written(error)
             with self._moved:
-                del self._pending[job.key]
+                if isinstance(job, _Job):
+                    del self._pending[job.key]
                 self._moved.notify_all()
+
+    def _touch(self, job: _Touch) -> None:
+        with self._lock, suppress(sqlite3.Error), self._db:
+            # the earlier pages last: they go out after what builds on them
+            self._db.executemany(
+                "UPDATE files SET used = ? WHERE key = ?",
+                [(job.when - i * 1e-6, key) for i, key in enumerate(job.keys)],
+            )
+
+    def _not_written(self, error: Exception) -> None:
+        """Count it; the first of a series is logged."""
+        self.counts.failed_writes += 1
+        if not self._unwritable:
+            log("prefix_not_written", folder=str(self.folder), error=f"{type(error).__name__}: {error}")
+        self._unwritable = True
 
     def _write(self, job: _Job) -> None:
         path = self._path(job.key)
@@ -222,8 +310,8 @@ class DiskTier:
         size = len(job.data) + _HEADER
         try:
             self._make_room(size)
-            path.parent.mkdir(exist_ok=True)
-            with open(temporary, "wb") as file:
+            path.parent.mkdir(exist_ok=True, mode=0o700)
+            with open(temporary, "wb", opener=_private) as file:
                 file.write(_MAGIC + zlib.crc32(job.data).to_bytes(4, "little"))
                 file.write(job.data)
                 file.flush()
@@ -235,15 +323,19 @@ class DiskTier:
         except (OSError, sqlite3.Error) as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            self.counts.failed_writes += 1
-            log("prefix_not_written", error=f"{type(error).__name__}: {error}")
+            self._not_written(error)
             return
+        if self._unwritable:
+            log("prefix_written_again", folder=str(self.folder), failed_writes=self.counts.failed_writes)
+        self._unwritable = False
         self.counts.written += 1
         self.counts.written_bytes += size
 
     def _read(self, key: bytes) -> bytes | None:
         try:
-            raw = self._path(key).read_bytes()
+            # NOTE: not blocking: somebody may have put a pipe there
+            with open(os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                raw = file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
         except OSError:
             return None
         data = raw[_HEADER:]
@@ -254,12 +346,13 @@ class DiskTier:
         return data
 
     def _make_room(self, size: int) -> None:
-        """Delete the least recently used files until `size` more bytes fit. The index row goes first."""
-        over = self.total_bytes + size - self.budget
+        """Delete the least recently used files until `size` more bytes fit, into the budget and beside the reserve of
+        the file system. The index row goes first. Raises OSError when there is nothing to delete and no room."""
+        over = max(self.total_bytes + size - self.budget, size - self._room())
         while over > 0:
             rows = self._rows("SELECT key, bytes FROM files ORDER BY used LIMIT 64")
             if not rows:
-                return
+                break
             gone = []
             for key, count in rows:
                 if over <= 0:
@@ -268,9 +361,16 @@ class DiskTier:
                 over -= count
             self._forget(gone)
             self.counts.evicted += len(gone)
+        if self._room() < size:
+            raise OSError(errno.ENOSPC, "what is left of the disk is left to others")
+
+    def _room(self) -> int:
+        """Bytes that may be written to the file system."""
+        at = os.statvfs(self.folder)
+        return at.f_bavail * at.f_frsize - min(_RESERVE, at.f_blocks * at.f_frsize // 10)
 
     def _forget(self, keys: list[bytes]) -> None:
-        with self._lock, suppress(sqlite3.OperationalError), self._db:
+        with self._lock, suppress(sqlite3.Error), self._db:
             self._db.executemany("DELETE FROM files WHERE key = ?", [(key,) for key in keys])
         for key in keys:
             with suppress(OSError):
@@ -280,19 +380,25 @@ class DiskTier:
         name = key.hex()
         return self.folder / name[:2] / name
 
+    @property
+    def _index(self) -> Path:
+        return self.folder / "index.sqlite"
+
     def _open_index(self) -> sqlite3.Connection:
-        """The index; a damaged one is set aside and begun anew (its files are swept later)."""
-        path = self.folder / "index.sqlite"
+        """The index; a damaged one is begun anew (its files are swept later)."""
         for attempt in range(2):
-            db = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            with open(self._index, "ab", opener=_private) as file, suppress(OSError):
+                os.fchmod(file.fileno(), 0o600)  # SQLite gives its other files the same mode
+            db = sqlite3.connect(self._index, timeout=30, check_same_thread=False)
             try:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
                 db.executescript(_SCHEMA)
                 return db
-            except sqlite3.DatabaseError:
+            except sqlite3.Error as error:
                 db.close()
-                if attempt:
+                # NOTE: a full disk or a lock is not damage: the index stays
+                if attempt or getattr(error, "sqlite_errorcode", None) not in _DAMAGED:
                     raise
                 for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
                     (self.folder / name).unlink(missing_ok=True)
@@ -306,3 +412,11 @@ class DiskTier:
             with suppress(OSError, ValueError):
                 if path.stat().st_mtime < limit and (path.suffix == ".tmp" or bytes.fromhex(path.name) not in known):
                     path.unlink()
+
+
+def _end_key(base: bytes, rest: bytes) -> bytes:
+    return hashlib.blake2b(b"end" + base + rest, digest_size=20).digest()
+
+
+def _private(path: Path | str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -1,18 +1,25 @@
 """Where a new request starts: the longest prefix in memory or on disk; and what is kept for the next one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from dsv4.cache.disk import DiskTier
+from dsv4.cache.disk import Content, DiskBusyError, DiskTier
 from dsv4.cache.layers import Place
 from dsv4.cache.pages import OutOfCacheError
 from dsv4.cache.prefix import PrefixCache
 from dsv4.cache.store import from_bytes, to_bytes
+from dsv4.observe import log
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reuse:
-    """Memory first, then disk. Nothing here changes what is computed, only how much of it."""
+    """Memory first, then disk. Nothing here changes what is computed, only how much of it.
+
+    `disk` becomes None when it cannot be read: what may only save time must not cost answers.
+    """
 
     prefixes: PrefixCache
     disk: DiskTier | None = None
@@ -48,12 +55,24 @@ class Reuse:
         windows = self.prefixes.policy.windows != "none"
         added = self.prefixes.record(tokens, owner, place.pages, place.slot if windows else None)
         if added and self.disk is not None:
-            self._write(tokens, owner, place, windows)
+            self._guarded(lambda: self._write(tokens, owner, place, windows))
 
     def shared_pages(self, tokens: Sequence[int], owner: str) -> int:
         """Pages of the best record that running requests hold too: they need not be free to be reused."""
         record = self.prefixes.find(tokens, owner, len(tokens) - 1)
         return self.prefixes.shared(record) if record and self.prefixes.usable(record) else 0
+
+    def _guarded(self, work: Callable[[], T]) -> T | None:
+        """What the disk gives; None when it is busy or broken. A broken one is said once and not asked again."""
+        try:
+            return work()
+        except DiskBusyError:
+            return None
+        except Exception as error:  # a border: files and index are outside our hands
+            folder = str(self.disk.folder) if self.disk else ""
+            log("prefix_disk_off", folder=folder, error=f"{type(error).__name__}: {error}", until="restart")
+            self.disk = None
+            return None
 
     def _write(self, tokens: Sequence[int], owner: str, place: Place, windows: bool) -> None:
         assert self.disk is not None
@@ -67,34 +86,43 @@ class Reuse:
         views = store.page_views(place.pages[len(chain.pages)], rest) if rest else []
         self.disk.put_end(chain, to_bytes([*views, *(store.slot_views(place.slot) if windows else [])]))
 
+    def _read(self, tokens: Sequence[int], owner: str, more_than: int) -> tuple[int, Content] | None:
+        """The longest prefix on disk, when it has more than so many tokens: its length and its content."""
+        assert self.disk is not None
+        found = self.disk.find(tokens, owner)
+        if found is None or found.length <= more_than:
+            return None
+        data = self.disk.read(found)
+        return None if data is None else (found.length, data)
+
     def _restore(self, tokens: Sequence[int], owner: str, limit: int, known: int) -> tuple[Place, int] | None:
         """A place filled from disk, when the disk has more than memory."""
         assert self.disk is not None
         prefixes, store = self.prefixes, self.prefixes.store
         windows = prefixes.policy.windows != "none"
         warm_up = 0 if windows else prefixes.warm_up
-        found = self.disk.find(tokens[:limit], owner)
-        if found is None or found.length - warm_up <= known:
+        found = self._guarded(lambda: self._read(tokens[:limit], owner, known + warm_up))
+        if found is None:
             return None
-        data = self.disk.read(found)
-        needed = store.spec.pages_for(found.length)
-        if data is None or not prefixes.make_room(pages=needed, slots=1):
+        length, data = found
+        needed = store.spec.pages_for(length)
+        if not prefixes.make_room(pages=needed, slots=1):
             return None
         pages, slot = store.pages.take(needed), store.slots.take(1)[0]
         try:
             for page, content in zip(pages, data.pages, strict=False):
                 from_bytes(content, store.page_views(page))
-            rest = found.length % store.spec.page_tokens
+            rest = length % store.spec.page_tokens
             views = store.page_views(pages[-1], rest) if rest else []
             from_bytes(data.end, [*views, *(store.slot_views(slot) if windows else [])])
         except ValueError:  # a record of another shape: as good as none
             store.pages.give_back(pages)
             store.slots.give_back([slot])
             return None
-        start = found.length - warm_up
+        start = length - warm_up
         prefixes.counts.hits += 1
         prefixes.counts.hit_tokens += start
-        prefixes.record(tokens[: found.length], owner, pages, slot if windows else None)
+        prefixes.record(tokens[:length], owner, pages, slot if windows else None)
         if windows:
             return Place(slot, pages), start
-        return Place(slot, pages, window_from=start, entries_from=found.length), start
+        return Place(slot, pages, window_from=start, entries_from=length), start

@@ -107,7 +107,7 @@ class Engine:
             slots=sequences + policy.snapshots,
         )
         self.prefixes = PrefixCache(self.store, policy)
-        self.reuse = Reuse(self.prefixes, disk)
+        self.disk, self.reuse = disk, Reuse(self.prefixes, disk)
         self.runner = Runner(model, self.store, predict=speculate)
         self.counts = Counts()
         self._clock, self._vocabulary = clock, sampled_vocabulary or rows
@@ -226,8 +226,8 @@ class Engine:
 
     def close(self) -> None:
         """Write what is still to be written to disk. The engine may not be used afterwards."""
-        if self.reuse.disk is not None:
-            self.reuse.disk.close()
+        if self.disk is not None:
+            self.disk.close()
 
     def forget(self) -> None:
         """Drop all kept prefixes: what must happen when the weights change. Prefixes on disk belong to the old weights

@@ -63,8 +63,9 @@ class EngineService:
         store, reuse = engine.store, engine.prefixes
         counts = {f"{name}_total": value for name, value in asdict(engine.counts).items()}
         counts |= {f"prefix_{name}_total": value for name, value in asdict(reuse.counts).items()}
-        if engine.reuse.disk is not None:
-            counts |= {f"disk_{name}_total": value for name, value in asdict(engine.reuse.disk.counts).items()}
+        if engine.disk is not None:
+            counts |= {f"disk_{name}_total": value for name, value in asdict(engine.disk.counts).items()}
+            counts["disk_off"] = int(engine.reuse.disk is None)
         return counts | {
             "failed_steps_total": self._failed_steps,
             "failing": int(self.failing is not None),
