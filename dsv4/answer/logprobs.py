@@ -33,7 +33,7 @@ class LogprobTrack:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._controls = frozenset(map(tokenizer.token_id, tokenizer.dialect.control_tokens))
+        self._controls = tokenizer.controls
         self._pending: list[tuple[int, TokenLogprobs]] = []
         self._content: deque[tuple[int, TokenRecord]] = deque()  # (first byte, record)
         self._assigned = 0  # bytes of content that have records

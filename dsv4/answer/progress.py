@@ -1,11 +1,13 @@
 """Tokens to an answer, one step at a time.
 
-A step takes one `TokenEvent` and gives the deltas it settles. Stop strings are looked for in the content
+A step takes one `TokenEvent` and gives the deltas it settles. Control is by token: the characters of `</think>` or of a
+call's markup, written with ordinary tokens, are text. Stop strings are looked for in the content
 only: one such as an empty line would otherwise end the reasoning before there is any answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dsv4.answer.logprobs import LogprobTrack, Section, TokenRecord
 from dsv4.answer.stopping import StopStrings
@@ -32,24 +34,34 @@ class Answer:
     """One answer in the making.
 
     thinking: the prompt ended in an open think block.
-    tools: whether calls may be reported; without, the text of a call is dropped.
+    tools: whether calls may be reported; without, the text of a block of calls is dropped.
+    functions: the OpenAI function objects of the request, None = any name may be called and arguments have no schema.
 
     `parsed` holds all deltas so far, `completion_tokens` counts every sampled token with the end token,
     `reasoning_tokens` those of the reasoning without the closing mark.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, thinking: bool, stops: Sequence[str] = (), tools: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        thinking: bool,
+        stops: Sequence[str] = (),
+        tools: bool = False,
+        functions: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         self.parsed = ParsedCompletion()
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.finish: FinishReason | None = None
         self._decoder = tokenizer.decode_stream()
-        self._parser = StreamParser("thinking" if thinking else "chat", tokenizer.dialect)
+        self._controls = tokenizer.controls
+        self._parser = StreamParser("thinking" if thinking else "chat", tokenizer.dialect, functions)
         self._matcher = StopStrings(stops)
         self._track = LogprobTrack(tokenizer)
         self._tools = tools
         self._reasoning = thinking
-        self._think_ends = {tokenizer.token_id(tokenizer.dialect.think_close), tokenizer.eos_id}
+        self._think_close = tokenizer.token_id(tokenizer.dialect.think_close)
 
     @property
     def over(self) -> bool:
@@ -63,13 +75,10 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        """As the official service names it. Calls that were cut off are no reason to run tools."""
-        calls = self.parsed.tool_calls
+        """As the official service names it: `tool_calls` only if every block of calls is whole."""
         match self.finish:
-            case FinishReason.STOP if calls and all(call.complete for call in calls):
-                return "tool_calls"
             case FinishReason.STOP:
-                return "stop"
+                return "tool_calls" if self.parsed.tool_calls else "stop"
             case FinishReason.LENGTH:
                 return "length"
             case _:
@@ -81,25 +90,41 @@ class Answer:
         ended = self._parser.ended
         if event.token is not None:
             self._track.sampled(event.token, event.logprobs)
-            raw += self._parser.feed(self._decoder.step(event.token))
+            raw += self._parse(event.token)
             self._count(event.token, raw)
         self.finish = event.finish
         if self.over:
-            raw += [*self._parser.feed(self._decoder.finish()), *self._parser.finish()]
-        piece = self._settle(raw)
-        if self._matcher.found or self._parser.malformed or ended:
+            raw += self._parser.ordinary(self._decoder.finish())
+            raw += self._parser.finish(cut=self.finish is not FinishReason.STOP)
+        elif ended or (self._parser.ended and self._parser.over):
             # what follows could never be shown; after a closed block of calls one end token is waited for
             self.finish = FinishReason.STOP
-        if self.finish is FinishReason.LENGTH and self._parser.ended:
-            # the last token allowed closed the block of calls: nothing was cut off
+        piece = self._settle(raw)
+        if self._matcher.found:
             self.finish = FinishReason.STOP
         for delta in piece.deltas:
             self.parsed.add(delta)
+        if self.finish is FinishReason.LENGTH and self._parser.ended and not self._parser.broken:
+            # the last token allowed closed the block of calls: nothing was cut off
+            self.finish = FinishReason.STOP
+        if self.finish is FinishReason.STOP and self._parser.broken and self.parsed.tool_calls:
+            # a client was told of calls; that one of them was left unfinished is told as if a limit had cut it
+            self.finish = FinishReason.LENGTH
+        self.parsed.ended, self.parsed.malformed = self._parser.ended, self._parser.malformed
+        self.parsed.broken = self._parser.broken
         return piece
+
+    def _parse(self, token: int) -> list[Delta]:
+        control = self._controls.get(token)
+        if control is None:
+            return self._parser.ordinary(self._decoder.step(token))
+        # a character that was begun is not completed by a control token
+        return self._parser.ordinary(self._decoder.finish()) + self._parser.control(control)
 
     def _count(self, token: int, raw: Sequence[Delta]) -> None:
         self.completion_tokens += 1
-        if token in self._think_ends or not all(isinstance(delta, ReasoningDelta) for delta in raw):
+        closed = token == self._think_close or self._parser.ended
+        if closed or not all(isinstance(delta, ReasoningDelta) for delta in raw):
             self._reasoning = False
         self.reasoning_tokens += self._reasoning
 
@@ -110,8 +135,10 @@ class Answer:
                 case ReasoningDelta():
                     piece.logprobs.extend(self._track.parsed(Section.REASONING))
                     piece.deltas.append(delta)
+                case ContentDelta() if self._parser.broken and not self._tools:
+                    pass
                 case ContentDelta(text):
-                    self._track.parsed(Section.CONTENT)
+                    self._track.parsed(None if self._parser.broken else Section.CONTENT)
                     self._give(self._matcher.feed(text), piece)
                 case _:
                     self._track.parsed(None)
@@ -127,4 +154,6 @@ class Answer:
     def _give(self, text: str, piece: Piece) -> None:
         if text:
             piece.deltas.append(ContentDelta(text))
-            piece.logprobs.extend(self._track.given(text))
+            # the text of a broken block also stands for control tokens, which have no records
+            if not self._parser.broken:
+                piece.logprobs.extend(self._track.given(text))

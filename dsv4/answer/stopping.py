@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dsv4.encoding.stream import overlap
+from dsv4.encoding.controls import overlap
 
 
 class StopStrings:

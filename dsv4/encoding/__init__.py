@@ -1,10 +1,19 @@
 """The text side of the model: messages to prompt tokens, generated tokens to messages. Needs no torch.
 
 Inference reads it in this order: `render` (messages to text), `tokenizer` (text to ids and back), `stream`
-(generated text to reasoning, content and tool calls). The prompt format is that of DeepSeek's encoding of
+(generated text to reasoning, content and tool calls), `calls` (one block of calls), `arguments` (repair of their
+values). The prompt format is that of DeepSeek's encoding of
 24 April 2026; `dialect` holds its literals.
 """
 
+from dsv4.encoding.deltas import (
+    ContentDelta,
+    Delta,
+    ReasoningDelta,
+    ToolCallArguments,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from dsv4.encoding.dialect import V4, V4_0731, Dialect
 from dsv4.encoding.parse import (
     ParsedCompletion,
@@ -14,15 +23,7 @@ from dsv4.encoding.parse import (
 )
 from dsv4.encoding.render import encode_messages, render_segments
 from dsv4.encoding.segments import Segment
-from dsv4.encoding.stream import (
-    ContentDelta,
-    Delta,
-    ReasoningDelta,
-    StreamParser,
-    ToolCallArguments,
-    ToolCallEnd,
-    ToolCallStart,
-)
+from dsv4.encoding.stream import StreamParser
 from dsv4.encoding.tokenizer import DecodeStream, Tokenizer
 from dsv4.encoding.train_tokenizer import train_bpe
 

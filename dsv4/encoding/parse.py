@@ -1,19 +1,20 @@
 """A whole completion to a message: strictly as the release does, or never failing as a server must."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dsv4.encoding.dialect import V4, Dialect
-from dsv4.encoding.dsml import ATTRIBUTES, PARAMETER_PREFIX, invoke_name, json_text, to_json
-from dsv4.encoding.stream import (
+from dsv4.encoding.deltas import (
     ContentDelta,
     Delta,
     ReasoningDelta,
-    StreamParser,
     ToolCallArguments,
     ToolCallEnd,
     ToolCallStart,
 )
+from dsv4.encoding.dialect import V4, Dialect
+from dsv4.encoding.dsml import ATTRIBUTES, PARAMETER_PREFIX, invoke_name, json_text, to_json
+from dsv4.encoding.stream import StreamParser
 
 
 @dataclass(slots=True)
@@ -27,13 +28,14 @@ class ParsedToolCall:
 
 @dataclass(slots=True)
 class ParsedCompletion:
-    """What a completion says. `ended` and `malformed` as in `StreamParser`."""
+    """What a completion says. `ended`, `malformed` and `broken` as in `StreamParser`."""
 
     reasoning_content: str = ""
     content: str = ""
     tool_calls: list[ParsedToolCall] = field(default_factory=list)
     ended: bool = False
     malformed: bool = False
+    broken: bool = False
 
     def message(self) -> dict[str, Any]:
         """The assistant message in the released form, with the complete calls only."""
@@ -55,17 +57,22 @@ class ParsedCompletion:
                 self.tool_calls[index].complete = True
 
 
-def parse_completion(text: str, thinking_mode: str, dialect: Dialect = V4) -> ParsedCompletion:
-    """Parse generated text that may be cut off or wrong; the rules stand in `stream`.
+def parse_completion(
+    text: str,
+    thinking_mode: str,
+    dialect: Dialect = V4,
+    functions: Sequence[Mapping[str, Any]] | None = None,
+) -> ParsedCompletion:
+    """Parse generated text that may be cut off or wrong; the rules stand in `stream`, functions as there.
 
-    Text that `parse_message_from_completion_text` accepts gives the same message. Never raises for text;
-    raises ValueError for an unknown thinking_mode.
+    Text that `parse_message_from_completion_text` accepts gives the same message, but for values that are no JSON,
+    which are repaired here. Never raises for text; raises ValueError for an unknown thinking_mode.
     """
-    parser = StreamParser(thinking_mode, dialect)
+    parser = StreamParser(thinking_mode, dialect, functions)
     completion = ParsedCompletion()
     for delta in [*parser.feed(text), *parser.finish()]:
         completion.add(delta)
-    completion.ended, completion.malformed = parser.ended, parser.malformed
+    completion.ended, completion.malformed, completion.broken = parser.ended, parser.malformed, parser.broken
     return completion
 
 

@@ -3,78 +3,38 @@
 The parser never raises on text: it is what stands between a model, which may write anything and be cut
 anywhere, and a client. Its rules, which `parse.parse_completion` shares because it is this parser fed once:
 
+- Only control tokens act (`ordinary` and `control`); the same characters as ordinary tokens are text. Where there is
+  only text (`feed`), the text of a control token is taken for the token.
 - In thinking mode the text starts as reasoning, until `</think>` (or a tool-call block, or the end token).
-- The end token ends the message; what follows is ignored.
-- `<｜DSML｜tool_calls` or a bare `<｜DSML｜invoke`, and up to two newlines before it, starts the calls.
-- Any other begin token, `<think>`, `</think>` or `｜DSML｜` in reasoning or content is taken out.
-- Inside the block white space between elements is free; otherwise the grammar of `dsml` holds. At the first
-  violation, and after the block, the rest of the text is dropped and `malformed` is set.
-- A call is reported as soon as its name is known. If the text ends inside it, its arguments stay unfinished
-  JSON and no `ToolCallEnd` follows: completing them would invent a call that the model did not make.
-- Text that may become a marker is held back. At the end of the text it is dropped if it is recognisable
-  (three characters, or `｜D`, or an empty line and `<`), else it was ordinary text such as `<` or `｜`.
+- The end token or a role token ends the message; what follows is ignored.
+- `<｜DSML｜tool_calls` or a bare `<｜DSML｜invoke`, and up to two newlines before it, starts the calls (see `calls`).
+- Every other control token in reasoning or content is taken out.
+- A block that breaks the grammar is no call: its text, from the first call on that is not whole, is content. `broken`
+  is set then. Text behind a whole block is dropped.
+- If the text ends inside a call, its arguments stay unfinished JSON and no `ToolCallEnd` follows: completing them would
+  invent a call that the model did not make.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
+from typing import Any
 
+from dsv4.encoding.arguments import Tools
+from dsv4.encoding.calls import CallBlock, Status
+from dsv4.encoding.controls import ANY, DSML, ENDS, THINK_CLOSE, Controls
+from dsv4.encoding.deltas import ContentDelta, Delta, ReasoningDelta
 from dsv4.encoding.dialect import V4, Dialect
-from dsv4.encoding.dsml import ATTRIBUTES, PARAMETER_PREFIX, invoke_name, json_text, to_json
 
-RECOGNISABLE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
-    """More reasoning text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ContentDelta:
-    """More of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCallStart:
-    """Call number `index` (from 0) begins; its arguments follow."""
-
-    index: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCallArguments:
-    """More of the arguments of call `index`, a piece of a JSON object."""
-
-    index: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCallEnd:
-    """Call `index` is complete. Without this event it was cut off and must not be executed."""
-
-    index: int
-
-
-Delta = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallArguments | ToolCallEnd
+# may become the start of a block; the newlines belong to it
+OPENING = re.compile(r"\n{0,2}<?\Z")
 
 
 class _State(Enum):
     REASONING = auto()
     CONTENT = auto()
-    CALLS = auto()  # between invokes
-    INVOKE = auto()  # in the header of an invoke
-    PARAMETERS = auto()  # between parameters
-    PARAMETER = auto()  # in the header of a parameter
-    VALUE = auto()
+    CALLS = auto()
+    BROKEN = auto()  # the text of a block that is none
     AFTER = auto()  # behind the closed block
     OVER = auto()
 
@@ -82,9 +42,11 @@ class _State(Enum):
 class StreamParser:
     """Incremental parser of one completion.
 
-    The concatenated deltas do not depend on how the text is split. `ended` tells whether the message was
-    complete (end token or closed tool-call block), `malformed` whether text was dropped for breaking the
-    grammar.
+    functions: OpenAI function objects of the request; names and schemas then count (see `arguments`), None = any name.
+
+    The concatenated deltas do not depend on how the text is split. `ended` tells whether the message was complete (end
+    token or closed tool-call block), `broken` whether a block of calls is not whole, `malformed` whether it is or text
+    behind a block was dropped.
 
     >>> parser = StreamParser("thinking")
     >>> parser.feed("why</th") + parser.feed("ink>because") + parser.finish()
@@ -93,245 +55,168 @@ class StreamParser:
     Raises ValueError for an unknown thinking_mode, never for text.
     """
 
-    def __init__(self, thinking_mode: str, dialect: Dialect = V4) -> None:
+    def __init__(
+        self,
+        thinking_mode: str,
+        dialect: Dialect = V4,
+        functions: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         if thinking_mode not in ("chat", "thinking"):
             raise ValueError(f"thinking_mode: expected one of chat, thinking, got {thinking_mode!r}")
         self.dialect = dialect
-        self.ended = False
-        self.malformed = False
+        self.ended = self.malformed = self.broken = False
+        self._controls = Controls(dialect)
+        self._tools = None if functions is None else Tools(functions)
         self._state = _State.REASONING if thinking_mode == "thinking" else _State.CONTENT
+        self._held = ""  # the start of a control token's text, where there is only text
         self._buffer = ""
         self._out: list[Delta] = []
-        self._calls = 0
-        self._keys: set[str] = set()
-        self._quoted = False
-        openings = [
-            newlines + tag for newlines in ("\n\n", "\n", "") for tag in (dialect.calls_open, dialect.invoke_open)
-        ]
-        stray = [dialect.bos, dialect.think_open, dialect.think_close, dialect.dsml]
-        self._text_markers = _Markers([*openings, dialect.eos, *stray])
-        # a closing tag without its `<` breaks the grammar, but must be seen
-        self._value_markers = _Markers([dialect.parameter_close, dialect.parameter_close[1:]])
-        self._between_calls: dict[str, Callable[[], None]] = {
-            dialect.invoke_open: partial(self._go, _State.INVOKE),
-            dialect.calls_close: self._close_block,
+        self._block: CallBlock | None = None
+        self._lead, self._shown = "", False  # white space of a broken block, until something else follows
+        self._steps: dict[_State, Callable[[], bool]] = {
+            _State.REASONING: self._step_text,
+            _State.CONTENT: self._step_text,
+            _State.CALLS: self._step_calls,
+            _State.BROKEN: self._step_broken,
+            _State.AFTER: self._step_after,
+            _State.OVER: self._step_over,
         }
-        self._between_parameters: dict[str, Callable[[], None]] = {
-            dialect.parameter_open: partial(self._go, _State.PARAMETER),
-            dialect.invoke_close: self._close_invoke,
-        }
-        self._invoke_stops = _Markers([dialect.parameter_open, dialect.invoke_close])
+
+    @property
+    def over(self) -> bool:
+        """Whether all that follows is ignored."""
+        return self._state is _State.OVER
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text, give what it settles. After the end everything is ignored."""
-        self._buffer += text
-        while self._step():
-            pass
-        out, self._out = self._out, []
-        return out
+        """Take more text of unknown tokens, give what it settles. After the end everything is ignored."""
+        marked, self._held = self._controls.read(self._held + text)
+        return self._push(marked)
 
-    def finish(self) -> list[Delta]:
-        """The text is over: give what was held back and is ordinary text. Call once, last."""
+    def ordinary(self, text: str) -> list[Delta]:
+        """Take the text of ordinary tokens."""
+        return self._push(text)
+
+    def control(self, token: str) -> list[Delta]:
+        """Take the control token written `token`."""
+        return self._push(self._controls.mark(token))
+
+    def finish(self, *, cut: bool = True) -> list[Delta]:
+        """The text is over: give what was held back. Call once, last. cut: by a limit or a caller, so that the model
+        could not close what it began; otherwise an open block is broken."""
+        if self._state in (_State.REASONING, _State.CONTENT, _State.BROKEN) or not cut:
+            self._push_only(self._held)
         held, self._buffer = self._buffer, ""
         if self._state in (_State.REASONING, _State.CONTENT):
-            recognisable = (
-                len(held.lstrip("\n")) >= RECOGNISABLE or self.dialect.dsml[:2] in held or held.startswith("\n\n<")
-            )
-            if not recognisable:
+            if DSML not in held:
                 self._text(held)
-        elif self._state is _State.VALUE and held.endswith(self.dialect.eos):
-            self.ended = True
+            elif not cut:
+                self._text(self._controls.plain(held))
+                self.malformed = True
+        elif self._block is not None and self._state is _State.CALLS and (not cut or self._ends_inside(self._block)):
+            self._break(self._block)
+            self._run()
         self._state = _State.OVER
         out, self._out = self._out, []
         return out
 
-    def _step(self) -> bool:
-        """Do one piece of work on the buffer; False if it needs more text."""
-        if not self._buffer:
-            return False
-        match self._state:
-            case _State.REASONING | _State.CONTENT:
-                return self._step_text()
-            case _State.CALLS:
-                return self._step_between(self._between_calls)
-            case _State.INVOKE:
-                return self._step_invoke()
-            case _State.PARAMETERS:
-                return self._step_between(self._between_parameters)
-            case _State.PARAMETER:
-                return self._step_parameter()
-            case _State.VALUE:
-                return self._step_value()
-            case _State.AFTER:
-                return self._step_after()
-            case _State.OVER:
-                self._buffer = ""
-                return False
+    def _ends_inside(self, block: CallBlock) -> bool:
+        """Whether the text ends with an end token inside the block; one with more behind it is part of a value."""
+        return not self._held and block.rest.endswith(ENDS)
+
+    def _push(self, marked: str) -> list[Delta]:
+        self._push_only(marked)
+        out, self._out = self._out, []
+        return out
+
+    def _push_only(self, marked: str) -> None:
+        self._buffer += marked
+        self._run()
+
+    def _run(self) -> None:
+        while self._buffer and self._steps[self._state]():
+            pass
 
     def _step_text(self) -> bool:
-        before, marker = self._text_markers.split(self._buffer)
-        self._text(before)
-        self._buffer = self._buffer[len(before) + len(marker) :]
-        bare = marker.lstrip("\n")
-        if not marker:
+        """Do one piece of work on the buffer; False if it needs more text."""
+        found = ANY.search(self._buffer)
+        if found is None:
+            opening = OPENING.search(self._buffer)
+            assert opening is not None
+            self._text(self._cut(opening.start()))
             return False
-        if marker == self.dialect.eos:
+        at, mark = found.start(), found.group()
+        if mark == DSML and self._buffer[:at].endswith("<"):
+            head = self._buffer[: at - 1]
+            start = len(head) - min(2, len(head) - len(head.rstrip("\n")))
+            rest = self._buffer[at + 1 :]
+            for tag in (self.dialect.calls_tag, self.dialect.invoke_tag):
+                if rest.startswith(tag):
+                    self._text(self._cut(start))
+                    self._open(self._cut(at - start + 1 + len(tag)), bare=tag == self.dialect.invoke_tag)
+                    return True
+                if tag.startswith(rest):
+                    self._text(self._cut(start))
+                    return False
+        self._text(self._cut(at))
+        self._cut(1)
+        if mark in ENDS:
             self._end()
-        elif bare == self.dialect.calls_open:
-            self._state = _State.CALLS
-        elif bare == self.dialect.invoke_open:
-            self._state = _State.INVOKE
-        elif marker == self.dialect.think_close:
+        elif mark == THINK_CLOSE:
             self._state = _State.CONTENT
         return True
 
-    def _step_between(self, tags: Mapping[str, Callable[[], None]]) -> bool:
-        """Expect the `>` of the tag just read, white space, and one of `tags`."""
-        if self._buffer[0] != ">":
-            return self._drop_rest()
-        rest = self._buffer[1:].lstrip()
-        for tag, act in tags.items():
-            if rest.startswith(tag):
-                self._buffer = rest[len(tag) :]
-                act()
-                return True
-        if rest.startswith(self.dialect.eos):
-            self.malformed = True
+    def _open(self, opening: str, *, bare: bool) -> None:
+        self._block = CallBlock(self.dialect, self._controls, self._tools, opening, bare=bare)
+        self._state = _State.CALLS
+
+    def _step_calls(self) -> bool:
+        assert self._block is not None
+        self._out += self._block.feed(self._cut(len(self._buffer)))
+        match self._block.status:
+            case Status.OPEN:
+                return False
+            case Status.CLOSED:
+                self.ended = True
+                self._buffer, self._state = self._block.rest, _State.AFTER
+            case Status.BROKEN:
+                self._break(self._block)
+        return True
+
+    def _break(self, block: CallBlock) -> None:
+        self.broken = self.malformed = True
+        # behind a whole call stands the end of its tag
+        self._buffer = block.raw.removeprefix(">") if block.calls and block.whole else block.raw
+        self._state = _State.BROKEN
+
+    def _step_broken(self) -> bool:
+        end = next((found for found in ANY.finditer(self._buffer) if found.group() in ENDS), None)
+        self._lead += self._controls.plain(self._cut(len(self._buffer) if end is None else end.start()))
+        if self._shown or self._lead.strip():  # an empty line alone is not worth showing
+            text, self._lead, self._shown = self._lead, "", True
+            self._text(text)
+        if end is not None:
             self._end()
-            return True
-        if any(tag.startswith(rest) for tag in (*tags, self.dialect.eos)):
-            return False
-        return self._drop_rest()
-
-    def _step_invoke(self) -> bool:
-        match = self._invoke_stops.pattern.search(self._buffer)
-        if match is None:
-            return False
-        name = invoke_name(self._buffer[: match.start()], strict=False)
-        if name is None:
-            return self._drop_rest()
-        self._buffer = self._buffer[match.end() :]
-        self._out.append(ToolCallStart(self._calls, name))
-        self._calls += 1
-        self._arguments("{")
-        self._keys = set()
-        if match.group() == self.dialect.parameter_open:
-            self._go(_State.PARAMETER)
-        else:
-            self._close_invoke()
-        return True
-
-    def _step_parameter(self) -> bool:
-        known = min(len(self._buffer), len(PARAMETER_PREFIX))
-        if self._buffer[:known] != PARAMETER_PREFIX[:known]:
-            return self._drop_rest()
-        match = ATTRIBUTES.search(self._buffer, len(PARAMETER_PREFIX))
-        closed = self._buffer.find(self.dialect.parameter_close[1:])
-        if closed >= 0 and (match is None or closed < match.start()):
-            return self._drop_rest()
-        if match is None:
-            return False
-        key = self._buffer[len(PARAMETER_PREFIX) : match.start()]
-        if key in self._keys:
-            return self._drop_rest()
-        self._buffer = self._buffer[match.end() :]
-        self._quoted = match[1] == "true"
-        separator = ", " if self._keys else ""
-        self._keys.add(key)
-        self._arguments(f"{separator}{to_json(key)}: " + ('"' if self._quoted else ""))
-        self._go(_State.VALUE)
-        return True
-
-    def _step_value(self) -> bool:
-        value, marker = self._value_markers.split(self._buffer)
-        eos = self.dialect.eos
-        if not marker and (held := overlap(value, eos) or (eos if value.endswith(eos) else "")):
-            # an end token is part of a value unless it is the last thing of the text: strict parsing reads
-            # it so
-            value = value[: -len(held)]
-        self._arguments(json_text(value) if self._quoted else value)
-        self._buffer = self._buffer[len(value) + len(marker) :]
-        if not marker:
-            return False
-        if marker != self.dialect.parameter_close:
-            return self._drop_rest()
-        if self._quoted:
-            self._arguments('"')
-        self._go(_State.PARAMETERS)
-        return True
+        return end is not None
 
     def _step_after(self) -> bool:
         self._buffer = self._buffer.lstrip()
-        if self._buffer.startswith(self.dialect.eos):
+        if self._buffer:
+            self.malformed = self._buffer[0] not in ENDS
             self._end()
-        elif not self.dialect.eos.startswith(self._buffer):
-            self._drop_rest()
         return False
 
-    def _close_invoke(self) -> None:
-        self._arguments("}")
-        self._out.append(ToolCallEnd(self._calls - 1))
-        self._go(_State.CALLS)
+    def _step_over(self) -> bool:
+        self._buffer = ""
+        return False
 
-    def _close_block(self) -> None:
-        self.ended = True
-        self._go(_State.AFTER)
-
-    def _go(self, state: _State) -> None:
-        self._state = state
+    def _cut(self, length: int) -> str:
+        text, self._buffer = self._buffer[:length], self._buffer[length:]
+        return text
 
     def _end(self) -> None:
         self.ended = True
-        self._go(_State.OVER)
-
-    def _drop_rest(self) -> bool:
-        self.malformed = True
-        self._go(_State.OVER)
-        return True
+        self._state, self._buffer = _State.OVER, ""
 
     def _text(self, text: str) -> None:
         if text:
-            reasoning = self._state is _State.REASONING
-            self._out.append(ReasoningDelta(text) if reasoning else ContentDelta(text))
-
-    def _arguments(self, text: str) -> None:
-        if not text:
-            return
-        index = self._calls - 1
-        last = self._out[-1] if self._out else None
-        # one feed gives one piece of arguments per call, however many parameters it holds
-        if isinstance(last, ToolCallArguments) and last.index == index:
-            text = last.text + text
-            self._out.pop()
-        self._out.append(ToolCallArguments(index, text))
-
-
-class _Markers:
-    """A set of texts to look for, none of which is a prefix of another."""
-
-    def __init__(self, markers: Sequence[str]) -> None:
-        self.markers = tuple(markers)
-        self.pattern = re.compile("|".join(map(re.escape, self.markers)))
-        self._starts = re.compile("|".join({re.escape(marker[0]) for marker in self.markers}) or "(?!)")
-
-    def split(self, text: str) -> tuple[str, str]:
-        """The start of `text` that is certainly not part of a marker, and the marker behind it.
-
-        The marker is "" if none is there, or if an earlier one may still be completed by more text.
-        """
-        if self._starts.search(text) is None:
-            return text, ""  # nearly every token: no marker begins here
-        match = self.pattern.search(text)
-        held = max((len(overlap(text, marker)) for marker in self.markers), default=0)
-        safe = len(text) - held
-        if match is not None and match.start() <= safe:
-            return text[: match.start()], match.group()
-        return text[:safe], ""
-
-
-def overlap(text: str, marker: str) -> str:
-    """The longest end of `text` that is a start of `marker`, but not all of it."""
-    for length in range(min(len(text), len(marker) - 1), 0, -1):
-        if text.endswith(marker[:length]):
-            return marker[:length]
-    return ""
+            self._out.append(ReasoningDelta(text) if self._state is _State.REASONING else ContentDelta(text))

@@ -14,7 +14,7 @@ tokens is encoded as one run in either mode, whoever wrote its parts, so no merg
 import codecs
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -30,6 +30,7 @@ FILE_NAME = "tokenizer.json"
 MODES = ("safe", "official")
 # longer texts are encoded piece by piece, without Python's lock: others go on, and memory does not grow with the text
 LONG_TEXT = 4096
+_MARKED = re.compile(r"<[｜|].+[｜|]>", re.DOTALL)
 
 
 class Tokenizer:
@@ -54,6 +55,7 @@ class Tokenizer:
         self._vocab_size = self._full.get_vocab_size(with_added_tokens=True)
         # in the byte alphabet a character is a byte
         self._longest = max(map(len, self._plain.get_vocab()), default=1)
+        self._control_ids = {self.token_id(token): token for token in _control_texts(definition, dialect)}
 
     @classmethod
     def load(cls, path: str | Path, *, dialect: Dialect = V4) -> Self:
@@ -102,6 +104,12 @@ class Tokenizer:
     def pad_id(self) -> int:
         """Id of the padding token (the released config names the end token instead)."""
         return self.token_id(self.dialect.pad)
+
+    @property
+    def controls(self) -> Mapping[int, str]:
+        """The tokens that are no text, by id: those of the dialect, and what else the vocabulary adds as special or
+        writes as `<｜...｜>`."""
+        return self._control_ids
 
     def token_id(self, text: str) -> int:
         """The id of the token written `text` in the vocabulary. Raises ValueError if there is none."""
@@ -223,6 +231,12 @@ def _build(definition: dict[str, Any], source: str) -> tokenizers.Tokenizer:
     # the library raises a bare Exception for every fault in a definition
     except Exception as error:
         raise ValueError(f"{source}: not a tokenizer definition ({error})") from error
+
+
+def _control_texts(definition: dict[str, Any], dialect: Dialect) -> set[str]:
+    added = {str(token["content"]): token for token in definition.get("added_tokens") or ()}
+    marked = {text for text, token in added.items() if token.get("special") or _MARKED.fullmatch(text)}
+    return marked | set(dialect.control_tokens)
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:

@@ -1,11 +1,12 @@
 """Anthropic's messages: one job, answered whole or as a stream of blocks."""
 
-import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dsv4.server.anthropic_ask import messages_ask
@@ -52,7 +53,8 @@ class MessagesRun:
             content.append({"type": "text", "text": parsed.content})
         for index, call in enumerate(parsed.tool_calls):
             if call.complete:
-                content.append(self._tool_use(index, call.name, _input(call.arguments)))
+                # as the model wrote it: a number read and written again may be another one
+                content.append(self._tool_use(index, call.name, msgspec.Raw(call.arguments.encode())))
         return {**self._head(), "content": content, **self._stop(), "usage": self._usage()}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
@@ -166,12 +168,3 @@ def count_tokens(body: Any, backend: Backend, key: str) -> dict[str, int]:
     check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
     prompt = encode(ask, backend.tokenizer, backend.replays)
     return {"input_tokens": len(prompt)}
-
-
-def _input(arguments: str) -> Any:
-    """Arguments as an object; a model may write some that are no JSON."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"arguments": arguments}

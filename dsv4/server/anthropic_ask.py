@@ -45,6 +45,7 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
         model=model,
         messages=messages,
         functions=[_function(tool) for tool in tools if not tool.get("defer_loading")],
+        late=list(late.values()),
         choice=_choice(choice),
         parallel=not (choice and choice.disable_parallel_tool_use),
         strict=any(tool.get("strict") for tool in tools),

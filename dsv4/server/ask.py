@@ -36,7 +36,8 @@ class Ask:
     """What one request wants.
 
     messages: as the encoding takes them (system, user, assistant, tool), without tools.
-    functions: OpenAI function objects, keys in the order sent. strict: their schemas must hold.
+    functions: OpenAI function objects, keys in the order sent. strict: their schemas must hold. late: functions that
+    the conversation shows where it mentions them, not its head.
     effort: a name of the dialect, None without thinking.
     budget: the most tokens of reasoning; None = no limit of its own.
     task: a quick instruction: a control token behind the last message asks for a title, a search query and the
@@ -51,6 +52,7 @@ class Ask:
     model: str
     messages: list[dict[str, Any]]
     functions: Sequence[dict[str, Any]] = ()
+    late: Sequence[dict[str, Any]] = ()
     choice: ToolChoice = ToolChoice()
     parallel: bool = True
     strict: bool = False

@@ -223,6 +223,8 @@ class Job:
         tokenizer, ask = self.backend.tokenizer, self.ask
         if not self.tokens or self.tokens[-1] != tokenizer.eos_id or ask.continued or ask.raw is not None:
             return
+        if self.answer.parsed.broken:
+            return  # its markup was told as text
         if not ask.tools and tokenizer.token_id(tokenizer.dialect.dsml) in self.tokens:
             return  # its calls were dropped
         parsed = self.answer.parsed
@@ -239,7 +241,13 @@ def prepare(backend: Backend, ask: Ask) -> Job:
     prompt, points, grammar = _work_out(backend, ask)
     params = sampling(backend, ask, prompt, grammar)
     options = RequestOptions(owner=ask.owner, cache_points=points, progress=True)
-    answer = Answer(backend.tokenizer, thinking=ask.opens_thinking, stops=ask.stop, tools=ask.tools)
+    answer = Answer(
+        backend.tokenizer,
+        thinking=ask.opens_thinking,
+        stops=ask.stop,
+        tools=ask.tools,
+        functions=[*ask.functions, *ask.late],
+    )
     return Job(backend, ask, prompt, params, options, answer)
 
 

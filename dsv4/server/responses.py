@@ -1,6 +1,5 @@
 """The Responses interface: one job as output items, answered whole or as a stream of numbered events."""
 
-import json
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -10,6 +9,7 @@ from typing import Any
 from dsv4.answer import TokenRecord
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dsv4.server.backend import Backend
+from dsv4.server.custom_input import CustomInput, input_of
 from dsv4.server.errors import ApiError
 from dsv4.server.job import Job, prepare
 from dsv4.server.models import check_model
@@ -90,11 +90,16 @@ class ResponseRun:
                 self._item["_arguments"] += text
                 if self._item["type"] == "function_call":
                     yield self._at("response.function_call_arguments.delta", {"delta": text})
+                elif new := self._item["_input"].feed(text):
+                    self._item["input"] += new
+                    yield self._at("response.custom_tool_call_input.delta", {"delta": new})
             case ToolCallEnd():
                 yield from self._close()
 
     def _text(self, kind: str, text: str, records: Sequence[TokenRecord]) -> Iterator[Event]:
         if self._item is None or self._item["type"] != kind:
+            if self._item is not None and self._item["type"] not in PART_NAMES:
+                self._item = None  # a call that broke: it is never done
             yield from self._close()
             yield from self._open(_text_item(kind))
             yield self._at("response.content_part.added", {"content_index": 0, "part": _part(kind, "", [])})
@@ -128,8 +133,9 @@ class ResponseRun:
                 fields = {"name": item["name"], "arguments": item["arguments"]}
                 yield self._at("response.function_call_arguments.done", fields)
             case _:
-                item["input"] = _custom_input(item["_arguments"])
-                yield self._at("response.custom_tool_call_input.delta", {"delta": item["input"]})
+                if not item["_input"].found:
+                    item["input"] = input_of(item["_arguments"])
+                    yield self._at("response.custom_tool_call_input.delta", {"delta": item["input"]})
                 yield self._at("response.custom_tool_call_input.done", {"input": item["input"]})
         self._item = None
         self.output.append(_public(item))
@@ -141,7 +147,8 @@ class ResponseRun:
         if tool.namespace is not None:
             call["namespace"] = tool.namespace
         if tool.custom:
-            return {"type": "custom_tool_call", "id": f"ctc_{uuid.uuid4().hex}", **call, "input": ""}
+            own = {"id": f"ctc_{uuid.uuid4().hex}", "input": "", "_input": CustomInput()}
+            return {"type": "custom_tool_call", **call, **own}
         return {"type": "function_call", "id": f"fc_{uuid.uuid4().hex}", **call, "arguments": ""}
 
     def _at(self, name: str, fields: Mapping[str, Any]) -> Event:
@@ -228,12 +235,3 @@ def _part(kind: str, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any
 
 def _public(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if not name.startswith("_")}
-
-
-def _custom_input(arguments: str) -> str:
-    """The text a custom tool is called with; a model may write other arguments than it was told to."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-    return value["input"] if isinstance(value, dict) and isinstance(value.get("input"), str) else arguments

@@ -25,9 +25,17 @@ def to_json(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
+# some readers of events end a line at them too; in JSON they stand only inside of strings
+SEPARATORS = {character.encode(): f"\\u{ord(character):04x}".encode() for character in "\u2028\u2029\x85"}
+
+
 def event(value: object) -> bytes:
-    """One `data:` event. JSON holds no raw newline, so one line is always enough."""
-    return b"data: " + to_json(value) + b"\n\n"
+    """One `data:` event. JSON holds no raw newline and here no other separator, so one line is always enough."""
+    body = to_json(value)
+    if not body.isascii():
+        for raw, escaped in SEPARATORS.items():
+            body = body.replace(raw, escaped)
+    return b"data: " + body + b"\n\n"
 
 
 def named_event(name: str, fields: Mapping[str, object]) -> bytes:
