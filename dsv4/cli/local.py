@@ -263,7 +263,9 @@ class LocalModel:
                 raise ValueError("constraint: not together with response_format, tool_choice or strict tools")
             params = replace(params, constraint=ready.constraint)
         ask = ready.ask
-        progress = AnswerInProgress(self.tokenizer, thinking=ask.opens_thinking, stops=stop, tools=ask.tools)
+        progress = AnswerInProgress(
+            self.tokenizer, thinking=ask.opens_thinking, stops=stop, tools=ask.tools, functions=ask.callable
+        )
         events = self.events(ready.prompt, params, RequestOptions(cache_points=ready.points))
         return AnswerStream(events, progress, len(ready.prompt))
 

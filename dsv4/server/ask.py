@@ -78,6 +78,11 @@ class Ask:
         return bool(self.functions) and self.choice.mode != "none"
 
     @property
+    def callable(self) -> list[dict[str, Any]]:
+        """All functions that a call may name."""
+        return [*self.functions, *self.late]
+
+    @property
     def thinking_mode(self) -> Literal["chat", "thinking"]:
         """The mode as the encoding names it."""
         return "thinking" if self.thinking else "chat"

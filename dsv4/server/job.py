@@ -246,7 +246,7 @@ def prepare(backend: Backend, ask: Ask) -> Job:
         thinking=ask.opens_thinking,
         stops=ask.stop,
         tools=ask.tools,
-        functions=[*ask.functions, *ask.late],
+        functions=ask.callable,
     )
     return Job(backend, ask, prompt, params, options, answer)
 
