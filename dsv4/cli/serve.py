@@ -1,9 +1,7 @@
 """`dsv4 serve`: the model behind an HTTP interface that clients of the official service understand."""
 
-import errno
 import gc
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.server_flags import ServerFlags
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-MOST_HEADER_BYTES = 64 << 10
 # how long a thread that computes may keep the one that answers waiting (Python's own choice is 5 ms)
 SWITCH_SECONDS = 0.0005
 DEFAULT_ENGINE = EngineFlags()
@@ -81,57 +79,21 @@ def serve(
             print("stopped", file=sys.stderr)
         finally:
             model.service.close()
-            if ledger is not None:
-                ledger.close()
+            lost = ledger.close() if ledger is not None else 0
+    if lost:
+        raise OSError(f"{lost} rows of usage could not be written to the ledger; they stand in the log (usage_lost)")
 
 
-def run_server(app: "FastAPI", listener: socket.socket, ready: Callable[[], None], drain: int) -> None:
+def run_server(app: "FastAPI", listener: Listener, ready: Callable[[], None], drain: int) -> None:
     """Answer requests until a signal; then new ones are refused and running ones have `drain` seconds.
 
     Raises KeyboardInterrupt at the end, if a signal ended it.
     """
-    import uvicorn
+    from dsv4.server.draining import DrainingServer
 
-    from dsv4.server.slow import HeaderClock
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            ready()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            app.state.backend.draining = True
-            await super().shutdown(sockets)
-
+    listener.most = connection_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
-    # the application writes one line per request itself
-    config = uvicorn.Config(
-        app,
-        http=HeaderClock,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=drain,
-        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
-    )
-    Server(config).run([listener])
-
-
-def open_listener(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError for an address that is busy or cannot be had."""
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be in [0, 65535], got {port}")
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # claims the port: two sockets may bind to it while neither listens
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(f"port {port} on {host} is in use; choose another one with --port") from error
-        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    return listener
+    DrainingServer(app, app.state.backend, listener, ready, drain).run([listener])
 
 
 def ready_text(name: str, url: str, context: int, seconds: float) -> str:

@@ -4,6 +4,10 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from dsv4.observe import printable
+
+WIDEST = 48
+
 
 def usage(*, ledger: Path | None = None, since: str | None = None, key: str | None = None, json: bool = False) -> None:
     """Print tokens and costs from the ledger `dsv4 serve` writes. Costs are what the official service would have asked.
@@ -29,8 +33,8 @@ def usage(*, ledger: Path | None = None, since: str | None = None, key: str | No
         print(json_format.dumps([asdict(row) for row in rows]))
         return
     heads = ("day", "key", "model", "requests", "prompt", "cached", "completion", "reasoning", "USD")
-    lines = [tuple(map(str, (r.day, r.key or "-", r.model, r.requests, r.prompt, r.cached, r.completion, r.reasoning,
-                             f"{r.cost:.6f}"))) for r in rows]  # fmt: skip
+    lines = [(*map(_cell, (r.day, r.key or "-", r.model)), *map(str, (r.requests, r.prompt, r.cached, r.completion,
+              r.reasoning)), f"{r.cost:.6f}") for r in rows]  # fmt: skip
     sums = [sum(getattr(r, name) for r in rows) for name in ("requests", "prompt", "cached", "completion", "reasoning")]
     lines.append(("total", "", "", *map(str, sums), f"{sum(r.cost for r in rows):.6f}"))
     widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(len(heads))]
@@ -39,6 +43,12 @@ def usage(*, ledger: Path | None = None, since: str | None = None, key: str | No
             cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(texts).rstrip())
+
+
+def _cell(text: str) -> str:
+    """A name as it may stand in the table: older ledgers hold whatever a client wrote."""
+    shown = printable(text[: WIDEST + 1])
+    return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"
 
 
 def first_day(since: str | None, now: datetime | None = None) -> str:

@@ -9,13 +9,18 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from dsv4.observe import log
+from dsv4.server.safety import short_name
 
 OFF = "none"
 BUSY_SECONDS = 10.0
+RETRY_SECONDS = 10.0
+# models of one key and day under their own names; what comes later is summed up as one
+MOST_MODELS, OTHER = 100, "other"
+MOST_SEEN = 10_000
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS usage (
     day TEXT, key TEXT, model TEXT, requests INTEGER, prompt INTEGER, cached INTEGER, completion INTEGER,
@@ -52,22 +57,35 @@ class Usage:
     cost: float
 
 
+NAMES = ", ".join(item.name for item in fields(Usage))
+
+
 class Ledger:
     """Adds requests to a file from a thread of its own. Close it at the end: what is queued is written then.
 
-    Raises OSError if the file cannot be opened as a ledger.
+    The file and a folder made for it are the user's alone. Rows that cannot be written wait and are tried again every
+    `retry` seconds. Raises OSError if the file cannot be opened as a ledger.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, file: Path, *, retry: float = RETRY_SECONDS) -> None:
+        self.file, self._retry = file, retry
         try:
+            _make_private(file)
             with closing(_connect(file)) as connection, connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(SCHEMA)
-        except sqlite3.Error as error:
-            raise OSError(f"{file}: cannot be used as a ledger ({error})") from error
+                # a file that is broken further in, or has other columns, is told now
+                found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if found != "ok":
+                    raise sqlite3.DatabaseError(found)
+                connection.execute(f"SELECT {NAMES} FROM usage LIMIT 1").fetchone()
+        except (sqlite3.Error, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise OSError(f"{file}: cannot be used as a ledger ({why})") from error
         self._queue: queue.SimpleQueue[Usage | None] = queue.SimpleQueue()
+        # by day, key and model: a full disk does not fill the memory as well
+        self._pending: dict[tuple[str, str, str], Usage] = {}
+        self._models: dict[tuple[str, str], set[str]] = {}
         self._thread = threading.Thread(target=self._run, name="dsv4-ledger", daemon=True)
         self._thread.start()
 
@@ -75,36 +93,64 @@ class Ledger:
         """Count one request. Returns at once."""
         self._queue.put(usage)
 
-    def close(self) -> None:
-        """Write what is queued and stop. Does nothing the second time."""
+    def close(self) -> int:
+        """Write what is queued and stop; how many rows could not be written (each is then a line of the log). Does
+        nothing the second time."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+        return len(self._pending)
 
     def _run(self) -> None:
-        pending: list[Usage] = []
         with closing(_connect(self.file)) as connection:
-            while True:
+            open_ = True
+            while open_:
                 taken = list(self._take())
-                pending += [usage for usage in taken if usage is not None]
-                try:
-                    with connection:
-                        connection.executemany(ADD, map(astuple, pending))
-                    pending.clear()
-                except sqlite3.Error as error:
-                    # the disk may have room again later; nothing is forgotten until then
-                    log("ledger_failed", file=str(self.file), error=str(error), pending=len(pending))
-                if None in taken:
-                    return
+                open_ = None not in taken
+                for usage in taken:
+                    if usage is not None:
+                        self._keep(self._bounded(usage))
+                self._write(connection)
+        for usage in self._pending.values():
+            log("usage_lost", file=str(self.file), **asdict(usage))
+
+    def _keep(self, usage: Usage) -> None:
+        place = (usage.day, usage.key, usage.model)
+        old, new = self._pending.get(place), astuple(usage)
+        counts = new[3:] if old is None else [a + b for a, b in zip(astuple(old)[3:], new[3:], strict=True)]
+        self._pending[place] = Usage(*place, *counts)
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        if not self._pending:
+            return
+        try:
+            with connection:
+                connection.executemany(ADD, map(astuple, self._pending.values()))
+            self._pending.clear()
+        except sqlite3.Error as error:
+            # the disk may have room again later; nothing is forgotten until then
+            log("ledger_failed", file=str(self.file), error=str(error), pending=len(self._pending))
+
+    def _bounded(self, usage: Usage) -> Usage:
+        """With names of bounded length, and of a bounded number: clients may call a model what they like."""
+        model = short_name(usage.model)
+        known = self._models.setdefault((usage.day, usage.key), set())
+        if model not in known and len(known) >= MOST_MODELS:
+            model = OTHER
+        known.add(model)
+        # days long over are asked for no more
+        while len(self._models) > MOST_SEEN:
+            del self._models[next(iter(self._models))]
+        return replace(usage, model=model)
 
     def _take(self) -> Iterator[Usage | None]:
-        """Wait for one request; give it and whatever else is there."""
-        yield self._queue.get()
-        while True:
-            try:
+        """Wait for one request, or, while some could not be written, for the time to try again; then all there is."""
+        try:
+            yield self._queue.get(timeout=self._retry if self._pending else None)
+            while True:
                 yield self._queue.get_nowait()
-            except queue.Empty:
-                return
+        except queue.Empty:
+            return
 
 
 def read_usage(file: Path, *, since: str = "", key: str | None = None) -> list[Usage]:
@@ -114,14 +160,13 @@ def read_usage(file: Path, *, since: str = "", key: str | None = None) -> list[U
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no ledger there yet; `dsv4 serve` writes one")
-    names = ", ".join(item.name for item in fields(Usage))
     where, values = "day >= ?", [since]
     if key is not None:
         where, values = f"{where} AND key = ?", [since, key]
     try:
         with closing(_connect(file)) as connection:
             rows: Sequence[tuple] = connection.execute(
-                f"SELECT {names} FROM usage WHERE {where} ORDER BY day, key, model", values
+                f"SELECT {NAMES} FROM usage WHERE {where} ORDER BY day, key, model", values
             ).fetchall()
     except sqlite3.Error as error:
         raise ValueError(f"{file}: not a ledger ({error})") from error
@@ -130,3 +175,11 @@ def read_usage(file: Path, *, since: str = "", key: str | None = None) -> list[U
 
 def _connect(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(file, timeout=BUSY_SECONDS)
+
+
+def _make_private(file: Path) -> None:
+    """Make the file, and folders that are missing, for the user alone; SQLite gives its other files the same mode."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    if file.is_file() and file.stat().st_uid == os.getuid():
+        file.chmod(0o600)

@@ -123,6 +123,24 @@ def test_a_running_answer_is_finished_before_the_stop(folder: Path) -> None:
         assert process.wait(10) == 0
 
 
+def test_a_second_signal_hurries(folder: Path) -> None:
+    with (
+        serving(folder, delay=0.4) as (process, url),
+        httpx.stream("POST", f"{url}/chat/completions", json={**BODY, "stream": True, "max_tokens": 9}) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        for _ in range(3):
+            next(lines)  # it goes on for now
+        process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+        assert "the server is stopping" in rest[-1] or rest[-1] == "data: [DONE]"
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "::", "example.com"])
 def test_only_this_machine_may_connect(host: str) -> None:
     with pytest.raises(ValueError, match="host must be an address of this machine"):

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -111,6 +112,69 @@ def test_a_locked_ledger_delays_nobody(server: Server, file: Path) -> None:
     assert [row.requests for row in read_usage(file)] == [3]
 
 
+def test_what_cannot_be_written_is_tried_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.server.ledger.BUSY_SECONDS", 0.01)
+    ledger = Ledger(file, retry=0.05)
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(3):
+            ledger.add(Usage("2026-11-20", "ann", "nano", 1, 100, 60, 10, 5, 0.5))
+        other.rollback()
+        while not (rows := read_usage(file)) or rows[0].requests < 3:  # and no further request comes
+            time.sleep(0.01)
+    assert ledger.close() == 0
+
+
+def test_usage_that_is_lost_is_said(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dsv4.server.ledger.BUSY_SECONDS", 0.01)
+    ledger = Ledger(file)
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for name in ("ann", "bob", "ann"):
+            ledger.add(Usage("2026-11-20", name, "nano", 1, 100, 60, 10, 5, 0.5))
+        assert ledger.close() == 2
+    lines = map(json.loads, capsys.readouterr().err.splitlines())
+    lost = [line for line in lines if line["event"] == "usage_lost"]
+    assert [(row["key"], row["requests"], row["prompt"]) for row in lost] == [("ann", 2, 200), ("bob", 1, 100)]
+
+
+def test_a_ledger_is_private_and_bounded(file: Path) -> None:
+    ledger = Ledger(file)
+    names = ["claude-" + "x" * 100_000, "claude-\x1b]0;title\x07\u009b31m", *(f"claude-{i}" for i in range(300))]
+    for name in names:
+        ledger.add(Usage("2026-11-20", "ann", name, 1, 100, 60, 10, 5, 0.5))
+    ledger.close()
+    assert all(part.stat().st_mode & 0o077 == 0 for part in (file.parent, *file.parent.iterdir()))
+    rows = read_usage(file)
+    assert len(rows) == 101
+    assert sum(row.requests for row in rows) == len(names)
+    assert all(len(row.model) <= 64 and row.model.isprintable() for row in rows)
+    assert "other" in {row.model for row in rows}
+
+
+def test_broken_ledgers_are_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    other = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE usage (day TEXT)")
+    for place in (tmp_path, tmp_path / "file" / "usage.sqlite", other, Path("/proc/nowhere/usage.sqlite")):
+        with pytest.raises(OSError, match=f"^{place}: cannot be used as a ledger"):
+            Ledger(place)
+
+
+def test_the_table_shows_no_escapes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ledger(file).close()
+    with closing(sqlite3.connect(file)) as connection, connection:  # as an older server wrote it
+        for name in ("\x1b[31mred", "\u009b31m", "y" * 100_000):
+            connection.execute("INSERT INTO usage VALUES ('2026-11-20', 'ann', ?, 1, 1, 1, 1, 1, 0.5)", [name])
+    usage(ledger=file)
+    out = capsys.readouterr().out
+    assert not any(char in out for char in "\x1b\u009b")
+    assert max(map(len, out.splitlines())) < 200
+
+
 def test_no_ledger_in_a_file_of_something_else(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("not a database, but long enough to look at " * 50)
@@ -212,6 +276,24 @@ def test_a_clock_set_back_keeps_nobody_out() -> None:
     clock.now += 61
     limits.enter("a")
     limits.admit("a", 90)
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/messages/count_tokens", "/responses/input_tokens"])
+def test_routes_that_only_count_are_under_the_limits(serve: Converse, path: str) -> None:
+    server = serve("x", settings={"keys": Keys.parse(["ann secret-of-ann requests=2"])})
+    body = {"messages": [{"role": "user", "content": "Hi"}], "input": "Hi", "tokens": [5]}
+    headers = {"authorization": f"Bearer {SECRETS['ann']}"}
+    answers = [server.request("POST", path, json=body, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+def test_two_keys_are_never_one() -> None:
+    for lines in (["ann first-secret", "ann second-secret"], ["ann one-secret", "bob one-secret"]):
+        with pytest.raises(ValueError, match="ann") as caught:
+            Keys.parse(lines, "file")
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="line 1: a name has at most 64"):
+        Keys.parse(["a\x1b[31m long-secret"])
 
 
 def test_limits_of_the_key_file() -> None:
