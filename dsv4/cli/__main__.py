@@ -11,6 +11,7 @@ VERBS = {
     "serve": "Start the HTTP server for OpenAI and Anthropic clients.",
     "usage": "What a server has answered: tokens and costs by day, key and model.",
     "generate": "Continue a prompt on stdout.",
+    "render": "Print the prompts that requests become, without a model.",
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",
     "convert": "Write a checkpoint in another layout.",
     "check": "Verify a checkpoint folder without loading it.",

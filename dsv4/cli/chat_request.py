@@ -37,7 +37,7 @@ def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) ->
     if "tools" in body and not isinstance(body["tools"], str | bytes):
         body["tools"] = list(body["tools"])
     try:
-        ask = chat_ask(parse_chat(body), body, desk.tokenizer.dialect, "", "")
+        ask = chat_ask(parse_chat(body), desk.tokenizer.dialect, "", "")
         prompt = encode(ask, desk.tokenizer)
         return Prepared(ask, prompt, cache_points(prompt, desk.tokenizer), constraint(desk, ask))
     except ApiError as error:

@@ -2,8 +2,7 @@
 
 Inference reads it in this order: `render` (messages to text), `tokenizer` (text to ids and back), `stream`
 (generated text to reasoning, content and tool calls), `calls` (one block of calls), `arguments` (repair of their
-values). The prompt format is that of DeepSeek's encoding of
-24 April 2026; `dialect` holds its literals.
+values). `dialect` holds the literals of each release and what the official service writes otherwise.
 """
 
 from dsv4.encoding.deltas import (
@@ -14,7 +13,7 @@ from dsv4.encoding.deltas import (
     ToolCallEnd,
     ToolCallStart,
 )
-from dsv4.encoding.dialect import V4, V4_0731, Dialect
+from dsv4.encoding.dialect import DIALECTS, V4, V4_0731, V41, Dialect, dialect_named, dialect_of_folder, served
 from dsv4.encoding.parse import (
     ParsedCompletion,
     ParsedToolCall,
@@ -28,8 +27,10 @@ from dsv4.encoding.tokenizer import DecodeStream, Tokenizer
 from dsv4.encoding.train_tokenizer import train_bpe
 
 __all__ = [
+    "DIALECTS",
     "V4",
     "V4_0731",
+    "V41",
     "ContentDelta",
     "DecodeStream",
     "Delta",
@@ -43,9 +44,12 @@ __all__ = [
     "ToolCallArguments",
     "ToolCallEnd",
     "ToolCallStart",
+    "dialect_named",
+    "dialect_of_folder",
     "encode_messages",
     "parse_completion",
     "parse_message_from_completion_text",
     "render_segments",
+    "served",
     "train_bpe",
 ]

@@ -1,11 +1,18 @@
 """What a release writes around the messages: control tokens, DSML tags and fixed prompt texts, as data.
 
 The code in this package knows the grammar; every literal it writes or expects stands in a `Dialect`, so a
-later release is a new instance. `V4` is the release of 24 April 2026, `V4_0731` the final weights of 31
-July, which only redefine the reasoning effort.
+later release is a new row of the table: `V4` is the release of 24 April 2026, `V4_0731` the final weights of 31
+July, which only redefine the reasoning effort, `V41` the release of 10 September.
+
+The scripts released with V4 and the official service do not write quite the same prompts. `served` gives the row of
+the service; `encode_messages` keeps the script's form.
 """
 
+import json
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 TOOLS_BLOCK = """\
 ## Tools
@@ -60,6 +67,12 @@ certain that no assumption remains unchecked and no error remains undiscovered.
 
 """
 
+EFFORT_NUMBER = "Reasoning Effort: {n} (range 1-100, the higher the value, the more thorough the reasoning)\n\n"
+
+JSON_OBJECT = (
+    "You are a helpful assistant designed to output JSON.\n## Response Format:\n\nReply with JSON object ONLY."
+)
+
 TASK_NAMES = ("action", "query", "authority", "domain", "title", "read_url")
 
 
@@ -68,7 +81,17 @@ class Dialect:
     """The literals of one release. Immutable and hashable.
 
     `tools_block` holds the placeholders {dsml}, {think_open}, {think_close} and, once, {schemas}.
-    `tasks` and `efforts` are (name, text) pairs; an effort of None always writes nothing.
+    `tasks` and `efforts` are (name, text) pairs; an effort of None is `default_effort`, or writes nothing without one.
+    `effort_number` is the text of an effort given as a number 1 to 100, "" if there are none.
+    `system` opens a system turn; "" = system text stands bare. With it, system messages further back stay where they
+    are, and each of them is answered like a message of the user.
+    `json_object` asks for any JSON object.
+
+    What the service writes otherwise than the released scripts (`service`): the header of an answer stands right before
+    it, whatever came before; without tools no earlier reasoning is kept; arguments that are no JSON object become one
+    parameter; numbers are JSON's, so that integers beyond 64 bits become fractions. Its V4 form also: no empty line in
+    a call without parameters (`empty_line`), no empty messages in a user's turn (`empty_text`), exponents without a
+    leading zero (`padded_exponent`).
     """
 
     name: str
@@ -90,6 +113,16 @@ class Dialect:
     tools_block: str = TOOLS_BLOCK
     response_format: str = RESPONSE_FORMAT
     efforts: tuple[tuple[str, str], ...] = (("high", ""), ("max", EFFORT_NO_SHORTCUTS))
+    default_effort: str | None = None
+    effort_number: str = ""
+    system: str = ""
+    json_object: str = JSON_OBJECT
+    added_tools: str = "### Updated Tool Schemas\n\n"
+    namespace_separator: str = "__"
+    service: bool = False
+    empty_line: bool = True
+    empty_text: bool = True
+    padded_exponent: bool = True
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
@@ -102,7 +135,8 @@ class Dialect:
             self.dsml,
             self.latest_reminder,
         )
-        return (self.bos, self.eos, self.pad, *roles, *(token for _, token in self.tasks))
+        system = (self.system,) if self.system else ()
+        return (self.bos, self.eos, self.pad, *roles, *system, *(token for _, token in self.tasks))
 
     @property
     def calls_open(self) -> str:
@@ -141,3 +175,67 @@ V4_0731 = replace(
     name="v4-0731",
     efforts=(("low", ""), ("high", EFFORT_NO_SHORTCUTS), ("max", EFFORT_BEYOND_MAXIMUM)),
 )
+V41 = replace(
+    V4,
+    name="v4.1",
+    system="<｜System｜>",
+    calls_tag=" calls",
+    invoke_tag=" invoke",
+    parameter_tag=" parameter",
+    tools_block=TOOLS_BLOCK.replace("{dsml}tool_calls", "{dsml} calls")
+    .replace("{dsml}invoke", "{dsml} invoke")
+    .replace("{dsml}parameter", "{dsml} parameter"),
+    efforts=tuple((name, EFFORT_NUMBER.format(n=n)) for name, n in (("low", 50), ("high", 75), ("max", 100))),
+    default_effort="high",
+    effort_number=EFFORT_NUMBER,
+    json_object=RESPONSE_FORMAT + '{"type": "json_object"}',
+    namespace_separator="::",
+    service=True,
+)
+DIALECTS = {dialect.name: dialect for dialect in (V4, V4_0731, V41)}
+
+
+@lru_cache
+def served(dialect: Dialect) -> Dialect:
+    """`dialect` as the official service writes it, which is what a server sends to the model."""
+    if dialect.system:
+        return replace(dialect, service=True)
+    return replace(dialect, service=True, empty_line=False, empty_text=False, padded_exponent=False)
+
+
+def dialect_named(name: str) -> Dialect:
+    """The dialect of a name such as `v4-0731`. Raises ValueError naming those there are."""
+    if name not in DIALECTS:
+        raise ValueError(f"dialect: expected one of {', '.join(DIALECTS)}, got {name!r}")
+    return DIALECTS[name]
+
+
+def dialect_of_folder(folder: Path) -> Dialect:
+    """The dialect of a model folder's weights; the first of these that says something:
+
+    `dialect` in generation_config.json; the encoding script in `encoding/` (its effort texts and system token);
+    config.json (a V4.1 model; keys of DSpark that are set, which came with the final weights); else April's.
+    Raises ValueError for a name it does not know or a file that is not JSON.
+    """
+    if (name := _json(folder / "generation_config.json").get("dialect")) is not None:
+        return dialect_named(name)
+    scripts = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(folder.glob("encoding/*.py"))]
+    text = "".join(scripts)
+    if V41.system in text:
+        return V41
+    if "Beyond maximum" in text:
+        return V4_0731
+    config = _json(folder / "config.json")
+    kinds = [config.get("model_type"), *(config.get("architectures") or ())]
+    if any(str(kind).lower().replace("_", "").startswith("deepseekv41") for kind in kinds):
+        return V41
+    newer = any(value is not None for key, value in config.items() if key.startswith("dspark_"))
+    return V4_0731 if newer and not text else V4
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: not a JSON file ({error})") from error
+    return value if isinstance(value, dict) else {}

@@ -106,6 +106,19 @@ def last_caller(turns: Sequence[Turn]) -> int:
     return max((index for index, turn in enumerate(turns) if turn.role in CALLER_ROLES), default=-1)
 
 
+def without_empty_texts(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks of a user turn without the empty ones of every run of texts; a run of nothing else keeps one."""
+    kept: list[Block] = []
+    for block in blocks:
+        if kept and block.kind == kept[-1].kind == "text":
+            if not block.value:
+                continue
+            if not kept[-1].value:
+                kept.pop()
+        kept.append(block)
+    return kept
+
+
 def _merge_tool_messages(messages: Sequence[Message], name: str) -> list[Turn]:
     turns: list[Turn] = []
     for index, message in enumerate(expect_list(messages, name)):

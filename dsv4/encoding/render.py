@@ -1,13 +1,12 @@
-"""Messages to prompt text, byte for byte as the released encoding (24 April 2026) writes it.
+"""Messages to prompt text, byte for byte as the released encoding writes it, or the official service.
 
 `encode_messages` has the released name and arguments. `render_segments` gives the same text in pieces that
-remember whether the renderer or a message wrote them.
+remember whether the renderer or a message wrote them. Which form is written is a matter of the `dialect`.
 """
 
 from collections.abc import Sequence
 
 from dsv4.encoding.dialect import V4, Dialect
-from dsv4.encoding.dsml import to_json, write_tool_calls
 from dsv4.encoding.messages import (
     CALLER_ROLES,
     Block,
@@ -19,8 +18,11 @@ from dsv4.encoding.messages import (
     expect_text,
     last_caller,
     normalise,
+    without_empty_texts,
 )
+from dsv4.encoding.numbers import number_json
 from dsv4.encoding.segments import Segment, SegmentWriter
+from dsv4.encoding.write_calls import write_tool_calls
 
 THINKING_MODES = ("chat", "thinking")
 ROLES = ("system", "developer", "user", "assistant", "tool", "latest_reminder")
@@ -32,7 +34,7 @@ def encode_messages(
     context: Sequence[Message] | None = None,
     drop_thinking: bool = True,
     add_default_bos_token: bool = True,
-    reasoning_effort: str | None = None,
+    reasoning_effort: str | int | None = None,
     *,
     dialect: Dialect = V4,
 ) -> str:
@@ -41,7 +43,8 @@ def encode_messages(
     thinking_mode: "chat" or "thinking".
     context: messages encoded before; they steer the rendering but are not rendered again (nor is BOS).
     drop_thinking: leave out reasoning before the last user turn; ignored if any message carries tools.
-    reasoning_effort: a name of `dialect.efforts` or None; its text leads the prompt in thinking mode.
+    reasoning_effort: a name of `dialect.efforts` or None, where the dialect has numbers also 1 to 100; its text leads
+    the prompt in thinking mode.
 
     Raises ValueError naming the message and field: `messages[2].content: expected a string, got None`.
     Does not modify its arguments.
@@ -64,7 +67,7 @@ def render_segments(
     context: Sequence[Message] | None = None,
     drop_thinking: bool = True,
     add_default_bos_token: bool = True,
-    reasoning_effort: str | None = None,
+    reasoning_effort: str | int | None = None,
     *,
     dialect: Dialect = V4,
 ) -> list[Segment]:
@@ -85,18 +88,25 @@ def render_segments(
     renderer = _Renderer(turns, thinking_mode == "thinking", drop, dialect, out)
     for index in range(len(turns) - count, len(turns)):
         effort = _effort_text(reasoning_effort, dialect)
-        if index == 0 and thinking_mode == "thinking":
-            out.markup(effort)
+        if index == 0:
+            renderer.head(effort if thinking_mode == "thinking" else "")
         renderer.turn(index)
+    if not turns and dialect.service:
+        renderer.empty(_effort_text(reasoning_effort, dialect) if thinking_mode == "thinking" else "")
     return out.segments()
 
 
-def _effort_text(effort: str | None, dialect: Dialect) -> str:
+def _effort_text(effort: str | int | None, dialect: Dialect) -> str:
+    effort = dialect.default_effort if effort is None else effort
     if effort is None:
         return ""
-    texts = dict(dialect.efforts)
-    if effort not in texts:
-        raise ValueError(f"reasoning_effort: expected None or one of {', '.join(texts)}, got {effort!r}")
+    texts, numbers = dict(dialect.efforts), dialect.effort_number
+    # True is no number here
+    if numbers and type(effort) is int and 1 <= effort <= 100:
+        return numbers.format(n=effort)
+    if not isinstance(effort, str) or effort not in texts:
+        scale = " or a number from 1 to 100" if numbers else ""
+        raise ValueError(f"reasoning_effort: expected None or one of {', '.join(texts)}{scale}, got {effort!r}")
     return texts[effort]
 
 
@@ -107,10 +117,25 @@ class _Renderer:
         self.turns, self.thinking, self.drop, self.dialect, self.out = turns, thinking, drop, dialect, out
         self.last_caller = last_caller(turns)
 
+    def head(self, effort: str) -> None:
+        """What stands before the first turn. In dialects with a system token the effort belongs to a system turn."""
+        if effort or (self.turns and self.turns[0].role == "system"):
+            self.out.markup(self.dialect.system)
+        self.out.markup(effort)
+
+    def empty(self, effort: str) -> None:
+        """A conversation without any message is answered too."""
+        self.head(effort)
+        self._header(thinks=self.thinking)
+
     def turn(self, index: int) -> None:
         turn = self.turns[index]
+        if self.dialect.service and turn.role == "assistant" and not self._after_task(index):
+            self._header(thinks=self._keeps_reasoning(index))
         match turn.role:
             case "system":
+                if index:
+                    self.out.markup(self.dialect.system)
                 self._system(turn)
             case "developer":
                 if not turn.text("content"):
@@ -126,7 +151,8 @@ class _Renderer:
                 self._assistant(index, turn)
             case _:
                 raise ValueError(f"{turn.source}.role: unknown role {turn.role!r}, expected one of {', '.join(ROLES)}")
-        if index + 1 == len(self.turns) or self.turns[index + 1].role in ("assistant", "latest_reminder"):
+        last = index + 1 == len(self.turns)
+        if last or (not self.dialect.service and self.turns[index + 1].role in ("assistant", "latest_reminder")):
             self._transition(index, turn)
 
     def _system(self, turn: Turn) -> None:
@@ -135,14 +161,24 @@ class _Renderer:
             self._tools(tools, f"{turn.source}.tools")
         if response_format := turn.fields.get("response_format"):
             self.out.markup("\n\n" + self.dialect.response_format)
-            self.out.data(to_json(response_format, f"{turn.source}.response_format"))
+            self.out.data(number_json(response_format, f"{turn.source}.response_format", self.dialect))
+        elif turn.fields.get("json_object"):
+            self.out.markup("\n\n" + self.dialect.json_object)
+        if added := turn.fields.get("added_tools"):
+            self.out.markup("\n\n" + self.dialect.added_tools)
+            self.out.data(self._schemas(added, f"{turn.source}.added_tools"))
 
-    def _tools(self, tools: object, where: str) -> None:
+    def _schemas(self, tools: object, where: str) -> str:
         schemas: list[str] = []
         for index, tool in enumerate(expect_list(tools, where)):
             place = f"{where}[{index}]"
             function = expect_mapping(tool, place).get("function")
-            schemas.append(to_json(expect_mapping(function, f"{place}.function"), f"{place}.function"))
+            schemas.append(
+                number_json(expect_mapping(function, f"{place}.function"), f"{place}.function", self.dialect)
+            )
+        return "\n".join(schemas)
+
+    def _tools(self, tools: object, where: str) -> None:
         block = (
             self.dialect.tools_block.replace("{dsml}", self.dialect.dsml)
             .replace("{think_open}", self.dialect.think_open)
@@ -150,12 +186,13 @@ class _Renderer:
         )
         head, _, tail = block.partition("{schemas}")
         self.out.markup("\n\n" + head)
-        self.out.data("\n".join(schemas))
+        self.out.data(self._schemas(tools, where))
         self.out.markup(tail)
 
     def _user(self, turn: Turn) -> None:
         self.out.markup(self.dialect.user)
-        for position, block in enumerate(turn.blocks):
+        blocks = turn.blocks if self.dialect.empty_text else without_empty_texts(turn.blocks)
+        for position, block in enumerate(blocks):
             if position:
                 self.out.markup("\n\n")
             if block.kind == "text":
@@ -166,8 +203,7 @@ class _Renderer:
                 self.out.markup(self.dialect.tool_result_close)
 
     def _assistant(self, index: int, turn: Turn) -> None:
-        after_task = index > 0 and self.turns[index - 1].task is not None
-        if self.thinking and not after_task and (not self.drop or index > self.last_caller):
+        if not self._after_task(index) and self._keeps_reasoning(index):
             self.out.data(turn.text("reasoning_content"))
             self.out.markup(self.dialect.think_close)
         self.out.data(turn.text("content"))
@@ -175,6 +211,14 @@ class _Renderer:
             write_tool_calls(self.out, calls, f"{turn.source}.tool_calls", self.dialect)
         if not turn.fields.get("wo_eos"):
             self.out.markup(self.dialect.eos)
+
+    def _after_task(self, index: int) -> bool:
+        return index > 0 and self.turns[index - 1].task is not None
+
+    def _keeps_reasoning(self, index: int) -> bool:
+        if self.dialect.service:  # a turn that goes on has the reasoning of the answer
+            return self.thinking and (not self.drop or bool(self.turns[index].fields.get("wo_eos")))
+        return self.thinking and (not self.drop or index > self.last_caller)
 
     def _transition(self, index: int, turn: Turn) -> None:
         if turn.task is not None:
@@ -184,6 +228,9 @@ class _Renderer:
             if turn.task == "action":
                 self._header(thinks=self.thinking)
             self.out.markup(tokens[turn.task])
+        elif self.dialect.service:
+            if not turn.fields.get("wo_eos"):
+                self._header(thinks=self.thinking)
         elif turn.role in CALLER_ROLES:
             self._header(thinks=self.thinking and (not self.drop or index >= self.last_caller))
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 
 import tokenizers
 
-from dsv4.encoding.dialect import V4, Dialect
+from dsv4.encoding.dialect import V4, Dialect, dialect_named, dialect_of_folder
 from dsv4.encoding.messages import Message
 from dsv4.encoding.pretokens import cuts_as_released, pieces
 from dsv4.encoding.render import render_segments
@@ -58,14 +58,18 @@ class Tokenizer:
         self._control_ids = {self.token_id(token): token for token in _control_texts(definition, dialect)}
 
     @classmethod
-    def load(cls, path: str | Path, *, dialect: Dialect = V4) -> Self:
+    def load(cls, path: str | Path, *, dialect: Dialect | str | None = None) -> Self:
         """Read a tokenizer.json, given the file or its folder.
 
+        dialect: one, or its name; None = what the folder's weights were trained with (`dialect_of_folder`).
         Raises FileNotFoundError naming the file, ValueError naming the file and what is wrong in it.
         """
         file = Path(path)
         if file.is_dir():
             file = file / FILE_NAME
+        if isinstance(dialect, str):
+            dialect = dialect_named(dialect)
+        dialect = dialect or dialect_of_folder(file.parent)
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such tokenizer file")
         try:

@@ -1,26 +1,23 @@
 """From a checked request of Anthropic's messages to an `Ask`: blocks become messages of the encoding."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect
-from dsv4.server.anthropic_request import (
-    HIDDEN_PREFIX,
-    MessagesRequest,
-    ToolChoiceField,
-    runs_here,
-    text_of,
-    unreadable,
-)
-from dsv4.server.ask import Ask, ToolChoice, effort_name, thinks
-from dsv4.server.errors import invalid
+from dsv4.server.anthropic_request import MessagesRequest, runs_here
+from dsv4.server.ask import Ask, effort_name, thinks
+from dsv4.server.client_tools import known_tool
+from dsv4.server.errors import invalid, show
+from dsv4.server.fields import arguments_text, function_object
+from dsv4.server.parts import Unsupported, part_text
 from dsv4.server.safety import owner_name
 
-# what clients replay and the model does not need
-LEFT_OUT = frozenset(
-    {"redacted_thinking", "server_tool_use", "web_search_tool_result", "tool_addition", "tool_removal"}
-)
+# what clients replay and the model does not need; so are the results of tools that ran on a server
+LEFT_OUT = frozenset({"redacted_thinking", "server_tool_use", "mcp_tool_use", "tool_removal", "container_upload"})
+SERVER_RESULT = "_tool_result"
+# how a message of the system in mid-conversation reads where the dialect has no turns for it
+REMINDER = "<system-reminder>\n{text}\n</system-reminder>"
 
 
 def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: str) -> Ask:
@@ -29,116 +26,171 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
     Tools whose loading is deferred are shown where the conversation mentions them, not at its head: the head must
     stay the same when one is loaded.
     """
-    config, choice = request.output_config, request.tool_choice
-    effort = config.effort if config else None
-    thinking = thinks(model, effort, request.thinking.type if request.thinking else None)
+    config = request.output_config
+    effort = (config.effort if config else None) or request.effort
+    thinking = thinks(model, effort, request.thinking_kind)
     tools = [tool for tool in request.tools or [] if runs_here(tool)]
-    late = {tool["name"]: _function(tool) for tool in tools if tool.get("defer_loading")}
-    messages = [{"role": "system", "content": request.system}] if request.system else []
+    late = [_function(tool) for tool in tools if tool.get("defer_loading")]
+    functions = [_function(tool) for tool in tools if not tool.get("defer_loading")]
+    messages = [] if request.system is None else [{"role": "system", "content": request.system}]
+    builder = _Messages(dialect, {function["name"]: function for function in (*functions, *late)}, late, request)
     for index, message in enumerate(request.messages):
-        messages += _messages(message.role, message.content, f"messages[{index}]", late)
-    if not messages:
-        raise invalid("messages", "they hold no text")
+        messages += builder.turn(message.role, message.content, f"messages[{index}]")
     format_ = (config.format if config else None) or request.output_format
-    continued = messages[-1]["role"] == "assistant" and request.task is None
     return Ask(
         model=model,
         messages=messages,
-        functions=[_function(tool) for tool in tools if not tool.get("defer_loading")],
-        late=list(late.values()),
-        choice=_choice(choice),
-        parallel=not (choice and choice.disable_parallel_tool_use),
+        functions=functions,
+        late=late,
+        choice=request.tool_choice,
+        forces_call=request.tool_choice.name is not None,
+        parallel=not request.tool_choice.single,
         strict=any(tool.get("strict") for tool in tools),
         thinking=thinking,
         effort=effort_name(effort, dialect) if thinking else None,
-        budget=request.thinking.budget_tokens if request.thinking else None,
+        budget=request.budget,
         task=request.task,
         limit=request.max_tokens,
         sampling={"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k},
         stop=request.stop_sequences,
         schema=format_.schema_ if format_ else None,
-        continued=continued,
+        continued=_goes_on(messages) and request.task is None,
         owner=owner_name(key, request.metadata.user_id if request.metadata else None),
         key=key,
     )
 
 
+def _goes_on(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last message is the beginning of the answer. One that ends in a call is finished."""
+    return bool(messages) and messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]
+
+
 def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool["name"]}
-    if tool.get("description"):
-        function["description"] = tool["description"]
-    return {**function, "parameters": tool.get("input_schema") or {"type": "object", "properties": {}}}
+    description, schema = known_tool(tool) or (None, None)
+    return function_object(tool["name"], tool.get("description") or description, tool.get("input_schema") or schema)
 
 
-def _choice(choice: ToolChoiceField | None) -> ToolChoice:
-    match choice.type if choice else "auto":
-        case "any":
-            return ToolChoice("required")
-        case "tool":
-            return ToolChoice("required", choice.name if choice else None)
-        case "none":
-            return ToolChoice("none")
-        case _:
-            return ToolChoice()
+class _Messages:
+    """Turns messages into those of the encoding. named: the tools by name; late: those that are not at the head."""
 
+    def __init__(
+        self,
+        dialect: Dialect,
+        named: Mapping[str, dict[str, Any]],
+        late: Sequence[dict[str, Any]],
+        request: MessagesRequest,
+    ) -> None:
+        self._system_turns = bool(dialect.system)
+        self._named, self._late = named, {function["name"] for function in late}
+        self._unsupported: Unsupported | None = request.unsupported
 
-def _messages(
-    role: str, content: str | Sequence[Mapping[str, Any]], where: str, late: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """One message as those of the encoding; a string and a list with one text give the same."""
-    blocks: Sequence[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if role == "assistant":
-        return [_assistant(blocks, where)]
-    messages: list[dict[str, Any]] = []
-    for index, block in enumerate(blocks):
-        place = f"{where}.content[{index}]"
-        match block:
-            case {"type": "text", "text": str(text)}:
-                if not text.startswith(HIDDEN_PREFIX):
-                    messages.append({"role": role, "content": text})
-            case {"type": "tool_result"}:
-                text = _result(block, place, late)
-                messages.append({"role": "tool", "tool_call_id": str(block.get("tool_use_id", "")), "content": text})
-            case {"type": str(kind)} if kind in LEFT_OUT:
-                pass
+    def turn(
+        self, role: str, content: str | Sequence[Mapping[str, Any]] | None, where: str
+    ) -> Iterator[dict[str, Any]]:
+        """One message as those of the encoding; a string and a list with one text give the same."""
+        blocks = [{"type": "text", "text": content or ""}] if isinstance(content, str | None) else content
+        places = [(block, f"{where}.content[{index}]") for index, block in enumerate(blocks)]
+        match role:
+            case "assistant":
+                yield self._assistant(places)
+            case "system":
+                yield from self._system(places)
             case _:
-                raise invalid(place, unreadable(block))
-    if role == "system":
-        text = "\n\n".join(message["content"] for message in messages)
-        return [{"role": "system", "content": text}] if text else []
-    return messages
+                yield from self._user(places)
+
+    def _user(self, places: Sequence[tuple[Mapping[str, Any], str]]) -> Iterator[dict[str, Any]]:
+        loaded: list[str] = []
+        said = False
+        for block, place in places:
+            if block.get("type") == "tool_result":
+                said = True
+                text = self._result(block.get("content"), f"{place}.content", loaded)
+                yield {"role": "tool", "tool_call_id": str(block.get("tool_use_id", "")), "content": text}
+            elif not _is_left_out(block):
+                said = True
+                yield {"role": "user", "content": self._text(block, place)}
+        if not said:
+            yield {"role": "user", "content": ""}
+        if loaded and self._system_turns:
+            yield {"role": "system", "content": "", "added_tools": self._added(loaded)}
+
+    def _system(self, places: Sequence[tuple[Mapping[str, Any], str]]) -> Iterator[dict[str, Any]]:
+        texts: list[str] = []
+        loaded: list[str] = []
+        for block, place in places:
+            match block:
+                case {"type": "tool_addition", "tool": {"name": str(name)} | {"tool_name": str(name)}}:
+                    loaded.append(name)
+                case _ if block.get("type") != "tool_addition" and not _is_left_out(block):
+                    texts.append(self._text(block, place))
+        text = "\n\n".join(texts)
+        if self._system_turns:
+            added = self._added(loaded)
+            yield {"role": "system", "content": text, **({"added_tools": added} if added else {})}
+            return
+        schemas = self._schemas(loaded)
+        text = "\n\n".join([text, *schemas]) if text else "\n\n".join(schemas)
+        if text:
+            yield {"role": "user", "content": REMINDER.format(text=text)}
+
+    def _assistant(self, places: Sequence[tuple[Mapping[str, Any], str]]) -> dict[str, Any]:
+        texts: list[str] = []
+        thoughts: list[str] = []
+        calls: list[dict[str, Any]] = []
+        for block, place in places:
+            match block:
+                case {"type": "thinking"}:
+                    thoughts.append(str(block.get("thinking") or ""))
+                case {"type": "tool_use", "name": str(name)}:
+                    function = {"name": name, "arguments": arguments_text(_input(block.get("input")))}
+                    calls.append({"id": str(block.get("id", "")), "type": "function", "function": function})
+                case _ if not _is_left_out(block):
+                    texts.append(self._text(block, place))
+        message: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts)}
+        if any(thoughts):
+            message["reasoning_content"] = "\n\n".join(thoughts)
+        return {**message, "tool_calls": calls} if calls else message
+
+    def _text(self, block: Mapping[str, Any], place: str) -> str:
+        try:
+            return part_text(block, self._unsupported)
+        except ValueError as error:
+            raise invalid(place, str(error)) from error
+
+    def _result(self, content: Any, place: str, loaded: list[str]) -> str:
+        """Text of a tool's result; tools it refers to are added to `loaded`, and shown here if nowhere else."""
+        if content is None or isinstance(content, str):
+            return content or ""
+        if not isinstance(content, list):
+            raise invalid(place, f"expected a string or a list of blocks, got {show(content)}")
+        texts: list[str] = []
+        for index, part in enumerate(content):
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            match part:
+                case {"type": "tool_reference", "tool_name": str(name)}:
+                    loaded.append(name)
+                    texts.append("\n".join([name, *([] if self._system_turns else self._schemas([name]))]))
+                case {}:
+                    texts.append(self._text(part, f"{place}[{index}]"))
+                case _:
+                    raise invalid(f"{place}[{index}]", f"expected a block, got {show(part)}")
+        return "\n\n".join(texts)
+
+    def _added(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        functions = [self._named[name] for name in names if name in self._named]
+        return [{"type": "function", "function": function} for function in functions]
+
+    def _schemas(self, names: Sequence[str]) -> list[str]:
+        return [json.dumps(self._named[name], ensure_ascii=False) for name in names if name in self._late]
 
 
-def _assistant(blocks: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[dict[str, Any]] = []
-    for index, block in enumerate(blocks):
-        match block:
-            case {"type": "text", "text": str(text)}:
-                texts.append(text)
-            case {"type": "thinking"}:
-                thoughts.append(str(block.get("thinking") or ""))
-            case {"type": "tool_use", "name": str(name)}:
-                arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
-                call = {"id": str(block.get("id", "")), "function": {"name": name, "arguments": arguments}}
-                calls.append({**call, "type": "function"})
-            case {"type": str(kind)} if kind in LEFT_OUT:
-                pass
-            case _:
-                raise invalid(f"{where}.content[{index}]", unreadable(block))
-    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
-    if any(thoughts):
-        message["reasoning_content"] = "".join(thoughts)
-    return {**message, "tool_calls": calls} if calls else message
+def _input(value: object) -> object:
+    """The input of a call as JSON text, also one that is a text itself."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and value else value
 
 
-def _result(block: Mapping[str, Any], place: str, late: Mapping[str, Any]) -> str:
-    content = block.get("content")
-    try:
-        text = text_of(content)
-    except ValueError as error:
-        raise invalid(f"{place}.content", str(error)) from error
-    named = [part.get("tool_name") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    schemas = [json.dumps(late[name], ensure_ascii=False) for name in named if name in late]
-    return "\n".join([text, *schemas])
+def _is_left_out(block: Mapping[str, Any]) -> bool:
+    kind = str(block.get("type"))
+    return kind in LEFT_OUT or kind.endswith(SERVER_RESULT)

@@ -20,7 +20,7 @@ from dsv4.server.ledger import Ledger
 from dsv4.server.openai import prepare_chat
 from dsv4.server.pages import Pages
 from dsv4.server.responses import count_input, prepare_response
-from dsv4.server.tokens import token_ids, token_text
+from dsv4.server.tokens import rendered_text, token_ids, token_text
 from dsv4.server.work import understood
 
 PREFIXES = ("", "/v1")
@@ -89,6 +89,7 @@ def _add_counters(app: FastAPI, backend: Backend) -> None:
     post([f"{prefix}/responses/input_tokens" for prefix in PREFIXES], count_input)
     post([f"{prefix}/tokenize" for prefix in PREFIXES], token_ids)
     post([f"{prefix}/detokenize" for prefix in PREFIXES], token_text)
+    post([f"{prefix}/render" for prefix in PREFIXES], rendered_text)
 
 
 async def _understood(request: Request, backend: Backend, prepare: Callable[[Any, Backend, str], T]) -> T:

@@ -25,26 +25,31 @@ EFFORTS = {
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether functions may be called. name: the one that must be, with mode `required`."""
+    """Whether functions may be called. name: the one that must be, with mode `required`, within `namespace`.
+    single: at most one call."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
+    namespace: str | None = None
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """What one request wants.
 
-    messages: as the encoding takes them (system, user, assistant, tool), without tools.
-    functions: OpenAI function objects, keys in the order sent. strict: their schemas must hold. late: functions that
-    the conversation shows where it mentions them, not its head.
+    messages: as the encoding takes them (system, user, assistant, tool, latest_reminder), without tools.
+    functions: what the model is shown at the head of the prompt; late: what it is shown further back, where the
+    conversation brings them in. strict: their schemas must hold.
     effort: a name of the dialect, None without thinking.
     budget: the most tokens of reasoning; None = no limit of its own.
     task: a quick instruction: a control token behind the last message asks for a title, a search query and the
     like, and the answer has no reasoning. The prompt before it is that of the conversation, cached as it is.
     limit: the longest answer in tokens; None = the default of the mode.
     sampling: fields of SamplingParams the client has set.
-    schema: JSON schema the answer must follow. continued: the last message is the beginning of the answer.
+    schema: JSON schema the answer must follow; any_object: the client asked for JSON without naming a schema.
+    continued: the last message is the beginning of the answer. forces_call: the prompt begins the call that is
+    required, if the model does not think first.
     owner: who asks; owners share no cached prefixes. key: the name of the key, "" without keys.
     raw: the prompt's ids, for requests that are no conversation; then there are no messages.
     """
@@ -66,8 +71,9 @@ class Ask:
     logprobs: bool = False
     top_logprobs: int = 0
     schema: Mapping[str, Any] | None = None
-    show_schema: bool = True
+    any_object: bool = False
     continued: bool = False
+    forces_call: bool = False
     owner: str = ""
     key: str = ""
     raw: tuple[int, ...] | None = None
@@ -75,7 +81,13 @@ class Ask:
     @property
     def tools(self) -> bool:
         """Whether the model may call functions."""
-        return bool(self.functions) and self.choice.mode != "none"
+        return bool(self.functions or self.late) and self.choice.mode != "none"
+
+    @property
+    def opens_call(self) -> bool:
+        """Whether the answer begins inside a block of calls, which the prompt has opened."""
+        required = self.forces_call and self.tools and self.choice.mode == "required"
+        return required and not self.thinking and not self.continued and self.task is None
 
     @property
     def callable(self) -> list[dict[str, Any]]:
@@ -101,17 +113,16 @@ class Ask:
 
 
 def thinks(model: str | None, effort: str | None, kind: str | None) -> bool:
-    """On unless something says off: `thinking.type`, an effort of none, or the alias without thinking."""
-    if effort == "none":
-        return False
+    """On unless something says off: `thinking.type`, which goes first, an effort of none, or the alias without
+    thinking."""
     if kind is not None:
         return kind != "disabled"
-    return model != NOT_THINKING
+    return effort != "none" and model != NOT_THINKING
 
 
 def effort_name(requested: str | None, dialect: Dialect) -> str:
     """The effort as the dialect names it; a release without a low effort answers with high."""
-    name = EFFORTS[requested or "high"]
+    name = EFFORTS.get(requested or "high", "high")
     return name if name in dict(dialect.efforts) else "high"
 
 

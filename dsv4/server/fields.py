@@ -1,13 +1,20 @@
 """What the dialects' requests have in common: how a body is checked, and the fields that several of them have."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from dsv4.server.errors import show
+from dsv4.server.ask import ToolChoice
+from dsv4.server.errors import invalid, show
+from dsv4.server.parts import Unsupported
 
 MAX_STOPS = 16
+# what a call can be written with: no quote, bracket or line break ends a name there
+TOOL_NAME = re.compile(r'[^"<>\x00-\x1f]{1,256}')
 
 Budget = Annotated[int | None, Field(ge=0)]
 Task = Literal["title", "query", "authority", "domain", "action", "read_url"]
@@ -66,6 +73,139 @@ class Thinking(Fields):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Budget = None
+
+
+def _thinking_object(value: object) -> object:
+    """`thinking: true` means what it says."""
+    return {"type": "enabled" if value else "disabled"} if isinstance(value, bool) else value
+
+
+class Reasoning(Fields):
+    """The effort as the Responses interface nests it; some gateways send it to the others too."""
+
+    effort: Effort | None = None
+    enabled: bool | None = None
+    summary: Any = None
+
+
+class TemplateOptions(Fields):
+    """What users of other servers switch thinking with."""
+
+    thinking: bool | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Effort | None = None
+
+
+class Switches(Fields):
+    """How thinking is asked for: every interface takes every spelling. Also what all of them have in common."""
+
+    thinking: Annotated[Thinking | None, BeforeValidator(_thinking_object)] = None
+    thinking_budget: Budget = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    task: Task | None = None
+    unsupported: Unsupported | None = None
+
+    @property
+    def thinking_kind(self) -> str | None:
+        """`enabled`, `disabled` or `adaptive`; None if the request does not say."""
+        if self.thinking is not None:
+            return self.thinking.type
+        options = self.chat_template_kwargs or TemplateOptions()
+        reasoning = self.reasoning or Reasoning()
+        said = (self.enable_thinking, options.thinking, options.enable_thinking, reasoning.enabled)
+        chosen = next((value for value in said if value is not None), None)
+        return None if chosen is None else "enabled" if chosen else "disabled"
+
+    @property
+    def effort(self) -> str | None:
+        """The effort in the first of its spellings that is there."""
+        options = self.chat_template_kwargs or TemplateOptions()
+        inner = self.reasoning.effort if self.reasoning else None
+        return self.reasoning_effort or inner or options.reasoning_effort
+
+    @property
+    def budget(self) -> int | None:
+        """The most tokens of reasoning."""
+        inner = self.thinking.budget_tokens if self.thinking else None
+        return self.thinking_budget if self.thinking_budget is not None else inner
+
+
+CHOICES: dict[str, Literal["auto", "none", "required"]] = {
+    "auto": "auto",
+    "none": "none",
+    "required": "required",
+    "any": "required",
+}
+
+
+def choice_of(value: Any) -> ToolChoice:
+    """A tool choice in any spelling of any interface; null is auto. Raises ValueError."""
+    choice = value if isinstance(value, ToolChoice) else _choice(value)
+    single = isinstance(value, Mapping) and value.get("disable_parallel_tool_use") is True
+    return replace(choice, single=True) if single else choice
+
+
+def _choice(value: Any) -> ToolChoice:
+    match value:
+        case None:
+            return ToolChoice()
+        case str() | {"type": "auto" | "none" | "required" | "any"}:
+            word = value if isinstance(value, str) else value["type"]
+            if word in CHOICES:
+                return ToolChoice(CHOICES[word])
+        case {"type": "function", "function": {"name": str(name)}} | {"type": "custom", "custom": {"name": str(name)}}:
+            return ToolChoice("required", name)
+        case {"type": "function" | "custom" | "tool", "name": str(name)}:
+            return ToolChoice("required", name, value.get("namespace"))
+        case {"type": "allowed_tools"}:
+            return _allowed(value.get("allowed_tools", value))
+    raise ValueError(f"expected 'none', 'auto', 'required' or a function by name, got {show(value)}")
+
+
+def _allowed(value: Any) -> ToolChoice:
+    """A choice among some of the tools: only of one can it be enforced."""
+    mode, tools = (value.get("mode"), value.get("tools")) if isinstance(value, Mapping) else (None, None)
+    if mode == "required" and isinstance(tools, list) and len(tools) == 1 and isinstance(tools[0], Mapping):
+        return choice_of({"type": "function", **tools[0]})
+    raise ValueError("allowed_tools: only one tool with mode 'required' can be enforced; leave the others out of tools")
+
+
+def check_choice(choice: ToolChoice, names: Sequence[str], field: str = "tool_choice") -> None:
+    """Raise a 400 for a call that is required but cannot be made."""
+    if choice.mode != "required":
+        return
+    if not names:
+        raise invalid("tool_choice", "a call is required, but there are no tools")
+    if choice.name is not None and choice.name not in names:
+        raise invalid(field, f"no function is named {show(choice.name)}")
+
+
+def check_tool_names(names: Sequence[object], places: Sequence[str]) -> None:
+    """Raise a 400 for a name that a call cannot be written with, or one that stands twice; places: of the names."""
+    seen: set[str] = set()
+    for name, place in zip(names, places, strict=True):
+        if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
+            text = f"must be a string of 1 to 256 characters without quotes, brackets < > and breaks, got {show(name)}"
+            raise invalid(place, text)
+        if name in seen:
+            raise invalid(place, f"function names must be unique, got {show(name)} twice")
+        seen.add(name)
+
+
+def function_object(name: str, description: object, parameters: object) -> dict[str, Any]:
+    """A function as the model is shown it: these three keys, in this order."""
+    text = description if isinstance(description, str) else ""
+    return {"name": name, "description": text, "parameters": {} if parameters is None else parameters}
+
+
+def arguments_text(value: object) -> str:
+    """Arguments of an earlier call as JSON text. Missing, empty and null ones are those of a call without any."""
+    if value is None or (isinstance(value, str) and value.strip() in ("", "null")):
+        return "{}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 class StreamOptions(Fields):

@@ -161,7 +161,7 @@ def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun
     modify `body`."""
     request = parse_chat(body)
     model = backend.model_name if request.model is None else request.model
-    job = prepare(backend, chat_ask(request, body, backend.tokenizer.dialect, model, key))
+    job = prepare(backend, chat_ask(request, backend.tokenizer.dialect, model, key))
     options = request.stream_options
     return ChatRun(job, streaming=bool(request.stream), include_usage=bool(options and options.include_usage))
 

@@ -1,31 +1,36 @@
 """From a checked chat request to an `Ask`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from dsv4.encoding import Dialect
-from dsv4.server.ask import Ask, ToolChoice, effort_name, thinks
+from dsv4.server.ask import Ask, effort_name, thinks
+from dsv4.server.errors import invalid
 from dsv4.server.fields import sampling_fields
-from dsv4.server.openai_request import ChatMessage, ChatRequest, sent_functions
+from dsv4.server.openai_request import ChatMessage, ChatRequest, functions_of
+from dsv4.server.parts import Unsupported, text_of_parts
 from dsv4.server.safety import owner_name
 
 
-def chat_ask(request: ChatRequest, body: Mapping[str, Any], dialect: Dialect, model: str, key: str) -> Ask:
-    """What `request` asks of `model`; `body` is what it was parsed from, `key` the name of the key it came with."""
-    functions = sent_functions(body)
-    kind = _thinking_kind(request)
-    thinking = thinks(request.model, request.reasoning_effort, kind)
+def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> Ask:
+    """What `request` asks of `model`; `key` is the name of the key it came with. Raises ApiError 400 for a message that
+    cannot be taken."""
+    thinking = thinks(request.model, request.effort, request.thinking_kind)
     format_ = request.response_format
+    messages = [
+        _message(message, request.unsupported, f"messages[{index}]") for index, message in enumerate(request.messages)
+    ]
     return Ask(
         model=model,
-        messages=[_message(message) for message in request.messages],
-        functions=functions,
-        choice=request.tool_choice or ToolChoice(),
+        # an empty system message says nothing, and upstream writes nothing for it
+        messages=[message for message in messages if message["role"] != "system" or message["content"]],
+        functions=functions_of(request),
+        choice=request.tool_choice,
+        forces_call=True,
         parallel=request.parallel_tool_calls is not False,
         strict=any(tool.function.strict for tool in request.tools or ()),
         thinking=thinking,
-        effort=effort_name(request.reasoning_effort, dialect) if thinking else None,
-        budget=_budget(request),
+        effort=effort_name(request.effort, dialect) if thinking else None,
+        budget=request.budget,
         task=request.task,
         limit=request.output_limit,
         sampling=sampling_fields(request),
@@ -33,28 +38,18 @@ def chat_ask(request: ChatRequest, body: Mapping[str, Any], dialect: Dialect, mo
         logprobs=bool(request.logprobs),
         top_logprobs=request.top_logprobs or 0,
         schema=format_.schema_wanted if format_ else None,
-        show_schema=format_ is not None and format_.type == "json_schema",
+        any_object=format_ is not None and format_.type == "json_object",
         continued=bool(request.messages[-1].prefix),
         owner=owner_name(key, request.user_id, request.user, request.safety_identifier),
         key=key,
     )
 
 
-def _thinking_kind(request: ChatRequest) -> str | None:
-    if request.thinking is not None:
-        return request.thinking.type
-    options = request.chat_template_kwargs
-    chosen = options and (options.thinking if options.thinking is not None else options.enable_thinking)
-    return None if chosen is None else "enabled" if chosen else "disabled"
-
-
-def _budget(request: ChatRequest) -> int | None:
-    inner = request.thinking.budget_tokens if request.thinking else None
-    return request.thinking_budget if request.thinking_budget is not None else inner
-
-
-def _message(message: ChatMessage) -> dict[str, Any]:
-    content = message.content or ""
+def _message(message: ChatMessage, unsupported: Unsupported | None, place: str) -> dict[str, Any]:
+    try:
+        content = text_of_parts(message.content, unsupported)
+    except ValueError as error:
+        raise invalid(f"{place}.content", str(error)) from error
     match message.role:
         case "assistant":
             fields: dict[str, Any] = {"role": "assistant", "content": content}
@@ -69,7 +64,6 @@ def _message(message: ChatMessage) -> dict[str, Any]:
         case "tool":
             return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id or ""}
         case "developer":
-            # the encoding drops developer turns of earlier rounds, which no client expects
             return {"role": "system", "content": content}
         case role:
             return {"role": role, "content": content}

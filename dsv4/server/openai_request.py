@@ -5,23 +5,28 @@ A field that would change the answer and is not supported is refused: accepting 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from dsv4.server.ask import ToolChoice
 from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import Budget, Effort, Fields, StreamOptions, Task, Thinking, between, bias_pairs, stop_list
+from dsv4.server.fields import (
+    Fields,
+    StreamOptions,
+    Switches,
+    arguments_text,
+    between,
+    bias_pairs,
+    check_choice,
+    check_tool_names,
+    choice_of,
+    function_object,
+    stop_list,
+)
 
-MAX_TOOLS = 128
 MAX_TOP_LOGPROBS = 20
 SEED_LIMIT = 2**63
 
@@ -37,94 +42,38 @@ UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 
 
-def flatten_content(value: object) -> str | None:
-    """Text as a string, from a string or a list of text parts.
-
-    Parts are joined by an empty line, as the encoding joins the blocks of one user turn.
-    """
-    if value is None or isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise ValueError(f"expected a string or a list of text parts, got {show(value)}")
-    texts: list[str] = []
-    for index, part in enumerate(value):
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, Mapping) else part
-            raise ValueError(f"part {index}: only parts of type 'text' are supported, got {show(kind)}")
-        if not isinstance(part.get("text"), str):
-            raise ValueError(f"part {index}: text must be a string, got {show(part.get('text'))}")
-        texts.append(part["text"])
-    return "\n\n".join(texts)
-
-
-def object_text(value: object) -> object:
-    """Tool-call arguments as the text of an object. Empty ones become `{}`; what is not JSON stays."""
-    if value in (None, ""):
-        return "{}"
-    if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        if not isinstance(parsed, dict):
-            raise ValueError(f"expected the text of a JSON object, got {show(value)}")
-    return value
-
-
-def choice_of(value: Any) -> ToolChoice | None:
-    """A tool choice in any of its forms."""
-    if value is None:
-        return None
-    if value in ("auto", "none", "required"):
-        return ToolChoice(value)
-    function = value.get("function") if isinstance(value, Mapping) and value.get("type") == "function" else None
-    if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-        return ToolChoice("required", function["name"])
-    raise ValueError(f"expected 'none', 'auto', 'required' or a function by name, got {show(value)}")
-
-
 class FunctionCall(Fields):
     name: str
-    arguments: Annotated[str, BeforeValidator(object_text)] = "{}"
+    arguments: Annotated[str, BeforeValidator(arguments_text)] = "{}"
 
 
 class ToolCall(Fields):
     id: str | None = None
-    type: Literal["function"] = "function"
+    type: str = "function"
     function: FunctionCall
 
 
 class ChatMessage(Fields):
     """One message. `reasoning` is what newer vLLM calls `reasoning_content`; both are understood."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | None, BeforeValidator(flatten_content)] = Field(default=None, validate_default=True)
+    role: Literal["system", "developer", "user", "assistant", "tool", "latest_reminder"]
+    content: Any = None
     reasoning_content: str | None = None
     reasoning: Any = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     prefix: bool | None = None
 
-    @field_validator("content", mode="after")
-    @classmethod
-    def _content_where_needed(cls, value: str | None, info: ValidationInfo) -> str | None:
-        role = info.data.get("role")
-        if value is None and role in ("system", "developer", "user"):
-            raise ValueError(f"required for role {role}, got null")
-        return value
-
 
 class Function(Fields):
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")
+    name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
 class Tool(Fields):
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: Function
 
 
@@ -145,14 +94,7 @@ class ResponseFormat(Fields):
         return None if self.type == "text" else {"type": "object"}
 
 
-class TemplateOptions(Fields):
-    """What users of other servers switch thinking with."""
-
-    thinking: bool | None = None
-    enable_thinking: bool | None = None
-
-
-class ChatRequest(Fields):
+class ChatRequest(Switches):
     """The body of a chat completion, checked. Build it with `parse_chat`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
@@ -167,12 +109,8 @@ class ChatRequest(Fields):
     top_logprobs: Annotated[int | None, between(0, MAX_TOP_LOGPROBS)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    thinking: Thinking | None = None
-    thinking_budget: Budget = None
-    reasoning_effort: Effort | None = None
-    task: Task | None = None
     tools: list[Tool] | None = None
-    tool_choice: Annotated[ToolChoice | None, BeforeValidator(choice_of)] = None
+    tool_choice: Annotated[ToolChoice, BeforeValidator(choice_of)] = ToolChoice()
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     top_k: Annotated[int | None, Field(ge=-1)] = None
@@ -180,7 +118,6 @@ class ChatRequest(Fields):
     presence_penalty: Annotated[float | None, between(-2, 2)] = None
     frequency_penalty: Annotated[float | None, between(-2, 2)] = None
     logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(bias_pairs)] = ()
-    chat_template_kwargs: TemplateOptions | None = None
     user: Any = None
     user_id: Any = None
     safety_identifier: Any = None
@@ -188,10 +125,10 @@ class ChatRequest(Fields):
     @field_validator("messages", mode="after")
     @classmethod
     def _conversation(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
-        calls = False
+        begun = False
         for index, message in enumerate(messages):
-            calls = calls or bool(message.tool_calls)
-            if message.role == "tool" and not calls:
+            begun = begun or message.role in ("user", "assistant")
+            if message.role == "tool" and not begun:
                 raise PydanticCustomError(
                     "conversation",
                     "Messages with role 'tool' must be a response to a preceding message with 'tool_calls' "
@@ -201,16 +138,6 @@ class ChatRequest(Fields):
             if message.prefix and (message.role != "assistant" or index + 1 < len(messages)):
                 raise PydanticCustomError("conversation", "prefix: only for a last message of role assistant")
         return messages
-
-    @field_validator("tools", mode="after")
-    @classmethod
-    def _tools(cls, tools: list[Tool] | None) -> list[Tool] | None:
-        names = [tool.function.name for tool in tools or []]
-        if len(names) > MAX_TOOLS:
-            raise ValueError(f"at most {MAX_TOOLS} tools, got {len(names)}")
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"function names must be unique, got {show(twice)} twice")
-        return tools
 
     @property
     def output_limit(self) -> int | None:
@@ -231,12 +158,6 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
 def check_together(request: ChatRequest) -> None:
     """Raise a 400 for fields that only make sense with another one."""
     last = request.messages[-1]
-    if last.role == "assistant" and not last.prefix and request.task is None:
-        raise invalid(
-            "messages",
-            "the last message must not be of role assistant: there is nothing to answer "
-            "(with prefix: true it is continued)",
-        )
     if last.prefix and request.task is not None:
         raise invalid("task", "not together with prefix")
     if request.stream_options is not None and not request.stream:
@@ -246,17 +167,9 @@ def check_together(request: ChatRequest) -> None:
     format_ = request.response_format
     if format_ is not None and format_.type == "json_schema" and format_.json_schema is None:
         raise invalid("response_format.json_schema", "required with type json_schema")
-    check_choice(request.tool_choice, [tool.function.name for tool in request.tools or []])
-
-
-def check_choice(choice: ToolChoice | None, names: Sequence[str]) -> None:
-    """Raise a 400 for a call that is required but cannot be made."""
-    if choice is None or choice.mode != "required":
-        return
-    if not names:
-        raise invalid("tool_choice", "a call is required, but there are no tools")
-    if choice.name is not None and choice.name not in names:
-        raise invalid("tool_choice", f"no function is named {show(choice.name)}")
+    names = [tool.function.name for tool in request.tools or []]
+    check_tool_names(names, [f"tools[{index}].function.name" for index in range(len(names))])
+    check_choice(request.tool_choice, names)
 
 
 def parse_chat(body: object) -> ChatRequest:
@@ -272,10 +185,7 @@ def parse_chat(body: object) -> ChatRequest:
     return request
 
 
-def sent_functions(body: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    """The functions of a checked body with their keys in the order sent: the prompt shows them as they are.
-
-    `strict` is a word to the server, not to the model.
-    """
-    tools = body.get("tools") or []
-    return [{key: value for key, value in tool["function"].items() if key != "strict"} for tool in tools]
+def functions_of(request: ChatRequest) -> list[dict[str, Any]]:
+    """The functions as the model is shown them. `strict` is a word to the server, not to the model."""
+    functions = [tool.function for tool in request.tools or []]
+    return [function_object(tool.name, tool.description, tool.parameters) for tool in functions]

@@ -1,9 +1,9 @@
-"""From an `Ask` to prompt ids, and the positions where later prompts are likely to branch off."""
+"""From an `Ask` to its prompt, and the positions where later prompts are likely to branch off."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from dsv4.encoding import Tokenizer
+from dsv4.encoding import Dialect, Segment, Tokenizer, render_segments, served
 from dsv4.server.ask import Ask
 from dsv4.server.errors import ApiError, invalid
 from dsv4.server.replay import Replays
@@ -12,24 +12,12 @@ RECENT_POINTS = 3
 
 
 def encode(ask: Ask, tokenizer: Tokenizer, replays: Replays | None = None) -> list[int]:
-    """The prompt's ids; message text never becomes a control token. Raises ApiError 400.
-
-    A conversation with tools keeps all its reasoning, so that its prefix stays the same.
-    """
-    messages = rendered(ask)
+    """The prompt's ids; message text never becomes a control token. Raises ApiError 400."""
+    messages = rendered(ask, tokenizer.dialect)
     try:
-        ids = tokenizer.encode_messages(
-            messages,
-            ask.thinking_mode,
-            drop_thinking=not ask.functions,
-            reasoning_effort=ask.effort,
-            mode="safe",
-        )
+        ids = tokenizer.encode_segments(_segments(ask, messages, tokenizer.dialect))
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from error
-    if ask.continued and ask.opens_thinking:
-        # the renderer closed the reasoning, which is to go on
-        ids = ids[:-1]
     if replays is None:
         return ids
     assistants = [message for message in messages if message["role"] == "assistant"]
@@ -37,54 +25,87 @@ def encode(ask: Ask, tokenizer: Tokenizer, replays: Replays | None = None) -> li
     return replays.apply(ask.owner, ids, assistants, header=header, end=tokenizer.eos_id)
 
 
-def rendered(ask: Ask) -> list[dict[str, Any]]:
+def prompt_text(ask: Ask, dialect: Dialect) -> str:
+    """What `encode` encodes, as text. Raises ApiError 400."""
+    return "".join(segment.text for segment in _segments(ask, rendered(ask, dialect), dialect))
+
+
+def call_opening(dialect: Dialect) -> str:
+    """What the prompt ends with when it has begun the block of calls."""
+    return f"\n\n{dialect.calls_open}>\n"
+
+
+def rendered(ask: Ask, dialect: Dialect) -> list[dict[str, Any]]:
     """The messages with tools and answer format in the first system message, which is made if there is none.
 
-    With a tool choice of `none` the model does not see the tools.
+    Dialects without system turns have one system text, at the head: all system messages are joined there.
     """
     messages = [dict(message) for message in ask.messages]
-    _turn_to_user(messages)
+    if not dialect.system:
+        for message in messages:
+            sort_calls(message)
+        texts = [message["content"] for message in messages if message["role"] == "system" and message["content"]]
+        messages = [message for message in messages if message["role"] != "system"]
+        if texts:
+            messages.insert(0, {"role": "system", "content": "\n\n".join(texts)})
     if ask.task is not None:
         messages.append(_with_task(messages, ask.task))
     if ask.continued:
         messages[-1]["wo_eos"] = True
     extra: dict[str, Any] = {}
-    if ask.tools:
+    if ask.functions:
         extra["tools"] = [{"type": "function", "function": function} for function in ask.functions]
-    if ask.schema is not None and ask.show_schema:
+    if ask.any_object:
+        extra["json_object"] = True
+    elif ask.schema is not None:
         extra["response_format"] = ask.schema
     if extra:
-        if messages[0]["role"] != "system":
+        if not messages or messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": ""})
         messages[0] |= extra
     return messages
 
 
+def sort_calls(message: dict[str, Any]) -> None:
+    """Put the calls of an assistant message, if there are some, in the order of their ids: the official service does,
+    and ids of its kind (and of ours) begin with the number of the call."""
+    if message.get("tool_calls"):
+        message["tool_calls"] = sorted(message["tool_calls"], key=lambda call: call["id"] or "")
+
+
+def _segments(ask: Ask, messages: Sequence[dict[str, Any]], dialect: Dialect) -> list[Segment]:
+    """The prompt in pieces. A conversation with tools keeps all its reasoning, so that its prefix stays the same."""
+    dialect = served(dialect)
+    try:
+        segments = render_segments(
+            messages,
+            ask.thinking_mode,
+            drop_thinking=not ask.functions,
+            reasoning_effort=ask.effort,
+            dialect=dialect,
+        )
+    except ValueError as error:
+        raise ApiError(400, str(error), param="messages") from error
+    if ask.continued and ask.opens_thinking:
+        # the renderer closed the reasoning, which is to go on
+        last = segments.pop()
+        segments.append(Segment(last.text.removesuffix(dialect.think_close), last.trusted))
+    if ask.opens_call:
+        segments.append(Segment(call_opening(dialect), trusted=True))
+    return segments
+
+
 def _with_task(messages: list[dict[str, Any]], task: str) -> dict[str, Any]:
     """The last message with the task, taken from `messages`: an answer (whose title is asked for), or the last user
     messages as one, since the encoding drops the task of a message it merges into another. Raises ApiError 400."""
-    if messages[-1]["role"] == "assistant":
+    if messages and messages[-1]["role"] == "assistant":
         return {**messages.pop(), "task": task}
     texts: list[str] = []
     while messages and messages[-1]["role"] == "user":
-        texts.insert(0, messages.pop()["content"])
+        texts.append(messages.pop()["content"])
     if not texts or (messages and messages[-1]["role"] == "tool"):
         raise invalid("task", "only behind an answer, or a message of the user that does not follow a tool's result")
-    return {"role": "user", "content": "\n\n".join(texts), "task": task}
-
-
-def _turn_to_user(messages: list[dict[str, Any]]) -> None:
-    """The encoding lets only user turns be answered: system messages that are become part of one.
-
-    Also those answered long ago, or a conversation that went on would begin with another prompt than before.
-    """
-    head = next((index for index, message in enumerate(messages) if message["role"] != "system"), len(messages) - 1)
-    answered = True
-    for message in reversed(messages[head:]):
-        if message["role"] == "system":
-            message["role"] = "user" if answered else "system"
-        else:
-            answered = message["role"] == "assistant"
+    return {"role": "user", "content": "\n\n".join(reversed(texts)), "task": task}
 
 
 def cache_points(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -92,6 +113,8 @@ def cache_points(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
 
     Only the renderer writes role tokens, so each one in the prompt is a border.
     """
-    roles = {tokenizer.token_id(token) for token in (tokenizer.dialect.user, tokenizer.dialect.assistant)}
+    dialect = tokenizer.dialect
+    tokens = (dialect.user, dialect.assistant, *((dialect.system,) if dialect.system else ()))
+    roles = set(map(tokenizer.token_id, tokens))
     borders = [index for index, token in enumerate(ids) if token in roles and index > 1]
     return tuple(dict.fromkeys([*borders[:1], *borders[-RECENT_POINTS:]]))

@@ -204,7 +204,7 @@ class ResponseRun:
 def prepare_response(body: Any, backend: Backend, key: str) -> ResponseRun:
     """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
     request = parse_responses(body)
-    tools = tools_of(request)
+    tools = tools_of(request, backend.tokenizer.dialect)
     model = request.model or backend.model_name
     job = prepare(backend, responses_ask(request, tools, backend.tokenizer.dialect, model, key))
     return ResponseRun(job, request, tools, streaming=bool(request.stream))
@@ -215,7 +215,7 @@ def count_input(body: Any, backend: Backend, key: str) -> dict[str, Any]:
     request = parse_responses(body)
     model = request.model or backend.model_name
     check_model(model, backend.model_name, any_name=backend.settings.any_model)
-    ask = responses_ask(request, tools_of(request), backend.tokenizer.dialect, model, key)
+    ask = responses_ask(request, tools_of(request, backend.tokenizer.dialect), backend.tokenizer.dialect, model, key)
     prompt = encode(ask, backend.tokenizer, backend.replays)
     return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 

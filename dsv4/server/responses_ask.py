@@ -7,120 +7,153 @@ from typing import Any
 from dsv4.encoding import Dialect
 from dsv4.server.ask import Ask, effort_name, thinks
 from dsv4.server.errors import invalid, show
-from dsv4.server.responses_request import ResponsesRequest, Tool, choice_of_responses, prompt_name
+from dsv4.server.fields import arguments_text
+from dsv4.server.parts import Unsupported, text_of_parts
+from dsv4.server.prompt import sort_calls
+from dsv4.server.responses_request import LOCAL_SHELL, ResponsesRequest, Tool, choice_of_responses, prompt_name
 from dsv4.server.safety import owner_name
+from dsv4.server.sealed import unseal
 
-TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text")
+NOT_STORED = "nothing is stored: send the item itself instead of a reference to it"
 
 
 def responses_ask(request: ResponsesRequest, tools: Mapping[str, Tool], dialect: Dialect, model: str, key: str) -> Ask:
     """What `request` asks of `model`. Raises ApiError 400 for an item that cannot be taken."""
-    effort = request.reasoning.effort if request.reasoning else None
-    thinking = thinks(model, effort, None)
-    messages = _Messages(request)
-    if not messages.list or (messages.list[-1]["role"] == "assistant" and request.task is None):
-        raise invalid("input", "the last item must not be the assistant's: there is nothing to answer")
+    thinking = thinks(model, request.effort, request.thinking_kind)
+    messages = _Messages(request, dialect).finished()
     return Ask(
         model=model,
-        messages=messages.list,
+        messages=messages,
         functions=[tool.function for tool in tools.values()],
-        choice=choice_of_responses(request.tool_choice, tools),
+        choice=choice_of_responses(request.tool_choice, tools, dialect),
+        forces_call=True,
         parallel=request.parallel_tool_calls is not False,
         strict=any(tool.strict for tool in tools.values()),
         thinking=thinking,
-        effort=effort_name(effort, dialect) if thinking else None,
-        budget=request.thinking_budget,
+        effort=effort_name(request.effort, dialect) if thinking else None,
+        budget=request.budget,
         task=request.task,
         limit=request.max_output_tokens,
         sampling={"temperature": request.temperature, "top_p": request.top_p},
         logprobs=request.wants_logprobs,
         top_logprobs=request.top_logprobs or 0,
         schema=request.schema_wanted,
-        show_schema=request.schema_wanted != {"type": "object"},
+        any_object=request.wants_any_object,
         owner=owner_name(key, request.user, request.safety_identifier),
         key=key,
     )
 
 
 class _Messages:
-    """Builds `list` item by item. The items of one assistant turn become one message."""
+    """Builds messages item by item; those of one assistant turn become one message.
 
-    def __init__(self, request: ResponsesRequest) -> None:
-        self.list: list[dict[str, Any]] = []
+    A result belongs right behind its call: clients put messages of their own in between. So results are kept with the
+    turn that called, in `results`, until all are known.
+    """
+
+    def __init__(self, request: ResponsesRequest, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._unsupported: Unsupported | None = request.unsupported
+        self._list: list[dict[str, Any]] = []
+        self._results: dict[int, list[dict[str, Any]]] = {}
+        self._caller: dict[str, int] = {}  # call id -> the turn in the list that made it
+        self._turn: dict[str, Any] | None = None  # the assistant turn that is being put together
         if request.instructions:
-            self.list.append({"role": "system", "content": request.instructions})
+            self._list.append({"role": "system", "content": request.instructions})
         if isinstance(request.input, str):
-            self.list.append({"role": "user", "content": request.input})
+            self._list.append({"role": "user", "content": request.input})
             return
         for index, item in enumerate(request.input):
             self._add(item, f"input[{index}]")
+
+    def finished(self) -> list[dict[str, Any]]:
+        """All messages in the order of the prompt."""
+        for message in self._list:
+            sort_calls(message)
+        return [part for at, message in enumerate(self._list) for part in (message, *self._results.get(at, ()))]
 
     def _add(self, item: Mapping[str, Any], place: str) -> None:
         match item.get("type", "message"):
             case "message":
                 self._message(item, place)
             case "reasoning":
-                text = _text(item.get("content"), f"{place}.content")
-                if text:
-                    turn = self._assistant(new=True)
-                    turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+                self._reasoning(item, place)
             case "function_call":
-                self._call(item, str(item.get("arguments") or "{}"))
+                self._call(item, str(item.get("name", "")), arguments_text(item.get("arguments")))
             case "custom_tool_call":
-                self._call(item, json.dumps({"input": str(item.get("input", ""))}, ensure_ascii=False))
-            case "function_call_output" | "custom_tool_call_output":
-                self._output(str(item.get("call_id", "")), _text(item.get("output"), f"{place}.output"))
+                arguments = json.dumps({"input": str(item.get("input", ""))}, ensure_ascii=False)
+                self._call(item, str(item.get("name", "")), arguments)
+            case "local_shell_call":
+                self._call(item, LOCAL_SHELL, arguments_text(item.get("action")))
+            case "function_call_output" | "custom_tool_call_output" | "local_shell_call_output":
+                text = self._text(item.get("output"), f"{place}.output")
+                self._output(str(item.get("call_id") or item.get("id") or ""), text)
+            case "item_reference":
+                raise invalid(place, NOT_STORED)
             case _:
                 pass  # web searches and the like, which ran elsewhere
 
     def _message(self, item: Mapping[str, Any], place: str) -> None:
-        text = _text(item.get("content"), f"{place}.content")
+        text = self._text(item.get("content"), f"{place}.content")
         match item.get("role"):
             case "assistant":
-                self._assistant()["content"] += text
-            case "user":
-                self.list.append({"role": "user", "content": text})
-            case "system" | "developer":
-                self.list.append({"role": "system", "content": text})
+                turn = self._assistant()
+                turn["content"] = (
+                    f"{turn['content']}\n\n{text}" if turn["content"] and text else turn["content"] or text
+                )
+            case "user" | "latest_reminder" as role:
+                self._say(role, text)
+            case "system":
+                self._say("system", text)
+            case "developer":
+                # a dialect without system turns would move it to the head of the prompt
+                self._say("system" if self._dialect.system else "user", text)
             case role:
                 raise invalid(f"{place}.role", f"expected user, assistant, system or developer, got {show(role)}")
 
-    def _assistant(self, *, new: bool = False) -> dict[str, Any]:
-        """The assistant message that is being put together. new: it must hold nothing but reasoning yet."""
-        last = self.list[-1] if self.list else {"role": ""}
-        if last["role"] != "assistant" or (new and (last["content"] or "tool_calls" in last)):
-            self.list.append({"role": "assistant", "content": ""})
-        return self.list[-1]
+    def _reasoning(self, item: Mapping[str, Any], place: str) -> None:
+        try:
+            text = text_of_parts(item.get("content"), self._unsupported, joiner="\n")
+        except ValueError as error:
+            raise invalid(f"{place}.content", str(error)) from error
+        text = text or unseal(item.get("encrypted_content")) or ""
+        turn = self._assistant(thinks=True)
+        earlier = turn.get("reasoning_content")
+        turn["reasoning_content"] = f"{earlier}\n{text}" if earlier and text else earlier or text
 
-    def _call(self, item: Mapping[str, Any], arguments: str) -> None:
-        name = prompt_name(str(item.get("name", "")), item.get("namespace"))
-        call = {"id": str(item.get("call_id", "")), "type": "function"}
-        function = {"name": name, "arguments": arguments}
-        self._assistant().setdefault("tool_calls", []).append({**call, "function": function})
+    def _say(self, role: str, text: str) -> None:
+        self._turn = None
+        self._list.append({"role": role, "content": text})
+
+    def _assistant(self, *, thinks: bool = False) -> dict[str, Any]:
+        """The turn that is being put together. A thought begins a new one behind a text, but not behind a call that
+        has no result yet."""
+        turn = self._turn
+        if turn is None or (thinks and turn["content"] and "tool_calls" not in turn):
+            self._turn = turn = {"role": "assistant", "content": ""}
+            self._list.append(turn)
+        return turn
+
+    def _call(self, item: Mapping[str, Any], name: str, arguments: str) -> None:
+        call_id = str(item.get("call_id") or item.get("id") or "")
+        function = {"name": prompt_name(name, item.get("namespace"), self._dialect), "arguments": arguments}
+        call = {"id": call_id, "type": "function", "function": function}
+        self._assistant().setdefault("tool_calls", []).append(call)
+        self._caller[call_id] = len(self._list) - 1
 
     def _output(self, call_id: str, text: str) -> None:
-        """Results stand right behind their call: clients put messages of their own in between."""
-        at = len(self.list)
-        for index, message in enumerate(self.list):
-            if any(call["id"] == call_id for call in message.get("tool_calls", ())):
-                at = index + 1
-        while at < len(self.list) and self.list[at]["role"] == "tool":
-            at += 1
-        self.list.insert(at, {"role": "tool", "tool_call_id": call_id, "content": text})
-
-
-def _text(content: object, place: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        raise invalid(place, f"expected a string or a list of parts, got {show(content)}")
-    texts: list[str] = []
-    for index, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, Mapping) else part
-        if kind == "refusal":
-            texts.append(str(part.get("refusal", "")))
-        elif kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
-            raise invalid(f"{place}[{index}]", f"this model reads text only, got a part of type {show(kind)}")
+        message = {"role": "tool", "tool_call_id": call_id, "content": text}
+        caller = self._caller.get(call_id)
+        if caller is None:
+            self._list.append(message)
         else:
-            texts.append(part["text"])
-    return "\n\n".join(texts)
+            self._results.setdefault(caller, []).append(message)
+        # what the model says next answers the result; unless the turn that called is long over
+        if caller is None or caller == len(self._list) - 1:
+            self._turn = None
+
+    def _text(self, content: object, place: str) -> str:
+        try:
+            return text_of_parts(content, self._unsupported)
+        except ValueError as error:
+            raise invalid(place, str(error)) from error

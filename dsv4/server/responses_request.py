@@ -5,17 +5,28 @@ that would run on the server.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from dsv4.encoding import V4, Dialect
 from dsv4.server.ask import ToolChoice
 from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import Budget, Effort, Fields, Task, between
-from dsv4.server.openai_request import MAX_TOP_LOGPROBS, check_choice
+from dsv4.server.fields import (
+    Fields,
+    Switches,
+    between,
+    check_choice,
+    check_tool_names,
+    choice_of,
+    function_object,
+)
+from dsv4.server.openai_request import MAX_TOP_LOGPROBS
 
 LOGPROBS = "message.output_text.logprobs"
+SEALED = "reasoning.encrypted_content"
+LOCAL_SHELL = "local_shell"
 # field -> why a value that is not null or false is refused
 REFUSED = {
     "previous_response_id": "responses are not stored; send the whole conversation as input",
@@ -39,11 +50,6 @@ class Tool:
     strict: bool = False
 
 
-class Reasoning(Fields):
-    effort: Effort | None = None
-    summary: Any = None
-
-
 class TextFormat(Fields):
     type: Literal["text", "json_object", "json_schema"]
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
@@ -54,7 +60,7 @@ class TextOptions(Fields):
     verbosity: Any = None
 
 
-class ResponsesRequest(Fields):
+class ResponsesRequest(Switches):
     """The body of a request, checked. Build it with `parse_responses`."""
 
     input: str | list[dict[str, Any]]
@@ -66,12 +72,10 @@ class ResponsesRequest(Fields):
     max_output_tokens: Annotated[int | None, Field(ge=1)] = None
     top_logprobs: Annotated[int | None, between(0, MAX_TOP_LOGPROBS)] = None
     include: list[str] | None = None
+    store: bool | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    reasoning: Reasoning | None = None
-    thinking_budget: Budget = None
-    task: Task | None = None
     text: TextOptions | None = None
     metadata: Any = None
     user: Any = None
@@ -80,13 +84,24 @@ class ResponsesRequest(Fields):
     @field_validator("input", mode="after")
     @classmethod
     def _some_input(cls, value: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-        if not value:
+        if value == []:
             raise ValueError("must not be empty")
         return value
 
     @property
+    def seals_reasoning(self) -> bool:
+        """Whether the client wants its reasoning back in a form that it can replay."""
+        return SEALED in (self.include or ()) or self.store is False
+
+    @property
     def wants_logprobs(self) -> bool:
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    @property
+    def wants_any_object(self) -> bool:
+        """Whether the answer must be JSON of no particular schema."""
+        format_ = self.text.format if self.text else None
+        return format_ is not None and format_.type == "json_object"
 
     @property
     def schema_wanted(self) -> dict[str, Any] | None:
@@ -114,66 +129,65 @@ def parse_responses(body: object) -> ResponsesRequest:
     return request
 
 
-def tools_of(request: ResponsesRequest) -> dict[str, Tool]:
+def tools_of(request: ResponsesRequest, dialect: Dialect = V4) -> dict[str, Tool]:
     """The tools by the name the model sees. Those of a namespace carry its name; those of the server are left out.
 
     Raises ApiError 400.
     """
-    tools: dict[str, Tool] = {}
+    found: list[tuple[Tool | None, str]] = []
     for index, fields in enumerate(request.tools or ()):
         place = f"tools[{index}]"
         if fields.get("type") == "namespace":
-            own = str(fields.get("name", ""))
-            found = [_tool(part, f"{place}.tools", own) for part in fields.get("tools") or () if isinstance(part, dict)]
+            inner = [part for part in fields.get("tools") or () if isinstance(part, dict)]
+            places = [f"{place}.tools[{at}]" for at in range(len(inner))]
+            found += [(_tool(part, where, fields, dialect), where) for part, where in zip(inner, places, strict=True)]
         else:
-            found = [_tool(fields, place, None)]
-        for tool in found:
-            if tool is None:
-                continue
-            if tool.name in tools:
-                raise invalid(place, f"function names must be unique, got {show(tool.name)} twice")
-            tools[tool.name] = tool
-    return tools
+            found.append((_tool(fields, place, None, dialect), place))
+    tools = [(tool, place) for tool, place in found if tool is not None]
+    check_tool_names([tool.name for tool, _ in tools], [place for _, place in tools])
+    return {tool.name: tool for tool, _ in tools}
 
 
-def prompt_name(name: str, namespace: str | None) -> str:
+def prompt_name(name: str, namespace: object, dialect: Dialect) -> str:
     """How the model sees a tool of a namespace."""
-    return name if not namespace else f"{namespace.removesuffix('__')}__{name}"
+    if not isinstance(namespace, str) or not namespace:
+        return name
+    separator = dialect.namespace_separator
+    joined = separator == "__" and namespace.endswith("_")
+    return f"{namespace}{name}" if joined else f"{namespace}{separator}{name}"
 
 
-def choice_of_responses(value: Any, tools: Mapping[str, Tool]) -> ToolChoice:
+def choice_of_responses(value: Any, tools: Mapping[str, Tool], dialect: Dialect = V4) -> ToolChoice:
     """A tool choice in any of its forms. Raises ApiError 400."""
-    match value:
-        case None:
-            return ToolChoice()
-        case "auto" | "none" | "required":
-            choice = ToolChoice(value)
-        case {"type": "function" | "custom", "name": str(name)}:
-            choice = ToolChoice("required", prompt_name(name, value.get("namespace")))
-        case _:
-            raise invalid("tool_choice", f"expected none, auto, required or a function by name, got {show(value)}")
+    try:
+        choice = choice_of(value)
+    except ValueError as error:
+        raise invalid("tool_choice", str(error)) from error
+    if choice.name is not None:
+        choice = replace(choice, name=prompt_name(choice.name, choice.namespace, dialect))
     check_choice(choice, list(tools))
     return choice
 
 
-def _tool(fields: Mapping[str, Any], place: str, namespace: str | None) -> Tool | None:
+def _tool(fields: Mapping[str, Any], place: str, space: Mapping[str, Any] | None, dialect: Dialect) -> Tool | None:
     kind, name = fields.get("type"), fields.get("name")
     if kind not in ("function", "custom"):
         return None
     if not isinstance(name, str) or not name:
         raise invalid(f"{place}.name", f"must be a string, got {show(name)}")
-    seen = prompt_name(name, namespace)
-    function: dict[str, Any] = {"name": seen}
-    if isinstance(fields.get("description"), str):
-        function["description"] = fields["description"]
+    namespace = None if space is None else str(space.get("name", ""))
+    seen = prompt_name(name, namespace, dialect)
+    description = fields.get("description")
+    if dialect.system and space is not None and space.get("description"):
+        description = f"{space['description']}\n{description or ''}"
     if kind == "custom":
         text = {"type": "string", "description": _custom_text(fields.get("format"))}
         schema: Any = {"type": "object", "properties": {"input": text}, "required": ["input"]}
-        return Tool(seen, name, {**function, "parameters": schema}, namespace, custom=True)
+        return Tool(seen, name, function_object(seen, description, schema), namespace, custom=True)
     schema = fields.get("parameters")
     if schema is not None and not isinstance(schema, dict):
         raise invalid(f"{place}.parameters", f"must be an object, got {show(schema)}")
-    function["parameters"] = schema or {"type": "object", "properties": {}}
+    function = function_object(seen, description, schema)
     return Tool(seen, name, function, namespace, strict=fields.get("strict") is True)
 
 

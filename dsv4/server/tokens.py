@@ -8,6 +8,8 @@ from dsv4.server.errors import ApiError, invalid, show
 from dsv4.server.openai_ask import chat_ask
 from dsv4.server.openai_request import parse_chat
 from dsv4.server.prompt import encode
+from dsv4.server.render import render_request
+from dsv4.server.sizes import check_sizes
 
 
 def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
@@ -16,7 +18,7 @@ def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
     tokenizer = backend.tokenizer
     if "messages" in fields:
         request = parse_chat(fields)
-        ask = chat_ask(request, fields, tokenizer.dialect, backend.model_name, key)
+        ask = chat_ask(request, tokenizer.dialect, backend.model_name, key)
         ids = encode(ask, tokenizer)
     else:
         text = fields.get("prompt", fields.get("content"))
@@ -24,6 +26,15 @@ def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
             raise invalid("prompt", f"expected a string (or messages), got {show(text)}")
         ids = _encode_text(backend, text, fields.get("add_special_tokens") is True)
     return {"count": len(ids), "max_model_len": backend.generator.context_length, "tokens": ids}
+
+
+def rendered_text(body: object, backend: Backend, key: str) -> dict[str, Any]:
+    """The prompt that the request `{"api", "body"}` becomes; with `"tokens": true` its ids too. Raises ApiError 400."""
+    tokenizer = backend.tokenizer
+    fields = _mapping(body)
+    check_sizes(fields.get("body"), backend.generator.context_length, tokenizer.vocab_size)
+    wants_ids = fields.get("tokens") is True
+    return render_request(fields, tokenizer.dialect, tokenizer if wants_ids else None)
 
 
 def token_text(body: object, backend: Backend, key: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dsv4.encoding import Tokenizer
-from dsv4.encoding.dsml import write_tool_calls
 from dsv4.encoding.segments import SegmentWriter
+from dsv4.encoding.write_calls import write_tool_calls
 from dsv4.generation import RequestOptions, SamplingParams, TokenEvent
 from dsv4.testing.stub import StubGenerator
 

@@ -16,6 +16,7 @@ FLAGS = {
     "serve": "folder host port server engine",
     "usage": "ledger since key json",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",
+    "render": "file dialect model tokens",
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
     "check": "folder json",

@@ -180,7 +180,7 @@ def test_tool_choice_none(serve: Converse, tokenizer: Tokenizer) -> None:
     server = serve(CALL)
     answer = post(server, tools=[TOOL], tool_choice={"type": "none"}).json()
     assert [block["type"] for block in answer["content"]] == ["text"]
-    assert "weather" not in prompt_of(server, tokenizer)
+    assert "weather" in prompt_of(server, tokenizer)  # the head of the prompt stays what it was
 
 
 def test_stop_sequence_and_limit(serve: Converse) -> None:
@@ -221,11 +221,17 @@ def serve_prompt(server: Server) -> list[int]:
     ("fields", "pattern"),
     [
         ({"messages": []}, "messages: .*at least 1"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "reads text only.*'image'"),
-        ({"messages": [{"role": "user", "content": [{"type": "odd"}]}]}, "messages\\[0\\].content\\[0\\].*'odd'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": 7}]}]},
+            "messages\\[0\\].content\\[0\\].*an object with a type",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "odd"}]}], "unsupported": "error"},
+            "messages\\[0\\].content\\[0\\].*reads text only.*'odd'",
+        ),
         ({"max_tokens": 0}, "max_tokens"),
         ({"tool_choice": {"type": "any"}}, "there are no tools"),
-        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "other"}}, "no tool is named 'other'"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "other"}}, "no function is named 'other'"),
         ({"temperature": 3}, "temperature"),
     ],
 )

@@ -185,7 +185,7 @@ def test_tool_call(serve: Converse, tokenizer: Tokenizer) -> None:
     assert call["type"] == "function"
     assert call["id"].isalnum()
     prompt = tokenizer.decode(server.generator.calls[0].prompt)
-    assert '{"name": "weather", "parameters": {"type": "object"}}' in prompt
+    assert '{"name": "weather", "description": "", "parameters": {"type": "object"}}' in prompt
 
 
 def test_tool_call_streamed(serve: Converse) -> None:
@@ -208,7 +208,8 @@ def test_calls_nobody_asked_for_are_dropped(serve: Converse, tokenizer: Tokenize
     assert choice["finish_reason"] == "stop"
     assert choice["message"]["content"] == "Let me see."
     assert "tool_calls" not in choice["message"]
-    assert "weather" not in tokenizer.decode(server.generator.calls[0].prompt)
+    # the head of the prompt stays what it was while calls are not wanted
+    assert ("weather" in tokenizer.decode(server.generator.calls[0].prompt)) == bool(fields)
 
 
 def test_cut_call_is_not_returned(serve: Converse, tokenizer: Tokenizer) -> None:
@@ -235,12 +236,13 @@ def test_roles_that_the_encoding_lacks(serve: Converse, tokenizer: Tokenizer) ->
         {"role": "developer", "content": "Rules."},
         {"role": "user", "content": "One"},
         {"role": "assistant", "content": None, "reasoning": "hm"},
+        {"role": "latest_reminder", "content": "2026-11-26"},
         {"role": "system", "content": "Last word."},
     ]
     server.answer(messages=messages)
     prompt = tokenizer.decode(server.generator.calls[0].prompt)
-    assert prompt.startswith("<｜begin▁of▁sentence｜>Rules.<｜User｜>One<｜Assistant｜></think>")
-    assert prompt.endswith("<｜User｜>Last word.<｜Assistant｜><think>")
+    assert prompt.startswith("<｜begin▁of▁sentence｜>Rules.\n\nLast word.<｜User｜>One<｜Assistant｜></think>")
+    assert prompt.endswith("<｜latest_reminder｜>2026-11-26<｜Assistant｜><think>")
 
 
 def test_sdk_whole_and_streamed(serve: Converse) -> None:

@@ -196,9 +196,9 @@ def test_fields(serve: Converse, tokenizer: Tokenizer) -> None:
     ("fields", "param"),
     [
         ({"input": []}, "input"),
-        ({"input": [message("assistant", "x", "output_text")]}, "input"),
         ({"input": [message("robot", "x")]}, "input[0].role"),
-        ({"input": [message("user", "x", "input_image")]}, "input[0].content[0]"),
+        ({"input": [message("user", "x", "input_image")], "unsupported": "error"}, "input[0].content"),
+        ({"input": [message("user", "x"), {"type": "item_reference", "id": "fc_1"}]}, "input[1]"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"tool_choice": "required"}, "tool_choice"),

@@ -1,0 +1,66 @@
+"""`dsv4 render`: the prompts of requests as text, without a model."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# of the released models; it bounds how many values a request may hold
+CONTEXT = 1 << 20
+
+if TYPE_CHECKING:
+    from dsv4.encoding import Dialect, Tokenizer
+
+
+def render(file: str = "-", *, dialect: str | None = None, model: Path | None = None, tokens: bool = False) -> None:
+    """Print the prompts of requests, exactly as the server would send them to the model.
+
+    Reads one JSON object a line, {"api": "chat" | "messages" | "responses", "body": {...}}, and prints one a line:
+    {"prompt": "..."}, or {"error": {...}} as the server would answer. Exit code 1 if there was an error.
+
+    Parameters
+    ----------
+    file
+        Requests; "-" is standard input.
+    dialect
+        v4, v4-0731 or v4.1. Default: that of the model folder.
+    model
+        Model folder, of which only the tokenizer and small files are read. Default: the bundled model.
+    tokens
+        Print the ids of each prompt too.
+    """
+    from dsv4.cli.folders import default_model_folder
+    from dsv4.encoding import Tokenizer, dialect_named, dialect_of_folder
+
+    folder = model
+    if folder is None and (tokens or dialect is None):
+        folder = default_model_folder()
+    chosen = dialect_named(dialect) if dialect is not None else dialect_of_folder(folder or Path())
+    tokenizer = Tokenizer.load(folder or Path(), dialect=chosen) if tokens else None
+    failed = False
+    for line in _lines(file):
+        answer = _rendered(line, chosen, tokenizer)
+        failed = failed or "error" in answer
+        print(json.dumps(answer, ensure_ascii=False))
+    if failed:
+        sys.exit(1)
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    if file == "-":
+        yield from (line for line in sys.stdin.buffer if line.strip())
+        return
+    with Path(file).open("rb") as lines:
+        yield from (line for line in lines if line.strip())
+
+
+def _rendered(line: bytes, dialect: "Dialect", tokenizer: "Tokenizer | None") -> dict[str, Any]:
+    from dsv4.server.body import decode
+    from dsv4.server.errors import ApiError
+    from dsv4.server.render import render_request
+
+    try:
+        return render_request(decode(line, CONTEXT), dialect, tokenizer)
+    except ApiError as error:
+        return error.body()

@@ -1,0 +1,65 @@
+"""Text of messages that come in parts. This model reads text only: what is something else becomes a placeholder.
+
+A conversation keeps what was ever put into it, so a picture that is refused once would end the session for good. The
+placeholders are those of the official service; a request with `"unsupported": "error"` is refused instead.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from dsv4.server.errors import show
+
+Unsupported = Literal["placeholder", "error"]
+TEXT_KINDS = frozenset({"text", "input_text", "output_text", "reasoning_text", "summary_text"})
+IMAGE = "[Unsupported Image]"
+PLACEHOLDERS = {
+    "image": IMAGE,
+    "image_url": IMAGE,
+    "input_image": IMAGE,
+    "file": IMAGE,
+    "input_file": "[Unsupported Document]",
+}
+
+
+def text_of_parts(value: object, unsupported: Unsupported | None, *, joiner: str = "\n\n") -> str:
+    """Text from a string or a list of parts; null is empty.
+
+    Raises ValueError for another value, a part without its text, and with "error" for a part that is no text.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        raise ValueError(f"expected a string or a list of parts, got {show(value)}")
+    texts: list[str] = []
+    for index, part in enumerate(value):
+        try:
+            texts.append(part if isinstance(part, str) else part_text(part, unsupported))
+        except ValueError as error:
+            raise ValueError(f"part {index}: {error}") from None
+    return joiner.join(texts)
+
+
+def part_text(part: object, unsupported: Unsupported | None) -> str:
+    """What the model reads of one part. Raises ValueError as `text_of_parts` does."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        raise ValueError(f"expected an object with a type, got {show(part)}")
+    kind = part["type"]
+    if kind in TEXT_KINDS:
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"text must be a string, got {show(part.get('text'))}")
+        return part["text"]
+    if kind == "refusal" and isinstance(part.get("refusal"), str):
+        return part["refusal"]
+    if kind == "search_result" and isinstance(part.get("content"), list):
+        head = [part[name] for name in ("title", "source") if isinstance(part.get(name), str)]
+        return "\n".join([*head, text_of_parts(part["content"], unsupported)])
+    if unsupported == "error":
+        raise ValueError(f"this model reads text only, got {show(kind)}")
+    if kind == "document":
+        return f"[Unsupported document type: {_media_type(part.get('source'))}]"
+    return PLACEHOLDERS.get(kind, f"[Unsupported {kind[:64]}]")
+
+
+def _media_type(source: Any) -> str:
+    kind = source.get("media_type") if isinstance(source, Mapping) else None
+    return kind[:64] if isinstance(kind, str) else "unknown"
