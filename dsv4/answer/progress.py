@@ -36,6 +36,7 @@ class Answer:
     thinking: the prompt ended in an open think block.
     tools: whether calls may be reported; without, the text of a block of calls is dropped.
     functions: the OpenAI function objects of the request, None = any name may be called and arguments have no schema.
+    begun: what of the answer stands in the prompt already and is not told: the opening of a block of calls.
 
     `parsed` holds all deltas so far, `completion_tokens` counts every sampled token with the end token,
     `reasoning_tokens` those of the reasoning without the closing mark.
@@ -49,6 +50,7 @@ class Answer:
         stops: Sequence[str] = (),
         tools: bool = False,
         functions: Sequence[Mapping[str, Any]] | None = None,
+        begun: str = "",
     ) -> None:
         self.parsed = ParsedCompletion()
         self.completion_tokens = 0
@@ -57,6 +59,7 @@ class Answer:
         self._decoder = tokenizer.decode_stream()
         self._controls = tokenizer.controls
         self._parser = StreamParser("thinking" if thinking else "chat", tokenizer.dialect, functions)
+        self._parser.feed(begun)
         self._matcher = StopStrings(stops)
         self._track = LogprobTrack(tokenizer)
         self._tools = tools

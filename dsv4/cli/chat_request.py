@@ -10,7 +10,7 @@ from dsv4.server.constraints import Desk, constraint
 from dsv4.server.errors import ApiError
 from dsv4.server.openai_ask import chat_ask
 from dsv4.server.openai_request import parse_chat
-from dsv4.server.prompt import cache_points, encode
+from dsv4.server.prompt import begun, cache_points, encode
 
 # what the released encoding reads from a message, and what a request says beside its messages
 OUTSIDE = ("tools", "response_format", "task")
@@ -18,12 +18,16 @@ OUTSIDE = ("tools", "response_format", "task")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A conversation ready to run: prompt ids, where later prompts may branch off, and what the answer must follow."""
+    """A conversation ready to run: prompt ids, where later prompts may branch off, what the answer must follow.
+
+    begun: what of the answer's markup the prompt ends with.
+    """
 
     ask: Ask
     prompt: list[int]
     points: tuple[int, ...]
     constraint: ConstraintFactory | None
+    begun: str
 
 
 def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Prepared:
@@ -34,12 +38,16 @@ def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) ->
     """
     body = {name: value for name, value in fields.items() if value is not None}
     body["messages"] = _messages(messages)
+    if body.get("reasoning_effort") == "none":
+        # an effort of none is meant, whatever the argument beside it is by default
+        body.pop("thinking", None)
     if "tools" in body and not isinstance(body["tools"], str | bytes):
         body["tools"] = list(body["tools"])
     try:
         ask = chat_ask(parse_chat(body), desk.tokenizer.dialect, "", "")
         prompt = encode(ask, desk.tokenizer)
-        return Prepared(ask, prompt, cache_points(prompt, desk.tokenizer), constraint(desk, ask))
+        points = cache_points(prompt, desk.tokenizer)
+        return Prepared(ask, prompt, points, constraint(desk, ask), begun(ask, desk.tokenizer.dialect))
     except ApiError as error:
         text = str(error)
         raise ValueError(text.replace("reasoning_effort:", "effort:", 1)) from None

@@ -264,7 +264,12 @@ class LocalModel:
             params = replace(params, constraint=ready.constraint)
         ask = ready.ask
         progress = AnswerInProgress(
-            self.tokenizer, thinking=ask.opens_thinking, stops=stop, tools=ask.tools, functions=ask.callable
+            self.tokenizer,
+            thinking=ask.opens_thinking,
+            stops=stop,
+            tools=ask.tools,
+            functions=ask.callable,
+            begun=ready.begun,
         )
         events = self.events(ready.prompt, params, RequestOptions(cache_points=ready.points))
         return AnswerStream(events, progress, len(ready.prompt))

@@ -90,22 +90,30 @@ class Grammars:
         return self._make(llguidance.LLMatcher.grammar_from_regex(pattern))
 
     def tool_calls(
-        self, functions: Sequence[Mapping[str, Any]], *, parallel: bool = True, opened: bool = False
+        self,
+        functions: Sequence[Mapping[str, Any]],
+        *,
+        parallel: bool = True,
+        opened: bool = False,
+        inside: bool = False,
     ) -> Grammar:
         """A block of at least one DSML tool call. functions: OpenAI function objects (`name`, `parameters`).
 
         parallel: more than one call may follow. opened: the text up to the block's first control token is there already
-        (with `after` that token: text stays free until the model opens a block).
+        (with `after` that token: text stays free until the model opens a block). inside: the whole opening tag is.
         """
         if not functions:
             raise GrammarError("tools: at least one is needed")
-        return self._make(llguidance.LLMatcher.grammar_from_lark(self._lark(functions, parallel, opened)))
+        calls_tag, dsml = self._tokenizer.dialect.calls_tag, '"\\n\\n<" dsml '
+        begin = "" if inside else f'"{calls_tag}>\\n" ' if opened else f'{dsml}"{calls_tag}>\\n" '
+        return self._make(llguidance.LLMatcher.grammar_from_lark(self._lark(functions, parallel, begin)))
 
     def json_schema_or_calls(
         self, schema: Mapping[str, Any], functions: Sequence[Mapping[str, Any]], *, parallel: bool = True
     ) -> Grammar:
         """JSON text that the schema accepts, or a block of calls as in `tool_calls`."""
-        lark = self._lark(functions, parallel, opened=False).replace("start: ", "block: ", 1)
+        begin = f'"\\n\\n<" dsml "{self._tokenizer.dialect.calls_tag}>\\n" '
+        lark = self._lark(functions, parallel, begin).replace("start: ", "block: ", 1)
         return self._make(
             llguidance.LLMatcher.grammar_from_lark(
                 f"start: block | answer\nanswer: %json {json.dumps({**schema, 'x-guidance': _WHITESPACE})}\n{lark}"
@@ -124,27 +132,27 @@ class Grammars:
             raise GrammarError(error.splitlines()[0])
         return Grammar(self._vocabulary, source)
 
-    def _lark(self, functions: Sequence[Mapping[str, Any]], parallel: bool, opened: bool) -> str:
-        dsml = self._tokenizer.token_id(self._tokenizer.dialect.dsml)
-        begin = '"tool_calls>\\n"' if opened else '"\\n\\n<" dsml "tool_calls>\\n"'
+    def _lark(self, functions: Sequence[Mapping[str, Any]], parallel: bool, begin: str) -> str:
+        dialect = self._tokenizer.dialect
+        dsml = self._tokenizer.token_id(dialect.dsml)
         more = ' ("\\n<" call)*' if parallel else ""
         rules = [
             # NOTE: the lexer is greedy: a line break belongs to the bracket after it, or it would end a longer one
-            f'start: {begin} "<" call{more} "\\n</" dsml "tool_calls>"',
+            f'start: {begin}"<" call{more} "\\n</" dsml "{dialect.calls_tag}>"',
             "call: " + " | ".join(f"call_{i}" for i in range(len(functions))),
             f"dsml: <[{dsml}]>",
-            'open: dsml "parameter name=\\""',
-            'close: dsml "parameter>"',
+            f'open: dsml "{dialect.parameter_tag} name=\\""',
+            f'close: dsml "{dialect.parameter_tag}>"',
             # a value is raw text up to the closing tag; only the control token can end it
             "RAW: /(.|\\n)*<\\//",
             'KEY: /[^"\\n]+/',
         ]
         for i, function in enumerate(functions):
-            rules += _function_rules(f"f{i}", i, function)
+            rules += _function_rules(f"f{i}", i, function, dialect.invoke_tag)
         return "\n".join(rules)
 
 
-def _function_rules(prefix: str, index: int, function: Mapping[str, Any]) -> list[str]:
+def _function_rules(prefix: str, index: int, function: Mapping[str, Any], tag: str) -> list[str]:
     """The call of one function: its parameters in the order of the schema, each at most once, required ones always."""
     name, schema = function.get("name"), function.get("parameters") or {}
     if not isinstance(name, str) or not name:
@@ -155,10 +163,10 @@ def _function_rules(prefix: str, index: int, function: Mapping[str, Any]) -> lis
     unknown = required - set(properties)
     if unknown:
         raise GrammarError(f"tools[{index}]: required names {sorted(unknown)[0]!r}, which is not in properties")
-    head = f'invoke name="{name}">\n'
+    head = f'{tag} name="{name}">\n'
     some = f'{json.dumps(head, ensure_ascii=False)} {prefix}_first_0 "\\n</"'
     none = json.dumps(head + "\n</", ensure_ascii=False)
-    rules = [f'call_{index}: dsml ({some if required else f"{none} | {some}"}) dsml "invoke>"']
+    rules = [f'call_{index}: dsml ({some if required else f"{none} | {some}"}) dsml "{tag}>"']
     definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     if not properties:
         rules.append(f'{prefix}_first_0: "<" {prefix}_any ("\\n<" {prefix}_any)*')

@@ -81,7 +81,12 @@ class Ask:
     @property
     def tools(self) -> bool:
         """Whether the model may call functions."""
-        return bool(self.functions or self.late) and self.choice.mode != "none"
+        return bool(self.callable) and self.choice.mode != "none"
+
+    @property
+    def callable(self) -> list[dict[str, Any]]:
+        """All functions the model knows of, wherever the prompt shows them."""
+        return [*self.functions, *self.late]
 
     @property
     def opens_call(self) -> bool:

@@ -75,6 +75,8 @@ def _grammar(backend: Desk, ask: Ask) -> ConstraintFactory | None:
         elif ask.tools and (ask.strict or not ask.parallel):
             calls = grammars.tool_calls(_shapes(ask), parallel=ask.parallel, opened=True)
             return calls.after(tokenizer.token_id(tokenizer.dialect.dsml))
+        elif ask.callable and not ask.tools:
+            return WithoutCalls(tokenizer)
         else:
             return None
     except GrammarError as error:
@@ -115,21 +117,47 @@ class _Thinking:
         self._over = self._over or token == self._trigger
 
 
+@dataclass(frozen=True, slots=True)
+class WithoutCalls:
+    """The model sees tools that it may not call: every token may come but the one that opens a call."""
+
+    tokenizer: Tokenizer
+
+    def start(self) -> TokenConstraint:
+        mask = bytearray(b"\xff" * -(-self.tokenizer.vocab_size // 8))
+        token = self.tokenizer.token_id(self.tokenizer.dialect.dsml)
+        mask[token // 8] &= ~(1 << token % 8)
+        return _Always(bytes(mask))
+
+
+class _Always:
+    """One answer of `WithoutCalls`."""
+
+    def __init__(self, mask: bytes) -> None:
+        self._mask = mask
+
+    def allowed(self) -> bytes:
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        """Every step is the same."""
+
+
 def _forced_calls(backend: Desk, ask: Ask) -> Grammar:
     named = ask.choice.name
-    functions = [function for function in ask.functions if named in (None, function["name"])]
-    parallel = ask.parallel and named is None
+    functions = [function for function in ask.callable if named in (None, function["name"])]
+    parallel, inside = ask.parallel and named is None, ask.opens_call
     try:
-        return backend.grammars.tool_calls(functions, parallel=parallel)
+        return backend.grammars.tool_calls(functions, parallel=parallel, inside=inside)
     except GrammarError:
         if ask.strict:
             raise
         # a schema that cannot be enforced is still a function that can be called
-        return backend.grammars.tool_calls(_bare(functions), parallel=parallel)
+        return backend.grammars.tool_calls(_bare(functions), parallel=parallel, inside=inside)
 
 
 def _shapes(ask: Ask) -> list[dict[str, Any]]:
-    return [dict(function) for function in ask.functions] if ask.strict else _bare(ask.functions)
+    return [dict(function) for function in ask.callable] if ask.strict else _bare(ask.callable)
 
 
 def _bare(functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

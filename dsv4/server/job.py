@@ -26,11 +26,13 @@ from dsv4.server.constraints import constraint
 from dsv4.server.errors import ApiError, ContextOverflow, busy
 from dsv4.server.ledger import Usage
 from dsv4.server.models import check_model
-from dsv4.server.prompt import cache_points, encode
+from dsv4.server.prompt import begun, cache_points, encode
 from dsv4.server.sizes import check_fits, prompt_texts
 
 # how long a stream waits for a refusal before its status line goes out
 PATIENCE_SECONDS = 0.5
+# what the official service takes while it thinks, if there are tools
+TOP_P_WITH_TOOLS = 0.95
 FIXED_WHILE_THINKING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
 ENGINE_ERROR = "engine_error"
 
@@ -229,7 +231,10 @@ class Job:
             return  # its calls were dropped
         parsed = self.answer.parsed
         ids = [self.call_id(index) for index in range(len(parsed.tool_calls))]
-        self.backend.replays.keep(ask.owner, self.prompt, self.tokens, parsed, ids)
+        # later prompts have the opening of the calls behind the header, as part of the turn
+        opening = tokenizer.encode_text(begun(ask, tokenizer.dialect), trusted=True)
+        prompt = self.prompt[: len(self.prompt) - len(opening)]
+        self.backend.replays.keep(ask.owner, prompt, [*opening, *self.tokens], parsed, ids)
 
 
 def prepare(backend: Backend, ask: Ask) -> Job:
@@ -247,6 +252,7 @@ def prepare(backend: Backend, ask: Ask) -> Job:
         stops=ask.stop,
         tools=ask.tools,
         functions=ask.callable,
+        begun=begun(ask, backend.tokenizer.dialect),
     )
     return Job(backend, ask, prompt, params, options, answer)
 
@@ -266,6 +272,8 @@ def sampling(backend: Backend, ask: Ask, prompt: list[int], grammar: ConstraintF
         raise ContextOverflow(len(prompt), ask.limit or 1, context)
     fields: dict[str, Any] = {"temperature": backend.defaults.temperature, "top_p": backend.defaults.top_p}
     fixed = FIXED_WHILE_THINKING if ask.thinking and not backend.settings.free_sampling else ()
+    if ask.thinking and ask.callable:
+        fields["top_p"] = min(fields["top_p"], TOP_P_WITH_TOOLS)
     fields |= {name: value for name, value in ask.sampling.items() if value is not None and name not in fixed}
     try:
         return SamplingParams(

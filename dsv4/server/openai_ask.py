@@ -46,6 +46,8 @@ def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> As
 
 
 def _message(message: ChatMessage, unsupported: Unsupported | None, place: str) -> dict[str, Any]:
+    if message.role in ("system", "developer", "user") and "content" not in message.model_fields_set:
+        raise invalid(f"{place}.content", f"required for role {message.role}")
     try:
         content = text_of_parts(message.content, unsupported)
     except ValueError as error:

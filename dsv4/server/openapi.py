@@ -19,7 +19,7 @@ TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type
 FORMS: dict[str, dict[str, Any]] = {
     "stop": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 16}]},
     "stop_sequences": {"type": "array", "items": {"type": "string"}, "maxItems": 16},
-    "ChatRequest.tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]},
+    "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]},
     "logit_bias": {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
     "content": TEXT_OR_PARTS,
     "system": TEXT_OR_PARTS,
@@ -39,6 +39,15 @@ ERROR = {
 TOKENS: dict[str, Any] = {
     "type": "object",
     "properties": {"prompt": {"type": "string"}, "messages": {"type": "array", "items": {"type": "object"}}},
+}
+RENDER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "api": {"enum": ["chat", "messages", "responses"]},
+        "body": {"type": "object"},
+        "tokens": {"type": "boolean"},
+    },
+    "required": ["api", "body"],
 }
 IDS: dict[str, Any] = {
     "type": "object",
@@ -67,6 +76,7 @@ OPERATIONS = (
     Operation("post", "/v1/messages/count_tokens", "Count the prompt of a message", MessagesRequest),
     Operation("post", "/v1/tokenize", "Token ids of a text or a conversation", TOKENS),
     Operation("post", "/v1/detokenize", "Text of token ids", IDS),
+    Operation("post", "/v1/render", "The prompt that a request becomes", RENDER),
     Operation("get", "/v1/models", "The served model and its other names"),
     Operation("get", "/v1/models/{model_id}", "One model"),
     Operation("get", "/v1/health", "Whether the server runs"),

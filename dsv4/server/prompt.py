@@ -30,9 +30,9 @@ def prompt_text(ask: Ask, dialect: Dialect) -> str:
     return "".join(segment.text for segment in _segments(ask, rendered(ask, dialect), dialect))
 
 
-def call_opening(dialect: Dialect) -> str:
-    """What the prompt ends with when it has begun the block of calls."""
-    return f"\n\n{dialect.calls_open}>\n"
+def begun(ask: Ask, dialect: Dialect) -> str:
+    """What of the answer's markup the prompt ends with: the opening of a block of calls, or nothing."""
+    return f"\n\n{dialect.calls_open}>\n" if ask.opens_call else ""
 
 
 def rendered(ask: Ask, dialect: Dialect) -> list[dict[str, Any]]:
@@ -90,8 +90,8 @@ def _segments(ask: Ask, messages: Sequence[dict[str, Any]], dialect: Dialect) ->
         # the renderer closed the reasoning, which is to go on
         last = segments.pop()
         segments.append(Segment(last.text.removesuffix(dialect.think_close), last.trusted))
-    if ask.opens_call:
-        segments.append(Segment(call_opening(dialect), trusted=True))
+    if opening := begun(ask, dialect):
+        segments.append(Segment(opening, trusted=True))
     return segments
 
 

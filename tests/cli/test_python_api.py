@@ -223,7 +223,7 @@ def test_the_same_prompt_as_the_server(model: LocalModel) -> None:
 
     format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {}}}}
     body = {"messages": SUM, "tools": [WEATHER], "reasoning_effort": "max", "response_format": format_}
-    theirs = encode(chat_ask(parse_chat(body), body, model.tokenizer.dialect, "", ""), model.tokenizer)
+    theirs = encode(chat_ask(parse_chat(body), model.tokenizer.dialect, "", ""), model.tokenizer)
     ours = model.encode_chat(SUM, tools=[WEATHER], reasoning_effort="max", response_format=format_)
     assert ours == theirs
 

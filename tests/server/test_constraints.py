@@ -8,7 +8,8 @@ from dsv4.encoding import Tokenizer
 from dsv4.generation import ConstraintFactory
 from tests.server.conftest import Converse, Server
 
-OFF = {"thinking": {"type": "disabled"}}
+USER = {"role": "user", "content": "Hi"}
+OFF: dict[str, Any] = {"thinking": {"type": "disabled"}}
 WEATHER = {
     "name": "weather",
     "parameters": {
@@ -28,8 +29,11 @@ def call(name: str, parameters: str) -> str:
     return f'<｜DSML｜invoke name="{name}">\n{parameters or chr(10)}</｜DSML｜invoke>\n'
 
 
+OPENING = "\n\n<｜DSML｜tool_calls>\n"
+
+
 def block(*calls: str) -> str:
-    return "\n\n<｜DSML｜tool_calls>\n" + "".join(calls) + "</｜DSML｜tool_calls>"
+    return OPENING + "".join(calls) + "</｜DSML｜tool_calls>"
 
 
 PARIS = block(call("weather", CITY))
@@ -70,7 +74,26 @@ def test_forced_calls(
 ) -> None:
     server = serve(f"why</think>{PARIS}" if thinking else PARIS)
     factory = asked(server, tools=TOOLS, tool_choice=choice, **({} if thinking else OFF))
-    assert permits(factory, tokenizer, f"any reason</think>{text}" if thinking else text) is right
+    assert permits(factory, tokenizer, f"any reason</think>{text}" if thinking else text.removeprefix(OPENING)) is right
+
+
+def test_the_prompt_opens_a_forced_call(serve: Converse, tokenizer: Tokenizer) -> None:
+    server = serve(PARIS.removeprefix(OPENING))
+    choice = server.answer(tools=TOOLS, tool_choice="required", **OFF)["choices"][0]
+    assert tokenizer.decode(server.generator.calls[-1].prompt).endswith(f"</think>{OPENING}")
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": '{"city": "Paris"}'}
+    # put back into the next prompt as it was: opening and calls
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "4 C"}
+    server.answer(messages=[USER, choice["message"], result], tools=TOOLS, **OFF)
+    assert f"</think>{PARIS}<｜end▁of▁sentence｜>" in tokenizer.decode(server.generator.calls[-1].prompt)
+
+
+def test_calls_that_are_not_wanted_cannot_be_opened(serve: Converse, tokenizer: Tokenizer) -> None:
+    factory = asked(serve("x"), tools=TOOLS, tool_choice="none")
+    assert permits(factory, tokenizer, "any reason</think>Text.")
+    assert not permits(factory, tokenizer, f"any reason</think>{PARIS}")
 
 
 def test_reasoning_before_a_forced_answer_is_not_cut_short(serve: Converse, tokenizer: Tokenizer) -> None:
@@ -149,7 +172,7 @@ def test_unenforceable_schemas(serve: Converse, tokenizer: Tokenizer) -> None:
     odd = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "odd"}}}}
     tools = [{"type": "function", "function": odd}]
     factory = asked(serve("x"), tools=tools, tool_choice="required", **OFF)
-    assert permits(factory, tokenizer, block(call("f", CITY)))
+    assert permits(factory, tokenizer, block(call("f", CITY)).removeprefix(OPENING))
     strict = [{"type": "function", "function": {**odd, "strict": True}}]
     error = serve("x").post(tools=strict).json()["error"]
     assert error["param"] == "tools"

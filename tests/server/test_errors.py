@@ -29,6 +29,7 @@ def check(response: httpx.Response, status: int, param: str | None, pattern: str
     [
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'latest_reminder', got 'robot'"),
+        ({"messages": [USER, {"role": "user"}]}, "messages[1].content", "required for role user"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string or a list"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}], "unsupported": "error"},
