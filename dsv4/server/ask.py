@@ -85,7 +85,7 @@ class Ask:
 
     @property
     def callable(self) -> list[dict[str, Any]]:
-        """All functions the model knows of, wherever the prompt shows them."""
+        """All functions that a call may name, wherever the prompt shows them."""
         return [*self.functions, *self.late]
 
     @property
@@ -93,11 +93,6 @@ class Ask:
         """Whether the answer begins inside a block of calls, which the prompt has opened."""
         required = self.forces_call and self.tools and self.choice.mode == "required"
         return required and not self.thinking and not self.continued and self.task is None
-
-    @property
-    def callable(self) -> list[dict[str, Any]]:
-        """All functions that a call may name."""
-        return [*self.functions, *self.late]
 
     @property
     def thinking_mode(self) -> Literal["chat", "thinking"]:
