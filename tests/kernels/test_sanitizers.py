@@ -1,4 +1,5 @@
-"""The kernel tests again with the native library built for AddressSanitizer and UBSan, and for the portable path."""
+"""The kernel tests again with the native library built for AddressSanitizer and UBSan, and all of them on every
+instruction set of this machine."""
 
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from dsv4.kernels import native
 from dsv4.kernels.native.build import compiler
 from tests.conftest import ROOT
+from tests.kernels.instruction_sets import EVERY_ISA
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,7 +31,8 @@ def run_kernel_tests(folder: Path, flags: tuple[str, ...], **environment: str) -
     (folder / "other_library.py").write_text(PLUGIN.format(flags=flags))
     paths = f"{folder}{os.pathsep}{ROOT}"
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-p", "other_library", "-p", "no:cacheprovider", "tests/kernels"],
+        [sys.executable, "-m", "pytest", "-x", "-p", "other_library", "-p", "no:cacheprovider", "tests/kernels"]
+        + ["--ignore=tests/kernels/test_every_isa.py"],  # starts processes of its own
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "2", **environment},
         capture_output=True,
@@ -55,7 +58,8 @@ def test_no_kernel_reads_or_writes_outside_its_memory(tmp_path: Path) -> None:
     assert " passed" in done.stdout
 
 
-def test_the_portable_path(tmp_path: Path) -> None:
-    done = run_kernel_tests(tmp_path, (), DSV4_ISA="portable")
+@pytest.mark.parametrize("isa", EVERY_ISA)
+def test_all_kernels_on(tmp_path: Path, isa: str) -> None:
+    done = run_kernel_tests(tmp_path, (), DSV4_ISA=isa)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout

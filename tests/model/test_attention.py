@@ -166,7 +166,11 @@ def test_sliding_layers_use_the_plain_table_and_others_the_long_one() -> None:
     positions = torch.arange(9.0)[:, None]
     plain = positions * frequencies(c.qk_rope_head_dim, c.rope_theta)
     long = positions * frequencies(c.qk_rope_head_dim, c.compress_rope_theta, c.yarn)
-    assert torch.equal(rotations.of_tokens(0)[0], plain.cos())
-    assert torch.equal(rotations.of_tokens(4)[1], long.sin())
-    assert torch.equal(rotations.of_tokens(128), rotations.of_tokens(4))
-    assert torch.equal(rotations.entries[4][0], long[[0, 4]].cos())
+    for table, angles in (
+        (rotations.of_tokens(0), plain),
+        (rotations.of_tokens(4), long),
+        (rotations.of_tokens(128), long),
+        (rotations.entries[4], long[[0, 4]]),
+    ):
+        # cos of one number may differ in the last digit between tensors of different shapes
+        torch.testing.assert_close(table, torch.stack([angles.cos(), angles.sin()]), atol=1e-6, rtol=0)
