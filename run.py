@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
-"""Set up and run dsv4 with nothing but Python 3.11+.
+"""Set up and run dsv4 with nothing but Python 3.11 to 3.14.
 
-    python3 run.py              set up, then serve the bundled model on http://127.0.0.1:8000
-    python3 run.py test         set up with the test tools, then lint, types and tests
-    python3 run.py setup        set up only; afterwards `.venv/bin/dsv4` is the command
-    python3 run.py VERB ...     set up, then `dsv4 VERB ...` (chat, inspect, bench, ...)
-    python3 run.py clean        remove the environment
+    python3 run.py                set up, then serve the bundled model on http://127.0.0.1:8000
+    python3 run.py --port 8001    the same with flags of `dsv4 serve` (`python3 run.py serve --help` lists them)
+    python3 run.py FOLDER ...     set up, then serve the checkpoint in FOLDER
+    python3 run.py test           set up with the test tools, then lint, types and tests
+    python3 run.py test ARGS      the same, but only pytest, with these arguments
+    python3 run.py test --slow    the suites that take minutes, one after another, with a summary (names pick some)
+    python3 run.py setup          set up only; afterwards `.venv/bin/dsv4` is the command
+    python3 run.py VERB ...       set up, then `dsv4 VERB ...` (chat, inspect, bench, ...)
+    python3 run.py clean          remove the environment
 
-Everything is installed into .venv beside this file. A second run starts in well under a second.
-DSV4_TORCH_INDEX=URL takes torch from another package index; --yes accepts a large torch download.
+Everything is installed into .venv beside this file; nothing is asked. A second run starts in well under a second.
+Linux without an NVIDIA driver gets a CPU build of torch: from the index pip is configured for, else through uv, else
+the default build. DSV4_TORCH_INDEX=URL takes torch from that package index instead.
 """
 
 from __future__ import annotations
@@ -17,10 +22,15 @@ import hashlib
 import json
 import os
 import platform
+import queue
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -28,8 +38,16 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / "dsv4-setup.json"
-TORCH = "torch==2.13.0"
+PIP = [str(PYTHON), "-m", "pip"]
+TORCH = "torch==2.13.0"  # has builds for these versions of Python:
+PYTHONS = [(3, minor) for minor in range(11, 15)]
+LARGE_BUILD = "about 2.7 GB to download, 6 GB on disk"
 LEVELS = {"run": "", "test": "[test]"}
+VERBS = ("chat", "serve", "usage", "generate", "inspect", "convert", "check", "train", "bench")
+HEARTBEAT = 10.0  # seconds between two lines about one step, where lines cannot be overwritten
+LIMIT = 60.0  # seconds that finding out what an index offers may take
+# a network that lets nothing through must not cost minutes
+QUICK = {"UV_HTTP_TIMEOUT": "10", "UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_RETRIES": "1", "PIP_RETRIES": "1"}
 
 
 def fail(message: str) -> None:
@@ -43,136 +61,307 @@ def say(message: str) -> None:
 
 
 def fingerprint() -> str:
-    """What the environment was made from: requirement files, Python, and where the project lies."""
-    digest = hashlib.sha256(f"{sys.version}{platform.machine()}{ROOT}".encode())
-    for name in ("pyproject.toml", "constraints.txt"):
-        digest.update((ROOT / name).read_bytes())
+    """What the environment was made from: requirement files, its Python, and where the project lies."""
+    digest = hashlib.sha256(f"{platform.machine()}{ROOT}{os.path.realpath(PYTHON)}".encode())
+    for file in (ROOT / "pyproject.toml", ROOT / "constraints.txt", VENV / "pyvenv.cfg"):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def read_stamp() -> dict[str, str]:
+    """What the last finished set-up wrote; empty if there was none."""
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) and stamp.get("level") in LEVELS else {}
 
 
 def is_ready(level: str) -> bool:
     """Whether the environment exists, is current, and has at least this level's packages."""
-    try:
-        stamp = json.loads(STAMP.read_text())
-    except (OSError, ValueError):
+    levels, stamp = list(LEVELS), read_stamp()
+    if not stamp or levels.index(stamp["level"]) < levels.index(level) or not PYTHON.exists():
         return False
-    levels = list(LEVELS)
-    known = stamp.get("level") in LEVELS and levels.index(stamp["level"]) >= levels.index(level)
-    return known and stamp.get("fingerprint") == fingerprint() and PYTHON.exists()
+    try:
+        return stamp.get("fingerprint") == fingerprint()
+    except OSError:
+        return False
+
+
+class Step:
+    """What one step of set-up is busy with: a changing line on a terminal, elsewhere one every HEARTBEAT seconds."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.start, self.live = what, time.monotonic(), sys.stderr.isatty()
+        self.said = self.start
+
+    def seconds(self) -> int:
+        return int(time.monotonic() - self.start)
+
+    def busy(self, text: str) -> None:
+        if self.live:
+            width = max(20, shutil.get_terminal_size().columns - 1)
+            line = f"  {self.what}: {self.seconds()} s  {text}"
+            print(f"\r\033[K{line[:width]}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self.said >= HEARTBEAT:
+            self.said = time.monotonic()
+            say(f"  {self.what}: {self.seconds()} s  {text}")
+
+    def done(self, text: str) -> None:
+        say(("\r\033[K" if self.live else "") + f"  {self.what}: {text}")
+
+
+def watch(command: list[str], step: Step, limit: float = 0, **environment: str) -> tuple[int, list[str]]:
+    """Run a command and show what it does; its exit status and its lines. limit: seconds, then it is ended (status
+    1); 0 is none."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=str(ROOT),
+        # a user's own setting would send packages past the environment
+        env={**os.environ, "PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **environment},
+    )
+    said: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.put(line.rstrip())
+        said.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    lines, text = [], "starting"
+    try:
+        while True:
+            try:
+                line = said.get(timeout=1)
+            except queue.Empty:
+                line = ""
+            if line is None:
+                return process.wait(), lines
+            if line.strip():
+                lines.append(line)
+                text = line.strip()
+            step.busy(text)
+            if limit and step.seconds() > limit:
+                return 1, [*lines, f"no answer within {limit:.0f} s"]
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def install(arguments: list[str], step: Step) -> None:
+    """Install with pip; on failure its last lines and what may be wrong."""
+    code, lines = watch([*PIP, "install", *arguments], step)
+    if code:
+        explain(step.what, lines)
+    step.done(f"installed in {step.seconds()} s")
+
+
+def explain(what: str, lines: list[str]) -> None:
+    """End with the last lines of a failed installation and what may be wrong."""
+    tail = "\n".join(lines[-12:])
+    hint = ""
+    if "No space left" in tail:
+        hint = "\nThe disk is full."
+    elif "Connection" in tail or "Retrying" in tail or "Temporary failure" in tail or "resolve host" in tail:
+        hint = "\nIs the package index reachable? Set-up needs it once."
+    elif f"matching distribution found for {TORCH}" in tail:
+        hint = f"\n{TORCH} has builds for Python 3.11 to 3.14 on common systems; this is {platform.platform()}."
+    fail(f"installing {what} failed:\n{tail}{hint}")
+
+
+def interpreter() -> str:
+    """The Python to make the environment with: this one, or the newest on PATH that has builds of torch."""
+    if sys.version_info[:2] in PYTHONS:
+        return sys.executable
+    for major, minor in reversed(PYTHONS):
+        found = shutil.which(f"python{major}.{minor}")
+        if found and runs([found, "-c", "import ensurepip"]):
+            return found
+    fail(f"Python 3.11 to 3.14 is needed; this is {platform.python_version()}, and no other is on PATH")
+    raise AssertionError
+
+
+def runs(command: list[str]) -> bool:
+    """Whether a command ends well."""
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def make_venv() -> None:
-    """Create .venv when it is missing or broken."""
+    """Create .venv when it is missing, broken, or of a Python without builds of torch."""
     if PYTHON.exists():
-        check = [str(PYTHON), "-c", "import sys, pip; sys.exit(sys.version_info[:2] < (3, 11))"]
-        if subprocess.run(check, capture_output=True).returncode == 0:
+        check = f"import sys, pip; sys.exit(sys.version_info[:2] not in {PYTHONS})"
+        if runs([str(PYTHON), "-c", check]):
             return
-        shutil.rmtree(VENV)
-    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True)
-    if made.returncode:
-        shutil.rmtree(VENV, ignore_errors=True)
-        hint = "on Debian or Ubuntu: apt install python3-venv"
-        fail(f"cannot create {VENV}: {(made.stderr or made.stdout).strip()}\n({hint})")
-
-
-def pip(arguments: list[str], what: str) -> None:
-    """Run pip, showing what it is busy with; on failure its last lines and what may be wrong."""
-    command = [str(PYTHON), "-m", "pip", *arguments, "--disable-pip-version-check", "--no-input"]
-    start, lines = time.monotonic(), []
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    assert process.stdout is not None
-    live = sys.stderr.isatty()
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        busy = line.strip().split("\n")[0][:70]
-        if live and busy.startswith(("Collecting", "Downloading", "Installing", "Using cached", "Processing")):
-            print(f"\r\033[K  {what}: {busy}", end="", file=sys.stderr, flush=True)
-    if process.wait():
-        tail = "\n".join(line for line in lines[-12:] if line)
-        offline = any(word in tail for word in ("Could not find a version", "Connection", "retries", "resolve"))
-        hint = "\nIs the package index reachable? Set-up needs it once." if offline else ""
-        fail(f"installing {what} failed:\n{tail}{hint}")
-    print(
-        ("\r\033[K" if live else "") + f"  {what}: {time.monotonic() - start:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
+        say(f"  {VENV} is broken or too old: made anew")
+    if VENV.is_symlink() or VENV.is_file():
+        VENV.unlink()
+    shutil.rmtree(VENV, ignore_errors=True)
+    python, here = interpreter(), str(VENV)
+    made = subprocess.run([python, "-m", "venv", here], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if made.returncode == 0:
+        return
+    # Debian ships venv without what puts pip into it
+    shutil.rmtree(VENV, ignore_errors=True)
+    if shutil.which("uv") and runs(["uv", "venv", "--seed", "--python", python, here]):
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    bare = [python, "-m", "venv", "--without-pip", here]
+    if runs(bare) and runs([python, "-m", "pip", "--python", str(PYTHON), "install", "--quiet", "pip"]):
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    hint = "on Debian or Ubuntu: apt install python3-venv; uv on PATH does too"
+    fail(f"cannot create {VENV}: {made.stdout.strip()}\n({hint})")
 
 
 def has_nvidia() -> bool:
     return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
 
 
-def install_torch(accept_large: bool) -> None:
-    """Install torch first and pinned, without pulling gigabytes of CUDA onto a machine that cannot use them."""
-    probe = subprocess.run(
-        [str(PYTHON), "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
-    )
-    if probe.returncode == 0 and probe.stdout.strip().split("+")[0] == TORCH.split("==")[1]:
-        return
+def torch_import() -> str:
+    """Whether the environment's torch is the wanted one: empty, or what is wrong."""
+    code = "import torch; print(torch.__version__)"
+    probe = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, cwd=str(ROOT))
+    if probe.returncode:
+        return probe.stderr.strip().splitlines()[-1]
+    version = probe.stdout.strip()
+    return "" if version.split("+")[0] == TORCH.split("==")[1] else f"it is {version}"
+
+
+def torch_sources() -> Iterator[tuple[str, list[str]]]:
+    """Where torch may come from, best first: a word for people and the command. Packages it needs come later, with
+    everything else. Each is looked for only when the ones before it failed."""
     index = os.environ.get("DSV4_TORCH_INDEX")
     if index:
-        pip(["install", "--index-url", index, TORCH], "torch")
+        yield "from DSV4_TORCH_INDEX", [*PIP, "install", "--no-deps", "--index-url", index, TORCH]
         return
-    if platform.system() == "Linux" and platform.machine() == "x86_64" and not has_nvidia():
-        say("  torch: looking for a CPU build")
-        report = subprocess.run(
-            [
-                str(PYTHON),
-                "-m",
-                "pip",
-                "install",
-                "--dry-run",
-                "--quiet",
-                "--no-deps",
-                "--report",
-                "-",
-                TORCH,
-            ],
-            capture_output=True,
-            text=True,
-        )
-        if report.returncode:
-            fail(f"cannot find {TORCH}:\n{report.stderr.strip()[-600:]}\nIs the package index reachable?")
-        if "%2Bcpu" not in report.stdout and "+cpu" not in report.stdout and not accept_large:
-            say(
-                "pip would take torch with CUDA libraries: about 2.7 GB, and this machine has no NVIDIA driver.\n"
-                "Point DSV4_TORCH_INDEX at an index with CPU builds, or run again with --yes to take the large one."
-            )
-            sys.exit(1)
-    pip(["install", "--constraint", str(ROOT / "constraints.txt"), TORCH], "torch")
+    default = [*PIP, "install", "--no-deps", TORCH]
+    if platform.system() != "Linux":
+        yield "the default build", default  # a CPU build there
+        return
+    if has_nvidia():
+        yield "the build with CUDA, since there is an NVIDIA driver", default
+        return
+    step = Step("torch")
+    code, lines = watch([*PIP, "index", "versions", "torch"], step, LIMIT, **QUICK)
+    offered = [version.strip() for line in lines if line.startswith("Available") for version in line[20:].split(",")]
+    if code == 0 and TORCH.split("==")[1] + "+cpu" in offered:
+        yield "a CPU build from pip's index", [*PIP, "install", "--no-deps", TORCH + "+cpu"]
+    uv = find_uv()
+    if uv:
+        command = [uv, "pip", "install", "--python", str(PYTHON), "--no-deps", "--torch-backend", "cpu", TORCH]
+        step = Step("torch")
+        if watch([*command, "--dry-run"], step, LIMIT, **QUICK)[0] == 0:
+            yield "a CPU build through uv", command
+    yield (
+        f"no CPU build is within reach, so the default one with CUDA libraries ({LARGE_BUILD}); "
+        "for the small one set DSV4_TORCH_INDEX to an index of CPU builds and run this again",
+        default,
+    )
 
 
-def set_up(level: str, accept_large: bool) -> None:
+def find_uv() -> str | None:
+    """uv, which knows where CPU builds of torch are: installed into the environment, else the one on PATH."""
+    own = BIN / ("uv.exe" if os.name == "nt" else "uv")
+    if not own.exists():
+        watch([*PIP, "install", "uv>=0.8"], Step("uv"), LIMIT, **QUICK)
+    return str(own) if own.exists() else shutil.which("uv")
+
+
+def install_torch() -> None:
+    """Install torch first and pinned, without gigabytes of CUDA on a machine that cannot use them."""
+    if not torch_import():
+        return
+    lines: list[str] = []
+    for why, command in torch_sources():
+        step = Step("torch")
+        step.done(why)
+        code, lines = watch(command, step)
+        if code == 0 and lacks_files():  # an interrupted installation may count as one
+            again = "--force-reinstall" if command[: len(PIP)] == PIP else "--reinstall"
+            code, lines = watch([*command, again], step)
+        if code == 0:
+            step.done(f"installed in {step.seconds()} s")
+            return
+        step.done(f"that failed: {lines[-1] if lines else code}")
+    explain("torch", lines)
+
+
+def lacks_files() -> bool:
+    """Whether an installed torch is incomplete. It cannot be imported yet: what it needs comes later."""
+    code = (
+        "import importlib.metadata as m, sys; files = m.distribution('torch').files or [];"
+        "sys.exit(not files or not all(file.locate().exists() for file in files))"
+    )
+    return not runs([str(PYTHON), "-c", code])
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One set-up of this folder at a time; a second waits for the first."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with (ROOT / ".venv.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say("another set-up of this folder is running; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def set_up(level: str) -> None:
     """Bring .venv to `level`; does nothing when it is current."""
     if is_ready(level):
         return
+    if not os.access(str(ROOT), os.W_OK):
+        fail(f"cannot write to {ROOT}: set-up installs into .venv there; make it writable, or copy it elsewhere")
     start = time.monotonic()
-    say(f"setting up {VENV}")
-    make_venv()
-    install_torch(accept_large)
-    constraint = ["--constraint", str(ROOT / "constraints.txt")]
-    pip(["install", *constraint, "--editable", f"{ROOT}{LEVELS[level]}"], "dsv4 and its libraries")
-    build_kernels()
-    STAMP.write_text(json.dumps({"level": level, "fingerprint": fingerprint()}))
+    with alone():
+        if is_ready(level):  # the one we waited for did it
+            return
+        if read_stamp().get("level") == "test":
+            level = "test"  # what was installed is kept current
+        say(f"setting up {VENV}")
+        make_venv()
+        install_torch()
+        constraint = ["--constraint", str(ROOT / "constraints.txt")]
+        install([*constraint, "--editable", f"{ROOT}{LEVELS[level]}"], Step("dsv4 and its libraries"))
+        wrong = torch_import()
+        if wrong:
+            fail(f"torch is installed but not usable: {wrong}")
+        build_kernels()
+        STAMP.write_text(json.dumps({"level": level, "fingerprint": fingerprint()}))
     say(f"ready in {time.monotonic() - start:.0f} s: {BIN / 'dsv4'}")
 
 
 def build_kernels() -> None:
-    """Compile the native kernels; without a compiler plain torch runs, and this says so."""
-    start = time.monotonic()
-    if sys.stderr.isatty():
-        print("  native kernels: compiling", end="", file=sys.stderr, flush=True)
+    """Compile the native kernels, which tell what they do; without a compiler plain torch runs, and this says so."""
+    step = Step("kernels")
     code = "from dsv4.kernels import native; print(native.describe())"
-    result = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, cwd=ROOT)
-    text = result.stdout.strip() if result.returncode == 0 else f"not built: {result.stderr.strip()[-300:]}"
-    clear = "\r\033[K" if sys.stderr.isatty() else ""
-    print(f"{clear}  kernels: {text}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    result = subprocess.run([str(PYTHON), "-c", code], stdout=subprocess.PIPE, text=True, cwd=str(ROOT))
+    step.done(f"{result.stdout.strip() or 'not built'}, {step.seconds()} s")
 
 
 def run_tests(arguments: list[str]) -> int:
     """Lint, format, types, then the tests; extra arguments go to pytest and skip the gates."""
     tools = [str(PYTHON), "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    if "--slow" in arguments:
+        names = [argument for argument in arguments if argument != "--slow"]
+        return subprocess.run([*tools, "tests.slow_suites", *names], cwd=str(ROOT), env=environment).returncode
     folders = ["dsv4", "tests", "recipes", "benchmarks", "run.py"]
     gates = [
         [*tools, "ruff", "check", *folders],
@@ -181,32 +370,42 @@ def run_tests(arguments: list[str]) -> int:
     ]
     for gate in [] if arguments else gates:
         say("$ " + " ".join(Path(part).name if i == 0 else part for i, part in enumerate(gate)))
-        if subprocess.run(gate, cwd=ROOT).returncode:
+        if subprocess.run(gate, cwd=str(ROOT)).returncode:
             return 1
     workers = [] if arguments else ["-n", str(min(2, os.cpu_count() or 1))]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return subprocess.run([*tools, "pytest", *workers, *arguments], cwd=ROOT, env=environment).returncode
+    return subprocess.run([*tools, "pytest", *workers, *arguments], cwd=str(ROOT), env=environment).returncode
+
+
+def command_of(arguments: list[str]) -> list[str]:
+    """What follows `dsv4`: flags or a folder alone belong to `serve`. Ends for a word that is neither."""
+    if not arguments:
+        return ["serve"]
+    first = arguments[0]
+    if first in VERBS or first == "--version":
+        return arguments
+    if first.startswith("-") or Path(first).is_dir():
+        return ["serve", *arguments]
+    fail(f"no verb or folder is called {first!r}; verbs: setup, test, clean, {', '.join(VERBS)}")
+    raise AssertionError
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):  # noqa: UP036 (someone may start this file with an older one)
-        fail(f"Python 3.11 or newer is needed, this is {platform.python_version()}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it started, as Ctrl-C does
     arguments = sys.argv[1:]
-    accept_large = "--yes" in arguments or bool(os.environ.get("CI"))
-    arguments = [argument for argument in arguments if argument != "--yes"]
-    verb = arguments[0] if arguments else "serve"
+    verb = arguments[0] if arguments else ""
     if verb in ("-h", "--help", "help"):
         print(__doc__)
         return
     if verb == "clean":
         shutil.rmtree(VENV, ignore_errors=True)
         return
-    set_up("test" if verb == "test" else "run", accept_large)
-    if verb == "setup":
-        return
+    command = [] if verb in ("setup", "test") else command_of(arguments)  # before minutes of set-up
+    set_up("test" if verb == "test" else "run")
     if verb == "test":
         sys.exit(run_tests(arguments[1:]))
-    command = [str(BIN / "dsv4"), *(arguments or ["serve"])]
+    if not command:
+        return
+    command = [str(BIN / "dsv4"), *command]
     if os.name == "nt":
         sys.exit(subprocess.run(command).returncode)
     os.execv(command[0], command)

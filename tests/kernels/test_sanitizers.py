@@ -30,9 +30,10 @@ assert native.available(), native.why_not()
 def run_kernel_tests(folder: Path, flags: tuple[str, ...], **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / "other_library.py").write_text(PLUGIN.format(flags=flags))
     paths = f"{folder}{os.pathsep}{ROOT}"
+    own_processes = "--ignore=tests/kernels/test_every_isa.py"  # which would not have these flags
+    options = ["-x", "-p", "other_library", "-p", "no:cacheprovider", own_processes]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-p", "other_library", "-p", "no:cacheprovider", "tests/kernels"]
-        + ["--ignore=tests/kernels/test_every_isa.py"],  # starts processes of its own
+        [sys.executable, "-m", "pytest", *options, "tests/kernels"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "2", **environment},
         capture_output=True,

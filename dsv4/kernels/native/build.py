@@ -8,8 +8,10 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
@@ -22,6 +24,7 @@ ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "avx2": (frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c")),
     "portable": (frozenset(), ()),
 }
+SAY_EVERY = 5.0  # seconds between two lines about a build, where lines cannot be overwritten
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wno-psabi")
 
 
@@ -81,19 +84,55 @@ def library_path(isa: str, extra: tuple[str, ...] = ()) -> Path:
 
 
 def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
-    """Compile each source, link, and put the result in place in one step: two processes may build at once."""
+    """Compile each source, link, and put the result in place in one step: two processes may build at once. Tells on
+    stderr what it does, since it may take a minute."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder, _Progress(len(sources), target.name) as progress:
             objects = [str(Path(folder) / f"{file.stem}.o") for file in sources]
-            jobs = [[cxx, *flags, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-                list(pool.map(_run, jobs))
+                jobs = {
+                    pool.submit(_run, [cxx, *flags, "-c", str(source), "-o", made]): source.name
+                    for source, made in zip(sources, objects, strict=True)
+                }
+                for job in as_completed(jobs):
+                    job.result()
+                    progress.made(jobs[job])
             made = Path(folder) / target.name
             _run([cxx, *flags, "-shared", *objects, "-o", str(made)])
             os.replace(made, target)
     except OSError as error:
         raise BuildError(f"cannot write {target}: {error.strerror}") from error
+
+
+class _Progress:
+    """What is being compiled: one line that changes on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, sources: int, target: str) -> None:
+        self._sources, self._target, self._done = sources, target, 0
+        self._start = self._said = time.monotonic()
+        self._live = sys.stderr.isatty()
+
+    def __enter__(self) -> "_Progress":
+        self._say(f"compiling {self._sources} files, once per machine and version")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        took = time.monotonic() - self._start
+        self._say(f"compiled in {took:.0f} s" if kind is None else f"failed after {took:.0f} s", last=True)
+
+    def made(self, name: str) -> None:
+        self._done += 1
+        if self._live or time.monotonic() - self._said > SAY_EVERY:
+            self._say(f"{self._done} of {self._sources} compiled ({name})")
+
+    def _say(self, text: str, last: bool = False) -> None:
+        self._said = time.monotonic()
+        line = f"native kernels ({self._target.split('-')[1]}): {text}"
+        if self._live:
+            print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 def _run(command: list[str]) -> None:
