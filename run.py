@@ -129,11 +129,13 @@ def watch(command: list[str], step: Step, limit: float = 0, **environment: str) 
 
     def read() -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            said.put(line.rstrip())
+        with process.stdout:
+            for line in process.stdout:
+                said.put(line.rstrip())
         said.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     lines, text = [], "starting"
     try:
         while True:
@@ -153,6 +155,7 @@ def watch(command: list[str], step: Step, limit: float = 0, **environment: str) 
         if process.poll() is None:
             process.kill()
             process.wait()
+        reader.join(1)
 
 
 def install(arguments: list[str], step: Step) -> None:

