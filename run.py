@@ -18,6 +18,7 @@ the default build. DSV4_TORCH_INDEX=URL takes torch from that package index inst
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -43,7 +44,6 @@ TORCH = "torch==2.13.0"  # has builds for these versions of Python:
 PYTHONS = [(3, minor) for minor in range(11, 15)]
 LARGE_BUILD = "about 2.7 GB to download, 6 GB on disk"
 LEVELS = {"run": "", "test": "[test]"}
-VERBS = ("chat", "serve", "usage", "generate", "inspect", "convert", "check", "train", "bench")
 HEARTBEAT = 10.0  # seconds between two lines about one step, where lines cannot be overwritten
 LIMIT = 60.0  # seconds that finding out what an index offers may take
 # a network that lets nothing through must not cost minutes
@@ -379,16 +379,23 @@ def run_tests(arguments: list[str]) -> int:
     return subprocess.run([*tools, "pytest", *workers, *arguments], cwd=str(ROOT), env=environment).returncode
 
 
+def verbs() -> list[str]:
+    """What `dsv4` can be told to do. Read, not imported: what its command line needs may not be installed yet."""
+    tree = ast.parse((ROOT / "dsv4" / "cli" / "__main__.py").read_text(encoding="utf-8"))
+    values = {getattr(node.targets[0], "id", ""): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    return list(ast.literal_eval(values["VERBS"]))
+
+
 def command_of(arguments: list[str]) -> list[str]:
     """What follows `dsv4`: flags or a folder alone belong to `serve`. Ends for a word that is neither."""
     if not arguments:
         return ["serve"]
     first = arguments[0]
-    if first in VERBS or first == "--version":
+    if first in verbs() or first == "--version":
         return arguments
     if first.startswith("-") or Path(first).is_dir():
         return ["serve", *arguments]
-    fail(f"no verb or folder is called {first!r}; verbs: setup, test, clean, {', '.join(VERBS)}")
+    fail(f"no verb or folder is called {first!r}; verbs: setup, test, clean, {', '.join(verbs())}")
     raise AssertionError
 
 
