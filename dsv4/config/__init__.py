@@ -1,0 +1,21 @@
+"""What a DeepSeek-V4 model is: `ModelConfig`, read from config files of three dialects. No torch."""
+
+from dsv4.config.model import (
+    CSA_RATIO,
+    HCA_RATIOS,
+    AttentionKind,
+    LayerSpec,
+    ModelConfig,
+    Routing,
+    Yarn,
+)
+
+__all__ = [
+    "CSA_RATIO",
+    "HCA_RATIOS",
+    "AttentionKind",
+    "LayerSpec",
+    "ModelConfig",
+    "Routing",
+    "Yarn",
+]
