@@ -6,6 +6,7 @@ folders.
 
 from dsv4.checkpoint.check import Report, check_folder, detect_layout
 from dsv4.checkpoint.convert import convert
+from dsv4.checkpoint.folder import Folder, open_folder
 from dsv4.checkpoint.format import CheckpointError, TensorSpec
 from dsv4.checkpoint.loader import Mode, load_into, state_for
 from dsv4.checkpoint.names import (
@@ -37,6 +38,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointReader",
     "CheckpointWriter",
+    "Folder",
     "Kind",
     "Layout",
     "Mode",
@@ -49,6 +51,7 @@ __all__ = [
     "detect_layout",
     "expected_tensors",
     "load_into",
+    "open_folder",
     "parameters",
     "quantize_state",
     "save_checkpoint",

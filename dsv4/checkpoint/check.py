@@ -1,12 +1,20 @@
-"""Verify a checkpoint folder without reading tensor data: files, names, dtypes and shapes."""
+"""Verify a checkpoint folder: files, names, types, shapes, and the values that a load looks at (`deep`: all).
 
+One verdict with loading: what `load` refuses is a problem here, what it accepts is at most a note.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dsv4.checkpoint.format import CheckpointError, Entry
+from dsv4.checkpoint.folder import folder_notes, settle_config
+from dsv4.checkpoint.format import TensorSpec
+from dsv4.checkpoint.inventory import Inventory, take_inventory
+from dsv4.checkpoint.loader import checked_table, state_problems
 from dsv4.checkpoint.names import (
     BASE,
     BF16,
@@ -15,16 +23,29 @@ from dsv4.checkpoint.names import (
     RELEASE_FP8,
     Kind,
     Layout,
-    expected_tensors,
+    Parameter,
     parameters,
+    stored,
 )
-from dsv4.checkpoint.reader import CheckpointReader, Inventory, take_inventory
+from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.checkpoint.values import Progress, every_value, is_small, read_at_load, value_problem
 from dsv4.config import ModelConfig
+from dsv4.config.generation_file import read_generation
+
+MOST_PROBLEMS = 1000  # shown in full; the rest is counted
+_DTYPE_NAMES = {
+    torch.int8: "fp4",
+    torch.float8_e4m3fn: "fp8",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `check_folder` found. `layout` is None when nothing could be read."""
+    """What `check_folder` found. `layout` is None when nothing could be read; notes do not keep it from loading."""
 
     folder: str
     layout: str | None
@@ -32,6 +53,7 @@ class Report:
     tensors: int
     bytes: int
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -42,93 +64,181 @@ class Report:
         return asdict(self) | {"ok": self.ok}
 
 
-def check_folder(folder: str | Path, config: ModelConfig | None = None) -> Report:
+def check_folder(
+    folder: str | Path,
+    config: ModelConfig | None = None,
+    *,
+    deep: bool = False,
+    progress: Progress | None = None,
+) -> Report:
     """Compare a folder with what its config (by default its own config.json) says it must hold.
 
-    Lists every problem: broken or missing files, tensors that are missing, unknown, or of another dtype or
-    shape, an index or a config that says something else. Never raises for the folder's content.
+    Lists every problem: broken or missing files, tensors that are missing, unknown, or of another type or shape, and
+    NaN or infinity where a load would find them; with `deep`, anywhere (progress: called after each tensor with bytes
+    done, bytes in all, name). Never raises for the folder's content.
     """
     path = Path(folder)
     inventory = take_inventory(path)
-    problems = list(inventory.problems)
-    if config is None:
+    problems, notes = list(inventory.problems), []
+    if config is None and path.is_dir():
         try:
             config = ModelConfig.from_file(path)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     layout: Layout | None = None
     if config is not None and inventory.entries:
-        layout = _detect(inventory.entries, config)
-        problems += _config_problems(path, config, layout)
-        problems += _tensor_problems(path, config, layout, inventory)
-    total = sum(entry.spec.nbytes for entry in inventory.entries.values())
-    if inventory.total_size not in (None, total) and not inventory.problems:
-        problems.append(f"{path}: the index gives a total size of {inventory.total_size}, the files hold {total}")
+        reader = CheckpointReader(path, inventory)
+        if not inventory.problems:
+            config, notes = settle_config(config, reader)
+        layout = detect_layout(reader, config)
+        problems += _tensor_problems(config, reader, inventory)
+        if not problems:
+            problems += every_value(reader, progress) if deep else _values_of_a_load(config, reader)
+            notes += [*_config_notes(path, config, layout), *_layout_notes(config, reader, layout)]
+    if config is not None and path.is_dir():
+        _look_beside(path, config, problems, notes)
+    if inventory.total_size not in (None, inventory.bytes) and not problems:
+        notes.append(
+            f"{path}: the index gives a total size of {inventory.total_size}, the files hold {inventory.bytes}"
+        )
     return Report(
         folder=str(path),
         layout=layout.name if layout else None,
         files=len({entry.file for entry in inventory.entries.values()}),
         tensors=len(inventory.entries),
-        bytes=total,
-        problems=tuple(problems),
+        bytes=inventory.bytes,
+        problems=_shortened(problems),
+        notes=tuple(notes),
     )
 
 
+def _shortened(problems: list[str]) -> tuple[str, ...]:
+    more = len(problems) - MOST_PROBLEMS
+    return (*problems[:MOST_PROBLEMS], *([f"and {more} more problems"] if more > 0 else []))
+
+
+def _look_beside(folder: Path, config: ModelConfig, problems: list[str], notes: list[str]) -> None:
+    """The other files that a load reads."""
+    try:
+        notes += folder_notes(folder, config)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+    try:
+        read_generation(folder, config.vocab_size)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+
+
 def detect_layout(reader: CheckpointReader, config: ModelConfig) -> Layout:
-    """The layout of a folder, told by the first linear and expert it holds (configs do not always say)."""
-    names = [name for pair in _witnesses(config) for name in pair]
-    specs = {name: Entry(reader.file_of(name), reader.spec(name), 0, 0) for name in names if name in reader}
-    return _detect(specs, config)
+    """The layout of a folder, told by the first linear and expert it holds (configs do not always say).
 
-
-def _witnesses(config: ModelConfig) -> list[tuple[str, str]]:
-    """(weight, scale) names of the first linear and the first routed expert."""
-    first = {}
-    for parameter in parameters(config):
-        if parameter.kind in (Kind.LINEAR, Kind.EXPERT) and parameter.kind not in first:
-            first[parameter.kind] = (parameter.name, parameter.scale_name)
-        if len(first) == 2:
-            break
-    return [first[Kind.LINEAR], first[Kind.EXPERT]]
-
-
-def _detect(entries: dict[str, Entry], config: ModelConfig) -> Layout:
-    (linear, linear_scale), (expert, _) = _witnesses(config)
-    dtypes = {name: entries[name].spec.dtype for name in (linear, linear_scale, expert) if name in entries}
-    if dtypes.get(expert) == torch.int8:
+    Of a mixed folder, or one with a layer missing, that of what is there.
+    """
+    linear = _first(reader, config, Kind.LINEAR)
+    expert = _first(reader, config, Kind.EXPERT)
+    dtypes = {spec.dtype for spec in (linear, expert) if spec is not None}
+    if expert is not None and expert.dtype == torch.int8:
         return RELEASE
-    if torch.float8_e4m3fn in (dtypes.get(linear), dtypes.get(expert)):
-        return BASE if dtypes.get(linear_scale) == torch.float32 else RELEASE_FP8
-    return FP32 if dtypes.get(linear) == torch.float32 else BF16
+    if torch.float8_e4m3fn in dtypes:
+        return BASE if torch.float32 in _scale_types(reader) else RELEASE_FP8
+    return FP32 if dtypes and dtypes <= {torch.float32} else BF16
 
 
-def _config_problems(path: Path, config: ModelConfig, layout: Layout) -> list[str]:
+def _first(reader: CheckpointReader, config: ModelConfig, kind: Kind) -> TensorSpec | None:
+    """The first stored weight of a kind, quantised ones before others: some shapes are never quantised."""
+    found: TensorSpec | None = None
+    for parameter in parameters(config):
+        if parameter.kind is not kind or parameter.name not in reader:
+            continue
+        spec = reader.spec(parameter.name)
+        if spec.dtype.itemsize == 1:
+            return spec
+        found = found or spec
+        if kind is Kind.EXPERT:
+            break
+    return found
+
+
+def _scale_types(reader: CheckpointReader) -> set[torch.dtype]:
+    """The types of the scales beside the first FP8 weight."""
+    for name in reader.names():
+        scale = name.removesuffix("weight") + "scale"
+        if reader.spec(name).dtype == torch.float8_e4m3fn and scale in reader:
+            return {reader.spec(scale).dtype}
+    return set()
+
+
+def _tensor_problems(config: ModelConfig, reader: CheckpointReader, inventory: Inventory) -> list[str]:
+    """As a load sees it. Where files are broken, what is missing lies in them and is not said again."""
+    wanted = [p for p in parameters(config) if not inventory.problems or p.name in reader]
+    if inventory.problems:
+        scales = {p.scale_name for p in wanted}
+        return [text for text in state_problems(wanted, reader, skip_mtp=True) if not _blames(text, scales)]
+    return state_problems(wanted, reader, skip_mtp=not config.num_nextn_predict_layers)
+
+
+def _blames(text: str, scales: set[str]) -> bool:
+    """Whether a problem is only the other half of a weight and scale that lie in a broken file."""
+    return " has no '" in text or ("unknown tensor" in text and text.rsplit("'", 2)[1].endswith(".scale"))
+
+
+def _values_of_a_load(config: ModelConfig, reader: CheckpointReader) -> list[str]:
+    whole, problems = is_small(reader), []
+    for parameter in parameters(config):
+        if parameter.kind is Kind.TABLE:
+            try:
+                checked_table(parameter.name, reader, config.n_routed_experts)
+            except ValueError as error:
+                problems.append(str(error))
+            continue
+        for name in read_at_load(parameter, reader, whole=whole):
+            problem = value_problem(reader, name)
+            if problem:
+                problems.append(problem)
+    return problems
+
+
+def _config_notes(path: Path, config: ModelConfig, layout: Layout) -> list[str]:
+    """A load goes by the files; others go by the config."""
     file = path / "config.json"
-    problems: list[str] = []
+    notes: list[str] = []
     if config.quantized != (layout.linears == "fp8"):
         says = "has" if config.quantized else "has no"
-        problems.append(f"{file}: {says} quantization_config, the linears are stored in {layout.linears}")
+        notes.append(f"{file}: {says} quantization_config, the linears are stored in {layout.linears}")
     if config.quantized and config.expert_dtype not in (None, layout.experts):
-        problems.append(f"{file}: expert_dtype is {config.expert_dtype}, the experts are stored in {layout.experts}")
-    return problems
+        notes.append(f"{file}: expert_dtype is {config.expert_dtype}, the experts are stored in {layout.experts}")
+    return notes
 
 
-def _tensor_problems(path: Path, config: ModelConfig, layout: Layout, inventory: Inventory) -> list[str]:
-    problems: list[str] = []
+def _layout_notes(config: ModelConfig, reader: CheckpointReader, layout: Layout) -> list[str]:
+    """One sentence for each way in which tensors are stored otherwise than the layout has them."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for parameter in parameters(config):
+        for text in _deviations(parameter, reader, stored_or_nearest(parameter, layout)):
+            counts[text] += 1
+            first.setdefault(text, parameter.name)
+    return [f"{count} {text} (first: {first[text]!r})" for text, count in counts.items()]
+
+
+def stored_or_nearest(parameter: Parameter, layout: Layout) -> Mapping[str, TensorSpec]:
+    """`stored`, or the bfloat16 form where the layout cannot hold the shape."""
     try:
-        expected = expected_tensors(config, layout)
-    except CheckpointError as error:
-        return [f"{path / 'config.json'}: {error}"]
-    entries = inventory.entries
-    for name, spec in expected.items():
-        entry = entries.get(name)
-        if entry is None:
-            if not inventory.problems:  # otherwise the broken file or index was already reported
-                problems.append(f"{path}: tensor {name!r} is missing")
-        elif entry.spec != spec:
-            problems.append(f"{entry.file}: tensor {name!r} should be {spec}, is {entry.spec}")
-    for name, entry in entries.items():
-        drafted = config.draft_stages > 0 and name.startswith("mtp.")
-        if name not in expected and not drafted:
-            problems.append(f"{entry.file}: unknown tensor {name!r}")
-    return problems
+        return stored(parameter, layout)
+    except ValueError:
+        return stored(parameter, BF16)
+
+
+def _deviations(parameter: Parameter, reader: CheckpointReader, wanted: Mapping[str, TensorSpec]) -> list[str]:
+    name, scale = parameter.name, parameter.scale_name
+    is_, should = reader.spec(name).dtype, wanted[name].dtype
+    texts: list[str] = []
+    if is_ != should and parameter.kind is not Kind.TABLE:
+        texts.append(f"{parameter.kind.value} tensors are {_name(is_)}, the others of their kind {_name(should)}")
+    elif scale in reader and scale in wanted and reader.spec(scale).dtype != wanted[scale].dtype:
+        texts.append(f"scales are {reader.spec(scale).dtype}, the layout's {wanted[scale].dtype}".replace("torch.", ""))
+    return texts
+
+
+def _name(dtype: torch.dtype) -> str:
+    return _DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))

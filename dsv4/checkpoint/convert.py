@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint.check import detect_layout
+from dsv4.checkpoint.folder import open_folder
 from dsv4.checkpoint.format import CheckpointError, read_json
+from dsv4.checkpoint.inventory import INDEX_NAME, PICKLE_SUFFIXES, UNFINISHED_NAME
 from dsv4.checkpoint.loader import is_quantized, state_problems
 from dsv4.checkpoint.names import (
     BASE,
@@ -34,16 +36,10 @@ from dsv4.checkpoint.names import (
     stored,
 )
 from dsv4.checkpoint.quantize import store_parameter, write_configs
-from dsv4.checkpoint.reader import (
-    INDEX_NAME,
-    PICKLE_SUFFIXES,
-    UNFINISHED_NAME,
-    CheckpointReader,
-    raise_problems,
-)
+from dsv4.checkpoint.reader import CheckpointReader, raise_problems
+from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
-from dsv4.config import ModelConfig
-from dsv4.kernels.quant import e8m0_to_float, float_to_e8m0, fp4_to_fp8_weight
+from dsv4.kernels.quant import float_to_e8m0, fp4_to_fp8_weight
 
 ExpertDtype = Literal["fp4", "fp8", "bf16"]
 TargetDtype = Literal["release", "base", "bf16", "fp32"]
@@ -77,11 +73,12 @@ def convert(
     source, target = Path(src), Path(dst)
     if source.resolve() == target.resolve():
         raise ValueError(f"dst must be another folder than src, got {target} for both")
-    config = ModelConfig.from_file(source)
-    reader = CheckpointReader(source)
+    folder = open_folder(source)
+    config, reader = folder.config, folder.reader
     layout = target_layout(detect_layout(reader, config), dtype, experts)
     wanted = list(parameters(config))
-    raise_problems(state_problems(wanted, reader, skip_mtp=config.draft_stages > 0))
+    raise_problems(state_problems(wanted, reader, skip_mtp=not config.num_nextn_predict_layers))
+    check_shapes(config, layout=layout)
     plan = expected_tensors(config, layout)
     shard = shards_by_size(plan, max_shard_bytes) if max_shard_bytes else lambda name: shard_of(name, config)
     _claim(target, _fingerprint(reader, layout, max_shard_bytes), resume)
@@ -117,8 +114,10 @@ def convert_parameter(parameter: Parameter, reader: CheckpointReader, layout: La
         return {name: reader.tensor(name) for name in wanted}
     name, scale_name = parameter.name, parameter.scale_name
     dtype, source = wanted[name].dtype, reader.spec(name).dtype
+    if parameter.kind is Kind.TABLE:
+        return {name: reader.tensor(name).to(dtype)}
     if len(wanted) == 1:
-        return {name: reader.tensor(name) if parameter.kind is Kind.TABLE else reader.dequantized(name, dtype)}
+        return {name: reader.dequantized(name, dtype)}
     if not is_quantized(reader.spec(name)):
         return store_parameter(parameter, reader.tensor(name), layout)
     if dtype == torch.int8:
@@ -128,7 +127,8 @@ def convert_parameter(parameter: Parameter, reader: CheckpointReader, layout: La
         if source == torch.int8:
             weight, scale = fp4_to_fp8_weight(weight, scale)
         if scale.dtype != wanted[scale_name].dtype:
-            scale = float_to_e8m0(scale) if scale.dtype == torch.float32 else e8m0_to_float(scale)
+            to_float = wanted[scale_name].dtype == torch.float32
+            scale = scale.to(torch.float32) if to_float else float_to_e8m0(scale)
     except ValueError as error:
         raise CheckpointError(f"{reader.file_of(name)}: tensor {name!r}: {error}") from None
     return {name: weight, scale_name: scale}
@@ -197,6 +197,6 @@ def _claim(target: Path, fingerprint: dict[str, str], resume: bool) -> None:
 
 def _copy_small_files(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
-        own = file.name in ("config.json", INDEX_NAME, UNFINISHED_NAME) or file.name.startswith(".")
+        own = file.name in ("config.json", INDEX_NAME, UNFINISHED_NAME) or file.name.startswith((".", "adapter_"))
         if file.is_file() and not own and file.suffix not in _NOT_COPIED:
             shutil.copyfile(file, target / file.name)

@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 
+from dsv4.config.json_file import foreign_content, parse_object, read_object, size_of
+from dsv4.config.ranges import shown
+
 MAX_HEADER_BYTES = 100_000_000
+MAX_TENSORS = 400_000  # of one file or index; the largest release has 149,782
+_INDEX_BYTES = 256 << 20
+# Packed 4-bit floats, whose shape counts values: read as the bytes that other files call I8.
+_PACKED = "F4"
 
 # In the order in which the safetensors library lays tensors out: widest alignment first, so that all are
 # aligned.
@@ -71,17 +78,27 @@ class Entry:
 
 def read_header(file: Path) -> dict[str, Entry]:
     """The tensors of one safetensors file, in data order. Raises CheckpointError."""
-    size = file.stat().st_size
+    try:
+        size = size_of(file)
+    except FileNotFoundError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     with file.open("rb") as stream:
         prefix = stream.read(8)
+        (length,) = struct.unpack("<Q", prefix) if len(prefix) == 8 else (size,)
+        if length > size - 8 or not length:
+            stream.seek(0)
+            foreign = foreign_content(stream.read(512))
+            if foreign:
+                raise CheckpointError(f"{file}: {foreign}")
         if len(prefix) < 8:
             raise CheckpointError(f"{file}: truncated: {size} bytes are not a safetensors file")
-        (length,) = struct.unpack("<Q", prefix)
         if length > MAX_HEADER_BYTES:
             raise CheckpointError(f"{file}: header of {length} bytes is above the limit of {MAX_HEADER_BYTES}")
         if length > size - 8:
             raise CheckpointError(f"{file}: truncated: the header needs {length} bytes, the file has {size - 8}")
-        raw = _parse_json(file, stream.read(length))
+        raw = _parse_header(file, stream.read(length))
     start = 8 + length
     entries = [(name, _entry(file, name, value, start)) for name, value in raw.items() if name != "__metadata__"]
     entries.sort(key=lambda item: (item[1].begin, item[1].end))
@@ -118,43 +135,38 @@ def data_order(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file (index, marker). Raises CheckpointError for anything else."""
-    return _parse_json(file, file.read_bytes())
-
-
-def _parse_json(file: Path, data: bytes) -> dict[str, Any]:
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise CheckpointError(f"{file}: the name {key!r} occurs twice")
-            found[key] = value
-        return found
-
     try:
-        raw = json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates)
-    except CheckpointError:
-        raise
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{file}: not valid UTF-8 at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not valid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, got {type(raw).__name__}")
-    return raw
+        return read_object(file, _INDEX_BYTES)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _parse_header(file: Path, data: bytes) -> dict[str, Any]:
+    # counted before it is parsed: a million empty tensors take no data, but minutes
+    if data.count(b'"data_offsets"') > MAX_TENSORS:
+        raise CheckpointError(f"{file}: more than {MAX_TENSORS:,} tensors in one file")
+    try:
+        return parse_object(str(file), data)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _entry(file: Path, name: str, value: Any, start: int) -> Entry:
     where = f"{file}: tensor {name!r}"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected dtype, shape and data_offsets")
-    dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
+    label, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    dtype = _DTYPES.get("I8" if label == _PACKED else label) if isinstance(label, str) else None
     if dtype is None:
-        raise CheckpointError(f"{where}: unknown dtype {value['dtype']!r}")
-    shape, offsets = value["shape"], value["data_offsets"]
+        raise CheckpointError(f"{where}: unknown dtype {shown(label)}")
     if not _natural(shape) or len(shape) > 16:
-        raise CheckpointError(f"{where}: shape must be a short list of integers from 0, got {str(shape)[:80]}")
+        raise CheckpointError(f"{where}: shape must be a short list of integers from 0, got {shown(shape)}")
     if not _natural(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{where}: data_offsets must be [begin, end], got {str(offsets)[:80]}")
+        raise CheckpointError(f"{where}: data_offsets must be [begin, end], got {shown(offsets)}")
+    if label == _PACKED:
+        if not shape or shape[-1] % 2:
+            raise CheckpointError(f"{where}: 4-bit values need an even last dimension, got {shown(shape)}")
+        shape = [*shape[:-1], shape[-1] // 2]
     spec = TensorSpec(dtype, tuple(shape))
     if spec.nbytes != offsets[1] - offsets[0]:
         raise CheckpointError(f"{where}: {spec} needs {spec.nbytes} bytes, data_offsets give {offsets[1] - offsets[0]}")

@@ -7,7 +7,9 @@ bf16     linears and embedding bfloat16; what the report computes in float32 com
 release  as bf16, but FP8 and FP4 weights stay as stored, with their scales. attn.wo_a, whose inputs the release does
          not quantise, becomes bfloat16 when its groups are no multiple of 128 rows
 
-Hash tables are int64 in every mode.
+Hash tables are int64 in every mode. Scales are e8m0 or float32 wherever they are used; a file may hold them in any
+float type. A load reads norms, sinks, biases and the scales of linears and refuses NaN and infinity there; of small
+folders, and of FP8 weights that are multiplied out anyway, it reads everything (see `values`).
 """
 
 from collections.abc import Iterator
@@ -18,10 +20,7 @@ from torch import Tensor, nn
 
 from dsv4.checkpoint.format import CheckpointError, TensorSpec
 from dsv4.checkpoint.names import (
-    BASE,
     BF16,
-    RELEASE,
-    RELEASE_FP8,
     Kind,
     Parameter,
     parameters,
@@ -29,13 +28,16 @@ from dsv4.checkpoint.names import (
     stored,
 )
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
+from dsv4.checkpoint.values import is_small, read_at_load, value_problem
 from dsv4.config import ModelConfig
-from dsv4.kernels.quant import FP8_BLOCK
+from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK, float_to_e8m0
 from dsv4.model.layers import Linear
 
 Mode = Literal["fp32", "bf16", "release"]
 _WO_A = "attn.wo_a.weight"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_SCALES = (torch.float8_e8m0fnu, *_FLOATS)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
 def state_for(
@@ -51,7 +53,7 @@ def state_for(
     if mode not in ("fp32", "bf16", "release"):
         raise ValueError(f"mode must be fp32, bf16 or release, got {mode!r}")
     wanted = [p for p in parameters(config) if mtp or not p.name.startswith("mtp.")]
-    raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or config.draft_stages > 0))
+    raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or not config.num_nextn_predict_layers))
     return _yield_state(wanted, reader, mode, config)
 
 
@@ -110,50 +112,86 @@ def _spec_problem(parameter: Parameter, reader: CheckpointReader) -> str | None:
     """Why the stored tensor cannot be this parameter; None when it can."""
     spec = reader.spec(parameter.name)
     if parameter.kind in (Kind.LINEAR, Kind.EXPERT) and is_quantized(spec):
-        allowed = [(RELEASE if spec.dtype == torch.int8 else RELEASE_FP8), BASE]
-        forms = [stored(Parameter(parameter.name, Kind.EXPERT, parameter.shape), layout) for layout in allowed]
-        if spec not in [form[parameter.name] for form in forms]:
-            return f"tensor {parameter.name!r} should be {forms[0][parameter.name]}, is {spec}"
-        scale_name = scale_of(parameter.name)
+        form = _quantised_form(parameter, spec)
+        expected, scale_name = form[parameter.name], scale_of(parameter.name)
+        if spec.dtype == torch.int8 and parameter.shape[1] % FP4_BLOCK:
+            return f"tensor {parameter.name!r}: FP4 needs a multiple of {FP4_BLOCK} columns, got {parameter.shape[1]}"
+        if spec != expected:
+            return f"tensor {parameter.name!r} should be {expected}, is {spec}"
         if scale_name not in reader:
             return f"tensor {parameter.name!r} ({spec}) has no {scale_name!r}"
-        scales = [form[scale_name] for form in forms if form[parameter.name] == spec]
-        if reader.spec(scale_name) not in scales:
-            return f"tensor {scale_name!r} should be {scales[0]}, is {reader.spec(scale_name)}"
+        scale = reader.spec(scale_name)
+        if scale.shape != form[scale_name].shape or scale.dtype not in _SCALES:
+            return f"tensor {scale_name!r} should be {form[scale_name]}, is {scale}"
         return None
     expected = stored(parameter, BF16)[parameter.name]
-    right_type = spec.dtype == torch.int64 if parameter.kind is Kind.TABLE else spec.dtype in _FLOATS
+    right_type = spec.dtype in (_INTEGERS if parameter.kind is Kind.TABLE else _FLOATS)
     if spec.shape != expected.shape or not right_type:
         return f"tensor {parameter.name!r} should be {expected}, is {spec}"
     return None
+
+
+def _quantised_form(parameter: Parameter, spec: TensorSpec) -> dict[str, TensorSpec]:
+    """What an FP4 or FP8 weight of this shape and its scale look like; FP8 in tiles of any width."""
+    N, K = parameter.shape
+    if spec.dtype == torch.int8:
+        weight = TensorSpec(torch.int8, (N, K // 2))
+        scale = TensorSpec(torch.float8_e8m0fnu, (N, -(-K // FP4_BLOCK)))
+    else:
+        weight = TensorSpec(torch.float8_e4m3fn, (N, K))
+        scale = TensorSpec(torch.float8_e8m0fnu, (-(-N // FP8_BLOCK), -(-K // FP8_BLOCK)))
+    return {parameter.name: weight, parameter.scale_name: scale}
 
 
 def _yield_state(
     wanted: list[Parameter], reader: CheckpointReader, mode: Mode, config: ModelConfig
 ) -> Iterator[tuple[str, Tensor]]:
     whole_groups = config.o_lora_rank % FP8_BLOCK == 0
+    whole = is_small(reader)
     for parameter in wanted:
         name = parameter.name
         if parameter.kind is Kind.TABLE:
-            yield name, _checked_table(name, reader, config.n_routed_experts)
-        elif mode == "release" and is_quantized(reader.spec(name)) and (whole_groups or not name.endswith(_WO_A)):
+            yield name, checked_table(name, reader, config.n_routed_experts)
+            continue
+        quantised = is_quantized(reader.spec(name))
+        kept = mode == "release" and quantised and (whole_groups or not name.endswith(_WO_A))
+        looked_at = set(read_at_load(parameter, reader, whole=whole))
+        if quantised and not kept:
+            looked_at |= {name, parameter.scale_name}  # both are read now
+        raise_problems([problem for item in sorted(looked_at) if (problem := value_problem(reader, item))])
+        if kept:
             yield name, reader.tensor(name)
-            yield parameter.scale_name, reader.tensor(parameter.scale_name)
+            yield parameter.scale_name, _kernel_scale(parameter, reader)
         elif mode != "fp32" and parameter.kind is Kind.WIDE and reader.spec(name).dtype == torch.bfloat16:
             yield name, reader.tensor(name)
         else:
             yield name, reader.dequantized(name, _compute_dtype(parameter.kind, mode))
 
 
-def _checked_table(name: str, reader: CheckpointReader, experts: int) -> Tensor:
-    """A hash-routing table, whose entries index the experts."""
+def _kernel_scale(parameter: Parameter, reader: CheckpointReader) -> Tensor:
+    """A scale in the type that products take: e8m0 beside FP4, e8m0 or float32 beside FP8."""
+    scale = reader.tensor(parameter.scale_name)
+    if scale.dtype == torch.float8_e8m0fnu:
+        return scale
+    if reader.spec(parameter.name).dtype != torch.int8:
+        return scale.to(torch.float32)
+    try:
+        return float_to_e8m0(scale.to(torch.float32))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{reader.file_of(parameter.scale_name)}: tensor {parameter.scale_name!r}: {error}"
+        ) from None
+
+
+def checked_table(name: str, reader: CheckpointReader, experts: int) -> Tensor:
+    """A hash-routing table as int64, whose entries index the experts. Raises CheckpointError."""
     table = reader.tensor(name)
     low, high = (int(bound) for bound in table.aminmax())
     if low < 0 or high >= experts:
         raise CheckpointError(
             f"{reader.file_of(name)}: tensor {name!r} names experts {low} to {high}, there are 0 to {experts - 1}"
         )
-    return table
+    return table.to(torch.int64)
 
 
 def _compute_dtype(kind: Kind, mode: Mode) -> torch.dtype:

@@ -106,7 +106,7 @@ def write_configs(folder: Path, config: ModelConfig, layout: Layout) -> None:
         defaults = {
             "_from_model_config": True,
             "bos_token_id": config.bos_token_id,
-            "eos_token_id": config.eos_token_id,
+            "eos_token_id": raw["eos_token_id"],
             "do_sample": True,
             "temperature": 1.0,
             "top_p": 1.0,

@@ -1,35 +1,15 @@
-"""Read a checkpoint folder: headers at once, data only when asked for, through a memory map.
-
-Only safetensors files are read. Pickle files can run code when loaded and are refused.
-"""
+"""Read a checkpoint folder: headers at once, data only when asked for, through a memory map."""
 
 import mmap
-import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dsv4.checkpoint.format import CheckpointError, Entry, TensorSpec, read_header, read_json
+from dsv4.checkpoint.format import CheckpointError, Entry, TensorSpec
+from dsv4.checkpoint.inventory import Inventory, take_inventory
 from dsv4.checkpoint.names import scale_of
 from dsv4.kernels.quant import dequantize_fp4_weight, dequantize_fp8_weight
-
-INDEX_NAME = "model.safetensors.index.json"
-# Lies in a folder from the first to the last byte of a conversion: such a folder is not a checkpoint yet.
-UNFINISHED_NAME = "conversion.unfinished.json"
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
-_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-
-
-@dataclass(slots=True)
-class Inventory:
-    """What a folder holds, and everything that is wrong with it."""
-
-    entries: dict[str, Entry] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    unreadable: set[Path] = field(default_factory=set)  # files already reported as a whole
-    total_size: int | None = None  # as the index claims
 
 
 class CheckpointReader:
@@ -40,10 +20,12 @@ class CheckpointReader:
     never changes the file, and the map lives as long as any of them. The files must not be changed meanwhile.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, inventory: Inventory | None = None) -> None:
+        """`inventory`: what was found there already; its problems are then the caller's to tell."""
         self.folder = Path(folder)
-        inventory = take_inventory(self.folder)
-        raise_problems(inventory.problems)
+        if inventory is None:
+            inventory = take_inventory(self.folder)
+            raise_problems(inventory.problems)
         self._entries = inventory.entries
         self._maps: dict[Path, Tensor] = {}
 
@@ -114,103 +96,6 @@ def raise_problems(problems: list[str], shown: int = 5) -> None:
     if problems:
         more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
         raise CheckpointError("; ".join(problems[:shown]) + more)
-
-
-def take_inventory(folder: Path) -> Inventory:
-    """Read all headers of a folder. Never raises for the folder's content: what is wrong is listed."""
-    inventory = Inventory()
-    if not folder.is_dir():
-        inventory.problems.append(f"{folder}: no such folder")
-        return inventory
-    if (folder / UNFINISHED_NAME).exists():
-        inventory.problems.append(f"{folder}: an unfinished conversion; run `dsv4 convert` again to complete it")
-        return inventory
-    try:
-        index = _read_index(folder, inventory)
-        files = sorted(set(index.values())) if index is not None else _files_without_index(folder)
-    except CheckpointError as error:
-        inventory.problems.append(str(error))
-        return inventory
-    for file_name in files:
-        _add_file(folder / file_name, inventory)
-    if index is not None:
-        _compare_with_index(folder, index, inventory)
-    return inventory
-
-
-def _read_index(folder: Path, inventory: Inventory) -> dict[str, str] | None:
-    """The index's weight_map, or None where the folder has no index."""
-    file = folder / INDEX_NAME
-    if not file.is_file():
-        return None
-    raw = read_json(file)
-    weight_map = raw.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{file}: weight_map must be a non-empty object")
-    for name, shard in weight_map.items():
-        plain = isinstance(shard, str) and Path(shard).name == shard and "\0" not in shard
-        if not plain or Path(shard).suffix != ".safetensors":
-            raise CheckpointError(
-                f"{file}: tensor {name!r} must lie in a .safetensors file of this folder, got {shard!r}"
-            )
-    metadata = raw.get("metadata")
-    if isinstance(metadata, dict) and isinstance(metadata.get("total_size"), int):
-        inventory.total_size = metadata["total_size"]
-    return weight_map
-
-
-def _files_without_index(folder: Path) -> list[str]:
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    shards = [match for match in map(_SHARD.fullmatch, names) if match]
-    if shards:
-        wanted = [f"model-{i:05d}-of-{shards[0][2]}.safetensors" for i in range(1, int(shards[0][2]) + 1)]
-        found = [match[0] for match in shards]
-        missing = sorted(set(wanted) ^ set(found))
-        if missing:
-            raise CheckpointError(
-                f"{folder}: no {INDEX_NAME}, and the shards are not one set: see {', '.join(missing[:3])}"
-            )
-        return found
-    if names:
-        return ["model.safetensors"] if "model.safetensors" in names else names
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise CheckpointError(
-            f"{folder / pickles[0]}: pickle files can run code and are not read; convert them to safetensors"
-        )
-    raise CheckpointError(f"{folder}: no safetensors files")
-
-
-def _add_file(file: Path, inventory: Inventory) -> None:
-    try:
-        entries = read_header(file)
-    except (CheckpointError, OSError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        text = str(error) if isinstance(error, CheckpointError) else f"{file}: {'missing' if missing else error}"
-        inventory.problems.append(text)
-        inventory.unreadable.add(file)
-        return
-    for name, entry in entries.items():
-        if name in inventory.entries:
-            other = inventory.entries[name].file.name
-            inventory.problems.append(f"{file}: tensor {name!r} is also in {other}")
-        else:
-            inventory.entries[name] = entry
-
-
-def _compare_with_index(folder: Path, index: dict[str, str], inventory: Inventory) -> None:
-    for name, shard in index.items():
-        file = folder / shard
-        entry = inventory.entries.get(name)
-        if file in inventory.unreadable:
-            continue
-        if entry is None:
-            inventory.problems.append(f"{file}: tensor {name!r} is in the index but not in the file")
-        elif entry.file != file:
-            inventory.problems.append(f"{file}: tensor {name!r} is in {entry.file.name} instead")
-    for name, entry in inventory.entries.items():
-        if name not in index:
-            inventory.problems.append(f"{entry.file}: tensor {name!r} is not in the index")
 
 
 def _map_file(file: Path) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError, TensorSpec, data_order, encode_header
-from dsv4.checkpoint.reader import INDEX_NAME
+from dsv4.checkpoint.inventory import INDEX_NAME
 
 _CHUNK_BYTES = 1 << 24
 

@@ -3,28 +3,41 @@
 from pathlib import Path
 
 
-def check(folder: Path, *, json: bool = False) -> None:
+def check(folder: Path, *, deep: bool = False, json: bool = False) -> None:
     """Check a checkpoint folder against its config without loading it. Exits with 1 when there are problems.
 
     Parameters
     ----------
     folder
         Folder with config.json and safetensors files.
+    deep
+        Read every value and look for NaN and infinity; otherwise only where loading would.
     json
         Print the report as one JSON object.
     """
     import json as json_format
 
     from dsv4.checkpoint.check import check_folder
+    from dsv4.cli.tokenizer import check_tokenizer
+    from dsv4.observe import printable
 
-    report = check_folder(folder)
+    if deep and not json:
+        from dsv4.cli.progress import byte_progress
+
+        with byte_progress("reading") as show:
+            report = check_folder(folder, deep=True, progress=show)
+    else:
+        report = check_folder(folder, deep=deep)
+    report = check_tokenizer(report)
     if json:
         print(json_format.dumps(report.to_dict(), ensure_ascii=False))
     else:
         for problem in report.problems:
-            print(problem)
+            print(printable(problem))
+        for note in report.notes:
+            print(f"note: {printable(note)}")
         size = f"{report.tensors} tensors in {report.files} files, {report.bytes / 2**30:.2f} GiB"
-        verdict = "ok" if report.ok else f"{len(report.problems)} problems"
+        verdict = "ok" if report.ok else f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"
         print(f"{folder}: {verdict}: layout {report.layout or 'unknown'}, {size}")
     if not report.ok:
         raise SystemExit(1)

@@ -28,31 +28,11 @@ def convert(
     resume
         Continue an interrupted conversion; --no-resume discards what it left in dst and starts anew.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    import sys
 
     from dsv4.checkpoint.convert import convert as convert_folder
+    from dsv4.cli.progress import byte_progress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("converting", total=None)
-
-        def show(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=name)
-
+    with byte_progress("converting") as show:
         layout = convert_folder(src, dst, experts=experts, dtype=dtype, resume=resume, progress=show)
-    console.print(f"{dst}: complete, layout {layout.name}", markup=False, highlight=False, soft_wrap=True)
+    print(f"{dst}: complete, layout {layout.name}", file=sys.stderr)

@@ -4,7 +4,7 @@ T tokens, V vocabulary.
 """
 
 import hashlib
-import json
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -19,11 +19,13 @@ from dsv4.answer import StopStrings
 from dsv4.cache import CacheDtype, CacheSpec
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import ReusePolicy
-from dsv4.checkpoint import CheckpointReader, check_shapes, load_into
+from dsv4.checkpoint import CheckpointReader, check_shapes, load_into, open_folder
 from dsv4.cli.answers import Answer, AnswerStream
 from dsv4.cli.folders import default_model_folder
 from dsv4.cli.token_ids import TokenIds, token_list
+from dsv4.cli.tokenizer import load_tokenizer
 from dsv4.config import ModelConfig
+from dsv4.config.generation_file import read_generation
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
 from dsv4.engine import Engine, EngineService
@@ -70,11 +72,11 @@ def load(
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     path = Path(folder) if folder is not None else default_model_folder()
-    config = ModelConfig.from_file(path)
+    config, reader, defaults = _open(path)
     check_shapes(config, release_numerics=mode == "release")
+    tokenizer = load_tokenizer(path)
     with torch.device("meta"):
         model = Transformer(config, MODES[mode])
-    reader = CheckpointReader(path)
     load_into(model, config, reader, mode)
     model.requires_grad_(False).eval()
     _limit_experts(model, reader, expert_memory)
@@ -99,8 +101,19 @@ def load(
         speculate=speculate,
         queue=queue,
     )
-    tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").is_file() else None
-    return LocalModel(path.resolve().name, model, engine, tokenizer, generation_defaults(path))
+    return LocalModel(path.resolve().name, model, engine, tokenizer, defaults)
+
+
+def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:
+    """A folder's config with every token that ends an answer, its files, and how to sample. Warns of what lies there
+    and is not used."""
+    opened = open_folder(folder)
+    advice = read_generation(folder, opened.config.vocab_size)
+    ends = dict.fromkeys((*opened.config.end_token_ids, *advice.end_token_ids))
+    for note in opened.notes:
+        warnings.warn(note, stacklevel=3)
+    config = opened.config.with_changes(end_token_ids=tuple(ends))
+    return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p)
 
 
 def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> None:
@@ -129,19 +142,6 @@ def _fingerprint(folder: Path, *settings: object) -> str:
         stat = file.stat()
         digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()
-
-
-def generation_defaults(folder: Path) -> SamplingDefaults:
-    """Temperature and top_p of the folder's generation_config.json; do_sample false means greedy."""
-    file = folder / "generation_config.json"
-    if not file.is_file():
-        return SamplingDefaults()
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        temperature = raw.get("temperature", 1.0) if raw.get("do_sample", True) else 0.0
-        return SamplingDefaults(float(temperature), float(raw.get("top_p", 1.0)))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: {error}") from None
 
 
 class LocalModel:

@@ -19,7 +19,7 @@ FLAGS = {
     "render": "file dialect model tokens",
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
-    "check": "folder json",
+    "check": "folder deep json",
     "train": "recipe set folder live track table export threads",
     "bench": "folder of contexts decode peer long json plot mode",
 }

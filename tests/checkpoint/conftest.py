@@ -78,7 +78,7 @@ def _written(
     def write(layout: str, max_shard_bytes: int | None) -> Path:
         folder = root / f"{layout}-{max_shard_bytes}"
         if not folder.exists():
-            extra = {"tokenizer.json": b"{}", "LICENSE": b"MIT"}
+            extra = {"tokenizer_config.json": b"{}", "LICENSE": b"MIT"}
             options = {"extra_files": extra, "max_shard_bytes": max_shard_bytes}
             save_checkpoint(folder, tiny, float_state, LAYOUTS[layout], **options)
         return folder

@@ -25,7 +25,7 @@ from dsv4.checkpoint import (
     state_for,
 )
 from dsv4.checkpoint.convert import target_layout
-from dsv4.checkpoint.reader import INDEX_NAME, UNFINISHED_NAME
+from dsv4.checkpoint.inventory import INDEX_NAME, UNFINISHED_NAME
 from dsv4.config import ModelConfig
 from dsv4.kernels import quant
 
@@ -61,7 +61,7 @@ def test_every_pair_of_layouts(save, tmp_path: Path, source: str, target: str) -
     report = check_folder(tmp_path / "out")
     assert report.ok, report.problems
     assert report.layout == layout.name == target
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == b"{}"
+    assert (tmp_path / "out" / "tokenizer_config.json").read_bytes() == b"{}"
     assert (tmp_path / "out" / "LICENSE").read_bytes() == b"MIT"
     assert not (tmp_path / "out" / UNFINISHED_NAME).exists()
     if source == target:

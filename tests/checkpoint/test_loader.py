@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dsv4.checkpoint import LAYOUTS, CheckpointError, CheckpointReader, Mode, load_into, parameters, state_for
-from dsv4.checkpoint.reader import INDEX_NAME
+from dsv4.checkpoint.inventory import INDEX_NAME
 from dsv4.config import ModelConfig
 
 E4M3, E8M0 = torch.float8_e4m3fn, torch.float8_e8m0fnu
@@ -132,8 +132,8 @@ def _rewrite(folder: Path, change) -> CheckpointReader:
         ),
         (
             "mtp.0.ffn.experts.0.w1.scale",
-            torch.ones(96, 8),
-            r"w1\.scale' should be F8_E8M0 \[96, 8\], is F32",
+            torch.ones(96, 8, dtype=torch.int32),
+            r"w1\.scale' should be F8_E8M0 \[96, 8\], is I32",
         ),
     ],
 )
@@ -165,8 +165,7 @@ def test_prediction_block_and_draft_stages_can_be_left_out(save, tiny: ModelConf
     drafted = tiny.with_changes(num_nextn_predict_layers=0, draft_stages=1)
     assert not any(name.startswith("mtp.") for name, _ in state_for(drafted, reader))
     plain = tiny.with_changes(num_nextn_predict_layers=0, compress_ratios=tiny.compress_ratios[:4])
-    with pytest.raises(CheckpointError, match="unknown tensor 'mtp"):
-        state_for(plain, reader)
+    assert not any(name.startswith("mtp.") for name, _ in state_for(plain, reader))
 
 
 class _Holder(nn.Module):

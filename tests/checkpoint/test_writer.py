@@ -21,7 +21,7 @@ from dsv4.checkpoint import (
     save_checkpoint,
     shards_by_size,
 )
-from dsv4.checkpoint.reader import INDEX_NAME
+from dsv4.checkpoint.inventory import INDEX_NAME
 from dsv4.config import ModelConfig
 from dsv4.kernels import quant
 
@@ -71,7 +71,7 @@ def test_saved_folders_are_complete(save, layout: str, tiny: ModelConfig) -> Non
     assert report.ok, report.problems
     assert report.layout == layout
     assert report.files == 7
-    assert (folder / "tokenizer.json").read_bytes() == b"{}"
+    assert (folder / "tokenizer_config.json").read_bytes() == b"{}"
     config = ModelConfig.from_file(folder)
     assert config.with_changes(quantized=False, expert_dtype=None) == tiny
     assert not list(folder.glob(".*"))

@@ -1,0 +1,58 @@
+"""A model's folder as people have it: its config settled with what the files hold, and notes on what is not used."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsv4.checkpoint.inventory import adapter_files, describe_adapter
+from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.checkpoint.tokenizer_file import tokenizer_notes
+from dsv4.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that is ready to be loaded. notes: sentences a user should see once."""
+
+    config: ModelConfig
+    reader: CheckpointReader
+    notes: tuple[str, ...]
+
+
+def open_folder(path: str | Path) -> Folder:
+    """Read a folder's config and the headers of its files.
+
+    Raises FileNotFoundError or ValueError (CheckpointError), naming file, line, field or tensor.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if not (folder / "config.json").exists():
+        CheckpointReader(folder)  # what such a folder holds instead says more than the name of a file it lacks
+    config = ModelConfig.from_file(folder)
+    reader = CheckpointReader(folder)
+    config, notes = settle_config(config, reader)
+    return Folder(config, reader, (*notes, *folder_notes(folder, config)))
+
+
+def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelConfig, list[str]]:
+    """The config without what the files do not hold: a prediction block is a help, not a part of the answer."""
+    stored = any(name.startswith("mtp.") for name in reader.names())
+    draft = "mtp.0.main_proj.weight" in reader
+    if config.draft_stages:
+        text = "the DSpark draft stages (mtp.*) are not loaded: drafting with them is not supported"
+        return config, [text] if stored else []
+    if config.num_nextn_predict_layers and not stored:
+        return config.without_prediction(), ["no tensors of the prediction block (mtp.*): loaded without it"]
+    if config.num_nextn_predict_layers and draft:
+        return config.without_prediction(), ["mtp.* holds DSpark draft stages, which are not loaded"]
+    if stored and not config.num_nextn_predict_layers:
+        return config, ["mtp.* is not loaded: the config has no prediction block"]
+    return config, []
+
+
+def folder_notes(folder: Path, config: ModelConfig) -> list[str]:
+    """What else lies in the folder and does not go into the model."""
+    notes = tokenizer_notes(folder, config.vocab_size)
+    if adapter_files(folder):
+        notes.append(f"{describe_adapter(folder)} that is not applied: merge it into the base to use it")
+    return notes

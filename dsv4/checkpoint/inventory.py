@@ -1,0 +1,165 @@
+"""What a checkpoint folder holds, by the headers of its files, and everything that is wrong with it.
+
+Only safetensors files are read. Pickle files can run code when loaded and are refused.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsv4.checkpoint.format import MAX_TENSORS, CheckpointError, Entry, read_header, read_json
+from dsv4.checkpoint.spellings import released_entries
+from dsv4.config.ranges import shown
+
+INDEX_NAME = "model.safetensors.index.json"
+# Lies in a folder from the first to the last byte of a conversion: such a folder is not a checkpoint yet.
+UNFINISHED_NAME = "conversion.unfinished.json"
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+
+
+@dataclass(slots=True)
+class Inventory:
+    """What a folder holds, and everything that is wrong with it."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unreadable: set[Path] = field(default_factory=set)  # files already reported as a whole
+    total_size: int | None = None  # as the index claims
+    bytes: int = 0  # of all tensors
+
+
+def take_inventory(folder: Path) -> Inventory:
+    """Read all headers of a folder. Never raises for the folder's content: what is wrong is listed.
+
+    Names and types come out as the release spells them (see `spellings`); the index is compared before that.
+    """
+    inventory = Inventory()
+    try:
+        _fill(folder, inventory)
+    except (CheckpointError, OSError) as error:
+        inventory.problems.append(str(error))
+    return inventory
+
+
+def _fill(folder: Path, inventory: Inventory) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    if (folder / UNFINISHED_NAME).exists():
+        raise CheckpointError(f"{folder}: an unfinished conversion; run `dsv4 convert` again to complete it")
+    index = _read_index(folder, inventory)
+    files = sorted(set(index.values())) if index is not None else _files_without_index(folder)
+    for file_name in files:
+        _add_file(folder / file_name, inventory)
+    if index is not None:
+        _compare_with_index(folder, index, inventory)
+    inventory.bytes = sum(entry.spec.nbytes for entry in inventory.entries.values())
+    inventory.entries = released_entries(inventory.entries)
+
+
+def _read_index(folder: Path, inventory: Inventory) -> dict[str, str] | None:
+    """The index's weight_map, or None where the folder has no index."""
+    file = folder / INDEX_NAME
+    if not file.exists() and not file.is_symlink():
+        return None
+    raw = read_json(file)
+    weight_map = raw.get("weight_map")
+    if not isinstance(weight_map, dict) or not 0 < len(weight_map) <= MAX_TENSORS:
+        raise CheckpointError(f"{file}: weight_map must be an object of 1 to {MAX_TENSORS:,} entries")
+    for name, shard in weight_map.items():
+        plain = isinstance(shard, str) and Path(shard).name == shard and "\0" not in shard
+        if not plain or Path(shard).suffix != ".safetensors":
+            raise CheckpointError(
+                f"{file}: tensor {name!r} must lie in a .safetensors file of this folder, got {shown(shard)}"
+            )
+    metadata = raw.get("metadata")
+    if isinstance(metadata, dict) and isinstance(metadata.get("total_size"), int):
+        inventory.total_size = metadata["total_size"]
+    return weight_map
+
+
+def _files_without_index(folder: Path) -> list[str]:
+    names = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+    shards = [match for match in map(_SHARD.fullmatch, names) if match]
+    if shards:
+        wanted = [f"model-{i:05d}-of-{shards[0][2]}.safetensors" for i in range(1, int(shards[0][2]) + 1)]
+        found = [match[0] for match in shards]
+        missing = sorted(set(wanted) ^ set(found))
+        if missing:
+            raise CheckpointError(
+                f"{folder}: no {INDEX_NAME}, and the shards are not one set: see {', '.join(missing[:3])}"
+            )
+        return found
+    if names:
+        return ["model.safetensors"] if "model.safetensors" in names else names
+    raise CheckpointError(_why_nothing(folder))
+
+
+def _why_nothing(folder: Path) -> str:
+    """What a folder without safetensors files has in their place."""
+    present = sorted(path.name for path in folder.iterdir())
+    if "adapter_config.json" in present or "adapter_model.safetensors" in present:
+        return describe_adapter(folder) + " and no model: merge it into its base, or load the base"
+    kinds = (
+        (".gguf", "GGUF files are not read: the safetensors release is needed"),
+        (tuple(PICKLE_SUFFIXES), "pickle files can run code and are not read; convert them to safetensors"),
+        ((".incomplete", ".part", ".aria2", ".crdownload", ".tmp"), "a download or conversion that was not finished"),
+        ((".gz", ".zip", ".tar", ".tgz", ".zst", ".xz"), "unpack it first"),
+    )
+    for suffixes, text in kinds:
+        for name in present:
+            if name.lower().endswith(suffixes):
+                return f"{folder / name}: {text}"
+    return f"{folder}: no safetensors files"
+
+
+def adapter_files(folder: Path) -> list[str]:
+    """Names of a PEFT adapter's files in a folder; none for nearly all."""
+    return sorted(path.name for path in folder.glob("adapter_*") if path.suffix in (".json", ".safetensors", ".bin"))
+
+
+def describe_adapter(folder: Path) -> str:
+    """'FOLDER: a LoRA adapter for BASE', as far as its own config can be read."""
+    kind, base = "an", ""
+    try:
+        raw = read_json(folder / "adapter_config.json")
+        if isinstance(raw.get("peft_type"), str):
+            name = raw["peft_type"][:40]
+            kind = "a LoRA" if name.upper() == "LORA" else f"a {name}"
+        if isinstance(raw.get("base_model_name_or_path"), str):
+            base = f" for {raw['base_model_name_or_path'][:200]}"
+    except (CheckpointError, OSError):
+        pass
+    return f"{folder}: holds {kind} adapter{base}"
+
+
+def _add_file(file: Path, inventory: Inventory) -> None:
+    try:
+        entries = read_header(file)
+    except (CheckpointError, OSError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        text = str(error) if isinstance(error, CheckpointError) else f"{file}: {'missing' if missing else error}"
+        inventory.problems.append(text)
+        inventory.unreadable.add(file)
+        return
+    for name, entry in entries.items():
+        if name in inventory.entries:
+            other = inventory.entries[name].file.name
+            inventory.problems.append(f"{file}: tensor {name!r} is also in {other}")
+        else:
+            inventory.entries[name] = entry
+
+
+def _compare_with_index(folder: Path, index: dict[str, str], inventory: Inventory) -> None:
+    for name, shard in index.items():
+        file = folder / shard
+        entry = inventory.entries.get(name)
+        if file in inventory.unreadable:
+            continue
+        if entry is None:
+            inventory.problems.append(f"{file}: tensor {name!r} is in the index but not in the file")
+        elif entry.file != file:
+            inventory.problems.append(f"{file}: tensor {name!r} is in {entry.file.name} instead")
+    for name, entry in inventory.entries.items():
+        if name not in index:
+            inventory.problems.append(f"{entry.file}: tensor {name!r} is not in the index")

@@ -1,0 +1,45 @@
+"""A folder's tokenizer, tried out before it is relied on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsv4.encoding import Tokenizer
+
+if TYPE_CHECKING:
+    from dsv4.checkpoint import Report
+
+_PROBES = ("Hello, world! 1234567\n\n  x", "\u00e9\u4f60\u597d \U0001f600", "")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a model's folder, or None where it has no tokenizer.json.
+
+    Raises ValueError naming the file for one that cannot be read, or that fails on ordinary text.
+    """
+    file = folder / "tokenizer.json"
+    if not file.exists() and not file.is_symlink():
+        return None
+    try:
+        tokenizer = Tokenizer.load(file)
+        for text in _PROBES:
+            tokenizer.encode_text(text)
+    except RecursionError:
+        raise ValueError(f"{file}: not valid JSON: nested too deeply") from None
+    except BaseException as error:
+        # the library's own crashes are no Exception, so nothing else would stop them
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{file}: the tokenizers library fails on it: {error}") from None
+    return tokenizer
+
+
+def check_tokenizer(report: "Report") -> "Report":
+    """A report with what `load_tokenizer` finds added."""
+    if any("tokenizer.json: " in problem for problem in report.problems):
+        return report  # said already
+    try:
+        load_tokenizer(Path(report.folder))
+    except (ValueError, OSError) as error:
+        return replace(report, problems=(*report.problems, str(error)))
+    return report
