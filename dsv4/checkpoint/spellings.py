@@ -68,15 +68,13 @@ def released_name(name: str) -> str:
 
 def released_entries(entries: dict[str, Entry]) -> dict[str, Entry]:
     """The same tensors under released names and types. Raises CheckpointError where two come to have one name."""
-    renamed = [(released_name(name), name, entry) for name, entry in entries.items() if "rotary_emb." not in name]
-    fused_rows = {new: entry.spec.shape[1] for new, _, entry in renamed if _FUSED.fullmatch(new) and _is_cube(entry)}
+    renamed = [(released_name(name), entry) for name, entry in entries.items() if "rotary_emb." not in name]
+    fused_rows = {new: entry.spec.shape[1] for new, entry in renamed if _FUSED.fullmatch(new) and _is_cube(entry)}
     found: dict[str, Entry] = {}
-    for new_name, name, entry in renamed:
+    for new_name, entry in renamed:
         for new, part in _parts(new_name, entry, fused_rows):
             if new in found:
-                raise CheckpointError(
-                    f"{entry.file}: tensor {name!r} is another spelling of {new!r}, which is there too"
-                )
+                raise CheckpointError(f"{entry.file}: tensor {new!r} is there in two spellings")
             found[new] = part
     for name, entry in found.items():
         if name.endswith(".scale") and entry.spec.dtype in _BYTES:

@@ -64,6 +64,8 @@ def read_fields(raw: dict[str, Any]) -> dict[str, Any]:
         try:
             return _huggingface(_released(raw))
         except ValueError as error:
+            if "compress_ratios" in raw:
+                raise
             raise ValueError(f"{error} (config in the dialect of transformers, with layer_types)") from None
     return _huggingface(raw)
 

@@ -61,10 +61,10 @@ def number(name: str, value: Any, kind: type, low: float, high: float, *, zero: 
         wanted = f"an integer in [{int(low)}, {int(high)}]" if low != high else f"{int(low)}"
     else:
         wanted = f"a number in {'(' if above else '['}{low:g}, {high:g}]"
-    if not real or (kind is int and not whole):
-        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite: {wanted}, got {value}")
+    if not real or (kind is int and not whole):
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     if not (low < value if above else low <= value) or value > high:
         raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     return kind(value)
