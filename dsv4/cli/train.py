@@ -94,7 +94,7 @@ def _tokenizer(recipe: "Recipe", place: Path) -> "Tokenizer":
     """The recipe's, or the run's own, trained on the text sources when the run starts."""
     from dsv4.encoding import Tokenizer, train_bpe
     from dsv4.training.data import FIM_TOKENS
-    from dsv4.training.documents import files_of, texts_of
+    from dsv4.training.source_texts import files_of, texts_of
 
     if recipe.data.tokenizer is not None:
         return Tokenizer.load(recipe.data.tokenizer)

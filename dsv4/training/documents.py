@@ -3,20 +3,28 @@
 Shards are memory-mapped: a corpus larger than memory costs no memory.
 """
 
+import contextlib
 import hashlib
 import importlib
 import inspect
 import json
+import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from dsv4.training.disk import naming
 from dsv4.training.recipe import SourceSettings
+from dsv4.training.source_texts import files_of, texts_of
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int], None]  # name of the source, tokens so far
 
@@ -57,6 +65,8 @@ class Codec(Protocol):
 class Source(Protocol):
     """Documents by number. `count` is None where there is no end."""
 
+    digest: str  # the same for the same documents: a run that goes on compares it
+
     @property
     def count(self) -> int | None: ...
 
@@ -67,20 +77,40 @@ Maker = Callable[..., Document | str]
 
 
 class Generated:
-    """Documents made by `function(rng, codec, **options)`; text is encoded between begin and end tokens."""
+    """Documents made by `function(rng, codec, **options)`; text is encoded between begin and end tokens.
+
+    Raises ValueError naming the source when the function fails or gives something else."""
 
     count = None
 
     def __init__(self, settings: SourceSettings, codec: Codec, seed: int) -> None:
         self._settings, self._codec, self._seed = settings, codec, seed
         self._make = function_of(settings)
+        # a function has no content to compare: its first documents stand for it
+        first = [np.array(self.document(number).tokens, dtype=np.int64) for number in range(_TRIED)]
+        self.digest = _digest(*first)
 
     def document(self, number: int) -> Document:
         rng = random.Random(f"{self._seed}/{self._settings.name}/{number}")
-        made = self._make(rng, self._codec, **self._settings.options)
-        if isinstance(made, Document):
-            return made
-        return Document([self._codec.bos_id, *self._codec.encode_text(made), self._codec.eos_id])
+        where = f"source {self._settings.name}: {self._settings.path} for document {number}"
+        try:
+            made = self._make(rng, self._codec, **self._settings.options)
+            if isinstance(made, str):
+                made = Document([self._codec.bos_id, *self._codec.encode_text(made), self._codec.eos_id])
+        except Exception as error:  # the user's own code: it may raise anything
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            at = f"{last.filename}, line {last.lineno}"
+            raise ValueError(f"{where} raised {type(error).__name__}: {error} ({at})") from error
+        if not isinstance(made, Document):
+            raise ValueError(f"{where} gave {type(made).__name__}; it must give text or a Document")
+        low, high = min(made.tokens), max(made.tokens)
+        if low < 0 or high >= self._codec.vocab_size:
+            wrong = low if low < 0 else high
+            raise ValueError(f"{where} gave token {wrong}; tokens must be in [0, {self._codec.vocab_size})")
+        return made
+
+
+_TRIED = 4
 
 
 def function_of(settings: SourceSettings) -> Maker:
@@ -100,12 +130,24 @@ def function_of(settings: SourceSettings) -> Maker:
 
 
 class Shard:
-    """Tokens of all documents in one file, and where each starts: made once, then mapped."""
+    """Tokens of all documents in one file, and where each starts: made once, then mapped.
+
+    Raises DamagedShard when what lies in the folder is not what was written: every opening reads it through once.
+    """
 
     def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / "shard.json").read_text())
-        self._tokens = np.memmap(folder / "tokens.bin", dtype=about["dtype"], mode="r")
-        self._starts = np.load(folder / "starts.npy", mmap_mode="r")
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            self.digest: str = about["digest"]
+            self._tokens = np.memmap(folder / TOKENS, dtype=about["dtype"], mode="r")
+            self._starts = np.load(folder / STARTS, mmap_mode="r")
+            counts = len(self._starts) - 1, len(self._tokens)
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise DamagedShard(f"{folder}: {error!r}") from None
+        if counts != (about["documents"], about["tokens"]):
+            raise DamagedShard(f"{folder}: {counts[1]:,} tokens of {about['tokens']:,}")
+        if _digest(self._tokens, self._starts) != self.digest:
+            raise DamagedShard(f"{folder}: its content has changed since it was written")
 
     @property
     def count(self) -> int:
@@ -120,27 +162,47 @@ class Shard:
         return Document(self._tokens[first:last].tolist())
 
 
+ABOUT, TOKENS, STARTS = "shard.json", "tokens.bin", "starts.npy"
+
+
+class DamagedShard(ValueError):
+    """A shard's files are cut, changed or missing."""
+
+
 def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: Progress | None = None) -> Shard:
-    """The shard of a text or JSONL source under `folder`, made if it is not there or its files have changed."""
+    """The shard of a text or JSONL source under `folder`, made if it is not there, its files have changed, or it is
+    damaged. Processes that make the same one at a time do not disturb each other."""
     files = files_of(settings)
     digest = hashlib.blake2b(repr((settings, codec.definition_json())).encode(), digest_size=8)
     for file in files:
         stat = file.stat()
-        digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode())
+        digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
     place = folder / f"{settings.name}-{digest.hexdigest()}"
-    if not (place / "shard.json").exists():
-        _write_shard(settings, codec, files, place, progress)
+    if (place / ABOUT).exists():
+        try:
+            return Shard(place)
+        except DamagedShard as error:
+            _log.warning("%s; it is made again from its source", error)
+            shutil.rmtree(place)
+    staging = folder / f"{place.name}.{os.getpid()}.new"
+    try:
+        with naming(staging):
+            _write_shard(settings, codec, files, staging, progress)
+        with contextlib.suppress(OSError):  # another process was faster: its shard is the same
+            staging.rename(place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return Shard(place)
 
 
 def _write_shard(
     settings: SourceSettings, codec: Codec, files: list[Path], place: Path, progress: Progress | None
 ) -> None:
-    """One pass over the texts; shard.json is written last, so a folder with it is whole."""
+    """One pass over the texts."""
     place.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if codec.vocab_size <= 2**16 else np.uint32
     starts, total = [0], 0
-    with (place / "tokens.bin").open("wb") as out:
+    with (place / TOKENS).open("wb") as out:
         for text in texts_of(settings, files):
             tokens = [codec.bos_id, *codec.encode_text(text), codec.eos_id]
             out.write(np.array(tokens, dtype=dtype).tobytes())
@@ -150,54 +212,18 @@ def _write_shard(
                 progress(settings.name, total)
     if total == 0:
         raise ValueError(f"source {settings.name}: no text found under {settings.path}")
-    np.save(place / "starts.npy", np.array(starts, dtype=np.int64))
-    temporary = place / "shard.json.tmp"
-    temporary.write_text(json.dumps({"dtype": np.dtype(dtype).name, "documents": len(starts) - 1, "tokens": total}))
-    os.replace(temporary, place / "shard.json")
+    np.save(place / STARTS, np.array(starts, dtype=np.int64))
+    digest = _digest(np.memmap(place / TOKENS, dtype=dtype, mode="r"), np.array(starts, dtype=np.int64))
+    about = {"dtype": np.dtype(dtype).name, "documents": len(starts) - 1, "tokens": total, "digest": digest}
+    (place / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
-def files_of(settings: SourceSettings) -> list[Path]:
-    """The files of a text or JSONL source, in order. Raises ValueError when there is none."""
-    path = Path(settings.path).expanduser()
-    if settings.kind == "jsonl" or path.is_file():
-        files = [path] if path.is_file() else []
-    else:
-        files = sorted(file for file in path.rglob("*") if file.suffix in settings.suffixes and file.is_file())
-    if not files:
-        raise ValueError(f"source {settings.name}: no files at {path}")
-    return files
+def _digest(*arrays: np.ndarray) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        for first in range(0, len(array), _DIGEST_STEP):
+            found.update(array[first : first + _DIGEST_STEP].tobytes())
+    return found.hexdigest()
 
 
-def texts_of(settings: SourceSettings, files: Sequence[Path]) -> Iterator[str]:
-    """The documents of these files, one after another; blank ones are left out."""
-    for file in files:
-        found = _lines(settings, file) if settings.kind == "jsonl" else _parts(settings, file)
-        yield from (text for text in found if text.strip())
-
-
-def _lines(settings: SourceSettings, file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                text: Any = json.loads(line)[settings.key]
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{file}, line {number}: no JSON object with the key {settings.key!r}") from None
-            if not isinstance(text, str):
-                raise ValueError(f"{file}, line {number}: {settings.key!r} must be text, got {type(text).__name__}")
-            yield text
-
-
-def _parts(settings: SourceSettings, file: Path) -> Iterator[str]:
-    """Paragraphs gathered up to `characters`; one longer than that stays whole."""
-    gathered: list[str] = []
-    size = 0
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            gathered.append(line)
-            size += len(line)
-            if size >= settings.characters and not line.strip():
-                yield "".join(gathered)
-                gathered, size = [], 0
-    yield "".join(gathered)
+_DIGEST_STEP = 1 << 22

@@ -1,10 +1,16 @@
 """The log of a run: one JSON line per step in a file that anything can read, and copies for the trackers people use."""
 
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+
+from dsv4.training.disk import is_full, naming, write_whole
+
+_log = logging.getLogger(__name__)
 
 TRACKERS = ("trackio", "tensorboard", "wandb")
 
@@ -18,49 +24,89 @@ class Tracker(Protocol):
 
 
 class Logbook:
-    """`log.jsonl` of a run. Opening it for a run that goes on from `step` drops the lines from there on."""
+    """`log.jsonl` of a run. Opening it for a run that goes on from `step` drops the lines from there on.
+
+    On a full disk lines wait in memory for room. Trackers that fail are told of once and get no more. close() raises
+    OSError for lines that found no room.
+    """
 
     def __init__(self, file: Path, step: int = 0, trackers: tuple[Tracker, ...] = ()) -> None:
-        self.file, self._trackers = file, trackers
+        self.file, self._trackers = file, list(trackers)
         if file.exists():
-            kept = [line for line in read_log(file) if line["step"] < step]
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            os.replace(temporary, file)
-        self._out = file.open("a", encoding="utf-8", buffering=1)
+            kept = "".join(json.dumps(line) + "\n" for line in read_log(file) if line["step"] < step)
+            write_whole(file, lambda out: out.write(kept.encode()))
+        self._out = file.open("ab", buffering=0)
+        self._waiting = b""
 
     def write(self, line: dict[str, Any]) -> None:
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}
-        self._out.write(json.dumps(rounded) + "\n")
+        told = bool(self._waiting)
+        self._waiting += json.dumps(rounded).encode() + b"\n"
+        try:
+            self._flush()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            if not told:
+                _log.warning("%s; the log waits in memory for room", error)
         numbers = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "step"}
-        for tracker in self._trackers:
-            tracker.log(numbers, line["step"])
+        self._tell_trackers(lambda tracker: tracker.log(numbers, line["step"]))
 
     def close(self) -> None:
-        self._out.close()
-        for tracker in self._trackers:
-            tracker.close()
+        self._tell_trackers(lambda tracker: tracker.close())
+        try:
+            self._flush()
+        finally:
+            self._out.close()
+
+    def _flush(self) -> None:
+        """All that waits, or nothing of it: what was written in part is cut off again."""
+        if not self._waiting:
+            return
+        end = self._out.seek(0, os.SEEK_END)
+        try:
+            with naming(self.file):
+                left = memoryview(self._waiting)
+                while left:
+                    left = left[self._out.write(left) :]
+        except OSError:
+            self._out.truncate(end)
+            raise
+        self._waiting = b""
+
+    def _tell_trackers(self, tell: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                tell(tracker)
+            except Exception as error:  # code of others; a run of days must not end by it
+                _log.warning("%s failed and gets no more numbers: %s", type(tracker).__name__.strip("_"), error)
+                self._trackers.remove(tracker)
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:
     """Its lines; one that was cut off by a crash is passed over."""
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
-                yield json.loads(line)
+                found = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(found, dict) and "step" in found:
+                yield found
+
+
+def check_tracker(kind: str) -> None:
+    """Raise ValueError unless a tracker of this name can be opened."""
+    if kind not in TRACKERS:
+        raise ValueError(f"--track must be one of {', '.join(TRACKERS)}, got {kind!r}")
+    if find_spec(kind) is None:
+        raise ValueError(f"--track {kind} needs its package: pip install {kind}")
 
 
 def open_tracker(kind: str, name: str, folder: Path, settings: dict[str, Any]) -> Tracker:
     """A tracker by name. All of them write locally; raises ValueError when its package is not installed."""
-    opened = {"trackio": _Trackio, "tensorboard": _TensorBoard, "wandb": _Wandb}.get(kind)
-    if opened is None:
-        raise ValueError(f"--track must be one of {', '.join(TRACKERS)}, got {kind!r}")
-    try:
-        return opened(name, folder, settings)
-    except ImportError:
-        raise ValueError(f"--track {kind} needs its package: pip install {kind}") from None
+    check_tracker(kind)
+    return {"trackio": _Trackio, "tensorboard": _TensorBoard, "wandb": _Wandb}[kind](name, folder, settings)
 
 
 class _Trackio:

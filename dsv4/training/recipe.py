@@ -3,6 +3,8 @@
 recipe = Recipe.from_file("recipes/text/small.toml", ["lr.peak=1e-3", "seed=2"])
 """
 
+import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +17,24 @@ from dsv4.config import CSA_RATIO, ModelConfig
 from dsv4.distributed.mesh import Scale
 from dsv4.training.anticipate import RecoverySettings
 from dsv4.training.loss import LossWeights
+from dsv4.training.recipe_fields import check_fields, explain, set_field, whole_numbers
 from dsv4.training.schedule import BatchRamp, LearningRate, Phase, Schedule, Stage
+from dsv4.training.text_files import read_text
 
 _STRICT = ConfigDict(extra="forbid")
+# a run and its sources give folders their names
+_PLAIN_NAME = re.compile(r"\w[\w .+-]*")
+_PLAIN = "letters, digits, spaces and . _ + -, and begin with a letter or digit"
+# fields of ModelConfig that a recipe has no say in, and who has
+_NOT_GIVEN = {
+    "vocab_size": "the tokenizer",
+    "bos_token_id": "the tokenizer",
+    "eos_token_id": "the tokenizer",
+    "end_token_ids": "the tokenizer",
+    "quantized": "the layout of the export (--export)",
+    "expert_dtype": "the layout of the export (--export)",
+    "draft_stages": "a released checkpoint",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +42,9 @@ class SourceSettings:
     """Where documents come from. weight: share of the tokens, relative to the other sources.
 
     kind "text": files under `path` with one of `suffixes`, a document each, cut at blank lines where they are longer
-    than `characters`. "jsonl": one document a line of `path`, under `key`. "generator": `path` names a Python function
+    than `characters`. "jsonl": one document a line of `path` (a file, or the .jsonl files of a folder), under `key`.
+    Files may be gzipped, in UTF-8, or in UTF-16 or 32 with a byte order mark. invalid: "refuse" what is no valid text
+    by file and line, or "replace" it by U+FFFD. "generator": `path` names a Python function
     "module:name" that makes document number i from a random.Random and `options`. lengths: only in stages of these
     sequence lengths (default: in all).
     """
@@ -37,6 +56,7 @@ class SourceSettings:
     suffixes: tuple[str, ...] = (".txt", ".md")
     characters: int = 20_000
     key: str = "text"
+    invalid: Literal["refuse", "replace"] = "refuse"
     options: dict[str, Any] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
     __pydantic_config__ = _STRICT
@@ -45,10 +65,15 @@ class SourceSettings:
         return not self.lengths or length in self.lengths
 
     def __post_init__(self) -> None:
+        if not _PLAIN_NAME.fullmatch(self.name):
+            raise ValueError(f"data.sources: name must be {_PLAIN}, got {self.name!r}")
         if not self.weight > 0:
             raise ValueError(f"source {self.name}: weight must be positive, got {self.weight}")
         if self.characters < 1:
             raise ValueError(f"source {self.name}: characters must be at least 1, got {self.characters}")
+        for suffix in self.suffixes:
+            if not suffix.startswith("."):
+                raise ValueError(f"source {self.name}: suffixes must begin with a dot, got {suffix!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +121,8 @@ class OptimizerSettings:
         for name in ("momentum", "decay", "clip", "balance_speed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer.{name} must be at least 0, got {getattr(self, name)}")
+        if self.momentum >= 1:
+            raise ValueError(f"optimizer.momentum must be below 1, got {self.momentum}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +142,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.recall_every < 1 or self.anticipation_delay < 1:
             raise ValueError("run.recall_every and run.anticipation_delay must be at least 1")
+        if self.recall_queries < 0 or self.save_seconds < 0:
+            raise ValueError("run.recall_queries and run.save_seconds must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +167,34 @@ class Recipe:
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
-        if "vocab_size" in self.model:
-            raise ValueError("model.vocab_size comes from the tokenizer and may not be given")
-        self.config(1024)  # what is wrong with the model is told now
-        if CSA_RATIO not in self.config(1024).compress_ratios and any(s.phase is Phase.WARMUP for s in self.stages):
+        if not _PLAIN_NAME.fullmatch(self.name):
+            raise ValueError(f"name must be {_PLAIN}, got {self.name!r}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
+        for name in ("mtp", "balance", "indexer"):
+            if getattr(self.loss, name) < 0:
+                raise ValueError(f"loss.{name} must be at least 0, got {getattr(self.loss, name)}")
+        for name in _NOT_GIVEN:
+            if name in self.model:
+                raise ValueError(f"model.{name} comes from {_NOT_GIVEN[name]} and may not be given")
+        self._check_lengths()
+        experts = self.config(1024).n_routed_experts
+        if experts % self.scale.expert:
+            raise ValueError(f"scale.expert must divide model.n_routed_experts {experts}, got {self.scale.expert}")
+
+    def _check_lengths(self) -> None:
+        """Stages beside the model, the batch and the sources."""
+        config = self.config(1024)  # what is wrong with the model is told now
+        if CSA_RATIO not in config.compress_ratios and any(s.phase is Phase.WARMUP for s in self.stages):
             raise ValueError(f"stages: phase warmup trains indexers; model.compress_ratios has no {CSA_RATIO} (CSA)")
         longest = max(stage.length for stage in self.schedule.stages)
-        positions = self.config(1024).max_position_embeddings
-        if longest > positions:
-            raise ValueError(f"stages: length {longest} is more than model.max_position_embeddings {positions}")
-
+        if longest > config.max_position_embeddings:
+            limit = f"model.max_position_embeddings {config.max_position_embeddings}"
+            raise ValueError(f"stages: length {longest} is more than {limit}")
+        if self.batch.full < longest:
+            raise ValueError(f"batch.full must be at least the longest stages.length {longest}, got {self.batch.full}")
+        if config.yarn is None and any(stage.yarn for stage in self.stages):
+            raise ValueError("stages: yarn needs model.yarn")
         known = {stage.length for stage in self.stages}
         for source in self.data.sources:
             if not known.issuperset(source.lengths):
@@ -156,9 +203,6 @@ class Recipe:
         for length in known:
             if not any(source.used_at(length) for source in self.data.sources):
                 raise ValueError(f"data.sources: none has the stage's length {length} among its lengths")
-        experts = self.config(1024).n_routed_experts
-        if experts % self.scale.expert:
-            raise ValueError(f"scale.expert must divide model.n_routed_experts {experts}, got {self.scale.expert}")
 
     @property
     def schedule(self) -> Schedule:
@@ -166,22 +210,25 @@ class Recipe:
 
     def config(self, vocabulary: int) -> ModelConfig:
         """The model, for a tokenizer of `vocabulary` tokens. Raises ValueError naming a wrong field."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()}
+        check_fields(ModelConfig, self.model, "model")
+        values = whole_numbers({"vocab_size": vocabulary, **self.model})
         try:
-            return ModelConfig(vocab_size=vocabulary, **values)
-        except TypeError as error:
-            raise ValueError(f"model: {str(error).removeprefix('ModelConfig.__init__() ')}") from None
+            return TypeAdapter(ModelConfig).validate_json(json.dumps(values, default=str), strict=True)
+        except ValidationError as error:
+            raise ValueError(explain(error, "model")) from None
 
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
         """Read a TOML file; `changes` are "dotted.key=value" with TOML values. Raises ValueError naming the field."""
         path = Path(file)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such recipe{_known_recipes()}")
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = tomllib.loads(read_text(path))
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path}: {error}") from None
         for change in changes:
-            _change(raw, change)
+            set_field(raw, change)
         try:
             return cls.from_dict(raw)
         except ValueError as error:
@@ -189,35 +236,20 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        check_fields(cls, raw)
         try:
-            return TypeAdapter(cls).validate_python(raw)
+            # JSON, because its strict reading still makes tuples of lists
+            return TypeAdapter(cls).validate_json(json.dumps(whole_numbers(raw), default=str), strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{where}: {message}" if where else message) from None
+            raise ValueError(explain(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: what a run's folder keeps."""
         return TypeAdapter(Recipe).dump_python(self, mode="json")
 
 
-def _change(raw: dict[str, Any], change: str) -> None:
-    """Set one dotted key. A value that is no TOML is taken for a string."""
-    key, equals, text = change.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"--set needs key=value, got {change!r}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.strip().split(".")
-    place: Any = raw
-    for parent in parents:
-        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
-        if not isinstance(place, dict | list):
-            raise ValueError(f"--set {key}: {parent} is no table")
-    if isinstance(place, list):
-        place[int(last)] = value
-    else:
-        place[last] = value
+def _known_recipes() -> str:
+    """The recipes of the checkout, for a message."""
+    folder = Path(__file__).parents[2] / "recipes"
+    found = ", ".join(str(file.relative_to(folder.parent)) for file in sorted(folder.rglob("*.toml")))
+    return f"; there are {found}" if found else ""

@@ -7,7 +7,7 @@ recipe must choose: tokens per stage, batch ramp, start of the decay, start of q
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -83,6 +83,8 @@ class BatchRamp:
             raise ValueError(f"batch.start must be in [0, batch.full {self.full}], got {self.start}")
         if self.ramp < 0:
             raise ValueError(f"batch.ramp must be at least 0, got {self.ramp}")
+        if bool(self.start) != bool(self.ramp):
+            raise ValueError(f"batch.start and batch.ramp need each other, got {self.start} and {self.ramp}")
 
     def at(self, tokens: int) -> int:
         if not self.start or tokens >= self.ramp:
@@ -150,6 +152,43 @@ class Schedule:
             mtp_weight=self.mtp_weights[tokens >= self.lr.decay_from],
             qat=self.qat_from is not None and tokens >= self.qat_from,
         )
+
+
+def past_change(old: Schedule, new: Schedule, tokens: int) -> str | None:
+    """The first field of `new` by which a run that has seen `tokens` tokens of `old` would have gone otherwise; None
+    where only its future differs: more tokens in the stage that runs, further stages, a later decay or quantisation."""
+    tokens = min(tokens, old.tokens)  # the last step may have read beyond the end
+    if not tokens:
+        return None
+    before, after = _stages_until(old, tokens), _stages_until(new, tokens)
+    for i, stage in enumerate(before):
+        if i >= len(after) or stage != after[i]:
+            return f"stages.{i}"
+    if len(after) > len(before):
+        return f"stages.{len(before) - 1}"
+    if old.batch != new.batch:
+        return "batch"
+    decaying = tokens > min(old.lr.decay_from, new.lr.decay_from)
+    fixed = ("peak", "warmup", *(("final", "decay_from", "decay_to") if decaying else ()))
+    for name in fixed:
+        if getattr(old.lr, name) != getattr(new.lr, name):
+            return f"lr.{name}"
+    if old.mtp_weights[: 1 + decaying] != new.mtp_weights[: 1 + decaying]:
+        return "mtp_weights"
+    starts = [tokens if s.qat_from is None else min(s.qat_from, tokens) for s in (old, new)]
+    return "qat_from" if starts[0] != starts[1] else None
+
+
+def _stages_until(schedule: Schedule, tokens: int) -> list[tuple[Stage, int]]:
+    """The stages that a run of `tokens` tokens has been in, and where each ended or the run stands."""
+    found, start = [], 0
+    for i, stage in enumerate(schedule.stages):
+        if start < tokens:
+            last = i + 1 == len(schedule.stages)  # holds on beyond its end
+            end = tokens if last else min(start + stage.tokens, tokens)
+            found.append((replace(stage, tokens=1), end))
+        start += stage.tokens
+    return found
 
 
 def _positive(name: str, value: float) -> None:

@@ -1,6 +1,5 @@
 """What a training step asks of the processes it runs in: one alone, or several that share each step's sequences."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,10 +26,10 @@ from dsv4.training.loss import Losses
 from dsv4.training.muon import Muon
 from dsv4.training.param_groups import ADAMW_BETAS, ADAMW_EPS, Mover, Optimizers, make_optimizers, place
 from dsv4.training.spikes import clip_gradients
+from dsv4.training.states import STATE_FILE, find_state, load_state, write_state
 
 Named = Iterable[tuple[str, nn.Parameter]]
 Kind = Literal["muon", "adamw"]
-STATE_FILE = "state.pt"
 
 
 class Team(Protocol):
@@ -75,7 +74,7 @@ class Team(Protocol):
         ...
 
     def save(self, folder: Path, header: dict[str, Any], capture: Callable[[], dict[str, Any]]) -> None:
-        """Write the state in one piece: the old one stays until the new one is whole. header: what JSON can hold;
+        """Write the state in one piece; the one before stays beside it. header: what JSON can hold;
         capture: everything else, where one process has all of it."""
         ...
 
@@ -107,6 +106,9 @@ class Alone:
 
     rank, world, samples = 0, 1, (0, 1)
 
+    def __init__(self) -> None:
+        self._state: Path | None = None  # the file that `read` chose
+
     def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> Transformer:
         return init_weights(Transformer(config, numerics), seed)
 
@@ -134,21 +136,17 @@ class Alone:
         return clip_gradients([p for _, p in named], largest)
 
     def save(self, folder: Path, header: dict[str, Any], capture: Callable[[], dict[str, Any]]) -> None:
-        temporary = folder / (STATE_FILE + ".tmp")
-        with temporary.open("wb") as out:
-            torch.save({**header, **capture()}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, folder / STATE_FILE)
+        write_state(folder, {**header, **capture()})
 
     def read(self, folder: Path) -> dict[str, Any] | None:
         if checkpoint.latest(folder) is not None:
             raise ValueError(f"{folder} holds a run of several ranks: start with torchrun, one process is enough")
-        file = folder / STATE_FILE
-        return torch.load(file, weights_only=True, mmap=True) if file.exists() else None
+        self._state = find_state(folder)
+        return None if self._state is None else load_state(self._state, mapped=True)
 
     def restore(self, folder: Path, restore: Callable[[dict[str, Any]], None]) -> None:
-        restore(torch.load(folder / STATE_FILE, weights_only=True))
+        assert self._state is not None
+        restore(load_state(self._state))
 
     def whole_weights(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         return own

@@ -3,6 +3,7 @@
 T packed tokens.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from dsv4.training.anticipate import BatchQueue, Recovery, RoutedBatch, capture_
 from dsv4.training.balance import Load, add_load, max_violation, move_biases
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.data import Feed, Position
+from dsv4.training.disk import is_full
 from dsv4.training.documents import Codec, Source
 from dsv4.training.indexer_loss import Recall
 from dsv4.training.loss import LossWeights, compute_loss
@@ -26,9 +28,12 @@ from dsv4.training.meter import connection_error, matmul_rate, training_flops
 from dsv4.training.mixed import Masters
 from dsv4.training.qat import FakeQuantised
 from dsv4.training.recipe import Recipe
+from dsv4.training.resume import check_resume, fingerprints
 from dsv4.training.schedule import Moment, Phase
 from dsv4.training.spikes import SpikeDetector
 from dsv4.training.team import Alone, Team
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -75,7 +80,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.folder, self.schedule = recipe, folder, recipe.schedule
         self.team = team or Alone()
-        config = recipe.config(codec.vocab_size)
+        config = recipe.config(codec.vocab_size).with_changes(bos_token_id=codec.bos_id, eos_token_id=codec.eos_id)
         numerics = BF16 if recipe.run.numerics == "bf16" else FP32
         self.model = model or self.team.build(config, numerics, recipe.seed)
         self.masters = Masters(self.model)
@@ -92,6 +97,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self._holds: tuple[int, bool] | None = None  # stage and number formats of the last step
         self._yarn: bool | None = None  # what the model's rotary tables were made for
+        self._data = fingerprints(sources, codec)
         start = self._load()
         self.feed = Feed(
             sources,
@@ -117,14 +123,17 @@ class Trainer:
         return self.tokens >= self.schedule.tokens
 
     def run(self) -> Iterator[Line]:
-        """Train to the end of the schedule. Saves now and then, and at the end; closing the iterator does not save."""
+        """Train to the end of the schedule. Saves now and then, and at the end; closing the iterator does not save.
+
+        Without room for a state the run goes on and tries again later; only at the end that is an error.
+        """
         while not self.done:
             with self.team.watch():
                 line = self.advance()
             yield line
             with self.team.watch():
                 if self.team.agree(time.monotonic() - self._saved >= self.recipe.run.save_seconds):
-                    self.save()
+                    self._save_if_there_is_room()
         with self.team.watch():
             self.save()
 
@@ -186,8 +195,17 @@ class Trainer:
             "position": self.feed.position(self.step).to_dict(),
             "recovery": self.recovery.state_dict(),
             "holds": self._holds,
+            "data": self._data,
         }
         self.team.save(self.folder, header, self._capture)
+
+    def _save_if_there_is_room(self) -> None:
+        try:
+            self.save()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            _log.warning("no state was written (%s); the one before stays, and the run goes on", error)
 
     def weights(self) -> dict[str, Tensor]:
         """All of the model's weights by name, in fp32 where the run keeps masters."""
@@ -198,10 +216,7 @@ class Trainer:
         state = self.team.read(self.folder)
         if state is None:
             return None
-        own, other = self.recipe.to_dict(), Recipe.from_dict(state["recipe"]).to_dict()
-        for name in own:
-            if name not in ("run", "scale") and own[name] != other.get(name):
-                raise ValueError(f"{self.folder} was made with another recipe: {name} differs; use another folder")
+        check_resume(self.folder, state, self.recipe, self._data)
         self.step, self.seconds = state["step"], state["seconds"]
         self.team.restore(self.folder, self._restore)
         self.recovery.load_state_dict(state["recovery"])

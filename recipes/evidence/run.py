@@ -22,9 +22,10 @@ from dsv4.checkpoint.names import LAYOUTS
 from dsv4.cli.train import describe
 from dsv4.encoding import Tokenizer, train_bpe
 from dsv4.training.data import open_sources
-from dsv4.training.documents import files_of, texts_of
 from dsv4.training.logbook import Logbook, read_log
 from dsv4.training.recipe import Recipe
+from dsv4.training.source_texts import files_of, texts_of
+from dsv4.training.states import remove_states
 from dsv4.training.trainer import Trainer
 from recipes.corpus import gather
 from recipes.evidence import grade
@@ -83,7 +84,7 @@ def train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
         "tokens": trainer.tokens,
     }
     done.write_text(json.dumps(figures))
-    (folder / "state.pt").unlink()
+    remove_states(folder)
     return figures
 
 

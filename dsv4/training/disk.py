@@ -1,0 +1,91 @@
+"""Files of a run that are whole or not there, and sentences for disks that are full."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """While entered, errors of the system that name no file (a full disk, mostly) name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def is_full(error: OSError) -> bool:
+    """Whether room on the disk was all that lacked."""
+    return error.errno in FULL
+
+
+def write_whole(file: Path, write: Callable[[BinaryIO], object], *, keep: Path | None = None) -> None:
+    """`file` with what `write` puts into a stream, whole and on the disk when this returns; the old one until then.
+
+    keep: where the old one stays. On an error nothing has changed and nothing is left behind; OSError names the file.
+    """
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        with naming(file):
+            with temporary.open("wb") as out:
+                watched = _Watched(out)
+                try:
+                    write(watched)  # pyrefly: ignore  (a stream as far as writers ask)
+                except RuntimeError:  # torch hides what the stream has raised
+                    if watched.error is None:
+                        raise
+                    raise watched.error from None
+                out.flush()
+                os.fsync(out.fileno())
+            if keep is not None and file.exists():
+                _keep(file, keep)
+            os.replace(temporary, file)
+            sync_folder(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _keep(file: Path, keep: Path) -> None:
+    """A second name for the old content, so that `file` is there at every moment."""
+    link = keep.with_name(keep.name + ".tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(file, link)
+    except OSError:  # a file system without links: for a moment only `keep` is there
+        os.replace(file, keep)
+    else:
+        os.replace(link, keep)
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename is on the disk once its folder is."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+class _Watched:
+    """A stream that remembers why writing to it failed."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()

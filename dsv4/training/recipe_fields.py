@@ -1,0 +1,108 @@
+"""The fields of a recipe by their dotted names: which there are, what `--set` changes, and what is wrong with one."""
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+from pydantic import ValidationError
+
+# what pydantic calls a mistake -> what we say
+_MUST = {
+    "int": "must be an integer",
+    "float": "must be a number",
+    "string": "must be text",
+    "bool": "must be true or false",
+    "tuple": "must be a list",
+    "list": "must be a list",
+    "dict": "must be a table",
+    "dataclass": "must be a table",
+}
+
+
+def set_field(raw: dict[str, Any], change: str) -> None:
+    """Set one field, given as "dotted.key=value" with a TOML value; one that is no TOML is taken for text. Raises
+    ValueError for a path that leads nowhere; whether the field exists is `check_fields`'s question."""
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set needs key=value, got {change!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    place: Any = raw
+    for i, parent in enumerate(parents):
+        where = ".".join(parents[:i])
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else place[_entry(place, parent, where, change)]
+        if not isinstance(place, dict | list):
+            raise ValueError(f"--set {change}: {'.'.join(parents[: i + 1])} is no table, but {place!r}")
+    if isinstance(place, list):
+        place[_entry(place, last, ".".join(parents), change)] = value
+    else:
+        place[last] = value
+
+
+def _entry(place: list[Any], part: str, where: str, change: str) -> int:
+    """The number of a list's entry that `part` names."""
+    if not part.isdecimal() or int(part) >= len(place):
+        known = f"entries 0 to {len(place) - 1}" if place else "no entries"
+        raise ValueError(f"--set {change}: {where} has {known}, got {part!r}")
+    return int(part)
+
+
+def check_fields(kind: type, raw: Any, where: str = "") -> None:
+    """Raise ValueError naming a field that the dataclass `kind` does not have, with those it has, or a number that is
+    not finite; anything else is left to the types."""
+    if not isinstance(raw, Mapping):
+        return
+    prefix = f"{where}." if where else ""
+    hints = get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name, value in raw.items():
+        if name not in known:
+            raise ValueError(f"{prefix}{name}: Unexpected keyword argument; known are {', '.join(sorted(known))}")
+        inner = _dataclass_in(hints[name])
+        values = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
+        for number, part in values:
+            place = f"{prefix}{name}" if number is None else f"{prefix}{name}.{number}"
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{place} must be finite, got {part}")
+            if inner is not None:
+                check_fields(inner, part, place)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass that a field holds, alone, in a tuple or perhaps."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint
+    return next((found for arg in get_args(hint) if (found := _dataclass_in(arg)) is not None), None)
+
+
+def whole_numbers(raw: Any) -> Any:
+    """The same with 3e6 as 3000000, which TOML writes as a float; a source's options stay as they are."""
+    if isinstance(raw, Mapping):
+        return {name: value if name == "options" else whole_numbers(value) for name, value in raw.items()}
+    if isinstance(raw, list | tuple):
+        return [whole_numbers(value) for value in raw]
+    return int(raw) if isinstance(raw, float) and raw.is_integer() else raw
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """The first mistake in words: the field, what it must be, what it is."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+    kind, given = first["type"], first["input"]
+    if kind == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if first["loc"] else message
+    if kind == "missing":
+        return f"{place} is missing"
+    shown = "a table" if isinstance(given, dict) else repr(given)
+    if kind in ("literal_error", "enum"):
+        return f"{place} must be {first.get('ctx', {}).get('expected')}, got {shown}"
+    must = _MUST.get(kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float"))
+    if must is None:
+        return f"{place}: {first['msg']}"
+    return f"{place} {must}, got {shown}"

@@ -1,0 +1,85 @@
+"""Whether a recipe may go on with the state of a run: what has happened must be what it would have done."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dsv4.training.documents import Codec, Source
+from dsv4.training.recipe import Recipe
+from dsv4.training.schedule import past_change
+
+_SCHEDULE = ("stages", "lr", "batch", "mtp_weights", "qat_from")
+_FREE = ("run", "scale")  # what a run costs and tells
+# where texts lie and how they are read; the documents themselves are compared
+_PLACES = ("path", "suffixes", "characters", "key", "invalid")
+
+
+def fingerprints(sources: Sequence[Source], codec: Codec) -> dict[str, Any]:
+    """What a state keeps of its data: equal for equal documents, wherever they lie."""
+    definition = hashlib.blake2b(codec.definition_json().encode(errors="surrogatepass"), digest_size=16)
+    return {"tokenizer": definition.hexdigest(), "sources": [source.digest for source in sources]}
+
+
+def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
+    """Raise ValueError naming the field by which the run of `state` would have gone otherwise, or the data that is not
+    what it began with. Free are `run` (but its numerics), `scale`, `data.micro`, and the future of the schedule."""
+    made, known = Recipe.from_dict(state["recipe"]), state.get("data")
+    own, other = _compared(recipe, known is not None), _compared(made, known is not None)
+    found = _first_difference(other, own)
+    if found is None and (field := past_change(made.schedule, recipe.schedule, state["position"]["tokens"])):
+        found = field, _value(made.to_dict(), field), _value(recipe.to_dict(), field)
+    if found is not None:
+        field, was, now = found
+        raise ValueError(
+            f"{folder} was made with another recipe: {field} differs (it was {was!r}, now it is {now!r}); "
+            f"use another folder, or --set {field} as it was"
+        )
+    if known is None:
+        return
+    if known["tokenizer"] != data["tokenizer"]:
+        raise ValueError(f"{folder} was made with another tokenizer: put it back, or use another folder")
+    for settings, before, after in zip(recipe.data.sources, known["sources"], data["sources"], strict=True):
+        if before != after:
+            raise ValueError(
+                f"source {settings.name}: {settings.path} has changed since the run in {folder} began: a run goes on "
+                f"with the documents it began with; put them back, or use another folder"
+            )
+
+
+def _compared(recipe: Recipe, data_is_known: bool) -> dict[str, Any]:
+    """The fields that must be the same."""
+    raw = recipe.to_dict()
+    kept = {name: value for name, value in raw.items() if name not in (*_SCHEDULE, *_FREE)}
+    kept["run"] = {"numerics": raw["run"]["numerics"]}
+    kept["data"] = {name: value for name, value in raw["data"].items() if name != "micro"}
+    if data_is_known:
+        kept["data"].pop("tokenizer")
+        kept["data"]["sources"] = [
+            {k: v for k, v in source.items() if source["kind"] == "generator" or k not in _PLACES}
+            for source in raw["data"]["sources"]
+        ]
+    return kept
+
+
+def _first_difference(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in sorted({*a, *b}):
+            found = _first_difference(a.get(name), b.get(name), f"{where}.{name}".lstrip("."))
+            if found is not None:
+                return found
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        parts = (_first_difference(x, y, f"{where}.{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return next((found for found in parts if found is not None), None)
+    return None if a == b else (where, a, b)
+
+
+def _value(raw: Any, field: str) -> Any:
+    """What lies under a dotted name; None where a list is shorter."""
+    first, _, rest = field.partition(".")
+    if isinstance(raw, list):
+        found = raw[int(first)] if int(first) < len(raw) else None
+    else:
+        found = raw[first]
+    return _value(found, rest) if rest else found
