@@ -2,19 +2,22 @@
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from dsv4.cli.train_start import before_the_run, console, prepare, reading, told_in_sentences
+
 if TYPE_CHECKING:
     from dsv4.distributed.mesh import Mesh
     from dsv4.encoding import Tokenizer
+    from dsv4.training.curves import LivePage
+    from dsv4.training.logbook import Logbook
     from dsv4.training.recipe import Recipe
     from dsv4.training.trainer import Line, Trainer
-
-TEXTS_FOR_TOKENIZER = 20_000  # documents a tokenizer is trained on at most
 
 
 def train(
@@ -27,6 +30,8 @@ def train(
     table: bool = False,
     export: Literal["auto", "release", "bf16", "fp32", "none"] = "auto",
     threads: int | None = None,
+    steps: int | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Train a model from a recipe, or go on with a run that was stopped.
 
@@ -48,27 +53,44 @@ def train(
         Layout of the finished model in FOLDER/model: auto is release after quantisation-aware training, else bf16.
     threads
         CPU threads. Default: all cores this process may use.
+    steps
+        Stop after so many steps, saved; the same command goes on. With --dry-run: steps of each stage (default 1).
+    dry_run
+        Run every stage for a step in a temporary folder, export and load the model, say what the run will cost.
     """
-    import torch
-
-    from dsv4.training.param_groups import table as placement
     from dsv4.training.recipe import Recipe
 
+    for name, value in (("threads", threads), ("steps", steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
     made = Recipe.from_file(recipe, set)
     place = folder or Path("runs") / made.name
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if table:
-        from dsv4.model.transformer import Transformer
+    with told_in_sentences():
+        import torch
 
-        with torch.device("meta"):
-            print(placement(Transformer(made.config(made.data.vocabulary or 4096))))
-        return
-    place.mkdir(parents=True, exist_ok=True)
-    _train(made, place, live, track, export)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if table:
+            _print_table(made)
+        elif dry_run:
+            from dsv4.cli.train_dry_run import dry_run as rehearse
+
+            rehearse(made, place, export, steps or 1)
+        else:
+            _train(made, place, live, track, export, steps)
 
 
-def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, export: str) -> None:
+def _print_table(recipe: "Recipe") -> None:
+    import torch
+
+    from dsv4.model.transformer import Transformer
+    from dsv4.training.param_groups import table
+
+    with torch.device("meta"):
+        print(table(Transformer(recipe.config(recipe.data.vocabulary or 4096))))
+
+
+def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, export: str, steps: int | None) -> None:
     """The run itself, on this process or, under torchrun, on all of them."""
     from dsv4.distributed.mesh import Mesh, launched
 
@@ -77,43 +99,20 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
     mesh = Mesh.start(recipe.scale) if launched() else None
     if mesh is not None and mesh.rank:
         mesh.wait()  # the first rank makes what all read
-    tokenizer = _tokenizer(recipe, place)
-    trainer = _trainer(recipe, place, tokenizer, mesh)
-    if trainer.team.rank:
-        _follow(trainer)
-    else:
-        _run(trainer, recipe, place, live, track)
-    if export != "none" and not trainer.team.rank:
-        _export(trainer, place, export)
-    if mesh is not None:
-        mesh.wait()
-        mesh.close()
+    with ExitStack() as held:
+        first = mesh is None or not mesh.rank
+        page = before_the_run(recipe, place, live, track, held) if first else None
+        prepared = prepare(recipe, place, export)
+        trainer = _trainer(recipe, place, prepared.tokenizer, mesh)
+        finished = _run(trainer, place, page, track, steps) if first else _follow(trainer, steps)
+        if finished and first and prepared.layout is not None:
+            from dsv4.cli.train_export import export_model
 
-
-def _tokenizer(recipe: "Recipe", place: Path) -> "Tokenizer":
-    """The recipe's, or the run's own, trained on the text sources when the run starts."""
-    from dsv4.encoding import Tokenizer, train_bpe
-    from dsv4.training.data import FIM_TOKENS
-    from dsv4.training.source_texts import files_of, texts_of
-
-    if recipe.data.tokenizer is not None:
-        return Tokenizer.load(recipe.data.tokenizer)
-    if (place / "tokenizer.json").exists():
-        return Tokenizer.load(place)
-    sources = [s for s in recipe.data.sources if s.kind != "generator"]
-    if not sources:
-        raise ValueError("data.vocabulary: a tokenizer is trained on text; with generators alone give data.tokenizer")
-    assert recipe.data.vocabulary is not None
-
-    def texts() -> Any:
-        for source in sources:
-            for number, text in enumerate(texts_of(source, files_of(source))):
-                if number == TEXTS_FOR_TOKENIZER:
-                    break
-                yield text
-
-    with _console().status("training the tokenizer"):
-        return train_bpe(texts(), recipe.data.vocabulary, place, extra=FIM_TOKENS if recipe.data.fim else ())
+            target = export_model(place, trainer.model.config, trainer.weights(), prepared.layout, prepared.text_side)
+            console().print(f"model: {target} ({prepared.layout.name})")
+        if mesh is not None:
+            mesh.wait()
+            mesh.close()
 
 
 def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh | None") -> "Trainer":
@@ -121,10 +120,8 @@ def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh 
     from dsv4.training.team import Ranks
     from dsv4.training.trainer import Trainer
 
-    with _console().status("reading the data") as status:
-        sources = open_sources(
-            recipe, tokenizer, place / "data", lambda name, n: status.update(f"reading {name}: {n:,} tokens")
-        )
+    with reading() as progress:
+        sources = open_sources(recipe, tokenizer, place / "data", progress)
     if mesh is None:
         return Trainer(recipe, place, tokenizer, sources)
     if mesh.rank == 0:
@@ -132,43 +129,62 @@ def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh 
     return Trainer(recipe, place, tokenizer, sources, team=Ranks(mesh))
 
 
-def _follow(trainer: "Trainer") -> None:
-    """What every rank but the first does: train, and stop when the first does."""
+def _follow(trainer: "Trainer", steps: int | None) -> bool:
+    """What every rank but the first does: train, and stop when the first does. Whether the run came to its end."""
     with _StopAfterStep() as stop:
-        for _ in trainer.run():
+        for count, _ in enumerate(trainer.run(), start=1):
             if trainer.team.agree(stop.asked):
                 trainer.save()
                 raise KeyboardInterrupt
+            if count == steps and not trainer.done:
+                trainer.save()
+                return False
+    return True
 
 
-def _run(trainer: "Trainer", recipe: "Recipe", place: Path, live: int | None, track: str | None) -> None:
-    from dsv4.training.curves import LivePage, report_html
-    from dsv4.training.logbook import Logbook, open_tracker, read_log
+def _run(trainer: "Trainer", place: Path, page: "LivePage | None", track: str | None, steps: int | None) -> bool:
+    """Train, and tell how it goes. Whether the run came to its end."""
+    from dsv4.training.logbook import Logbook, open_tracker
 
+    recipe = trainer.recipe
     trackers = (open_tracker(track, recipe.name, place, recipe.to_dict()),) if track else ()
     log = Logbook(place / "log.jsonl", trainer.step, trackers)
-    page = LivePage(recipe.name, log.file, live) if live is not None and live >= 0 else None
-    console = _console()
-    console.print(f"{recipe.name}: step {trainer.step:,}, {trainer.tokens:,} of {trainer.schedule.tokens:,} tokens")
+    out = console()
+    out.print(f"{recipe.name}: step {trainer.step:,}, {trainer.tokens:,} of {trainer.schedule.tokens:,} tokens")
     if page is not None:
-        console.print(f"curves: {page.url}")
+        out.print(f"curves: {page.url}")
+    with _reported(recipe, log, place), _StopAfterStep() as stop, _Progress(trainer) as progress:
+        for count, line in enumerate(trainer.run(), start=1):
+            log.write(line.to_dict())
+            progress.show(line)
+            if trainer.team.agree(stop.asked):
+                trainer.save()
+                out.print("saved; the same command goes on")
+                raise KeyboardInterrupt
+            if count == steps and not trainer.done:
+                trainer.save()
+                out.print(f"saved after {count:,} steps; the same command goes on")
+                return False
+    out.print(f"done in {trainer.seconds / 60:.1f} minutes; report: {place / 'report.html'}")
+    return True
+
+
+@contextmanager
+def _reported(recipe: "Recipe", log: "Logbook", place: Path) -> Iterator[None]:
+    """When left in any way: the log closed, and a report of it. Neither hides why the run ended."""
+    from dsv4.training.curves import report_html
+    from dsv4.training.disk import write_whole
+    from dsv4.training.logbook import read_log
+
     try:
-        with _StopAfterStep() as stop, _Progress(trainer) as progress:
-            for line in trainer.run():
-                log.write(line.to_dict())
-                progress.show(line)
-                if trainer.team.agree(stop.asked):
-                    trainer.save()
-                    console.print("saved; the same command goes on")
-                    raise KeyboardInterrupt
+        yield
     finally:
-        log.close()
-        if page is not None:
-            page.close()
-        lines = list(read_log(log.file))
-        html = report_html(recipe.name, {recipe.name: lines}, {"recipe": recipe.to_dict()})
-        (place / "report.html").write_text(html, encoding="utf-8")
-    console.print(f"done in {trainer.seconds / 60:.1f} minutes; report: {place / 'report.html'}")
+        try:
+            log.close()
+            html = report_html(recipe.name, {recipe.name: list(read_log(log.file))}, {"recipe": recipe.to_dict()})
+            write_whole(place / "report.html", lambda out: out.write(html.encode("utf-8", "replace")))
+        except OSError as error:
+            console().print(f"the log or the report is not complete: {error}")
 
 
 class _StopAfterStep:
@@ -194,34 +210,6 @@ class _StopAfterStep:
         self.asked = True
 
 
-def _export(trainer: "Trainer", place: Path, layout: str) -> None:
-    """The finished model as a folder that every verb loads; replaces an earlier one."""
-    import shutil
-
-    from dsv4.checkpoint import save_checkpoint
-    from dsv4.checkpoint.names import LAYOUTS
-
-    if layout == "auto":
-        layout = "release" if trainer.recipe.qat_from is not None else "bf16"
-    config = trainer.model.config
-    if layout == "release":
-        config = config.with_changes(quantized=True, expert_dtype="fp4")
-    text_side = Path(trainer.recipe.data.tokenizer or place)
-    files = {name: (text_side / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
-    target, staging = place / "model", place / "model.new"
-    shutil.rmtree(staging, ignore_errors=True)
-    save_checkpoint(staging, config, trainer.weights(), LAYOUTS[layout], extra_files=files)
-    shutil.rmtree(target, ignore_errors=True)
-    staging.rename(target)
-    _console().print(f"model: {target} ({layout})")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, stderr=True)
-
-
 class _Progress:
     """A bar in a terminal, a line now and then elsewhere."""
 
@@ -230,7 +218,7 @@ class _Progress:
     def __init__(self, trainer: "Trainer") -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = _console()
+        self._console = console()
         self._trainer, self._last = trainer, 0.0
         self._bar = Progress(
             TextColumn("{task.fields[phase]}"),

@@ -1,7 +1,7 @@
 """Checkpoints of many ranks that any number of ranks can read (torch.distributed.checkpoint).
 
 A checkpoint is a folder `state-STEP` with one file per rank, an index of which tensor lies where, and `header.json`. It
-appears under its name when it is whole, and only then older ones go. Tensors are stored by name: a cut one as its
+appears under its name when it is whole, and only then older ones go, all but the one before. Tensors are stored by name: a cut one as its
 parts, a copied one once, a split expert or an owned momentum by the rank that has it. All ranks must see the same
 folder.
 """
@@ -19,17 +19,23 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-_PREFIX, _HEADER = "state-", "header.json"
+_PREFIX, _HEADER, _SIZES = "state-", "header.json", "sizes"
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run's folder."""
+    """The newest whole checkpoint of a run's folder; one with a file cut or missing is passed over."""
     found = [(int(p.name.removeprefix(_PREFIX)), p) for p in folder.glob(f"{_PREFIX}*") if _whole(p)]
     return max(found)[1] if found else None
 
 
 def _whole(path: Path) -> bool:
-    return path.name.removeprefix(_PREFIX).isdigit() and (path / _HEADER).exists()
+    if not path.name.removeprefix(_PREFIX).isdigit():
+        return False
+    try:
+        sizes = header(path).get(_SIZES, {})
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
@@ -41,17 +47,26 @@ def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[st
     dist.barrier()
     dcp.save(dict(tensors), checkpoint_id=staging)
     if first:
+        sizes = {file.name: _synced(file) for file in staging.iterdir()}
         with (staging / _HEADER).open("w", encoding="utf-8") as out:
-            json.dump(dict(header), out)
+            json.dump({**header, _SIZES: sizes}, out)
             out.flush()
             os.fsync(out.fileno())
+        before = latest(folder)
         shutil.rmtree(target, ignore_errors=True)  # the same step, saved before
         staging.rename(target)
         for other in folder.glob(f"{_PREFIX}*"):
-            if other != target:
+            if other not in (target, before):
                 shutil.rmtree(other, ignore_errors=True)
     dist.barrier()
     return target
+
+
+def _synced(file: Path) -> int:
+    """Its bytes, once they are on the disk."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    return file.stat().st_size
 
 
 def header(path: Path) -> dict[str, Any]:

@@ -149,6 +149,10 @@ class Recovery:
     def anticipating(self, step: int) -> bool:
         return step < self._until
 
+    def route_ahead(self, until: int) -> None:
+        """Anticipate up to this step, as after a spike."""
+        self._until = until
+
     def before_step(self, step: int) -> None:
         """Keep a snapshot if one is due. There is always one of the first step."""
         due = not self._snapshots or step - self._snapshots[-1][0] >= self.settings.snapshot_every
@@ -176,7 +180,7 @@ class Recovery:
         back, state = trusted[-1] if trusted else self._snapshots[0]
         self._snapshots = [kept for kept in self._snapshots if kept[0] <= back]
         self._restore(state)
-        self._until = step + self.settings.hold
+        self.route_ahead(step + self.settings.hold)
         return back
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -39,7 +40,7 @@ class Logbook:
         self._waiting = b""
 
     def write(self, line: dict[str, Any]) -> None:
-        rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}
+        rounded = {k: _rounded(v) if isinstance(v, float) else v for k, v in line.items()}
         told = bool(self._waiting)
         self._waiting += json.dumps(rounded).encode() + b"\n"
         try:
@@ -83,12 +84,17 @@ class Logbook:
                 self._trackers.remove(tracker)
 
 
+def _rounded(value: float) -> float | None:
+    """Six digits; what is not finite is null, because JSON has no word for it."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
 def read_log(file: Path) -> Iterator[dict[str, Any]]:
     """Its lines; one that was cut off by a crash is passed over."""
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
-                found = json.loads(line)
+                found = json.loads(line, parse_constant=lambda word: None)
             except ValueError:
                 continue
             if isinstance(found, dict) and "step" in found:

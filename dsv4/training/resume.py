@@ -79,7 +79,6 @@ def _value(raw: Any, field: str) -> Any:
     """What lies under a dotted name; None where a list is shorter."""
     first, _, rest = field.partition(".")
     if isinstance(raw, list):
-        found = raw[int(first)] if int(first) < len(raw) else None
-    else:
-        found = raw[first]
-    return _value(found, rest) if rest else found
+        raw = dict(enumerate(raw))
+        return _value(raw.get(int(first)), rest) if rest else raw.get(int(first))
+    return _value(raw[first], rest) if rest else raw[first]

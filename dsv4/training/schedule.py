@@ -124,8 +124,8 @@ class Schedule:
                 raise ValueError(f"stages[{i}].yarn must stay on once it is on")
             if stage.phase is Phase.DENSE and before.phase is not Phase.DENSE:
                 raise ValueError(f"stages[{i}].phase must not go back to dense after {before.phase.value}")
-        if self.qat_from is not None and not 0 <= self.qat_from <= self.tokens:
-            raise ValueError(f"qat_from must be in [0, {self.tokens}], got {self.qat_from}")
+        if self.qat_from is not None and not 0 <= self.qat_from < self.tokens:
+            raise ValueError(f"qat_from must be in [0, {self.tokens}), got {self.qat_from}")
         if min(self.mtp_weights) < 0:
             raise ValueError(f"mtp_weights must be at least 0, got {self.mtp_weights}")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +99,11 @@ class Trainer:
         self._holds: tuple[int, bool] | None = None  # stage and number formats of the last step
         self._yarn: bool | None = None  # what the model's rotary tables were made for
         self._data = fingerprints(sources, codec)
-        start = self._load()
-        self.feed = Feed(
-            sources,
-            recipe.data,
-            self.schedule,
-            codec,
-            seed=recipe.seed,
-            rank=self.team.samples[0],
-            world=self.team.samples[1],
-            start=start,
+        rank, world = self.team.samples
+        self._feed_from = partial(
+            Feed, sources, recipe.data, self.schedule, codec, seed=recipe.seed, rank=rank, world=world
         )
+        self.feed = self._feed_from(start=self._load())
         self._queue = BatchQueue(self._fetch, self._route, recipe.run.anticipation_delay)
         self._rate = matmul_rate()
         self._saved = time.monotonic()
@@ -184,6 +179,15 @@ class Trainer:
         if back is not None:
             line.spike, line.back_to = str(self.recovery.spikes[-1]), back
         return line
+
+    def stand_at(self, tokens: int, *, anticipating: bool = False) -> None:
+        """Go on as a run that has seen `tokens` tokens, with the weights of now and data from its beginning: for trying
+        stages, never in a run that is kept. anticipating: route ahead, as after a spike."""
+        zeros = (0,) * len(self.recipe.data.sources)
+        position = Position(tokens, zeros, zeros, self.schedule.at(tokens).stage.length)
+        self.feed = self._feed_from(start=(self.step, position))
+        self._queue.clear()
+        self.recovery.route_ahead(self.step + 1_000_000 if anticipating else self.step)
 
     def save(self) -> None:
         """Write the state in one piece: the old one stays until the new one is whole."""

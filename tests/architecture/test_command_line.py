@@ -20,7 +20,7 @@ FLAGS = {
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
     "check": "folder deep json",
-    "train": "recipe set folder live track table export threads",
+    "train": "recipe set folder live track table export threads steps dry_run",
     "bench": "folder of contexts decode peer long json plot mode",
 }
 

@@ -80,7 +80,7 @@ def test_yarn_enters_with_its_stage() -> None:
             "phase must not go back to dense after sparse",
         ),
         (lambda: make(stages=(Stage(5, 64, yarn=True), Stage(5, 64))), r"stages\[1\].yarn must stay on"),
-        (lambda: make(qat_from=4001), r"qat_from must be in \[0, 4000\], got 4001"),
+        (lambda: make(qat_from=4000), r"qat_from must be in \[0, 4000\), got 4000"),
         (lambda: make().at(-1), "tokens must be at least 0, got -1"),
     ],
 )

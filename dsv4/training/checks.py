@@ -1,0 +1,132 @@
+"""What a whole run needs, judged before its first step: shapes, tokenizer, memory, room on the disk, data."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsv4.checkpoint import check_shapes, expected_tensors
+from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
+from dsv4.checkpoint.quantize import config_for
+from dsv4.config import ModelConfig
+from dsv4.model import accounting
+from dsv4.training.data import FIM_TOKENS
+from dsv4.training.documents import Codec, function_of
+from dsv4.training.recipe import Recipe
+from dsv4.training.source_texts import files_of
+from dsv4.training.states import PREVIOUS_FILE, STATE_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes. state: one saved state. memory: weights, gradients, optimiser states and the snapshots kept against
+    spikes, without activations. model: the export, 0 for none."""
+
+    state: int
+    memory: int
+    model: int
+
+    @property
+    def disk(self) -> int:
+        """Two states that are kept, one being written, the export."""
+        return 3 * self.state + self.model
+
+
+def layout_of(recipe: Recipe, export: str) -> Layout | None:
+    """The layout of the finished model. auto: the released one after quantisation-aware training, else bf16."""
+    if export == "auto":
+        export = "release" if recipe.qat_from is not None else "bf16"
+    return None if export == "none" else LAYOUTS[export]
+
+
+def needs_of(recipe: Recipe, config: ModelConfig, layout: Layout | None) -> Needs:
+    """By arithmetic; for one process."""
+    p = accounting.parameters(config)
+    numbers = p.total + p.mtp
+    # AdamW keeps two numbers a weight, Muon one; the vocabulary is AdamW's
+    moments = 2 * numbers if recipe.optimizer.kind == "adamw" else numbers + p.embedding + p.head
+    state = 4 * (numbers + moments) + (2 * numbers if recipe.run.numerics == "bf16" else 0)
+    copies = recipe.recovery.snapshots if recipe.run.recovery else 0
+    memory = state + 4 * numbers + copies * state
+    return Needs(state, memory, 0 if layout is None else model_bytes(config, layout))
+
+
+def model_bytes(config: ModelConfig, layout: Layout) -> int:
+    """Of a folder's tensors."""
+    return sum(spec.nbytes for spec in expected_tensors(config_for(config, layout), layout).values())
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Raise ValueError naming a source whose files or function are not there. Reads nothing."""
+    for source in recipe.data.sources:
+        if source.kind == "generator":
+            function_of(source)
+        else:
+            files_of(source)
+
+
+def check_model(recipe: Recipe, vocabulary: int, layout: Layout | None) -> ModelConfig:
+    """The run's model. Raises ValueError for sizes that quantised training or the export cannot hold, and for weights
+    that this machine's memory cannot."""
+    config = recipe.config(vocabulary)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = needs_of(recipe, config, None).memory
+    if recipe.scale.world == 1 and needed > memory:
+        raise ValueError(
+            f"model: weights, gradients, optimiser states and {recipe.recovery.snapshots} snapshots need "
+            f"{size(needed)}, this machine has {size(memory)} of memory"
+        )
+    try:
+        check_shapes(config, layout=layout, release_numerics=recipe.qat_from is not None)
+        if recipe.qat_from is not None:
+            check_shapes(config, layout=RELEASE)
+    except ValueError as error:
+        raise ValueError(f"model: {error}") from None
+    return config
+
+
+def check_codec(recipe: Recipe, codec: Codec) -> None:
+    """Raise ValueError for a tokenizer that lacks what the recipe asks for."""
+    if not recipe.data.fim:
+        return
+    for token in FIM_TOKENS:
+        try:
+            codec.token_id(token)
+        except ValueError:
+            raise ValueError(f"data.fim needs the token {token}, which the tokenizer does not have") from None
+
+
+def check_room(folder: Path, needs: Needs) -> None:
+    """Raise ValueError where the disk has no room for the states and the model of the run. Text that becomes tokens is
+    not counted."""
+    there = sum(f.stat().st_size for f in (folder / STATE_FILE, folder / PREVIOUS_FILE) if f.exists())
+    free = shutil.disk_usage(folder).free
+    wanted = max(0, needs.disk - there)
+    if wanted > free:
+        raise ValueError(
+            f"{folder}: the run needs {size(wanted)} of room (three states of {size(needs.state)}, a model of "
+            f"{size(needs.model)}), the disk has {size(free)}; --folder names another place"
+        )
+
+
+def remarks(recipe: Recipe) -> list[str]:
+    """What is allowed and perhaps not meant."""
+    schedule, lr = recipe.schedule, recipe.lr
+    found = []
+    if lr.warmup >= schedule.tokens:
+        found.append(f"lr.warmup {lr.warmup:,} is not over when the run ends after {schedule.tokens:,} tokens")
+    elif lr.decay_to > schedule.tokens and all(stage.lr is None for stage in recipe.stages[-1:]):
+        rate = lr.at(schedule.tokens - 1, 1)
+        found.append(
+            f"lr.decay_to {lr.decay_to:,} lies beyond the run's {schedule.tokens:,} tokens: it ends at {rate:.2e}"
+        )
+    return found
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
