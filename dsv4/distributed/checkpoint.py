@@ -1,9 +1,9 @@
 """Checkpoints of many ranks that any number of ranks can read (torch.distributed.checkpoint).
 
 A checkpoint is a folder `state-STEP` with one file per rank, an index of which tensor lies where, and `header.json`. It
-appears under its name when it is whole, and only then older ones go, all but the one before. Tensors are stored by name: a cut one as its
-parts, a copied one once, a split expert or an owned momentum by the rank that has it. All ranks must see the same
-folder.
+appears under its name when it is whole, and only then older ones go, all but the one before. Tensors are stored by
+name: a cut one as its parts, a copied one once, a split expert or an owned momentum by the rank that has it. All ranks
+must see the same folder.
 """
 
 import json
@@ -24,8 +24,12 @@ _PREFIX, _HEADER, _SIZES = "state-", "header.json", "sizes"
 
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run's folder; one with a file cut or missing is passed over."""
-    found = [(int(p.name.removeprefix(_PREFIX)), p) for p in folder.glob(f"{_PREFIX}*") if _whole(p)]
-    return max(found)[1] if found else None
+    return max(_whole_ones(folder), default=(0, None))[1]
+
+
+def _whole_ones(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and checkpoints."""
+    return [(int(p.name.removeprefix(_PREFIX)), p) for p in folder.glob(f"{_PREFIX}*") if _whole(p)]
 
 
 def _whole(path: Path) -> bool:
@@ -52,7 +56,7 @@ def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[st
             json.dump({**header, _SIZES: sizes}, out)
             out.flush()
             os.fsync(out.fileno())
-        before = latest(folder)
+        before = max((one for one in _whole_ones(folder) if one[1] != target), default=(0, None))[1]
         shutil.rmtree(target, ignore_errors=True)  # the same step, saved before
         staging.rename(target)
         for other in folder.glob(f"{_PREFIX}*"):

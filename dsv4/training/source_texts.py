@@ -68,7 +68,7 @@ def _text_in(settings: SourceSettings, line: str, where: str) -> str:
     """The text under the source's key in one line of JSON."""
     missing = f"{where}: no JSON object with the key {settings.key!r}"
     try:
-        found: Any = json.loads(line)
+        found: Any = json.loads(line.rstrip())
     except json.JSONDecodeError as error:
         raise ValueError(f"{missing}: not valid JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and brackets thousands deep

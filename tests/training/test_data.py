@@ -1,6 +1,9 @@
 """Documents, shards, packing and the feed: nothing lost, nothing twice, the same again after a restart."""
 
+import errno
+import gzip
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -9,11 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsv4.training import documents as documents_module
 from dsv4.training.data import Feed, open_sources
-from dsv4.training.documents import Generated, shard_of
+from dsv4.training.documents import Document, Generated, shard_of
 from dsv4.training.packing import best_fit, cut
 from dsv4.training.recipe import SourceSettings
-from tests.training.runs import Letters, raw_recipe, recipe
+from dsv4.training.source_texts import files_of, texts_of
+from tests.training.runs import VOCABULARY, Letters, raw_recipe, recipe
 
 
 @given(st.lists(st.integers(1, 50), max_size=60))
@@ -65,12 +70,102 @@ def test_shards_are_made_once_and_again_when_files_change(tmp_path: Path) -> Non
     assert make().count == 1
 
 
-@pytest.mark.parametrize("line", ["{", '{"body": "x"}', '["x"]'])
-def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "no JSON object with the key 'text': not valid JSON .* at column 2"),
+        ('{"body": "x", "id": 1}', "no JSON object with the key 'text'; its keys are 'body', 'id'"),
+        ("{}", "no JSON object with the key 'text'; its keys are none"),
+        ('["x"]', "no JSON object with the key 'text', but a list"),
+        ("3", "no JSON object with the key 'text', but a number"),
+        ('{"text": null}', "'text' must be text, got null"),
+        ('{"text": [{"role": "user"}]}', "'text' must be text, got a list"),
+        ('{"text": "a\\ud83d"}', r"'text' has the lone surrogate \\ud83d at character 2; invalid = \"replace\""),
+        ("[" * 100_000, "no JSON object with the key 'text': not valid JSON"),
+        ('{"text": "caf\udce9"}', "column 14: 0xe9 is not valid UTF-8"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "d.jsonl"
-    file.write_text('{"text": "ok"}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"d\.jsonl, line 2: no JSON object with the key 'text'"):
+    file.write_bytes(b'{"text": "ok"}\r\n' + line.encode(errors="surrogateescape") + b"\n")
+    with pytest.raises(ValueError, match=r"d\.jsonl, line 2[:,] ?" + message):
         shard_of(settings(file, kind="jsonl"), Letters(), tmp_path / "s")
+    assert not list((tmp_path / "s").iterdir())
+
+
+def test_invalid_text_is_replaced_on_request(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_bytes(b'{"text": "a\\ud83d"}\n{"text": "\xe9"}\n{"text": "\\ud83d\\ude00"}\n')
+    chosen = settings(file, kind="jsonl", invalid="replace")
+    assert list(texts_of(chosen, files_of(chosen))) == ["a\ufffd", "\ufffd", "😀"]
+
+
+def test_a_folder_of_json_lines_is_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    line = lambda text: json.dumps({"text": text}) + "\n"  # noqa: E731
+    (tmp_path / "b" / "1.jsonl").write_text(line("second"), encoding="utf-8-sig")
+    (tmp_path / "b" / "2.jsonl.gz").write_bytes(gzip.compress(line("third").encode()))
+    (tmp_path / "a.ndjson").write_text(line("first"), encoding="utf-16")
+    (tmp_path / "README.md").write_text("not a document")
+    (tmp_path / "empty.jsonl").write_text("\n \n")
+    chosen = settings(tmp_path, kind="jsonl")
+    assert list(texts_of(chosen, files_of(chosen))) == ["first", "second", "third"]
+    with pytest.raises(
+        ValueError, match=r"no files at .* that end in \.txt; there are .*: kind = \"jsonl\" reads JSON"
+    ):
+        files_of(settings(tmp_path, suffixes=(".txt",)))
+    with pytest.raises(ValueError, match="source s: no text found under"):
+        shard_of(settings(tmp_path / "empty.jsonl", kind="jsonl"), Letters(), tmp_path / "s")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_shard_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text("".join(json.dumps({"text": f"text number {i}"}) + "\n" for i in range(50)))
+    chosen = settings(file, kind="jsonl")
+    shard = shard_of(chosen, Letters(), tmp_path / "s")
+    tokens = next((tmp_path / "s").glob("*/tokens.bin"))
+    content = tokens.read_bytes()
+    if damage == "gone":
+        tokens.unlink()
+    else:
+        tokens.write_bytes(content[: len(content) * 7 // 10] if damage == "cut" else b"\1" + content[1:])
+    again = shard_of(chosen, Letters(), tmp_path / "s")
+    assert "it is made again from its source" in caplog.text
+    assert (again.digest, tokens.read_bytes()) == (shard.digest, content)
+
+
+def test_a_full_disk_leaves_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text('{"text": "ok"}\n')
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(documents_module.np, "save", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*s-[0-9a-f]+\."):
+        shard_of(settings(file, kind="jsonl"), Letters(), tmp_path / "s")
+    assert not list((tmp_path / "s").iterdir())
+
+
+def fails(rng: random.Random, codec: Letters, what: str) -> object:
+    if what == "raises":
+        return {}["key"]
+    return 7 if what == "number" else Document([0, VOCABULARY, 1])
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("raises", r"for document 0 raised KeyError: 'key' \(.*test_data\.py, line \d+\)"),
+        ("number", "for document 0 gave int; it must give text or a Document"),
+        ("outside", r"for document 0 gave token 97; tokens must be in \[0, 97\)"),
+    ],
+)
+def test_generators_that_fail_are_named(what: str, message: str) -> None:
+    chosen = SourceSettings("s", "generator", "tests.training.test_data:fails", options={"what": what})
+    with pytest.raises(ValueError, match=f"source s: tests.training.test_data:fails {message}"):
+        Generated(chosen, Letters(), 0)
 
 
 def test_missing_sources_are_named(tmp_path: Path) -> None:

@@ -35,7 +35,31 @@ def test_values_arrive_with_their_types() -> None:
         ({"data": {**raw_recipe()["data"], "fim": 1.5}}, r"data.fim must be in \[0, 1\], got 1.5"),
         ({"data": {**raw_recipe()["data"], "vocabulary": 512}}, "either tokenizer .* or vocabulary"),
         ({"model": {**raw_recipe()["model"], "compress_ratios": [0, 0, 16, 0]}}, "phase warmup trains indexers"),
-        ({"data": {"tokenizer": "x", "sources": []}}, "data.sources must not be empty"),
+        ({"data": {"tokenizer": "x", "sources": []}}, "^data.sources must not be empty"),
+        ({"model": {**raw_recipe()["model"], "hidden_size": "abc"}}, "model.hidden_size must be an integer, got 'abc'"),
+        ({"model": {**raw_recipe()["model"], "hidden_size": True}}, "model.hidden_size must be an integer, got True"),
+        (
+            {"model": {**raw_recipe()["model"], "yarn": {"fac": 2.0}}},
+            "model.yarn.fac: Unexpected .* known are beta_fast",
+        ),
+        (
+            {"model": {**raw_recipe()["model"], "quantized": True}},
+            "model.quantized comes from the layout of the export",
+        ),
+        ({"lr": {**raw_recipe()["lr"], "peak": "fast"}}, "lr.peak must be a number, got 'fast'"),
+        ({"lr": {**raw_recipe()["lr"], "peak": float("inf")}}, "lr.peak must be finite, got inf"),
+        ({"lr": 3}, "lr must be a table, got 3"),
+        ({"stages": [{"length": 64}]}, "stages.0.tokens is missing"),
+        (
+            {"stages": [{"tokens": 9, "length": 64, "phase": "fast"}]},
+            "phase must be 'dense', 'warmup' or 'sparse', got 'f",
+        ),
+        ({"name": "../up"}, "name must be letters, digits"),
+        ({"seed": -1}, "seed must be in"),
+        ({"batch": {"full": 95}}, "batch.full must be at least the longest stages.length 96, got 95"),
+        ({"batch": {"full": 256, "start": 96}}, "batch.start and batch.ramp need each other"),
+        ({"loss": {"balance": -1.0}}, "loss.balance must be at least 0, got -1.0"),
+        ({"qat_from": 3000}, r"qat_from must be in \[0, 3000\), got 3000"),
     ],
 )
 def test_mistakes_are_named(change: dict, message: str) -> None:
@@ -53,8 +77,27 @@ def test_changes_from_the_command_line(tmp_path: Path) -> None:
     model = [f"model.{name}={value}" for name, value in raw_recipe()["model"].items()]
     made = Recipe.from_file(file, [*model, "lr.peak=0.5", "stages.0.tokens=20", "name=b", "data.sources.0.weight=2"])
     assert (made.lr.peak, made.stages[0].tokens, made.name, made.data.sources[0].weight) == (0.5, 20, "b", 2.0)
-    with pytest.raises(ValueError, match="needs key=value, got 'lr'"):
-        Recipe.from_file(file, ["lr"])
+    assert Recipe.from_file(file, [*model, "stages.0.tokens=3e6"]).stages[0].tokens == 3_000_000
+    for change, message in (
+        ("lr", "needs key=value, got 'lr'"),
+        ("stages.7.length=5", "--set stages.7.length=5: stages has entries 0 to 0, got '7'"),
+        ("stages.first.length=5", "stages has entries 0 to 0, got 'first'"),
+        ("stages.-1.length=5", "stages has entries 0 to 0, got '-1'"),
+        ("lr.peak.x=5", "--set lr.peak.x=5: lr.peak is no table, but 0.001"),
+        ("lr.peek=5", "lr.peek: Unexpected keyword argument; known are decay_from, decay_to, final, peak, warmup"),
+        ("model.hidden_size=abc", "model.hidden_size must be an integer, got 'abc'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Recipe.from_file(file, [*model, change])
+
+
+def test_files_that_are_no_recipe_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"small\.tml: no such recipe; there are .*recipes/text/small\.toml"):
+        Recipe.from_file(tmp_path / "small.tml")
+    for content, message in ((b"name = \xff", "line 1, column 8: 0xff"), (b"name = ", "r.toml: "), (b"", "is missing")):
+        (tmp_path / "r.toml").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            Recipe.from_file(tmp_path / "r.toml")
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)

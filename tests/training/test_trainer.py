@@ -146,8 +146,9 @@ def test_kill_9_loses_nothing_but_time(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not log.exists() or log.read_text().count("\n") < 4):
         time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     subprocess.run(command, env=environment, check=True)
     ours, whole = state_of(tmp_path / "killed"), state_of(tmp_path / "whole")
     assert states_equal(ours["model"], whole["model"])
