@@ -7,16 +7,22 @@ import sys
 import time
 from typing import TextIO
 
-
-def log(event: str, /, stream: TextIO | None = None, **fields: object) -> None:
-    """Write one JSON line {"t", "event", ...fields} to stderr (or `stream`)."""
-    line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False, default=str)
-    print(line, file=stream or sys.stderr, flush=True)
-
-
 # what a terminal acts on instead of showing it (C0, DEL, C1), what turns the order of a line around (bidirectional
 # embeddings, overrides and isolates), what only some programs break lines at, and what no encoding can write
 _ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LONGEST_TEXT = 20_000
+
+
+def log(event: str, /, stream: TextIO | None = None, **fields: object) -> None:
+    """Write one JSON line {"t", "event", ...fields} to stderr (or `stream`). What a terminal would act on is escaped;
+    texts of more than LONGEST_TEXT characters are cut."""
+    bounded = {
+        name: f"{value[:LONGEST_TEXT]}…" if isinstance(value, str) and len(value) > LONGEST_TEXT else value
+        for name, value in fields.items()
+    }
+    line = json.dumps({"t": round(time.time(), 3), "event": event, **bounded}, ensure_ascii=False, default=str)
+    line = _ACTS.sub(lambda match: f"\\u{ord(match.group()):04x}", line)
+    print(line, file=stream or sys.stderr, flush=True)
 
 
 def printable(text: str, *, lines: bool = False) -> str:

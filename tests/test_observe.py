@@ -1,8 +1,11 @@
 """Text from outside on a terminal: shown, never acted on."""
 
+import io
+import json
+
 import pytest
 
-from dsv4.observe import printable
+from dsv4.observe import log, printable
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,14 @@ def test_no_control_character_is_left() -> None:
     everything = "".join(map(chr, range(0x110000)))
     assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in printable(everything))
     printable(everything).encode()
+
+
+def test_log_lines_act_on_no_terminal() -> None:
+    stream = io.StringIO()
+    text = "a\x1b]0;title\x07\u009b31m\x7f\u202e\u2028\ud83d"
+    log("event", stream, name=text, long="x" * 100_000)
+    line = stream.getvalue()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert json.loads(line)["name"] == text
+    assert len(line) < 25_000

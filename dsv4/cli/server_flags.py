@@ -29,8 +29,10 @@ class ServerFlags:
         Let temperature, top_p and the like count while the model thinks; by default they are fixed there.
     requests
         Answers in the making at once; more are refused as busy.
+    body_limit
+        The largest request body in MiB. By default 64 bytes for each token of the context, and 16 MiB at least.
     drain
-        Seconds that running answers may take to finish after Ctrl-C or SIGTERM.
+        Seconds that running answers may take to finish after Ctrl-C or SIGTERM; a second signal ends them at once.
     ledger
         SQLite file that `dsv4 usage` reads; `none` keeps nothing. By default in the user's data folder.
     prices
@@ -42,6 +44,7 @@ class ServerFlags:
     any_model: bool = False
     free_sampling: bool = False
     requests: int = 1024
+    body_limit: int | None = None
     drain: int = 30
     ledger: Path | None = None
     prices: Path | None = None
@@ -55,6 +58,10 @@ class ServerFlags:
 
         if self.requests < 1:
             raise ValueError(f"requests must be at least 1, got {self.requests}")
+        if self.body_limit is not None and self.body_limit < 1:
+            raise ValueError(f"body_limit must be at least 1 (MiB), got {self.body_limit}")
+        if self.drain < 0:
+            raise ValueError(f"drain must be at least 0 seconds, got {self.drain}")
         known = read_keys(self.keys, os.environ.get(KEYS_VARIABLE, ""))
         if not (known or self.insecure or is_loopback(host)):
             raise ValueError(
@@ -67,6 +74,7 @@ class ServerFlags:
             any_model=self.any_model,
             free_sampling=self.free_sampling,
             max_requests=self.requests,
+            most_body_bytes=None if self.body_limit is None else self.body_limit << 20,
             prices=Prices.load(self.prices) if self.prices is not None else Prices(),
         )
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,6 +15,7 @@ from dsv4.server.border import json_response
 from dsv4.server.errors import ApiError
 from dsv4.server.models import ALIASES, check_model, model_entry
 from dsv4.server.openapi import openapi_document
+from dsv4.server.sse import to_json
 
 
 class Pages:
@@ -52,13 +54,15 @@ class Pages:
     async def ready(self) -> Response:
         if self._backend.draining:
             return json_response({"status": "stopping"}, 503)
+        if (problem := self._backend.generator.failing) is not None:
+            return json_response({"status": "failing", "reason": problem}, 503)
         return json_response({"status": "ready", "model": self._backend.model_name})
 
     async def version(self) -> Response:
         return json_response({"version": _version()})
 
     async def openapi(self) -> Response:
-        return json_response(openapi_document(_version()))
+        return Response(_openapi(), media_type="application/json")
 
     async def metrics(self) -> Response:
         counters = self._backend.counters() if self._backend.counters else {}
@@ -77,6 +81,12 @@ class Pages:
         efforts = supported_efforts(backend.tokenizer.dialect)
         context = backend.generator.context_length
         return model_entry(name, created=self._started, context_length=context, efforts=efforts)
+
+
+@cache
+def _openapi() -> bytes:
+    """The description; made once, since that takes longer than a token."""
+    return to_json(openapi_document(_version()))
 
 
 def _version() -> str:

@@ -29,7 +29,7 @@ ENGINE_FLAGS = (
     "mode context memory expert_memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk "
     "speculate"
 )
-SERVER_FLAGS = "keys insecure any_model free_sampling requests drain ledger prices"
+SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices"
 
 
 def test_shared_flags() -> None:

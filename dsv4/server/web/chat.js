@@ -23,7 +23,8 @@ function showQuestion(text) {
   article.scrollIntoView();
 }
 
-// One answer on the page: draws at most once per frame, however fast the tokens come.
+// One answer on the page: draws at most once per frame, however fast the tokens come, and less often when drawing takes
+// long. Blocks that can change no more are drawn once.
 class AnswerView {
   constructor() {
     this.reasoning = "";
@@ -34,12 +35,15 @@ class AnswerView {
     this.details.hidden = true;
     this.details.open = true;
     this.summary = this.details.appendChild(element("summary", "Thinking"));
-    this.thought = this.details.appendChild(element("div"));
+    this.thought = this.details.appendChild(element("div")).appendChild(document.createTextNode(""));
     this.body = this.article.appendChild(element("div"));
     this.body.className = "body";
+    this.settled = 0; // so much of the content stands in the body as it is
+    this.open = []; // the nodes of the rest
     this.note = this.article.appendChild(element("p", "waiting"));
     this.note.className = "note";
     this.planned = false;
+    this.pause = 0;
   }
 
   add(delta) {
@@ -55,16 +59,24 @@ class AnswerView {
   plan() {
     if (this.planned) return;
     this.planned = true;
-    requestAnimationFrame(() => this.draw());
+    setTimeout(() => requestAnimationFrame(() => this.draw()), this.pause);
   }
 
   draw() {
     this.planned = false;
+    const began = performance.now();
     const follow = nearBottom();
     this.details.hidden = !this.reasoning;
-    this.thought.textContent = this.reasoning;
-    this.body.replaceChildren(markdown(this.content));
+    this.thought.appendData(this.reasoning.slice(this.thought.length));
+    for (const node of this.open) node.remove();
+    const settled = settledEnd(this.content, this.settled);
+    this.body.append(markdown(this.content.slice(this.settled, settled)));
+    this.settled = settled;
+    const rest = markdown(this.content.slice(settled));
+    this.open = [...rest.childNodes];
+    this.body.append(rest);
     if (follow) at("talk").scrollTop = at("talk").scrollHeight;
+    this.pause = 10 * (performance.now() - began); // drawing takes a tenth of the time at most
   }
 
   seconds() {
@@ -76,6 +88,16 @@ class AnswerView {
     this.note.textContent = text;
     this.note.classList.toggle("error", Boolean(failed));
     this.draw();
+  }
+
+  offerAgain(again) {
+    const button = this.note.appendChild(element("button", "Try again"));
+    button.type = "button";
+    button.addEventListener("click", () => {
+      if (running) return;
+      this.article.remove();
+      again();
+    });
   }
 }
 
@@ -103,9 +125,15 @@ async function problem(response) {
   }
 }
 
-function spent(usage, finish, seconds) {
+function spent(usage, finish, view) {
   const counts = `${usage.prompt_tokens} + ${usage.completion_tokens} tokens, ${usage.prompt_cache_hit_tokens} cached`;
-  return `${counts}, ${seconds} s${finish === "length" ? ", cut off at the limit" : ""}`;
+  const blank = view.content.trim() ? "" : "the answer is blank: ";
+  return `${blank}${counts}, ${view.seconds()} s${finish === "length" ? ", cut off at the limit" : ""}`;
+}
+
+// What went wrong, in words: a browser only says "Failed to fetch" or "network error" when nobody answers.
+function trouble(error) {
+  return error instanceof TypeError ? "the server does not answer; does it still run?" : error.message;
 }
 
 async function answer() {
@@ -114,6 +142,7 @@ async function answer() {
   running = new AbortController();
   at("send").hidden = true;
   at("stop").hidden = false;
+  let failed = false;
   const body = { model: at("model").value, messages: talk, stream: true, reasoning_effort: at("mode").value };
   try {
     const response = await fetch("v1/chat/completions", {
@@ -126,16 +155,24 @@ async function answer() {
       const choice = event.choices[0];
       view.note.textContent = view.content ? "writing" : view.reasoning ? "thinking" : "waiting";
       view.add(choice.delta);
-      if (choice.finish_reason) closing = spent(event.usage, choice.finish_reason, view.seconds());
+      if (choice.finish_reason) closing = spent(event.usage, choice.finish_reason, view);
     }
     view.end(closing, closing === "the stream broke off");
   } catch (error) {
-    view.end(error.name === "AbortError" ? `stopped after ${view.seconds()} s` : error.message, error.name !== "AbortError");
+    const stopped = error.name === "AbortError";
+    view.end(stopped ? `stopped after ${view.seconds()} s` : trouble(error), !stopped);
+    failed = !stopped;
   } finally {
     if (view.content || view.reasoning) {
       talk.push({ role: "assistant", content: view.content, reasoning_content: view.reasoning });
     } else {
-      talk.pop();
+      const question = talk.pop();
+      if (failed && talk === messages) {
+        view.offerAgain(() => {
+          messages.push(question);
+          answer();
+        });
+      }
     }
     running = null;
     at("send").hidden = false;
@@ -145,7 +182,7 @@ async function answer() {
 }
 
 async function loadModels() {
-  const response = await fetch("v1/models", { headers: headers() });
+  const response = await fetch("v1/models", { headers: headers() }).catch(() => ({ ok: false, status: 0 }));
   if (!response.ok) {
     await problem(response);
     return;
