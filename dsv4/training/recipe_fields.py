@@ -96,7 +96,7 @@ def explain(error: ValidationError, where: str = "") -> str:
     kind, given = first["type"], first["input"]
     if kind == "value_error":
         message = first["msg"].removeprefix("Value error, ")
-        return message if not first["loc"] or message.startswith(place) else f"{place}: {message}"
+        return message if not place or message.startswith(place) else f"{place}: {message}"
     if kind == "missing":
         return f"{place} is missing"
     shown = "a table" if isinstance(given, dict) else repr(given)

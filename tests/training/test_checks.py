@@ -23,7 +23,7 @@ def model(**changes: Any) -> dict[str, Any]:
         ({"model": model(moe_intermediate_size=48)}, "none", "model: moe_intermediate_size must be a multiple of 32"),
         ({"model": model(hidden_size=48), "qat_from": None}, "release", "model: hidden_size must be a multiple of 32"),
         (
-            {"model": model(hidden_size=10**9)},
+            {"model": model(hidden_size=65536, n_routed_experts=4096)},
             "auto",
             r"model: weights, gradients, optimiser .* need .* TiB, this machine",
         ),
