@@ -24,6 +24,7 @@ def chat(
     top_p: float | None = None,
     seed: int | None = None,
     mode: Literal["fp32", "bf16", "release"] = "fp32",
+    dialect: str | None = None,
 ) -> None:
     """Talk to a model in the terminal. /help lists the commands.
 
@@ -47,6 +48,8 @@ def chat(
         Same seed, same conversation.
     mode
         fp32, bf16, or release (the released quantised numerics).
+    dialect
+        How the conversation is written: v4, v4-0731 or v4.1. Default: what the folder says of itself.
     """
     from rich.console import Console
 
@@ -59,7 +62,7 @@ def chat(
     if not thinking and effort not in (None, "none"):
         raise ValueError(f"--effort must be none with --no-thinking, got {effort}")
     with Console(stderr=True).status("loading"):
-        model = load(folder, mode)
+        model = load(folder, mode, dialect=dialect)
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
 
 

@@ -36,6 +36,8 @@ class EngineFlags:
         Folder where prefixes outlive the process. Default: memory only.
     prefix_disk
         Budget of that folder.
+    dialect
+        How conversations are written: v4, v4-0731 or v4.1. Default: what the folder says of itself.
     speculate
         Let the model's prediction block draft a token per step; the text does not change.
     """
@@ -52,14 +54,18 @@ class EngineFlags:
     snapshots: int = 32
     prefix_dir: Path | None = None
     prefix_disk: str = "8GiB"
+    dialect: str | None = None
     speculate: bool = False
 
     def options(self) -> dict[str, Any]:
         """Arguments of dsv4.cli.local.load. Raises ValueError for a flag outside its range, before anything is
         loaded."""
         from dsv4.cache.prefix import ReusePolicy
+        from dsv4.encoding import dialect_named
         from dsv4.engine.memory import parse_memory
 
+        if self.dialect is not None:
+            dialect_named(self.dialect)
         return {
             "mode": self.mode,
             "context_length": self.context,
@@ -71,5 +77,6 @@ class EngineFlags:
             "reuse": ReusePolicy(self.windows, self.interval, self.snapshots),
             "prefix_folder": self.prefix_dir,
             "prefix_bytes": parse_memory(self.prefix_disk),
+            "dialect": self.dialect,
             "speculate": self.speculate,
         }

@@ -20,6 +20,7 @@ def generate(
     seed: int | None = None,
     stop: tuple[str, ...] = (),
     mode: Literal["fp32", "bf16", "release"] = "fp32",
+    dialect: str | None = None,
 ) -> None:
     """Continue a prompt. The answer goes to stdout; Ctrl-C stops it.
 
@@ -45,6 +46,8 @@ def generate(
         Text that ends the answer; repeatable.
     mode
         fp32, bf16, or release (the released quantised numerics).
+    dialect
+        With --chat: how it is written, v4, v4-0731 or v4.1. Default: what the folder says of itself.
     """
     from dsv4.cli.local import load
     from dsv4.generation import SamplingParams
@@ -55,7 +58,7 @@ def generate(
     text = sys.stdin.read() if prompt in (None, "-") else prompt
     if not text:
         raise ValueError("--prompt is empty")
-    model = load(folder, mode)
+    model = load(folder, mode, dialect=dialect)
     if chat:
         _answer(model, text, thinking, {**options, "stop": stop})
         return

@@ -59,6 +59,7 @@ def load(
     speculate: bool = False,
     queue: int = 1024,
     step_tokens: int = 512,
+    dialect: str | None = None,
 ) -> "LocalModel":
     """Load a checkpoint folder (released layout, Base layout or plain floats); None = the bundled model.
 
@@ -66,7 +67,8 @@ def load(
     context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
     memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
     read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where
-    prefixes outlive the process, in at most prefix_bytes. The rest is as in dsv4.engine.Engine.
+    prefixes outlive the process, in at most prefix_bytes. dialect: v4, v4-0731 or v4.1, how conversations are written;
+    default: what the folder says of itself. The rest is as in dsv4.engine.Engine.
     Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
     """
     if mode not in MODES:
@@ -74,7 +76,7 @@ def load(
     path = Path(folder) if folder is not None else default_model_folder()
     config, reader, defaults = _open(path)
     check_shapes(config, release_numerics=mode == "release")
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, dialect)
     with torch.device("meta"):
         model = Transformer(config, MODES[mode])
     load_into(model, config, reader, mode)
@@ -85,10 +87,7 @@ def load(
     budget = parse_memory(DEFAULT_SHARE) if memory is None else memory
     spec = CacheSpec(config, dtype)
     plan = plan_memory(spec, budget, context_length=context, sequences=sequences, snapshots=reuse.snapshots)
-    disk = None
-    if prefix_folder is not None:
-        print_of_model = _fingerprint(path, mode, dtype, reuse.windows, speculate)
-        disk = DiskTier(prefix_folder, budget=prefix_bytes, fingerprint=print_of_model)
+    disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, mode, dtype, reuse.windows, speculate))
     engine = Engine(
         model,
         context_length=context,
@@ -114,6 +113,10 @@ def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults
         warnings.warn(note, stacklevel=3)
     config = opened.config.with_changes(end_token_ids=tuple(ends))
     return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p)
+
+
+def _disk_tier(folder: Path | None, budget: int, fingerprint: str) -> DiskTier | None:
+    return None if folder is None else DiskTier(folder, budget=budget, fingerprint=fingerprint)
 
 
 def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> None:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 _PROBES = ("Hello, world! 1234567\n\n  x", "\u00e9\u4f60\u597d \U0001f600", "")
 
 
-def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a model's folder, or None where it has no tokenizer.json.
+def load_tokenizer(folder: Path, dialect: str | None = None) -> Tokenizer | None:
+    """The tokenizer of a model's folder, or None where it has no tokenizer.json. dialect: as in `Tokenizer.load`.
 
     Raises ValueError naming the file for one that cannot be read, or that fails on ordinary text.
     """
@@ -21,7 +21,7 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     if not file.exists() and not file.is_symlink():
         return None
     try:
-        tokenizer = Tokenizer.load(file)
+        tokenizer = Tokenizer.load(file, dialect=dialect)
         for text in _PROBES:
             tokenizer.encode_text(text)
     except RecursionError:

@@ -5,6 +5,7 @@ Inference reads it in this order: `render` (messages to text), `tokenizer` (text
 values). `dialect` holds the literals of each release and what the official service writes otherwise.
 """
 
+from dsv4.encoding.choose_dialect import DIALECTS, dialect_named, dialect_of_folder
 from dsv4.encoding.deltas import (
     ContentDelta,
     Delta,
@@ -13,7 +14,7 @@ from dsv4.encoding.deltas import (
     ToolCallEnd,
     ToolCallStart,
 )
-from dsv4.encoding.dialect import DIALECTS, V4, V4_0731, V41, Dialect, dialect_named, dialect_of_folder, served
+from dsv4.encoding.dialect import V4, V4_0731, V41, Dialect, served
 from dsv4.encoding.parse import (
     ParsedCompletion,
     ParsedToolCall,

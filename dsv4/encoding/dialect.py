@@ -8,11 +8,8 @@ The scripts released with V4 and the official service do not write quite the sam
 the service; `encode_messages` keeps the script's form.
 """
 
-import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 TOOLS_BLOCK = """\
 ## Tools
@@ -192,7 +189,6 @@ V41 = replace(
     namespace_separator="::",
     service=True,
 )
-DIALECTS = {dialect.name: dialect for dialect in (V4, V4_0731, V41)}
 
 
 @lru_cache
@@ -201,41 +197,3 @@ def served(dialect: Dialect) -> Dialect:
     if dialect.system:
         return replace(dialect, service=True)
     return replace(dialect, service=True, empty_line=False, empty_text=False, padded_exponent=False)
-
-
-def dialect_named(name: str) -> Dialect:
-    """The dialect of a name such as `v4-0731`. Raises ValueError naming those there are."""
-    if name not in DIALECTS:
-        raise ValueError(f"dialect: expected one of {', '.join(DIALECTS)}, got {name!r}")
-    return DIALECTS[name]
-
-
-def dialect_of_folder(folder: Path) -> Dialect:
-    """The dialect of a model folder's weights; the first of these that says something:
-
-    `dialect` in generation_config.json; the encoding script in `encoding/` (its effort texts and system token);
-    config.json (a V4.1 model; keys of DSpark that are set, which came with the final weights); else April's.
-    Raises ValueError for a name it does not know or a file that is not JSON.
-    """
-    if (name := _json(folder / "generation_config.json").get("dialect")) is not None:
-        return dialect_named(name)
-    scripts = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(folder.glob("encoding/*.py"))]
-    text = "".join(scripts)
-    if V41.system in text:
-        return V41
-    if "Beyond maximum" in text:
-        return V4_0731
-    config = _json(folder / "config.json")
-    kinds = [config.get("model_type"), *(config.get("architectures") or ())]
-    if any(str(kind).lower().replace("_", "").startswith("deepseekv41") for kind in kinds):
-        return V41
-    newer = any(value is not None for key, value in config.items() if key.startswith("dspark_"))
-    return V4_0731 if newer and not text else V4
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{file}: not a JSON file ({error})") from error
-    return value if isinstance(value, dict) else {}

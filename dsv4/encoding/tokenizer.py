@@ -20,7 +20,8 @@ from typing import Any, Literal, Self
 
 import tokenizers
 
-from dsv4.encoding.dialect import V4, Dialect, dialect_named, dialect_of_folder
+from dsv4.encoding.choose_dialect import dialect_named, dialect_of_folder
+from dsv4.encoding.dialect import V4, Dialect
 from dsv4.encoding.messages import Message
 from dsv4.encoding.pretokens import cuts_as_released, pieces
 from dsv4.encoding.render import render_segments

@@ -71,6 +71,7 @@ def export(run: Path, target: Path) -> dict[str, float]:
     save_checkpoint(staging, nano_config(tokenizer.vocab_size), state["model"], RELEASE)
     sampling = json.loads((staging / "generation_config.json").read_text())
     sampling["temperature"] = TEMPERATURE
+    sampling["dialect"] = tokenizer.dialect.name
     (staging / "generation_config.json").write_text(json.dumps(sampling, indent=2) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(run / name, staging / name)

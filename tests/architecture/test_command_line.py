@@ -12,10 +12,10 @@ from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
 
 FLAGS = {
-    "chat": "folder thinking effort system max_tokens temperature top_p seed mode",
+    "chat": "folder thinking effort system max_tokens temperature top_p seed mode dialect",
     "serve": "folder host port server engine",
     "usage": "ledger since key json",
-    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode",
+    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode dialect",
     "render": "file dialect model tokens",
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
@@ -27,7 +27,7 @@ FLAGS = {
 
 ENGINE_FLAGS = (
     "mode context memory expert_memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk "
-    "speculate"
+    "dialect speculate"
 )
 SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices"
 
