@@ -124,8 +124,9 @@ class _Renderer:
         self.out.markup(effort)
 
     def empty(self, effort: str) -> None:
-        """A conversation without any message is answered too."""
-        self.head(effort)
+        """A conversation without any message is answered too; there is no system turn then to hold the effort."""
+        if not self.dialect.system:
+            self.head(effort)
         self._header(thinks=self.thinking)
 
     def turn(self, index: int) -> None:

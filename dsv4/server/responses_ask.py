@@ -117,9 +117,11 @@ class _Messages:
         except ValueError as error:
             raise invalid(f"{place}.content", str(error)) from error
         text = text or unseal(item.get("encrypted_content")) or ""
+        if not text:
+            return  # nothing, or sealed by another server
         turn = self._assistant(thinks=True)
         earlier = turn.get("reasoning_content")
-        turn["reasoning_content"] = f"{earlier}\n{text}" if earlier and text else earlier or text
+        turn["reasoning_content"] = f"{earlier}\n{text}" if earlier else text
 
     def _say(self, role: str, text: str) -> None:
         self._turn = None

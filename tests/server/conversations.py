@@ -27,7 +27,7 @@ EFFORTS = (None, "none", "minimal", "low", "medium", "high", "xhigh", "max")
 NUMBERS = (0, 1, -1, 3.5, 1.0, 0.1, 1e-7, 2.5e-5, 1e16, 1e300, 2**63, 2**64, -(2**63) - 1, 10**25, 1e-4, 123456789.25)
 BROKEN = (
     *("{}", '{"a": 1', "[1, 2]", '"text"', "5", "not json", '{"a": NaN}', '{"a": "\\ud83d"}', "[]", "true"),
-    *('{"a": 1e400}', ' {"a" : 1.50e1} ', '{"a": -0}', '{"a": 1, "a": 2}', '{"a": 1} x', '{"a": "x\ny"}'),
+    *("", "null", '{"a": 1e400}', ' {"a" : 1.50e1} ', '{"a": -0}', '{"a": 1, "a": 2}', '{"a": 1} x', '{"a": "x\ny"}'),
 )
 PNG = "iVBORw0KGgo="
 
@@ -104,7 +104,7 @@ class Conversations:
         if self.maybe(0.85):
             fields.append(("parameters", self.schema()))
         if self.maybe(0.3):
-            fields.append(("strict", False))
+            fields.append(("strict", self.maybe(0.1)))
         self.random.shuffle(fields)
         return dict(fields)
 
@@ -206,6 +206,8 @@ class Conversations:
             body["thinking"] = self.random.choice(kinds)
         if self.maybe(0.4) and (effort := self.random.choice(EFFORTS)):
             body["output_config"] = {"effort": effort}
+        if self.maybe(0.1):
+            body["output_format"] = {"type": "json_schema", "schema": self.schema()}
         return body
 
     def anthropic_tool(self, name: str) -> dict[str, Any]:
@@ -251,7 +253,7 @@ class Conversations:
         if self.maybe(0.5):
             blocks.append({"type": "text", "text": self.text()})
         for call_id in ids:
-            value = self.object() if self.maybe(0.9) else self.random.choice(([1], "text", 5, True))
+            value = self.object() if self.maybe(0.9) else self.random.choice(([1], "text", 5, True, None))
             blocks.append({"type": "tool_use", "id": call_id, "name": self.random.choice(NAMES), "input": value})
         self.random.shuffle(ids)
         results: list[dict[str, Any]] = []
