@@ -57,8 +57,17 @@ class LogprobTrack:
             return records
         for record in records:
             self._content.append((self._assigned, record))
-            self._assigned += len(self._tokenizer.token_bytes(record.token))
+            self._assigned += self._size(record)
         return []
+
+    def skip(self, count: int) -> None:
+        """So many bytes of the content parsed last are told to nobody; tokens that are nothing else have no record."""
+        self._given += count
+        while self._content and self._content[0][0] + self._size(self._content[0][1]) <= self._given:
+            self._content.popleft()
+
+    def _size(self, record: TokenRecord) -> int:
+        return len(self._tokenizer.token_bytes(record.token))
 
     def given(self, text: str) -> list[TokenRecord]:
         """`text` of the content goes to the client: the records of the tokens it comes from."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dsv4.answer.breaks import LineBreaks
 from dsv4.answer.logprobs import LogprobTrack, Section, TokenRecord
 from dsv4.answer.stopping import StopStrings
 from dsv4.encoding import (
@@ -37,6 +38,7 @@ class Answer:
     tools: whether calls may be reported; without, the text of a block of calls is dropped.
     functions: the OpenAI function objects of the request, None = any name may be called and arguments have no schema.
     begun: what of the answer stands in the prompt already and is not told: the opening of a block of calls.
+    continued: its text goes on with text of the prompt.
 
     `parsed` holds all deltas so far, `completion_tokens` counts every sampled token with the end token,
     `reasoning_tokens` those of the reasoning without the closing mark.
@@ -51,6 +53,7 @@ class Answer:
         tools: bool = False,
         functions: Sequence[Mapping[str, Any]] | None = None,
         begun: str = "",
+        continued: bool = False,
     ) -> None:
         self.parsed = ParsedCompletion()
         self.completion_tokens = 0
@@ -62,6 +65,8 @@ class Answer:
         self._parser.feed(begun)
         self._matcher = StopStrings(stops)
         self._track = LogprobTrack(tokenizer)
+        self._breaks = LineBreaks(continued=continued)
+        self._thoughts: list[TokenRecord] = []  # whose text waits
         self._tools = tools
         self._reasoning = thinking
         self._think_close = tokenizer.token_id(tokenizer.dialect.think_close)
@@ -135,26 +140,45 @@ class Answer:
         piece = Piece()
         for delta in raw:
             match delta:
-                case ReasoningDelta():
-                    piece.logprobs.extend(self._track.parsed(Section.REASONING))
-                    piece.deltas.append(delta)
+                case ReasoningDelta(text):
+                    self._think(text, piece)
                 case ContentDelta() if self._parser.broken and not self._tools:
                     pass
                 case ContentDelta(text):
                     self._track.parsed(None if self._parser.broken else Section.CONTENT)
-                    self._give(self._matcher.feed(text), piece)
+                    kept = self._breaks.leading(Section.CONTENT, text)
+                    self._track.skip(len(text) - len(kept))
+                    self._give(self._matcher.feed(kept), piece)
                 case _:
                     self._track.parsed(None)
                     self._give(self._matcher.finish(), piece)
+                    self._breaks.drop()
                     if self._tools:
                         piece.deltas.append(delta)
             if self._matcher.found:
-                return piece
-        if self.over:
-            self._give(self._matcher.finish(), piece)
+                break
+        if self._matcher.found or self.over:
+            self._give(self._matcher.finish(), piece, last=True)
         return piece
 
-    def _give(self, text: str, piece: Piece) -> None:
+    def _think(self, text: str, piece: Piece) -> None:
+        kept = self._breaks.leading(Section.REASONING, text)
+        records = self._track.parsed(Section.REASONING)
+        self._thoughts += records if kept else []
+        if inner := self._breaks.inner(kept):
+            piece.deltas.append(ReasoningDelta(inner))
+            piece.logprobs.extend(self._thoughts)
+            self._thoughts.clear()
+
+    def _give(self, text: str, piece: Piece, *, last: bool = False) -> None:
+        text = self._breaks.inner(text)
+        if last and self._breaks.section is Section.REASONING and self._reasoning:
+            if waiting := text + self._breaks.last():
+                piece.deltas.append(ReasoningDelta(waiting))
+                piece.logprobs.extend(self._thoughts)
+            return
+        if last and self._breaks.section is Section.CONTENT:
+            text += self._breaks.last()
         if text:
             piece.deltas.append(ContentDelta(text))
             # the text of a broken block also stands for control tokens, which have no records

@@ -149,8 +149,8 @@ class Job:
         """What the answer so far would have cost, in US dollars."""
         hit, output = self.reused, self.answer.completion_tokens
         at = datetime.fromtimestamp(self.created, UTC)
-        prices = self.backend.settings.prices
-        return prices.cost(self.ask.model, hit=hit, miss=len(self.prompt) - hit, output=output, at=at)
+        prices, miss = self.backend.settings.prices, len(self.prompt) - hit
+        return prices.cost(self.backend.model_name, hit=hit, miss=miss, output=output, at=at, asked=self.ask.model)
 
     def _account(self) -> None:
         """Once, when the work is over, also if the client left: its tokens were computed."""
@@ -253,6 +253,7 @@ def prepare(backend: Backend, ask: Ask) -> Job:
         tools=ask.tools,
         functions=ask.callable,
         begun=begun(ask, backend.tokenizer.dialect),
+        continued=ask.continued or ask.raw is not None,
     )
     return Job(backend, ask, prompt, params, options, answer)
 

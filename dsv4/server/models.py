@@ -35,8 +35,11 @@ def check_model(requested: str, served: str, *, any_name: bool = False) -> None:
     )
 
 
-def model_entry(name: str, *, created: int, context_length: int, efforts: tuple[str, ...]) -> dict[str, Any]:
-    """One entry of `GET /models`, in the official form with OpenAI's `created`."""
+def model_entry(
+    name: str, served: str, *, created: int, context_length: int, efforts: tuple[str, ...]
+) -> dict[str, Any]:
+    """One entry of `GET /models`, in the official form with OpenAI's `created`. `alias_of` is the served model for a
+    name that only stands for it, null for itself."""
     return {
         "id": name,
         "object": "model",
@@ -49,5 +52,6 @@ def model_entry(name: str, *, created: int, context_length: int, efforts: tuple[
         "output_modalities": ["text"],
         "effort": {"supported_levels": list(efforts), "default_level": "high"},
         "api_capabilities": {"anthropic_messages": {"system_prompt_update": "in-history"}},
+        "alias_of": None if name == served else served,
         "deprecated": name in DEPRECATED,
     }

@@ -80,7 +80,7 @@ class Pages:
         backend = self._backend
         efforts = supported_efforts(backend.tokenizer.dialect)
         context = backend.generator.context_length
-        return model_entry(name, created=self._started, context_length=context, efforts=efforts)
+        return model_entry(name, backend.model_name, created=self._started, context_length=context, efforts=efforts)
 
 
 @cache

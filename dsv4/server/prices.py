@@ -1,9 +1,10 @@
-"""What an answer would have cost: US dollars per million tokens, by model.
+"""What an answer would have cost: US dollars per million tokens, by the model that answered and the day.
 
-The defaults are the official prices since 16 August 2026: twice as much in the peak hours (01-04 and 06-10 UTC,
-Monday to Friday; Chinese holidays are not known here). A file replaces or adds entries:
+The defaults are the official prices, with twice as much in the peak hours since 16 August 2026 (01-04 and 06-10 UTC,
+Monday to Friday; Chinese holidays are not known here). Only official models have one: others cost nothing, whatever
+name a client calls them by. A file replaces or adds entries:
 
-    [deepseek-v4-pro]       # a model, or `default` for names that are not listed
+    [my-model]              # a model, or a name clients ask for, or `default` for those that are not listed
     hit = 0.022             # prompt tokens that came from the prefix cache
     miss = 0.66             # other prompt tokens
     output = 1.98           # sampled tokens
@@ -11,9 +12,9 @@ Monday to Friday; Chinese holidays are not known here). A file replaces or adds 
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,16 +33,37 @@ class Price:
     peak: float = 1.0
 
 
+# what is asked from a moment on, the newest last
+Course = tuple[tuple[datetime, Price], ...]
+LAUNCH = datetime(2026, 4, 24, tzinfo=UTC)
+AUGUST = datetime(2026, 8, 16, 16, tzinfo=UTC)  # peak hours begin
+SEPTEMBER = datetime(2026, 9, 14, tzinfo=UTC)  # deepseek-v4-pro is billed as Flash
+FREE = Price(0.0, 0.0, 0.0)
 FLASH = Price(0.003, 0.15, 0.60, peak=2.0)
-PRO = Price(0.022, 0.66, 1.98, peak=2.0)
-PUBLISHED = {DEFAULT: FLASH, "deepseek-v4-pro": PRO, "claude-opus": PRO}
+FLASH_COURSE: Course = ((LAUNCH, Price(0.0028, 0.14, 0.28)), (AUGUST, FLASH))
+PRO_COURSE: Course = (
+    (LAUNCH, Price(0.0145, 1.74, 3.48)),
+    (AUGUST, Price(0.022, 0.66, 1.98, peak=2.0)),
+    (SEPTEMBER, FLASH),
+)
+PUBLISHED: dict[str, Course] = {
+    "deepseek-v4-flash": FLASH_COURSE,
+    "deepseek-v4.1-flash": FLASH_COURSE,
+    "deepseek-flash": FLASH_COURSE,
+    "deepseek-v4-pro": PRO_COURSE,
+    DEFAULT: ((LAUNCH, FREE),),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices by the name a request asks for; an entry also stands for longer names that begin with it and a dash."""
+    """Prices by name; an entry also stands for longer names that begin with it and a dash. The case does not count.
 
-    entries: Mapping[str, Price] = field(default_factory=lambda: PUBLISHED)
+    own: entries that count for the name a client asks for, whichever model answers.
+    """
+
+    entries: Mapping[str, Course] = field(default_factory=lambda: PUBLISHED)
+    own: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, file: Path) -> Self:
@@ -50,18 +72,23 @@ class Prices:
             tables = tomllib.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{file}: not a TOML file ({error})") from error
-        return cls({**PUBLISHED, **{name: _price(table, f"{file}: {name}") for name, table in tables.items()}})
+        own = {name.lower(): ((LAUNCH, _price(table, f"{file}: {name}")),) for name, table in tables.items()}
+        return cls({**PUBLISHED, **own}, frozenset(own) - {DEFAULT})
 
-    def cost(self, model: str, *, hit: int, miss: int, output: int, at: datetime) -> float:
-        """US dollars for so many tokens at the time `at` (UTC)."""
-        price = self._of(model)
+    def cost(self, model: str, *, hit: int, miss: int, output: int, at: datetime, asked: str = "") -> float:
+        """US dollars for so many tokens of `model` at the time `at` (UTC); `asked`: what the client called it."""
+        entry = _entry(asked, self.own) or _entry(model, self.entries) or DEFAULT
+        course = self.entries[entry]
+        # a clock that is wrong gets the first price
+        price = next((price for since, price in reversed(course) if at >= since), course[0][1])
         dollars = (hit * price.hit + miss * price.miss + output * price.output) / 1e6
         return dollars * (price.peak if at.weekday() < SATURDAY and at.hour in PEAK_HOURS else 1.0)
 
-    def _of(self, model: str) -> Price:
-        name = model.split("[")[0]
-        fitting = [entry for entry in self.entries if name == entry or name.startswith(f"{entry}-")]
-        return self.entries[max(fitting, key=len) if fitting else DEFAULT]
+
+def _entry(model: str, entries: Iterable[str]) -> str | None:
+    """The longest entry that stands for `model`."""
+    name = model.split("[")[0].lower()
+    return max((entry for entry in entries if name == entry or name.startswith(f"{entry}-")), key=len, default=None)
 
 
 def _price(table: Any, place: str) -> Price:

@@ -111,11 +111,18 @@ def normal_id(text: str) -> str:
 
 
 def _value(text: str) -> str:
-    """Arguments in one form, however they are spaced and ordered; true and 1 stay different."""
+    """Arguments in one form, however they are spaced, ordered and escaped, and whichever language printed their numbers
+    (1, 1.0 and 1e0 are one); true and 1 stay different. Those of a call without any may be missing."""
     try:
-        return json.dumps(json.loads(text), sort_keys=True)
+        value = json.loads(text, parse_float=_number, parse_int=_number)
+        return json.dumps({} if value is None else value, sort_keys=True)
     except (ValueError, RecursionError):
-        return text
+        return text if text.strip() else "{}"
+
+
+def _number(text: str) -> float:
+    """As the languages see it whose numbers are all of 64 bits."""
+    return float(text) + 0.0  # -0.0 is 0.0
 
 
 def _digest(owner: str) -> "hashlib.blake2b":

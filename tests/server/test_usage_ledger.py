@@ -29,7 +29,9 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(serve: Converse, file: Path) -> Iterator[Server]:
     keys = Keys.parse([f"{name} {secret}" for name, secret in SECRETS.items()])
-    server = serve("why</think>Yes.", reused=2, settings={"keys": keys})
+    (file.parent.parent / "prices.toml").write_text("[default]\nhit = 1\nmiss = 2\noutput = 3\n")
+    prices = Prices.load(file.parent.parent / "prices.toml")
+    server = serve("why</think>Yes.", reused=2, settings={"keys": keys, "prices": prices})
     ledger = server.app.state.backend.ledger = Ledger(file)
     yield server
     ledger.close()
@@ -45,11 +47,16 @@ def ask(server: Server, name: str, path: str = "/v1/chat/completions", **fields:
 def test_published_prices() -> None:
     cost = Prices().cost
     million = {"hit": 1_000_000, "miss": 1_000_000, "output": 1_000_000}
-    assert cost("deepseek-v4-pro", **million, at=QUIET) == pytest.approx(0.022 + 0.66 + 1.98)
-    assert cost("deepseek-v4-pro[1m]", **million, at=PEAK) == pytest.approx(0.044 + 1.32 + 3.96)
-    assert cost("claude-opus-9", hit=0, miss=0, output=1_000_000, at=QUIET) == pytest.approx(1.98)
-    assert cost("nano", **million, at=QUIET) == pytest.approx(0.003 + 0.15 + 0.6)
-    assert cost("nano", **million, at=PEAK.replace(hour=5)) == pytest.approx(0.003 + 0.15 + 0.6)
+    may, august, october = (datetime(2026, month, 21, 5, tzinfo=UTC) for month in (5, 8, 10))
+    flash, launched = 0.003 + 0.15 + 0.6, 0.0028 + 0.14 + 0.28
+    assert cost("DeepSeek-V4-Flash-0731", **million, at=QUIET) == pytest.approx(flash)
+    assert cost("deepseek-v4-flash", **million, at=may) == pytest.approx(launched)
+    assert cost("deepseek-v4-flash", **million, at=PEAK) == pytest.approx(2 * flash)
+    assert cost("deepseek-v4-flash", **million, at=PEAK.replace(month=6)) == pytest.approx(launched)
+    assert cost("deepseek-v4-pro", hit=0, miss=10**6, output=10**6, at=may) == pytest.approx(1.74 + 3.48)
+    assert cost("deepseek-v4-pro[1m]", **million, at=august) == pytest.approx(0.022 + 0.66 + 1.98)
+    assert cost("deepseek-v4-pro", **million, at=october) == pytest.approx(flash)  # billed as Flash since September
+    assert cost("nano", **million, at=PEAK, asked="deepseek-v4-pro") == 0.0
 
 
 def test_prices_of_a_file(tmp_path: Path) -> None:
@@ -57,7 +64,8 @@ def test_prices_of_a_file(tmp_path: Path) -> None:
     file.write_text("[mine]\nhit = 0\nmiss = 1\noutput = 2\n")
     prices = Prices.load(file)
     assert prices.cost("mine", hit=5, miss=1_000_000, output=1_000_000, at=PEAK) == pytest.approx(3.0)
-    assert prices.cost("deepseek-v4-pro", hit=0, miss=1_000_000, output=0, at=QUIET) == pytest.approx(0.66)
+    assert prices.cost("nano", hit=5, miss=0, output=1_000_000, at=PEAK, asked="Mine-large") == pytest.approx(2.0)
+    assert prices.cost("deepseek-v4-pro", hit=0, miss=1_000_000, output=0, at=QUIET) == pytest.approx(0.15)
     for text, problem in (
         ("[mine]\nhit = 1\nmiss = 1\n", r"mine\.output: must be a number"),
         ("[mine]\nhit = -1\nmiss = 1\noutput = 1\n", r"mine\.hit: must be a number of at least 0, got -1"),
@@ -84,8 +92,7 @@ def test_requests_are_counted_by_key_and_model(server: Server, file: Path) -> No
     assert ann.reasoning == 2 * counts["completion_tokens_details"]["reasoning_tokens"] > 0
     assert (bob.key, bob.model, bob.requests) == ("bob", "claude-opus-5", 1)
     assert backend.metrics.cost == pytest.approx(ann.cost + bob.cost)
-    factor = ann.cost / Prices().cost("tiny", hit=4, miss=ann.prompt - 4, output=ann.completion, at=QUIET)
-    assert factor == pytest.approx(1) or factor == pytest.approx(2)  # the hour decides
+    assert ann.cost == pytest.approx((4 + 2 * (ann.prompt - 4) + 3 * ann.completion) / 1e6)
     assert "dsv4_cost_usd_total" in backend.metrics.text(0, {})
     stored = b"".join(part.read_bytes() for part in file.parent.iterdir())
     assert not any(secret.encode() in stored for secret in SECRETS.values())
