@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # how long a thread that computes may keep the one that answers waiting (Python's own choice is 5 ms)
 SWITCH_SECONDS = 0.0005
+# new objects until Python looks for cycles, as gc.set_threshold: with its own choice it walks all objects of a large
+# request again and again, half a second at a time, while every other thread stands still
+COLLECTED_AFTER = (20_000, 10, 100)
 DEFAULT_ENGINE = EngineFlags()
 DEFAULT_SERVER = ServerFlags()
 
@@ -93,6 +96,7 @@ def run_server(app: "FastAPI", listener: Listener, ready: Callable[[], None], dr
 
     listener.most = connection_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*COLLECTED_AFTER)
     DrainingServer(app, app.state.backend, listener, ready, drain).run([listener])
 
 

@@ -110,7 +110,7 @@ def decode(body: bytes | bytearray, context_length: int) -> Any:
     """
     most = max(LEAST_VALUES, 2 * context_length)
     # commas within strings count too, so only a body with many is looked at closely
-    if body.count(b",") > most and _has_more(body, most):
+    if body.count(b",") > most and has_more(body, most):
         raise ApiError(400, f"body: at most {most:,} values are accepted", param="body", code="too_large")
     try:
         try:
@@ -143,7 +143,7 @@ def _repaired(match: "re.Match[bytes]") -> bytes:
     return b"\\ufffd" if half and len(text) < _WHOLE_PAIR else text
 
 
-def _has_more(body: bytes | bytearray, most: int) -> bool:
+def has_more(body: bytes | bytearray, most: int) -> bool:
     """Whether there are more than `most` commas between the values of a JSON text, those in strings left out."""
     found = at = 0
     while found <= most:

@@ -17,6 +17,7 @@ from typing import Any
 from dsv4.encoding import ParsedCompletion
 
 MOST_TOKENS = 4_000_000
+PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +131,6 @@ def _digest(owner: str) -> "hashlib.blake2b":
 
 
 def _add(digest: "hashlib.blake2b", ids: Sequence[int]) -> None:
-    digest.update(array("I", ids).tobytes())
+    # in pieces, so that other threads get their turn
+    for at in range(0, len(ids), PIECE):
+        digest.update(array("I", ids[at : at + PIECE]).tobytes())

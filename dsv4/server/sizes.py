@@ -3,14 +3,16 @@
 A prompt that cannot fit is refused before it is turned into tokens. What the parts may say is for the dialects.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dsv4.server.body import has_more
 from dsv4.server.errors import ApiError, ContextOverflow, invalid
 
 MOST_NAME = 256
 MOST_STOP = 4096
 MOST_TOOLS = 4096
+MOST_ARGUMENTS = 100_000
 # values in one schema, and in all tools together: objects, lists, strings, numbers
 MOST_SCHEMA_PARTS, MOST_TOOL_PARTS = 50_000, 250_000
 # every message and part costs a token of the context; a small context takes these anyway
@@ -28,6 +30,10 @@ def check_sizes(body: object, context_length: int, vocab_size: int) -> None:
         _count(name, body.get(name), most)
         if (inner := _inner(body.get(name))) > most:
             raise invalid(name, f"at most {most:,} parts and calls are accepted, got {inner:,}")
+        for index, text in _arguments(body.get(name)):
+            if len(text) > MOST_ARGUMENTS and has_more(text.encode(errors="replace"), MOST_ARGUMENTS):
+                problem = f"at most {MOST_ARGUMENTS:,} values are accepted in the arguments of a call"
+                raise invalid(f"{name}[{index}]", problem)
     for name in ("tokens", "prompt"):
         _count(name, body.get(name), most)
     _count("tools", body.get("tools"), MOST_TOOLS)
@@ -82,6 +88,18 @@ def _inner(messages: object) -> int:
         for name in ("content", "tool_calls", "output", "summary")
     )
     return sum(len(value) for value in lists if isinstance(value, list))
+
+
+def _arguments(messages: object) -> Iterator[tuple[int, str]]:
+    """The arguments of all calls, which are JSON within JSON, with the index of their message or item."""
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        if not isinstance(message, dict):
+            continue
+        calls = message.get("tool_calls")
+        calls = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+        for holder in (message, *(call.get("function") for call in calls)):
+            if isinstance(holder, dict) and isinstance(text := holder.get("arguments"), str):
+                yield index, text
 
 
 def _length(name: str, value: object, most: int) -> None:

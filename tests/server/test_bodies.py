@@ -20,6 +20,7 @@ from tests.server.conftest import MODEL, Converse
 
 USER = {"role": "user", "content": "Hi"}
 CONTEXT = 5000
+MANY = "[1" + ",1" * 100_001
 
 
 def refusal(body: dict[str, Any]) -> ApiError:
@@ -36,6 +37,8 @@ def refusal(body: dict[str, Any]) -> ApiError:
         ({"input": [USER] * 5001}, "input", "5,000"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5001}]}, "messages", "5,000"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}] * 5001}]}, "messages", "5,000"),
+        ({"messages": [USER, {"tool_calls": [{"function": {"arguments": MANY}}]}]}, "messages[1]", "100,000"),
+        ({"input": [{"type": "function_call", "arguments": MANY}]}, "input[0]", "100,000"),
         ({"tokens": [1] * 5001}, "tokens", "5,000"),
         ({"prompt": [1] * 5001}, "prompt", "5,000"),
         ({"tools": [{}] * 4097}, "tools", "4,096"),
