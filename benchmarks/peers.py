@@ -8,23 +8,30 @@ FOLDER is a checkpoint in the released layout, FILE the same converted by llama.
 an interpreter that has xllamacpp, or flyweight-llm with jinja2. Ours runs in release numerics; transformers with
 weights dequantised to fp32, because its FP8 needs a GPU and bf16 products are slow on CPUs without AVX512_BF16. Random
 prompts, a new one every round; flyweight takes text only and gets random words, counted as it counts them. One whole
-round warms each engine up, and the order turns by one every round. Medians count; nothing is judged.
+round warms each engine up, and the order turns by one every round. Medians count; nothing is judged. A rate that the
+measured times cannot give (more tokens took no longer) is none, shown as -, and counts for nothing.
 """
 
 import argparse
+import atexit
 import json
+import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-Measure = Callable[[int], tuple[float, float]]  # round -> prefill and decode tokens/s
+Rates = tuple[float | None, float | None]  # prefill and decode tokens/s; None where the times cannot tell
+Measure = Callable[[int], Rates]  # of a round
 VOCABULARY = 16384  # of the shared random checkpoints; prompts avoid the 64 lowest ids
 
 
@@ -42,7 +49,7 @@ def ours(args: argparse.Namespace) -> Measure:
 def timed(engine: Any, args: argparse.Namespace) -> Measure:
     """An engine of dsv4.cli.measure."""
 
-    def measure(turn: int) -> tuple[float, float]:
+    def measure(turn: int) -> Rates:
         speed = engine.run(args.prompt, args.decode, seed=turn + 2)
         return speed.prefill_rate, speed.decode_rate
 
@@ -58,7 +65,7 @@ def llama(args: argparse.Namespace) -> Measure:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
     server = xllamacpp.Server(params)
 
-    def measure(turn: int) -> tuple[float, float]:
+    def measure(turn: int) -> Rates:
         asked = {"prompt": prompt(args.prompt, turn), "n_predict": args.decode, "temperature": 0, "ignore_eos": True}
         told = server.handle_completions({**asked, "cache_prompt": False})
         told = json.loads(told) if isinstance(told, bytes | str) else told
@@ -74,32 +81,52 @@ def flyweight(args: argparse.Namespace) -> Measure:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "flyweight", "serve", args.gguf, "--backend", "cpu", "--port", str(port)]
-    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(end, process)
     url = f"http://127.0.0.1:{port}/v1"
     for _ in range(120):
         try:
             urllib.request.urlopen(f"{url}/models", timeout=2).close()
             break
         except OSError:
+            if process.poll() is not None:
+                raise RuntimeError(f"flyweight ended with {process.returncode}") from None
             time.sleep(1)
 
-    def measure(turn: int) -> tuple[float, float]:
+    def ask(words: list[str], tokens: int) -> Answer:
+        body = {"model": "m", "prompt": " ".join(words), "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{url}/completions", json.dumps(body).encode(), headers)
+        start = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            usage = json.load(answer)["usage"]
+        seconds = time.perf_counter() - start
+        computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+        return Answer(seconds, computed, usage["completion_tokens"])
+
+    def measure(turn: int) -> Rates:
         words = random.Random(turn).choices(sorted(sys.stdlib_module_names), k=args.prompt // 3)
-        spent, usage = [], {}
-        for tokens in (1, args.decode):  # the second finds most of its prompt computed
-            body = {"model": "m", "prompt": " ".join(words), "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(f"{url}/completions", json.dumps(body).encode(), headers)
-            start = time.perf_counter()
-            with urllib.request.urlopen(request, timeout=600) as answer:
-                usage = json.load(answer)["usage"]
-            spent.append(time.perf_counter() - start)
-        prefill = usage["prompt_tokens"] / spent[0]
-        again = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
-        return prefill, usage["completion_tokens"] / (spent[1] - again / prefill)
+        # the second and the third find the same part of their prompt computed, so that they differ in tokens alone
+        return rates_of(*(ask(words, tokens) for tokens in (1, 1, args.decode)))
 
     measure(-1)
     return measure
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one request took: seconds, prompt tokens computed for it, tokens it brought."""
+
+    seconds: float
+    computed: int
+    tokens: int
+
+
+def rates_of(fresh: Answer, short: Answer, long: Answer) -> Rates:
+    """From a new prompt answered by one token, and the same prompt again answered by one token and by many."""
+    more, longer = long.tokens - short.tokens, long.seconds - short.seconds
+    prefill = fresh.computed / fresh.seconds if fresh.computed > 0 else None
+    return prefill, more / longer if more > 0 and longer > 0 else None
 
 
 def transformers(args: argparse.Namespace) -> Measure:
@@ -112,7 +139,8 @@ ENGINES = {"dsv4": ours, "llama.cpp": llama, "flyweight": flyweight, "transforme
 
 
 def worker(args: argparse.Namespace) -> None:
-    """A JSON line for each line that comes in."""
+    """A JSON line for each line that comes in; ends with its input, and what it started with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that atexit runs
     measure = ENGINES[args.worker](args)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -128,13 +156,50 @@ def lines_of(process: subprocess.Popen[str], name: str) -> Iterator[str]:
     raise RuntimeError(f"{name} ended with {process.wait()}")
 
 
+def end(process: subprocess.Popen[Any], patience: float = 10) -> None:
+    """End a process and all that it started, in whatever session: politely, then not."""
+    family = [process.pid, *descendants(process.pid)]
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, kind)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process started, and theirs; none where /proc does not tell."""
+    parents: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # the second field is a name in parentheses that may hold anything
+            parents.setdefault(int(file.read_text().rpartition(")")[2].split()[1]), []).append(int(file.parent.name))
+    found, todo = [], [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        found += children
+        todo += children
+    return found
+
+
+def shown(rate: float | None, form: str) -> str:
+    return format("-", f">{form.partition('.')[0]}") if rate is None else format(rate, form)
+
+
+def middle(rates: Sequence[float | None]) -> float | None:
+    """The median of those there are."""
+    there = [rate for rate in rates if rate is not None]
+    return median(there) if there else None
+
+
 def main(args: argparse.Namespace) -> list[dict[str, Any]]:
     pythons = {"dsv4": sys.executable, "llama.cpp": args.llama, "flyweight": args.flyweight}
     pythons["transformers"] = sys.executable if args.transformers else None
     given = [f"--{key}={getattr(args, key)}" for key in ("gguf", "prompt", "decode", "threads")]
     workers: dict[str, tuple[subprocess.Popen[str], Iterator[str]]] = {}
     root = Path(__file__).resolve().parents[1]
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[Rates]] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     try:
         for name, python in pythons.items():
             if python is None:
@@ -161,18 +226,17 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
                 process.stdin.write(f"{turn}\n")
                 process.stdin.flush()
                 found.setdefault(name, []).append(tuple(json.loads(next(said))))
-                print(
-                    f"round {turn + 1} {name:13} prefill {found[name][-1][0]:8.1f}   decode {found[name][-1][1]:7.2f}"
-                )
+                prefill, decode = found[name][-1]
+                print(f"round {turn + 1} {name:13} prefill {shown(prefill, '8.1f')}   decode {shown(decode, '7.2f')}")
     finally:
         for process, _ in workers.values():
-            subprocess.run(["pkill", "-g", str(process.pid)], check=False)
+            end(process)
     rows = []
     for name, rates in found.items():
         prefills, decodes = zip(*rates, strict=True)
         about = {"bench": "peers", "model": Path(args.folder).name, "prompt": args.prompt, "decoded": args.decode}
         about |= {"engine": name, "threads": args.threads, "prefills": prefills, "decodes": decodes}
-        rows.append({**about, "prefill": median(prefills), "decode": median(decodes)})
+        rows.append({**about, "prefill": middle(prefills), "decode": middle(decodes)})
     return rows
 
 
@@ -197,8 +261,12 @@ if __name__ == "__main__":
         first = results[0]
         print(f"{'median':20} prefill tok/s        decode tok/s")
         for row in results:
-            against = [f"({first[key] / row[key]:.2f}x)" if row is not first else "" for key in ("prefill", "decode")]
-            print(f"{row['engine']:20} {row['prefill']:10.1f} {against[0]:9} {row['decode']:10.2f} {against[1]}")
+            against = [
+                f"({first[key] / row[key]:.2f}x)" if row is not first and first[key] and row[key] else ""
+                for key in ("prefill", "decode")
+            ]
+            prefill, decode = shown(row["prefill"], "10.1f"), shown(row["decode"], "10.2f")
+            print(f"{row['engine']:20} {prefill} {against[0]:9} {decode} {against[1]}")
         if options.json:
             from dsv4.cli.measure import append_lines
 

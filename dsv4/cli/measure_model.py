@@ -1,22 +1,24 @@
 """What `dsv4 bench model` measures: a whole model beside what its bytes and its arithmetic allow on this machine.
 
 Decoding reads every active weight once, so its floor is the rate at which a plain sum reads memory; prefilling is held
-against torch's own fp32 matrix product, several streams against one.
+against torch's own fp32 matrix product, several streams against one. A figure and its yardstick are measured in turns.
 """
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from dsv4.cli.local import LocalModel
 from dsv4.cli.measure import Mode, Ours, random_prompt
-from dsv4.cli.measure_kernels import Rate, matmul_rate, read_rate
+from dsv4.cli.measure_kernels import Rate, in_turns, matmul_job, read_job
 from dsv4.generation import SamplingParams
 from dsv4.model import accounting
 
 STREAMS = (2, 4, 8)
 PROMPTS = (512, 4096)
 DECODED = 64
+ROUNDS = 3
 
 
 def bytes_per_token(model: LocalModel) -> float:
@@ -49,15 +51,17 @@ def model_rates(folder: Path, mode: Mode) -> Iterator[Rate]:
     """Decoding, prefilling and batching, one by one."""
     ours = Ours(folder, mode, max(PROMPTS) + DECODED, sequences=max(STREAMS))
     model = ours.model
-    size, read = bytes_per_token(model), read_rate()
-    decode = max(ours.run(PROMPTS[0], DECODED).decode_rate for _ in range(3))
-    yield Rate(f"decode, {size / 1e6:,.0f} MB a token", decode * size / 1e9, read, "GB/s")
-    yardstick = matmul_rate(512)
+    size, read = bytes_per_token(model), read_job()
+    read.run()
+    decode, sums = in_turns(ROUNDS, lambda: ours.run(PROMPTS[0], DECODED).decode_rate, read.rate)
+    yield Rate(f"decode, {size / 1e6:,.0f} MB a token", decode * size / 1e9, sums, "GB/s")
+    product, parameters = matmul_job(512), accounting.parameters(model.config)
+    product.run()
+    # multiply-adds of the weights alone, the head left out: attention comes on top
+    work = 2 * (parameters.active - parameters.head) / 1e9
     for length in PROMPTS:
-        work = accounting.parameters(model.config)
-        rate = max(ours.run(length, 1).prefill_rate for _ in range(2))
-        # multiply-adds of the weights alone, the head left out: attention comes on top
-        yield Rate(f"prefill, {length:,} tokens", 2 * (work.active - work.head) * rate / 1e9, yardstick, "GFLOP/s")
-    one = streams_rate(model, 1)
+        rate, products = in_turns(ROUNDS, lambda length=length: ours.run(length, 1).prefill_rate, product.rate)
+        yield Rate(f"prefill, {length:,} tokens", work * rate, products, "GFLOP/s")
     for streams in STREAMS:
-        yield Rate(f"decode, {streams} streams beside one", streams_rate(model, streams), one, "tok/s")
+        many, one = in_turns(1, partial(streams_rate, model, streams), partial(streams_rate, model, 1))
+        yield Rate(f"decode, {streams} streams beside one", many, one, "tok/s")

@@ -1,0 +1,99 @@
+"""What the benchmarks make of their measurements: yardsticks in turns, no rate from times that cannot give one, and
+no process left behind."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown
+from dsv4.cli import measure_kernels
+from dsv4.cli.measure_kernels import Job, beside, in_turns
+
+
+def test_a_figure_and_its_yardstick_are_measured_in_turns() -> None:
+    called: list[str] = []
+
+    def rates(name: str, *values: float) -> Iterator[float]:
+        for value in values:
+            called.append(name)
+            yield value
+
+    one, other = rates("kernel", 3.0, 5.0, 4.0), rates("sum", 7.0, 1.0, 2.0)
+    assert in_turns(3, one.__next__, other.__next__) == [5.0, 7.0]
+    assert called == ["kernel", "sum"] * 3
+
+
+def test_each_figure_has_a_yardstick_of_its_own_time() -> None:
+    called: list[str] = []
+    kernel, product = Job(lambda: called.append("kernel"), 1e9), Job(lambda: called.append("product"), 1e9)
+    for name in ("a", "b"):
+        rate = beside(name, kernel, product)
+        assert rate.kernel == name
+        assert rate.unit == "GFLOP/s"
+        assert rate.ratio == rate.rate / rate.yardstick
+    assert called == ["kernel", "product"] * 2 * (1 + measure_kernels.TRIES)
+
+
+def test_every_kernel_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_kernels, "WIDTH", 128)
+    monkeypatch.setattr(measure_kernels, "WEIGHTS", 1 << 18)
+    monkeypatch.setattr(measure_kernels, "TRIES", 1)
+    rates = [*measure_kernels.gemv(), *measure_kernels.gemm(), *measure_kernels.flash_layer(6, 128, 128, 2)]
+    rates += [*measure_kernels.indexer(600, 2, 32), *measure_kernels.attention(2, 64, 16)]
+    assert [rate.unit for rate in rates] == ["GB/s"] * 8 + ["GFLOP/s"] * 12 + ["layers/s"] * 4 + ["GFLOP/s"] * 3
+    assert all(rate.rate > 0 and rate.yardstick > 0 for rate in rates)
+
+
+@pytest.mark.parametrize(
+    ("long", "wanted"),
+    [
+        (Answer(3.0, 8, 65), 32.0),
+        (Answer(1.0, 8, 65), None),
+        (Answer(0.9, 8, 65), None),
+        (Answer(3.0, 8, 1), None),
+        (Answer(3.0, 8, 0), None),
+    ],
+)
+def test_a_decode_rate_is_positive_or_none(long: Answer, wanted: float | None) -> None:
+    assert rates_of(Answer(2.0, 500, 1), Answer(1.0, 8, 1), long) == (250.0, wanted)
+    assert rates_of(Answer(2.0, 0, 1), Answer(1.0, 0, 1), long) == (None, wanted)
+
+
+def test_what_could_not_be_measured_counts_for_nothing() -> None:
+    assert middle([None, 3.0, 1.0, 2.0]) == 2.0
+    assert middle([None, None]) is None
+    assert shown(3.14159, "8.1f") == "     3.1"
+    assert shown(None, "8.1f") == "       -"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="descendants are read from /proc")
+def test_nothing_that_a_worker_started_is_left() -> None:
+    """A server in a session of its own that ignores SIGTERM, started by a worker that started it through another."""
+    server = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {server!r}], start_new_session=True)"
+    worker = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {between!r}])"
+    with subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        family = descendants(process.pid)
+        assert len(family) == 2
+        end(process, patience=5)
+    for _ in range(200):
+        if not any(alive(pid) for pid in family):
+            break
+        time.sleep(0.05)
+    assert not [pid for pid in family if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that ended and waits to be collected does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
