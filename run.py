@@ -210,8 +210,10 @@ def make_venv() -> None:
         VENV.unlink()
     shutil.rmtree(VENV, ignore_errors=True)
     python, here = interpreter(), str(VENV)
-    made = subprocess.run([python, "-m", "venv", here], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if made.returncode == 0:
+    step = Step("environment")
+    code, lines = watch([python, "-m", "venv", here], step)
+    if code == 0:
+        step.done(f"made with {python} in {step.seconds()} s")
         return
     # Debian ships venv without what puts pip into it
     shutil.rmtree(VENV, ignore_errors=True)
@@ -223,7 +225,8 @@ def make_venv() -> None:
         return
     shutil.rmtree(VENV, ignore_errors=True)
     hint = "on Debian or Ubuntu: apt install python3-venv; uv on PATH does too"
-    fail(f"cannot create {VENV}: {made.stdout.strip()}\n({hint})")
+    said = "\n".join(lines)
+    fail(f"cannot create {VENV}: {said}\n({hint})")
 
 
 def has_nvidia() -> bool:

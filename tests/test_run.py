@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -177,8 +176,7 @@ def test_a_folder_that_cannot_be_written(run: ModuleType, monkeypatch: pytest.Mo
 def test_without_a_way_to_make_an_environment(run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(run, "interpreter", lambda: sys.executable)
     monkeypatch.setattr(run, "runs", lambda command: False)
-    failed = subprocess.CompletedProcess([], 1, "ensurepip is not available")
-    monkeypatch.setattr(run.subprocess, "run", lambda *command, **options: failed)
+    monkeypatch.setattr(run, "watch", lambda command, step: (1, ["ensurepip is not available"]))
     with pytest.raises(SystemExit):
         run.make_venv()
     said = capsys.readouterr().err
