@@ -99,13 +99,13 @@ class Step:
         return int(time.monotonic() - self.start)
 
     def busy(self, text: str) -> None:
+        width = max(20, shutil.get_terminal_size().columns - 1) if self.live else 120
+        line = f"  {self.what}: {self.seconds()} s  {text}"[:width]
         if self.live:
-            width = max(20, shutil.get_terminal_size().columns - 1)
-            line = f"  {self.what}: {self.seconds()} s  {text}"
-            print(f"\r\033[K{line[:width]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - self.said >= HEARTBEAT:
             self.said = time.monotonic()
-            say(f"  {self.what}: {self.seconds()} s  {text}")
+            say(line)
 
     def done(self, text: str) -> None:
         say(("\r\033[K" if self.live else "") + f"  {self.what}: {text}")
