@@ -1,81 +1,102 @@
 """Answers that must follow a grammar: JSON schemas, regular expressions, DSML tool calls.
 
-llguidance computes which tokens may come next; here its grammars are written and its refusals get names. A grammar is a
-`ConstraintFactory` of dsv4.generation in shape; nothing of it is imported.
+llguidance computes which tokens may come next; here its grammars are compiled, within limits and once for equal ones,
+and its refusals get names. A grammar is a `ConstraintFactory` of dsv4.generation in shape; nothing of it is imported.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Self
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from threading import Lock
+from typing import Any, Self, TypeVar
 
 import llguidance
 
+from dsv4.encoding.call_grammar import MOST_CHARACTERS, OPENING, WHITESPACE, call_rules, parameter_schemas, place_of
+from dsv4.encoding.schema_size import check_size, patterns
+from dsv4.encoding.text_rules import GrammarError, searched
 from dsv4.encoding.tokenizer import Tokenizer
 
-# white space between the parts of JSON is bounded: a small model may write nothing else
-_WHITESPACE = {"whitespace_pattern": r"[ \n\r\t]{0,32}"}
-_JSON_OPTIONS = {"json_allow_general_unicode_escapes": True, **_WHITESPACE}
+__all__ = ["Grammar", "GrammarError", "GrammarState", "Grammars"]
 
+_JSON_OPTIONS = {"json_allow_general_unicode_escapes": True, **WHITESPACE}
+# compiled grammars that are kept, and the characters of their sources together
+MOST_KEPT, MOST_KEPT_CHARACTERS = 64, 8_000_000
+MOST_PATTERNS, FIRST_STEPS = 100, 6
+# the engine's own limits, set so that a grammar compiles in a second or two and no mask takes long
+_LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
-class GrammarError(ValueError):
-    """A schema or pattern that cannot be enforced; the message names what is not supported."""
+T = TypeVar("T")
 
 
 class GrammarState:
     """One answer under a grammar; before its trigger token everything is allowed."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, trigger: int | None) -> None:
-        self._matcher, self._trigger = matcher, trigger
+    def __init__(self, matcher: llguidance.LLMatcher, trigger: int | None, forget: Callable[[], None]) -> None:
+        self._matcher, self._trigger, self._forget = matcher, trigger, forget
 
     def allowed(self) -> bytes | None:
         """Bit i % 8 of byte i // 8: whether token i may come next; None = any. Raises RuntimeError when the grammar
         engine gives up (its limits)."""
         if self._trigger is not None:
             return None
-        mask = self._matcher.compute_bitmask()
+        mask = _safely(self._matcher.compute_bitmask, _gave_up)
         self._check()
         return mask
 
     def accept(self, token: int) -> None:
-        """The token that was chosen."""
+        """The token that was chosen. Raises RuntimeError as `allowed` does."""
         if self._trigger is not None:
             self._trigger = None if token == self._trigger else self._trigger
             return
-        self._matcher.consume_token(token)
+        _safely(lambda: self._matcher.consume_token(token), _gave_up)
         self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RuntimeError(f"the grammar engine failed: {self._matcher.get_error()}")
+            # answers share what the engine has worked out so far, and so also its limits
+            self._forget()
+            raise _gave_up(self._matcher.get_error())
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A checked grammar. trigger: the token after which it begins (the end of thinking), None = at once."""
+    """A compiled grammar. trigger: the token after which it begins (the end of thinking), None = at once."""
 
-    _tokenizer: llguidance.LLTokenizer
-    _source: str
+    _matcher: llguidance.LLMatcher
+    _tokenizer: Tokenizer
+    _forget: Callable[[], None]
     trigger: int | None = None
 
     def start(self) -> GrammarState:
-        """A new answer."""
-        return GrammarState(llguidance.LLMatcher(self._tokenizer, self._source), self.trigger)
+        """A new answer; takes microseconds."""
+        return GrammarState(self._matcher.deep_copy(), self.trigger, self._forget)
 
     def after(self, token: int) -> Self:
         """The same grammar, beginning after `token`."""
-        return type(self)(self._tokenizer, self._source, token)
+        return replace(self, trigger=token)
+
+    def behind(self, text: str) -> Self:
+        """What may follow `text`, with which the answer begins. Raises GrammarError if nothing that fits can."""
+        matcher, tokens = self._matcher.deep_copy(), self._tokenizer.encode_text(text)
+        if matcher.try_consume_tokens(tokens) < len(tokens) or matcher.is_error():
+            raise GrammarError(f"no answer of this form begins with {text!r:.80}")
+        return replace(self, _matcher=matcher)
 
 
 class Grammars:
     """Makes grammars for one vocabulary. Thread-safe; the first use reads the vocabulary (tens of milliseconds).
 
-    All methods raise GrammarError for what cannot be enforced, naming it.
+    All methods raise GrammarError for what cannot be enforced, naming it. Compiling may take a second: not to be called
+    where others wait. Equal grammars are compiled once.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._kept: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._lock = Lock()
 
     def json_object(self) -> Grammar:
         """Any JSON object."""
@@ -83,11 +104,17 @@ class Grammars:
 
     def json_schema(self, schema: Mapping[str, Any]) -> Grammar:
         """JSON text that the schema accepts, properties in the order of the schema."""
-        return self._make(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS))
+
+        def write() -> str:
+            check_size(schema)
+            self._try_patterns([schema])
+            return llguidance.LLMatcher.grammar_from_json_schema(_dumps(schema), overrides=_JSON_OPTIONS)
+
+        return self._make(f"json {_dumps(schema)}", write)
 
     def regex(self, pattern: str) -> Grammar:
         """Text that the whole pattern matches."""
-        return self._make(llguidance.LLMatcher.grammar_from_regex(pattern))
+        return self._make(f"regex {pattern}", lambda: llguidance.LLMatcher.grammar_from_regex(pattern))
 
     def tool_calls(
         self,
@@ -104,21 +131,29 @@ class Grammars:
         """
         if not functions:
             raise GrammarError("tools: at least one is needed")
-        calls_tag, dsml = self._tokenizer.dialect.calls_tag, '"\\n\\n<" dsml '
-        begin = "" if inside else f'"{calls_tag}>\\n" ' if opened else f'{dsml}"{calls_tag}>\\n" '
-        return self._make(llguidance.LLMatcher.grammar_from_lark(self._lark(functions, parallel, begin)))
+
+        tag = f'"{self._tokenizer.dialect.calls_tag}>\\n" '
+        begin = "" if inside else tag if opened else OPENING + tag
+
+        def write() -> str:
+            return self._rules(functions, parallel, begin)
+
+        return self._of_calls(f"calls {parallel} {begin}", functions, write)
 
     def json_schema_or_calls(
         self, schema: Mapping[str, Any], functions: Sequence[Mapping[str, Any]], *, parallel: bool = True
     ) -> Grammar:
         """JSON text that the schema accepts, or a block of calls as in `tool_calls`."""
-        begin = f'"\\n\\n<" dsml "{self._tokenizer.dialect.calls_tag}>\\n" '
-        lark = self._lark(functions, parallel, begin).replace("start: ", "block: ", 1)
-        return self._make(
-            llguidance.LLMatcher.grammar_from_lark(
-                f"start: block | answer\nanswer: %json {json.dumps({**schema, 'x-guidance': _WHITESPACE})}\n{lark}"
-            )
-        )
+        self.json_schema(schema)  # its faults are named before those of the functions
+        answer = _dumps({**schema, "x-guidance": WHITESPACE})
+
+        begin = f'{OPENING}"{self._tokenizer.dialect.calls_tag}>\\n" '
+
+        def write() -> str:
+            block = self._rules(functions, parallel, begin).replace("start: ", "block: ", 1)
+            return f"start: block | answer\nanswer: %json {answer}\n{block}"
+
+        return self._of_calls(f"json or calls {parallel} {answer}", functions, write)
 
     @cached_property
     def _vocabulary(self) -> llguidance.LLTokenizer:
@@ -126,75 +161,125 @@ class Grammars:
             self._tokenizer.definition_json(), n_vocab=self._tokenizer.vocab_size, eos_token=self._tokenizer.eos_id
         )
 
-    def _make(self, source: str) -> Grammar:
-        error = llguidance.LLMatcher.validate_grammar(source, self._vocabulary)
-        if error:
-            raise GrammarError(error.splitlines()[0])
-        return Grammar(self._vocabulary, source)
-
-    def _lark(self, functions: Sequence[Mapping[str, Any]], parallel: bool, begin: str) -> str:
+    def _rules(self, functions: Sequence[Mapping[str, Any]], parallel: bool, begin: str) -> str:
+        for index, function in enumerate(functions):
+            try:
+                check_size(function.get("parameters"))
+            except GrammarError as error:
+                raise GrammarError(f"{place_of(index)}: {error}") from None
+        self._try_patterns([function.get("parameters") for function in functions])
         dialect = self._tokenizer.dialect
-        dsml = self._tokenizer.token_id(dialect.dsml)
-        more = ' ("\\n<" call)*' if parallel else ""
-        rules = [
-            # NOTE: the lexer is greedy: a line break belongs to the bracket after it, or it would end a longer one
-            f'start: {begin}"<" call{more} "\\n</" dsml "{dialect.calls_tag}>"',
-            "call: " + " | ".join(f"call_{i}" for i in range(len(functions))),
-            f"dsml: <[{dsml}]>",
-            f'open: dsml "{dialect.parameter_tag} name=\\""',
-            f'close: dsml "{dialect.parameter_tag}>"',
-            # a value is raw text up to the closing tag; only the control token can end it
-            "RAW: /(.|\\n)*<\\//",
-            'KEY: /[^"\\n]+/',
-        ]
-        for i, function in enumerate(functions):
-            rules += _function_rules(f"f{i}", i, function, dialect.invoke_tag)
-        return "\n".join(rules)
+        return call_rules(functions, dialect, self._tokenizer.token_id(dialect.dsml), begin, parallel=parallel)
+
+    def _of_calls(self, kind: str, functions: Sequence[Mapping[str, Any]], write: Callable[[], str]) -> Grammar:
+        shapes = [{"name": function.get("name"), "parameters": function.get("parameters")} for function in functions]
+        try:
+            return self._make(f"{kind} {_dumps(shapes)}", lambda: llguidance.LLMatcher.grammar_from_lark(write()))
+        except _EngineRefusal:
+            self._name_parameter(functions)
+            raise
+
+    def _name_parameter(self, functions: Sequence[Mapping[str, Any]]) -> None:
+        """Raise GrammarError for the first parameter whose schema is at fault by itself, if one is."""
+        for index, function in enumerate(functions):
+            for key, schema in parameter_schemas(function).items():
+                try:
+                    self.json_schema(schema)
+                except GrammarError as error:
+                    raise GrammarError(f"{place_of(index, key)}: {error}") from None
+
+    def _try_patterns(self, schemas: Sequence[Any]) -> None:
+        """What a pattern takes shows only when its text begins: try each alone."""
+        found = patterns(schemas)
+        if len(found) > MOST_PATTERNS:
+            raise GrammarError(f"pattern: {len(found)} different ones; at most {MOST_PATTERNS} can be enforced")
+        for pattern in found:
+            raw = f"start: TEXT\nTEXT: {searched(pattern)}"
+            quoted = f"start: %json {_dumps({'type': 'string', 'pattern': pattern})}"
+            try:
+                for source in (raw, quoted):
+                    self._walk(self._make(source, lambda lark=source: llguidance.LLMatcher.grammar_from_lark(lark)))
+            except GrammarError as error:
+                raise GrammarError(f"pattern {pattern!r:.80}: {error}") from None
+            except RuntimeError as error:
+                raise GrammarError(f"pattern {pattern!r:.80}: too complex to enforce ({error})") from None
+
+    def _walk(self, grammar: Grammar) -> None:
+        """Take a few of the tokens that are allowed. Raises RuntimeError if that is too much for the engine."""
+        state = grammar.start()
+        for _ in range(FIRST_STEPS):
+            token = int.from_bytes(state.allowed() or b"", "little").bit_length() - 1
+            if token in (-1, self._tokenizer.eos_id):
+                return
+            state.accept(token)
+
+    def _make(self, key: str, write: Callable[[], str]) -> Grammar:
+        """The grammar whose source `write` gives, or the one kept under `key`, which must say all about it."""
+        with self._lock:
+            matcher = self._kept.get(key)
+            if matcher is not None:
+                self._kept.move_to_end(key)
+        if matcher is None:
+            matcher = _safely(lambda: self._compiled(write()), _refused)
+            with self._lock:
+                self._kept[key] = matcher
+                while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
+                    self._kept.popitem(last=False)
+        return Grammar(matcher, self._tokenizer, partial(self._drop, key))
+
+    def _drop(self, key: str) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+
+    def _compiled(self, source: str) -> llguidance.LLMatcher:
+        if len(source) > MOST_CHARACTERS:
+            raise GrammarError(f"its grammar has more than {MOST_CHARACTERS:,} characters")
+        matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=_LIMITS)
+        # some faults show at the first token only, such as a schema that refers to itself without end
+        first = matcher.deep_copy()
+        possible = any(first.compute_bitmask())
+        if first.is_error() or not possible:
+            raise _refused(first.get_error().replace("NoExtensionBias", "no answer can follow the schema"))
+        return matcher
 
 
-def _function_rules(prefix: str, index: int, function: Mapping[str, Any], tag: str) -> list[str]:
-    """The call of one function: its parameters in the order of the schema, each at most once, required ones always."""
-    name, schema = function.get("name"), function.get("parameters") or {}
-    if not isinstance(name, str) or not name:
-        raise GrammarError(f"tools[{index}].function.name must be a non-empty string, got {name!r}")
-    if not isinstance(schema, Mapping):
-        raise GrammarError(f"tools[{index}].function.parameters must be a JSON schema object")
-    properties, required = schema.get("properties") or {}, set(schema.get("required") or ())
-    unknown = required - set(properties)
-    if unknown:
-        raise GrammarError(f"tools[{index}]: required names {sorted(unknown)[0]!r}, which is not in properties")
-    head = f'{tag} name="{name}">\n'
-    some = f'{json.dumps(head, ensure_ascii=False)} {prefix}_first_0 "\\n</"'
-    none = json.dumps(head + "\n</", ensure_ascii=False)
-    rules = [f'call_{index}: dsml ({some if required else f"{none} | {some}"}) dsml "{tag}>"']
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    if not properties:
-        rules.append(f'{prefix}_first_0: "<" {prefix}_any ("\\n<" {prefix}_any)*')
-        rules.append(f'{prefix}_any: open KEY "\\" string=\\"" ("true\\">" RAW | "false\\">" %json {{}} "</") close')
-        return rules
-    count = len(properties)
-    for i, (key, value) in enumerate(properties.items()):
-        rules += _parameter_rules(f"{prefix}_p{i}", key, {**definitions, **value} if isinstance(value, dict) else value)
-        skip_first = "" if key in required or i + 1 == count else f" | {prefix}_first_{i + 1}"
-        skip_rest = "" if key in required else f" | {prefix}_rest_{i + 1}"
-        rules.append(f'{prefix}_first_{i}: "<" {prefix}_p{i} {prefix}_rest_{i + 1}{skip_first}')
-        rules.append(f'{prefix}_rest_{i}: "\\n<" {prefix}_p{i} {prefix}_rest_{i + 1}{skip_rest}')
-    return [*rules, f'{prefix}_rest_{count}: ""']
+class _EngineRefusal(GrammarError):
+    """The engine's own words, which do not say where the fault is."""
 
 
-def _parameter_rules(rule: str, key: str, schema: Any) -> list[str]:
-    """One parameter: strings raw, everything else as JSON, as the release writes them."""
-    name = json.dumps(key, ensure_ascii=False)
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    as_json = f'{rule}: open {name} "\\" string=\\"false\\">" {rule}_json "</" close'
-    json_rule = f"{rule}_json: %json {json.dumps(schema)}"
-    choices = schema.get("enum", [schema["const"]] if "const" in schema else None) if isinstance(schema, dict) else None
-    if choices is not None and all(isinstance(choice, str) for choice in choices):
-        values = " | ".join(json.dumps(f"{choice}</", ensure_ascii=False) for choice in choices)
-        return [f'{rule}: open {name} "\\" string=\\"true\\">" ({values}) close']
-    if kind == "string":
-        return [f'{rule}: open {name} "\\" string=\\"true\\">" RAW close']
-    if kind is None or (isinstance(kind, list) and "string" in kind):
-        raw = f'open {name} "\\" string=\\"true\\">" RAW close'
-        return [as_json + f" | {raw}", json_rule]
-    return [as_json, json_rule]
+def _safely(work: Callable[[], T], failed: Callable[[object], Exception]) -> T:
+    """`work`, with every way in which the grammar engine fails as the exception that `failed` makes."""
+    try:
+        return work()
+    except GrammarError:
+        raise
+    except (ValueError, RecursionError, RuntimeError) as error:
+        raise failed(error) from error
+    except BaseException as error:
+        # a panic of the engine is no Exception, and its class cannot be imported
+        if type(error).__name__ != "PanicException":
+            raise
+        raise failed(error) from error
+
+
+def _refused(error: object) -> GrammarError:
+    if isinstance(error, RecursionError):
+        return GrammarError("nested too deep")
+    first = str(error).splitlines()
+    return _EngineRefusal(first[0][:300] if first else "the grammar engine failed")
+
+
+def _gave_up(error: object) -> RuntimeError:
+    first = str(error).splitlines()
+    return RuntimeError(
+        f"the grammar of this answer grew too complex: {first[0][:300] if first else 'no reason given'}"
+    )
+
+
+def _dumps(schema: object) -> str:
+    try:
+        return json.dumps(schema, allow_nan=False)
+    except RecursionError as error:
+        raise _refused(error) from error
+    except (TypeError, ValueError) as error:
+        raise GrammarError(f"the schema is no JSON: {error}") from error

@@ -40,6 +40,8 @@ def number_json(value: Any, where: str, dialect: Dialect) -> str:
         return "".join(_pieces(value, dialect.padded_exponent))
     except RecursionError as error:
         raise ValueError(f"{where}: nested too deeply") from error
+    except OverflowError as error:
+        raise ValueError(f"{where}: a number is too large for any fraction") from error
 
 
 def _plain(value: Any) -> bool:

@@ -80,9 +80,22 @@ def _grammar(backend: Desk, ask: Ask) -> ConstraintFactory | None:
         else:
             return None
     except GrammarError as error:
-        param = "tools" if ask.schema is None else "response_format"
-        raise ApiError(400, f"{param}: {error}", param=param) from error
-    return AfterThinking(grammar, tokenizer) if ask.opens_thinking else grammar
+        param = "tools" if ask.schema is None or str(error).startswith("tools") else "response_format"
+        problem = str(error) if str(error).startswith(param) else f"{param}: {error}"
+        raise ApiError(400, problem, param=param) from error
+    if ask.opens_thinking:
+        return AfterThinking(grammar, tokenizer)
+    forced = ask.tools and ask.choice.mode == "required"
+    return grammar if ask.schema is None or forced else _behind_prefix(grammar, ask)
+
+
+def _behind_prefix(grammar: Grammar, ask: Ask) -> Grammar:
+    """An answer in JSON goes on from the text it begins with."""
+    prefix = str(ask.messages[-1]["content"]).lstrip() if ask.continued and ask.messages else ""
+    try:
+        return grammar.behind(prefix) if prefix else grammar
+    except GrammarError as error:
+        raise ApiError(400, f"messages: the last one is to be continued, but {error}", param="messages") from error
 
 
 @dataclass(frozen=True, slots=True)

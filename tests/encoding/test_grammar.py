@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from following import block, call, follows
 
 from dsv4.encoding import Tokenizer
-from dsv4.encoding.grammar import Grammar, GrammarError, Grammars
+from dsv4.encoding.grammar import GrammarError, Grammars
 
 NANO = Path(__file__).resolve().parents[2] / "models" / "nano"
 SCHEMA = {
@@ -41,31 +42,6 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def grammars(tokenizer: Tokenizer) -> Grammars:
     return Grammars(tokenizer)
-
-
-def follows(grammar: Grammar, tokenizer: Tokenizer, text: str) -> bool:
-    """Whether the text can be written, and then end. Forced text must come in the tokens the vocabulary would cut it
-    into by itself, so where the usual token is not allowed, a shorter one that begins the rest will do."""
-    state = grammar.start()
-    while text:
-        mask = state.allowed()
-        usual = tokenizer.encode_text(text, trusted=True)[0]
-        token = usual if allows(mask, usual) else shorter(tokenizer, mask, text)
-        if token is None:
-            return False
-        state.accept(token)
-        text = text[len(tokenizer.decode([token])) :]
-    return allows(state.allowed(), tokenizer.eos_id)
-
-
-def allows(mask: bytes | None, token: int) -> bool:
-    return mask is None or bool((mask[token // 8] >> (token % 8)) & 1)
-
-
-def shorter(tokenizer: Tokenizer, mask: bytes | None, text: str) -> int | None:
-    plain = tokenizer.encode_text(text.split("｜")[0])
-    pieces = [tokenizer.encode_text(text[:n]) for n in range(len(tokenizer.decode(plain[:1])), 0, -1)]
-    return next((ids[0] for ids in pieces if len(ids) == 1 and allows(mask, ids[0])), None)
 
 
 @pytest.mark.parametrize(
@@ -107,17 +83,6 @@ def test_what_cannot_be_enforced_is_refused_by_name(grammars: Grammars, schema: 
         grammars.json_schema(schema)
     with pytest.raises(GrammarError, match=name):
         grammars.tool_calls([{"name": "f", "parameters": {"properties": {"p": schema}}}])
-
-
-def call(tokenizer: Tokenizer, name: str, *parameters: tuple[str, str, str]) -> str:
-    dsml = tokenizer.dialect.dsml
-    rows = [f'<{dsml}parameter name="{k}" string="{raw}">{value}</{dsml}parameter>' for k, raw, value in parameters]
-    return f'<{dsml}invoke name="{name}">\n' + "\n".join(rows) + f"\n</{dsml}invoke>"
-
-
-def block(tokenizer: Tokenizer, *calls: str) -> str:
-    dsml = tokenizer.dialect.dsml
-    return f"\n\n<{dsml}tool_calls>\n" + "\n".join(calls) + f"\n</{dsml}tool_calls>"
 
 
 GOOD = [
@@ -185,3 +150,115 @@ def test_a_block_the_model_opens_itself(grammars: Grammars, tokenizer: Tokenizer
 def test_impossible_tools_are_refused(grammars: Grammars, functions: list[Any], message: str) -> None:
     with pytest.raises(GrammarError, match=message):
         grammars.tool_calls(functions)
+
+
+def deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def many(count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(count)}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"$ref": "#"}, "no answer can follow"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "no answer"),
+        ({"type": "string", "pattern": "^(a?){500}a{500}$"}, "too complex"),
+        ({"anyOf": [{"const": i} for i in range(2100)]}, "anyOf: 2,100"),
+        (many(1001), "properties: 1,001"),
+        ({"enum": [10**400]}, "300 digits"),
+        (deep(200), "nested deeper"),
+        (deep(5000), "nested too deep"),
+        ({"enum": list(range(30_000))}, "20,000 values"),
+        ({"anyOf": [{"type": "string", "pattern": f"a{i}"} for i in range(101)]}, "pattern: 101"),
+    ],
+    ids=range(10),
+)
+def test_hostile_schemas_are_refused(grammars: Grammars, schema: dict[str, Any], message: str) -> None:
+    with pytest.raises(GrammarError, match=message):
+        grammars.json_schema(schema)
+    parameters = {"properties": {"x": schema}, "$defs": schema.get("$defs", {})}
+    if schema == {"$ref": "#"}:
+        parameters = schema
+    with pytest.raises(GrammarError, match=r"pattern|tools|nested"):
+        grammars.tool_calls([{"name": "f", "parameters": parameters}])
+
+
+def test_many_parameters(grammars: Grammars) -> None:
+    function = {"name": "f", "parameters": many(1000)}
+    assert grammars.tool_calls([function]).start().allowed()
+    with pytest.raises(GrammarError, match="at most 4,000 parameters"):
+        grammars.tool_calls([{**function, "name": f"f{i}"} for i in range(5)])
+
+
+def test_equal_grammars_are_compiled_once(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(tokenizer)
+    compiled: list[str] = []
+    monkeypatch.setattr(
+        grammars, "_compiled", lambda source, real=grammars._compiled: compiled.append(source) or real(source)
+    )
+    for _ in range(3):
+        grammar = grammars.tool_calls([WEATHER, NOW])
+        states = [grammar.start(), grammar.start()]
+        assert states[0].allowed() == states[1].allowed()
+        grammars.json_schema(SCHEMA)
+    assert len(compiled) == 2
+    for i in range(200):
+        grammars.json_schema({"const": i})
+    assert len(grammars._kept) <= 64
+
+
+def test_states_do_not_share_their_place(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    grammar = grammars.json_schema(SCHEMA)
+    first, second = grammar.start(), grammar.start()
+    before = second.allowed()
+    first.accept(tokenizer.encode_text("{")[0])
+    assert second.allowed() == before != first.allowed()
+
+
+def test_a_grammar_that_fails_is_compiled_anew(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    grammar = grammars.json_schema(SCHEMA)
+    state = grammar.start()
+    with pytest.raises(RuntimeError, match="the grammar of this answer"):
+        state.accept(tokenizer.encode_text("x")[0])
+    assert not any("json" in key and '"b"' in key for key in grammars._kept)
+    assert follows(grammars.json_schema(SCHEMA), tokenizer, '{"a": 3, "b": "x"}')
+
+
+def test_every_failure_of_the_engine_has_a_name(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        """As the engine raises it."""
+
+    for error in (PanicException("it panicked"), RuntimeError("it gave up"), ValueError("it is wrong")):
+        grammars = Grammars(tokenizer)
+
+        def fail(source: str, error: BaseException = error) -> Any:
+            raise error
+
+        monkeypatch.setattr(grammars, "_compiled", fail)
+        with pytest.raises(GrammarError, match="it"):
+            grammars.json_object()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rest", "fits"),
+    [
+        ('{"a": ', '3, "b": "x"}', True),
+        ('{"a": ', '{"a": 3, "b": "x"}', False),
+        ('{"a": 3, "b": "x', '"}', True),
+        ('{"a": 3, "b": "x"}', "", True),
+    ],
+)
+def test_going_on_from_a_prefix(grammars: Grammars, tokenizer: Tokenizer, prefix: str, rest: str, fits: bool) -> None:
+    assert follows(grammars.json_schema(SCHEMA).behind(prefix), tokenizer, rest) is fits
+
+
+@pytest.mark.parametrize("prefix", ["```json\n", "[", '{"b"', '{"a": 3} and', "Sure: "])
+def test_a_prefix_that_cannot_go_on(grammars: Grammars, prefix: str) -> None:
+    with pytest.raises(GrammarError, match="begins with"):
+        grammars.json_schema(SCHEMA).behind(prefix)

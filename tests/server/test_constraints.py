@@ -195,3 +195,58 @@ def test_prefix_of_the_reasoning(serve: Converse, tokenizer: Tokenizer) -> None:
     message = server.answer(messages=[{"role": "user", "content": "Hi"}, last])["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == (" more", "done")
     assert tokenizer.decode(server.generator.calls[0].prompt).endswith("<think>Let me")
+
+
+PREFIX = '{"n": '
+
+
+@pytest.mark.parametrize("interface", ["chat", "messages"])
+@pytest.mark.parametrize(
+    ("prefix", "text", "right"),
+    [(PREFIX, "4}", True), (PREFIX, '{"n": 4}', False), (" \n{", '"n": 4}', True), ("Sure: ", "", None)],
+)
+def test_json_goes_on_from_a_prefix(
+    serve: Converse, tokenizer: Tokenizer, interface: str, prefix: str, text: str, right: bool | None
+) -> None:
+    server = serve("x")
+    messages: Any = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": prefix}]
+    if interface == "chat":
+        messages[1]["prefix"] = True
+        format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+        response = server.post(messages=messages, response_format=format_)
+    else:
+        fields = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}, "max_tokens": 9}
+        response = server.request("POST", "/v1/messages", json={"messages": messages, **fields})
+    if right is None:
+        assert response.status_code == 400
+        assert "Sure: " in response.json()["error"]["message"]
+        return
+    assert permits(server.generator.calls[-1].params.constraint, tokenizer, text) is right
+
+
+def deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+BOMB = {"type": "string", "pattern": "^(a?){500}a{500}$"}
+
+
+@pytest.mark.parametrize("schema", [deep(80), {"$ref": "#"}, BOMB, {"enum": [10**400]}], ids=range(4))
+def test_hostile_schemas_are_400_everywhere(serve: Converse, schema: Any) -> None:
+    server = serve("x")
+    format_ = {"type": "json_schema", "name": "x", "schema": schema}
+    parameters = schema if "$ref" in schema else {"properties": {"x": schema}}
+    tool = {"name": "f", "strict": True, "parameters": parameters}
+    ask = {"messages": [{"role": "user", "content": "Q"}], "max_tokens": 9}
+    for path, fields in (
+        ("chat/completions", {**ask, "response_format": {"type": "json_schema", "json_schema": format_}}),
+        ("chat/completions", {**ask, "tools": [{"type": "function", "function": tool}]}),
+        ("messages", {**ask, "output_config": {"format": format_}}),
+        ("responses", {"input": "Q", "text": {"format": format_}}),
+    ):
+        response = server.request("POST", f"/v1/{path}", json=fields)
+        assert response.status_code == 400, response.text
+        assert ("tools" if "tools" in fields else "response_format") in response.json()["error"]["message"]
