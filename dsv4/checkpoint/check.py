@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dsv4.checkpoint.folder import folder_notes, settle_config
+from dsv4.checkpoint.folder import adapter_notes, settle_config
 from dsv4.checkpoint.format import TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
 from dsv4.checkpoint.loader import checked_table, state_problems
@@ -28,6 +28,7 @@ from dsv4.checkpoint.names import (
     stored,
 )
 from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.checkpoint.tokenizer_file import read_tokenizer_file, size_notes
 from dsv4.checkpoint.values import Progress, every_value, is_small, read_at_load, value_problem
 from dsv4.config import ModelConfig
 from dsv4.config.generation_file import read_generation
@@ -120,7 +121,10 @@ def _shortened(problems: list[str]) -> tuple[str, ...]:
 def _look_beside(folder: Path, config: ModelConfig, problems: list[str], notes: list[str]) -> None:
     """The other files that a load reads."""
     try:
-        notes += folder_notes(folder, config)
+        notes += adapter_notes(folder)
+        definition = read_tokenizer_file(folder)
+        if definition is not None:
+            notes += size_notes(folder, definition, config.vocab_size)
     except (ValueError, OSError) as error:
         problems.append(str(error))
     try:

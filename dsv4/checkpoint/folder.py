@@ -5,7 +5,6 @@ from pathlib import Path
 
 from dsv4.checkpoint.inventory import adapter_files, describe_adapter
 from dsv4.checkpoint.reader import CheckpointReader
-from dsv4.checkpoint.tokenizer_file import tokenizer_notes
 from dsv4.config import ModelConfig
 
 
@@ -31,7 +30,7 @@ def open_folder(path: str | Path) -> Folder:
     config = ModelConfig.from_file(folder)
     reader = CheckpointReader(folder)
     config, notes = settle_config(config, reader)
-    return Folder(config, reader, (*notes, *folder_notes(folder, config)))
+    return Folder(config, reader, (*notes, *adapter_notes(folder)))
 
 
 def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelConfig, list[str]]:
@@ -50,9 +49,8 @@ def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelC
     return config, []
 
 
-def folder_notes(folder: Path, config: ModelConfig) -> list[str]:
-    """What else lies in the folder and does not go into the model."""
-    notes = tokenizer_notes(folder, config.vocab_size)
-    if adapter_files(folder):
-        notes.append(f"{describe_adapter(folder)} that is not applied: merge it into the base to use it")
-    return notes
+def adapter_notes(folder: Path) -> list[str]:
+    """Whether an adapter lies beside the model."""
+    if not adapter_files(folder):
+        return []
+    return [f"{describe_adapter(folder)} that is not applied: merge it into the base to use it"]

@@ -66,9 +66,9 @@ def _read_index(folder: Path, inventory: Inventory) -> dict[str, str] | None:
     weight_map = raw.get("weight_map")
     if not isinstance(weight_map, dict) or not 0 < len(weight_map) <= MAX_TENSORS:
         raise CheckpointError(f"{file}: weight_map must be an object of 1 to {MAX_TENSORS:,} entries")
+    plain = {shard for shard in set(map(str, weight_map.values())) if _is_plain(shard)}
     for name, shard in weight_map.items():
-        plain = isinstance(shard, str) and Path(shard).name == shard and "\0" not in shard
-        if not plain or Path(shard).suffix != ".safetensors":
+        if not isinstance(shard, str) or shard not in plain:
             raise CheckpointError(
                 f"{file}: tensor {name!r} must lie in a .safetensors file of this folder, got {shown(shard)}"
             )
@@ -76,6 +76,11 @@ def _read_index(folder: Path, inventory: Inventory) -> dict[str, str] | None:
     if isinstance(metadata, dict) and isinstance(metadata.get("total_size"), int):
         inventory.total_size = metadata["total_size"]
     return weight_map
+
+
+def _is_plain(shard: str) -> bool:
+    """Whether an index may name this file: one of its own folder."""
+    return Path(shard).name == shard and "\0" not in shard and shard.endswith(".safetensors")
 
 
 def _files_without_index(folder: Path) -> list[str]:

@@ -10,15 +10,25 @@ FILE_NAME = "tokenizer.json"
 _MOST_BYTES = 256 << 20
 
 
-def tokenizer_notes(folder: Path, vocab_size: int) -> list[str]:
+def read_tokenizer_file(folder: Path) -> dict[str, Any] | None:
+    """The parsed tokenizer.json of a folder, or None where it has none: such a model takes token ids.
+
+    Raises ValueError naming the file and what is wrong.
+    """
+    file = folder / FILE_NAME
+    if not file.exists() and not file.is_symlink():
+        return None
+    return read_object(file, _MOST_BYTES)
+
+
+def size_notes(folder: Path, definition: dict[str, Any], vocab_size: int) -> list[str]:
     """What differs from a model of `vocab_size` tokens and is no mistake: a padded vocabulary.
 
-    No file is fine: such a model takes token ids. Raises ValueError where the file cannot belong to the model.
+    Raises ValueError where the tokenizer cannot belong to the model.
     """
-    size = _size(folder)
-    if size is None or size == vocab_size:
+    file, size = folder / FILE_NAME, _size(folder / FILE_NAME, definition)
+    if size == vocab_size:
         return []
-    file = folder / FILE_NAME
     if size > vocab_size:
         raise ValueError(f"{file}: has {size:,} tokens, more than vocab_size {vocab_size:,}: it is another model's")
     return [
@@ -27,12 +37,8 @@ def tokenizer_notes(folder: Path, vocab_size: int) -> list[str]:
     ]
 
 
-def _size(folder: Path) -> int | None:
-    """One more than the largest token id, or None without a file."""
-    file = folder / FILE_NAME
-    if not file.exists() and not file.is_symlink():
-        return None
-    raw = read_object(file, _MOST_BYTES)
+def _size(file: Path, raw: dict[str, Any]) -> int:
+    """One more than the largest token id."""
     model = raw.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):

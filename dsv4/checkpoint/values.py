@@ -31,6 +31,8 @@ def bad_value(tensor: Tensor) -> str | None:
         codes, is_bad, what = tensor, _is_not_finite, "NaN or infinity"
     else:
         return None
+    if not codes.numel() or (codes.numel() * codes.element_size() <= CHUNK_BYTES and is_bad(codes) is None):
+        return None
     flat = codes.reshape(-1)
     step = CHUNK_BYTES // flat.element_size()
     for start in range(0, flat.numel(), step):
@@ -58,7 +60,10 @@ def _is_not_finite(values: Tensor) -> Tensor | None:
 
 def value_problem(reader: CheckpointReader, name: str) -> str | None:
     """`bad_value` of a stored tensor as a sentence with its file; None when it is fine."""
-    found = bad_value(reader.tensor(name)) if reader.spec(name).shape else None
+    dtype = reader.spec(name).dtype
+    if not dtype.is_floating_point:  # every code of the others is a number
+        return None
+    found = bad_value(reader.tensor(name))
     return f"{reader.file_of(name)}: tensor {name!r} {found}" if found else None
 
 

@@ -76,7 +76,7 @@ def load(
     path = Path(folder) if folder is not None else default_model_folder()
     config, reader, defaults = _open(path)
     check_shapes(config, release_numerics=mode == "release")
-    tokenizer = load_tokenizer(path, dialect)
+    tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     with torch.device("meta"):
         model = Transformer(config, MODES[mode])
     load_into(model, config, reader, mode)

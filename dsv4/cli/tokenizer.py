@@ -1,9 +1,11 @@
 """A folder's tokenizer, tried out before it is relied on."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsv4.checkpoint.tokenizer_file import FILE_NAME, read_tokenizer_file, size_notes
 from dsv4.encoding import Tokenizer
 
 if TYPE_CHECKING:
@@ -12,20 +14,24 @@ if TYPE_CHECKING:
 _PROBES = ("Hello, world! 1234567\n\n  x", "\u00e9\u4f60\u597d \U0001f600", "")
 
 
-def load_tokenizer(folder: Path, dialect: str | None = None) -> Tokenizer | None:
-    """The tokenizer of a model's folder, or None where it has no tokenizer.json. dialect: as in `Tokenizer.load`.
+def load_tokenizer(folder: Path, vocab_size: int | None = None, dialect: str | None = None) -> Tokenizer | None:
+    """The tokenizer of a model's folder, or None where it has no tokenizer.json. Warns of a padded vocabulary.
 
-    Raises ValueError naming the file for one that cannot be read, or that fails on ordinary text.
+    dialect: as in `Tokenizer.load`.
+
+    Raises ValueError naming the file for one that cannot be read, that fails on ordinary text, or that has more
+    tokens than the model.
     """
-    file = folder / "tokenizer.json"
-    if not file.exists() and not file.is_symlink():
+    definition = read_tokenizer_file(folder)
+    if definition is None:
         return None
+    file = folder / FILE_NAME
+    for note in size_notes(folder, definition, vocab_size) if vocab_size is not None else ():
+        warnings.warn(note, stacklevel=3)
     try:
         tokenizer = Tokenizer.load(file, dialect=dialect)
         for text in _PROBES:
             tokenizer.encode_text(text)
-    except RecursionError:
-        raise ValueError(f"{file}: not valid JSON: nested too deeply") from None
     except BaseException as error:
         # the library's own crashes are no Exception, so nothing else would stop them
         if type(error).__name__ != "PanicException":

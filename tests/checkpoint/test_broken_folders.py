@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsv4.checkpoint import check_folder, open_folder
+from dsv4.checkpoint import check_folder
 from dsv4.checkpoint.inventory import INDEX_NAME
+from dsv4.checkpoint.tokenizer_file import FILE_NAME
+from dsv4.cli.folders import default_model_folder
+from dsv4.cli.tokenizer import load_tokenizer
 from tests.checkpoint.folders import refused
 
 SHARD = "model-00002-of-00007.safetensors"
@@ -159,9 +163,35 @@ def test_the_tokenizer_file_is_told_at_load(save, content: Any, text: str | None
     (folder / "tokenizer.json").write_text(content if isinstance(content, str) else json.dumps(content))
     if text is None:
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 95}}}))
-        assert open_folder(folder).notes == ()
-    elif "padding" in text:
-        assert text in open_folder(folder).notes[0]
-        assert text in check_folder(folder).notes[0]
-    else:
-        assert text in refused(folder)
+        assert check_folder(folder).notes == ()
+        return
+    report = check_folder(folder)
+    assert text in (report.notes or report.problems)[0]
+    assert report.ok == ("padding" in text)
+    with (
+        pytest.warns(UserWarning, match="padding") if report.ok else nullcontext(),
+        pytest.raises(ValueError, match=FILE_NAME) as caught,
+    ):
+        load_tokenizer(folder, 96)  # none of these has the control tokens
+    assert report.ok or text in str(caught.value)
+
+
+def _nano_tokenizer(**changes: Any) -> str:
+    raw = json.loads((default_model_folder() / "tokenizer.json").read_text())
+    return json.dumps({**raw, **changes})
+
+
+def test_a_tokenizer_that_crashes_its_library_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    replaces_nothing = {"type": "Replace", "pattern": {"String": ""}, "content": "x"}
+    (tmp_path / "tokenizer.json").write_text(_nano_tokenizer(normalizer=replaces_nothing))
+    with pytest.raises(ValueError, match="the tokenizers library fails on it"):
+        load_tokenizer(tmp_path, 4096)
+    capfd.readouterr()  # the library prints where it crashed
+
+
+def test_a_padded_vocabulary_is_said_and_loads(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(_nano_tokenizer())
+    with pytest.warns(UserWarning, match="has 4,096 tokens, vocab_size is 4,160: the 64 ids above are padding"):
+        assert load_tokenizer(tmp_path, 4160) is not None
+    with pytest.raises(ValueError, match="has 4,096 tokens, more than vocab_size 4,000"):
+        load_tokenizer(tmp_path, 4000)
