@@ -98,7 +98,7 @@ class Answer:
         ended = self._parser.ended
         if event.token is not None:
             self._track.sampled(event.token, event.logprobs)
-            raw += self._parse(event.token)
+            raw += self._parse(event.token, last=event.finish is FinishReason.STOP)
             self._count(event.token, raw)
         self.finish = event.finish
         if self.over:
@@ -122,8 +122,11 @@ class Answer:
         self.parsed.broken = self._parser.broken
         return piece
 
-    def _parse(self, token: int) -> list[Delta]:
+    def _parse(self, token: int, *, last: bool) -> list[Delta]:
+        """`last`: the token ended the answer; one of the folder's own end tokens stands for no text then."""
         control = self._controls.get(token)
+        if control is None and last:
+            return []
         if control is None:
             return self._parser.ordinary(self._decoder.step(token))
         # a character that was begun is not completed by a control token

@@ -1,0 +1,49 @@
+"""Every end token of config.json and generation_config.json ends an answer, and none of them becomes text."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dsv4
+from dsv4.answer import Answer as AnswerInProgress
+from dsv4.cli.folders import default_model_folder
+from dsv4.encoding import Tokenizer
+from dsv4.generation import FinishReason, SamplingParams, TokenEvent
+
+SIZE = {"context_length": 512, "memory": 64 << 20}
+
+
+@pytest.fixture(scope="module")
+def said() -> list[int]:
+    """The first tokens nano says to a prompt, greedily."""
+    model = dsv4.load(**SIZE)
+    events = model.events([0, 5, 9, 700], SamplingParams(max_tokens=6, temperature=0))
+    return [event.token for event in events]
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_each_end_token_ends_an_answer(file: str, said: list[int], tmp_path: Path) -> None:
+    folder = shutil.copytree(default_model_folder(), tmp_path / "m")
+    raw: dict[str, Any] = json.loads((folder / file).read_text())
+    end = next(token for token in said[1:] if token != said[0])
+    (folder / file).write_text(json.dumps({**raw, "eos_token_id": [1, end]}))
+    model = dsv4.load(folder, **SIZE)
+    events = list(model.events([0, 5, 9, 700], SamplingParams(max_tokens=6, temperature=0)))
+    assert [event.token for event in events] == said[: said.index(end) + 1]
+    assert events[-1].finish is FinishReason.STOP
+    text = model.generate([0, 5, 9, 700], max_tokens=6, temperature=0)
+    assert text == model.tokenizer.decode(said[: said.index(end)])
+
+
+def test_an_end_token_is_no_text_of_the_answer() -> None:
+    tokenizer = Tokenizer.load(default_model_folder())
+    hello, world = tokenizer.encode_text("hello"), tokenizer.encode_text(" world")
+    answer = AnswerInProgress(tokenizer, thinking=False)
+    for token in (*hello, *world[:-1]):
+        answer.step(TokenEvent(token))
+    answer.step(TokenEvent(world[-1], FinishReason.STOP))
+    assert answer.parsed.content == tokenizer.decode([*hello, *world[:-1]])
+    assert answer.finish is FinishReason.STOP
