@@ -1,10 +1,15 @@
 """`dsv4`: every verb, loaded only when it is called, so that `dsv4 --help` stays quick."""
 
+import io
+import os
 import sys
-
-from cyclopts import App
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import dsv4
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 VERBS = {
     "chat": "Talk to a model in the terminal.",
@@ -18,10 +23,14 @@ VERBS = {
     "train": "Train a model from a recipe, or go on with a run.",
     "bench": "Measure prefill and decode speed by context length.",
 }
+# what torch says of memory it cannot have
+NO_MEMORY = "can't allocate memory"
 
 
-def make_app() -> App:
+def make_app() -> "App":
     """The command line as data; a test freezes its verbs and flags."""
+    from cyclopts import App
+
     app = App(
         name="dsv4",
         help="DeepSeek-V4 end to end. `dsv4 chat` talks to the bundled model, `dsv4 serve` starts the server.",
@@ -35,15 +44,73 @@ def make_app() -> App:
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed with a message, 2 usage, 130 Ctrl-C."""
     try:
-        make_app()()
+        _open_streams()
+        try:
+            make_app()(sys.argv[1:])
+        finally:
+            _flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output has enough
-        sys.stderr.close()
+        _mute(sys.stdout)
         sys.exit(1)
-    except (ValueError, OSError) as error:  # mistakes of the user or the machine: a sentence, not a traceback
-        print(f"dsv4: {error}", file=sys.stderr)
-        sys.exit(1)
+    except (ValueError, OSError, MemoryError) as error:  # mistakes of the user or the machine: a sentence, no traceback
+        _fail(sentence(error))
+    except RuntimeError as error:
+        if NO_MEMORY not in str(error):
+            raise
+        _fail("there is not enough memory")
+
+
+def sentence(error: ValueError | OSError | MemoryError) -> str:
+    """What went wrong, for a user: `runs/x: No space left on device`."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{' and '.join(names) or 'cannot read or write'}: {error.strerror}"
+
+
+def _fail(text: str) -> NoReturn:
+    from dsv4.observe import printable
+
+    _mute(sys.stdout)  # what it holds back cannot be written, or is half a line
+    print(f"dsv4: {printable(text, lines=True)}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Streams that were closed before we came lead nowhere; a character the terminal's encoding lacks is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (stays open)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")  # in the C locale Python would let wrong bytes pass
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """Say now, not while Python ends, that the output cannot be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"standard output: {error.strerror}") from None
+
+
+def _mute(stream: TextIO) -> None:
+    """Let what is still buffered go nowhere: Python writes it at its end, and would complain."""
+    try:
+        number = stream.fileno()
+    except OSError:  # no file behind it
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dsv4.cli.flags import at_least, naming, writable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -55,24 +57,35 @@ def bench(
     """
     from dsv4.cli.folders import default_model_folder
     from dsv4.cli.plot import speed_svg
-    from dsv4.config import ModelConfig
 
+    writable("--json", json)
+    writable("--plot", plot, ".svg")
+    at_least(1, decode=decode, contexts=min(contexts, default=1))
     if folder is not None and str(folder) in _WORDS and not folder.exists():
         _WORDS[str(folder)](of or default_model_folder(), mode, json)
         return
     if of is not None:
         raise ValueError(f"one folder is measured at a time, got {folder} and {of}")
     path = folder or default_model_folder()
-    if decode < 1:
-        raise ValueError(f"decode must be at least 1, got {decode}")
-    if any(context < 1 for context in contexts):
-        raise ValueError(f"contexts must be at least 1, got {min(contexts)}")
-    if long:
-        longest = ModelConfig.from_file(path).max_position_embeddings - decode - 1
-        contexts = tuple(min(n, longest) for n in LONG if n <= longest + decode + 1)
-    rows = _measure(path, mode, contexts, decode, peer, 2048 if long else 512, json)
+    rows = _measure(path, mode, _lengths(path, contexts, decode, long), decode, peer, 2048 if long else 512, json)
     if plot is not None:
-        plot.write_text(speed_svg(rows), encoding="utf-8")
+        with naming(plot):
+            plot.write_text(speed_svg(rows), encoding="utf-8")
+
+
+def _lengths(path: Path, contexts: tuple[int, ...], decode: int, long: bool) -> tuple[int, ...]:
+    """The prompts to measure. Raises ValueError for one that does not fit into the model's context."""
+    from dsv4.config import ModelConfig
+
+    context = ModelConfig.from_file(path).max_position_embeddings
+    longest = context - decode - 1
+    if long:
+        return tuple(min(n, longest) for n in LONG if n <= context)
+    if max(contexts) > longest:
+        raise ValueError(
+            f"--contexts and --decode must fit into the model's {context:,} tokens, got {max(contexts):,}, {decode:,}"
+        )
+    return contexts
 
 
 def _measure(
@@ -94,7 +107,8 @@ def _measure(
                 rows.append(engine.run(context, decode, progress))
             _show(rows[-1], rows)
             if json is not None:
-                append_rows(json, path.name, rows[-1:])
+                with naming(json):
+                    append_rows(json, path.name, rows[-1:])
     return rows
 
 
@@ -124,7 +138,8 @@ def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str
             flush=True,
         )
         if json is not None:
-            append_lines(json, [{**about, "isa": native.isa(), **rate.to_dict()}])
+            with naming(json):
+                append_lines(json, [{**about, "isa": native.isa(), **rate.to_dict()}])
 
 
 _WORDS = {"kernels": _kernels, "model": _model}  # what may stand in place of a folder

@@ -53,15 +53,14 @@ def chat(
     """
     from rich.console import Console
 
-    from dsv4.cli.local import load
-    from dsv4.generation import SamplingParams
+    from dsv4.cli.flags import check_sampling
 
-    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    # complain about a bad flag before loading
-    SamplingParams(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+    options = check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if not thinking and effort not in (None, "none"):
         raise ValueError(f"--effort must be none with --no-thinking, got {effort}")
     with Console(stderr=True).status("loading"):
+        from dsv4.cli.local import load
+
         model = load(folder, mode, dialect=dialect)
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dsv4.cli.flags import naming
+
 MOST_BYTES = 64 << 20  # of a file that is read
 
 
@@ -57,8 +59,9 @@ class Conversation:
                 raise ValueError(f"{file}: exists and is no saved conversation; choose another name") from None
         staging = file.with_name(f".{file.name}.{os.getpid()}.new")
         try:
-            staging.write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            staging.replace(file)
+            with naming(file):
+                staging.write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+                staging.replace(file)
         finally:
             staging.unlink(missing_ok=True)
 

@@ -61,22 +61,32 @@ class EngineFlags:
         """Arguments of dsv4.cli.local.load. Raises ValueError for a flag outside its range, before anything is
         loaded."""
         from dsv4.cache.prefix import ReusePolicy
+        from dsv4.cli.flags import at_least
         from dsv4.encoding import dialect_named
-        from dsv4.engine.memory import parse_memory
 
         if self.dialect is not None:
             dialect_named(self.dialect)
+        at_least(1, context=self.context, sequences=self.sequences, queue=self.queue)
         return {
             "mode": self.mode,
             "context_length": self.context,
-            "memory": parse_memory(self.memory),
-            "expert_memory": None if self.expert_memory is None else parse_memory(self.expert_memory),
+            "memory": _size("--memory", self.memory),
+            "expert_memory": None if self.expert_memory is None else _size("--expert-memory", self.expert_memory),
             "sequences": self.sequences,
             "cache_dtype": self.cache_dtype,
             "queue": self.queue,
             "reuse": ReusePolicy(self.windows, self.interval, self.snapshots),
             "prefix_folder": self.prefix_dir,
-            "prefix_bytes": parse_memory(self.prefix_disk),
+            "prefix_bytes": _size("--prefix-disk", self.prefix_disk),
             "dialect": self.dialect,
             "speculate": self.speculate,
         }
+
+
+def _size(flag: str, text: str) -> int:
+    from dsv4.engine.memory import parse_memory
+
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise ValueError(f"{flag}{str(error).removeprefix('memory')}") from None

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dsv4.observe import printable
+
 if TYPE_CHECKING:
     from dsv4.cli.local import LocalModel
 
@@ -49,22 +51,36 @@ def generate(
     dialect
         With --chat: how it is written, v4, v4-0731 or v4.1. Default: what the folder says of itself.
     """
-    from dsv4.cli.local import load
-    from dsv4.generation import SamplingParams
+    from dsv4.cli.flags import check_sampling
 
-    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    # complain about a bad flag before loading
-    SamplingParams(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
-    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    options = check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    if "" in stop:
+        raise ValueError("--stop must not be empty")
+    text = _input() if prompt in (None, "-") else prompt
     if not text:
         raise ValueError("--prompt is empty")
+    from dsv4.cli.local import load
+
     model = load(folder, mode, dialect=dialect)
     if chat:
         _answer(model, text, thinking, {**options, "stop": stop})
         return
     for piece in model.generate_pieces(text, stop=stop, **options):
-        print(piece, end="", flush=True)
+        _write(piece)
     print()
+
+
+def _input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input: not {error.encoding} text (byte {error.start:,})") from None
+
+
+def _write(text: str, to_stderr: bool = False) -> None:
+    """Text of the model: as it is into a file or pipe, without what acts on a terminal into one."""
+    out = sys.stderr if to_stderr else sys.stdout
+    print(printable(text, lines=True) if out.isatty() else text, end="", file=out, flush=True)
 
 
 def _answer(model: "LocalModel", text: str, thinking: bool, options: dict[str, Any]) -> None:
@@ -75,9 +91,11 @@ def _answer(model: "LocalModel", text: str, thinking: bool, options: dict[str, A
     stream = model.stream([{"role": "user", "content": text}], thinking=thinking, **options)
     for delta in stream:
         if isinstance(delta, ReasoningDelta):
-            print(delta.text, end="", file=sys.stderr, flush=True)
+            _write(delta.text, to_stderr=True)
         elif isinstance(delta, ContentDelta):
-            print(delta.text, end="", flush=True)
+            _write(delta.text)
     print()
+    if stream.finish is FinishReason.ERROR:
+        raise OSError(f"the engine failed: {stream.answer().completion.error}")
     if stream.finish is FinishReason.LENGTH:
         print(f"dsv4: stopped at --max-tokens {options['max_tokens']}", file=sys.stderr)

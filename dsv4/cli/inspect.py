@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsv4.cli.flags import naming, writable
 from dsv4.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
     plot
         Also write an SVG with FLOPs and cache size against context length, as in the report's figure 1.
     """
+    writable("--plot", plot, ".svg")
     name, config, folder = find_config(model)
     facts = describe(name, config, folder)
     if plot is not None:
         from dsv4.cli.plot import efficiency_svg
 
         others = {other: find_config(other)[1] for other in RELEASED if other != name}
-        plot.write_text(efficiency_svg({**others, name: config}), encoding="utf-8")
+        with naming(plot):
+            plot.write_text(efficiency_svg({**others, name: config}), encoding="utf-8")
     if json:
         print(json_format.dumps(facts, indent=1))
     else:

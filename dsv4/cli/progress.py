@@ -1,4 +1,4 @@
-"""A bar for work that is counted in bytes, on stderr."""
+"""A bar for work that is counted in bytes, on stderr if that is a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,8 @@ def byte_progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def show(done: int, total: int, name: str) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsv4.cli.flags import at_least
+
 if TYPE_CHECKING:
     from dsv4.server import Keys, Settings
     from dsv4.server.ledger import Ledger
@@ -56,12 +58,8 @@ class ServerFlags:
         from dsv4.server.prices import Prices
         from dsv4.server.safety import is_loopback
 
-        if self.requests < 1:
-            raise ValueError(f"requests must be at least 1, got {self.requests}")
-        if self.body_limit is not None and self.body_limit < 1:
-            raise ValueError(f"body_limit must be at least 1 (MiB), got {self.body_limit}")
-        if self.drain < 0:
-            raise ValueError(f"drain must be at least 0 seconds, got {self.drain}")
+        at_least(1, requests=self.requests, body_limit=self.body_limit)
+        at_least(0, drain=self.drain)
         known = read_keys(self.keys, os.environ.get(KEYS_VARIABLE, ""))
         if not (known or self.insecure or is_loopback(host)):
             raise ValueError(
@@ -89,7 +87,10 @@ def read_keys(file: Path | None, variable: str) -> "Keys":
     """The keys of a file and of the environment. Raises FileNotFoundError or ValueError naming what is wrong."""
     from dsv4.server import Keys
 
-    own = Keys.load(file) if file is not None else Keys()
+    try:
+        own = Keys.load(file) if file is not None else Keys()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--keys {file}: not UTF-8 text (byte {error.start:,})") from None
     more = Keys.parse(variable.split(","), KEYS_VARIABLE, unnamed="env")
     both = Keys((*own.entries, *more.entries), {**own.limits, **more.limits})
     return both.checked(f"{file} and {KEYS_VARIABLE}")

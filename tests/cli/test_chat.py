@@ -164,7 +164,6 @@ def test_what_is_saved_is_loaded(talk: Talk, tmp_path: Path) -> None:
         ('"hi"', "expected a JSON list of messages, got str"),
         ("[1]", r"messages\[0\]: expected a dict, got int"),
         ('[{"role": "user", "content": "a"}, {"role": "pope"}]', r"messages\[1\].role: expected 'system'"),
-        ('[{"role": "user", "content": 5}]', r"messages\[0\].content: expected a string"),
         ("[" * 100_000, "nested too deep"),
     ],
 )
