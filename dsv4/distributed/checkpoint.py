@@ -36,7 +36,7 @@ def _whole(path: Path) -> bool:
     if not path.name.removeprefix(_PREFIX).isdigit():
         return False
     try:
-        sizes = header(path).get(_SIZES, {})
+        sizes = json.loads((path / _HEADER).read_text(encoding="utf-8")).get(_SIZES, {})
         return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
@@ -74,7 +74,9 @@ def _synced(file: Path) -> int:
 
 
 def header(path: Path) -> dict[str, Any]:
-    return json.loads((path / _HEADER).read_text(encoding="utf-8"))
+    """The header that `save` was given."""
+    found = json.loads((path / _HEADER).read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if name != _SIZES}
 
 
 def names(path: Path) -> set[str]:

@@ -118,8 +118,9 @@ def function_of(settings: SourceSettings) -> Maker:
     module, colon, name = settings.path.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"source {settings.name}: path {settings.path!r} is no module:function ({error})") from None
+    except Exception as error:  # importing runs the user's own code: it may raise anything
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"source {settings.name}: path {settings.path!r} is no module:function ({what})") from error
     if not colon or not callable(made):
         raise ValueError(f"source {settings.name}: path must be module:function, got {settings.path!r}")
     known = inspect.signature(made).parameters
@@ -184,6 +185,9 @@ def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: Pro
         except DamagedShard as error:
             _log.warning("%s; it is made again from its source", error)
             shutil.rmtree(place)
+    for left in folder.glob(f"{place.name}.*.new"):  # by processes that were killed
+        if not Path("/proc", left.name.split(".")[-2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
     staging = folder / f"{place.name}.{os.getpid()}.new"
     try:
         with naming(staging):

@@ -24,6 +24,7 @@ from dsv4.encoding import Tokenizer, train_bpe
 from dsv4.training.data import open_sources
 from dsv4.training.logbook import Logbook, read_log
 from dsv4.training.recipe import Recipe
+from dsv4.training.run_lock import RunLock
 from dsv4.training.source_texts import files_of, texts_of
 from dsv4.training.states import remove_states
 from dsv4.training.trainer import Trainer
@@ -59,6 +60,11 @@ def train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     if done.exists():
         return json.loads(done.read_text())
     folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        return _train(arm, seed, folder)
+
+
+def _train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     recipe = Recipe.from_file(arm.recipe, [*arm.changes, f"seed={seed}"])
     tokenizer = tokenizer_for(recipe)
     trainer = Trainer(recipe, folder, tokenizer, open_sources(recipe, tokenizer, RUNS / "data"))
@@ -83,7 +89,7 @@ def train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "tokens": trainer.tokens,
     }
-    done.write_text(json.dumps(figures))
+    (folder / "done.json").write_text(json.dumps(figures))
     remove_states(folder)
     return figures
 

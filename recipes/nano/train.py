@@ -26,6 +26,7 @@ from dsv4.model.init import init_weights
 from dsv4.model.layers import Linear
 from dsv4.model.moe import Gate
 from dsv4.model.transformer import Transformer
+from dsv4.training.states import find_state, load_state, write_state
 from recipes.nano.tasks import conversation
 
 SEED = 20261122
@@ -210,8 +211,9 @@ class Run:
         self.optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.95), eps=1e-20, fused=True)
         self.loads, self.fake = Loads(self.model), FakeQuantised(self.model)
         self.step, self.spent = 0, 0.0
-        if (folder / "state.pt").exists():
-            saved = torch.load(folder / "state.pt", weights_only=True)
+        file = find_state(folder)
+        if file is not None:
+            saved = load_state(file)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step, self.spent = saved["step"], saved["spent"]
@@ -232,8 +234,7 @@ class Run:
 
     def save(self) -> None:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save({**state, "step": self.step, "spent": self.spent}, self.folder / "state.tmp")
-        (self.folder / "state.tmp").replace(self.folder / "state.pt")
+        write_state(self.folder, {**state, "step": self.step, "spent": self.spent})
 
 
 def train(folder: Path, minutes: float) -> None:

@@ -124,6 +124,9 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
     file.write_text("".join(json.dumps({"text": f"text number {i}"}) + "\n" for i in range(50)))
     chosen = settings(file, kind="jsonl")
     shard = shard_of(chosen, Letters(), tmp_path / "s")
+    (made,) = (tmp_path / "s").iterdir()
+    killed = made.with_name(f"{made.name}.{2**30}.new")  # no process has such a number
+    killed.mkdir()
     tokens = next((tmp_path / "s").glob("*/tokens.bin"))
     content = tokens.read_bytes()
     if damage == "gone":
@@ -132,6 +135,7 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
         tokens.write_bytes(content[: len(content) * 7 // 10] if damage == "cut" else b"\1" + content[1:])
     again = shard_of(chosen, Letters(), tmp_path / "s")
     assert "it is made again from its source" in caplog.text
+    assert not killed.exists()
     assert (again.digest, tokens.read_bytes()) == (shard.digest, content)
 
 
@@ -168,11 +172,15 @@ def test_generators_that_fail_are_named(what: str, message: str) -> None:
         Generated(chosen, Letters(), 0)
 
 
-def test_missing_sources_are_named(tmp_path: Path) -> None:
+def test_missing_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="source s: no files at"):
         shard_of(settings(tmp_path / "nowhere"), Letters(), tmp_path / "s")
     with pytest.raises(ValueError, match=r"source s: path 'os:nothing' is no module:function"):
         Generated(SourceSettings("s", "generator", "os:nothing"), Letters(), 0)
+    (tmp_path / "broken_module.py").write_text("this is no Python")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"'broken_module:make' is no module:function \(SyntaxError: "):
+        Generated(SourceSettings("s", "generator", "broken_module:make"), Letters(), 0)
     with pytest.raises(ValueError, match="has no option 'mist'"):
         Generated(SourceSettings("s", "generator", "tests.training.runs:counting", options={"mist": 1}), Letters(), 0)
 
