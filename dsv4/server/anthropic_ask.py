@@ -45,7 +45,7 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
         choice=request.tool_choice,
         forces_call=request.tool_choice.name is not None,
         parallel=not request.tool_choice.single,
-        strict=any(tool.get("strict") for tool in tools),
+        strict=frozenset(tool["name"] for tool in tools if tool.get("strict")),
         thinking=thinking,
         effort=effort_name(effort, dialect) if thinking else None,
         budget=request.budget,

@@ -40,7 +40,7 @@ class Ask:
 
     messages: as the encoding takes them (system, user, assistant, tool, latest_reminder), without tools.
     functions: what the model is shown at the head of the prompt; late: what it is shown further back, where the
-    conversation brings them in. strict: their schemas must hold.
+    conversation brings them in. strict: the names of those whose schemas must hold.
     effort: a name of the dialect, None without thinking.
     budget: the most tokens of reasoning; None = no limit of its own.
     task: a quick instruction: a control token behind the last message asks for a title, a search query and the
@@ -60,7 +60,7 @@ class Ask:
     late: Sequence[dict[str, Any]] = ()
     choice: ToolChoice = ToolChoice()
     parallel: bool = True
-    strict: bool = False
+    strict: frozenset[str] = frozenset()
     thinking: bool = True
     effort: str | None = None
     budget: int | None = None

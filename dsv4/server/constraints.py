@@ -69,11 +69,11 @@ def _grammar(backend: Desk, ask: Ask) -> ConstraintFactory | None:
         if ask.tools and ask.choice.mode == "required":
             grammar = _forced_calls(backend, ask)
         elif ask.schema is not None and ask.tools:
-            grammar = grammars.json_schema_or_calls(ask.schema, _shapes(ask), parallel=ask.parallel)
+            grammar = grammars.json_schema_or_calls(ask.schema, _shapes(backend, ask), parallel=ask.parallel)
         elif ask.schema is not None:
             grammar = grammars.json_schema(ask.schema)
         elif ask.tools and (ask.strict or not ask.parallel):
-            calls = grammars.tool_calls(_shapes(ask), parallel=ask.parallel, opened=True)
+            calls = grammars.tool_calls(_shapes(backend, ask), parallel=ask.parallel, opened=True)
             return calls.after(tokenizer.token_id(tokenizer.dialect.dsml))
         elif ask.callable and not ask.tools:
             return WithoutCalls(tokenizer)
@@ -163,14 +163,25 @@ def _forced_calls(backend: Desk, ask: Ask) -> Grammar:
     try:
         return backend.grammars.tool_calls(functions, parallel=parallel, inside=inside)
     except GrammarError:
-        if ask.strict:
-            raise
-        # a schema that cannot be enforced is still a function that can be called
-        return backend.grammars.tool_calls(_bare(functions), parallel=parallel, inside=inside)
+        shapes = _enforceable(backend.grammars, ask, functions)
+        return backend.grammars.tool_calls(shapes, parallel=parallel, inside=inside)
 
 
-def _shapes(ask: Ask) -> list[dict[str, Any]]:
-    return [dict(function) for function in ask.callable] if ask.strict else _bare(ask.callable)
+def _shapes(backend: Desk, ask: Ask) -> list[dict[str, Any]]:
+    return _enforceable(backend.grammars, ask, ask.callable) if ask.strict else _bare(ask.callable)
+
+
+def _enforceable(grammars: Grammars, ask: Ask, functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The functions, those whose schema cannot be enforced and need not be by name alone: they can still be called."""
+    shapes: list[dict[str, Any]] = []
+    for function in functions:
+        if function["name"] not in ask.strict:
+            try:
+                grammars.tool_calls([function])
+            except GrammarError:
+                function = _bare([function])[0]
+        shapes.append(function)
+    return shapes
 
 
 def _bare(functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> As
         choice=request.tool_choice,
         forces_call=True,
         parallel=request.parallel_tool_calls is not False,
-        strict=any(tool.function.strict for tool in request.tools or ()),
+        strict=frozenset(tool.function.name for tool in request.tools or () if tool.function.strict),
         thinking=thinking,
         effort=effort_name(request.effort, dialect) if thinking else None,
         budget=request.budget,

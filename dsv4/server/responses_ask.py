@@ -28,7 +28,7 @@ def responses_ask(request: ResponsesRequest, tools: Mapping[str, Tool], dialect:
         choice=choice_of_responses(request.tool_choice, tools, dialect),
         forces_call=True,
         parallel=request.parallel_tool_calls is not False,
-        strict=any(tool.strict for tool in tools.values()),
+        strict=frozenset(tool.name for tool in tools.values() if tool.strict),
         thinking=thinking,
         effort=effort_name(request.effort, dialect) if thinking else None,
         budget=request.budget,

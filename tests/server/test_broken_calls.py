@@ -4,8 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dsv4.encoding import Tokenizer
+from dsv4.testing.stub import StubGenerator
 from tests.server.conftest import MODEL, Converse, Server
 
 D = "｜DSML｜"
@@ -177,6 +180,62 @@ def test_other_arguments_of_a_custom_tool(serve: Converse) -> None:
     server = serve("</think>" + OPEN + invoke(X, "apply_patch") + CLOSE)
     (item,) = server.request("POST", "/v1/responses", json=CUSTOM).json()["output"]
     assert item["input"] == '{"x": "a"}'
+
+
+def test_logprobs_of_quoted_markup(serve: Converse, tokenizer: Tokenizer) -> None:
+    """The text of the records is the text of the answer, also where it quotes control tokens."""
+    text = "Put <think> around, then </think> and <｜DSML｜invoke>."
+    server = serve([*tokenizer.encode_text(text), tokenizer.token_id("<｜title｜>"), tokenizer.eos_id])
+    choice = server.answer(logprobs=True, thinking={"type": "disabled"})["choices"][0]
+    assert choice["message"]["content"] == text
+    assert b"".join(bytes(entry["bytes"]) for entry in choice["logprobs"]["content"]).decode() == text
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_whole_and_streamed_agree(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    """Whatever tokens a model writes, in three interfaces."""
+    pieces = [
+        OPEN,
+        invoke(X),
+        invoke(X + X),
+        f'<{D}invoke name="f">\n',
+        X,
+        CLOSE,
+        "</think>",
+        "text",
+        "\n\n<",
+        "{",
+        '"',
+        "｜",
+    ]
+    chosen = data.draw(st.lists(st.tuples(st.sampled_from(pieces), st.booleans()), max_size=8))
+    tokens = [token for text, trusted in chosen for token in tokenizer.encode_text(text, trusted=trusted)]
+    server = Server(tokenizer, StubGenerator([*tokens, tokenizer.eos_id]))
+    limit = data.draw(st.integers(1, len(tokens) + 1))
+    whole, streamed = chat(server, max_tokens=limit)
+    assert (whole["content"], whole["finish"]) == (streamed["content"], streamed["finish"])
+    assert streamed["calls"][: len(whole["calls"])] == whole["calls"]
+    if whole["finish"] != "length":
+        assert streamed["calls"] == whole["calls"]
+    ask: Any = {"model": MODEL, "max_tokens": limit, "messages": ASK, "tools": [{"name": "f", "input_schema": SCHEMA}]}
+    message = server.request("POST", "/v1/messages", json=ask).json()
+    seen = events(server, "/v1/messages", **ask)
+    text = "".join(event["delta"].get("text", "") for event in seen if event["type"] == "content_block_delta")
+    assert text == "".join(block["text"] for block in message["content"] if block["type"] == "text") == whole["content"]
+    assert sum(event["type"] == "content_block_start" for event in seen) == sum(
+        event["type"] == "content_block_stop" for event in seen
+    )
+    ask = {"input": "Q", "max_output_tokens": limit, "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}]}
+    response = server.request("POST", "/v1/responses", json=ask).json()
+    seen = events(server, "/v1/responses", **ask)
+    last = seen[-1]["response"]
+    assert (seen[-1]["type"], last["status"]) == (f"response.{response['status']}", response["status"])
+    assert [_said(item) for item in last["output"]] == [_said(item) for item in response["output"]]
+
+
+def _said(item: dict[str, Any]) -> tuple[Any, ...]:
+    return item["type"], item.get("arguments"), [part["text"] for part in item.get("content") or ()]
 
 
 def test_deferred_tools_may_be_called(serve: Converse) -> None:

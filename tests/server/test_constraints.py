@@ -250,3 +250,14 @@ def test_hostile_schemas_are_400_everywhere(serve: Converse, schema: Any) -> Non
         response = server.request("POST", f"/v1/{path}", json=fields)
         assert response.status_code == 400, response.text
         assert ("tools" if "tools" in fields else "response_format") in response.json()["error"]["message"]
+
+
+def test_one_strict_tool_beside_one_that_cannot_be_enforced(serve: Converse, tokenizer: Tokenizer) -> None:
+    odd = {"name": "odd", "parameters": {"type": "object", "properties": {"a": {"type": "string", "not": {}}}}}
+    tools = [{"type": "function", "function": {**WEATHER, "strict": True}}, {"type": "function", "function": odd}]
+    for choice in ("auto", "required"):
+        factory = asked(serve("x"), tools=tools, tool_choice=choice, **OFF)
+        for text, right in ((PARIS, True), (call("odd", CITY), True), (call("weather", DAYS.format(3)), False)):
+            whole = text if text is PARIS else block(text)
+            begun = whole.removeprefix("\n\n<｜DSML｜tool_calls>\n") if choice == "required" else whole
+            assert permits(factory, tokenizer, begun) is right
