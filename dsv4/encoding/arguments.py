@@ -25,6 +25,7 @@ NULLS = frozenset({"NaN", "nan", "Infinity", "inf"})
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
 WORD = re.compile(r"[+-]?[A-Za-z]+")
+RUN = re.compile(r"[^\"'\\]+")
 SPACE = re.compile(r"\s*")
 ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
@@ -280,6 +281,10 @@ class _Tolerant:
         quote, self._at = self._text[self._at], self._at + 1
         out: list[str] = []
         while self._at < len(self._text):
+            if run := RUN.match(self._text, self._at):
+                out.append(run.group())
+                self._at = run.end()
+                continue
             char, self._at = self._text[self._at], self._at + 1
             if char == quote:
                 text = "".join(out)
