@@ -4,7 +4,9 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 # of the released models; it bounds how many values a request may hold
 CONTEXT = 1 << 20
@@ -13,7 +15,13 @@ if TYPE_CHECKING:
     from dsv4.encoding import Dialect, Tokenizer
 
 
-def render(file: str = "-", *, dialect: str | None = None, model: Path | None = None, tokens: bool = False) -> None:
+def render(
+    file: Annotated[str, Parameter(allow_leading_hyphen=True)] = "-",
+    *,
+    dialect: str | None = None,
+    model: Path | None = None,
+    tokens: bool = False,
+) -> None:
     """Print the prompts of requests, exactly as the server would send them to the model.
 
     Reads one JSON object a line, {"api": "chat" | "messages" | "responses", "body": {...}}, and prints one a line:

@@ -111,7 +111,9 @@ class MessagesRun:
     def _begin(self, kind: BlockKind, block: Mapping[str, Any]) -> bytes:
         self._block += 1
         self._open = kind
-        return named_event("content_block_start", {"index": self._block, "content_block": block})
+        start = named_event("content_block_start", {"index": self._block, "content_block": block})
+        # as upstream: clients know from then on that pings may come
+        return start + named_event("ping", {}) if self._block == 0 else start
 
     def _close(self) -> bytes:
         kind, self._open = self._open, None
@@ -142,13 +144,14 @@ class MessagesRun:
             return {"stop_reason": "stop_sequence", "stop_sequence": found}
         return {"stop_reason": STOP_REASONS.get(self.job.answer.finish_reason, "end_turn"), "stop_sequence": None}
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         """Token counts so far; those from the cache are counted apart."""
         return {
             "input_tokens": len(self.job.prompt) - self.job.reused,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": self.job.reused,
             "output_tokens": self.job.answer.completion_tokens,
+            "service_tier": "standard",
         }
 
 

@@ -17,6 +17,7 @@ from dsv4.server.openai import logprob_entry
 from dsv4.server.prompt import encode
 from dsv4.server.responses_ask import responses_ask
 from dsv4.server.responses_request import ResponsesRequest, Tool, parse_responses, tools_of
+from dsv4.server.sealed import seal
 from dsv4.server.sse import named_event
 
 Event = tuple[str, dict[str, Any]]
@@ -83,6 +84,8 @@ class ResponseRun:
             case ContentDelta(text):
                 yield from self._text("message", text, records)
             case ToolCallStart(index, name):
+                if self._item is not None and self._item["type"] == "message":
+                    self._item["phase"] = "commentary"  # the answer comes behind the call's result
                 yield from self._close()
                 yield from self._open(self._call_item(index, name))
             case ToolCallArguments(_, text):
@@ -124,6 +127,8 @@ class ResponseRun:
             case "reasoning" | "message" as kind:
                 part = _part(kind, item["_text"], item["_logprobs"])
                 item["content"] = [part]
+                if kind == "reasoning" and self.request.seals_reasoning:
+                    item["encrypted_content"] = seal(item["_text"])
                 extra = {"logprobs": item["_logprobs"]} if kind == "message" else {}
                 fields = {"content_index": 0, "text": item["_text"], **extra}
                 yield self._at(f"response.{PART_NAMES[kind]}.done", fields)
@@ -224,7 +229,7 @@ def _text_item(kind: str) -> dict[str, Any]:
     own: dict[str, Any] = {"_text": "", "_logprobs": [], "content": [], "status": "in_progress"}
     if kind == "reasoning":
         return {"type": kind, "id": f"rs_{uuid.uuid4().hex}", "summary": [], "encrypted_content": None, **own}
-    return {"type": kind, "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", **own}
+    return {"type": kind, "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "phase": "final_answer", **own}
 
 
 def _part(kind: str, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -281,7 +281,7 @@ def test_silence_is_filled_with_empty_deltas(serve: Converse, fields: dict[str, 
     found = [json.loads(line.removeprefix("data: ")) for line in text.split("\n") if line.startswith("data: ")]
     kinds = [event["type"] for event in found]
     assert kinds.count("ping") >= 2
-    assert kinds[:3] == ["message_start", "content_block_start", "content_block_delta"]
+    assert kinds[:4] == ["message_start", "content_block_start", "ping", "content_block_delta"]
     empty = next(event["delta"] for event in found if event["type"] == "content_block_delta")
     assert empty["type"] == kind
     assert not empty[kind.split("_")[0]]

@@ -37,6 +37,8 @@ def test_models(serve: Converse) -> None:
     assert server.request("GET", f"/v1/models/{MODEL}").json() == entry
     assert server.request("GET", "/models/deepseek-v4-flash").json()["id"] == "deepseek-v4-flash"
     assert {alias["id"] for alias in aliases} == set(ALIASES)
+    assert entry["alias_of"] is None
+    assert {alias["alias_of"] for alias in aliases} == {entry["id"]}
     assert server.request("GET", "/models/nope").json()["error"]["code"] == "model_not_found"
 
     async def use(client: openai.AsyncOpenAI) -> list[str]:

@@ -79,7 +79,7 @@ def history(message: dict[str, Any]) -> list[dict[str, Any]]:
 SPACED = CALL.replace('"false">3<', '"false"> {"a" : 1,"b":[2]}<')
 
 
-@pytest.mark.parametrize("change", ["nothing", "compact", "id", "no reasoning"])
+@pytest.mark.parametrize("change", ["nothing", "compact", "id", "no reasoning", "numbers"])
 def test_a_call_sent_back_has_the_sampled_tokens(serve: Converse, tokenizer: Tokenizer, change: str) -> None:
     script = [
         *tokenizer.encode_text("w"),
@@ -91,6 +91,10 @@ def test_a_call_sent_back_has_the_sampled_tokens(serve: Converse, tokenizer: Tok
     (call,) = message["tool_calls"]
     if change == "compact":
         call["function"]["arguments"] = json.dumps(json.loads(call["function"]["arguments"]), separators=(",", ":"))
+    if change == "numbers":  # as Go or JavaScript print them
+        text = call["function"]["arguments"]
+        call["function"]["arguments"] = text.replace(": 1,", ": 1.0,").replace("[2]", "[2e0]").replace("P", "\\u0050")
+        assert call["function"]["arguments"] != text
     if change == "id":
         call["id"] = "-".join(call["id"])
     if change == "no reasoning":
