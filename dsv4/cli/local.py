@@ -178,7 +178,7 @@ class LocalModel:
     @property
     def mode(self) -> str:
         """The numerics: fp32, bf16 or release."""
-        return next(name for name, numerics in MODES.items() if numerics == self.model.numerics)
+        return next((name for name, numerics in MODES.items() if numerics == self.model.numerics), "of its own")
 
     def memory_text(self) -> str:
         """One line: what the cache holds and takes at most."""
