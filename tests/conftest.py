@@ -1,12 +1,15 @@
 """Fixtures for every test folder."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+# a shell ignores Ctrl-C in what it starts in the background, and so would every process that a test interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tests run beside each other; small tensors gain nothing from more
 
 
