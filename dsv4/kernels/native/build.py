@@ -24,7 +24,7 @@ ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "avx2": (frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c")),
     "portable": (frozenset(), ()),
 }
-SAY_EVERY = 5.0  # seconds between two lines about a build, where lines cannot be overwritten
+SAY_EVERY = 10.0  # seconds between two lines about a build, where lines cannot be overwritten
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wno-psabi")
 
 
