@@ -122,3 +122,15 @@ def test_commands_load_torch_only_when_they_run() -> None:
     for command in (check, convert):
         for parameter in inspect.signature(command).parameters:
             assert f"\n    {parameter}\n" in (inspect.getdoc(command) or "").replace("\n", "\n    "), parameter
+
+
+def test_check_deep_command(save, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save("bf16")
+    file = folder / "model-00001-of-00007.safetensors"
+    tensors = load_file(file)
+    tensors["embed.weight"][3, 7] = float("nan")
+    save_file(tensors, file)
+    for options in ({"deep": True}, {"deep": True, "json": True}):
+        with pytest.raises(SystemExit):
+            check(folder, **options)
+        assert "'embed.weight' holds NaN or infinity at [3, 7]" in capsys.readouterr().out
