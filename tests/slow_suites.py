@@ -7,6 +7,7 @@ Run alone: several of them load both cores and measure.
 """
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -70,9 +71,13 @@ def run(suite: Suite) -> Outcome:
     command = [sys.executable, "-m", "pytest", "-m", "slow", "-rs", "--color=no", *files]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            counted = line.strip(" =\n") if re.search(r"\d+ (passed|failed|error|skipped)", line) else counted
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                counted = line.strip(" =\n") if re.search(r"\d+ (passed|failed|error|skipped)", line) else counted
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
     return Outcome(suite, process.returncode, re.sub(r" in [\d.]+s.*", "", counted), time.monotonic() - start)
 
 
@@ -90,6 +95,7 @@ def main(names: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     outcomes: list[Outcome] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for suite in suites:
             print(f"\n== {suite.name}: {suite.what}", flush=True)
