@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
 
 # what a terminal acts on instead of showing it (C0, DEL, C1), what turns the order of a line around (bidirectional
@@ -15,14 +16,19 @@ LONGEST_TEXT = 20_000
 
 def log(event: str, /, stream: TextIO | None = None, **fields: object) -> None:
     """Write one JSON line {"t", "event", ...fields} to stderr (or `stream`). What a terminal would act on is escaped;
-    texts of more than LONGEST_TEXT characters are cut."""
+    texts of more than LONGEST_TEXT characters are cut. A stderr that cannot be written (a full disk, a closed terminal)
+    loses the line and costs nothing else; another `stream` raises what it raises."""
     bounded = {
         name: f"{value[:LONGEST_TEXT]}…" if isinstance(value, str) and len(value) > LONGEST_TEXT else value
         for name, value in fields.items()
     }
     line = json.dumps({"t": round(time.time(), 3), "event": event, **bounded}, ensure_ascii=False, default=str)
     line = _ACTS.sub(lambda match: f"\\u{ord(match.group()):04x}", line)
-    print(line, file=stream or sys.stderr, flush=True)
+    if stream is not None:
+        print(line, file=stream, flush=True)
+        return
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def printable(text: str, *, lines: bool = False) -> str:

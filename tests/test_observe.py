@@ -31,6 +31,21 @@ def test_no_control_character_is_left() -> None:
     printable(everything).encode()
 
 
+def test_a_log_that_cannot_be_written_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    log("event")
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    log("event")
+    with pytest.raises(OSError, match="No space"):
+        log("event", Full())
+
+
 def test_log_lines_act_on_no_terminal() -> None:
     stream = io.StringIO()
     text = "a\x1b]0;title\x07\u009b31m\x7f\u202e\u2028\ud83d"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+MOST_CONNECTIONS = 1 << 16
 # descriptors that stay free for files: a part of what the process may open, and no fewer than this
 SPARE, LEAST_SPARE = 1 / 16, 16
 # a connection that has just come is about to say something
@@ -95,6 +96,8 @@ def open_listener(host: str, port: int) -> Listener:
 def connection_limit() -> int:
     """How many connections the process has descriptors for, beside what it has open and may still need."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
     folder = Path("/proc/self/fd")
     opened = len(os.listdir(folder)) if folder.is_dir() else LEAST_SPARE
-    return max(4, most - opened - max(LEAST_SPARE, int(most * SPARE)))
+    return max(4, min(MOST_CONNECTIONS, most - opened - max(LEAST_SPARE, int(most * SPARE))))

@@ -17,6 +17,9 @@ from dsv4.cli.server_flags import ServerFlags
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from dsv4.cli.local import LocalModel
+    from dsv4.server.ledger import Ledger
+
 # how long a thread that computes may keep the one that answers waiting (Python's own choice is 5 ms)
 SWITCH_SECONDS = 0.0005
 # new objects until Python looks for cycles, as gc.set_threshold: with its own choice it walks all objects of a large
@@ -81,10 +84,18 @@ def serve(
             # uvicorn has finished what was running and raises Ctrl-C again: here it is the normal end
             print("stopped", file=sys.stderr)
         finally:
-            model.service.close()
-            lost = ledger.close() if ledger is not None else 0
+            lost = _close(model, ledger)
     if lost:
         raise OSError(f"{lost} rows of usage could not be written to the ledger; they stand in the log (usage_lost)")
+
+
+def _close(model: "LocalModel", ledger: "Ledger | None") -> int:
+    """End the engine and the ledger; how many rows of usage could not be written."""
+    # one more signal must not cost the usage that is being written
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    model.service.close()
+    return ledger.close() if ledger is not None else 0
 
 
 def run_server(app: "FastAPI", listener: Listener, ready: Callable[[], None], drain: int) -> None:

@@ -42,6 +42,7 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="asyncio",
+                ws="none",
                 http=Counted,
                 log_level="error",
                 access_log=False,

@@ -76,7 +76,11 @@ class Keys:
     @classmethod
     def load(cls, file: Path) -> Self:
         """Keys of a file. Raises FileNotFoundError, or ValueError if it holds none."""
-        keys = cls.parse(file.read_text(encoding="utf-8-sig").splitlines(), str(file))
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
+        keys = cls.parse(text.splitlines(), str(file))
         if not keys:
             raise ValueError(f"{file}: holds no key")
         return keys

@@ -165,6 +165,15 @@ def test_keys_of_file_and_environment(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="line 1: expected a name and a key") as caught:
         read_keys(None, "short")
     assert "short" not in str(caught.value)
+    file.write_bytes(b"ann secret-of-\xff\xfe")
+    with pytest.raises(ValueError, match=f"{file}: not a text in UTF-8"):
+        read_keys(file, "")
+    file.write_text("\ufeffann secret-of-ann\n")
+    assert read_keys(file, "").name_of("secret-of-ann") == "ann"
+    with pytest.raises(ValueError, match="two keys are named 'ann'"):
+        read_keys(file, "ann secret-of-eve")
+    file.write_text("lonely-key-1")
+    assert len({name for name, _ in read_keys(file, "another-key").entries}) == 2
     file.write_text("# nobody\n")
     with pytest.raises(ValueError, match="holds no key"):
         read_keys(file, "")
