@@ -68,7 +68,7 @@ class Answer:
         self._breaks = LineBreaks(continued=continued)
         self._thoughts: list[TokenRecord] = []  # whose text waits
         self._tools = tools
-        self._reasoning = thinking
+        self._reasoning, self._closed = thinking, False
         self._think_close = tokenizer.token_id(tokenizer.dialect.think_close)
 
     @property
@@ -134,6 +134,7 @@ class Answer:
 
     def _count(self, token: int, raw: Sequence[Delta]) -> None:
         self.completion_tokens += 1
+        self._closed = self._closed or token == self._think_close
         closed = token == self._think_close or self._parser.ended
         if closed or not all(isinstance(delta, ReasoningDelta) for delta in raw):
             self._reasoning = False
@@ -175,7 +176,7 @@ class Answer:
 
     def _give(self, text: str, piece: Piece, *, last: bool = False) -> None:
         text = self._breaks.inner(text)
-        if last and self._breaks.section is Section.REASONING and self._reasoning:
+        if last and self._breaks.section is Section.REASONING and not self._closed:
             if waiting := text + self._breaks.last():
                 piece.deltas.append(ReasoningDelta(waiting))
                 piece.logprobs.extend(self._thoughts)

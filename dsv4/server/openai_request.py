@@ -125,10 +125,10 @@ class ChatRequest(Switches):
     @field_validator("messages", mode="after")
     @classmethod
     def _conversation(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
-        begun = False
+        # a history that was cut may begin with a result; one that is nothing else is a mistake
+        spoken = any(message.role in ("user", "assistant") for message in messages)
         for index, message in enumerate(messages):
-            begun = begun or message.role in ("user", "assistant")
-            if message.role == "tool" and not begun:
+            if message.role == "tool" and not spoken:
                 raise PydanticCustomError(
                     "conversation",
                     "Messages with role 'tool' must be a response to a preceding message with 'tool_calls' "

@@ -99,6 +99,7 @@ def test_turns_out_of_place() -> None:
     calls = {"role": "assistant", "content": "x", "tool_calls": [call("f", "{}")]}
     assert prompt("chat", messages=[USER, calls]).endswith(f"</｜DSML｜tool_calls>{END}<｜Assistant｜><think>")
     result = {"role": "tool", "tool_call_id": "gone", "content": "r"}
+    assert prompt("chat", messages=[result, USER]).endswith("<tool_result>r</tool_result>\n\nQ<｜Assistant｜><think>")
     assert "<｜User｜>Q\n\n<tool_result>r</tool_result>" in prompt("chat", messages=[USER, result])
     assert f"</think>{END}<｜User｜>Q<｜Assistant｜>" in prompt(
         "chat", messages=[USER, {"role": "assistant", "content": []}, USER]
