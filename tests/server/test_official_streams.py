@@ -1,4 +1,4 @@
-"""Answers beside those of the official converter: the text around the parts of a whole answer, and how it is sampled."""
+"""Answers beside those of the official converter: text around the parts of an answer, and sampling."""
 
 import json
 from typing import Any
@@ -13,7 +13,8 @@ from tests.server.conftest import Converse
 recipe = pytest.importorskip("deepseek_recipe")
 
 CALLS = (
-    '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
+    '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n'
+    '<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
     "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
 )
 BODY = {
@@ -63,10 +64,7 @@ def ours(tokenizer: Tokenizer, text: str, thinking: bool, finish: FinishReason) 
 @pytest.mark.parametrize(
     ("text", "thinking"),
     [
-        *(
-            (text, True)
-            for text in ("\n\nthink\n\nmore\n\n</think>\n\nanswer\n\n", "  \n x \n </think> \n y", "a\n", "\n\n")
-        ),
+        *((text, True) for text in ("\n\nthink\n\nmore\n\n</think>\n\nanswer\n\n", "  \n x \n </think> \n y", "a\n")),
         *((text, True) for text in ("a</think>\n\n\n", "\n\n</think>\n", "\ta\r\n</think>\r\nb")),
         *((text, True) for text in (f"a\n</think>\n\n{CALLS}", f"a</think>text\n\n\n{CALLS}", f"a</think>text{CALLS}")),
         *((text, False) for text in ("\n\nanswer\n\n", " \n x", f"\n{CALLS}", f"text\n{CALLS}")),
