@@ -53,7 +53,6 @@ class SplitMoE(MoE):
         self.per_rank = len(whole.experts) // self.ranks
         mine = range(here * self.per_rank, (here + 1) * self.per_rank)
         self.add_module("experts", nn.ModuleDict({str(e): whole.experts[e] for e in mine}))
-        self._gathered = None
 
     def forward(self, x_TD: Tensor, step: Step) -> Tensor:
         """See MoE.forward; the same path with and without gradients."""

@@ -110,6 +110,8 @@ class Engine:
         self.prefixes = PrefixCache(self.store, policy)
         self.disk, self.reuse = disk, Reuse(self.prefixes, disk)
         self.runner = Runner(model, self.store, predict=speculate)
+        if not self.runner.repeats:
+            self.reuse.disk = None
         self.counts = Counts()
         self._clock, self._vocabulary = clock, sampled_vocabulary or rows
         self.admitting = True  # False: who waits goes on waiting
@@ -179,6 +181,8 @@ class Engine:
         """
         began = time.perf_counter()
         self._expire()
+        if self.runner.notice():
+            self._forget("the model was changed")
         works = self._plan()
         try:
             self._run(works)
@@ -193,6 +197,10 @@ class Engine:
 
     def _run(self, works: list[Work]) -> None:
         if not works:
+            return
+        if self.runner.problem is not None:
+            for work in works:
+                self._fail(work.request, f"the model cannot run: {self.runner.problem}")
             return
         ran = self.runner.run(works)
         for i, work in enumerate(works):
@@ -234,9 +242,14 @@ class Engine:
         """Drop all kept prefixes: what must happen when the weights change. Prefixes on disk belong to the old weights
         too, so the disk is not used any more."""
         self.prefixes.clear()
-        self.reuse = Reuse(self.prefixes, None)
+        self.reuse.disk = None
         for request in self._running:
             request.keep = False
+
+    def _forget(self, why: str) -> None:
+        if len(self.prefixes) or self.reuse.disk is not None:
+            log("prefixes_forgotten", reason=why)
+        self.forget()
 
     def check_integrity(self) -> bool:
         """True when nothing runs or waits and every page and slot is free or held by a kept prefix, as often as by the
@@ -313,6 +326,8 @@ class Engine:
 
     def _admit(self, request: Request) -> None:
         """A slot and pages for what is reused; the rest of the pages is taken as it is written."""
+        if self.runner.weights_changed():
+            self._forget("weights were written to")
         request.place, request.cached = self.reuse.open(request.tokens, request.options.owner)
         if request.started is None:
             request.reused = min(request.cached, request.prompt_length)
@@ -404,6 +419,8 @@ class Engine:
         marked = at < len(request.points) and request.points[at] == length
         place = request.place
         if place is None or not (length and request.keep and self.reuse.active and (marked or always)):
+            return
+        if not self.runner.repeats:
             return
         # a prefix without windows says nothing new before it is past what it began with
         if length >= place.entries_from:

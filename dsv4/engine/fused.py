@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsv4.cache import CacheStore, Place
 from dsv4.kernels import step
@@ -11,29 +11,41 @@ from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.csa import Indexer
 from dsv4.model.attention.shared import Attention
 from dsv4.model.block import Block
-from dsv4.model.layers import Linear, RMSNorm
+from dsv4.model.layers import Layer, Linear, RMSNorm
 from dsv4.model.moe import MoE
 from dsv4.model.mtp import MultiTokenPredictor
+from dsv4.model.rope import RotaryTables
 from dsv4.model.transformer import Transformer
+from dsv4.model.watch import alien
 
 
 class FusedStep:
     """Runs the steps of one model on one store in one native call each. `reason` says why it cannot, if so.
 
-    The weights may change in place; when they are moved or replaced the addresses are taken anew.
+    The weights may change in place. When a tensor was moved or replaced, or the model is put together in another way,
+    this must be made anew: `dsv4.model.watch.Watch` notices.
     """
 
     def __init__(self, model: Transformer, store: CacheStore) -> None:
-        self._model = model
-        self._store = _store_of(store, store.layers[: len(model.layers)])
-        self._prediction_store = _store_of(store, store.layers[len(model.layers) :]) if model.mtp else None
-        self._take()
+        self.reason = unusual(model)
+        if self.reason is not None:
+            return
+        blocks = [block for block in model.layers if isinstance(block, Block)]
+        self._store = _store_of(store, [store.layers[block.spec.index] for block in blocks])
+        self._backbone = _model_of(model, blocks, None)
+        self.reason = step.supported(self._backbone, self._store)
+        self._predictor = self._prediction_store = None
+        if model.mtp and self.reason is None:
+            predictor = model.mtp[0]
+            assert isinstance(predictor, MultiTokenPredictor)
+            self._prediction_store = _store_of(store, [store.layers[predictor.spec.index]])
+            self._predictor = _model_of(model, [predictor], predictor)
+            self.reason = step.supported(self._predictor, self._prediction_store)
 
     def run(
         self, tokens: Sequence[Sequence[int]], cached: Sequence[int], places: Sequence[Place], wanted: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """Streams [T, S, D] of the new tokens of each sequence, and logits [N, V] of the wanted rows."""
-        self._check()
         return step.run_step(self._backbone, self._store, _spans(tokens, cached, places), wanted)
 
     def predict(
@@ -45,35 +57,67 @@ class FusedStep:
         wanted: Sequence[int],
     ) -> Tensor:
         """Logits [N, V] of the prediction block, from the backbone's streams and the token after each."""
-        self._check()
         assert self._predictor is not None
         assert self._prediction_store is not None
         spans = _spans(tokens, cached, places)
         return step.run_step(self._predictor, self._prediction_store, spans, wanted, x_TSD)[1]
 
-    def _take(self) -> None:
-        model = self._model
-        self._seen = self._addresses()
-        self._backbone = _model_of(model, list(model.layers), None)
-        self._predictor = _model_of(model, list(model.mtp), model.mtp[0]) if model.mtp else None
-        self.reason = _implementation(model) or step.supported(self._backbone, self._store)
-        if self._predictor is not None and self._prediction_store is not None:
-            self.reason = self.reason or step.supported(self._predictor, self._prediction_store)
 
-    def _addresses(self) -> tuple[int, ...]:
-        """Of the first and the last weight: all are moved, or none."""
-        return self._model.embed.weight.data_ptr(), self._model.hc_head_scale.data_ptr()
+def misplaced(model: Transformer, store: CacheStore, predict: bool) -> str | None:
+    """Why the layers of a changed model do not fit the cache that was made for it. None = they do."""
+    places: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if not isinstance(module, Attention):
+            continue
+        index = module.spec.index
+        if index in places:
+            return f"{places[index]} and {name} keep their rows in the same place: spec.index is {index} in both"
+        if not 0 <= index < len(store.layers) or store.layers[index].spec != module.spec:
+            return f"{name} has no place in the cache (spec.index {index}): a changed plan needs a new engine"
+        places[index] = name
+    if predict and not model.mtp:
+        return "the prediction block that drafts is gone"
+    return None
 
-    def _check(self) -> None:
-        if self._seen != self._addresses():
-            self._take()
+
+def unusual(model: Transformer) -> str | None:
+    """Why a model must be run op by op: something in it is not what its configuration says. None = all is."""
+    reason = alien(model)
+    if reason is not None:
+        return reason
+    if type(model.rotary) is not RotaryTables:
+        return f"the rotary tables are a {type(model.rotary).__qualname__}"
+    for name, module in model.named_modules():
+        different = _difference(model, module)
+        if different is not None:
+            return f"{name or 'the model'}: {different}"
+    wide = [m for a in model.modules() if isinstance(a, Compressor) for m in (a.wkv, a.wgate)]
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            dtype = torch.float32 if module is model.head or module in wide else model.numerics.activations
+            if module.dtype != dtype:
+                return f"{name}: computed in {module.dtype}, not {dtype}"
+    return None
 
 
-def _implementation(model: Transformer) -> str | None:
-    for block in model.layers:
-        assert isinstance(block, Block)
-        if block.attn.impl not in (None, "cpu"):
-            return f"the model asks for {block.attn.impl!r} attention"
+def _difference(model: Transformer, module: torch.nn.Module) -> str | None:
+    """What one module has set otherwise than the model it is in."""
+    c = model.config
+    if isinstance(module, Layer) and module.impl not in (None, "cpu"):
+        return f"it asks for {module.impl!r} kernels"
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "it scales what it looks up"
+    wanted: dict[str, object] = {"config": c, "eps": c.rms_norm_eps, "limit": c.swiglu_limit}
+    if not isinstance(module, RMSNorm | Linear):
+        wanted["numerics"] = model.numerics
+    for name, value in wanted.items():
+        if name in vars(module) and vars(module)[name] != value:
+            return f"{name} is {vars(module)[name]!r}, not {value!r}" if name != "config" else "another config"
+    if isinstance(module, Block) and module.attn.spec != module.spec:
+        return "its attention has another plan"
+    parts = [getattr(module, name, None) for name in ("compressor", "indexer")] if isinstance(module, Attention) else []
+    if any(part is not None and part.ratio != module.spec.ratio for part in parts):
+        return "its compressor has another ratio"
     return None
 
 
@@ -127,7 +171,7 @@ def _layer(block: Block) -> step.LayerWeights:
     )
 
 
-def _model_of(model: Transformer, blocks: list[torch.nn.Module], predictor: torch.nn.Module | None) -> step.StepModel:
+def _model_of(model: Transformer, blocks: Sequence[Block], predictor: torch.nn.Module | None) -> step.StepModel:
     c, owner, prediction = model.config, model, None
     if predictor is not None:
         assert isinstance(predictor, MultiTokenPredictor)
@@ -136,7 +180,7 @@ def _model_of(model: Transformer, blocks: list[torch.nn.Module], predictor: torc
             predictor.enorm.weight, predictor.hnorm.weight, _linear(predictor.e_proj), _linear(predictor.h_proj)
         )
     return step.StepModel(
-        layers=[_layer(block) for block in blocks if isinstance(block, Block)],
+        layers=[_layer(block) for block in blocks],
         embedding_VD=model.embed.weight,
         head=_connection(owner, "head", owner.norm),
         output_VD=_linear(model.head),

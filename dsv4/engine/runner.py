@@ -5,17 +5,20 @@ T tokens of a step, S residual streams, D hidden size, V vocabulary, N rows.
 
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import is_
 
 import torch
 from torch import Tensor
 
 from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.cache.spec import STREAM_ROWS
-from dsv4.engine.fused import FusedStep
+from dsv4.engine.fused import FusedStep, misplaced
 from dsv4.engine.request import Request
 from dsv4.engine.sampler import finite
 from dsv4.model.inputs import Sequences
 from dsv4.model.transformer import Transformer
+from dsv4.model.watch import Watch, WeightWatch, alien
+from dsv4.observe import log
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +66,59 @@ class Runner:
 
     fused: a step is one native call instead of one per operation; the same bits. None: where that is possible. Raises
     ValueError with the reason where it is asked for and not possible.
+
+    The model may be changed between steps. `notice` says so; what is not this package's own code, or set otherwise than
+    the configuration says, is run op by op, and fused again when it is gone.
     """
 
     def __init__(self, model: Transformer, store: CacheStore, *, predict: bool, fused: bool | None = None) -> None:
         self.model, self.store, self.predict = model, store, predict
         self._fused: FusedStep | None = None
-        if fused is not False:
-            made = FusedStep(model, store)
-            if fused and made.reason is not None:
-                raise ValueError(f"steps cannot be fused: {made.reason}")
-            self._fused = made if made.reason is None else None
+        self._may_fuse = fused is not False
+        self._watch, self._weights = Watch(), WeightWatch(model)
+        self._seen: tuple[object, ...] = ()
+        self._alien: str | None = None
+        self._reason: str | None = None
+        self.problem: str | None = None  # why no step can run at all
+        self.notice()
+        if fused and self._fused is None:
+            raise ValueError(f"steps cannot be fused: {self._reason}")
 
     @property
     def fused(self) -> bool:
         """Whether a step is one native call."""
         return self._fused is not None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether what was computed may be used again later: not where foreign code runs, which may do another thing at
+        every call, nor with weights whose changes cannot be seen."""
+        return self._alien is None and self._weights.counted
+
+    def notice(self) -> bool:
+        """Whether the model is put together in another way than at the last call; then this runner has adapted."""
+        tables = self._tables()
+        if all(map(is_, tables, self._seen)) and not self._watch.changed():
+            return False
+        self._watch.look(self.model)
+        self._alien, self.problem = alien(self.model), misplaced(self.model, self.store, self.predict)
+        first, before, self._fused, self._reason = not self._seen, self.fused, None, self.problem
+        if self._may_fuse and self.problem is None:
+            made = FusedStep(self.model, self.store)
+            self._fused, self._reason = made if made.reason is None else None, made.reason
+        self._seen, self._weights = tables, WeightWatch(self.model)
+        if self.problem or self._alien or (before != self.fused and not first):
+            how = "fused" if self.fused else "op by op"
+            log("model_runs", steps=how, reason=self._reason or "all is as the configuration says")
+        return True
+
+    def weights_changed(self) -> bool:
+        """Whether weights were written to since the last call."""
+        return self._weights.changed()
+
+    def _tables(self) -> tuple[object, ...]:
+        rotary = self.model.rotary
+        return getattr(rotary, "plain_P", None), getattr(rotary, "long_P", None)
 
     def run(self, works: list[Work]) -> Ran:
         """Feed the works through the model; their cache rows are written, their `cached` is left to the caller."""

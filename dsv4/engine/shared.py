@@ -51,7 +51,9 @@ class SharedEngine:
         ticket = _Ticket()
         threads = torch.get_num_threads()
         try:
-            self._do(lambda shared: shared._submit(ticket, threads, prompt, params, options))
+            # in the caller's thread: a grammar may take seconds to start
+            request = self._engine.prepare(prompt, params, options)
+            self._do(lambda shared: shared._submit(ticket, threads, request))
             while True:
                 if ticket.inbox.empty():
                     self._do(lambda shared: shared._want(ticket))
@@ -106,18 +108,11 @@ class SharedEngine:
 
     # what follows runs in the thread of the steps
 
-    def _submit(
-        self,
-        ticket: _Ticket,
-        threads: int,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        options: RequestOptions | None,
-    ) -> None:
+    def _submit(self, ticket: _Ticket, threads: int, request: Request) -> None:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # torch counts them per thread
         try:
-            ticket.request = self._engine.submit(prompt, params, options)
+            ticket.request = self._engine.enter(request)
         except Exception as error:  # the caller's to handle
             ticket.inbox.put(error)
             return

@@ -3,7 +3,7 @@
 T tokens, D features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,52 @@ RELEASE = Numerics(torch.bfloat16, simulate=True)
 MODES = {"fp32": FP32, "bf16": BF16, "release": RELEASE}
 
 
+class Changes:
+    """How often an attribute of any layer was set or deleted: whoever keeps what layers were looks again when it
+    grows."""
+
+    count = 0
+
+
+_WRITTEN: dict[type, dict[str, Any]] = {}  # of each layer class: its functions as they are written here
+
+
 class Layer(nn.Module):
     """A module that calls kernels. `impl`: which implementation of them (None = best); Transformer sets it once."""
 
     impl: str | None = None
     numerics: Numerics = FP32
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _WRITTEN[cls] = _functions(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        Changes.count += 1
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        Changes.count += 1
+        super().__delattr__(name)
+
+
+def _functions(cls: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(cls).items() if callable(value)}
+
+
+def classes_of(modules: Iterable[nn.Module]) -> list[type]:
+    """The layer classes of some modules, with those they inherit from."""
+    return [cls for cls in dict.fromkeys(c for m in modules for c in type(m).__mro__) if cls in _WRITTEN]
+
+
+def class_patches() -> str | None:
+    """Which function of this package's layer classes was replaced or added from outside; None = none."""
+    for cls, written in _WRITTEN.items():
+        now = _functions(cls)
+        changed = next((name for name in {**written, **now} if now.get(name) is not written.get(name)), None)
+        if changed is not None and cls.__module__.startswith("dsv4.model."):
+            return f"{cls.__qualname__}.{changed} is replaced"
+    return None
 
 
 class Linear(Layer):
@@ -63,6 +104,25 @@ class Linear(Layer):
 
     def extra_repr(self) -> str:
         return f"{self.inputs} -> {self.outputs}, {str(self.weight.dtype).removeprefix('torch.')}"
+
+
+class GroupedLinear(Linear):
+    """A Linear whose inputs and outputs fall into groups: each group of inputs gives its own outputs. The release
+    multiplies the dequantised weight here, so inputs are not quantised."""
+
+    def __init__(self, groups: int, inputs: int, outputs: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(inputs, groups * outputs, dtype)
+        self.groups = groups
+
+    def forward(self, x_TGX: Tensor) -> Tensor:
+        """[T, G, inputs] -> [T, G * outputs]."""
+        weights = self.weight.chunk(self.groups)
+        scales = [None] * self.groups if self.scale is None else self.scale.chunk(self.groups)
+        low = [
+            matmul.linear(x_TX.contiguous(), weight_RX, scale, quantize_activations=False, impl=self.impl)
+            for x_TX, weight_RX, scale in zip(x_TGX.to(self.dtype).unbind(1), weights, scales, strict=True)
+        ]
+        return torch.cat(low, dim=1)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -3,6 +3,8 @@
 T tokens, D hidden size, E experts, K experts per token, F expert inner size, n tokens of one expert.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from dsv4.kernels import matmul
 from dsv4.kernels import moe as kernel
 from dsv4.model.layers import Layer, Linear, Numerics
 from dsv4.model.step import Step
+from dsv4.model.watch import Watch, alien
 
 
 class Gate(Layer):
@@ -69,20 +72,22 @@ class MoE(Layer):
         self.gate = Gate(config, spec)
         self.experts = nn.ModuleList(Expert(config, numerics) for _ in range(config.n_routed_experts))
         self.shared_experts = Expert(config, numerics)
-        self._gathered: kernel.ExpertWeights | None = None
+        self._kept = _Gathered()
 
     def forward(self, x_TD: Tensor, step: Step) -> Tensor:
         given_TK = None if step.regime.routes is None else step.regime.routes.get(self.index)
         score_TE, ids_TK, weight_TK = self.gate(x_TD, step.tokens_T, given_TK)
         if step.observer is not None:
             step.observer.routed(self.index, score_TE, ids_TK)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and self.alien() is None:
             return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self.weights(), self.impl).to(x_TD.dtype)
         routed_TD = self._routed(x_TD, ids_TK, weight_TK)
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 
     def _routed(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        """The routed experts with gradients. Without float weights there are none: frozen ones run one by one."""
+        """The routed experts with gradients, or called one by one: those without float weights have none."""
+        if not torch.is_grad_enabled():
+            return kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
         experts = [expert for expert in self.experts if isinstance(expert, Expert)]
         first = experts[0]
         if first.w1.scale is not None or first.w1.weight.dtype != x_TD.dtype:
@@ -94,17 +99,46 @@ class MoE(Layer):
     def _run(self, expert: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
         return self.experts[expert](x_nD, weight_n1)
 
+    def alien(self) -> str | None:
+        """Why the experts must be called one by one rather than read: hooks, other code, and the like."""
+        self._look()
+        return self._kept.alien
+
     def weights(self) -> kernel.ExpertWeights:
-        """All experts' weights, gathered once and again after they were moved or loaded anew (all are, or none)."""
-        kept, first = self._gathered, self.experts[0]
-        assert isinstance(first, Expert)
-        if kept is not None and kept.holds(first.w1.weight):
-            return kept
-        experts = [expert for expert in (*self.experts, self.shared_experts) if isinstance(expert, Expert)]
-        self._gathered = kernel.ExpertWeights(
-            *([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3")),
-            *([getattr(expert, name).scale for expert in experts] for name in ("w1", "w2", "w3")),
-            limit=first.limit,
-            shared=True,
-        )
-        return self._gathered
+        """All experts' weights, gathered once and again after one was moved, replaced or loaded anew."""
+        self._look()
+        if self._kept.weights is None:
+            first, experts = self.experts[0], [*self.experts, self.shared_experts]
+            self._kept.weights = kernel.ExpertWeights(
+                *([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3")),
+                *([getattr(expert, name).scale for expert in experts] for name in ("w1", "w2", "w3")),
+                limit=first.limit,
+                shared=True,
+            )
+        return self._kept.weights
+
+    def _look(self) -> None:
+        kept = self._kept
+        if kept.watch.changed():
+            kept.watch.look(self.experts, self.shared_experts)
+            kept.alien, kept.weights = self._why_called(), None
+
+    def _why_called(self) -> str | None:
+        experts = [*self.experts, self.shared_experts]
+        reason = alien(self.experts, self.shared_experts)
+        if reason is None and len({(expert.limit, expert.impl) for expert in experts}) > 1:
+            return "the experts' settings differ"
+        return reason
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What a MoE keeps of its experts while they stay what they are. No attributes of the module: setting those is a
+    change."""
+
+    watch: Watch = field(default_factory=Watch)
+    weights: kernel.ExpertWeights | None = None
+    alien: str | None = None
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()  # weights are gathered anew for a copied model

@@ -3,18 +3,15 @@
 T tokens, H heads, C head dim, D hidden size, L query latent, G output groups, N finished entries, M buffer rows.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
-from dsv4.kernels.matmul import linear
 from dsv4.kernels.rope import apply_rope
 from dsv4.kernels.sparse_attention import KeySet, sparse_attention
 from dsv4.model.inputs import KeyBuffer
-from dsv4.model.layers import Layer, Linear, Numerics, RMSNorm, rms, straight_through
+from dsv4.model.layers import GroupedLinear, Layer, Linear, Numerics, RMSNorm, rms, straight_through
 from dsv4.model.step import Step
 
 
@@ -35,7 +32,7 @@ class Attention(Layer):
         self.wq_b = Linear(config.q_lora_rank, heads * dim, dtype)
         self.wkv = Linear(config.hidden_size, dim, dtype)
         self.kv_norm = RMSNorm(dim, config.rms_norm_eps)
-        self.wo_a = Linear(group_dim, config.o_groups * config.o_lora_rank, dtype)
+        self.wo_a = GroupedLinear(config.o_groups, group_dim, config.o_lora_rank, dtype)
         self.wo_b = Linear(config.o_groups * config.o_lora_rank, config.hidden_size, dtype)
 
     def forward(self, x_TD: Tensor, step: Step) -> Tensor:
@@ -73,15 +70,4 @@ class Attention(Layer):
 
     def project(self, o_THC: Tensor) -> Tensor:
         """Grouped low-rank output: heads in G groups, each to o_lora_rank, then all to D."""
-        o_TGX = o_THC.reshape(o_THC.shape[0], self.config.o_groups, -1).to(self.wo_a.dtype)
-        low = [
-            # the release multiplies the dequantised weight here: inputs are not quantised
-            linear(o_TX.contiguous(), weight_RX, scale, quantize_activations=False, impl=self.impl)
-            for o_TX, weight_RX, scale in zip(o_TGX.unbind(1), *self._output_groups(), strict=True)
-        ]
-        return self.wo_b(torch.cat(low, dim=1))
-
-    def _output_groups(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-        """wo_a's weight and scale of each group; a scale only where wo_a is stored quantised."""
-        groups, weight, scale = self.config.o_groups, self.wo_a.weight, self.wo_a.scale
-        return weight.chunk(groups), [None] * groups if scale is None else scale.chunk(groups)
+        return self.wo_b(self.wo_a(o_THC.reshape(o_THC.shape[0], self.config.o_groups, -1)))
