@@ -99,6 +99,7 @@ def load(
         disk=disk,
         speculate=speculate,
         queue=queue,
+        sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, config.vocab_size),
     )
     return LocalModel(path.resolve().name, model, engine, tokenizer, defaults)
 

@@ -38,6 +38,7 @@ from dsv4.observe import log
 
 Emitted = tuple[Request, TokenEvent]
 STEP_FAILED = "the engine failed on this step"
+THOROUGH = 16  # steps between two looks at everything in the model; before a request is admitted there is one too
 
 
 @dataclass(slots=True)
@@ -181,7 +182,7 @@ class Engine:
         """
         began = time.perf_counter()
         self._expire()
-        if self.runner.notice():
+        if self.runner.notice(thorough=bool(self._waiting) or self.counts.steps % THOROUGH == 0):
             self._forget("the model was changed")
         works = self._plan()
         try:

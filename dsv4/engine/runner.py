@@ -95,8 +95,11 @@ class Runner:
         every call, nor with weights whose changes cannot be seen."""
         return self._alien is None and self._weights.counted
 
-    def notice(self) -> bool:
-        """Whether the model is put together in another way than at the last call; then this runner has adapted."""
+    def notice(self, *, thorough: bool = True) -> bool:
+        """Whether the model is put together in another way than at the last call; then this runner has adapted. Not
+        thorough: memory moved by `parameter.data = ...` and what is put into a module's dictionaries is left aside."""
+        if not thorough and not self._watch.stirred():
+            return False
         tables = self._tables()
         if all(map(is_, tables, self._seen)) and not self._watch.changed():
             return False

@@ -43,10 +43,24 @@ class Watch:
         self._held = list(chain.from_iterable(self._values))
         self._tensors = [value for value in self._held if isinstance(value, Tensor)]
         self._addresses = list(map(Tensor.data_ptr, self._tensors))
+        self._memory = [tensor.detach() for tensor in self._tensors]  # stays readable after `parameter.data = other`
+        lists = [m._modules for m in modules if isinstance(m, nn.ModuleList)]
+        self._lists = [part.values() for part in lists]
+        self._listed = list(chain.from_iterable(self._lists))
         self._methods = [vars(cls).values() for cls in classes_of(modules)]
         self._functions = list(chain.from_iterable(self._methods))
         self._count, self._settings = Changes.count, _settings(modules)
         self._modules = modules
+
+    def stirred(self) -> bool:
+        """Whether an attribute of any layer was set, a hook came or went, or a list of modules has others: what is
+        usual, in little time. `changed` sees the rest."""
+        return (
+            not self._modules
+            or self._count != Changes.count
+            or list(map(len, self._hooks)) != self._hooked
+            or list(chain.from_iterable(self._lists)) != self._listed
+        )
 
     def changed(self) -> bool:
         """Whether types, hooks, children, settings, or the place of any tensor differ from what was looked at."""
