@@ -11,13 +11,54 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "tb": 10**12}
 DEFAULT_SHARE = "50%"
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+
+
 def free_memory() -> int:
-    """Bytes the system can give without swapping; 8 GiB where it does not tell."""
+    """Bytes that can be had without swapping: what the system has, and what the limit of a container leaves; 8 GiB
+    where neither tells."""
+    known = [size for size in (_system("MemAvailable:"), _container_room()) if size is not None]
+    return min(known, default=8 * 2**30)
+
+
+def _system(field: str) -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
     except (OSError, StopIteration):
-        return 8 * 2**30
+        return None
+
+
+def _container_room() -> int | None:
+    """What control groups (v2, v1) of this process and those above it leave; None without a limit."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    rooms = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            root, limit, used = _CGROUP, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, used = _CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        here = root / path.lstrip("/")
+        for folder in (here, *here.parents):
+            room = _room(folder / limit, folder / used)
+            rooms += [] if room is None else [room]
+            if folder == root:
+                break
+    return min(rooms, default=None)
+
+
+def _room(limit: Path, used: Path) -> int | None:
+    try:
+        most, taken = limit.read_text().strip(), used.read_text().strip()
+    except OSError:
+        return None
+    return max(0, int(most) - int(taken)) if most.isdigit() and int(most) < 2**60 else None
 
 
 def parse_memory(text: str) -> int:

@@ -1,10 +1,13 @@
 """From a memory budget to pages, sequences and snapshots."""
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dsv4.cache import CacheSpec
+from dsv4.engine import memory
 from dsv4.engine.memory import free_memory, parse_memory, plan_memory
 from dsv4.testing.tiny import tiny_config
 
@@ -59,3 +62,24 @@ def test_a_budget_under_one_context_names_both_numbers() -> None:
         ValueError, match=r"one sequence of 1,000,000 tokens needs .* MiB of cache, the memory budget is 8.0 MiB"
     ):
         plan_memory(SPEC, 2**23, context_length=1_000_000, sequences=1, snapshots=0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    names = [("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")][version == 1]
+    root = tmp_path / "memory" if version == 1 else tmp_path
+    root.mkdir(exist_ok=True)
+    for name, value in zip(names, ("500000", "100000"), strict=True):
+        (root / name).write_text(value)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    real = Path.read_text
+
+    def read(path: Path, *arguments: Any, **options: Any) -> str:
+        if str(path) == "/proc/self/cgroup":
+            return "5:memory:/none\n" if version == 1 else "0::/none\n"
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert free_memory() == 400_000
+    (root / names[0]).write_text("max")
+    assert free_memory() > 400_000
