@@ -1,6 +1,5 @@
 """`dsv4 render`: the prompts of requests as text, without a model."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +39,7 @@ def render(
     """
     from dsv4.cli.folders import default_model_folder
     from dsv4.encoding import Tokenizer, dialect_named, dialect_of_folder
+    from dsv4.server.sse import json_line
 
     folder = model
     if folder is None and (tokens or dialect is None):
@@ -50,7 +50,9 @@ def render(
     for line in _lines(file):
         answer = _rendered(line, chosen, tokenizer)
         failed = failed or "error" in answer
-        print(json.dumps(answer, ensure_ascii=False))
+        # as bytes: the terminal's encoding must not decide what a file holds
+        sys.stdout.buffer.write(json_line(answer) + b"\n")
+    sys.stdout.flush()
     if failed:
         sys.exit(1)
 

@@ -147,7 +147,7 @@ class _Messages:
                 case _ if not _is_left_out(block):
                     texts.append(self._text(block, place))
         message: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts)}
-        if any(thoughts):
+        if thoughts:
             message["reasoning_content"] = "\n\n".join(thoughts)
         return {**message, "tool_calls": calls} if calls else message
 

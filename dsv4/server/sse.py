@@ -29,12 +29,18 @@ def to_json(value: object) -> bytes:
 SEPARATORS = {character.encode(): f"\\u{ord(character):04x}".encode() for character in "\u2028\u2029\x85"}
 
 
-def event(value: object) -> bytes:
-    """One `data:` event. JSON holds no raw newline and here no other separator, so one line is always enough."""
+def json_line(value: object) -> bytes:
+    """Compact JSON bytes without any character that some reader takes for the end of a line."""
     body = to_json(value)
     if not body.isascii():
         for raw, escaped in SEPARATORS.items():
             body = body.replace(raw, escaped)
+    return body
+
+
+def event(value: object) -> bytes:
+    """One `data:` event. JSON holds no raw newline and here no other separator, so one line is always enough."""
+    body = json_line(value)
     return b"data: " + body + b"\n\n"
 
 

@@ -37,6 +37,13 @@ def test_lines_in_lines_out(tmp_path: Path) -> None:
     assert Tokenizer.load(ROOT / "models" / "nano").decode(found[0]["tokens"]) == found[0]["prompt"]
 
 
+def test_a_line_is_one_line() -> None:
+    odd = "a\u2028b\u2029c\x85d\n\r\x0b\x1c"
+    body = {"messages": [{"role": "user", "content": odd}], "thinking": False}
+    _, (found,) = render(lines=[{"api": "chat", "body": body}])
+    assert found["prompt"] == f"<｜begin▁of▁sentence｜><｜User｜>{odd}<｜Assistant｜></think>"
+
+
 def test_a_wrong_line_is_answered_as_the_server_would() -> None:
     rc, found = render(lines=["{", {"api": "mail", "body": {}}, {"api": "messages", "body": {"messages": []}}])
     assert rc == 1
