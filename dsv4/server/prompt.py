@@ -80,7 +80,7 @@ def _segments(ask: Ask, messages: Sequence[dict[str, Any]], dialect: Dialect) ->
         segments = render_segments(
             messages,
             ask.thinking_mode,
-            drop_thinking=not ask.functions,
+            drop_thinking=not ask.callable,
             reasoning_effort=ask.effort,
             dialect=dialect,
         )
