@@ -6,7 +6,6 @@ T tokens, D hidden size, E experts, K experts per token, A = T * K assignments s
 L = E / P experts here.
 """
 
-from functools import reduce
 from typing import Any
 
 import torch
@@ -64,24 +63,18 @@ class SplitMoE(MoE):
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 
     def _routed(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        tokens, k = ids_TK.shape
-        ids_A = ids_TK.flatten()
-        order_A = ids_A.argsort(stable=True)  # by expert, so by rank too
-        counts_E = torch.bincount(ids_A, minlength=self.ranks * self.per_rank)
+        assignments = kernel.Assignments.of(ids_TK, self.ranks * self.per_rank)  # by expert, so by rank too
+        counts_E = assignments.counts_E
         got_E = torch.empty_like(counts_E)  # of each rank in turn: how many for each expert here
         dist.all_to_all_single(got_E, counts_E, group=self.group)
         counts_PL, got_PL = counts_E.view(self.ranks, -1), got_E.view(self.ranks, -1)
         send, receive = counts_PL.sum(dim=1).tolist(), got_PL.sum(dim=1).tolist()
-        x_RD = exchange(x_TD.index_select(0, order_A // k), send, receive, self.group)
-        weight_R = exchange(weight_TK.flatten().index_select(0, order_A), send, receive, self.group)
-        expert_R = torch.arange(self.per_rank, device=ids_A.device).repeat(self.ranks).repeat_interleave(got_E)
+        x_RD = exchange(assignments.rows(x_TD), send, receive, self.group)
+        weight_R = exchange(assignments.weights(weight_TK), send, receive, self.group)
+        expert_R = torch.arange(self.per_rank, device=ids_TK.device).repeat(self.ranks).repeat_interleave(got_E)
         y_RD = self._run(x_RD, expert_R[:, None], weight_R[:, None])
         y_AD = exchange(y_RD, receive, send, self.group)
-        place_A = torch.empty_like(order_A)
-        place_A[order_A] = torch.arange(order_A.numel(), device=order_A.device)
-        y_TKD = y_AD.index_select(0, place_A).view(tokens, k, x_TD.shape[1])
-        # each token's experts are added in the order of its list, as in one process
-        return reduce(torch.add, y_TKD.unbind(1))
+        return assignments.sums(y_AD)
 
     def _run(self, x_RD: Tensor, expert_RK: Tensor, weight_RK: Tensor) -> Tensor:  # pyrefly: ignore
         """What the experts here make of some rows, fp32; expert_RK counts from the first one here."""

@@ -103,7 +103,7 @@ def unusual(model: Transformer) -> str | None:
 def _difference(model: Transformer, module: torch.nn.Module) -> str | None:
     """What one module has set otherwise than the model it is in."""
     c = model.config
-    if isinstance(module, Layer) and module.impl not in (None, "cpu"):
+    if isinstance(module, Layer) and module.impl not in (None, "native"):
         return f"it asks for {module.impl!r} kernels"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "it scales what it looks up"

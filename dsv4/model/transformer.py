@@ -23,7 +23,7 @@ class Transformer(Layer):
     """The model. Parameter names are the released ones; weights are uninitialised until loaded or `init_weights`.
 
     numerics: how activations are held (FP32, BF16, RELEASE). impl: which kernels run: None = the best, "torch" =
-    the best in plain torch, "reference", or "cpu" = native ones or an error.
+    the best in plain torch, "reference", or "native" = native ones or an error.
     """
 
     def __init__(self, config: ModelConfig, numerics: Numerics = FP32, impl: str | None = None) -> None:

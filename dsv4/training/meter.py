@@ -62,9 +62,7 @@ def connection_error(model: Transformer, draws: int = 32) -> float:
         assert isinstance(block, Block)
         for scale_3, base_X in ((block.hc_attn_scale, block.hc_attn_base), (block.hc_ffn_scale, block.hc_ffn_base)):
             mixes_TX = torch.randn(draws, len(base_X), generator=generator).to(base_X)
-            parts = split_sinkhorn(
-                mixes_TX, scale_3, base_X, config.hc_mult, config.hc_sinkhorn_iters, config.hc_eps, impl="reference"
-            )
+            parts = split_sinkhorn(mixes_TX, scale_3, base_X, config.hc_mult, config.hc_sinkhorn_iters, config.hc_eps)
             for dim in (1, 2):
                 worst = max(worst, float((parts[2].sum(dim) - 1).abs().max()))
     return worst

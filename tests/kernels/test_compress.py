@@ -8,12 +8,12 @@ from torch import Tensor
 
 from dsv4.kernels import compress, native
 
-NATIVE = pytest.param("cpu", marks=pytest.mark.skipif(not native.available(), reason="no native kernels here"))
+NATIVE = pytest.param("native", marks=pytest.mark.skipif(not native.available(), reason="no native kernels here"))
 both = pytest.mark.parametrize("impl", [NATIVE, "reference"])
 
 
 def pool(kv: Tensor, score: Tensor, own: Tensor, previous: Tensor | None, impl: str = "reference") -> Tensor:
-    with torch.set_grad_enabled(torch.is_grad_enabled() and impl != "cpu"):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and impl != "native"):
         return compress.pool(kv, score, own, previous, impl=impl)
 
 
@@ -127,16 +127,16 @@ def some_blocks(blocks: int, m: int, dim: int, overlap: bool) -> tuple[Tensor, T
 @pytest.mark.parametrize("dim", [1, 31, 32, 33, 127, 128, 129])
 def test_native_equals_the_reference_and_no_block_depends_on_others(dim: int, overlap: bool) -> None:
     kv, score, own, before = some_blocks(67, 4 if overlap else 16, dim, overlap)
-    together = pool(kv, score, own, before, "cpu")
+    together = pool(kv, score, own, before, "native")
     torch.testing.assert_close(together, pool(kv, score, own, before), atol=1e-6, rtol=2e-6)
     for size in (1, 5):
         parts = [
-            pool(kv, score, own[i : i + size], None if before is None else before[i : i + size], "cpu")
+            pool(kv, score, own[i : i + size], None if before is None else before[i : i + size], "native")
             for i in range(0, 67, size)
         ]
         assert torch.equal(torch.cat(parts), together)
     torch.set_num_threads(2)
-    two = pool(kv, score, own, before, "cpu")
+    two = pool(kv, score, own, before, "native")
     torch.set_num_threads(1)
     assert torch.equal(two, together)
 
@@ -151,10 +151,11 @@ def test_extreme_scores_pick_one_row_and_nan_stays_nan(impl: str) -> None:
     assert out[1].isnan().all()
 
 
-def test_native_is_refused_where_gradients_are_recorded() -> None:
-    kv = torch.randn(4, 2)
-    with pytest.raises(ValueError, match="the native kernel cannot take these inputs"):
-        compress.pool(kv, kv, torch.arange(4)[None], None, impl="cpu")
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+def test_native_is_refused_with_the_reason() -> None:
+    kv = torch.randn(4, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"compress.pool: impl 'native' .*: kv is torch.float64, not torch.float32"):
+        compress.pool(kv, kv, torch.arange(4)[None], None, impl="native")
 
 
 @pytest.mark.skipif(not native.available(), reason="no native kernels here")
@@ -163,7 +164,7 @@ def test_the_native_exponential_is_two_ulp_at_most() -> None:
     x = torch.cat([-torch.rand(20000) * 110, -(10.0 ** (-20 * torch.rand(1000))), torch.tensor([0.0, -float("inf")])])
     score = torch.stack([torch.zeros_like(x), x])
     kv = torch.tensor([[0.0], [1.0]]).expand(-1, len(x)).contiguous()
-    out = pool(kv, score, torch.tensor([[0, 1]]), None, "cpu")[0]
+    out = pool(kv, score, torch.tensor([[0, 1]]), None, "native")[0]
     exact = x.double().exp() / (1 + x.double().exp())
     # one more for the sum and one for the quotient; the least denormal counts as one
     spacing = torch.nextafter(exact.float(), torch.tensor(2.0)).double() - exact.float().double()

@@ -212,7 +212,7 @@ def test_vocab_loss(tokens: int, size: int) -> None:
 
 def test_vocab_loss_of_huge_logits_and_foreign_targets() -> None:
     x, head = torch.full((2, 1), 1e4), torch.tensor([[1.0], [-1.0], [0.5]])
-    loss = vocab_loss(x, head, torch.tensor([0, 1]), total=1.0, impl="cpu").loss_T
+    loss = vocab_loss(x, head, torch.tensor([0, 1]), total=1.0, impl="native").loss_T
     torch.testing.assert_close(loss, torch.tensor([0.0, 2e4]))
     with pytest.raises(IndexError, match=r"targets must be in 0\.\.2"):
         vocab_loss(x, head, torch.tensor([0, 3]))

@@ -57,11 +57,11 @@ def test_values(kind: str, K: int, quantize: bool) -> None:
     for T, N in [(1, 33), (2, 1), (3, 31), (4, 7), (5, 128), (33, 129)]:
         x_TK = torch.randn(T, K)
         weight, scale = stored(kind, torch.randn(N, K))
-        got = linear(x_TK, weight, scale, quantize_activations=quantize, impl="cpu")
+        got = linear(x_TK, weight, scale, quantize_activations=quantize, impl="native")
         wanted = exact(x_TK, weight, scale, quantize).float()
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=2e-5 * K**0.5)
-        low = linear(x_TK.bfloat16(), weight, scale, quantize_activations=quantize, impl="cpu")
-        wanted = linear(x_TK.bfloat16().float(), weight, scale, quantize_activations=quantize, impl="cpu")
+        low = linear(x_TK.bfloat16(), weight, scale, quantize_activations=quantize, impl="native")
+        wanted = linear(x_TK.bfloat16().float(), weight, scale, quantize_activations=quantize, impl="native")
         assert torch.equal(low, wanted.bfloat16())
 
 
@@ -71,10 +71,10 @@ def test_a_row_does_not_depend_on_the_others(kind: str, N: int, K: int) -> None:
     K = columns(kind, K)
     x_TK = torch.randn(401, K)
     weight, scale = stored(kind, torch.randn(N, K))
-    together = linear(x_TK, weight, scale, impl="cpu")
+    together = linear(x_TK, weight, scale, impl="native")
     for sizes in [[1] * 401, [2, 3, 4, 5, 6, 7, 8, 9, 13, 44, 96, 97, 107], [200, 201]]:
-        assert torch.equal(torch.cat([linear(x, weight, scale, impl="cpu") for x in x_TK.split(sizes)]), together)
-    assert torch.equal(linear(x_TK.flip(0), weight, scale, impl="cpu").flip(0), together)
+        assert torch.equal(torch.cat([linear(x, weight, scale, impl="native") for x in x_TK.split(sizes)]), together)
+    assert torch.equal(linear(x_TK.flip(0), weight, scale, impl="native").flip(0), together)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,10 +82,10 @@ def test_a_row_does_not_depend_on_the_others(kind: str, N: int, K: int) -> None:
 def test_threads_change_nothing(kind: str, T: int) -> None:
     x_TK = torch.randn(T, 512)
     weight, scale = stored(kind, torch.randn(257, 512))
-    one = linear(x_TK, weight, scale, impl="cpu")
+    one = linear(x_TK, weight, scale, impl="native")
     try:
         torch.set_num_threads(2)
-        assert torch.equal(linear(x_TK, weight, scale, impl="cpu"), one)
+        assert torch.equal(linear(x_TK, weight, scale, impl="native"), one)
     finally:
         torch.set_num_threads(1)
 
@@ -98,11 +98,11 @@ def test_any_shape(kind: str, T: int, N: int, K: int, seed: int) -> None:
     x_TK = torch.randn(T, K, generator=generator)
     weight, scale = stored(kind, torch.randn(N, K, generator=generator))
     with torch.inference_mode():
-        got = linear(x_TK, weight, scale, impl="cpu")
+        got = linear(x_TK, weight, scale, impl="native")
         torch.testing.assert_close(got, exact(x_TK, weight, scale, True).float(), rtol=1e-5, atol=2e-5 * K**0.5)
         if T:
             at = seed % T
-            assert torch.equal(linear(x_TK[at : at + 1], weight, scale, impl="cpu")[0], got[at])
+            assert torch.equal(linear(x_TK[at : at + 1], weight, scale, impl="native")[0], got[at])
 
 
 def test_every_fp8_weight_value_at_every_scale() -> None:
@@ -114,11 +114,11 @@ def test_every_fp8_weight_value_at_every_scale() -> None:
         s = byte.expand(2, 1).contiguous().view(torch.float8_e8m0fnu)
         wanted = quant.dequantize_fp8_weight(weight, s)
         for T in (1, 6):  # decoded in registers, and through a panel
-            got = linear(torch.ones(T, 1), weight, s, quantize_activations=False, impl="cpu")
+            got = linear(torch.ones(T, 1), weight, s, quantize_activations=False, impl="native")
             assert torch.equal(got.nan_to_num(1.0), wanted.T.expand(T, -1).nan_to_num(1.0)), int(byte)
         s = s.float()
         if 0 < byte < 255:
-            got = linear(torch.ones(1, 1), weight, s * 0.7, quantize_activations=False, impl="cpu")
+            got = linear(torch.ones(1, 1), weight, s * 0.7, quantize_activations=False, impl="native")
             assert torch.equal(got, quant.dequantize_fp8_weight(weight, s * 0.7).T), int(byte)
 
 
@@ -131,7 +131,7 @@ def test_every_fp4_weight_value_at_every_scale() -> None:
             for column in (0, 31):
                 x = torch.zeros(T, 32)
                 x[:, column] = 1.0
-                got = linear(x, weight, s, quantize_activations=False, impl="cpu")
+                got = linear(x, weight, s, quantize_activations=False, impl="native")
                 if byte == 255:
                     assert got.isnan().all()
                 elif wanted.isfinite().all():
@@ -145,7 +145,7 @@ def test_every_fp4_weight_value_at_every_scale_times_fp8() -> None:
         wanted = quant.dequantize_fp4_weight(weight, s) * 448.0
         x = torch.zeros(64, 64).fill_diagonal_(448.0)
         for T in (1, 3, 64):
-            got = linear(x[:T], weight, s, impl="cpu")
+            got = linear(x[:T], weight, s, impl="native")
             if byte == 255:
                 assert got.isnan().all()
             elif wanted.isfinite().all():
@@ -159,7 +159,7 @@ def test_fp4_products_keep_e4m3_down_to_a_64th_of_its_scale() -> None:
     x_TK[:, 0] = 448.0  # keeps the scale at one
     w_NK = torch.zeros(1, 32)
     w_NK[0, 7] = 1.0
-    got = linear(x_TK, *quant.quantize_fp4_weight(w_NK), impl="cpu")[:, 0]
+    got = linear(x_TK, *quant.quantize_fp4_weight(w_NK), impl="native")[:, 0]
     assert torch.equal(got, (x_TK[:, 7] * 64).round() / 64)
     assert torch.equal(got[: len(every)][every >= 0.125], every[every >= 0.125])  # exact from here up
 
@@ -172,7 +172,7 @@ def test_activations_are_cast_bit_for_bit(size: float) -> None:
     q, scale_TB = quant.quantize_fp8(x_TK)
     wanted = q.float() * scale_TB.float().repeat_interleave(128, dim=-1)[:, :200]
     weight, scale = stored("fp8-float32", torch.eye(200))
-    got = linear(x_TK, weight, scale, impl="cpu")
+    got = linear(x_TK, weight, scale, impl="native")
     finite = wanted.isfinite().all(dim=1)
     assert torch.equal(got[finite], wanted[finite] + 0.0)  # a sum of zeros has no sign
     assert got[~finite].isnan().any(dim=1).all()
@@ -186,7 +186,7 @@ def test_halfway_values_round_to_even() -> None:
     x_TK = torch.cat([x_TK, torch.full_like(x_TK, 448.0)], dim=1)  # keeps the scale at one
     weight = torch.tensor([[1.0, 0.0]]).to(torch.float8_e4m3fn)
     for sign in (1, -1):
-        got = linear(x_TK * sign, weight, torch.ones(1, 1), impl="cpu")[:, 0]
+        got = linear(x_TK * sign, weight, torch.ones(1, 1), impl="native")[:, 0]
         assert torch.equal(got, (x_TK[:, 0] * sign).to(torch.float8_e4m3fn).float() + 0.0)
 
 
@@ -200,27 +200,27 @@ def test_memory_around_the_operands_is_not_read_as_values(kind: str, T: int) -> 
     raw = weight.view(torch.uint8).flatten()
     big = torch.full((raw.numel() + 256,), 127, dtype=torch.uint8)  # NaN, or the largest value
     view = big[: raw.numel()].copy_(raw).view(weight.dtype).view(weight.shape)
-    assert torch.equal(linear(x_TK, view, scale, impl="cpu"), linear(x_TK.clone(), weight, scale, impl="cpu"))
-    assert linear(x_TK, view, scale, impl="cpu").isfinite().all()
+    assert torch.equal(linear(x_TK, view, scale, impl="native"), linear(x_TK.clone(), weight, scale, impl="native"))
+    assert linear(x_TK, view, scale, impl="native").isfinite().all()
 
 
 def test_leading_dimensions_and_empty_inputs() -> None:
     weight, scale = stored("fp8", torch.randn(10, 64))
     x = torch.randn(2, 3, 5, 64)
     assert torch.equal(
-        linear(x, weight, scale, impl="cpu"), linear(x.view(30, 64), weight, scale, impl="cpu").view(2, 3, 5, 10)
+        linear(x, weight, scale, impl="native"), linear(x.view(30, 64), weight, scale, impl="native").view(2, 3, 5, 10)
     )
-    assert linear(torch.empty(0, 64), weight, scale, impl="cpu").shape == (0, 10)
-    assert linear(torch.empty(3, 0), torch.empty(4, 0), impl="cpu").tolist() == [[0.0] * 4] * 3
+    assert linear(torch.empty(0, 64), weight, scale, impl="native").shape == (0, 10)
+    assert linear(torch.empty(3, 0), torch.empty(4, 0), impl="native").tolist() == [[0.0] * 4] * 3
     strided = torch.randn(64, 9).T
-    assert torch.equal(linear(strided, weight, scale, impl="cpu"), linear(strided.contiguous(), weight, scale))
+    assert torch.equal(linear(strided, weight, scale, impl="native"), linear(strided.contiguous(), weight, scale))
 
 
 def test_where_it_cannot_run() -> None:
     w_NK = torch.randn(4, 8)
     with torch.inference_mode(False), torch.enable_grad(), pytest.raises(ValueError, match="cannot take"):
-        linear(torch.randn(2, 8), torch.randn(4, 8), impl="cpu")
+        linear(torch.randn(2, 8), torch.randn(4, 8), impl="native")
     for x, w in [(torch.randn(2, 8).double(), w_NK.double()), (torch.randn(2, 8), torch.randn(8, 4).T)]:
         assert linear(x, w).shape == (2, 4)
         with pytest.raises(ValueError, match="cannot take"):
-            linear(x, w, impl="cpu")
+            linear(x, w, impl="native")

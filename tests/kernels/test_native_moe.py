@@ -58,7 +58,7 @@ def test_expert_mlp(
 ) -> None:
     weights = layer(kind, shared, experts, dim, inner)
     inputs = tokens(count, experts, k, dim, dtype)
-    got, wanted = (moe.expert_mlp(*inputs, weights, impl) for impl in ("cpu", "reference"))
+    got, wanted = (moe.expert_mlp(*inputs, weights, impl) for impl in ("native", "reference"))
     assert got.dtype == torch.float32
     assert got.shape == (count, dim)
     # in bfloat16 a projection that lies at a rounding border goes either way
@@ -71,14 +71,14 @@ def test_expert_mlp(
 def test_a_token_does_not_depend_on_its_neighbours(kind: str, shared: str | None, dtype: torch.dtype) -> None:
     weights = layer(kind, shared, 5, 96, 160)
     inputs = tokens(150, 5, 3, 96, dtype)
-    together = moe.expert_mlp(*inputs, weights, "cpu")
+    together = moe.expert_mlp(*inputs, weights, "native")
     for sizes in ([1] * 150, [3, 4, 5, 31, 107]):
         parts = zip(*(t.split(sizes) for t in inputs), strict=True)
-        assert torch.equal(torch.cat([moe.expert_mlp(*part, weights, "cpu") for part in parts]), together)
+        assert torch.equal(torch.cat([moe.expert_mlp(*part, weights, "native") for part in parts]), together)
     try:
         torch.set_num_threads(2)
-        assert torch.equal(moe.expert_mlp(*inputs, weights, "cpu"), together)
-        assert torch.equal(moe.expert_mlp(*(t[:1] for t in inputs), weights, "cpu"), together[:1])
+        assert torch.equal(moe.expert_mlp(*inputs, weights, "native"), together)
+        assert torch.equal(moe.expert_mlp(*(t[:1] for t in inputs), weights, "native"), together[:1])
     finally:
         torch.set_num_threads(1)
 
@@ -91,10 +91,10 @@ def test_experts_are_added_in_the_order_of_the_ids_and_the_shared_one_last() -> 
     wanted = None
     routed = ExpertWeights(*(part[:-1] for part in (weights.w1, weights.w2, weights.w3)), *([[None] * 4] * 3), 1.5)
     for k in range(3):
-        part = moe.expert_mlp(x, ids[:, k : k + 1], weight[:, k : k + 1], routed, "cpu")
+        part = moe.expert_mlp(x, ids[:, k : k + 1], weight[:, k : k + 1], routed, "native")
         wanted = part if wanted is None else wanted + part
-    wanted = wanted + moe.expert_mlp(x, first, torch.ones(20, 1), single, "cpu")
-    assert torch.equal(moe.expert_mlp(x, ids, weight, weights, "cpu"), wanted)
+    wanted = wanted + moe.expert_mlp(x, first, torch.ones(20, 1), single, "native")
+    assert torch.equal(moe.expert_mlp(x, ids, weight, weights, "native"), wanted)
 
 
 def test_one_expert_takes_all_and_others_hold_nan() -> None:
@@ -102,14 +102,14 @@ def test_one_expert_takes_all_and_others_hold_nan() -> None:
     weights.w1[0].fill_(float("nan"))
     weights.w2[2].fill_(float("nan"))
     x = torch.randn(100, 32)
-    out = moe.expert_mlp(x, torch.ones(100, 1, dtype=torch.int64), torch.ones(100, 1), weights, "cpu")
+    out = moe.expert_mlp(x, torch.ones(100, 1, dtype=torch.int64), torch.ones(100, 1), weights, "native")
     assert out.isfinite().all()
 
 
 def test_ids_that_name_no_expert_are_refused() -> None:
     weights = layer("float32", "float32", 3, 32, 32)
     for bad in (-1, -2, 3):
-        for impl in ("cpu", "reference"):
+        for impl in ("native", "reference"):
             with pytest.raises(IndexError, match=r"0\.\.2"):
                 moe.expert_mlp(torch.randn(1, 32), torch.tensor([[0, bad]]), torch.ones(1, 2), weights, impl)
 
@@ -119,7 +119,7 @@ def test_where_it_cannot_run() -> None:
     inputs = tokens(3, 2, 1, 32, torch.float32)
     moe.expert_mlp(*inputs, mixed)
     with pytest.raises(ValueError, match="cannot take"):
-        moe.expert_mlp(*inputs, mixed, "cpu")
+        moe.expert_mlp(*inputs, mixed, "native")
     with pytest.raises(ValueError, match="entry per expert"):
         ExpertWeights([], [], [], [], [], [])
 
@@ -127,13 +127,13 @@ def test_where_it_cannot_run() -> None:
 def test_affinity_and_swiglu() -> None:
     x = torch.cat([torch.linspace(-150, 150, 3001), torch.randn(77), torch.tensor([float("inf"), float("nan")])])
     torch.testing.assert_close(
-        moe.affinity(x, "cpu"), moe.affinity(x, "reference"), rtol=1e-6, atol=1e-22, equal_nan=True
+        moe.affinity(x, "native"), moe.affinity(x, "reference"), rtol=1e-6, atol=1e-22, equal_nan=True
     )
     gate, up = torch.randn(1003) * 30, torch.randn(1003) * 30
     gate[0], up[1] = float("nan"), float("nan")
     for limit in (0.0, 7.0):
         torch.testing.assert_close(
-            moe.clamped_swiglu(gate, up, limit, "cpu"),
+            moe.clamped_swiglu(gate, up, limit, "native"),
             moe.clamped_swiglu(gate, up, limit, "reference"),
             rtol=1e-6,
             atol=1e-12,
@@ -145,10 +145,10 @@ def test_affinity_and_swiglu() -> None:
 def test_the_same_experts_are_chosen(experts: int, k: int) -> None:
     score = torch.randn(50, experts).mul(3).round()  # many equal
     bias = torch.randn(experts).round()
-    ids = moe.choose_experts(score, bias, k, "cpu")
+    ids = moe.choose_experts(score, bias, k, "native")
     assert torch.equal(ids, moe.choose_experts(score, bias, k, "reference"))
     score = score.abs() + 1
     torch.testing.assert_close(
-        moe.expert_weights(score, ids, 2.5, "cpu"), moe.expert_weights(score, ids, 2.5, "reference")
+        moe.expert_weights(score, ids, 2.5, "native"), moe.expert_weights(score, ids, 2.5, "reference")
     )
     assert torch.equal(moe.choose_experts(score[7:8], bias, k), moe.choose_experts(score, bias, k)[7:8])

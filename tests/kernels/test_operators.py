@@ -35,7 +35,7 @@ ARGUMENTS: dict[str, Callable[[], tuple[object, ...]]] = {
     "rope": lambda: (torch.randn(T, H, C), torch.randn(2, T, 8), False),
     "pool": lambda: (torch.randn(8, 2 * D), torch.randn(8, 2 * D), *torch.arange(16).view(2, 2, 4).remainder(8)),
     "hyper_enter": lambda: (
-        torch.randn(T, S, D), torch.randn(24, S * D), torch.rand(3), torch.randn(24), 20, 1e-6, 1e-6, torch.rand(D),
+        torch.randn(T, S, D), torch.randn(24, S * D), torch.rand(3), torch.randn(24), 20, 1e-6, 1e-6,
     ),
     "hyper_collapse": lambda: (torch.randn(T, S, D), torch.randn(S, S * D), torch.rand(1), torch.randn(S), 1e-6, 1e-6),
     "hyper_combine": lambda: (torch.randn(T, D), torch.randn(T, S, D), torch.randn(T, S), torch.randn(T, S, S)),

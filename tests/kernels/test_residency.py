@@ -60,11 +60,11 @@ def resident_bytes(file: Path) -> int:
 def test_a_budget_changes_no_bit(reader: CheckpointReader, weights: ExpertWeights, tokens: int) -> None:
     x, share = torch.randn(tokens, D), torch.rand(tokens, 4)
     ids = torch.stack([torch.randperm(EXPERTS)[:4] for _ in range(tokens)])
-    expected = expert_mlp(x, ids, share, weights, "cpu")
+    expected = expert_mlp(x, ids, share, weights, "native")
     for budget in (1, 2 * ONE, 9 * ONE, 10**12):
         limit_experts(reader.maps(), budget)
         for _ in range(3):
-            assert torch.equal(expert_mlp(x, ids, share, weights, "cpu"), expected)
+            assert torch.equal(expert_mlp(x, ids, share, weights, "native"), expected)
 
 
 @torch.inference_mode()
@@ -74,12 +74,12 @@ def test_memory_stays_within_the_budget(reader: CheckpointReader, weights: Exper
     limit_experts(reader.maps(), 6 * ONE)
     for _ in range(4):
         ids = torch.stack([torch.randperm(EXPERTS)[:3] for _ in range(64)])
-        expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "cpu")
+        expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "native")
         assert 3 * ONE <= bytes_in_memory() <= 6 * ONE
         # the system brings in some neighbouring pages of its own accord
         assert resident_bytes(file) <= 9 * ONE
     limit_experts((), None)
-    expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "cpu")
+    expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "native")
     assert resident_bytes(file) >= 20 * ONE
 
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dsv4.kernels import native
-from dsv4.kernels.sparse_attention import KeySet, PageTable, blocked, sparse_attention
+from dsv4.kernels.sparse_attention import KeySet, PageTable, sparse_attention
+from dsv4.kernels.sparse_attention import torch as plain
 
-TORCH = ["blocked", "reference"]  # those that record gradients
-NATIVE = pytest.param("cpu", marks=pytest.mark.skipif(not native.available(), reason="no native kernels here"))
+TORCH = ["torch", "reference"]  # those that record gradients
+NATIVE = pytest.param("native", marks=pytest.mark.skipif(not native.available(), reason="no native kernels here"))
 IMPLEMENTATIONS = [NATIVE, *TORCH]
 KINDS = ["window", "prefix", "chosen"]
 WINDOW, RATIO, PER_PAGE, TOP_K = 20, 4, 3, 5
@@ -95,7 +96,7 @@ def make(kind: str, lengths: list[int], cached: list[int], dtype: torch.dtype = 
 
 
 def attend(case: dict[str, Any], impl: str | None) -> Tensor:
-    with torch.set_grad_enabled(torch.is_grad_enabled() and impl != "cpu"):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and impl != "native"):
         return sparse_attention(
             case["q"], case["window"], case["entries"], case["keys"], case["sink"], scale=SCALE, impl=impl
         )
@@ -116,7 +117,7 @@ def test_equals_the_loop_and_never_reads_what_is_not_visible(packing: str, kind:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_every_dtype_keeps_its_precision(dtype: torch.dtype, kind: str, impl: str) -> None:
-    if impl == "cpu" and dtype == torch.float64:
+    if impl == "native" and dtype == torch.float64:
         pytest.skip("computes in float32")
     case = make(kind, *PACKINGS["three"], dtype=dtype)
     out = attend(case, impl)
@@ -127,10 +128,10 @@ def test_every_dtype_keeps_its_precision(dtype: torch.dtype, kind: str, impl: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_small_groups_equal_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(kind, *PACKINGS["129"])
-    together = attend(case, "blocked")
-    monkeypatch.setattr(blocked, "_VALUES", 1)
-    monkeypatch.setattr(blocked, "_QUERIES", 7)
-    torch.testing.assert_close(attend(case, "blocked"), together, atol=3e-6, rtol=0)
+    together = attend(case, "torch")
+    monkeypatch.setattr(plain, "_VALUES", 1)
+    monkeypatch.setattr(plain, "_QUERIES", 7)
+    torch.testing.assert_close(attend(case, "torch"), together, atol=3e-6, rtol=0)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -199,7 +200,7 @@ def test_no_entries_is_the_window_alone(entries: Tensor | None, impl: str) -> No
 
 
 def test_an_unknown_implementation_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"sparse_attention: impl must be one of .*blocked, reference, got 'nope'"):
+    with pytest.raises(ValueError, match=r"sparse_attention: impl must be one of native, torch, reference, got 'nope'"):
         attend(make("window", [1], [0]), "nope")
 
 

@@ -32,7 +32,7 @@ class Case:
     sink_H: Tensor
     rope_dim: int
 
-    def run(self, impl: str = "cpu", part: slice | None = None) -> Tensor:
+    def run(self, impl: str = "native", part: slice | None = None) -> Tensor:
         """All queries, or a part of them in a call of its own."""
         case = self if part is None else self.part(part)
         return sparse_attention(
@@ -215,7 +215,9 @@ def test_a_broken_row_reaches_only_the_queries_that_read_it() -> None:
 
 def test_no_query_is_an_empty_result() -> None:
     keys = KeySet(torch.empty(0, 2, dtype=torch.int64), (0,))
-    out = sparse_attention(torch.empty(0, 4, 8), torch.empty(0, 8), None, keys, torch.zeros(4), scale=1.0, impl="cpu")
+    out = sparse_attention(
+        torch.empty(0, 4, 8), torch.empty(0, 8), None, keys, torch.zeros(4), scale=1.0, impl="native"
+    )
     assert out.shape == (0, 4, 8)
 
 
@@ -227,14 +229,12 @@ def test_packed_rows_of_another_length_are_refused() -> None:
 
 def test_native_is_refused_where_it_cannot_run() -> None:
     case = make("window", [4], [0], 2, 8)
-    with pytest.raises(ValueError, match="the native kernel cannot take these inputs"):
+    with pytest.raises(ValueError, match=r"torch\.float64, not torch\.float32"):
         replace(case, q_THC=case.q_THC.double()).run()
-    with torch.enable_grad(), pytest.raises(ValueError, match="the native kernel cannot take these inputs"):
-        case.run()
 
 
 @pytest.mark.parametrize("kind", ["prefix", "chosen"])
-@pytest.mark.parametrize("impl", ["blocked", "reference"])
+@pytest.mark.parametrize("impl", ["torch", "reference"])
 def test_torch_reads_packed_rows_too(impl: str, kind: str) -> None:
     case = make(kind, [30, 2], [3, 50], 3, 48, "packed")
     torch.testing.assert_close(case.run(impl).double(), exact(case), atol=5e-6, rtol=0)

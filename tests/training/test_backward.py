@@ -10,7 +10,8 @@ from torch import Tensor
 from dsv4.kernels import hyper_connection as hc
 from dsv4.kernels import moe, native, quant
 from dsv4.kernels.norm import rms_norm
-from dsv4.kernels.sparse_attention import KeySet, PageTable, recomputed, sparse_attention
+from dsv4.kernels.sparse_attention import KeySet, PageTable, sparse_attention
+from dsv4.kernels.sparse_attention import torch as plain
 from dsv4.model.inputs import FreshCache, Sequences
 from dsv4.testing.graph import graph_is_freed
 
@@ -82,7 +83,7 @@ def test_attention_ignores_rows_that_nobody_sees(monkeypatch: pytest.MonkeyPatch
     inputs, keys = attention_inputs([40], "chosen", torch.float32)
     assert keys.chosen_TK is not None
     unseen = sorted(set(range(10)) - set(keys.chosen_TK[:8].flatten().tolist()))
-    monkeypatch.setattr(recomputed, "_QUERIES", 8)
+    monkeypatch.setattr(plain, "_QUERIES", 8)
     inputs[2][unseen[-1]] = float("nan")
     q, window, entries, sink = (t.requires_grad_() for t in inputs)
     chosen = keys.chosen_TK.masked_fill(keys.chosen_TK == unseen[-1], -1)

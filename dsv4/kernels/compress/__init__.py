@@ -4,11 +4,11 @@ R joined rows (kept tail, then new tokens), N finished blocks, m tokens per bloc
 C entry dim.
 """
 
-import torch
 from torch import Tensor
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.compress import cpu, reference
+from dsv4.kernels.autograd import node
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.compress import native, reference
 
 
 def pool(
@@ -21,10 +21,10 @@ def pool(
     entry, the second half to its own (report: b and a). Without it W = C. score_RW already carries the position
     bias. The softmax runs per channel over the block's m (or 2m) rows. N = 0 gives an empty result.
     """
-    if impl is None and torch.is_grad_enabled() and cpu.trainable(kv_RW, score_RW):
-        return cpu.trained(kv_RW, score_RW, own_Nm, previous_Nm)
-    run = choose("compress.pool", impl, _IMPLEMENTATIONS, native=cpu.supported(kv_RW, score_RW))
-    return run(kv_RW, score_RW, own_Nm, previous_Nm)
+    return dispatch("compress.pool", impl, _POOL, kv_RW, score_RW, own_Nm, previous_Nm)
 
 
-_IMPLEMENTATIONS = {"cpu": cpu.pool, "reference": reference.pool}
+_POOL = (
+    Implementation("native", native.pool, native.takes, node(native.pool, native.backward, keep=slice(1))),
+    Implementation("reference", reference.pool, differentiable=reference.pool),
+)

@@ -3,11 +3,10 @@
 T queries, N indexer heads, I indexer dim, M buffer rows, K entries kept, B sequences.
 """
 
-import torch
-from torch import Tensor
+from torch import Tensor, uint8
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.indexer import cpu, reference
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.indexer import native, reference
 from dsv4.kernels.rows import index_bytes
 from dsv4.kernels.sparse_attention import PageTable
 
@@ -35,11 +34,14 @@ def index_topk(
     another, so near ties may fall differently than in the reference. Raises ValueError for packed rows of another
     length than I asks for.
     """
-    if keys_MI.dtype == torch.uint8 and keys_MI.shape[1] != index_bytes(q_TNI.shape[2]):
+    if keys_MI.dtype == uint8 and keys_MI.shape[1] != index_bytes(q_TNI.shape[2]):
         need = index_bytes(q_TNI.shape[2])
         raise ValueError(f"packed keys of {q_TNI.shape[2]} dims need rows of {need} bytes, got {keys_MI.shape[1]}")
-    run = choose("index_topk", impl, _IMPLEMENTATIONS, native=cpu.supported(q_TNI, weight_TN, keys_MI))
-    return run(q_TNI, weight_TN, keys_MI, pages, visible_T, longest, k, runs)
+    return dispatch("index_topk", impl, _INDEX_TOPK, q_TNI, weight_TN, keys_MI, pages, visible_T, longest, k, runs)
 
 
-_IMPLEMENTATIONS = {"cpu": cpu.index_topk, "reference": reference.index_topk}
+# the choice has no gradient, so recording one changes nothing
+_INDEX_TOPK = (
+    Implementation("native", native.index_topk, native.takes, native.index_topk),
+    Implementation("reference", reference.index_topk, differentiable=reference.index_topk),
+)

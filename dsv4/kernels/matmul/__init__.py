@@ -6,8 +6,8 @@ Legend: T rows of activations, K input columns, N output rows.
 import torch
 from torch import Tensor
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.matmul import cpu, reference
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.matmul import native, reference
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK
 
 __all__ = ["linear"]
@@ -32,12 +32,11 @@ def linear(
     dequantised weight instead. K need not divide by 128. Sums are float32. Raises ValueError when shapes, dtype
     and scale do not fit together.
 
-    impl="cpu" reads the weight in place; a row of y depends on its own row of x alone, bit for bit, whatever T and
+    impl="native" reads the weight in place; a row of y depends on its own row of x alone, bit for bit, whatever T and
     the number of threads are. It takes an NaN byte of an e4m3 weight for 480: the casts never write one.
     """
     _check(x_TK, weight, scale)
-    run = choose("linear", impl, _LINEAR, native=cpu.usable(x_TK, weight, scale))
-    return run(x_TK, weight, scale, quantize_activations)
+    return dispatch("linear", impl, _LINEAR, x_TK, weight, scale, quantize_activations)
 
 
 def _check(x_TK: Tensor, weight: Tensor, scale: Tensor | None) -> None:
@@ -62,4 +61,7 @@ def _check(x_TK: Tensor, weight: Tensor, scale: Tensor | None) -> None:
         raise ValueError(f"linear: weight {list(weight.shape)} {weight.dtype} needs scale {expected}, got {got}")
 
 
-_LINEAR = {"cpu": cpu.linear, "reference": reference.linear}
+_LINEAR = (
+    Implementation("native", native.linear, native.takes),
+    Implementation("reference", reference.linear, differentiable=reference.linear),
+)

@@ -6,11 +6,12 @@ T tokens, D hidden size, E experts, K experts per token, F expert inner size.
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.moe import cpu, grouped, reference, trained
+from dsv4.kernels.autograd import node
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.moe import native, reference, torch
+from dsv4.kernels.moe.assignments import Assignments
 from dsv4.kernels.moe.weights import ExpertWeights
 
 ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
@@ -18,7 +19,7 @@ ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
 
 def affinity(logits_TE: Tensor, impl: str | None = None) -> Tensor:
     """sqrt(softplus(logits)), fp32: the affinity that replaces V3's sigmoid."""
-    return choose("affinity", impl, _AFFINITY, native=cpu.plain(logits_TE))(logits_TE)
+    return dispatch("affinity", impl, _AFFINITY, logits_TE)
 
 
 def choose_experts(score_TE: Tensor, bias_E: Tensor, k: int, impl: str | None = None) -> Tensor:
@@ -26,22 +27,17 @@ def choose_experts(score_TE: Tensor, bias_E: Tensor, k: int, impl: str | None = 
 
     Largest first; among equals the lowest id comes first.
     """
-    native = cpu.plain(score_TE, bias_E)
-    return choose("choose_experts", impl, _CHOOSE, native=native)(score_TE, bias_E, k)
+    return dispatch("choose_experts", impl, _CHOOSE_EXPERTS, score_TE, bias_E, k)
 
 
 def expert_weights(score_TE: Tensor, ids_TK: Tensor, scale: float, impl: str | None = None) -> Tensor:
     """weights_TK = scale * score of the chosen / their sum."""
-    native = cpu.plain(score_TE) and ids_TK.dtype == torch.int64
-    return choose("expert_weights", impl, _WEIGHTS, native=native)(score_TE, ids_TK, scale)
+    return dispatch("expert_weights", impl, _EXPERT_WEIGHTS, score_TE, ids_TK, scale)
 
 
 def clamped_swiglu(gate_TF: Tensor, up_TF: Tensor, limit: float, impl: str | None = None) -> Tensor:
     """silu(min(gate, limit)) * clip(up, -limit, limit) in fp32; limit 0 means no clamp."""
-    if impl is None and torch.is_grad_enabled() and grouped.usable(gate_TF, up_TF) and gate_TF.shape == up_TF.shape:
-        return grouped.clamped_swiglu(gate_TF, up_TF, limit)
-    native = cpu.plain(gate_TF, up_TF) and gate_TF.shape == up_TF.shape
-    return choose("clamped_swiglu", impl, _SWIGLU, native=native)(gate_TF, up_TF, limit)
+    return dispatch("clamped_swiglu", impl, _CLAMPED_SWIGLU, gate_TF, up_TF, limit)
 
 
 def expert_mlp(
@@ -51,11 +47,10 @@ def expert_mlp(
 
     The weight multiplies the activation before the down projection. Every projection returns x's dtype, and with
     quantised weights casts its input to FP8, as `matmul.linear`. Each token's experts are added in the order of
-    ids_TK, then the shared expert if `weights` has one. "cpu" does it in one call; a token's result depends on that
+    ids_TK, then the shared expert if `weights` has one. "native" does it in one call; a token's result depends on that
     token alone. Raises IndexError for an id that names no expert.
     """
-    native = cpu.usable(x_TD, ids_TK, weight_TK, weights)
-    return choose("expert_mlp", impl, _EXPERT_MLP, native=native)(x_TD, ids_TK, weight_TK, weights)
+    return dispatch("expert_mlp", impl, _EXPERT_MLP, x_TD, ids_TK, weight_TK, weights)
 
 
 def run_experts(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, experts: int, run: ExpertFunction) -> Tensor:
@@ -83,25 +78,38 @@ def routed_experts(
 
     Differentiable in x, the routing weights and every expert's matrices; an expert without tokens gets no gradient.
     cast: what the inputs of the three products go through (training for a quantised release); its gradient is taken for
-    the identity's. "trained" is one autograd node with its backward pass by hand; "cpu" is the same node, its products
-    in native code.
+    the identity's. "torch" is one autograd node with its backward pass by hand; "native" is the same node, its
+    products in native code.
     """
-    run = choose("routed_experts", impl, _ROUTED, native=grouped.usable(x_TD, weight_TK, *w1, *w2, *w3))
-    return run(x_TD, ids_TK, weight_TK, w1, w2, w3, limit, cast)
+    return dispatch("routed_experts", impl, _ROUTED_EXPERTS, x_TD, ids_TK, weight_TK, w1, w2, w3, limit, cast)
 
 
-_ROUTED: dict[str, Callable[..., Tensor]] = {
-    "cpu": partial(trained.routed_experts, native=True),
-    "trained": trained.routed_experts,
-    "reference": reference.routed_experts,
-}
-_AFFINITY = {"cpu": cpu.affinity, "reference": reference.affinity}
-_CHOOSE = {"cpu": cpu.choose_experts, "reference": reference.choose_experts}
-_WEIGHTS = {"cpu": cpu.expert_weights, "reference": reference.expert_weights}
-_SWIGLU = {"cpu": cpu.clamped_swiglu, "reference": reference.clamped_swiglu}
-_EXPERT_MLP = {"cpu": cpu.expert_mlp, "reference": reference.expert_mlp}
+def _and_reference(name: str, *faster: Implementation) -> tuple[Implementation, ...]:
+    definition = getattr(reference, name)
+    return *faster, Implementation("reference", definition, differentiable=definition)
+
+
+_native_routed = partial(torch.routed_experts, products=native.Products)
+_AFFINITY = _and_reference("affinity", Implementation("native", native.affinity, native.takes_affinity))
+_CHOOSE_EXPERTS = _and_reference("choose_experts", Implementation("native", native.choose_experts, native.takes_choice))
+_EXPERT_WEIGHTS = _and_reference(
+    "expert_weights", Implementation("native", native.expert_weights, native.takes_weights)
+)
+_CLAMPED_SWIGLU = _and_reference(
+    "clamped_swiglu",
+    Implementation(
+        "native", native.clamped_swiglu, native.takes_swiglu, node(native.clamped_swiglu, native.swiglu_backward)
+    ),
+)
+_EXPERT_MLP = _and_reference("expert_mlp", Implementation("native", native.expert_mlp, native.takes_layer))
+_ROUTED_EXPERTS = _and_reference(
+    "routed_experts",
+    Implementation("native", _native_routed, native.takes_training, _native_routed),
+    Implementation("torch", torch.routed_experts, differentiable=torch.routed_experts),
+)
 
 __all__: Sequence[str] = (
+    "Assignments",
     "ExpertWeights",
     "affinity",
     "choose_experts",

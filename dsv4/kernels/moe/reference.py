@@ -1,16 +1,16 @@
 """Mixture of experts in plain torch.
 
-T tokens, D hidden size, E experts, K experts per token, F expert inner size, A = T * K assignments.
+T tokens, D hidden size, E experts, K experts per token, F expert inner size, A = T * K assignments sorted by expert.
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dsv4.kernels.matmul import reference as matmul
+from dsv4.kernels.moe.assignments import Assignments
 from dsv4.kernels.moe.weights import ExpertWeights
 
 
@@ -48,21 +48,10 @@ def run_experts(
 ) -> Tensor:
     """See dsv4.kernels.moe.run_experts."""
     compute = torch.promote_types(x_TD.dtype, torch.float32)
-    k = ids_TK.shape[1]
-    ids_A = ids_TK.flatten()
-    order_A = ids_A.argsort(stable=True)
-    counts = torch.bincount(ids_A, minlength=experts).tolist()
-    x_AD = x_TD.index_select(0, order_A // k)
-    weight_A1 = weight_TK.flatten().index_select(0, order_A)[:, None]
-    parts = []
-    for expert, (x_nD, weight_n1) in enumerate(zip(x_AD.split(counts), weight_A1.split(counts), strict=True)):
-        if counts[expert]:
-            parts.append(run(expert, x_nD, weight_n1))
-    place_A = torch.empty_like(order_A)
-    place_A[order_A] = torch.arange(order_A.numel(), device=order_A.device)
-    y_AD = torch.cat(parts).to(compute).index_select(0, place_A)
-    # NOTE: not sum(dim=1): its order of additions depends on the shape
-    return reduce(torch.add, y_AD.view(-1, k, x_TD.shape[1]).unbind(1))
+    assignments = Assignments.of(ids_TK, experts)
+    x_AD, weight_A1 = assignments.rows(x_TD), assignments.weights(weight_TK)[:, None]
+    y_AD = torch.cat([run(expert, x_AD[span], weight_A1[span]) for expert, span in assignments.spans()])
+    return assignments.sums(y_AD.to(compute))
 
 
 def expert_mlp(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertWeights) -> Tensor:

@@ -21,9 +21,8 @@ __all__ = [
     "function",
     "isa",
     "library",
+    "needs",
     "pointer",
-    "reachable",
-    "usable",
     "why_not",
 ]
 
@@ -76,14 +75,18 @@ def function(name: str, arguments: Sequence[type], result: type | None = None) -
     return run
 
 
-def usable(*tensors: Tensor | None) -> bool:
-    """Whether a native kernel may take these: all on the CPU, and no gradient is being recorded."""
-    return not torch.is_grad_enabled() and reachable(*tensors)
+def needs(tensor: Tensor | None, dtypes: Sequence[torch.dtype], what: str) -> str | None:
+    """Why native code cannot read this tensor; None if it can, and for no tensor.
 
-
-def reachable(*tensors: Tensor | None) -> bool:
-    """Whether native code can read these at all: for autograd nodes, which see to the gradient themselves."""
-    return all(t is None or t.device.type == "cpu" for t in tensors) and available()
+    It needs memory of the CPU, one of `dtypes`, and the library. `what` names the tensor in the reason.
+    """
+    if tensor is None:
+        return None
+    if tensor.device.type != "cpu":
+        return f"{what} is on {tensor.device}, not on the CPU"
+    if tensor.dtype not in dtypes:
+        return f"{what} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}"
+    return None if available() else f"the native kernels do not run here: {why_not()}"
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -5,11 +5,10 @@ N matrices of one shape, n rows, m columns.
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+from torch import Tensor, dtype, float32
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.newton_schulz import batched, cpu, reference
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.newton_schulz import native, reference, torch
 
 Coefficients = tuple[float, float, float]
 
@@ -24,7 +23,7 @@ def orthogonalize(
     x_Nnm: Tensor,
     steps: Sequence[Coefficients] = HYBRID,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: dtype = float32,
     impl: str | None = None,
 ) -> Tensor:
     """Each matrix with its singular values moved to 1 (within 1 % after the hybrid's ten steps), in x's dtype.
@@ -35,8 +34,11 @@ def orthogonalize(
     """
     if x_Nnm.dim() != 3:
         raise ValueError(f"orthogonalize: x must be [N, n, m], got {list(x_Nnm.shape)}")
-    run = choose("orthogonalize", impl, _IMPLEMENTATIONS, native=cpu.usable(x_Nnm, dtype))
-    return run(x_Nnm, steps, dtype)
+    return dispatch("orthogonalize", impl, _ORTHOGONALIZE, x_Nnm, steps, dtype)
 
 
-_IMPLEMENTATIONS = {"cpu": cpu.orthogonalize, "batched": batched.orthogonalize, "reference": reference.orthogonalize}
+_ORTHOGONALIZE = (
+    Implementation("native", native.orthogonalize, native.takes),
+    Implementation("torch", torch.orthogonalize, differentiable=torch.orthogonalize),
+    Implementation("reference", reference.orthogonalize, differentiable=reference.orthogonalize),
+)

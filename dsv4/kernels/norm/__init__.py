@@ -3,14 +3,11 @@
 D features.
 """
 
-from collections.abc import Callable
-from functools import partial
-
-import torch
 from torch import Tensor
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.norm import cpu, reference, trained
+from dsv4.kernels.autograd import node
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.norm import native, reference, torch
 
 __all__ = ["rms_norm"]
 
@@ -20,12 +17,11 @@ def rms_norm(x: Tensor, weight_D: Tensor | None, eps: float, impl: str | None = 
 
     With a weight: float32 inside, one rounding. Without: every operation in x's own dtype, as released for query heads.
     """
-    available: dict[str, Callable[..., Tensor]] = _RMS_NORM
-    if torch.is_grad_enabled():
-        # native code records no gradient; inside the node of `trained` it may run all the same
-        native = impl is None and cpu.trainable(x, weight_D)
-        available = {"trained": partial(trained.rms_norm, native=native), **_RMS_NORM}
-    return choose("rms_norm", impl, available, native=cpu.usable(x, weight_D))(x, weight_D, eps)
+    return dispatch("rms_norm", impl, _RMS_NORM, x, weight_D, eps)
 
 
-_RMS_NORM = {"cpu": cpu.rms_norm, "reference": reference.rms_norm}
+_RMS_NORM = (
+    Implementation("native", native.rms_norm, native.takes, node(native.rms_norm, native.backward)),
+    Implementation("torch", reference.rms_norm, differentiable=node(reference.rms_norm, torch.backward)),
+    Implementation("reference", reference.rms_norm, differentiable=reference.rms_norm),
+)

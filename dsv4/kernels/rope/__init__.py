@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.rope import cpu
+from dsv4.kernels.autograd import node
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.rope import native, reference
 
 if TYPE_CHECKING:
     from dsv4.config import Yarn
@@ -50,23 +51,10 @@ def apply_rope(x: Tensor, rotation_2TP: Tensor, *, inverse: bool = False, impl: 
 
     `inverse` turns by -position: what the attention output needs, because keys double as values (report 2.3).
     """
-    if impl is None and torch.is_grad_enabled() and cpu.trainable(x, rotation_2TP):
-        return cpu.trained(x, rotation_2TP, inverse)
-    return choose("apply_rope", impl, _APPLY_ROPE, native=cpu.usable(x, rotation_2TP))(x, rotation_2TP, inverse)
+    return dispatch("apply_rope", impl, _APPLY_ROPE, x, rotation_2TP, inverse)
 
 
-def _reference(x: Tensor, rotation_2TP: Tensor, inverse: bool) -> Tensor:
-    pairs = rotation_2TP.shape[-1]
-    compute = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = rotation_2TP.to(compute)
-    if inverse:
-        sin = -sin
-    middle = (1,) * (x.dim() - 2)
-    cos, sin = cos.view(-1, *middle, pairs), sin.view(-1, *middle, pairs)
-    rest, turned = x[..., : -2 * pairs], x[..., -2 * pairs :]
-    even, odd = turned.to(compute).unflatten(-1, (pairs, 2)).unbind(-1)
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
-    return torch.cat([rest, turned.to(x.dtype)], dim=-1)
-
-
-_APPLY_ROPE = {"cpu": cpu.apply_rope, "reference": _reference}
+_APPLY_ROPE = (
+    Implementation("native", native.apply_rope, native.takes, node(native.apply_rope, native.backward)),
+    Implementation("reference", reference.apply_rope, differentiable=reference.apply_rope),
+)

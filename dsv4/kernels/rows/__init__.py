@@ -20,9 +20,8 @@ N rows, C entry dim, I indexer dim, B bytes of a row.
 import torch
 from torch import Tensor
 
-from dsv4.kernels import native
-from dsv4.kernels.backend import choose
-from dsv4.kernels.rows import cpu, reference
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.rows import native, reference
 
 ENTRY_BLOCK = reference.ENTRY_BLOCK
 INDEX_BLOCK = reference.INDEX_BLOCK
@@ -58,7 +57,7 @@ def pack_entry(kv_NC: Tensor, rope_dim: int, *, impl: str | None = None) -> Tens
     `quant.simulate_fp8` does in blocks of 64, the last rope_dim are rounded to bfloat16."""
     _check("pack_entry", kv_NC, None)
     entry_bytes(kv_NC.shape[1], rope_dim)
-    return choose("rows.pack_entry", impl, _PACK_ENTRY, native=native.usable(kv_NC))(kv_NC, rope_dim)
+    return dispatch("rows.pack_entry", impl, _PACK_ENTRY, kv_NC, rope_dim)
 
 
 def unpack_entry(
@@ -66,21 +65,20 @@ def unpack_entry(
 ) -> Tensor:
     """uint8 rows of `pack_entry` -> [N, dim]. Exact in float32. Raises ValueError for rows of another length."""
     _check("unpack_entry", rows_NB, entry_bytes(dim, rope_dim))
-    run = choose("rows.unpack_entry", impl, _UNPACK_ENTRY, native=native.usable(rows_NB))
-    return run(rows_NB, dim, rope_dim).to(dtype)
+    return dispatch("rows.unpack_entry", impl, _UNPACK_ENTRY, rows_NB, dim, rope_dim).to(dtype)
 
 
 def pack_index(key_NI: Tensor, *, impl: str | None = None) -> Tensor:
     """Float keys -> uint8 [N, index_bytes(I)], cast as `quant.simulate_fp4` does in blocks of 32. I must be even."""
     _check("pack_index", key_NI, None)
     index_bytes(key_NI.shape[1])
-    return choose("rows.pack_index", impl, _PACK_INDEX, native=native.usable(key_NI))(key_NI)
+    return dispatch("rows.pack_index", impl, _PACK_INDEX, key_NI)
 
 
 def unpack_index(rows_NB: Tensor, dim: int, dtype: torch.dtype = torch.float32, *, impl: str | None = None) -> Tensor:
     """uint8 rows of `pack_index` -> [N, dim]. Exact in float32. Raises ValueError for rows of another length."""
     _check("unpack_index", rows_NB, index_bytes(dim))
-    return choose("rows.unpack_index", impl, _UNPACK_INDEX, native=native.usable(rows_NB))(rows_NB, dim).to(dtype)
+    return dispatch("rows.unpack_index", impl, _UNPACK_INDEX, rows_NB, dim).to(dtype)
 
 
 def _check(what: str, x: Tensor, width: int | None) -> None:
@@ -89,7 +87,15 @@ def _check(what: str, x: Tensor, width: int | None) -> None:
         raise ValueError(f"rows.{what} needs {wanted}, got {x.dtype} {list(x.shape)}")
 
 
-_PACK_ENTRY = {"cpu": cpu.pack_entry, "reference": reference.pack_entry}
-_UNPACK_ENTRY = {"cpu": cpu.unpack_entry, "reference": reference.unpack_entry}
-_PACK_INDEX = {"cpu": cpu.pack_index, "reference": reference.pack_index}
-_UNPACK_INDEX = {"cpu": cpu.unpack_index, "reference": reference.unpack_index}
+def _implementations(name: str) -> tuple[Implementation, ...]:
+    definition = getattr(reference, name)
+    return (
+        Implementation("native", getattr(native, name), native.takes),
+        Implementation("reference", definition, differentiable=definition),
+    )
+
+
+_PACK_ENTRY = _implementations("pack_entry")
+_UNPACK_ENTRY = _implementations("unpack_entry")
+_PACK_INDEX = _implementations("pack_index")
+_UNPACK_INDEX = _implementations("unpack_index")

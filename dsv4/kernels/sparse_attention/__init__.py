@@ -3,14 +3,12 @@
 T queries, H heads, C entry dim, W window rows, M entry rows, K chosen rows, B sequences, P pages.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-import torch
-from torch import Tensor
+from torch import Tensor, uint8, where
 
-from dsv4.kernels.backend import choose
+from dsv4.kernels.autograd import node
+from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.rows import entry_bytes
 
 
@@ -28,7 +26,7 @@ class PageTable:
         safe_TK = entry_TK.clamp(min=0)
         page_TK = safe_TK // self.entries_per_page
         first_TK = self.first_BP[self.sequence_T[:, None], page_TK]
-        return torch.where(entry_TK < 0, -1, first_TK + safe_TK % self.entries_per_page)
+        return where(entry_TK < 0, -1, first_TK + safe_TK % self.entries_per_page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +63,32 @@ def sparse_attention(
     The native implementation gives each query the same bits whatever else is in the call, and adds in fp32.
     Raises ValueError when packed rows have another length than `rope_dim` and C ask for.
     """
-    if entries_MC is not None and entries_MC.dtype == torch.uint8:
+    if entries_MC is not None and entries_MC.dtype == uint8:
         width, need = entries_MC.shape[1], entry_bytes(q_THC.shape[2], rope_dim)
         if width != need:
             raise ValueError(f"packed entries with {rope_dim} rotary dims need rows of {need} bytes, got {width}")
-    available: dict[str, Callable[..., Tensor]] = _IMPLEMENTATIONS
-    if torch.is_grad_enabled() and (entries_MC is None or entries_MC.dtype != torch.uint8):
-        # native code records no gradient; inside the node of `recomputed` it may run all the same
-        native = impl is None and cpu.trainable(q_THC, window_WC, entries_MC)
-        fast = partial(recomputed.sparse_attention, native=native)
-        available = {"recomputed": fast, **_IMPLEMENTATIONS}
-    run = choose("sparse_attention", impl, available, native=cpu.supported(q_THC, window_WC, entries_MC))
-    return run(q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim)
+    if entries_MC is None:
+        entries_MC = window_WC.new_empty(0, window_WC.shape[1])
+    return dispatch(
+        "sparse_attention", impl, _SPARSE_ATTENTION, q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim
+    )
 
 
-from dsv4.kernels.sparse_attention import blocked, cpu, recomputed, reference  # noqa: E402  (they need KeySet)
+from dsv4.kernels.sparse_attention import native, reference, torch  # noqa: E402  (they need KeySet)
 
-_IMPLEMENTATIONS = {
-    "cpu": cpu.sparse_attention,
-    "blocked": blocked.sparse_attention,
-    "reference": reference.sparse_attention,
-}
+_SPARSE_ATTENTION = (
+    Implementation(
+        "native",
+        native.sparse_attention,
+        native.takes,
+        node(native.sparse_attention, native.backward, keep=slice(1)),
+        torch.has_gradient,
+    ),
+    Implementation(
+        "torch",
+        torch.sparse_attention,
+        differentiable=node(torch.sparse_attention_dense, torch.backward, keep=slice(1)),
+        differentiates=torch.has_gradient,
+    ),
+    Implementation("reference", reference.sparse_attention, differentiable=reference.sparse_attention),
+)

@@ -52,7 +52,7 @@ def _gather(buffer_MC: Tensor, rows_TR: Tensor, dtype: torch.dtype, dim: int, ro
 def sparse_attention(
     q_THC: Tensor,
     window_WC: Tensor,
-    entries_MC: Tensor | None,
+    entries_MC: Tensor,
     keys: "KeySet",
     sink_H: Tensor,
     scale: float,
@@ -63,7 +63,7 @@ def sparse_attention(
     rows_TR = window_rows(keys)
     kv_TRC = _gather(window_WC, rows_TR, compute, dim, 0)
     extra_TR = entry_rows(keys)
-    if entries_MC is not None and extra_TR.shape[1] and entries_MC.shape[0]:
+    if extra_TR.shape[1] and entries_MC.shape[0]:
         kv_TRC = torch.cat([kv_TRC, _gather(entries_MC, extra_TR, compute, dim, rope_dim)], dim=1)
         rows_TR = torch.cat([rows_TR, extra_TR], dim=1)
     score_THR = torch.einsum("thc,trc->thr", q_THC.to(compute), kv_TRC) * scale

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels import native
-from dsv4.kernels.hyper_connection.cpu import MOST_STREAMS
-from dsv4.kernels.matmul.cpu import weight_kind
-from dsv4.kernels.moe.cpu import packed_layer
+from dsv4.kernels.hyper_connection.native import MOST_STREAMS
+from dsv4.kernels.matmul.native import weight_kind
+from dsv4.kernels.moe.native import packed_layer
 from dsv4.kernels.quant import FP8_BLOCK
 from dsv4.kernels.rows import INDEX_BLOCK
 from dsv4.kernels.step import layout

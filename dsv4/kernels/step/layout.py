@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels import native
-from dsv4.kernels.matmul.cpu import BF16, F32, weight_kind
-from dsv4.kernels.moe.cpu import packed_layer
+from dsv4.kernels.matmul.native import BF16, F32, weight_kind
+from dsv4.kernels.moe.native import packed_layer
 
 if TYPE_CHECKING:
     from dsv4.kernels.step import CompressorWeights, Connection, LayerWeights, LinearWeight, StepModel, StepStore

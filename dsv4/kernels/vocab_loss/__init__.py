@@ -3,15 +3,15 @@
 T rows, D hidden size, V vocabulary.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, finfo, float32, promote_types
 
-from dsv4.kernels.backend import choose
-from dsv4.kernels.vocab_loss import chunked, cpu, reference
+from dsv4.kernels.autograd import node
+from dsv4.kernels.backend import Implementation, dispatch
+from dsv4.kernels.vocab_loss import native, reference, torch
 
 __all__ = ["CHUNK_LOGITS", "VocabLoss", "row_losses", "vocab_loss"]
 
@@ -41,18 +41,18 @@ def vocab_loss(
 
     total=1 gives the sum. row_weight_T: float or bool, 1 where not given; a row of weight 0 costs and moves nothing.
     No rows, or only such rows, give loss 0 when total is not given. chunk: rows at once (default: as many as make
-    CHUNK_LOGITS logits). Differentiable in x and the head's weight, once. "cpu" and "chunked" make the gradients
+    CHUNK_LOGITS logits). Differentiable in x and the head's weight, once. "native" and "torch" make the gradients
     during the forward pass, so memory is two gradients and one chunk of logits. Softmax in fp32 (fp64 for fp64 inputs).
     """
     _check(x_TD, weight_VD, target_T, row_weight_T)
-    compute = torch.promote_types(x_TD.dtype, torch.float32)
+    compute = promote_types(x_TD.dtype, float32)
     if row_weight_T is None:
         row_weight_T = target_T.new_ones(target_T.shape, dtype=compute)
     row_weight_T = row_weight_T.detach().to(compute)
     if total is None:
-        total = row_weight_T.sum().clamp(min=torch.finfo(compute).tiny)
-    run = choose("vocab_loss", impl, _LOSS, native=cpu.usable(x_TD, weight_VD, target_T))
-    return VocabLoss(*run(x_TD, weight_VD, target_T, row_weight_T / total, _rows(chunk, weight_VD)))
+        total = row_weight_T.sum().clamp(min=finfo(compute).tiny)
+    row_weight_T, chunk = row_weight_T / total, _rows(chunk, weight_VD)
+    return VocabLoss(*dispatch("vocab_loss", impl, _VOCAB_LOSS, x_TD, weight_VD, target_T, row_weight_T, chunk))
 
 
 def row_losses(
@@ -61,7 +61,7 @@ def row_losses(
     """-log softmax(x[t] W^T)[target[t]] of each row, loss_T, each with its own gradient: for losses that weigh rows by
     something that is itself differentiated. The backward pass computes the logits again, a chunk at a time."""
     _check(x_TD, weight_VD, target_T, None)
-    return choose("row_losses", impl, _ROWS)(x_TD, weight_VD, target_T, _rows(chunk, weight_VD))
+    return dispatch("row_losses", impl, _ROW_LOSSES, x_TD, weight_VD, target_T, _rows(chunk, weight_VD))
 
 
 def _check(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tensor | None) -> None:
@@ -79,9 +79,22 @@ def _rows(chunk: int | None, weight_VD: Tensor) -> int:
     return chunk or max(1, CHUNK_LOGITS // weight_VD.shape[0])
 
 
-_LOSS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
-    "cpu": partial(chunked.vocab_loss, native=True),
-    "chunked": chunked.vocab_loss,
-    "reference": reference.vocab_loss,
-}
-_ROWS = {"chunked": chunked.row_losses, "reference": reference.row_losses}
+_GIVE: dict[str, Any] = {"keep": slice(3, None), "give": 3, "differentiable": 1}
+_VOCAB_LOSS = (
+    Implementation(
+        "native",
+        partial(torch.loss_alone, spread=native.spread),
+        native.takes,
+        node(partial(torch.loss_and_gradients, spread=native.spread), torch.backward, **_GIVE),
+    ),
+    Implementation("torch", torch.loss_alone, differentiable=node(torch.loss_and_gradients, torch.backward, **_GIVE)),
+    Implementation("reference", reference.vocab_loss, differentiable=reference.vocab_loss),
+)
+_ROW_LOSSES = (
+    Implementation(
+        "torch",
+        lambda *arguments: torch.row_losses(*arguments)[0],
+        differentiable=node(torch.row_losses, torch.row_losses_backward, keep=slice(1, 2), give=1),
+    ),
+    Implementation("reference", reference.row_losses, differentiable=reference.row_losses),
+)

@@ -44,16 +44,13 @@ def _function() -> Callable[..., None]:
     return native.function("dsv4_index_topk", [ctypes.POINTER(_Call)])
 
 
-def supported(q_TNI: Tensor, weight_TN: Tensor, keys_MI: Tensor) -> bool:
-    """Whether the native kernel takes these. The choice has no gradient, so recording one does not matter."""
+def takes(q_TNI: Tensor, weight_TN: Tensor, keys_MI: Tensor, *_: object) -> str | None:
+    """Why the native kernel does not take these; None if it does."""
     floats = (torch.float32, torch.bfloat16)
-    on_cpu = all(x.device.type == "cpu" for x in (q_TNI, weight_TN, keys_MI))
     return (
-        on_cpu
-        and native.available()
-        and q_TNI.dtype in floats
-        and weight_TN.dtype in floats
-        and keys_MI.dtype in _KINDS
+        native.needs(q_TNI, floats, "q")
+        or native.needs(weight_TN, floats, "the weight")
+        or native.needs(keys_MI, tuple(_KINDS), "keys")
     )
 
 

@@ -20,11 +20,13 @@ def _function() -> Callable[..., None]:
     return native.function("dsv4_newton_schulz", arguments)
 
 
-def usable(x_Nnm: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the native kernel takes these and is the faster way: float32 products on the CPU, and a matrix for every
-    thread, because threads do not share one."""
-    enough = x_Nnm.shape[0] >= torch.get_num_threads()
-    return dtype == torch.float32 and x_Nnm.dtype == torch.float32 and enough and native.usable(x_Nnm)
+def takes(x_Nnm: Tensor, steps: Sequence[tuple[float, float, float]], dtype: torch.dtype) -> str | None:
+    """Why the native kernel does not take these, or is not the faster way; None if it does and is."""
+    if dtype != torch.float32:
+        return f"products are to compute in {dtype}, not torch.float32"
+    if x_Nnm.shape[0] < torch.get_num_threads():
+        return f"threads do not share a matrix, and there are {x_Nnm.shape[0]} for {torch.get_num_threads()} threads"
+    return native.needs(x_Nnm, (torch.float32,), "x")
 
 
 def orthogonalize(x_Nnm: Tensor, steps: Sequence[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,7 @@ T tokens, S streams, D hidden size, E = S * D, X = (2 + S) * S mixes.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -52,19 +52,27 @@ def _combine_backward() -> Callable[..., None]:
     return native.function("dsv4_hyper_combine_backward", arguments)
 
 
-def usable(x_TSD: Tensor, *others: Tensor | None) -> bool:
-    """Whether the native kernels take these: x (and a sub-layer's output) float32 or bfloat16, the rest float32."""
-    return not torch.is_grad_enabled() and trainable(x_TSD, *others)
+def takes(x_TSD: Tensor, fn_XE: Tensor, scale: Tensor, base: Tensor, *_: float) -> str | None:
+    """Why the native kernels do not take these: streams in float32 or bfloat16, parameters in float32. None if they
+    do."""
+    return _takes_streams(x_TSD) or _takes_float32(fn_XE, scale, base)
 
 
-def trainable(x_TSD: Tensor, *others: Tensor | None) -> bool:
-    """The same inside an autograd node."""
-    return (
-        x_TSD.dtype in (torch.float32, torch.bfloat16)
-        and x_TSD.shape[1] <= MOST_STREAMS
-        and all(t is None or t.dtype == torch.float32 for t in others)
-        and native.reachable(x_TSD, *others)
-    )
+def takes_combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> str | None:
+    """The same for `combine`."""
+    if y_TD.dtype != x_TSD.dtype:
+        return f"the output of the sub-layer is {y_TD.dtype}, the streams are {x_TSD.dtype}"
+    return _takes_streams(x_TSD) or _takes_float32(post_TS, comb_TSS)
+
+
+def _takes_streams(x_TSD: Tensor) -> str | None:
+    if x_TSD.shape[1] > MOST_STREAMS:
+        return f"there are {x_TSD.shape[1]} streams, more than {MOST_STREAMS}"
+    return native.needs(x_TSD, (torch.float32, torch.bfloat16), "x")
+
+
+def _takes_float32(*tensors: Tensor) -> str | None:
+    return next((why for t in tensors if (why := native.needs(t, (torch.float32,), "a parameter or gate"))), None)
 
 
 def _entered_like(x_TSD: Tensor, fn_XE: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,8 +81,8 @@ def _entered_like(x_TSD: Tensor, fn_XE: Tensor, *_: object) -> tuple[Tensor, Ten
 
 
 @operator(
-    "hyper_enter(Tensor x_TSD, Tensor fn_XE, Tensor scale_3, Tensor base_X, int iterations, float eps, float norm_eps,"
-    " Tensor? norm_D) -> (Tensor, Tensor, Tensor)",
+    "hyper_enter(Tensor x_TSD, Tensor fn_XE, Tensor scale_3, Tensor base_X, int iterations, float eps, float norm_eps)"
+    " -> (Tensor, Tensor, Tensor)",
     _entered_like,
 )
 def enter(
@@ -85,11 +93,10 @@ def enter(
     iterations: int,
     eps: float,
     norm_eps: float,
-    norm_D: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See dsv4.kernels.hyper_connection.enter."""
     y_TD, post_TS, comb_TSS = _entered_like(x_TSD, fn_XE)
-    _run(x_TSD, (fn_XE, scale_3, base_X, norm_D), (y_TD, post_TS, comb_TSS), iterations, eps, norm_eps)
+    _run(x_TSD, (fn_XE, scale_3, base_X, None), (y_TD, post_TS, comb_TSS), iterations, eps, norm_eps)
     return y_TD, post_TS, comb_TSS
 
 
@@ -151,34 +158,49 @@ def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> T
 
 
 def enter_backward(
+    gradients: tuple[Tensor | None, ...],
+    kept: Sequence[Tensor],
     x_TSD: Tensor,
     fn_XE: Tensor,
     scale: Tensor,
     base_X: Tensor,
-    grads: tuple[Tensor, Tensor | None, Tensor | None],
     iterations: int,
     eps: float,
     norm_eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Gradients of x, fn, scale and base given those of y, post and comb; None twice for the collapse before the head.
 
     Added up in fp32 in an order that does not depend on the number of threads.
     """
     inputs = [t.to(torch.float32).contiguous() for t in (x_TSD, fn_XE, scale, base_X)]
-    given = [None if g is None else g.to(torch.float32).contiguous() for g in grads]
+    given = [None if g is None else g.to(torch.float32).contiguous() for g in gradients]
     outputs = [torch.empty_like(t) for t in inputs]
     pointers = [native.pointer(t) for t in (*inputs, *given, *outputs)]
     _enter_backward()(_EnterBackward(*pointers, *x_TSD.shape, eps, norm_eps, iterations, torch.get_num_threads()))
-    return (outputs[0].to(x_TSD.dtype), *outputs[1:])  # pyrefly: ignore
+    return outputs[0].to(x_TSD.dtype), *outputs[1:]
+
+
+def collapse_head_backward(
+    gradients: tuple[Tensor],
+    kept: Sequence[Tensor],
+    x_TSD: Tensor,
+    fn_SE: Tensor,
+    scale_1: Tensor,
+    base_S: Tensor,
+    eps: float,
+    norm_eps: float,
+) -> tuple[Tensor, ...]:
+    """Gradients of x, fn, scale and base given that of y."""
+    return enter_backward((*gradients, None, None), kept, x_TSD, fn_SE, scale_1, base_S, 1, eps, norm_eps)
 
 
 def combine_backward(
-    grad_TSD: Tensor, y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gradients: tuple[Tensor], kept: Sequence[Tensor], y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor
+) -> tuple[Tensor, ...]:
     """Gradients of y, x, post and comb given that of the new streams."""
     inputs = [t.to(torch.float32).contiguous() for t in (y_TD, x_TSD, post_TS, comb_TSS)]
-    grad_TSD = grad_TSD.to(torch.float32).contiguous()
+    grad_TSD = gradients[0].to(torch.float32).contiguous()
     outputs = [torch.empty_like(t) for t in inputs]
     pointers = [t.data_ptr() for t in (*inputs, grad_TSD, *outputs)]
     _combine_backward()(*pointers, *x_TSD.shape, torch.get_num_threads())
-    return (outputs[0].to(y_TD.dtype), outputs[1].to(x_TSD.dtype), *outputs[2:])  # pyrefly: ignore
+    return outputs[0].to(y_TD.dtype), outputs[1].to(x_TSD.dtype), *outputs[2:]

@@ -16,7 +16,7 @@ from dsv4.kernels.native.operators import operator
 
 F32, BF16, FP8, FP8_FLOAT_SCALE, FP4 = 0, 1, 2, 3, 6  # `Kind` of native/dequant.h
 _FLOAT_KINDS = {torch.float32: F32, torch.bfloat16: BF16}
-_ACTIVATIONS = (torch.float32, torch.bfloat16)
+_SCALES = (torch.float8_e8m0fnu, torch.float32)
 
 
 @cache
@@ -33,14 +33,17 @@ def weight_kind(weight: Tensor, scale: Tensor | None) -> int | None:
     return {torch.float8_e8m0fnu: FP8, torch.float32: FP8_FLOAT_SCALE}.get(scale.dtype)
 
 
-def usable(x_TK: Tensor, weight: Tensor, scale: Tensor | None) -> bool:
-    """Whether `linear` takes these: CPU memory, float32 or bfloat16 activations, a contiguous weight."""
+def takes(x_TK: Tensor, weight: Tensor, scale: Tensor | None, *_: object) -> str | None:
+    """Why `linear` does not take these; None if it does."""
+    if weight_kind(weight, scale) is None:
+        scales = "no scales" if scale is None else f"scales of {scale.dtype}"
+        return f"there is no kernel for a weight of {weight.dtype} with {scales}"
+    if not weight.is_contiguous() or (scale is not None and not scale.is_contiguous()):
+        return "the weight or its scale is not contiguous"
     return (
-        native.usable(x_TK, weight, scale)
-        and x_TK.dtype in _ACTIVATIONS
-        and weight_kind(weight, scale) is not None
-        and weight.is_contiguous()
-        and (scale is None or scale.is_contiguous())
+        native.needs(x_TK, (torch.float32, torch.bfloat16), "x")
+        or native.needs(weight, (weight.dtype,), "the weight")
+        or native.needs(scale, _SCALES, "the scale")
     )
 
 

@@ -28,6 +28,11 @@ def _run(name: str, source: Tensor, target: Tensor, *sizes: int) -> Tensor:
     return target
 
 
+def takes(x: Tensor, *_: int) -> str | None:
+    """Why the native casts do not take these rows; None if they do."""
+    return native.needs(x, (x.dtype,), "the rows")
+
+
 def pack_entry(kv_NC: Tensor, rope_dim: int) -> Tensor:
     """See dsv4.kernels.rows.pack_entry."""
     rows, dim = kv_NC.shape

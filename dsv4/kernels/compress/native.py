@@ -4,9 +4,8 @@ R joined rows, N finished blocks, m tokens per block, W projection width, C entr
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,14 +44,9 @@ def _function() -> Callable[..., None]:
     return native.function("dsv4_pool", [ctypes.POINTER(_Call)])
 
 
-def supported(kv_RW: Tensor, score_RW: Tensor) -> bool:
-    """Whether the native kernel takes these dtypes and this device now."""
-    return not torch.is_grad_enabled() and trainable(kv_RW, score_RW)
-
-
-def trainable(kv_RW: Tensor, score_RW: Tensor) -> bool:
-    """The same inside an autograd node."""
-    return kv_RW.dtype == score_RW.dtype == torch.float32 and native.reachable(kv_RW, score_RW)
+def takes(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> str | None:
+    """Why the native kernel does not take these; None if it does."""
+    return native.needs(kv_RW, (torch.float32,), "kv") or native.needs(score_RW, (torch.float32,), "the score")
 
 
 def _rows(x_RW: Tensor) -> Tensor:
@@ -97,26 +91,19 @@ def _call(
     return call, [kv, score, own, previous, out_NC]
 
 
-def trained(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> Tensor:
-    """See dsv4.kernels.compress.pool; as one autograd node."""
-    return _Pool.apply(kv_RW, score_RW, own_Nm, previous_Nm)  # pyrefly: ignore
-
-
-class _Pool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> Tensor:
-        out_NC = pool(kv_RW, score_RW, own_Nm, previous_Nm)
-        ctx.save_for_backward(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
-        return out_NC
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_NC: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
-        kv_RW, score_RW, own_Nm, previous_Nm, out_NC = ctx.saved_tensors
-        grad_NC = grad_NC.contiguous()
-        d_kv, d_score = (torch.zeros(t.shape, dtype=torch.float32) for t in (kv_RW, score_RW))
-        if own_Nm.numel():
-            call, _held = _call(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
-            pointers = [t.data_ptr() for t in (grad_NC, d_kv, d_score)]
-            _backward_function()(_Backward(call, *pointers, kv_RW.shape[1]))
-        return d_kv, d_score, None, None
+def backward(
+    gradients: tuple[Tensor],
+    kept: Sequence[Tensor],
+    kv_RW: Tensor,
+    score_RW: Tensor,
+    own_Nm: Tensor,
+    previous_Nm: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of kv and score, given that of the result; kept: the result."""
+    grad_NC, out_NC = gradients[0].contiguous(), kept[0]
+    d_kv, d_score = (torch.zeros(t.shape, dtype=torch.float32) for t in (kv_RW, score_RW))
+    if own_Nm.numel():
+        call, _held = _call(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
+        pointers = [t.data_ptr() for t in (grad_NC, d_kv, d_score)]
+        _backward_function()(_Backward(call, *pointers, kv_RW.shape[1]))
+    return d_kv, d_score

@@ -18,15 +18,19 @@ def _function() -> Callable[..., None]:
     return native.function("dsv4_vocab_rows", [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_int])
 
 
-def usable(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor) -> bool:
-    """Whether the native kernel takes these rows' logits: computed in float32, on the CPU."""
-    narrow = x_TD.dtype in (torch.float32, torch.bfloat16) and weight_VD.dtype in (torch.float32, torch.bfloat16)
-    return narrow and target_T.dtype == torch.int64 and native.reachable(x_TD, weight_VD, target_T)
+def takes(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, *_: object) -> str | None:
+    """Why the native kernel does not take these rows' logits, which are computed in float32; None if it does."""
+    narrow = (torch.float32, torch.bfloat16)
+    return (
+        native.needs(x_TD, narrow, "x")
+        or native.needs(weight_VD, narrow, "the head")
+        or native.needs(target_T, (torch.int64,), "the target")
+    )
 
 
-def spread(logits_RV: Tensor, target_R: Tensor, row_weight_R: Tensor) -> tuple[Tensor, Tensor]:
-    """-log softmax(logits)[target] of each row, and whether the target has the largest logit. logits_RV, contiguous, is
-    overwritten with the gradient of sum(row_weight * loss). Raises IndexError for a target outside the vocabulary."""
+def spread(logits_RV: Tensor, target_R: Tensor, row_weight_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `dsv4.kernels.vocab_loss.torch.Spread`. logits_RV, contiguous, becomes the gradient. Raises IndexError for a
+    target outside the vocabulary."""
     rows, size = logits_RV.shape
     if rows and not 0 <= int(target_R.min()) <= int(target_R.max()) < size:
         raise IndexError(f"vocab_loss: targets must be in 0..{size - 1}")
@@ -34,4 +38,4 @@ def spread(logits_RV: Tensor, target_R: Tensor, row_weight_R: Tensor) -> tuple[T
     loss_R, right_R = torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.bool)
     tensors = (logits_RV, target_R, row_weight_R, loss_R, right_R)
     _function()(*(native.pointer(t) for t in tensors), rows, size, torch.get_num_threads())
-    return loss_R, right_R
+    return loss_R, right_R, logits_RV

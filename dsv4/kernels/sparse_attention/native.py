@@ -60,24 +60,17 @@ def _backward_function() -> Callable[..., None]:
     return native.function("dsv4_sparse_attention_backward", [ctypes.POINTER(_Backward)])
 
 
-def supported(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None) -> bool:
-    """Whether the native kernel takes these dtypes and this device now."""
-    return not torch.is_grad_enabled() and trainable(q_THC, window_WC, entries_MC)
-
-
-def trainable(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor | None) -> bool:
-    """Whether the native kernels take these dtypes and this device in an autograd node (entries must be floats)."""
+def takes(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, *_: object) -> str | None:
+    """Why the native kernel does not take these; None if it does."""
+    floats = (torch.float32, torch.bfloat16)
     return (
-        native.reachable(q_THC, window_WC, entries_MC)
-        and q_THC.dtype in (torch.float32, torch.bfloat16)
-        and window_WC.dtype in (torch.float32, torch.bfloat16)
-        and (entries_MC is None or entries_MC.dtype in _KINDS)
+        native.needs(q_THC, floats, "q")
+        or native.needs(window_WC, floats, "the window")
+        or native.needs(entries_MC, tuple(_KINDS), "the entries")
     )
 
 
-def _rows(rows_MC: Tensor | None, dim: int, rope_dim: int) -> _Rows:
-    if rows_MC is None:
-        return _Rows()
+def _rows(rows_MC: Tensor, dim: int, rope_dim: int) -> _Rows:
     assert rows_MC.stride(1) == 1 or rows_MC.shape[0] == 0
     stride = rows_MC.stride(0) * rows_MC.element_size()
     return _Rows(rows_MC.data_ptr(), stride, dim, rope_dim, _KINDS[rows_MC.dtype])
@@ -86,7 +79,7 @@ def _rows(rows_MC: Tensor | None, dim: int, rope_dim: int) -> _Rows:
 def sparse_attention(
     q_THC: Tensor,
     window_WC: Tensor,
-    entries_MC: Tensor | None,
+    entries_MC: Tensor,
     keys: "KeySet",
     sink_H: Tensor,
     scale: float,
@@ -109,7 +102,7 @@ def _fields(keys: "KeySet") -> _Fields:
 
 
 @operator(
-    "sparse_attention(Tensor q_THC, Tensor window_WC, Tensor? entries_MC, Tensor window_T2, int[] runs,"
+    "sparse_attention(Tensor q_THC, Tensor window_WC, Tensor entries_MC, Tensor window_T2, int[] runs,"
     " Tensor? prefix_T, Tensor? first_BP, Tensor? sequence_T, int per_page, Tensor? chosen_TK, Tensor sink_H,"
     " float scale, int rope_dim) -> Tensor",
     lambda q_THC, *_: q_THC.new_empty(q_THC.shape),
@@ -117,7 +110,7 @@ def _fields(keys: "KeySet") -> _Fields:
 def _attend(
     q_THC: Tensor,
     window_WC: Tensor,
-    entries_MC: Tensor | None,
+    entries_MC: Tensor,
     window_T2: Tensor,
     runs: Sequence[int],
     prefix_T: Tensor | None,
@@ -139,20 +132,19 @@ def _attend(
 
 
 def backward(
-    grad_THC: Tensor,
-    out_THC: Tensor,
+    gradients: tuple[Tensor],
+    kept: Sequence[Tensor],
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
     keys: "KeySet",
     sink_H: Tensor,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of queries, window rows, entries and sink, each in its tensor's dtype, given that of the output.
-
-    Added up in fp32 in an order that does not depend on the number of threads.
-    """
-    q, grad, out = (t.to(torch.float32).contiguous() for t in (q_THC, grad_THC, out_THC))
+    rope_dim: int,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of queries, window rows, entries and sink, each in its tensor's dtype, given that of the result; kept:
+    the result. Added up in fp32 in an order that does not depend on the number of threads."""
+    q, grad, out = (t.to(torch.float32).contiguous() for t in (q_THC, gradients[0], kept[0]))
     d_q, d_sink = torch.empty_like(q), torch.zeros(sink_H.shape, dtype=torch.float32)
     d_window, d_entries = (torch.zeros(t.shape, dtype=torch.float32) for t in (window_WC, entries_MC))
     call, _held = _call(q, window_WC, entries_MC, _fields(keys), sink_H, scale, 0, out)
@@ -160,13 +152,14 @@ def backward(
     if q.shape[0]:
         places = [t.data_ptr() for t in (grad, *grads)]
         _backward_function()(_Backward(call, *places, q.shape[0], entries_MC.shape[0]))
-    return tuple(g.to(t.dtype) for g, t in zip(grads, (q_THC, window_WC, entries_MC, sink_H), strict=True))  # pyrefly: ignore
+    d_window, d_entries = d_window.to(window_WC.dtype), d_entries.to(entries_MC.dtype)
+    return d_q.to(q_THC.dtype), d_window, d_entries, None, d_sink.to(sink_H.dtype)
 
 
 def _call(
     q_THC: Tensor,
     window_WC: Tensor,
-    entries_MC: Tensor | None,
+    entries_MC: Tensor,
     fields: _Fields,
     sink_H: Tensor,
     scale: float,

@@ -1,7 +1,7 @@
 """RMSNorm as one native call."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -24,17 +24,10 @@ def _backward_function() -> Callable[..., None]:
     return native.function("dsv4_rms_norm_backward", arguments)
 
 
-def usable(x: Tensor, weight_D: Tensor | None) -> bool:
-    """Whether the native kernel takes these: float32 or bfloat16, weight float32."""
-    return not torch.is_grad_enabled() and trainable(x, weight_D)
-
-
-def trainable(x: Tensor, weight_D: Tensor | None) -> bool:
-    """The same inside an autograd node."""
-    return (
-        x.dtype in (torch.float32, torch.bfloat16)
-        and (weight_D is None or weight_D.dtype == torch.float32)
-        and native.reachable(x, weight_D)
+def takes(x: Tensor, weight_D: Tensor | None, eps: float) -> str | None:
+    """Why the native kernel does not take these; None if it does."""
+    return native.needs(x, (torch.float32, torch.bfloat16), "x") or native.needs(
+        weight_D, (torch.float32,), "the weight"
     )
 
 
@@ -49,10 +42,12 @@ def rms_norm(x: Tensor, weight_D: Tensor | None, eps: float) -> Tensor:
     return y
 
 
-def backward(grad: Tensor, x: Tensor, weight_D: Tensor | None, eps: float) -> tuple[Tensor, Tensor | None]:
+def backward(
+    gradients: tuple[Tensor], kept: Sequence[Tensor], x: Tensor, weight_D: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and of the weight (None without one), given that of the result. Sums in fp32, in an order that
     does not depend on the number of threads."""
-    wide, grad = (t.to(torch.float32).contiguous() for t in (x, grad))
+    wide, grad = (t.to(torch.float32).contiguous() for t in (x, gradients[0]))
     weight = None if weight_D is None else weight_D.contiguous()
     d_x, d_weight = torch.empty_like(wide), None if weight is None else torch.empty_like(weight)
     dim = x.shape[-1]
