@@ -13,7 +13,7 @@ from torch import Tensor
 from dsv4.cache.spec import tail_rows
 from dsv4.cache.store import CacheStore, LayerStore
 from dsv4.kernels.sparse_attention import PageTable
-from dsv4.model.inputs import Blocks, KeyBuffer, Sequences, TailName, tail_length
+from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName, tail_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +163,11 @@ class PagedLayer:
         _write(join, rings_SX, new_TX)
         window_WC = _in_order(join, kept_RC, new_TC)
         if entries_NC is None or blocks is None:
-            return KeyBuffer(window_WC, self._step._window_T2, None, None)
+            return KeyBuffer(window_WC, self._step._window_T2, None)
         assert self._store.entries_MX is not None
         self._put(self._store.entries_MX, self._format.store_entry(entries_NC), blocks)
-        return KeyBuffer(window_WC, self._step._window_T2, self._store.entries_MX, self._step._tables[blocks.ratio])
+        entries = Entries(self._store.entries_MX, self._step._tables[blocks.ratio])
+        return KeyBuffer(window_WC, self._step._window_T2, entries)
 
     def _put(self, buffer_MX: Tensor, rows_NX: Tensor, blocks: Blocks) -> None:
         at, which = self._step._targets[blocks.ratio]

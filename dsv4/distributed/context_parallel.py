@@ -24,7 +24,7 @@ from dsv4.config import CSA_RATIO, ModelConfig
 from dsv4.distributed.collectives import exchange, gather_rows
 from dsv4.kernels.moe.balance import Choices, affinity_share
 from dsv4.kernels.sparse_attention import PageTable
-from dsv4.model.inputs import Blocks, KeyBuffer, Sequences, TailName, tail_length
+from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName, tail_length
 from dsv4.model.step import Observer
 
 
@@ -132,8 +132,9 @@ class ContextCache:
     def append(self, kv_TC: Tensor, entries_NC: Tensor | None, blocks: Blocks | None) -> KeyBuffer:
         window_WC = self._behind(kv_TC, lambda tokens: min(self._kept, tokens))
         if entries_NC is None or blocks is None:
-            return KeyBuffer(window_WC, self._window_T2, None, None)
-        return KeyBuffer(window_WC, self._window_T2, self._gather(entries_NC, blocks), self._pages(blocks))
+            return KeyBuffer(window_WC, self._window_T2, None)
+        entries = Entries(self._gather(entries_NC, blocks), self._pages(blocks))
+        return KeyBuffer(window_WC, self._window_T2, entries)
 
     def _behind(self, rows_TX: Tensor, needed: Any) -> Tensor:
         """The last rows of the rank before, joined with this rank's. `needed` says how many a document needs that has

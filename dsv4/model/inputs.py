@@ -123,13 +123,20 @@ def _blocks(ratio: int, spans: list[tuple[int, int]], positions_T: Tensor, devic
 
 
 @dataclass(frozen=True, slots=True)
+class Entries:
+    """Compressed entries of a layer, and where those of each sequence lie."""
+
+    rows_MC: Tensor
+    pages: PageTable
+
+
+@dataclass(frozen=True, slots=True)
 class KeyBuffer:
     """A layer's keys after the new ones were added. W window rows, M entry rows."""
 
     window_WC: Tensor  # uncompressed rows of this step's sequences: what their windows still reach, then the new
     window_T2: Tensor  # [first, last) of window_WC for each new token
-    entries_MC: Tensor | None  # compressed entries
-    pages: PageTable | None  # where each sequence's entries lie
+    entries: Entries | None  # None in a layer without compression
 
 
 class LayerCache(Protocol):
@@ -180,8 +187,8 @@ class FreshCache:
 
     def append(self, kv_TC: Tensor, entries_NC: Tensor | None, blocks: Blocks | None) -> KeyBuffer:
         if entries_NC is None or blocks is None:
-            return KeyBuffer(kv_TC, self._window_T2, None, None)
-        return KeyBuffer(kv_TC, self._window_T2, entries_NC, self._pages(blocks))
+            return KeyBuffer(kv_TC, self._window_T2, None)
+        return KeyBuffer(kv_TC, self._window_T2, Entries(entries_NC, self._pages(blocks)))
 
     def _pages(self, blocks: Blocks) -> PageTable:
         """One page per sequence, as long as it needs."""

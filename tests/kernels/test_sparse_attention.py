@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dsv4.kernels import native
-from dsv4.kernels.sparse_attention import KeySet, PageTable, sparse_attention
+from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix, sparse_attention
 from dsv4.kernels.sparse_attention import torch as plain
 
 TORCH = ["torch", "reference"]  # those that record gradients
@@ -44,13 +44,12 @@ def brute_force(case: dict[str, Any]) -> Tensor:
     for t in range(q_THC.shape[0]):
         first, last = keys.window_T2[t].tolist()
         rows = [window_WC[row] for row in range(first, last)]
-        if keys.prefix_T is not None:
-            assert keys.pages is not None
-            own = keys.pages.first_BP[keys.pages.sequence_T[t]].tolist()
-            for entry in range(int(keys.prefix_T[t])):
+        if isinstance(keys.entries, Prefix):
+            own = keys.entries.pages.first_BP[keys.entries.pages.sequence_T[t]].tolist()
+            for entry in range(int(keys.entries.visible_T[t])):
                 rows.append(entries_MC[own[entry // PER_PAGE] + entry % PER_PAGE])
-        if keys.chosen_TK is not None:
-            rows += [entries_MC[row] for row in keys.chosen_TK[t].tolist() if row >= 0]
+        if isinstance(keys.entries, Chosen):
+            rows += [entries_MC[row] for row in keys.entries.rows_TK[t].tolist() if row >= 0]
         kv_RC = torch.stack(rows)
         for h in range(q_THC.shape[1]):
             weight_R = (SCALE * (kv_RC @ q_THC[t, h])).exp()
@@ -83,13 +82,13 @@ def make(kind: str, lengths: list[int], cached: list[int], dtype: torch.dtype = 
         entries_MC[at] = torch.randn(seen, DIM)
     keys = KeySet(torch.tensor(bounds), (0, *torch.tensor(lengths).cumsum(0).tolist()))
     if kind == "prefix":
-        keys = replace(keys, prefix_T=torch.tensor(visible), pages=pages, longest_prefix=max(visible))
+        keys = replace(keys, entries=Prefix(torch.tensor(visible), pages, max(visible)))
     elif kind == "chosen":
         chosen = torch.full((len(visible), TOP_K), -1)
         for t, seen in enumerate(visible):
             places, count = torch.randperm(TOP_K), min(seen, TOP_K)
             chosen[t, places[:count]] = torch.randperm(seen)[:count]
-        keys = replace(keys, chosen_TK=pages.rows(chosen))
+        keys = replace(keys, entries=Chosen(pages.rows(chosen)))
     q_THC, sink_H = torch.randn(len(visible), HEADS, DIM) * 2, torch.randn(HEADS)
     tensors = {"q": q_THC, "window": window_WC, "entries": entries_MC}
     return {**{name: x.to(dtype) for name, x in tensors.items()}, "sink": sink_H, "keys": keys}
@@ -143,12 +142,12 @@ def test_neighbours_in_the_batch_change_nothing(kind: str, impl: str) -> None:
     for first, last in pairwise(keys.runs):
         part = slice(first, last)
         alone = KeySet(keys.window_T2[part], (0, last - first))
-        if keys.prefix_T is not None and keys.pages is not None:
-            own = replace(keys.pages, sequence_T=keys.pages.sequence_T[part])
-            seen = keys.prefix_T[part]
-            alone = replace(alone, prefix_T=seen, pages=own, longest_prefix=int(seen.max()))
-        if keys.chosen_TK is not None:
-            alone = replace(alone, chosen_TK=keys.chosen_TK[part])
+        if isinstance(keys.entries, Prefix):
+            own = replace(keys.entries.pages, sequence_T=keys.entries.pages.sequence_T[part])
+            seen = keys.entries.visible_T[part]
+            alone = replace(alone, entries=Prefix(seen, own, int(seen.max())))
+        if isinstance(keys.entries, Chosen):
+            alone = replace(alone, entries=Chosen(keys.entries.rows_TK[part]))
         out = attend({**case, "q": case["q"][part], "keys": alone}, impl)
         torch.testing.assert_close(out, together[part], atol=1e-6, rtol=0)
 
@@ -194,7 +193,7 @@ def test_no_entries_is_the_window_alone(entries: Tensor | None, impl: str) -> No
     case = make("window", [70], [0])
     pages = PageTable(torch.zeros(1, 1, dtype=torch.int64), 1, torch.zeros(70, dtype=torch.int64))
     nothing = torch.zeros(70, dtype=torch.int64)
-    keys = replace(case["keys"], prefix_T=nothing, pages=pages, longest_prefix=0)
+    keys = replace(case["keys"], entries=Prefix(nothing, pages, 0))
     out = attend({**case, "entries": entries, "keys": keys}, impl)
     torch.testing.assert_close(out, attend(case, impl), atol=0, rtol=0)
 
@@ -219,7 +218,7 @@ def test_recorded_outputs(shared_data: Path, impl: str) -> None:
     keys = KeySet(
         torch.stack([row_T, row_T + 1], dim=1),
         tuple(range(0, batch * queries + 1, queries)),
-        chosen_TK=rows_TK[:, 1:],
+        Chosen(rows_TK[:, 1:]),
     )
     run = torch.no_grad()(partial(sparse_attention, scale=dim**-0.5, impl=impl))
     out = run(ops["attn.q"].float().flatten(0, 1), kv_MC[rows_TK[:, 0]], kv_MC, keys, ops["attn.sink"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dsv4.kernels import native, rows
-from dsv4.kernels.sparse_attention import KeySet, PageTable, reference, sparse_attention
+from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix, reference, sparse_attention
 
 pytestmark = [
     pytest.mark.skipif(not native.available(), reason="no native kernels here"),
@@ -51,12 +51,12 @@ class Case:
         keys = self.keys
         runs = sorted({first, last, *(border for border in keys.runs if first < border < last)})
         own = KeySet(keys.window_T2[part], tuple(border - first for border in runs))
-        if keys.prefix_T is not None and keys.pages is not None:
-            pages = replace(keys.pages, sequence_T=keys.pages.sequence_T[part])
-            seen_T = keys.prefix_T[part]
-            own = replace(own, prefix_T=seen_T, pages=pages, longest_prefix=int(seen_T.max()))
-        if keys.chosen_TK is not None:
-            own = replace(own, chosen_TK=keys.chosen_TK[part])
+        if isinstance(keys.entries, Prefix):
+            pages = replace(keys.entries.pages, sequence_T=keys.entries.pages.sequence_T[part])
+            seen_T = keys.entries.visible_T[part]
+            own = replace(own, entries=Prefix(seen_T, pages, int(seen_T.max())))
+        if isinstance(keys.entries, Chosen):
+            own = replace(own, entries=Chosen(keys.entries.rows_TK[part]))
         return replace(self, q_THC=self.q_THC[part], keys=own)
 
 
@@ -99,10 +99,10 @@ def make(
     entries_MC[~readable] = 255 if storage == "packed" else NAN
     keys = KeySet(torch.tensor(bounds), (0, *torch.tensor(lengths).cumsum(0).tolist()))
     if kind == "prefix":
-        keys = replace(keys, prefix_T=torch.tensor(visible), pages=pages, longest_prefix=max(visible))
+        keys = replace(keys, entries=Prefix(torch.tensor(visible), pages, max(visible)))
     if kind == "chosen":
         mixed_TK = row_TK.gather(1, torch.rand(row_TK.shape).argsort(dim=1))[:, :37]
-        keys = replace(keys, chosen_TK=mixed_TK)
+        keys = replace(keys, entries=Chosen(mixed_TK))
     if storage == "bfloat16":
         window_WC = window_WC.bfloat16()
     q_THC = torch.randn(len(visible), heads, dim) * 2
@@ -170,9 +170,11 @@ def test_two_threads_share_one_long_query(heads: int, dim: int, kind: str) -> No
     case = make(kind, [1], [12000], heads, dim, "packed", window=128)
     if kind == "chosen":
         order = torch.randperm(3000)[:1024]
-        pages = make("prefix", [1], [12000], heads, dim).keys.pages
+        read = make("prefix", [1], [12000], heads, dim).keys.entries
+        assert isinstance(read, Prefix)
+        pages = read.pages
         assert pages is not None
-        case = replace(case, keys=replace(case.keys, chosen_TK=pages.rows(order[None])))
+        case = replace(case, keys=replace(case.keys, entries=Chosen(pages.rows(order[None]))))
         case.entries_MC[:] = rows.pack_entry(torch.randn(len(case.entries_MC), dim), case.rope_dim)
     one = case.run()
     torch.set_num_threads(2)

@@ -83,4 +83,4 @@ def test_windows_of_fresh_sequences_stay_within_them() -> None:
     cache = FreshCache(Sequences.pack([5, 3], ()), 3)
     buffer = cache.layer(7).append(torch.zeros(8, 2), None, None)
     assert buffer.window_T2.tolist() == [[0, 1], [0, 2], [0, 3], [1, 4], [2, 5], [5, 6], [5, 7], [5, 8]]
-    assert buffer.entries_MC is None
+    assert buffer.entries is None

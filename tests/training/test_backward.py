@@ -10,7 +10,7 @@ from torch import Tensor
 from dsv4.kernels import hyper_connection as hc
 from dsv4.kernels import moe, native, quant
 from dsv4.kernels.norm import rms_norm
-from dsv4.kernels.sparse_attention import KeySet, PageTable, sparse_attention
+from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix, sparse_attention
 from dsv4.kernels.sparse_attention import torch as plain
 from dsv4.model.inputs import FreshCache, Sequences
 from dsv4.testing.graph import graph_is_freed
@@ -40,19 +40,21 @@ def attention_inputs(lengths: list[int], kind: str, dtype: torch.dtype) -> tuple
     cache = FreshCache(sequences, 9)
     kv, entries = torch.randn(tokens, 6, dtype=dtype), torch.randn(sum(blocks.new_entries), 6, dtype=dtype)
     buffer = cache.append(kv, entries, blocks)
-    assert buffer.pages is not None
+    assert buffer.entries is not None
     keys = KeySet(buffer.window_T2, sequences.borders)
     if kind == "prefix":
-        keys = KeySet(buffer.window_T2, sequences.borders, blocks.visible_T, buffer.pages, blocks.longest)
+        keys = KeySet(
+            buffer.window_T2, sequences.borders, Prefix(blocks.visible_T, buffer.entries.pages, blocks.longest)
+        )
     elif kind == "paged":
         pages = PageTable(torch.arange(len(entries)).view(1, -1).expand(len(lengths), -1), 1, sequences.sequence_T)
-        keys = KeySet(buffer.window_T2, sequences.borders, blocks.visible_T, pages, blocks.longest)
+        keys = KeySet(buffer.window_T2, sequences.borders, Prefix(blocks.visible_T, pages, blocks.longest))
     elif kind == "chosen":
         chosen = torch.full((tokens, 3), -1)
         for t, visible in enumerate(blocks.visible_T.tolist()):
             picked = torch.randperm(visible)[:3]
             chosen[t, : len(picked)] = picked
-        keys = KeySet(buffer.window_T2, sequences.borders, chosen_TK=buffer.pages.rows(chosen))
+        keys = KeySet(buffer.window_T2, sequences.borders, Chosen(buffer.entries.pages.rows(chosen)))
     return [torch.randn(tokens, 2, 6, dtype=dtype), kv, entries, torch.randn(2, dtype=dtype)], keys
 
 
@@ -81,13 +83,14 @@ def test_attention_gradcheck() -> None:
 
 def test_attention_ignores_rows_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, keys = attention_inputs([40], "chosen", torch.float32)
-    assert keys.chosen_TK is not None
-    unseen = sorted(set(range(10)) - set(keys.chosen_TK[:8].flatten().tolist()))
+    assert isinstance(keys.entries, Chosen)
+    rows_TK = keys.entries.rows_TK
+    unseen = sorted(set(range(10)) - set(rows_TK[:8].flatten().tolist()))
     monkeypatch.setattr(plain, "_QUERIES", 8)
     inputs[2][unseen[-1]] = float("nan")
     q, window, entries, sink = (t.requires_grad_() for t in inputs)
-    chosen = keys.chosen_TK.masked_fill(keys.chosen_TK == unseen[-1], -1)
-    keys = KeySet(keys.window_T2, keys.runs, chosen_TK=chosen)
+    chosen = rows_TK.masked_fill(rows_TK == unseen[-1], -1)
+    keys = KeySet(keys.window_T2, keys.runs, Chosen(chosen))
     sparse_attention(q, window, entries, keys, sink, scale=1.0, impl="torch").square().sum().backward()
     for t in (q, window, sink):
         assert t.grad is not None

@@ -6,16 +6,13 @@ T queries, N indexer heads, I indexer dim, M buffer rows, K entries kept.
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
-
-if TYPE_CHECKING:
-    from dsv4.kernels.sparse_attention import PageTable
+from dsv4.kernels.sparse_attention.keys import PageTable
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3}  # RowKind of native/rows.h
@@ -59,7 +56,7 @@ def index_topk(
     q_TNI: Tensor,
     weight_TN: Tensor,
     keys_MI: Tensor,
-    pages: "PageTable",
+    pages: PageTable,
     visible_T: Tensor,
     longest: int,
     k: int,

@@ -4,15 +4,12 @@ T queries, Q queries of a block, N indexer heads, I indexer dim, S entries of th
 """
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dsv4.kernels.rows import unpack_index
-
-if TYPE_CHECKING:
-    from dsv4.kernels.sparse_attention import PageTable
+from dsv4.kernels.sparse_attention.keys import PageTable
 
 _SCORES = 1 << 24  # scores per head block held at once: 64 MiB in fp32
 
@@ -28,7 +25,7 @@ def index_topk(
     q_TNI: Tensor,
     weight_TN: Tensor,
     keys_MI: Tensor,
-    pages: "PageTable",
+    pages: PageTable,
     visible_T: Tensor,
     longest: int,
     k: int,

@@ -3,42 +3,15 @@
 T queries, H heads, C entry dim, W window rows, M entry rows, K chosen rows, B sequences, P pages.
 """
 
-from dataclasses import dataclass
-
-from torch import Tensor, uint8, where
+from torch import Tensor, uint8
 
 from dsv4.kernels.autograd import node
 from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.rows import entry_bytes
+from dsv4.kernels.sparse_attention import native, reference, torch
+from dsv4.kernels.sparse_attention.keys import Chosen, KeySet, PageTable, Prefix
 
-
-@dataclass(frozen=True, slots=True)
-class PageTable:
-    """Where the compressed entries of each sequence lie: entry j of sequence b is row
-    first_BP[b, j // entries_per_page] + j % entries_per_page of the entry rows."""
-
-    first_BP: Tensor  # int64
-    entries_per_page: int
-    sequence_T: Tensor  # int64: the sequence of each query
-
-    def rows(self, entry_TK: Tensor) -> Tensor:
-        """Buffer rows of entries entry_TK [T, K] of each query's own sequence; -1 stays -1."""
-        safe_TK = entry_TK.clamp(min=0)
-        page_TK = safe_TK // self.entries_per_page
-        first_TK = self.first_BP[self.sequence_T[:, None], page_TK]
-        return where(entry_TK < 0, -1, first_TK + safe_TK % self.entries_per_page)
-
-
-@dataclass(frozen=True, slots=True)
-class KeySet:
-    """Rows that each query may read. Ranges stay ranges; only CSA's choice is a list."""
-
-    window_T2: Tensor  # int64 [first, last) of the window rows
-    runs: tuple[int, ...]  # borders of the sequences among the queries: 0, ..., T
-    prefix_T: Tensor | None = None  # HCA: how many compressed entries are visible ...
-    pages: PageTable | None = None  # ... and where they lie
-    longest_prefix: int = 0  # an upper bound of prefix_T known on the host
-    chosen_TK: Tensor | None = None  # CSA: entry rows picked by the indexer, -1 = none
+__all__ = ["Chosen", "KeySet", "PageTable", "Prefix", "sparse_attention"]
 
 
 def sparse_attention(
@@ -73,8 +46,6 @@ def sparse_attention(
         "sparse_attention", impl, _SPARSE_ATTENTION, q_THC, window_WC, entries_MC, keys, sink_H, scale, rope_dim
     )
 
-
-from dsv4.kernels.sparse_attention import native, reference, torch  # noqa: E402  (they need KeySet)
 
 _SPARSE_ATTENTION = (
     Implementation(

@@ -6,16 +6,14 @@ T queries, H heads, C entry dim, W window rows, M entry rows.
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
-
-if TYPE_CHECKING:
-    from dsv4.kernels.sparse_attention import KeySet
+from dsv4.kernels.sparse_attention.keys import Chosen, KeySet
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
@@ -80,7 +78,7 @@ def sparse_attention(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
-    keys: "KeySet",
+    keys: KeySet,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
@@ -92,13 +90,23 @@ def sparse_attention(
 _Fields = tuple[Tensor, Sequence[int], Tensor | None, Tensor | None, Tensor | None, int, Tensor | None]
 
 
-def _fields(keys: "KeySet") -> _Fields:
+def _fields(keys: KeySet) -> _Fields:
     """Window ranges, runs; visible entries, pages and sequences of a prefix; entries per page; the choice."""
-    if keys.prefix_T is None or not keys.longest_prefix:
-        return keys.window_T2, keys.runs, None, None, None, 0, keys.chosen_TK
-    assert keys.pages is not None
-    pages = keys.pages.first_BP, keys.pages.sequence_T, keys.pages.entries_per_page
-    return keys.window_T2, keys.runs, keys.prefix_T, *pages, keys.chosen_TK
+    read = keys.entries
+    if read is None or (not isinstance(read, Chosen) and not read.longest):
+        return keys.window_T2, keys.runs, None, None, None, 0, None
+    if isinstance(read, Chosen):
+        return keys.window_T2, keys.runs, None, None, None, 0, read.rows_TK
+    pages = read.pages
+    return (
+        keys.window_T2,
+        keys.runs,
+        read.visible_T,
+        pages.first_BP,
+        pages.sequence_T,
+        pages.entries_per_page,
+        None,
+    )
 
 
 @operator(
@@ -137,7 +145,7 @@ def backward(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
-    keys: "KeySet",
+    keys: KeySet,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,

@@ -3,18 +3,14 @@
 T queries, H heads, C entry dim, R rows read per query, W window rows, M entry rows.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from dsv4.kernels.rows import unpack_entry
-
-if TYPE_CHECKING:
-    from dsv4.kernels.sparse_attention import KeySet
+from dsv4.kernels.sparse_attention.keys import Chosen, KeySet, Prefix
 
 
-def window_rows(keys: "KeySet") -> Tensor:
+def window_rows(keys: KeySet) -> Tensor:
     """The window rows each query reads, rows_TR int64, -1 where there is none."""
     first_T1, last_T1 = keys.window_T2.split(1, dim=1)
     width = int((last_T1 - first_T1).max())
@@ -22,17 +18,16 @@ def window_rows(keys: "KeySet") -> Tensor:
     return torch.where(row_TR < last_T1, row_TR, -1)
 
 
-def entry_rows(keys: "KeySet") -> Tensor:
+def entry_rows(keys: KeySet) -> Tensor:
     """The entry rows each query reads, rows_TR int64, -1 where there is none."""
-    parts = [keys.window_T2.new_empty(keys.window_T2.shape[0], 0)]
-    if keys.prefix_T is not None and keys.longest_prefix:
-        assert keys.pages is not None
-        entry_R = torch.arange(keys.longest_prefix, device=keys.prefix_T.device)
-        entry_TR = torch.where(entry_R < keys.prefix_T[:, None], entry_R, -1)
-        parts.append(keys.pages.rows(entry_TR))
-    if keys.chosen_TK is not None:
-        parts.append(keys.chosen_TK)
-    return torch.cat(parts, dim=1)
+    match keys.entries:
+        case Prefix(visible_T, pages, longest):
+            entry_R = torch.arange(longest, device=visible_T.device)
+            return pages.rows(torch.where(entry_R < visible_T[:, None], entry_R, -1))
+        case Chosen(rows_TK):
+            return rows_TK
+        case None:
+            return keys.window_T2.new_empty(keys.window_T2.shape[0], 0)
 
 
 def take(buffer_MC: Tensor, rows: Tensor, dim: int, rope_dim: int) -> Tensor:
@@ -53,7 +48,7 @@ def sparse_attention(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
-    keys: "KeySet",
+    keys: KeySet,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,

@@ -13,16 +13,12 @@ S rows of a block's window span, P prefix entries, R rows of a block, K chosen r
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dsv4.kernels.sparse_attention.queries import query_blocks
+from dsv4.kernels.sparse_attention.keys import Chosen, KeySet, Prefix, query_blocks
 from dsv4.kernels.sparse_attention.reference import take
-
-if TYPE_CHECKING:
-    from dsv4.kernels.sparse_attention import KeySet
 
 _QUERIES = 64  # per block: larger wastes masked work, smaller wastes calls
 _VALUES = 1 << 25  # gathered values held at once: 128 MiB in fp32
@@ -37,11 +33,12 @@ class _Group:
     first_N: Tensor  # the first query of each block
 
 
-def _groups(keys: "KeySet", dim: int, span_extra: int) -> list[_Group]:
+def _groups(keys: KeySet, dim: int, span_extra: int) -> list[_Group]:
     size = min(_QUERIES, max(last - first for first, last in pairwise(keys.runs)))
     blocks = list(query_blocks(keys.runs, size))
-    chosen = keys.chosen_TK.shape[1] if keys.chosen_TK is not None else 0
-    values = dim * (size + span_extra + keys.longest_prefix + size * chosen)
+    chosen = keys.entries.rows_TK.shape[1] if isinstance(keys.entries, Chosen) else 0
+    longest = keys.entries.longest if isinstance(keys.entries, Prefix) else 0
+    values = dim * (size + span_extra + longest + size * chosen)
     step = max(1, _VALUES // values)
     groups = []
     for at in range(0, len(blocks), step):
@@ -58,7 +55,7 @@ def sparse_attention(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
-    keys: "KeySet",
+    keys: KeySet,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
@@ -72,7 +69,7 @@ def sparse_attention(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _window(window_WC: Tensor, keys: "KeySet", group: _Group, widest: int) -> tuple[Tensor, Tensor]:
+def _window(window_WC: Tensor, keys: KeySet, group: _Group, widest: int) -> tuple[Tensor, Tensor]:
     """The union of each block's windows, [N, S, C], and which of it each query sees, [N, Q, S]."""
     bounds_NQ2 = keys.window_T2[group.token_NQ]
     span = widest + group.token_NQ.shape[1] - 1
@@ -81,24 +78,22 @@ def _window(window_WC: Tensor, keys: "KeySet", group: _Group, widest: int) -> tu
     return take(window_WC, row_NS, window_WC.shape[1], 0), seen_NQS
 
 
-def _prefix(entries_MC: Tensor, keys: "KeySet", group: _Group, dim: int, rope_dim: int) -> tuple[Tensor, Tensor]:
+def _prefix(entries_MC: Tensor, read: Prefix, group: _Group, dim: int, rope_dim: int) -> tuple[Tensor, Tensor]:
     """The visible entries of each block's sequence, [N, P, C], and which of them each query sees, [N, Q, P]."""
-    assert keys.prefix_T is not None
-    assert keys.pages is not None
-    entry_P = torch.arange(keys.longest_prefix, device=entries_MC.device)
-    prefix_NQ = keys.prefix_T[group.token_NQ]
-    entry_NP = torch.where(entry_P < prefix_NQ.amax(dim=1, keepdim=True), entry_P, 0)
-    sequence_N1 = keys.pages.sequence_T[group.first_N][:, None]
-    first_NP = keys.pages.first_BP[sequence_N1, entry_NP // keys.pages.entries_per_page]
-    row_NP = first_NP + entry_NP % keys.pages.entries_per_page
-    return take(entries_MC, row_NP, dim, rope_dim), entry_P < prefix_NQ[..., None]
+    pages, visible_NQ = read.pages, read.visible_T[group.token_NQ]
+    entry_P = torch.arange(read.longest, device=entries_MC.device)
+    entry_NP = torch.where(entry_P < visible_NQ.amax(dim=1, keepdim=True), entry_P, 0)
+    sequence_N1 = pages.sequence_T[group.first_N][:, None]
+    first_NP = pages.first_BP[sequence_N1, entry_NP // pages.entries_per_page]
+    row_NP = first_NP + entry_NP % pages.entries_per_page
+    return take(entries_MC, row_NP, dim, rope_dim), entry_P < visible_NQ[..., None]
 
 
 def _attend(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
-    keys: "KeySet",
+    keys: KeySet,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
@@ -111,8 +106,8 @@ def _attend(
     flat_X = group.token_NQ.flatten()
     q_XHC = q_THC.index_select(0, flat_X).to(compute)
     kv_NRC, seen_NQR = _window(window_WC, keys, group, widest)
-    if keys.prefix_T is not None and keys.longest_prefix:
-        kv_NPC, seen_NQP = _prefix(entries_MC, keys, group, dim, rope_dim)
+    if isinstance(keys.entries, Prefix) and keys.entries.longest:
+        kv_NPC, seen_NQP = _prefix(entries_MC, keys.entries, group, dim, rope_dim)
         kv_NRC = torch.cat([kv_NRC.to(compute), kv_NPC.to(compute)], dim=1)
         seen_NQR = torch.cat([seen_NQR, seen_NQP], dim=2)
     # NOTE: rows nobody in the block sees may hold anything, NaN included; zero them before the products.
@@ -121,8 +116,8 @@ def _attend(
     score = torch.bmm(q_NYC, kv_NRC.transpose(1, 2)).view(blocks, size, heads, -1) * scale
     scores = [score.masked_fill(~seen_NQR[:, :, None, :], float("-inf"))]
     kv_XKC = None
-    if keys.chosen_TK is not None and keys.chosen_TK.shape[1]:
-        chosen_XK = keys.chosen_TK.index_select(0, flat_X)
+    if isinstance(keys.entries, Chosen) and keys.entries.rows_TK.shape[1]:
+        chosen_XK = keys.entries.rows_TK.index_select(0, flat_X)
         absent_XK = chosen_XK < 0
         kv_XKC = take(entries_MC, chosen_XK, dim, rope_dim).to(compute).masked_fill(absent_XK[..., None], 0)
         score_XHK = torch.bmm(q_XHC, kv_XKC.transpose(1, 2)) * scale
@@ -159,7 +154,7 @@ def sparse_attention_dense(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
-    keys: "KeySet",
+    keys: KeySet,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
@@ -178,7 +173,7 @@ def backward(
     q_THC: Tensor,
     window_WC: Tensor,
     entries_MC: Tensor,
-    keys: "KeySet",
+    keys: KeySet,
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
@@ -227,7 +222,7 @@ def _weights(
     return kv_RC, weight_YR.div_(total_Y[:, None]), sink_Y.div_(total_Y)
 
 
-def _blocks(keys: "KeySet", entries: int) -> Iterator[_Block]:
+def _blocks(keys: KeySet, entries: int) -> Iterator[_Block]:
     device = keys.window_T2.device
     for first, last in query_blocks(keys.runs, _QUERIES):
         queries = slice(first, last)
@@ -242,10 +237,10 @@ def _blocks(keys: "KeySet", entries: int) -> Iterator[_Block]:
             yield _Block(queries, window, found[0], torch.cat([hidden_QR, found[1]], dim=1))
 
 
-def _entries(queries: slice, keys: "KeySet") -> tuple[slice | Tensor, Tensor] | None:
+def _entries(queries: slice, keys: KeySet) -> tuple[slice | Tensor, Tensor] | None:
     """The entry rows that some query of a block reads, and which each does not."""
-    if keys.chosen_TK is not None:
-        chosen_QK = keys.chosen_TK[queries]
+    if isinstance(keys.entries, Chosen):
+        chosen_QK = keys.entries.rows_TK[queries]
         last = int(chosen_QK.max()) + 1 if chosen_QK.shape[1] else 0
         if not last:
             return None
@@ -254,19 +249,18 @@ def _entries(queries: slice, keys: "KeySet") -> tuple[slice | Tensor, Tensor] | 
         hidden_QR = torch.ones(len(chosen_QK), last - first + 1, dtype=torch.bool, device=chosen_QK.device)
         hidden_QR.scatter_(1, (chosen_QK - first).where(chosen_QK >= 0, last - first), False)
         return slice(first, last), hidden_QR[:, :-1]
-    if keys.prefix_T is None:
+    if keys.entries is None:
         return None
-    assert keys.pages is not None
-    prefix_Q = keys.prefix_T[queries]
-    longest = int(prefix_Q.max())
+    pages, visible_Q = keys.entries.pages, keys.entries.visible_T[queries]
+    longest = int(visible_Q.max())
     if not longest:
         return None
-    entry_R = torch.arange(longest, device=prefix_Q.device)
-    pages_P = keys.pages.first_BP[keys.pages.sequence_T[queries.start]]
-    if longest <= keys.pages.entries_per_page:
+    entry_R = torch.arange(longest, device=visible_Q.device)
+    pages_P = pages.first_BP[pages.sequence_T[queries.start]]
+    if longest <= pages.entries_per_page:
         first = int(pages_P[0])
         rows: slice | Tensor = slice(first, first + longest)
     else:
-        per_page = keys.pages.entries_per_page
+        per_page = pages.entries_per_page
         rows = pages_P[entry_R // per_page] + entry_R % per_page
-    return rows, entry_R >= prefix_Q[:, None]
+    return rows, entry_R >= visible_Q[:, None]

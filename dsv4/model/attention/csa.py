@@ -11,7 +11,7 @@ from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
 from dsv4.kernels.indexer import index_topk
 from dsv4.kernels.rope import apply_rope
-from dsv4.kernels.sparse_attention import KeySet, PageTable
+from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.inputs import Blocks, KeyBuffer, LayerCache
@@ -83,19 +83,20 @@ class CompressedSparseAttention(Attention):
         x_TD, latent_TL = x_TD.detach(), latent_TL.detach()
         index = self.indexer.remember(x_TD, step, cache)
         buffer = cache.append(kv_TC, entries_NC, blocks)
-        assert buffer.pages is not None
+        assert buffer.entries is not None
         # the best k of at most k entries are all of them: a range, and nothing to score
         everything = regime.dense or blocks.longest <= self.config.index_topk
         queries = chosen_TK = None
         if not everything or regime.indexed is not None:
             queries = self.indexer.queries(x_TD, latent_TL, step.rotations.of_tokens(self.spec.ratio))
         if everything:
-            keys = KeySet(buffer.window_T2, borders, blocks.visible_T, buffer.pages, blocks.longest)
+            read: Prefix | Chosen = Prefix(blocks.visible_T, buffer.entries.pages, blocks.longest)
         else:
             assert queries is not None
             chosen_TK = self.indexer.choose(queries, step, index)
-            keys = KeySet(buffer.window_T2, borders, chosen_TK=buffer.pages.rows(chosen_TK))
-        if regime.indexed is not None and queries is not None and buffer.entries_MC is not None:
+            read = Chosen(buffer.entries.pages.rows(chosen_TK))
+        keys = KeySet(buffer.window_T2, borders, read)
+        if regime.indexed is not None and queries is not None:
             regime.indexed(self._seen(queries, index[0], chosen_TK, blocks, q_THC, buffer, keys))
         return buffer, keys
 
@@ -109,18 +110,17 @@ class CompressedSparseAttention(Attention):
         buffer: KeyBuffer,
         keys: KeySet,
     ) -> IndexedAttention:
-        assert buffer.entries_MC is not None
-        assert buffer.pages is not None
+        assert buffer.entries is not None
         return IndexedAttention(
             self.spec.index,
             *queries,
             index_MI,
-            buffer.pages,
+            buffer.entries.pages,
             blocks.visible_T,
             chosen_TK,
             q_THC.detach(),
             buffer.window_WC.detach(),
-            buffer.entries_MC.detach(),
+            buffer.entries.rows_MC.detach(),
             keys,
             self.attn_sink.detach(),
             self.config.head_dim**-0.5,

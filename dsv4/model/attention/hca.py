@@ -6,7 +6,7 @@ T tokens, D hidden size, L query latent, H heads, C head dim.
 from torch import Tensor
 
 from dsv4.config import LayerSpec, ModelConfig
-from dsv4.kernels.sparse_attention import KeySet
+from dsv4.kernels.sparse_attention import KeySet, Prefix
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.inputs import KeyBuffer
@@ -27,11 +27,6 @@ class HeavilyCompressedAttention(Attention):
         cache, blocks = step.cache.layer(self.spec.index), step.sequences.blocks[self.spec.ratio]
         entries_NC = self.store(self.compressor(x_TD, step, cache, "main"))
         buffer = cache.append(kv_TC, entries_NC, blocks)
-        keys = KeySet(
-            buffer.window_T2,
-            step.sequences.borders,
-            prefix_T=blocks.visible_T,
-            pages=buffer.pages,
-            longest_prefix=blocks.longest,
-        )
-        return buffer, keys
+        assert buffer.entries is not None
+        read = Prefix(blocks.visible_T, buffer.entries.pages, blocks.longest)
+        return buffer, KeySet(buffer.window_T2, step.sequences.borders, read)

@@ -46,7 +46,7 @@ class Attention(Layer):
         o_THC = sparse_attention(
             q_THC,
             buffer.window_WC,
-            buffer.entries_MC,
+            None if buffer.entries is None else buffer.entries.rows_MC,
             keys,
             self.attn_sink,
             scale=self.config.head_dim**-0.5,
