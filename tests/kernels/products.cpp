@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "gemm.h"
+#include "matmul/gemm.h"
 
 using namespace dsv4;
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dsv4.kernels.native.build import SOURCES
+from dsv4.kernels.native.build import KERNELS
 
 COMPILER, EMULATOR = (shutil.which(name) for name in ("aarch64-linux-gnu-g++", "qemu-aarch64-static"))
-FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", f"-I{SOURCES}")
+FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", f"-I{KERNELS}")
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,13 +22,14 @@ def compiled(*arguments: str) -> None:
 
 
 def test_every_kernel_compiles() -> None:
-    for source in sorted(SOURCES.glob("*.cpp")):
+    for source in sorted(KERNELS.glob("*/*.cpp")):
         compiled("-fopenmp", "-Wall", "-Werror", "-fsyntax-only", str(source))
 
 
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-aarch64-static (Debian: qemu-user-static)")
 def test_products_are_right_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    parts = [str(SOURCES / f"{name}.cpp") for name in ("gemm", "gemm_linear", "gemm_fixed", "quant", "dequant")]
+    names = ("matmul/gemm", "matmul/gemm_linear", "matmul/gemm_fixed", "matmul/dequant", "quant/quant")
+    parts = [str(KERNELS / f"{name}.cpp") for name in names]
     program = tmp_path / "products"
     compiled("-static", "-o", str(program), str(Path(__file__).with_name("products.cpp")), *parts)
     done = subprocess.run([str(EMULATOR), str(program)], capture_output=True, text=True)

@@ -15,7 +15,7 @@ from dsv4.kernels.native.operators import operator
 
 
 class _Call(ctypes.Structure):
-    """`PoolCall` of native/compress.cpp."""
+    """`PoolCall` of compress.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("kv", "score", "own", "previous", "out")),
@@ -25,7 +25,7 @@ class _Call(ctypes.Structure):
 
 
 class _Backward(ctypes.Structure):
-    """`PoolBackward` of native/compress_backward.cpp."""
+    """`PoolBackward` of compress_backward.cpp."""
 
     _fields_ = (
         ("forward", _Call),

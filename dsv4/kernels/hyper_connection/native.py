@@ -13,7 +13,7 @@ from torch import Tensor
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
 
-MOST_STREAMS = 8  # as in native/hyper.cpp
+MOST_STREAMS = 8  # as in hyper.cpp
 
 
 @cache
@@ -30,7 +30,7 @@ def _combine() -> Callable[..., None]:
 
 
 class _EnterBackward(ctypes.Structure):
-    """`EnterBackward` of native/hyper_backward.cpp."""
+    """`EnterBackward` of hyper_backward.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "fn", "scale", "base", "grad", "grad_post", "grad_comb")),

@@ -15,17 +15,17 @@ from dsv4.kernels.native.operators import operator
 from dsv4.kernels.sparse_attention.keys import PageTable
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3}  # RowKind of native/rows.h
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3}  # RowKind of rows/rows.h
 
 
 class _Rows(ctypes.Structure):
-    """`Rows` of native/rows.h."""
+    """`Rows` of rows/rows.h."""
 
     _fields_ = (("first", _POINTER), ("stride", _INT64), ("dim", _INT64), ("rope", _INT64), ("kind", ctypes.c_int))
 
 
 class _Call(ctypes.Structure):
-    """`IndexCall` of native/indexer.cpp."""
+    """`IndexCall` of indexer.cpp."""
 
     _fields_ = (
         *((name, _POINTER) for name in ("q", "weight")),

@@ -14,7 +14,7 @@ from torch import Tensor
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
 
-F32, BF16, FP8, FP8_FLOAT_SCALE, FP4 = 0, 1, 2, 3, 6  # `Kind` of native/dequant.h
+F32, BF16, FP8, FP8_FLOAT_SCALE, FP4 = 0, 1, 2, 3, 6  # `Kind` of dequant.h
 _FLOAT_KINDS = {torch.float32: F32, torch.bfloat16: BF16}
 _SCALES = (torch.float8_e8m0fnu, torch.float32)
 

@@ -1,6 +1,6 @@
 """Compiling the native kernels: with the system's compiler, once, into a cache keyed by sources, compiler and machine.
 
-The C++ files beside this one have a plain C interface and know nothing of Python or torch.
+The C++ files of the kernel folders have a plain C interface and know nothing of Python or torch.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-SOURCES = Path(__file__).parent
+KERNELS = Path(__file__).parents[1]  # each operation's C++ lies in its folder, what they share in this one
 # instruction sets, best first: what the machine must have (names as in /proc/cpuinfo), what the compiler is told
 ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "avx512": (
@@ -73,10 +73,10 @@ def library_path(isa: str, extra: tuple[str, ...] = ()) -> Path:
     cxx = compiler()
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
     flags = (*_FLAGS, *ISA[isa][1], *extra)
-    files = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
+    files = sorted([*KERNELS.glob("*/*.cpp"), *KERNELS.glob("*/*.h")])
     digest = hashlib.sha256(f"{version}{flags}{platform.machine()}".encode())
     for file in files:
-        digest.update(file.name.encode() + file.read_bytes())
+        digest.update(f"{file.relative_to(KERNELS)}".encode() + file.read_bytes())
     target = cache_folder() / f"dsv4-{isa}-{digest.hexdigest()[:16]}.so"
     if not target.exists():
         _build(cxx, flags, [file for file in files if file.suffix == ".cpp"], target)
@@ -92,7 +92,7 @@ def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) 
             objects = [str(Path(folder) / f"{file.stem}.o") for file in sources]
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
                 jobs = {
-                    pool.submit(_run, [cxx, *flags, "-c", str(source), "-o", made]): source.name
+                    pool.submit(_run, [cxx, *flags, "-I", str(KERNELS), "-c", str(source), "-o", made]): source.name
                     for source, made in zip(sources, objects, strict=True)
                 }
                 for job in as_completed(jobs):

@@ -20,13 +20,13 @@ _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 
 
 class _Rows(ctypes.Structure):
-    """`Rows` of native/rows.h."""
+    """`Rows` of rows/rows.h."""
 
     _fields_ = (("first", _POINTER), ("stride", _INT64), ("dim", _INT64), ("rope", _INT64), ("kind", ctypes.c_int))
 
 
 class _Call(ctypes.Structure):
-    """`AttentionCall` of native/attention.h."""
+    """`AttentionCall` of attention.h."""
 
     _fields_ = (
         *((name, _POINTER) for name in ("q", "out")),
@@ -39,7 +39,7 @@ class _Call(ctypes.Structure):
 
 
 class _Backward(ctypes.Structure):
-    """`BackwardCall` of native/attention_backward.cpp."""
+    """`BackwardCall` of attention_backward.cpp."""
 
     _fields_ = (
         ("forward", _Call),

@@ -1,4 +1,4 @@
-"""The structs of native/step.h, filled with the addresses of a model's weights and a store's rows.
+"""The structs of step.h, filled with the addresses of a model's weights and a store's rows.
 
 The objects built here hold no tensor: they are kept beside the StepModel or StepStore whose tensors they point into.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 POINTER, INT64, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 PLAIN_KINDS = {F32: torch.float32, BF16: torch.bfloat16}
 STORE_FIELDS = ("window_MX", "entries_MX", "index_MX", "main_tail_MF", "index_tail_MF")  # in the order of StoreLayer
-ROW_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # RowKind of native/rows.h
+ROW_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # RowKind of rows/rows.h
 
 
 def _all(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:

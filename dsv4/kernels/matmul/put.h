@@ -1,7 +1,7 @@
 // Where a product ends: running vectors are summed over their lanes and written.
 #pragma once
 #include "gemm.h"
-#include "quant.h"
+#include "quant/quant.h"
 
 namespace dsv4 {
 

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "gemm.h"
+#include "matmul/gemm.h"
 #include "moe_math.h"
-#include "quant.h"
+#include "quant/quant.h"
 #include "residency.h"
 
 using namespace dsv4;

@@ -1,6 +1,6 @@
 // Routing: affinities, the choice of experts, and their weights.
 #include "moe_math.h"
-#include "parallel.h"
+#include "native/parallel.h"
 
 using namespace dsv4;
 

@@ -3,7 +3,7 @@
 // T queries, N heads, I dims, K places of the result.
 #include <omp.h>
 
-#include "exponential.h"
+#include "native/exponential.h"
 #include "indexer.h"
 #include "indexer_bytes.h"
 #include "topk.h"

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "parallel.h"
-#include "product.h"
-#include "simd.h"
+#include "native/parallel.h"
+#include "native/product.h"
+#include "native/simd.h"
 
 using namespace dsv4;
 

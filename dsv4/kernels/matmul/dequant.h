@@ -6,7 +6,7 @@
 // Values are exactly those of dequantising to float32, for every scale. Exception: the NaN bytes of e4m3 (0x7f, 0xff),
 // which no checkpoint holds, read as 480.
 #pragma once
-#include "simd.h"
+#include "native/simd.h"
 
 namespace dsv4 {
 

@@ -3,9 +3,9 @@
 // x [T, S, D]; E = S * D; X = (2 + S) * S mixes in the order pre S, post S, comb S * S (S alone for the head).
 #include <algorithm>
 
-#include "gemm.h"
-#include "moe_math.h"
-#include "quant.h"
+#include "matmul/gemm.h"
+#include "moe/moe_math.h"
+#include "quant/quant.h"
 
 using namespace dsv4;
 

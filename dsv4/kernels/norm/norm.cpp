@@ -1,6 +1,6 @@
 // RMSNorm over the rows of a matrix.
-#include "parallel.h"
-#include "quant.h"
+#include "native/parallel.h"
+#include "quant/quant.h"
 
 using namespace dsv4;
 

@@ -3,7 +3,7 @@
 // N blocks, m rows per block, C channels; rows are `stride` floats apart.
 #include "compress.h"
 
-#include "exponential.h"
+#include "native/exponential.h"
 
 using namespace dsv4;
 

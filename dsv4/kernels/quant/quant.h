@@ -1,6 +1,6 @@
 // bfloat16 to and from float32, and the FP8 cast of activations.
 #pragma once
-#include "dequant.h"
+#include "matmul/dequant.h"
 
 namespace dsv4 {
 

@@ -1,7 +1,7 @@
 // exp of anything, log and what is made of them, W lanes at a time, to about one unit in the last place.
 #pragma once
-#include "exponential.h"
-#include "simd.h"
+#include "native/exponential.h"
+#include "native/simd.h"
 
 namespace dsv4 {
 

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "moe_math.h"
-#include "parallel.h"
-#include "product.h"
+#include "moe/moe_math.h"
+#include "native/parallel.h"
+#include "native/product.h"
 
 using namespace dsv4;
 

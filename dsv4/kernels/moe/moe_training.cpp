@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "moe_math.h"
-#include "parallel.h"
-#include "product.h"
+#include "native/parallel.h"
+#include "native/product.h"
 
 using namespace dsv4;
 

@@ -4,7 +4,7 @@
 //
 // T new tokens, B sequences, S streams, D hidden size, H heads, C head dim, L query latent, I indexer dim, J indexer
 // heads, N finished entries of a ratio, m tokens per entry, P rotary pairs, V vocabulary, X bytes of a stored row.
-// Everything below is mirrored by dsv4/kernels/step/cpu.py, field by field.
+// Everything below is mirrored by layout.py beside this file, field by field.
 #pragma once
 #include <cstdint>
 #include <vector>

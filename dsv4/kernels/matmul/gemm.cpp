@@ -5,7 +5,7 @@
 
 #include "gemm_fixed.h"
 #include "put.h"
-#include "quant.h"
+#include "quant/quant.h"
 
 namespace dsv4 {
 

@@ -1,11 +1,11 @@
 // The operations a step is made of, as the library exports them one by one, and what its parts share.
 #pragma once
-#include "attention.h"
-#include "compress.h"
-#include "gemm.h"
-#include "indexer.h"
-#include "quant.h"
-#include "rope.h"
+#include "sparse_attention/attention.h"
+#include "compress/compress.h"
+#include "matmul/gemm.h"
+#include "indexer/indexer.h"
+#include "quant/quant.h"
+#include "rope/rope.h"
 #include "step.h"
 
 extern "C" {

@@ -1,8 +1,8 @@
 // The next-token loss of rows of logits, and its gradient in their place.
 #include <algorithm>
 
-#include "moe_math.h"
-#include "parallel.h"
+#include "moe/moe_math.h"
+#include "native/parallel.h"
 
 using namespace dsv4;
 

@@ -4,7 +4,7 @@
 // of the lanes. Tiles, panels and threads only decide which chains run side by side: results depend on nothing else.
 #pragma once
 #include "dequant.h"
-#include "parallel.h"
+#include "native/parallel.h"
 
 namespace dsv4 {
 

@@ -1,6 +1,6 @@
 // The arguments of the indexer.
 #pragma once
-#include "rows.h"
+#include "rows/rows.h"
 
 // Mirrored by dsv4/kernels/indexer/cpu.py.
 struct IndexCall {

@@ -8,8 +8,8 @@
 #pragma once
 #include <vector>
 
-#include "exponential.h"
-#include "rows.h"
+#include "native/exponential.h"
+#include "rows/rows.h"
 
 namespace dsv4 {
 

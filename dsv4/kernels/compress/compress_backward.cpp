@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "compress.h"
-#include "exponential.h"
+#include "native/exponential.h"
 
 using namespace dsv4;
 

@@ -3,7 +3,7 @@
 // N heads, I dims. A score is one chain over the heads of weight * relu(dot), each dot one chain over I: no lane sees
 // another, so tiles change no bit.
 #pragma once
-#include "rows.h"
+#include "rows/rows.h"
 
 namespace dsv4 {
 

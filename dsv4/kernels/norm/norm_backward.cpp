@@ -1,8 +1,8 @@
 // Gradients of RMSNorm. Rows are taken in fixed pieces whose sums are added in order, so threads change no bit.
 #include <algorithm>
 
-#include "parallel.h"
-#include "simd.h"
+#include "native/parallel.h"
+#include "native/simd.h"
 
 using namespace dsv4;
 

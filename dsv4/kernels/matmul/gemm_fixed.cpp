@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "put.h"
-#include "quant.h"
+#include "quant/quant.h"
 
 namespace dsv4 {
 

@@ -1,8 +1,8 @@
 // Rotary embedding of the last dims of each row, neighbours forming the pairs.
 #include "rope.h"
 
-#include "parallel.h"
-#include "quant.h"
+#include "native/parallel.h"
+#include "quant/quant.h"
 
 using namespace dsv4;
 

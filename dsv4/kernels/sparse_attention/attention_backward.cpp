@@ -8,7 +8,7 @@
 #include <algorithm>
 
 #include "attention.h"
-#include "product.h"
+#include "native/product.h"
 
 using namespace dsv4;
 

@@ -1,7 +1,7 @@
 // Cache rows of every storage kind as float32: float32, bfloat16, packed entries (e4m3), packed indexer keys (e2m1).
 // The layout of packed rows is described in dsv4/kernels/rows/__init__.py.
 #pragma once
-#include "simd.h"
+#include "native/simd.h"
 
 namespace dsv4 {
 
