@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsv4.cache.spec import tail_rows
 from dsv4.cache.store import CacheStore, LayerStore
+from dsv4.config import tail_length, tail_rows
 from dsv4.kernels.sparse_attention import PageTable
-from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName, tail_length
+from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName
 
 
 @dataclass(frozen=True, slots=True)

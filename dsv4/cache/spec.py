@@ -7,17 +7,11 @@ what one sequence keeps whatever its length: the window and the tokens the compr
 from dataclasses import dataclass
 
 from dsv4.cache.format import CacheDtype, RowFormat
-from dsv4.config import CSA_RATIO, AttentionKind, LayerSpec, ModelConfig
+from dsv4.config import AttentionKind, LayerSpec, ModelConfig, tail_rows
 
 PAGE_TOKENS = 256
 # rows of the last hidden states a slot keeps: the prediction block may have to redo the position before last
 STREAM_ROWS = 2
-
-
-def tail_rows(ratio: int) -> int:
-    """Rows of a compressor's ring: its longest tail (an open block, with overlap the closed one before it too) and one
-    more, so that the last token can be taken back."""
-    return 2 * ratio if ratio == CSA_RATIO else ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,7 @@ class CacheSpec:
     def _tail_bytes(self, spec: LayerSpec) -> int:
         if not spec.ratio:
             return 0
-        values = self.config.head_dim
+        values = spec.width(self.config.head_dim)
         if spec.kind is AttentionKind.CSA:
-            values = 2 * (self.config.head_dim + self.config.index_head_dim)
+            values += spec.width(self.config.index_head_dim)
         return tail_rows(spec.ratio) * 2 * values * 4  # kv and score, fp32

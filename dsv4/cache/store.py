@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dsv4.cache.format import CacheDtype
 from dsv4.cache.pages import Pool
-from dsv4.cache.spec import STREAM_ROWS, CacheSpec, tail_rows
-from dsv4.config import AttentionKind, LayerSpec, ModelConfig
+from dsv4.cache.spec import STREAM_ROWS, CacheSpec
+from dsv4.config import AttentionKind, LayerSpec, ModelConfig, tail_rows
 from dsv4.model.inputs import TailName
 
 
@@ -94,9 +94,9 @@ class CacheStore:
             return LayerStore(spec, window, None, None, {})
         rows = self.pages.count * (self.spec.page_tokens // spec.ratio)
         is_csa = spec.kind is AttentionKind.CSA
-        widths: dict[TailName, int] = {"main": 2 * c.head_dim * (2 if is_csa else 1)}
+        widths: dict[TailName, int] = {"main": 2 * spec.width(c.head_dim)}
         if is_csa:
-            widths["index"] = 4 * c.index_head_dim
+            widths["index"] = 2 * spec.width(c.index_head_dim)
         tails = {
             name: torch.empty(slots, tail_rows(spec.ratio), width, device=device) for name, width in widths.items()
         }

@@ -9,24 +9,12 @@ from dsv4.checkpoint.convert import convert
 from dsv4.checkpoint.folder import Folder, open_folder
 from dsv4.checkpoint.format import CheckpointError, TensorSpec
 from dsv4.checkpoint.loader import Mode, load_into, state_for
-from dsv4.checkpoint.names import (
-    BASE,
-    BF16,
-    FP32,
-    LAYOUTS,
-    RELEASE,
-    RELEASE_FP8,
-    Kind,
-    Layout,
-    Parameter,
-    expected_tensors,
-    parameters,
-    shard_of,
-)
+from dsv4.checkpoint.names import BASE, BF16, FP32, LAYOUTS, RELEASE, RELEASE_FP8, Layout, expected_tensors, shard_of
 from dsv4.checkpoint.quantize import quantize_state, save_checkpoint
 from dsv4.checkpoint.reader import CheckpointReader
 from dsv4.checkpoint.shapes import check_shapes, shape_problems
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size
+from dsv4.parameters import Parameter, Storage, parameters
 
 __all__ = [
     "BASE",
@@ -39,11 +27,11 @@ __all__ = [
     "CheckpointReader",
     "CheckpointWriter",
     "Folder",
-    "Kind",
     "Layout",
     "Mode",
     "Parameter",
     "Report",
+    "Storage",
     "TensorSpec",
     "check_folder",
     "check_shapes",

@@ -15,23 +15,13 @@ from dsv4.checkpoint.folder import adapter_notes, settle_config
 from dsv4.checkpoint.format import TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
 from dsv4.checkpoint.loader import checked_table, state_problems
-from dsv4.checkpoint.names import (
-    BASE,
-    BF16,
-    FP32,
-    RELEASE,
-    RELEASE_FP8,
-    Kind,
-    Layout,
-    Parameter,
-    parameters,
-    stored,
-)
+from dsv4.checkpoint.names import BASE, BF16, FP32, RELEASE, RELEASE_FP8, Layout, stored
 from dsv4.checkpoint.reader import CheckpointReader
 from dsv4.checkpoint.tokenizer_file import read_tokenizer_file, size_notes
 from dsv4.checkpoint.values import Progress, every_value, is_small, read_at_load, value_problem
 from dsv4.config import ModelConfig
 from dsv4.config.generation_file import read_generation
+from dsv4.parameters import Parameter, Storage, parameters
 
 MOST_PROBLEMS = 1000  # shown in full; the rest is counted
 _DTYPE_NAMES = {
@@ -138,8 +128,8 @@ def detect_layout(reader: CheckpointReader, config: ModelConfig) -> Layout:
 
     Of a mixed folder, or one with a layer missing, that of what is there.
     """
-    linear = _first(reader, config, Kind.LINEAR)
-    expert = _first(reader, config, Kind.EXPERT)
+    linear = _first(reader, config, Storage.LINEAR)
+    expert = _first(reader, config, Storage.EXPERT)
     dtypes = {spec.dtype for spec in (linear, expert) if spec is not None}
     if expert is not None and expert.dtype == torch.int8:
         return RELEASE
@@ -148,17 +138,17 @@ def detect_layout(reader: CheckpointReader, config: ModelConfig) -> Layout:
     return FP32 if dtypes and dtypes <= {torch.float32} else BF16
 
 
-def _first(reader: CheckpointReader, config: ModelConfig, kind: Kind) -> TensorSpec | None:
+def _first(reader: CheckpointReader, config: ModelConfig, storage: Storage) -> TensorSpec | None:
     """The first stored weight of a kind, quantised ones before others: some shapes are never quantised."""
     found: TensorSpec | None = None
     for parameter in parameters(config):
-        if parameter.kind is not kind or parameter.name not in reader:
+        if parameter.storage is not storage or parameter.name not in reader:
             continue
         spec = reader.spec(parameter.name)
         if spec.dtype.itemsize == 1:
             return spec
         found = found or spec
-        if kind is Kind.EXPERT:
+        if storage is Storage.EXPERT:
             break
     return found
 
@@ -189,7 +179,7 @@ def _blames(text: str, scales: set[str]) -> bool:
 def _values_of_a_load(config: ModelConfig, reader: CheckpointReader) -> list[str]:
     whole, problems = is_small(reader), []
     for parameter in parameters(config):
-        if parameter.kind is Kind.TABLE:
+        if parameter.storage is Storage.TABLE:
             try:
                 checked_table(parameter.name, reader, config.n_routed_experts)
             except ValueError as error:
@@ -237,8 +227,8 @@ def _deviations(parameter: Parameter, reader: CheckpointReader, wanted: Mapping[
     name, scale = parameter.name, parameter.scale_name
     is_, should = reader.spec(name).dtype, wanted[name].dtype
     texts: list[str] = []
-    if is_ != should and parameter.kind is not Kind.TABLE:
-        texts.append(f"{parameter.kind.value} tensors are {_name(is_)}, the others of their kind {_name(should)}")
+    if is_ != should and parameter.storage is not Storage.TABLE:
+        texts.append(f"{parameter.storage.value} tensors are {_name(is_)}, the others of their kind {_name(should)}")
     elif scale in reader and scale in wanted and reader.spec(scale).dtype != wanted[scale].dtype:
         texts.append(f"scales are {reader.spec(scale).dtype}, the layout's {wanted[scale].dtype}".replace("torch.", ""))
     return texts

@@ -21,25 +21,13 @@ from dsv4.checkpoint.folder import open_folder
 from dsv4.checkpoint.format import CheckpointError, read_json
 from dsv4.checkpoint.inventory import INDEX_NAME, PICKLE_SUFFIXES, UNFINISHED_NAME
 from dsv4.checkpoint.loader import is_quantized, state_problems
-from dsv4.checkpoint.names import (
-    BASE,
-    BF16,
-    FP32,
-    RELEASE,
-    RELEASE_FP8,
-    Kind,
-    Layout,
-    Parameter,
-    expected_tensors,
-    parameters,
-    shard_of,
-    stored,
-)
+from dsv4.checkpoint.names import BASE, BF16, FP32, RELEASE, RELEASE_FP8, Layout, expected_tensors, shard_of, stored
 from dsv4.checkpoint.quantize import store_parameter, write_configs
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.kernels.quant import float_to_e8m0, fp4_to_fp8_weight
+from dsv4.parameters import Parameter, Storage, parameters
 
 ExpertDtype = Literal["fp4", "fp8", "bf16"]
 TargetDtype = Literal["release", "base", "bf16", "fp32"]
@@ -114,7 +102,7 @@ def convert_parameter(parameter: Parameter, reader: CheckpointReader, layout: La
         return {name: reader.tensor(name) for name in wanted}
     name, scale_name = parameter.name, parameter.scale_name
     dtype, source = wanted[name].dtype, reader.spec(name).dtype
-    if parameter.kind is Kind.TABLE:
+    if parameter.storage is Storage.TABLE:
         return {name: reader.tensor(name).to(dtype)}
     if len(wanted) == 1:
         return {name: reader.dequantized(name, dtype)}

@@ -19,22 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.checkpoint.format import CheckpointError, TensorSpec
-from dsv4.checkpoint.names import (
-    BF16,
-    Kind,
-    Parameter,
-    parameters,
-    scale_of,
-    stored,
-)
+from dsv4.checkpoint.names import BF16, stored
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.values import is_small, read_at_load, value_problem
 from dsv4.config import ModelConfig
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK, float_to_e8m0
 from dsv4.model.layers import Linear
+from dsv4.parameters import Parameter, Storage, parameters, scale_of
 
 Mode = Literal["fp32", "bf16", "release"]
-_WO_A = "attn.wo_a.weight"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SCALES = (torch.float8_e8m0fnu, *_FLOATS)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
@@ -52,7 +45,7 @@ def state_for(
     """
     if mode not in ("fp32", "bf16", "release"):
         raise ValueError(f"mode must be fp32, bf16 or release, got {mode!r}")
-    wanted = [p for p in parameters(config) if mtp or not p.name.startswith("mtp.")]
+    wanted = [p for p in parameters(config) if mtp or not p.prediction]
     raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or not config.num_nextn_predict_layers))
     return _yield_state(wanted, reader, mode, config)
 
@@ -111,7 +104,7 @@ def is_quantized(spec: TensorSpec) -> bool:
 def _spec_problem(parameter: Parameter, reader: CheckpointReader) -> str | None:
     """Why the stored tensor cannot be this parameter; None when it can."""
     spec = reader.spec(parameter.name)
-    if parameter.kind in (Kind.LINEAR, Kind.EXPERT) and is_quantized(spec):
+    if parameter.storage in (Storage.LINEAR, Storage.EXPERT) and is_quantized(spec):
         form = _quantised_form(parameter, spec)
         expected, scale_name = form[parameter.name], scale_of(parameter.name)
         if spec.dtype == torch.int8 and parameter.shape[1] % FP4_BLOCK:
@@ -125,7 +118,7 @@ def _spec_problem(parameter: Parameter, reader: CheckpointReader) -> str | None:
             return f"tensor {scale_name!r} should be {form[scale_name]}, is {scale}"
         return None
     expected = stored(parameter, BF16)[parameter.name]
-    right_type = spec.dtype in (_INTEGERS if parameter.kind is Kind.TABLE else _FLOATS)
+    right_type = spec.dtype in (_INTEGERS if parameter.storage is Storage.TABLE else _FLOATS)
     if spec.shape != expected.shape or not right_type:
         return f"tensor {parameter.name!r} should be {expected}, is {spec}"
     return None
@@ -150,11 +143,11 @@ def _yield_state(
     whole = is_small(reader)
     for parameter in wanted:
         name = parameter.name
-        if parameter.kind is Kind.TABLE:
+        if parameter.storage is Storage.TABLE:
             yield name, checked_table(name, reader, config.n_routed_experts)
             continue
         quantised = is_quantized(reader.spec(name))
-        kept = mode == "release" and quantised and (whole_groups or not name.endswith(_WO_A))
+        kept = mode == "release" and quantised and (whole_groups or not parameter.float_inputs)
         looked_at = set(read_at_load(parameter, reader, whole=whole))
         if quantised and not kept:
             looked_at |= {name, parameter.scale_name}  # both are read now
@@ -162,10 +155,10 @@ def _yield_state(
         if kept:
             yield name, reader.tensor(name)
             yield parameter.scale_name, _kernel_scale(parameter, reader)
-        elif mode != "fp32" and parameter.kind is Kind.WIDE and reader.spec(name).dtype == torch.bfloat16:
+        elif mode != "fp32" and parameter.storage is Storage.WIDE and reader.spec(name).dtype == torch.bfloat16:
             yield name, reader.tensor(name)
         else:
-            yield name, reader.dequantized(name, _compute_dtype(parameter.kind, mode))
+            yield name, reader.dequantized(name, _compute_dtype(parameter.storage, mode))
 
 
 def _kernel_scale(parameter: Parameter, reader: CheckpointReader) -> Tensor:
@@ -194,7 +187,7 @@ def checked_table(name: str, reader: CheckpointReader, experts: int) -> Tensor:
     return table.to(torch.int64)
 
 
-def _compute_dtype(kind: Kind, mode: Mode) -> torch.dtype:
-    if mode == "fp32" or kind in (Kind.NORM, Kind.WIDE, Kind.FLOAT):
+def _compute_dtype(storage: Storage, mode: Mode) -> torch.dtype:
+    if mode == "fp32" or storage in (Storage.NORM, Storage.WIDE, Storage.FLOAT):
         return torch.float32
     return torch.bfloat16

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError
-from dsv4.checkpoint.names import BF16, Layout, Parameter, expected_tensors, parameters, shard_of, stored
+from dsv4.checkpoint.names import BF16, Layout, expected_tensors, shard_of, stored
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.config import ModelConfig
 from dsv4.kernels.quant import quantize_fp4_weight, quantize_fp8_weight
+from dsv4.parameters import Parameter, parameters
 
 
 def store_parameter(parameter: Parameter, value: Tensor, layout: Layout) -> dict[str, Tensor]:

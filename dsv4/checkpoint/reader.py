@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError, Entry, TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
-from dsv4.checkpoint.names import scale_of
 from dsv4.kernels.quant import dequantize_fp4_weight, dequantize_fp8_weight
+from dsv4.parameters import scale_of
 
 
 class CheckpointReader:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from dsv4.checkpoint.names import Kind, Parameter
 from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.parameters import Parameter, Storage
 
 CHUNK_BYTES = 1 << 24
 # Folders up to this size are looked at whole when they are loaded: less than a second.
 WHOLE_BYTES = 1 << 28
 # Small wherever they are, and each one of them reaches every answer.
-ALWAYS = frozenset({Kind.NORM, Kind.FLOAT})
+ALWAYS = frozenset({Storage.NORM, Storage.FLOAT})
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name
 
@@ -70,9 +70,9 @@ def value_problem(reader: CheckpointReader, name: str) -> str | None:
 def read_at_load(parameter: Parameter, reader: CheckpointReader, *, whole: bool) -> Iterator[str]:
     """Names of a parameter's tensors that a load looks at in every mode; `whole`: the folder is small."""
     quantised = parameter.scale_name in reader and parameter.scale_name != parameter.name
-    if whole or parameter.kind in ALWAYS:
+    if whole or parameter.storage in ALWAYS:
         yield parameter.name
-    if quantised and (whole or parameter.kind is Kind.LINEAR):
+    if quantised and (whole or parameter.storage is Storage.LINEAR):
         yield parameter.scale_name
 
 

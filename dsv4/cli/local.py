@@ -126,10 +126,10 @@ def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | N
     if budget is None:
         limit_experts((), None)
         return
-    names = [name for name, _ in model.named_parameters() if name.startswith("layers.0.ffn.experts.0.")]
-    if not any(name.endswith(".scale") for name in names):
+    first = model.layers[0].get_submodule("ffn.experts.0")
+    if not any(name.endswith("scale") for name, _ in first.named_parameters()):
         raise ValueError("expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts")
-    size = sum(p.numel() * p.element_size() for p in map(model.get_parameter, names))
+    size = sum(p.numel() * p.element_size() for p in first.parameters())
     least = 2 * size * model.config.num_experts_per_tok
     if budget < least:
         raise ValueError(

@@ -14,6 +14,7 @@ from dsv4.cli.measure import Mode, Ours, random_prompt
 from dsv4.cli.measure_kernels import Rate, in_turns, matmul_job, read_job
 from dsv4.generation import SamplingParams
 from dsv4.model import accounting
+from dsv4.parameters import Role, parameter_table, weight_of
 
 STREAMS = (2, 4, 8)
 PROMPTS = (512, 4096)
@@ -24,10 +25,12 @@ ROUNDS = 3
 def bytes_per_token(model: LocalModel) -> float:
     """Weight bytes one decoded token reads, as they lie in memory: chosen experts only, no embedding, no prediction."""
     config, total = model.config, 0.0
+    known = parameter_table(config)
     for name, p in model.model.named_parameters():
-        if name.startswith(("embed.", "mtp.")):
+        parameter = known.get(name) or known[weight_of(name)]
+        if parameter.role is Role.EMBEDDING or parameter.prediction:
             continue
-        share = config.num_experts_per_tok / config.n_routed_experts if ".ffn.experts." in name else 1.0
+        share = config.num_experts_per_tok / config.n_routed_experts if parameter.role is Role.EXPERT else 1.0
         total += p.numel() * p.element_size() * share
     return total
 

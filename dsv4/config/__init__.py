@@ -8,6 +8,9 @@ from dsv4.config.model import (
     ModelConfig,
     Routing,
     Yarn,
+    overlaps,
+    tail_length,
+    tail_rows,
 )
 
 __all__ = [
@@ -18,4 +21,7 @@ __all__ = [
     "ModelConfig",
     "Routing",
     "Yarn",
+    "overlaps",
+    "tail_length",
+    "tail_rows",
 ]

@@ -32,6 +32,25 @@ class Routing(StrEnum):
     LEARNED = "learned"
 
 
+def overlaps(ratio: int) -> bool:
+    """Whether an entry of this compression ratio also reads the block before its own (report eqs 9-12: CSA does)."""
+    return ratio == CSA_RATIO
+
+
+def tail_length(ratio: int, tokens: int) -> int:
+    """How many of the last `tokens` tokens a compressor still needs: those of the open block, and with overlap those of
+    the last closed block too."""
+    closed = tokens // ratio
+    if overlaps(ratio):
+        closed = max(0, closed - 1)
+    return tokens - closed * ratio
+
+
+def tail_rows(ratio: int) -> int:
+    """Rows that hold a compressor's longest tail and one more, so that the last token can be taken back."""
+    return 2 * ratio if overlaps(ratio) else ratio
+
+
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
     """One block of the plan. `ratio` is the number of tokens per compressed entry, 0 for sliding window."""
@@ -45,6 +64,16 @@ class LayerSpec:
         if self.ratio == 0:
             return AttentionKind.SWA
         return AttentionKind.CSA if self.ratio == CSA_RATIO else AttentionKind.HCA
+
+    @property
+    def overlap(self) -> bool:
+        """Whether its entries also read the block before their own."""
+        return overlaps(self.ratio)
+
+    def width(self, dim: int) -> int:
+        """Columns of a compressor's projection to entries of `dim`: with overlap one half for this block, one for the
+        next."""
+        return 2 * dim if self.overlap else dim
 
 
 @dataclass(frozen=True, slots=True)

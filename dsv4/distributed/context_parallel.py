@@ -20,17 +20,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dsv4.config import CSA_RATIO, ModelConfig
+from dsv4.config import ModelConfig, tail_length, tail_rows
 from dsv4.distributed.collectives import exchange, gather_rows
 from dsv4.kernels.moe.balance import Choices, affinity_share
 from dsv4.kernels.sparse_attention import PageTable
-from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName, tail_length
+from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName
 from dsv4.model.step import Observer
 
 
 def reach(config: ModelConfig) -> int:
     """How many tokens back a rank needs rows that are not entries: of its window and of every compressor's tail."""
-    tails = [(2 if ratio == CSA_RATIO else 1) * ratio - 1 for ratio in config.compressor_ratios]
+    tails = [tail_rows(ratio) - 1 for ratio in config.compressor_ratios]
     return max([config.sliding_window - 1, 1, *tails])
 
 

@@ -9,13 +9,13 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from dsv4.distributed.gradients import is_expert
 from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.transformer import RankTransformer
 from dsv4.model.attention.csa import CompressedSparseAttention
 from dsv4.model.block import Block
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.transformer import Transformer
+from dsv4.parameters import Role, parameter_table
 
 
 def shard(model: RankTransformer, mesh: Mesh) -> None:
@@ -55,11 +55,11 @@ def shard(model: RankTransformer, mesh: Mesh) -> None:
 
 def stays_whole(name: str, p: nn.Parameter, model: Transformer) -> bool:
     """Whether every rank holds all of a parameter of `model` (routed experts: every rank that has the expert)."""
-    last = name.rsplit(".", 1)[-1]
-    if p.dim() != 2 or is_expert(name) or last == "hc_head_fn":
+    role = parameter_table(model.config)[name].role
+    if p.dim() != 2 or role in (Role.EXPERT, Role.HEAD_CONNECTION):
         return True
     # one message gathers a block, so its cut weights share a dtype: under bf16 compressors and routers stay whole
-    return name not in ("embed.weight", "head.weight") and p.dtype != model.numerics.activations
+    return role not in (Role.EMBEDDING, Role.HEAD) and p.dtype != model.numerics.activations
 
 
 def release(model: nn.Module) -> None:

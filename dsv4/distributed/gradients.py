@@ -14,13 +14,9 @@ from torch.distributed.tensor import DTensor
 
 from dsv4.distributed.collectives import sum_flat
 from dsv4.distributed.mesh import EXPERT_COPIES, SHARD_COPIES, WHOLE_COPIES, Mesh
+from dsv4.parameters import is_expert
 
 Named = Iterable[tuple[str, nn.Parameter]]
-
-
-def is_expert(name: str) -> bool:
-    """Whether a parameter belongs to a routed expert."""
-    return ".ffn.experts." in name
 
 
 def local(tensor: Tensor) -> Tensor:

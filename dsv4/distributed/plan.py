@@ -7,14 +7,16 @@ Activations inside a block are an estimate; everything else follows from shapes.
 """
 
 import argparse
+from collections import Counter
 from dataclasses import dataclass, fields
 from math import ceil
 
-from dsv4.config import AttentionKind, ModelConfig
+from dsv4.config import AttentionKind, ModelConfig, tail_rows
 from dsv4.distributed.context_parallel import reach
 from dsv4.distributed.mesh import AXES, Scale
 from dsv4.distributed.optimizers import MESSAGE
 from dsv4.model import accounting
+from dsv4.parameters import Parameter, Role, Storage, parameter_table
 
 BF16, FP32 = 2, 4
 
@@ -38,24 +40,23 @@ class Weights:
 
 def weights(config: ModelConfig) -> Weights:
     """Every number once; adds up to `accounting.parameters`, total and prediction block."""
-    c, p = config, accounting.parameters(config)
-    every = p.total + p.mtp
-    experts = (c.num_hidden_layers + c.num_nextn_predict_layers) * c.n_routed_experts * _expert(c)
-    streams = c.hc_mult * c.hidden_size
-    whole = p.compressors + p.routers + p.hyper_connections + p.norms + c.num_attention_heads * c.num_hidden_layers
-    for spec in c.layers:
-        if spec.kind is AttentionKind.CSA:
-            whole += 4 * c.index_head_dim * c.hidden_size + 2 * spec.ratio * c.index_head_dim
-    for _ in c.mtp_layers:
-        mixes = (2 + c.hc_mult) * c.hc_mult
-        whole += c.n_routed_experts * (c.hidden_size + 1) + 2 * (mixes * streams + mixes + 3)
-        whole += c.hc_mult * streams + c.hc_mult + 1 + c.num_attention_heads
-        whole += 5 * c.hidden_size + c.q_lora_rank + c.head_dim
-    return Weights(every - experts - whole - p.head, p.head, whole, experts, p.embedding + p.head)
+    held: Counter[str] = Counter()
+    for parameter in parameter_table(config).values():
+        if parameter.storage is Storage.TABLE:
+            continue
+        held[_place(parameter)] += parameter.numbers
+        if parameter.role in (Role.EMBEDDING, Role.HEAD):
+            held["vocabulary"] += parameter.numbers
+    return Weights(**held)
 
 
-def _expert(c: ModelConfig) -> int:
-    return 3 * c.hidden_size * c.moe_intermediate_size
+def _place(parameter: Parameter) -> str:
+    """The field of `Weights` that counts a parameter, as `fsdp.stays_whole` decides for bf16 weights."""
+    if parameter.role is Role.EXPERT:
+        return "experts"
+    if parameter.role is Role.HEAD:
+        return "cut32"
+    return "cut16" if parameter.storage in (Storage.LINEAR, Storage.PLAIN) else "whole32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +196,9 @@ def _context_bytes(c: ModelConfig, scale: Scale, tokens: int) -> float:
         sent += (c.sliding_window - 1) * c.head_dim * BF16
         if not spec.ratio:
             continue
-        overlap = spec.kind is AttentionKind.CSA
-        tail, width = (2 * spec.ratio - 1, 4) if overlap else (spec.ratio - 1, 2)  # projections and scores, fp32
-        sizes = (c.head_dim, c.index_head_dim) if overlap else (c.head_dim,)
-        sent += sum(tail * width * size * FP32 for size in sizes)
+        sizes = (c.head_dim, c.index_head_dim) if spec.kind is AttentionKind.CSA else (c.head_dim,)
+        # projections and scores, fp32
+        sent += sum((tail_rows(spec.ratio) - 1) * 2 * spec.width(size) * FP32 for size in sizes)
         sent += (scale.context - 1) * tokens / spec.ratio * sum(sizes) * BF16
     return sent
 

@@ -4,9 +4,12 @@ FLOPs are in the report's unit, equivalent FP8 operations: BF16 counts twice, FP
 experts as FP8.
 """
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
-from dsv4.config import CSA_RATIO, AttentionKind, LayerSpec, ModelConfig, Routing
+from dsv4.config import AttentionKind, ModelConfig
+from dsv4.parameters import Role, Storage, parameter_table
 
 CONTEXTS = (4096, 16384, 65536, 262144, 1048576)
 _BF16, _FP32, _FP4 = 2.0, 4.0, 0.5
@@ -45,54 +48,32 @@ class Parameters:
         return dense + self.shared_experts + self.hyper_connections + self.norms
 
 
+@lru_cache(maxsize=16)
 def parameters(config: ModelConfig) -> Parameters:
     """Every stored number of the model, scales and hash tables not counted."""
-    c = config
-    parts = [_layer(c, spec) for spec in c.layers]
+    backbone: Counter[Role] = Counter()
     prediction = 0
-    for spec in c.mtp_layers:
-        block = _layer(c, spec)
-        head = c.hc_mult * c.hc_mult * c.hidden_size + c.hc_mult + 1
-        prediction += sum(block.values()) - block["active_experts"] + 2 * c.hidden_size**2 + 3 * c.hidden_size + head
-    totals = {name: sum(part[name] for part in parts) for name in parts[0]}
-    totals["norms"] += c.hidden_size
-    totals["hyper_connections"] += c.hc_mult * c.hc_mult * c.hidden_size + c.hc_mult + 1
-    vocabulary = c.vocab_size * c.hidden_size
-    return Parameters(embedding=vocabulary, head=vocabulary, mtp=prediction, **totals)
-
-
-def _layer(c: ModelConfig, spec: LayerSpec) -> dict[str, int]:
-    wide = c.num_attention_heads * c.head_dim
-    attention = c.hidden_size * c.q_lora_rank + c.q_lora_rank * wide + c.hidden_size * c.head_dim
-    attention += wide * c.o_lora_rank + c.o_groups * c.o_lora_rank * c.hidden_size + c.num_attention_heads
-    compressors = indexers = 0
-    norms = 2 * c.hidden_size + c.q_lora_rank + c.head_dim
-    if spec.ratio:
-        compressors = _compressor(c, spec.ratio, c.head_dim)
-        norms += c.head_dim
-    if spec.kind is AttentionKind.CSA:
-        indexers = c.q_lora_rank * c.index_n_heads * c.index_head_dim + c.hidden_size * c.index_n_heads
-        indexers += _compressor(c, spec.ratio, c.index_head_dim)
-        norms += c.index_head_dim
-    mixes = (2 + c.hc_mult) * c.hc_mult
-    expert = 3 * c.hidden_size * c.moe_intermediate_size
-    bias = c.n_routed_experts if spec.routing is Routing.LEARNED else 0
-    return {
-        "attention": attention,
-        "compressors": compressors,
-        "indexers": indexers,
-        "routers": c.n_routed_experts * c.hidden_size + bias,
-        "routed_experts": c.n_routed_experts * expert,
-        "active_experts": c.num_experts_per_tok * expert,
-        "shared_experts": c.n_shared_experts * expert,
-        "hyper_connections": 2 * (mixes * c.hc_mult * c.hidden_size + mixes + 3),
-        "norms": norms,
-    }
-
-
-def _compressor(c: ModelConfig, ratio: int, dim: int) -> int:
-    width = 2 * dim if ratio == CSA_RATIO else dim
-    return 2 * width * c.hidden_size + ratio * width
+    for parameter in parameter_table(config).values():
+        if parameter.storage is Storage.TABLE:
+            continue
+        if parameter.prediction:
+            prediction += parameter.numbers
+        else:
+            backbone[parameter.role] += parameter.numbers
+    return Parameters(
+        embedding=backbone[Role.EMBEDDING],
+        head=backbone[Role.HEAD],
+        attention=backbone[Role.ATTENTION],
+        compressors=backbone[Role.COMPRESSOR],
+        indexers=backbone[Role.INDEXER],
+        routers=backbone[Role.ROUTER],
+        routed_experts=backbone[Role.EXPERT],
+        shared_experts=backbone[Role.SHARED_EXPERT],
+        hyper_connections=backbone[Role.HYPER_CONNECTION] + backbone[Role.HEAD_CONNECTION],
+        norms=backbone[Role.NORM],
+        active_experts=backbone[Role.EXPERT] // config.n_routed_experts * config.num_experts_per_tok,
+        mtp=prediction,
+    )
 
 
 def entry_bytes(config: ModelConfig, itemsize: int | None = None) -> int:

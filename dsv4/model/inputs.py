@@ -12,19 +12,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from dsv4.config import CSA_RATIO
+from dsv4.config import overlaps, tail_length
 from dsv4.kernels.sparse_attention import PageTable
 
 TailName = Literal["main", "index"]
-
-
-def tail_length(ratio: int, tokens: int) -> int:
-    """How many of the last `tokens` tokens a compressor still needs: those of the open block, and with overlap
-    (CSA) those of the last closed block too."""
-    closed = tokens // ratio
-    if ratio == CSA_RATIO:
-        closed = max(0, closed - 1)
-    return tokens - closed * ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +84,25 @@ class Sequences:
 
 
 def _blocks(ratio: int, spans: list[tuple[int, int]], positions_T: Tensor, device: torch.device | str) -> Blocks:
-    overlap = ratio == CSA_RATIO
     joined, own, previous, starts, first_entry, new_entries, tails = [0], [], [], [], [], [], []
     for old, new in spans:
-        tail = tail_length(ratio, old)
+        kept = tail_length(ratio, old)
         first, count = old // ratio, (old + new) // ratio - old // ratio
         block_N1 = torch.arange(first, first + count)[:, None] * ratio
-        row_Nm = joined[-1] + block_N1 + torch.arange(ratio) - (old - tail)
+        row_Nm = joined[-1] + block_N1 + torch.arange(ratio) - (old - kept)
         own.append(row_Nm)
         previous.append(torch.where(block_N1 > 0, row_Nm - ratio, -1))
         starts.append(block_N1.flatten())
         first_entry.append(first)
         new_entries.append(count)
         tails.append(tail_length(ratio, old + new))
-        joined.append(joined[-1] + tail + new)
+        joined.append(joined[-1] + kept + new)
     visible = (positions_T + 1) // ratio
     return Blocks(
         ratio=ratio,
         joined=tuple(joined),
         own_Nm=torch.cat(own).to(device),
-        previous_Nm=torch.cat(previous).to(device) if overlap else None,
+        previous_Nm=torch.cat(previous).to(device) if overlaps(ratio) else None,
         position_N=torch.cat(starts).to(device),
         first_entry=tuple(first_entry),
         new_entries=tuple(new_entries),

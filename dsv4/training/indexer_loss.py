@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dsv4.kernels.indexer.reference import scores
 from dsv4.model.step import IndexedAttention
 from dsv4.model.transformer import Transformer
+from dsv4.parameters import parameter_table
 
 _VALUES = 1 << 23  # scores held at once: 32 MiB in fp32 a copy
 _GATHER_ABOVE = 4  # entries visible per entry chosen above which gathering them beats masking all
@@ -199,7 +200,8 @@ def recall(seen: IndexedAttention, k: int, sample: int = 32) -> Recall:
 
 def indexer_parameters(model: Transformer) -> list[tuple[str, nn.Parameter]]:
     """What the warm-up trains: every parameter of every indexer, its compressor's included."""
-    return [(name, p) for name, p in model.named_parameters() if ".indexer." in name]
+    known = parameter_table(model.config)
+    return [(name, p) for name, p in model.named_parameters() if known[name].indexer]
 
 
 @contextmanager

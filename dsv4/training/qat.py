@@ -2,8 +2,7 @@
 their FP4 and FP8 forms, gradients go straight to the fp32 masters.
 
 The released layout keeps experts in FP4 (1 x 32), dense linears in FP8 (128 x 128), some matrices in bf16. The report's
-way for an expert, fp32 -> FP4 -> FP8 -> product, gives the values of the FP4 step, because FP4 -> FP8 loses nothing;
-`lossless` checks that it still holds for a model's weights.
+way for an expert, fp32 -> FP4 -> FP8 -> product, gives the values of the FP4 step, because FP4 -> FP8 loses nothing.
 
 A matrix that several ranks share is cast before it is gathered: each rank casts the rows it holds, in the blocks of
 the whole matrix, so what is gathered has the bits that one process would have.
@@ -16,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from dsv4.checkpoint.names import RELEASE, Layout, Parameter, parameters, stored
+from dsv4.checkpoint.names import RELEASE, Layout, stored
 from dsv4.checkpoint.quantize import store_parameter
 from dsv4.distributed import fsdp
 from dsv4.distributed.gradients import local
 from dsv4.kernels import quant
 from dsv4.model.layers import Layer, Linear, Numerics, straight_through
 from dsv4.model.transformer import Transformer
+from dsv4.parameters import Parameter, parameter_table
 
 
 def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE) -> Tensor:
@@ -82,7 +82,7 @@ class FakeQuantised:
     ) -> None:
         self.model, self.layout, self.cache, self.activations = model, layout, cache, activations
         self._masters = masters or {}
-        known = {p.name: p for p in parameters(model.config)}
+        known = parameter_table(model.config)
         # float32 in the layout means: as it is
         self._cast = [
             (known[name], p)
@@ -131,29 +131,15 @@ class FakeQuantised:
         fsdp.release(self.model)
 
     def _cast_inputs(self, cast: Callable[[Tensor], Tensor] | None) -> None:
-        quantised = {rule.name.removesuffix(".weight") for rule, _ in self._cast if len(stored(rule, self.layout)) == 2}
+        quantised = {
+            rule.name.removesuffix(".weight")
+            for rule, _ in self._cast
+            if len(stored(rule, self.layout)) == 2 and not rule.float_inputs
+        }
         for name, module in self.model.named_modules():
-            # the release multiplies wo_a in bf16
-            if isinstance(module, Linear) and name in quantised and not name.endswith(".wo_a"):
+            if isinstance(module, Linear) and name in quantised:
                 module.cast = cast
 
 
 def _through_fp8(x: Tensor) -> Tensor:
     return straight_through(lambda value: quant.simulate_fp8(value, quant.FP8_BLOCK), x)
-
-
-@torch.no_grad()
-def lossless(model: Transformer, layout: Layout = RELEASE) -> list[str]:
-    """Names of FP4 weights whose FP8 form would differ: blocks of one 128 x 128 tile with scales more than 2^14 apart.
-
-    Empty when the report's claim holds, which is what to expect of trained weights.
-    """
-    broken = []
-    known = {p.name: p for p in parameters(model.config)}
-    for name, p in model.named_parameters():
-        if stored(known[name], layout)[name].dtype == torch.int8:
-            try:
-                quant.fp4_to_fp8_weight(*quant.quantize_fp4_weight(p.data))
-            except ValueError:
-                broken.append(name)
-    return broken

@@ -24,7 +24,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.loss import Losses
 from dsv4.training.muon import Muon
-from dsv4.training.param_groups import ADAMW_BETAS, ADAMW_EPS, Mover, Optimizers, make_optimizers, place
+from dsv4.training.param_groups import ADAMW_BETAS, ADAMW_EPS, Groups, Optimizers, make_optimizers
 from dsv4.training.spikes import clip_gradients
 from dsv4.training.states import STATE_FILE, find_state, load_state, write_state
 
@@ -190,21 +190,14 @@ class Ranks:
     ) -> Optimizers:
         """AdamW on what each rank holds, Muon on whole matrices with one owner each."""
         tensors = dict(named)
-        owned: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = {}
-        vectors: dict[bool, list[tuple[str, nn.Parameter]]] = {True: [], False: []}
-        for placed in place(config, tensors.items()):
-            one = (placed.name, tensors[placed.name])
-            if placed.mover is Mover.MUON and kind == "muon":
-                owned.setdefault(placed.rows, []).append(one)
-            elif placed.mover is not Mover.BALANCE:
-                vectors[placed.decay].append(one)
-        adam = [{"named": found, "weight_decay": decay * decays} for decays, found in vectors.items()]
+        found = Groups.of(config, tensors.items(), kind)
+        adam = [{"named": members, "weight_decay": decay * on} for on, members in found.vectors.items()]
         adamw = LocalOptimizer(
             adam, lambda groups: torch.optim.AdamW(groups, lr=lr, betas=ADAMW_BETAS, eps=ADAMW_EPS, fused=True)
         )
         muon = None
-        if owned:
-            groups = [{"named": found, "rows": rows} for rows, found in owned.items()]
+        if found.matrices:
+            groups = [{"named": members, "rows": rows} for rows, members in found.matrices.items()]
             muon = OwnedMatrices(
                 groups, lambda made: Muon(made, lr=lr, momentum=momentum, weight_decay=0.0), self.mesh, lr, decay
             )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsv4.checkpoint import LAYOUTS, Kind, parameters, save_checkpoint
+from dsv4.checkpoint import LAYOUTS, Storage, parameters, save_checkpoint
 from dsv4.config import ModelConfig, Yarn
 
 SaveFolder = Callable[..., Path]
@@ -50,12 +50,12 @@ def float_state(tiny: ModelConfig) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     state: dict[str, Tensor] = {}
     for parameter in parameters(tiny):
-        if parameter.kind is Kind.TABLE:
+        if parameter.storage is Storage.TABLE:
             rows = [torch.randperm(tiny.n_routed_experts, generator=generator)[:2] for _ in range(tiny.vocab_size)]
             state[parameter.name] = torch.stack(rows)
         else:
             value = torch.randn(parameter.shape, generator=generator) / math.sqrt(parameter.shape[-1])
-            state[parameter.name] = value + 1 if parameter.kind is Kind.NORM else value
+            state[parameter.name] = value + 1 if parameter.storage is Storage.NORM else value
     return state
 
 

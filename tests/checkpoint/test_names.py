@@ -16,7 +16,7 @@ from dsv4.checkpoint import (
     RELEASE,
     RELEASE_FP8,
     CheckpointError,
-    Kind,
+    Storage,
     expected_tensors,
     parameters,
     shard_of,
@@ -48,7 +48,7 @@ def test_the_table_is_the_released_list(shared_data: Path, model: str) -> None:
     assert {shard_of(name, config) for name in expected} == set(range(1, shards + 1))
     counts = {True: 0, False: 0}
     for parameter in parameters(config):
-        if parameter.kind is not Kind.TABLE:
+        if parameter.storage is not Storage.TABLE:
             counts[parameter.name.startswith("mtp.")] += math.prod(parameter.shape)
     assert round(counts[False] / 1e9, 3) == main
     assert round(counts[True] / 1e9, 3) == prediction

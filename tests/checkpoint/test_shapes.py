@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import dsv4
-from dsv4.checkpoint import BASE, BF16, LAYOUTS, RELEASE, Parameter, check_shapes, save_checkpoint, shape_problems
-from dsv4.checkpoint.names import Kind, stored
+from dsv4.checkpoint import BASE, BF16, LAYOUTS, RELEASE, check_shapes, save_checkpoint, shape_problems
+from dsv4.checkpoint.names import stored
+from dsv4.parameters import Parameter, Role, Storage
 from dsv4.testing.tiny import tiny_config, tiny_model
 
 
@@ -61,7 +62,7 @@ def test_load_refuses_release_mode_before_the_first_request(tmp_path: Path) -> N
 def test_a_linear_whose_tiles_are_read_in_two_ways_is_stored_in_bfloat16(
     shape: tuple[int, int], precision: str
 ) -> None:
-    for kind in (Kind.LINEAR, Kind.EXPERT):
-        specs = stored(Parameter("x.weight", kind, shape), BASE)
+    for storage in (Storage.LINEAR, Storage.EXPERT):
+        specs = stored(Parameter("x.weight", Role.ATTENTION, storage, shape), BASE)
         assert str(specs["x.weight"]).startswith(precision)
         assert len(specs) == (2 if precision == "F8_E4M3" else 1)

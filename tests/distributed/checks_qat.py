@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from dsv4.checkpoint.names import Kind, Parameter
 from dsv4.distributed.fsdp import own_rows
 from dsv4.distributed.gradients import local
 from dsv4.distributed.mesh import Mesh, Scale
+from dsv4.parameters import Parameter, Role, Storage
 from dsv4.training.qat import FakeQuantised, released_shard, released_value
 from dsv4.training.trainer import Trainer
 from tests.distributed.whole_runs import LOSSES, STAGES, Prepare, alone, foresee, trainer_of
@@ -78,7 +78,7 @@ def same_from_the_same_weights(scale: Scale, folder: Path, prepare: Prepare | No
             assert isinstance(one._fake, FakeQuantised)
             theirs = one.masters.state_dict()
             for rule, _ in one._fake._cast:
-                if rule.kind in (Kind.LINEAR, Kind.EXPERT) and run.recipe.run.numerics == "fp32":
+                if rule.storage in (Storage.LINEAR, Storage.EXPERT) and run.recipe.run.numerics == "fp32":
                     assert float((weights[rule.name] - theirs[rule.name]).abs().max()) < 1e-5, rule.name
         dist.barrier()
     assert seen == {("dense", False), ("dense", True), ("warmup", True), ("sparse", True)}
@@ -136,11 +136,14 @@ def rows_are_cast_in_the_blocks_of_the_whole_matrix(folder: Path) -> None:
     ranks = dist.get_world_size()
     mesh = Mesh(Scale(fsdp=ranks)).devices["fsdp"]
     for rows in (1, 3, 100, 128, 256, 300, 512, 1000):
-        for kind in (Kind.LINEAR, Kind.PLAIN):
+        for storage in (Storage.LINEAR, Storage.PLAIN):
             # rows of very different size: a block's scale shows which rows it was made of
             size_N1 = torch.logspace(-3, 0, rows)[torch.randperm(rows, generator=torch.Generator().manual_seed(rows))]
             whole = torch.randn(rows, 160, generator=torch.Generator().manual_seed(1)) * size_N1[:, None]
-            rule, cut = Parameter("x.weight", kind, (rows, 160)), distribute_tensor(whole, mesh, [Shard(0)])
+            rule, cut = (
+                Parameter("x.weight", Role.ATTENTION, storage, (rows, 160)),
+                distribute_tensor(whole, mesh, [Shard(0)]),
+            )
             first, last = own_rows(cut)
             assert last - first == cut.to_local().shape[0]
-            assert torch.equal(released_shard(rule, cut), released_value(rule, whole)[first:last]), (rows, kind)
+            assert torch.equal(released_shard(rule, cut), released_value(rule, whole)[first:last]), (rows, storage)

@@ -10,7 +10,8 @@ from torch.distributed.tensor import DTensor
 from dsv4.distributed.collectives import exchange, gather_rows, sum_flat
 from dsv4.distributed.mesh import EXPERT_COPIES, Mesh, Scale
 from dsv4.distributed.optimizers import deal, full
-from dsv4.training.param_groups import Mover, place
+from dsv4.parameters import Mover
+from dsv4.training.param_groups import place
 from dsv4.training.team import Ranks
 from tests.distributed.whole_runs import everywhere_equal, expected_lines, same_losses, trainer_of
 
@@ -91,7 +92,11 @@ def each_matrix_has_one_owner(folder: Path) -> None:
     every: list[set[str]] = [set(), set()]
     dist.all_gather_object(every, run.optimizers.muon.owned)
     assert not every[0] & every[1]
-    matrices = {p.name for p in place(run.model.config, run.model.named_parameters()) if p.mover is Mover.MUON}
+    matrices = {
+        p.name
+        for p in place(run.model.config, [name for name, _ in run.model.named_parameters()])
+        if p.mover is Mover.MUON
+    }
     assert matrices == every[0] | every[1]
     sizes = dict(run.model.named_parameters())
     loads = [sum(sizes[name].numel() for name in names) for names in every]

@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from dsv4.model.inputs import FreshCache, Sequences, tail_length
+from dsv4.config import tail_length
+from dsv4.model.inputs import FreshCache, Sequences
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_config, tiny_model
 from dsv4.training.batch import Batch
 from dsv4.training.loss import compute_loss
-from dsv4.training.qat import FakeQuantised, lossless
+from dsv4.training.qat import FakeQuantised
 
 
 @pytest.fixture
@@ -55,16 +55,12 @@ def test_values_lie_on_the_formats_grid(model: Transformer) -> None:
     assert torch.equal(inside["layers.1.attn.attn_sink"], model.layers[1].attn.attn_sink)
 
 
-def test_fp4_to_fp8_loses_nothing_and_the_check_finds_what_would(model: Transformer) -> None:
-    assert lossless(model) == []
+def test_fp4_to_fp8_loses_nothing(model: Transformer) -> None:
     for name, p in model.named_parameters():
         if ".experts." in name:
             packed = quant.quantize_fp4_weight(p.detach())
             wide = quant.dequantize_fp8_weight(*quant.fp4_to_fp8_weight(*packed))
             assert torch.equal(wide, quant.dequantize_fp4_weight(*packed))
-    broken = model.layers[2].ffn.experts[5].w1.weight
-    broken.data[:16] *= 2.0**-16
-    assert lossless(model) == ["layers.2.ffn.experts.5.w1.weight"]
 
 
 def test_gradients_are_taken_at_the_cast_values_and_reach_the_masters(model: Transformer, batch: Batch) -> None:

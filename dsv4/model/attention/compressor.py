@@ -6,7 +6,7 @@ T tokens, D hidden size, C entry dim, W projection width (2C with overlap), N fi
 import torch
 from torch import Tensor, nn
 
-from dsv4.config import CSA_RATIO, ModelConfig
+from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import compress
 from dsv4.kernels.rope import apply_rope
 from dsv4.model.inputs import LayerCache, TailName
@@ -17,11 +17,11 @@ from dsv4.model.step import Step
 class Compressor(Layer):
     """Gated pooling with position biases, RMSNorm, then RoPE at the block's first token. Projections are fp32."""
 
-    def __init__(self, config: ModelConfig, ratio: int, dim: int, numerics: Numerics) -> None:
+    def __init__(self, config: ModelConfig, spec: LayerSpec, dim: int, numerics: Numerics) -> None:
         super().__init__()
-        self.ratio, self.numerics = ratio, numerics
-        width = 2 * dim if ratio == CSA_RATIO else dim
-        self.ape = nn.Parameter(torch.zeros(ratio, width))
+        self.ratio, self.numerics = spec.ratio, numerics
+        width = spec.width(dim)
+        self.ape = nn.Parameter(torch.zeros(spec.ratio, width))
         self.wkv = Linear(config.hidden_size, width)
         self.wgate = Linear(config.hidden_size, width)
         self.norm = RMSNorm(dim, config.rms_norm_eps)

@@ -22,13 +22,13 @@ from dsv4.model.step import IndexedAttention, Step
 class Indexer(Layer):
     """Scores entries with small keys of its own compressor (eqs 13-17)."""
 
-    def __init__(self, config: ModelConfig, ratio: int, numerics: Numerics) -> None:
+    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
         super().__init__()
-        self.config, self.ratio, self.numerics = config, ratio, numerics
+        self.config, self.ratio, self.numerics = config, spec.ratio, numerics
         heads, dim = config.index_n_heads, config.index_head_dim
         self.wq_b = Linear(config.q_lora_rank, heads * dim, numerics.activations)
         self.weights_proj = Linear(config.hidden_size, heads, numerics.activations)
-        self.compressor = Compressor(config, ratio, dim, numerics)
+        self.compressor = Compressor(config, spec, dim, numerics)
 
     def queries(self, x_TD: Tensor, latent_TL: Tensor, rotation_2TP: Tensor) -> tuple[Tensor, Tensor]:
         """q_TJI and the head weights w_TJ, with both scales folded in (eqs 14-15)."""
@@ -70,8 +70,8 @@ class CompressedSparseAttention(Attention):
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
         super().__init__(config, spec, numerics)
-        self.compressor = Compressor(config, spec.ratio, config.head_dim, numerics)
-        self.indexer = Indexer(config, spec.ratio, numerics)
+        self.compressor = Compressor(config, spec, config.head_dim, numerics)
+        self.indexer = Indexer(config, spec, numerics)
 
     def keys(
         self, x_TD: Tensor, latent_TL: Tensor, q_THC: Tensor, kv_TC: Tensor, step: Step

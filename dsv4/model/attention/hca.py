@@ -19,7 +19,7 @@ class HeavilyCompressedAttention(Attention):
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
         super().__init__(config, spec, numerics)
-        self.compressor = Compressor(config, spec.ratio, config.head_dim, numerics)
+        self.compressor = Compressor(config, spec, config.head_dim, numerics)
 
     def keys(
         self, x_TD: Tensor, latent_TL: Tensor, q_THC: Tensor, kv_TC: Tensor, step: Step
