@@ -115,9 +115,10 @@ def _difference(model: Transformer, module: torch.nn.Module) -> str | None:
             return f"{name} is {vars(module)[name]!r}, not {value!r}" if name != "config" else "another config"
     if isinstance(module, Block) and module.attn.spec != module.spec:
         return "its attention has another plan"
-    parts = [getattr(module, name, None) for name in ("compressor", "indexer")] if isinstance(module, Attention) else []
-    if any(part is not None and part.ratio != module.spec.ratio for part in parts):
-        return "its compressor has another ratio"
+    if isinstance(module, Attention):
+        parts = [getattr(module, name, None) for name in ("compressor", "indexer")]
+        if any(part is not None and part.ratio != module.spec.ratio for part in parts):
+            return "its compressor has another ratio"
     return None
 
 

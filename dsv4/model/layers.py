@@ -114,13 +114,13 @@ class GroupedLinear(Linear):
         super().__init__(inputs, groups * outputs, dtype)
         self.groups = groups
 
-    def forward(self, x_TGX: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """[T, G, inputs] -> [T, G * outputs]."""
         weights = self.weight.chunk(self.groups)
         scales = [None] * self.groups if self.scale is None else self.scale.chunk(self.groups)
         low = [
             matmul.linear(x_TX.contiguous(), weight_RX, scale, quantize_activations=False, impl=self.impl)
-            for x_TX, weight_RX, scale in zip(x_TGX.to(self.dtype).unbind(1), weights, scales, strict=True)
+            for x_TX, weight_RX, scale in zip(x.to(self.dtype).unbind(1), weights, scales, strict=True)
         ]
         return torch.cat(low, dim=1)
 

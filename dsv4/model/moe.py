@@ -108,11 +108,11 @@ class MoE(Layer):
         """All experts' weights, gathered once and again after one was moved, replaced or loaded anew."""
         self._look()
         if self._kept.weights is None:
-            first, experts = self.experts[0], [*self.experts, self.shared_experts]
+            experts = [*self.experts, self.shared_experts]
             self._kept.weights = kernel.ExpertWeights(
                 *([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3")),
                 *([getattr(expert, name).scale for expert in experts] for name in ("w1", "w2", "w3")),
-                limit=first.limit,
+                limit=self.shared_experts.limit,
                 shared=True,
             )
         return self._kept.weights
