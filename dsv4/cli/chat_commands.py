@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsv4.cli.conversation import Conversation, fits, read_text
-from dsv4.server.ask import supported_efforts
+from dsv4.server.dialects.request import supported_efforts
 
 if TYPE_CHECKING:
     from dsv4.cli.local import LocalModel

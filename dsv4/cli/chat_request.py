@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsv4.generation import ConstraintFactory
-from dsv4.server.ask import Ask
-from dsv4.server.constraints import Desk, constraint
-from dsv4.server.errors import ApiError
-from dsv4.server.openai_ask import chat_ask
-from dsv4.server.openai_request import parse_chat
-from dsv4.server.prompt import begun, cache_points, encode
+from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.request import parse_chat
+from dsv4.server.dialects.constraints import Desk, constraint
+from dsv4.server.dialects.prompt import begun, cache_points, encode
+from dsv4.server.dialects.request import Ask
+from dsv4.server.wire.errors import ApiError
 
 # what the released encoding reads from a message, and what a request says beside its messages
 OUTSIDE = ("tools", "response_format", "task")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dsv4.cli.local import LocalModel
-    from dsv4.server.ledger import Ledger
+    from dsv4.server.accounts.ledger import Ledger
 
 # how long a thread that computes may keep the one that answers waiting (Python's own choice is 5 ms)
 SWITCH_SECONDS = 0.0005

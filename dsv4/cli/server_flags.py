@@ -9,7 +9,7 @@ from dsv4.cli.flags import at_least
 
 if TYPE_CHECKING:
     from dsv4.server import Keys, Settings
-    from dsv4.server.ledger import Ledger
+    from dsv4.server.accounts.ledger import Ledger
 
 KEYS_VARIABLE = "DSV4_API_KEYS"
 
@@ -55,8 +55,8 @@ class ServerFlags:
         """Settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
         ValueError for an address others can reach without a key."""
         from dsv4.server import Settings
-        from dsv4.server.prices import Prices
-        from dsv4.server.safety import is_loopback
+        from dsv4.server.accounts.prices import Prices
+        from dsv4.server.guard.origin import is_loopback
 
         at_least(1, requests=self.requests, body_limit=self.body_limit)
         at_least(0, drain=self.drain)
@@ -78,7 +78,7 @@ class ServerFlags:
 
     def open_ledger(self) -> "Ledger | None":
         """The ledger, None if none is kept. Raises OSError for a file that cannot be one."""
-        from dsv4.server.ledger import OFF, Ledger, default_ledger
+        from dsv4.server.accounts.ledger import OFF, Ledger, default_ledger
 
         return None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger())
 

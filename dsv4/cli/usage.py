@@ -26,7 +26,7 @@ def usage(*, ledger: Path | None = None, since: str | None = None, key: str | No
     import json as json_format
     from dataclasses import asdict
 
-    from dsv4.server.ledger import default_ledger, read_usage
+    from dsv4.server.accounts.ledger import default_ledger, read_usage
 
     rows = read_usage(ledger or default_ledger(), since=first_day(since), key=key)
     if json:

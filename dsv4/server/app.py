@@ -10,18 +10,18 @@ from starlette.responses import Response
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, TokenGenerator
-from dsv4.server.anthropic import count_tokens, prepare_messages
+from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.backend import Backend, Settings
-from dsv4.server.border import Border, Run, add_error_handlers, json_response, respond
 from dsv4.server.chat_page import add_chat_page
-from dsv4.server.completions import prepare_completion
+from dsv4.server.dialects.chat.reply import prepare_chat
+from dsv4.server.dialects.completions import prepare_completion
+from dsv4.server.dialects.messages.reply import count_tokens, prepare_messages
+from dsv4.server.dialects.responses.reply import count_input, prepare_response
 from dsv4.server.endable import Endable
-from dsv4.server.ledger import Ledger
-from dsv4.server.openai import prepare_chat
-from dsv4.server.pages import Pages
-from dsv4.server.responses import count_input, prepare_response
+from dsv4.server.guard.middleware import Border, Run, add_error_handlers, json_response, respond
+from dsv4.server.routes import Pages
 from dsv4.server.tokens import rendered_text, token_ids, token_text
-from dsv4.server.work import understood
+from dsv4.server.wire.workers import understood
 
 PREFIXES = ("", "/v1")
 ANTHROPIC_PREFIXES = ("", "/v1", "/anthropic", "/anthropic/v1")

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
 from dsv4.generation import SamplingDefaults
-from dsv4.server.body import Bodies, body_limit
+from dsv4.server.accounts.ledger import Ledger
+from dsv4.server.accounts.metrics import Metrics
+from dsv4.server.accounts.prices import Prices
+from dsv4.server.dialects.replay import Replays
 from dsv4.server.endable import Endable
-from dsv4.server.keys import Keys
-from dsv4.server.ledger import Ledger
-from dsv4.server.limits import Limits
-from dsv4.server.metrics import Metrics
-from dsv4.server.prices import Prices
-from dsv4.server.replay import Replays
-from dsv4.server.work import Workers
+from dsv4.server.guard.keys import Keys
+from dsv4.server.guard.limits import Limits
+from dsv4.server.wire.body import Bodies, body_limit
+from dsv4.server.wire.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)

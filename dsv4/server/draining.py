@@ -11,7 +11,7 @@ import uvicorn
 
 from dsv4.observe import log
 from dsv4.server.backend import Backend
-from dsv4.server.connection import MOST_HEADER_BYTES, HeaderClock
+from dsv4.server.guard.connection import MOST_HEADER_BYTES, HeaderClock
 
 # how long streams have for their last event once the time to finish is over
 LAST_WORDS_SECONDS = 3.0

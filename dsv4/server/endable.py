@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from dsv4.generation import RequestOptions, SamplingParams, TokenEvent, TokenGenerator
-from dsv4.server.errors import stopping
+from dsv4.server.wire.errors import stopping
 
 
 class Endable:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dsv4.server.errors import ApiError, show
+from dsv4.server.wire.errors import ApiError, show
 
 # what clients of the official service have in their configuration; the last two fix the default of thinking
 NOT_THINKING = "deepseek-chat"

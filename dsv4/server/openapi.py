@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from dsv4.server.anthropic_request import MessagesRequest
-from dsv4.server.completions import CompletionRequest
-from dsv4.server.openai_request import ChatRequest
-from dsv4.server.responses_request import ResponsesRequest
+from dsv4.server.dialects.chat.request import ChatRequest
+from dsv4.server.dialects.completions import CompletionRequest
+from dsv4.server.dialects.messages.request import MessagesRequest
+from dsv4.server.dialects.responses.request import ResponsesRequest
 
 TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
 # fields that take more forms than the type they are turned into

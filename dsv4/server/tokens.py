@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsv4.server.backend import Backend
-from dsv4.server.errors import ApiError, invalid, show
-from dsv4.server.openai_ask import chat_ask
-from dsv4.server.openai_request import parse_chat
-from dsv4.server.prompt import encode
-from dsv4.server.render import render_request
-from dsv4.server.sizes import check_sizes
+from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.request import parse_chat
+from dsv4.server.dialects.prompt import encode
+from dsv4.server.dialects.render import render_request
+from dsv4.server.guard.sizes import check_sizes
+from dsv4.server.wire.errors import ApiError, invalid, show
 
 
 def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:

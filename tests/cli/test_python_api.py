@@ -217,9 +217,9 @@ def test_calls_go_round(model: LocalModel) -> None:
 
 
 def test_the_same_prompt_as_the_server(model: LocalModel) -> None:
-    from dsv4.server.openai_ask import chat_ask
-    from dsv4.server.openai_request import parse_chat
-    from dsv4.server.prompt import encode
+    from dsv4.server.dialects.chat.read import chat_ask
+    from dsv4.server.dialects.chat.request import parse_chat
+    from dsv4.server.dialects.prompt import encode
 
     format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {}}}}
     body = {"messages": SUM, "tools": [WEATHER], "reasoning_effort": "max", "response_format": format_}

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from dsv4.server.openai_request import UNSUPPORTED
+from dsv4.server.dialects.chat.request import UNSUPPORTED
 from tests.server.conftest import MODEL, Converse
 
 USER = {"role": "user", "content": "Hi"}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dsv4.cli.listener import Listener, connection_limit, open_listener
-from dsv4.server.connection import MOST_HEADER_BYTES, HeaderClock
 from dsv4.server.draining import DrainingServer
+from dsv4.server.guard.connection import MOST_HEADER_BYTES, HeaderClock
 from tests.server.conftest import Converse, Server
 
 GET = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import V4_0731, V41, Dialect
-from dsv4.server.errors import ApiError
-from dsv4.server.render import render_request
-from dsv4.server.sealed import seal, unseal
+from dsv4.server.dialects.render import render_request
+from dsv4.server.dialects.responses.sealed import seal, unseal
+from dsv4.server.wire.errors import ApiError
 from tests.server.conftest import Converse
 
 USER = {"role": "user", "content": "Q"}

@@ -8,8 +8,8 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults
 from dsv4.server import create_app
-from dsv4.server.body import LEAST_BODY_BYTES
-from dsv4.server.safety import is_loopback
+from dsv4.server.guard.origin import is_loopback
+from dsv4.server.wire.body import LEAST_BODY_BYTES
 from dsv4.testing.stub import StubGenerator
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}

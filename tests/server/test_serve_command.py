@@ -15,7 +15,7 @@ import pytest
 from dsv4.cli.serve import open_listener, ready_text
 from dsv4.cli.server_flags import KEYS_VARIABLE, ServerFlags, read_keys
 from dsv4.encoding import Tokenizer
-from dsv4.server.ledger import read_usage
+from dsv4.server.accounts.ledger import read_usage
 
 # replaces dsv4.cli.local, so that no model and no torch is loaded
 PROGRAM = """

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dsv4.server.connection import HeaderClock
+from dsv4.server.guard.connection import HeaderClock
 from tests.server.conftest import Converse, listening
 
 LIMIT = 0.3

@@ -12,9 +12,9 @@ import pytest
 
 from dsv4.cli.usage import first_day, usage
 from dsv4.server import ApiError, Keys
-from dsv4.server.ledger import Ledger, Usage, read_usage
-from dsv4.server.limits import KeyLimits, Limits
-from dsv4.server.prices import Prices
+from dsv4.server.accounts.ledger import Ledger, Usage, read_usage
+from dsv4.server.accounts.prices import Prices
+from dsv4.server.guard.limits import KeyLimits, Limits
 from tests.server.conftest import Converse, Server
 
 SECRETS = {"ann": "secret-of-ann", "bob": "secret-of-bob"}
@@ -120,7 +120,7 @@ def test_a_locked_ledger_delays_nobody(server: Server, file: Path) -> None:
 
 
 def test_what_cannot_be_written_is_tried_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsv4.server.ledger.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("dsv4.server.accounts.ledger.BUSY_SECONDS", 0.01)
     ledger = Ledger(file, retry=0.05)
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -135,7 +135,7 @@ def test_what_cannot_be_written_is_tried_again(file: Path, monkeypatch: pytest.M
 def test_usage_that_is_lost_is_said(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dsv4.server.ledger.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("dsv4.server.accounts.ledger.BUSY_SECONDS", 0.01)
     ledger = Ledger(file)
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN EXCLUSIVE")

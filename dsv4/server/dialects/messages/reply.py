@@ -9,14 +9,14 @@ from typing import Any, Literal
 import msgspec
 
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
-from dsv4.server.anthropic_ask import messages_ask
-from dsv4.server.anthropic_request import parse_messages
 from dsv4.server.backend import Backend
-from dsv4.server.errors import ApiError
-from dsv4.server.job import Job, prepare
+from dsv4.server.dialects.job import Job, prepare
+from dsv4.server.dialects.messages.read import messages_ask
+from dsv4.server.dialects.messages.request import parse_messages
+from dsv4.server.dialects.prompt import encode
 from dsv4.server.models import check_model
-from dsv4.server.prompt import encode
-from dsv4.server.sse import named_event
+from dsv4.server.wire.errors import ApiError
+from dsv4.server.wire.sse import named_event
 
 CALL_PREFIX = "toolu"
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsv4.encoding import Dialect, Tokenizer
-from dsv4.server.anthropic_ask import messages_ask
-from dsv4.server.anthropic_request import parse_messages
-from dsv4.server.ask import Ask
-from dsv4.server.errors import ApiError, invalid, show
-from dsv4.server.openai_ask import chat_ask
-from dsv4.server.openai_request import parse_chat
-from dsv4.server.prompt import encode, prompt_text
-from dsv4.server.responses_ask import responses_ask
-from dsv4.server.responses_request import parse_responses, tools_of
+from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.request import parse_chat
+from dsv4.server.dialects.messages.read import messages_ask
+from dsv4.server.dialects.messages.request import parse_messages
+from dsv4.server.dialects.prompt import encode, prompt_text
+from dsv4.server.dialects.request import Ask
+from dsv4.server.dialects.responses.read import responses_ask
+from dsv4.server.dialects.responses.request import parse_responses, tools_of
+from dsv4.server.wire.errors import ApiError, invalid, show
 
 APIS = ("chat", "messages", "responses")
 

@@ -10,15 +10,15 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import ContentDelta, Tokenizer
-from dsv4.server.ask import Ask
 from dsv4.server.backend import Backend
-from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import Fields, StreamOptions, between, bias_pairs, sampling_fields, stop_list
-from dsv4.server.job import Job, prepare
-from dsv4.server.openai import FINGERPRINT, usage_of
-from dsv4.server.safety import owner_name
-from dsv4.server.sizes import check_fits
-from dsv4.server.sse import DONE, KEEP_ALIVE, event
+from dsv4.server.dialects.chat.reply import FINGERPRINT, usage_of
+from dsv4.server.dialects.fields import Fields, StreamOptions, between, bias_pairs, sampling_fields, stop_list
+from dsv4.server.dialects.job import Job, prepare
+from dsv4.server.dialects.request import Ask
+from dsv4.server.guard.origin import owner_name
+from dsv4.server.guard.sizes import check_fits
+from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
+from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
 
 DEFAULT_TOKENS = 4096
 FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from dsv4.server.ask import ToolChoice
-from dsv4.server.errors import invalid, show
-from dsv4.server.parts import Unsupported
+from dsv4.server.dialects.parts import Unsupported
+from dsv4.server.dialects.request import ToolChoice
+from dsv4.server.wire.errors import invalid, show
 
 MAX_STOPS = 16
 # what a call can be written with: no quote, bracket or line break ends a name there

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect, Segment, Tokenizer, render_segments, served
-from dsv4.server.ask import Ask
-from dsv4.server.errors import ApiError, invalid
-from dsv4.server.replay import Replays
+from dsv4.server.dialects.replay import Replays
+from dsv4.server.dialects.request import Ask
+from dsv4.server.wire.errors import ApiError, invalid
 
 RECENT_POINTS = 3
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect
-from dsv4.server.anthropic_request import MessagesRequest, runs_here
-from dsv4.server.ask import Ask, effort_name, thinks
-from dsv4.server.client_tools import known_tool
-from dsv4.server.errors import invalid, show
-from dsv4.server.fields import arguments_text, function_object
-from dsv4.server.parts import Unsupported, part_text
-from dsv4.server.safety import owner_name
+from dsv4.server.dialects.fields import arguments_text, function_object
+from dsv4.server.dialects.messages.client_tools import known_tool
+from dsv4.server.dialects.messages.request import MessagesRequest, runs_here
+from dsv4.server.dialects.parts import Unsupported, part_text
+from dsv4.server.dialects.request import Ask, effort_name, thinks
+from dsv4.server.guard.origin import owner_name
+from dsv4.server.wire.errors import invalid, show
 
 # what clients replay and the model does not need; so are the results of tools that ran on a server
 LEFT_OUT = frozenset({"redacted_thinking", "server_tool_use", "mcp_tool_use", "tool_removal", "container_upload"})

@@ -7,7 +7,7 @@ placeholders are those of the official service; a request with `"unsupported": "
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dsv4.server.errors import show
+from dsv4.server.wire.errors import show
 
 Unsupported = Literal["placeholder", "error"]
 TEXT_KINDS = frozenset({"text", "input_text", "output_text", "reasoning_text", "summary_text"})

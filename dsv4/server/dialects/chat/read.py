@@ -3,12 +3,12 @@
 from typing import Any
 
 from dsv4.encoding import Dialect
-from dsv4.server.ask import Ask, effort_name, thinks
-from dsv4.server.errors import invalid
-from dsv4.server.fields import sampling_fields
-from dsv4.server.openai_request import ChatMessage, ChatRequest, functions_of
-from dsv4.server.parts import Unsupported, text_of_parts
-from dsv4.server.safety import owner_name
+from dsv4.server.dialects.chat.request import ChatMessage, ChatRequest, functions_of
+from dsv4.server.dialects.fields import sampling_fields
+from dsv4.server.dialects.parts import Unsupported, text_of_parts
+from dsv4.server.dialects.request import Ask, effort_name, thinks
+from dsv4.server.guard.origin import owner_name
+from dsv4.server.wire.errors import invalid
 
 
 def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> Ask:

@@ -9,13 +9,13 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.responses import Response
 
-from dsv4.server.ask import supported_efforts
 from dsv4.server.backend import Backend
-from dsv4.server.border import json_response
-from dsv4.server.errors import ApiError
+from dsv4.server.dialects.request import supported_efforts
+from dsv4.server.guard.middleware import json_response
 from dsv4.server.models import ALIASES, check_model, model_entry
 from dsv4.server.openapi import openapi_document
-from dsv4.server.sse import to_json
+from dsv4.server.wire.errors import ApiError
+from dsv4.server.wire.sse import to_json
 
 
 class Pages:

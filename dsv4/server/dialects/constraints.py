@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammar, GrammarError, Grammars
 from dsv4.generation import ConstraintFactory, TokenConstraint
-from dsv4.server.ask import Ask
-from dsv4.server.errors import ApiError
+from dsv4.server.dialects.request import Ask
+from dsv4.server.wire.errors import ApiError
 
 
 class Desk(Protocol):

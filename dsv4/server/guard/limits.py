@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Self
 
-from dsv4.server.errors import ApiError, busy
+from dsv4.server.wire.errors import ApiError, busy
 
 MINUTE, DAY = 60.0, 86_400.0
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from dsv4.server.errors import ApiError, busy
+from dsv4.server.wire.errors import ApiError, busy
 
 # a body may have this many bytes for each token of the context: text needs about 4, JSON escapes of Chinese 6
 BYTES_PER_TOKEN = 64

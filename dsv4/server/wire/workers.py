@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from dsv4.server.body import decode
-from dsv4.server.sizes import check_sizes
-from dsv4.server.sse import race_disconnect
+from dsv4.server.guard.sizes import check_sizes
+from dsv4.server.wire.body import decode
+from dsv4.server.wire.sse import race_disconnect
 
 # a request of fewer bytes is done in less time than another thread takes to begin, unless it holds one of these words
 SHORT_BYTES = 2000

@@ -9,16 +9,16 @@ from typing import Any
 from dsv4.answer import TokenRecord
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dsv4.server.backend import Backend
-from dsv4.server.custom_input import CustomInput, input_of
-from dsv4.server.errors import ApiError
-from dsv4.server.job import Job, prepare
+from dsv4.server.dialects.chat.reply import logprob_entry
+from dsv4.server.dialects.job import Job, prepare
+from dsv4.server.dialects.prompt import encode
+from dsv4.server.dialects.responses.custom_input import CustomInput, input_of
+from dsv4.server.dialects.responses.read import responses_ask
+from dsv4.server.dialects.responses.request import ResponsesRequest, Tool, parse_responses, tools_of
+from dsv4.server.dialects.responses.sealed import seal
 from dsv4.server.models import check_model
-from dsv4.server.openai import logprob_entry
-from dsv4.server.prompt import encode
-from dsv4.server.responses_ask import responses_ask
-from dsv4.server.responses_request import ResponsesRequest, Tool, parse_responses, tools_of
-from dsv4.server.sealed import seal
-from dsv4.server.sse import named_event
+from dsv4.server.wire.errors import ApiError
+from dsv4.server.wire.sse import named_event
 
 Event = tuple[str, dict[str, Any]]
 PART_NAMES = {"reasoning": "reasoning_text", "message": "output_text"}

@@ -15,11 +15,11 @@ from dsv4.encoding import (
     ToolCallStart,
 )
 from dsv4.server.backend import Backend
-from dsv4.server.errors import ApiError
-from dsv4.server.job import Job, prepare
-from dsv4.server.openai_ask import chat_ask
-from dsv4.server.openai_request import parse_chat
-from dsv4.server.sse import DONE, KEEP_ALIVE, event
+from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.request import parse_chat
+from dsv4.server.dialects.job import Job, prepare
+from dsv4.server.wire.errors import ApiError
+from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
 
 FINGERPRINT = "fp_dsv4"
 

@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from dsv4.server.ask import ToolChoice
-from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import (
+from dsv4.server.dialects.fields import (
     Fields,
     StreamOptions,
     Switches,
@@ -26,6 +24,8 @@ from dsv4.server.fields import (
     function_object,
     stop_list,
 )
+from dsv4.server.dialects.request import ToolChoice
+from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
 
 MAX_TOP_LOGPROBS = 20
 SEED_LIMIT = 2**63

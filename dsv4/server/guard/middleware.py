@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dsv4.observe import log
 from dsv4.server.backend import Backend
 from dsv4.server.chat_page import FILES
-from dsv4.server.errors import ApiError, busy, from_problem, stopping
-from dsv4.server.job import Job
+from dsv4.server.dialects.job import Job
+from dsv4.server.guard.origin import headers_of, refusal, short_name
 from dsv4.server.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
-from dsv4.server.safety import headers_of, refusal, short_name
-from dsv4.server.sse import ClientGone, EventStream, PatientResponse, race_disconnect, to_json
+from dsv4.server.wire.errors import ApiError, busy, from_problem, stopping
+from dsv4.server.wire.sse import ClientGone, EventStream, PatientResponse, race_disconnect, to_json
 
 CLIENT_CLOSED = 499
 LONGEST_PATH = 256

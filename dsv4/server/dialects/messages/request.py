@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from dsv4.server.ask import ToolChoice
-from dsv4.server.client_tools import known_tool
-from dsv4.server.errors import ApiError, from_validation, show
-from dsv4.server.fields import (
+from dsv4.server.dialects.fields import (
     Effort,
     Fields,
     Switches,
@@ -22,7 +19,10 @@ from dsv4.server.fields import (
     choice_of,
     stop_list,
 )
-from dsv4.server.parts import text_of_parts
+from dsv4.server.dialects.messages.client_tools import known_tool
+from dsv4.server.dialects.parts import text_of_parts
+from dsv4.server.dialects.request import ToolChoice
+from dsv4.server.wire.errors import ApiError, from_validation, show
 
 # a line some clients put first, which changes with every version of theirs
 HIDDEN_PREFIX = "x-anthropic-"

@@ -20,14 +20,14 @@ from dsv4.generation import (
     SamplingParams,
     TokenEvent,
 )
-from dsv4.server.ask import Ask
+from dsv4.server.accounts.ledger import Usage
 from dsv4.server.backend import Backend
-from dsv4.server.constraints import constraint
-from dsv4.server.errors import ApiError, ContextOverflow, busy
-from dsv4.server.ledger import Usage
+from dsv4.server.dialects.constraints import constraint
+from dsv4.server.dialects.prompt import begun, cache_points, encode
+from dsv4.server.dialects.request import Ask
+from dsv4.server.guard.sizes import check_fits, prompt_texts
 from dsv4.server.models import check_model
-from dsv4.server.prompt import begun, cache_points, encode
-from dsv4.server.sizes import check_fits, prompt_texts
+from dsv4.server.wire.errors import ApiError, ContextOverflow, busy
 
 # how long a stream waits for a refusal before its status line goes out
 PATIENCE_SECONDS = 0.5

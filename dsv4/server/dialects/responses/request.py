@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from dsv4.encoding import V4, Dialect
-from dsv4.server.ask import ToolChoice
-from dsv4.server.errors import ApiError, from_validation, invalid, show
-from dsv4.server.fields import (
+from dsv4.server.dialects.chat.request import MAX_TOP_LOGPROBS
+from dsv4.server.dialects.fields import (
     Fields,
     Switches,
     between,
@@ -22,7 +21,8 @@ from dsv4.server.fields import (
     choice_of,
     function_object,
 )
-from dsv4.server.openai_request import MAX_TOP_LOGPROBS
+from dsv4.server.dialects.request import ToolChoice
+from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED = "reasoning.encrypted_content"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from dsv4.server.errors import ApiError
+from dsv4.server.wire.errors import ApiError
 
 # a user that is an object is read, to leave out its session, up to so many characters
 LONGEST_USER_OBJECT = 16_384

@@ -1,0 +1,1 @@
+"""What was used: the ledger, prices and the metrics page."""

@@ -1,0 +1,1 @@
+"""Chat completions, as OpenAI and the official service have them."""
