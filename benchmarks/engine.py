@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from dsv4.api.loading import load
+from dsv4.api.local_model import LocalModel
 from dsv4.cache.prefix import ReusePolicy, Windows
-from dsv4.cli.local import LocalModel, load
 from dsv4.cli.measure import machine
 from dsv4.cli.measure_model import streams_rate
 from dsv4.generation import SamplingParams

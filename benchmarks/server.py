@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 import uvicorn
 
-from dsv4.cli.local import LocalModel, load
+from dsv4.api.loading import load
+from dsv4.api.local_model import LocalModel
 from dsv4.cli.measure import append_lines, machine
 from dsv4.cli.serve import SWITCH_SECONDS
 from dsv4.generation import SamplingParams

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dsv4.cli.local import LocalModel, load
+    from dsv4.api.loading import load
+    from dsv4.api.local_model import LocalModel
 
 __version__ = "0.1.0"
 __all__ = ["LocalModel", "__version__", "load"]
@@ -11,8 +12,12 @@ __all__ = ["LocalModel", "__version__", "load"]
 
 def __getattr__(name: str) -> Any:
     """`dsv4.load` and `dsv4.LocalModel` import torch only when they are first used."""
-    if name in ("load", "LocalModel"):
-        from dsv4.cli import local
+    if name == "load":
+        from dsv4.api.loading import load
 
-        return getattr(local, name)
+        return load
+    if name == "LocalModel":
+        from dsv4.api.local_model import LocalModel
+
+        return LocalModel
     raise AttributeError(f"module 'dsv4' has no attribute {name!r}")

@@ -4,15 +4,15 @@ N rows, C entry dim, I indexer dim, X stored width.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from dsv4.config import ModelConfig
+from dsv4.config import Mode, ModelConfig
 from dsv4.kernels import rows
 
-CacheDtype = Literal["fp32", "bf16", "release"]
+CacheDtype = Mode
 _PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -8,7 +8,7 @@ from dsv4.checkpoint.check import Report, check_folder, detect_layout
 from dsv4.checkpoint.convert import convert
 from dsv4.checkpoint.folder import Folder, open_folder
 from dsv4.checkpoint.format import CheckpointError, TensorSpec
-from dsv4.checkpoint.loader import Mode, load_into, state_for
+from dsv4.checkpoint.loader import load_into, state_for
 from dsv4.checkpoint.names import BASE, BF16, FP32, LAYOUTS, RELEASE, RELEASE_FP8, Layout, expected_tensors, shard_of
 from dsv4.checkpoint.quantize import quantize_state, save_checkpoint
 from dsv4.checkpoint.reader import CheckpointReader
@@ -28,7 +28,6 @@ __all__ = [
     "CheckpointWriter",
     "Folder",
     "Layout",
-    "Mode",
     "Parameter",
     "Report",
     "Storage",

@@ -13,7 +13,6 @@ folders, and of FP8 weights that are multiplied out anyway, it reads everything 
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +21,12 @@ from dsv4.checkpoint.format import CheckpointError, TensorSpec
 from dsv4.checkpoint.names import BF16, stored
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.values import is_small, read_at_load, value_problem
-from dsv4.config import ModelConfig
+from dsv4.config import Mode, ModelConfig
+from dsv4.config.modes import check_mode
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK, float_to_e8m0
 from dsv4.model.layers import Linear
 from dsv4.parameters import Parameter, Storage, parameters, scale_of
 
-Mode = Literal["fp32", "bf16", "release"]
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SCALES = (torch.float8_e8m0fnu, *_FLOATS)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
@@ -43,8 +42,7 @@ def state_for(
     out; DSpark draft stages (config.draft_stages) are always left out. Raises CheckpointError before the
     first tensor when any is missing, unknown or of the wrong shape.
     """
-    if mode not in ("fp32", "bf16", "release"):
-        raise ValueError(f"mode must be fp32, bf16 or release, got {mode!r}")
+    check_mode(mode)
     wanted = [p for p in parameters(config) if mtp or not p.prediction]
     raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or not config.num_nextn_predict_layers))
     return _yield_state(wanted, reader, mode, config)

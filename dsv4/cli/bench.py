@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dsv4.cli.flags import at_least, naming, writable
+from dsv4.config import Mode
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dsv4.cli.measure import Mode, Speed
+    from dsv4.cli.measure import Speed
     from dsv4.cli.measure_kernels import Rate
     from dsv4.generation import PromptProgress
 
@@ -28,7 +29,7 @@ def bench(
     long: bool = False,
     json: Path | None = None,
     plot: Path | None = None,
-    mode: Literal["fp32", "bf16", "release"] = "fp32",
+    mode: Mode = "fp32",
 ) -> None:
     """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens. `dsv4 bench kernels`
     measures the native kernels beside memory bandwidth and torch instead, `dsv4 bench model FOLDER` a whole model
@@ -89,7 +90,7 @@ def _lengths(path: Path, contexts: tuple[int, ...], decode: int, long: bool) -> 
 
 
 def _measure(
-    path: Path, mode: "Mode", contexts: tuple[int, ...], decode: int, peer: bool, step_tokens: int, json: Path | None
+    path: Path, mode: Mode, contexts: tuple[int, ...], decode: int, peer: bool, step_tokens: int, json: Path | None
 ) -> "list[Speed]":
     """Every engine at every context; each row is shown and kept as soon as it is there."""
     from rich.console import Console
@@ -112,14 +113,14 @@ def _measure(
     return rows
 
 
-def _kernels(path: Path, mode: "Mode", json: Path | None) -> None:
+def _kernels(path: Path, mode: Mode, json: Path | None) -> None:
     """One line per kernel."""
     from dsv4.cli.measure_kernels import every_rate
 
     _show_rates(every_rate(), json, {})
 
 
-def _model(path: Path, mode: "Mode", json: Path | None) -> None:
+def _model(path: Path, mode: Mode, json: Path | None) -> None:
     """One line per way of using the model."""
     from dsv4.cli.measure_model import model_rates
 

@@ -2,13 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from dsv4.config import Mode
 
 if TYPE_CHECKING:
+    from dsv4.api.local_model import LocalModel
     from dsv4.cli.chat_commands import Commands
     from dsv4.cli.chat_input import Editor, PlainLines
     from dsv4.cli.chat_screen import Screen
-    from dsv4.cli.local import LocalModel
 
 DEFAULT_EFFORT = "high"
 
@@ -23,7 +25,7 @@ def chat(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    mode: Literal["fp32", "bf16", "release"] = "fp32",
+    mode: Mode = "fp32",
     dialect: str | None = None,
 ) -> None:
     """Talk to a model in the terminal. /help lists the commands.
@@ -59,7 +61,7 @@ def chat(
     if not thinking and effort not in (None, "none"):
         raise ValueError(f"--effort must be none with --no-thinking, got {effort}")
     with Console(stderr=True).status("loading"):
-        from dsv4.cli.local import load
+        from dsv4.api.loading import load
 
         model = load(folder, mode, dialect=dialect)
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)

@@ -9,7 +9,7 @@ from dsv4.cli.conversation import Conversation, fits, read_text
 from dsv4.server.dialects.request import supported_efforts
 
 if TYPE_CHECKING:
-    from dsv4.cli.local import LocalModel
+    from dsv4.api.local_model import LocalModel
 
 HELP = """\
 /system TEXT   what the model is told first; alone shows it, /system - removes it

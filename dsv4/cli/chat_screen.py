@@ -10,7 +10,7 @@ from dsv4.generation import FinishReason
 from dsv4.observe import printable
 
 if TYPE_CHECKING:
-    from dsv4.cli.answers import Answer
+    from dsv4.api.answers import Answer
 
 DIM, RED, BOLD, PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 

@@ -17,8 +17,8 @@ def check(folder: Path, *, deep: bool = False, json: bool = False) -> None:
     """
     import json as json_format
 
+    from dsv4.api.tokenizer import check_tokenizer
     from dsv4.checkpoint.check import check_folder
-    from dsv4.cli.tokenizer import check_tokenizer
     from dsv4.observe import printable
 
     if deep and not json:

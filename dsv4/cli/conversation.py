@@ -75,7 +75,7 @@ class Conversation:
 
 def read_messages(file: Path) -> list[dict[str, Any]]:
     """The messages of a JSON file. Raises ValueError naming file, line or field; OSError where it cannot be read."""
-    from dsv4.cli.chat_request import check_messages
+    from dsv4.api.chat_request import check_messages
 
     try:
         messages = json.loads(read_text(file))

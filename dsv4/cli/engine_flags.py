@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dsv4.config import Mode
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFlags:
@@ -42,12 +44,12 @@ class EngineFlags:
         Let the model's prediction block draft a token per step; the text does not change.
     """
 
-    mode: Literal["fp32", "bf16", "release"] = "fp32"
+    mode: Mode = "fp32"
     context: int | None = None
     memory: str = "50%"
     expert_memory: str | None = None
     sequences: int = 8
-    cache_dtype: Literal["fp32", "bf16", "release"] | None = None
+    cache_dtype: Mode | None = None
     queue: int = 1024
     windows: Literal["periodic", "full", "none"] = "periodic"
     interval: int = 4096
@@ -58,7 +60,7 @@ class EngineFlags:
     speculate: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Arguments of dsv4.cli.local.load. Raises ValueError for a flag outside its range, before anything is
+        """Arguments of dsv4.api.loading.load. Raises ValueError for a flag outside its range, before anything is
         loaded."""
         from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.flags import at_least

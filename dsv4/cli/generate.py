@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from dsv4.config import Mode
 from dsv4.observe import printable
 
 if TYPE_CHECKING:
-    from dsv4.cli.local import LocalModel
+    from dsv4.api.local_model import LocalModel
 
 
 def generate(
@@ -21,7 +22,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
-    mode: Literal["fp32", "bf16", "release"] = "fp32",
+    mode: Mode = "fp32",
     dialect: str | None = None,
 ) -> None:
     """Continue a prompt. The answer goes to stdout; Ctrl-C stops it.
@@ -59,7 +60,7 @@ def generate(
     text = _input() if prompt in (None, "-") else prompt
     if not text:
         raise ValueError("--prompt is empty")
-    from dsv4.cli.local import load
+    from dsv4.api.loading import load
 
     model = load(folder, mode, dialect=dialect)
     if chat:

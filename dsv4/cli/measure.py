@@ -12,13 +12,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from dsv4.config import Mode
 from dsv4.generation import PromptProgress, RequestOptions, SamplingParams
-
-Mode = Literal["fp32", "bf16", "release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +90,8 @@ class Ours:
     name = "dsv4"
 
     def __init__(self, folder: Path, mode: Mode, context: int, step_tokens: int = 512, sequences: int = 1) -> None:
+        from dsv4.api.loading import load
         from dsv4.cache.prefix import ReusePolicy
-        from dsv4.cli.local import load
 
         self._mode = mode
         # every row computes all of its prompt

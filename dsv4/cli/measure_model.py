@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from dsv4.cli.local import LocalModel
-from dsv4.cli.measure import Mode, Ours, random_prompt
+from dsv4.api.local_model import LocalModel
+from dsv4.cli.measure import Ours, random_prompt
 from dsv4.cli.measure_kernels import Rate, in_turns, matmul_job, read_job
+from dsv4.config import Mode
 from dsv4.generation import SamplingParams
 from dsv4.model import accounting
 from dsv4.parameters import Role, parameter_table, weight_of

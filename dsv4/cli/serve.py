@@ -17,7 +17,7 @@ from dsv4.cli.server_flags import ServerFlags
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from dsv4.cli.local import LocalModel
+    from dsv4.api.local_model import LocalModel
     from dsv4.server.accounts.ledger import Ledger
 
 # how long a thread that computes may keep the one that answers waiting (Python's own choice is 5 ms)
@@ -54,7 +54,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model: a wrong address should not cost a minute of loading
     with open_listener(host, port) as listener:
-        from dsv4.cli.local import load
+        from dsv4.api.loading import load
         from dsv4.server import create_app
 
         ledger = server.open_ledger()

@@ -137,7 +137,7 @@ def _state(trainer: "Trainer", folder: Path) -> float:
 
 def _model(trainer: "Trainer", folder: Path, prepared: Prepared) -> None:
     """The export, and an answer from it."""
-    from dsv4.cli.local import load
+    from dsv4.api.loading import load
     from dsv4.cli.train_export import export_model
 
     layout = prepared.layout

@@ -12,12 +12,14 @@ from dsv4.config.model import (
     tail_length,
     tail_rows,
 )
+from dsv4.config.modes import Mode
 
 __all__ = [
     "CSA_RATIO",
     "HCA_RATIOS",
     "AttentionKind",
     "LayerSpec",
+    "Mode",
     "ModelConfig",
     "Routing",
     "Yarn",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsv4.config import Mode
 from dsv4.kernels import matmul
 from dsv4.kernels.norm import rms_norm
 
@@ -30,7 +31,7 @@ class Numerics:
 FP32 = Numerics()
 BF16 = Numerics(torch.bfloat16)
 RELEASE = Numerics(torch.bfloat16, simulate=True)
-MODES = {"fp32": FP32, "bf16": BF16, "release": RELEASE}
+MODES: dict[Mode, Numerics] = {"fp32": FP32, "bf16": BF16, "release": RELEASE}
 
 
 class Changes:

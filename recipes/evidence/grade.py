@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from dsv4.cli.local import LocalModel, load
+from dsv4.api.loading import load
+from dsv4.api.local_model import LocalModel
 from dsv4.generation import RequestOptions, SamplingParams
 from recipes.evidence.tasks import ASK, BOS, SIZE, VALUES, haystack
 

@@ -19,6 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "evals": {"generation", "encoding", "observe"},
     "answer": {"generation", "encoding"},
     "server": {"answer", "generation", "encoding", "observe"},
+    "api": {
+        "answer", "cache", "checkpoint", "config", "encoding", "engine", "generation", "kernels", "model", "server",
+    },
     "model": {"config", "parameters", "kernels"},
     "cache": {"config", "kernels", "model", "observe"},
     "checkpoint": {"config", "parameters", "kernels", "model", "observe"},

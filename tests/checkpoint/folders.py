@@ -9,8 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsv4.checkpoint import Mode, check_folder, open_folder, state_for
+from dsv4.checkpoint import check_folder, open_folder, state_for
 from dsv4.checkpoint.inventory import INDEX_NAME
+from dsv4.config import Mode
 
 Tensors = dict[str, Tensor]
 

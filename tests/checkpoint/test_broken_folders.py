@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dsv4.api.tokenizer import load_tokenizer
 from dsv4.checkpoint import check_folder
 from dsv4.checkpoint.inventory import INDEX_NAME
 from dsv4.checkpoint.tokenizer_file import FILE_NAME
 from dsv4.cli.folders import default_model_folder
-from dsv4.cli.tokenizer import load_tokenizer
 from tests.checkpoint.folders import refused
 
 SHARD = "model-00002-of-00007.safetensors"

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dsv4.checkpoint import LAYOUTS, CheckpointError, CheckpointReader, Mode, load_into, parameters, state_for
+from dsv4.checkpoint import LAYOUTS, CheckpointError, CheckpointReader, load_into, parameters, state_for
 from dsv4.checkpoint.inventory import INDEX_NAME
-from dsv4.config import ModelConfig
+from dsv4.config import Mode, ModelConfig
 
 E4M3, E8M0 = torch.float8_e4m3fn, torch.float8_e8m0fnu
 FP32, BF16 = torch.float32, torch.bfloat16

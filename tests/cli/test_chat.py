@@ -18,12 +18,12 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 import dsv4
+from dsv4.api.local_model import LocalModel
 from dsv4.cli import chat
 from dsv4.cli.chat_commands import Commands
 from dsv4.cli.chat_input import MOST_HISTORY, Editor
 from dsv4.cli.chat_screen import AnswerView, Screen, remark
 from dsv4.cli.conversation import Conversation, read_messages
-from dsv4.cli.local import LocalModel
 from dsv4.encoding import ContentDelta, ReasoningDelta
 from dsv4.generation import FinishReason
 from tests.conftest import ROOT

@@ -13,8 +13,8 @@ import torch
 import uvicorn
 
 import dsv4
+from dsv4.api.local_model import LocalModel
 from dsv4.cli.folders import default_model_folder
-from dsv4.cli.local import LocalModel
 from dsv4.cli.serve import open_listener
 from dsv4.encoding import ContentDelta, ReasoningDelta
 from dsv4.generation import FinishReason

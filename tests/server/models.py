@@ -29,7 +29,7 @@ class Nano(Server):
     """The application over the bundled model."""
 
     def __init__(self, context: int) -> None:
-        from dsv4.cli.local import load
+        from dsv4.api.loading import load
 
         model = load(ROOT / "models" / "nano", context_length=context)
         assert model.tokenizer is not None

@@ -143,7 +143,7 @@ def test_a_custom_tool_shows_its_grammar(serve: Converse, tokenizer: Tokenizer) 
 @pytest.mark.slow
 def test_a_real_model_stops_thinking(tokenizer: Tokenizer) -> None:
     """The bundled model, whose thoughts are longer than eight tokens without a budget."""
-    from dsv4.cli.local import load
+    from dsv4.api.loading import load
     from dsv4.server import Settings, create_app
     from tests.conftest import ROOT
 

@@ -17,7 +17,7 @@ from dsv4.cli.server_flags import KEYS_VARIABLE, ServerFlags, read_keys
 from dsv4.encoding import Tokenizer
 from dsv4.server.accounts.ledger import read_usage
 
-# replaces dsv4.cli.local, so that no model and no torch is loaded
+# replaces dsv4.api.loading, so that no model and no torch is loaded
 PROGRAM = """
 import sys, types
 from pathlib import Path
@@ -40,7 +40,7 @@ def load(folder, **options):
         tokenizer=tokenizer, service=service, name="stub", defaults=SamplingDefaults(), memory_text=lambda: "memory"
     )
 
-sys.modules["dsv4.cli.local"] = types.SimpleNamespace(load=load)
+sys.modules["dsv4.api.loading"] = types.SimpleNamespace(load=load)
 # the flags ask the engine for the memory there is; no torch here
 sys.modules["dsv4.cache.prefix"] = types.SimpleNamespace(ReusePolicy=lambda *fields: fields)
 sys.modules["dsv4.engine.memory"] = types.SimpleNamespace(parse_memory=lambda text: text)

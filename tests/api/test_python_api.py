@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import dsv4
-from dsv4.cli.answers import AnswerStream
-from dsv4.cli.local import LocalModel
+from dsv4.api.answers import AnswerStream
+from dsv4.api.local_model import LocalModel
 from dsv4.encoding import ContentDelta
 from dsv4.generation import FinishReason
 

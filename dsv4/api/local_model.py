@@ -1,151 +1,33 @@
-"""`dsv4.load`: a folder becomes an object that chats, completes, and gives logits.
+"""`LocalModel`: a loaded model that chats, completes, and gives logits.
 
 T tokens, V vocabulary.
 """
 
-import hashlib
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsv4.answer import Answer as AnswerInProgress
 from dsv4.answer import StopStrings
-from dsv4.cache import CacheDtype, CacheSpec
-from dsv4.cache.disk import DiskTier
-from dsv4.cache.prefix import ReusePolicy
-from dsv4.checkpoint import CheckpointReader, check_shapes, load_into, open_folder
-from dsv4.cli.answers import Answer, AnswerStream
-from dsv4.cli.folders import default_model_folder
-from dsv4.cli.token_ids import TokenIds, token_list
-from dsv4.cli.tokenizer import load_tokenizer
+from dsv4.api.answers import Answer, AnswerStream
+from dsv4.api.token_ids import TokenIds, token_list
 from dsv4.config import ModelConfig
-from dsv4.config.generation_file import read_generation
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
 from dsv4.engine import Engine, EngineService
-from dsv4.engine.engine import check_tokens, default_cache_dtype
-from dsv4.engine.memory import DEFAULT_SHARE, parse_memory, plan_memory
+from dsv4.engine.engine import check_tokens
 from dsv4.engine.shared import SharedEngine
 from dsv4.generation import FinishReason, RequestOptions, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.kernels import native
-from dsv4.kernels.moe.residency import limit_experts
 from dsv4.model.accounting import parameters
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
 
-Mode = Literal["fp32", "bf16", "release"]
-DEFAULT_CONTEXT = 131_072
 Messages = Sequence[Mapping[str, Any]]
-
-
-def load(
-    folder: str | Path | None = None,
-    mode: Mode = "fp32",
-    *,
-    context_length: int | None = None,
-    memory: int | None = None,
-    expert_memory: int | None = None,
-    sequences: int = 8,
-    cache_dtype: CacheDtype | None = None,
-    reuse: ReusePolicy | None = None,
-    prefix_folder: Path | None = None,
-    prefix_bytes: int = 8 * 2**30,
-    speculate: bool = False,
-    queue: int = 1024,
-    step_tokens: int = 512,
-    dialect: str | None = None,
-) -> "LocalModel":
-    """Load a checkpoint folder (released layout, Base layout or plain floats); None = the bundled model.
-
-    mode: "fp32" (exact, for research), "bf16", or "release" (the released quantised numerics).
-    context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
-    memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
-    read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where
-    prefixes outlive the process, in at most prefix_bytes. dialect: v4, v4-0731 or v4.1, how conversations are written;
-    default: what the folder says of itself. The rest is as in dsv4.engine.Engine.
-    Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
-    """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    path = Path(folder) if folder is not None else default_model_folder()
-    config, reader, defaults = _open(path)
-    check_shapes(config, release_numerics=mode == "release")
-    tokenizer = load_tokenizer(path, config.vocab_size, dialect)
-    with torch.device("meta"):
-        model = Transformer(config, MODES[mode])
-    load_into(model, config, reader, mode)
-    model.requires_grad_(False).eval()
-    _limit_experts(model, reader, expert_memory)
-    context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
-    dtype, reuse = cache_dtype or default_cache_dtype(model), reuse or ReusePolicy()
-    budget = parse_memory(DEFAULT_SHARE) if memory is None else memory
-    spec = CacheSpec(config, dtype)
-    plan = plan_memory(spec, budget, context_length=context, sequences=sequences, snapshots=reuse.snapshots)
-    disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, mode, dtype, reuse.windows, speculate))
-    engine = Engine(
-        model,
-        context_length=context,
-        cache_tokens=plan.tokens,
-        sequences=plan.sequences,
-        step_tokens=step_tokens,
-        cache_dtype=dtype,
-        reuse=replace(reuse, snapshots=plan.snapshots),
-        disk=disk,
-        speculate=speculate,
-        queue=queue,
-        sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, config.vocab_size),
-    )
-    return LocalModel(path.resolve().name, model, engine, tokenizer, defaults)
-
-
-def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:
-    """A folder's config with every token that ends an answer, its files, and how to sample. Warns of what lies there
-    and is not used."""
-    opened = open_folder(folder)
-    advice = read_generation(folder, opened.config.vocab_size)
-    ends = dict.fromkeys((*opened.config.end_token_ids, *advice.end_token_ids))
-    for note in opened.notes:
-        warnings.warn(note, stacklevel=3)
-    config = opened.config.with_changes(end_token_ids=tuple(ends))
-    return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p)
-
-
-def _disk_tier(folder: Path | None, budget: int, fingerprint: str) -> DiskTier | None:
-    return None if folder is None else DiskTier(folder, budget=budget, fingerprint=fingerprint)
-
-
-def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> None:
-    """Bound the memory of routed experts, which then stay in the checkpoint's files. Raises ValueError where they
-    cannot, or where the budget does not hold what one token needs."""
-    if budget is None:
-        limit_experts((), None)
-        return
-    first = model.layers[0].get_submodule("ffn.experts.0")
-    if not any(name.endswith("scale") for name, _ in first.named_parameters()):
-        raise ValueError("expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts")
-    size = sum(p.numel() * p.element_size() for p in first.parameters())
-    least = 2 * size * model.config.num_experts_per_tok
-    if budget < least:
-        raise ValueError(
-            f"expert_memory must be at least {least:,} bytes (twice the experts of a token), got {budget:,}"
-        )
-    limit_experts(reader.maps(), budget)
-
-
-def _fingerprint(folder: Path, *settings: object) -> str:
-    """What a cached row depends on: configuration, weight files, and how rows are computed and stored."""
-    digest = hashlib.blake2b(f"{settings} {native.isa() if native.available() else 'torch'}".encode(), digest_size=16)
-    digest.update((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        stat = file.stat()
-        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
-    return digest.hexdigest()
 
 
 class LocalModel:
@@ -246,7 +128,7 @@ class LocalModel:
         for in the content), logprobs, top_logprobs, and the other fields of dsv4.generation.SamplingParams.
         Leaving a `with` block or calling `close()` stops the work. Raises ValueError naming a wrong field.
         """
-        from dsv4.cli.chat_request import prepare
+        from dsv4.api.chat_request import prepare
 
         stop = _strings(options.pop("stop", None))
         params = self._params(options)
@@ -325,7 +207,7 @@ class LocalModel:
     def encode_chat(self, messages: Messages, thinking: bool = True, **fields: Any) -> list[int]:
         """The prompt of a conversation, untrusted text kept from becoming control tokens. fields: those of `stream`
         that the prompt shows (effort, tools, response_format, ...), named as in a chat completion's body."""
-        from dsv4.cli.chat_request import prepare
+        from dsv4.api.chat_request import prepare
 
         return prepare(self, messages, thinking=_thinking(thinking), **fields).prompt
 

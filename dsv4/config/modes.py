@@ -1,0 +1,11 @@
+"""The names of the numerics a model computes in, and of the forms its cached rows take."""
+
+from typing import Literal, get_args
+
+Mode = Literal["fp32", "bf16", "release"]
+
+
+def check_mode(name: str) -> None:
+    """Raise ValueError unless this is one of the names."""
+    if name not in get_args(Mode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {name!r}")
