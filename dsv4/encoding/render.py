@@ -160,7 +160,9 @@ class _Renderer:
         self.out.data(turn.text("content"))
         if tools := turn.fields.get("tools"):
             self._tools(tools, f"{turn.source}.tools")
-        if response_format := turn.fields.get("response_format"):
+        response_format = turn.fields.get("response_format")
+        # the script leaves out a schema that says nothing, the service writes it
+        if response_format or (response_format is not None and self.dialect.service):
             self.out.markup("\n\n" + self.dialect.response_format)
             self.out.data(number_json(response_format, f"{turn.source}.response_format", self.dialect))
         elif turn.fields.get("json_object"):

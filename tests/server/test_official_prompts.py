@@ -167,7 +167,7 @@ def test_random_requests(api: str, dialect: Dialect) -> None:
 
 def test_every_row_is_documented() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    for name in (*ROWS, PICTURE, "refused upstream"):
+    for name in (*ROWS, PICTURE, "minus zero", "refused upstream"):
         assert f"| {name} |" in text, name
 
 
@@ -184,6 +184,8 @@ TOOL = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
 REFERENCE = {"type": "tool_result", "tool_use_id": "s", "content": [{"type": "tool_reference", "tool_name": "f"}]}
 REMINDER = {"role": "latest_reminder", "content": "L"}
 ADDITION = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "f"}}
+EMPTY, SAID = [{"type": "text", "text": ""}], [{"type": "text", "text": "said"}]
+SPACED = {"type": "function", "name": "_f"}
 SEARCH = {"type": "tool_use", "id": "s", "name": "S", "input": {}}
 CASES: list[tuple[str, Body]] = [
     ("chat", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}, *[USER] * 2]}),
@@ -215,6 +217,13 @@ CASES: list[tuple[str, Body]] = [
             ],
         },
     ),
+    (
+        "messages",
+        {"max_tokens": 9, "messages": [USER, {"role": "assistant", "content": [*EMPTY, *EMPTY, *SAID, *EMPTY]}, USER]},
+    ),
+    ("messages", {"max_tokens": 9, "messages": [USER, {"role": "assistant", "content": [*EMPTY, *EMPTY]}, USER]}),
+    ("responses", {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {}}}}),
+    ("responses", {"input": "x", "tools": [{"type": "namespace", "name": "s", "description": "", "tools": [SPACED]}]}),
     ("responses", {"input": ""}),
     ("responses", {"input": [USER, {"type": "reasoning", "summary": [], "encrypted_content": "foreign"}, USER]}),
     ("responses", {"input": [{"role": "developer", "content": "q"}], "instructions": "I"}),

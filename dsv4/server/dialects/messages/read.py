@@ -146,6 +146,9 @@ class _Messages:
                     calls.append({"id": str(block.get("id", "")), "type": "function", "function": function})
                 case _ if not _is_left_out(block):
                     texts.append(self._text(block, place))
+        # as upstream: an empty text before the others leaves no trace, one behind them does
+        while texts and not texts[0]:
+            texts.pop(0)
         message: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts)}
         if thoughts:
             message["reasoning_content"] = "\n\n".join(thoughts)

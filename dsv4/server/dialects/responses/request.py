@@ -153,7 +153,7 @@ def prompt_name(name: str, namespace: object, dialect: Dialect) -> str:
     if not isinstance(namespace, str) or not namespace:
         return name
     separator = dialect.namespace_separator
-    joined = separator == "__" and namespace.endswith("_")
+    joined = separator == "__" and (namespace.endswith("_") or name.startswith("_"))
     return f"{namespace}{name}" if joined else f"{namespace}{separator}{name}"
 
 
