@@ -20,6 +20,7 @@ from dsv4.config.modes import check_mode
 from dsv4.engine import Engine
 from dsv4.engine.engine import default_cache_dtype
 from dsv4.engine.memory import DEFAULT_SHARE, parse_memory, plan_memory
+from dsv4.files import stamp
 from dsv4.generation import SamplingDefaults
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import limit_experts
@@ -127,6 +128,5 @@ def _fingerprint(folder: Path, *settings: object) -> str:
     digest = hashlib.blake2b(f"{settings} {native.isa() if native.available() else 'torch'}".encode(), digest_size=16)
     digest.update((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
-        stat = file.stat()
-        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        digest.update("{} {} {}".format(file.name, *stamp(file)).encode())
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from dsv4.cache.spec import PAGE_TOKENS
 from dsv4.cache.tree import token_key
+from dsv4.files import rename, sync
 from dsv4.observe import log
 
 _MAGIC = b"dsv4\x01\x00\x00\x00"
@@ -314,9 +315,8 @@ class DiskTier:
             with open(temporary, "wb", opener=_private) as file:
                 file.write(_MAGIC + zlib.crc32(job.data).to_bytes(4, "little"))
                 file.write(job.data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+                sync(file)
+            rename(temporary, path)
             row = (job.key, job.base, job.length, size, time.time())
             with self._lock, self._db:
                 self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", row)

@@ -26,6 +26,7 @@ from dsv4.checkpoint.quantize import store_parameter, write_configs
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
+from dsv4.files import stamp
 from dsv4.kernels.quant import float_to_e8m0, fp4_to_fp8_weight
 from dsv4.parameters import Parameter, Storage, parameters
 
@@ -150,8 +151,7 @@ def _fingerprint(reader: CheckpointReader, layout: Layout, max_shard_bytes: int 
     """What must be the same for two runs to be one conversion."""
     digest = hashlib.sha256()
     for file in sorted({reader.file_of(name) for name in reader.names()}):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update("{} {} {}\n".format(file.name, *stamp(file)).encode())
     for name in reader.names():
         digest.update(f"{name!r} {reader.spec(name)}\n".encode())
     return {

@@ -5,7 +5,6 @@ synced and renamed; the index comes last. A folder that has an index is therefor
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError, TensorSpec, data_order, encode_header
 from dsv4.checkpoint.inventory import INDEX_NAME
+from dsv4.files import rename, sync, write_whole
 
 _CHUNK_BYTES = 1 << 24
 
@@ -156,35 +156,16 @@ class _Shard:
             self._temporary.unlink(missing_ok=True)
 
     def _publish(self, stream: BinaryIO) -> None:
-        _sync(stream)
+        sync(stream)
         stream.close()
         self._stream = None
-        _rename(self._temporary, self.file)
+        rename(self._temporary, self.file)
         self.finished = True
 
 
 def write_json(file: Path, value: object) -> None:
     """Write a JSON file so that it exists either completely or not at all."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
-        _sync(stream)
-    _rename(temporary, file)
-
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _rename(source: Path, target: Path) -> None:
-    os.replace(source, target)
-    # The rename itself is durable only once the folder is synced.
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(file, lambda out: out.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"))
 
 
 def _group(plan: Mapping[str, TensorSpec], shard: Callable[[str], int]) -> dict[str, dict[str, TensorSpec]]:

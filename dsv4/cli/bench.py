@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsv4.cli.flags import at_least, naming, writable
+from dsv4.cli.flags import at_least, writable
 from dsv4.config import Mode
+from dsv4.files import naming
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dsv4.cli.flags import naming
+from dsv4.files import naming, rename, sync_path
 
 MOST_BYTES = 64 << 20  # of a file that is read
 
@@ -61,7 +61,8 @@ class Conversation:
         try:
             with naming(file):
                 staging.write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-                staging.replace(file)
+                sync_path(staging)
+                rename(staging, file)
         finally:
             staging.unlink(missing_ok=True)
 

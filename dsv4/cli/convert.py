@@ -31,8 +31,8 @@ def convert(
     import sys
 
     from dsv4.checkpoint.convert import convert as convert_folder
-    from dsv4.cli.flags import naming
     from dsv4.cli.progress import byte_progress
+    from dsv4.files import naming
 
     with byte_progress("converting") as show, naming(dst):
         layout = convert_folder(src, dst, experts=experts, dtype=dtype, resume=resume, progress=show)

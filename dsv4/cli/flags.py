@@ -1,7 +1,5 @@
 """Checks of flags that several verbs have, before anything is loaded; the messages name the flag as it is typed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +36,3 @@ def writable(flag: str, file: Path | None, suffix: str = "") -> None:
         raise ValueError(f"{flag}: {file} is a folder")
     if not file.parent.is_dir():
         raise ValueError(f"{flag}: there is no folder {file.parent}")
-
-
-@contextmanager
-def naming(place: Path) -> Iterator[None]:
-    """What the system says of a write that fails names no file: it then names `place`."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.strerror is not None:
-            error.filename = str(place)
-        raise

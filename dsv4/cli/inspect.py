@@ -6,8 +6,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsv4.cli.flags import naming, writable
+from dsv4.cli.flags import writable
 from dsv4.config import ModelConfig
+from dsv4.files import naming
 
 if TYPE_CHECKING:
     from dsv4.checkpoint import Layout

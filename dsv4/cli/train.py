@@ -172,8 +172,8 @@ def _run(trainer: "Trainer", place: Path, page: "LivePage | None", track: str | 
 @contextmanager
 def _reported(recipe: "Recipe", log: "Logbook", place: Path) -> Iterator[None]:
     """When left in any way: the log closed, and a report of it. Neither hides why the run ended."""
+    from dsv4.files import write_whole
     from dsv4.training.curves import report_html
-    from dsv4.training.disk import write_whole
     from dsv4.training.logbook import read_log
 
     try:

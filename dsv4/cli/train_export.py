@@ -9,6 +9,7 @@ from torch import Tensor
 from dsv4.checkpoint import save_checkpoint
 from dsv4.checkpoint.names import Layout
 from dsv4.config import ModelConfig
+from dsv4.files import rename
 
 
 def export_model(
@@ -22,7 +23,7 @@ def export_model(
     try:
         save_checkpoint(staging, config, weights, layout, extra_files=text_side)
         shutil.rmtree(target, ignore_errors=True)
-        staging.rename(target)
+        rename(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target

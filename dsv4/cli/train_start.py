@@ -95,8 +95,8 @@ def reading() -> Iterator[Callable[[str, int], None]]:
 def told_in_sentences() -> Iterator[None]:
     """What can end a run through no fault of the program becomes a ValueError that says what to do."""
     from dsv4.distributed.failure import RankLost
+    from dsv4.files import is_full
     from dsv4.training.anticipate import Diverged
-    from dsv4.training.disk import is_full
 
     handler = _ConsoleHandler(logging.WARNING)
     logging.getLogger("dsv4.training").addHandler(handler)

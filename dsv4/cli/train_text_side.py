@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from dsv4.encoding import Tokenizer, train_bpe
+from dsv4.files import rename, stamp, sync_path
 from dsv4.training.data import FIM_TOKENS
 from dsv4.training.recipe import Recipe
 from dsv4.training.source_texts import files_of, texts_of
@@ -61,7 +61,8 @@ def _own(recipe: Recipe, place: Path) -> Tokenizer:
         raise ValueError(f"data.vocabulary: {text}" if text.startswith("vocab_size") else text) from None
     known.write_text(origin)
     for name in (_CONFIG, _FILE):
-        os.replace(staging / name, place / name)
+        sync_path(staging / name)
+        rename(staging / name, place / name)
     staging.rmdir()
     return Tokenizer.load(place)
 
@@ -82,7 +83,7 @@ def _origin(recipe: Recipe) -> str:
     digest = hashlib.blake2b(repr((recipe.data.vocabulary, bool(recipe.data.fim))).encode(), digest_size=16)
     for source in recipe.data.sources:
         if source.kind != "generator":
-            stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(source)]
+            stats = [(str(file), *stamp(file)) for file in files_of(source)]
             digest.update(repr((source, stats)).encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -7,7 +7,6 @@ must see the same folder.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from dsv4.files import rename, sync_path, write_whole
 
 _PREFIX, _HEADER, _SIZES = "state-", "header.json", "sizes"
 
@@ -52,13 +53,10 @@ def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[st
     dcp.save(dict(tensors), checkpoint_id=staging)
     if first:
         sizes = {file.name: _synced(file) for file in staging.iterdir()}
-        with (staging / _HEADER).open("w", encoding="utf-8") as out:
-            json.dump({**header, _SIZES: sizes}, out)
-            out.flush()
-            os.fsync(out.fileno())
+        write_whole(staging / _HEADER, lambda out: out.write(json.dumps({**header, _SIZES: sizes}).encode()))
         before = max((one for one in _whole_ones(folder) if one[1] != target), default=(0, None))[1]
         shutil.rmtree(target, ignore_errors=True)  # the same step, saved before
-        staging.rename(target)
+        rename(staging, target)
         for other in folder.glob(f"{_PREFIX}*"):
             if other not in (target, before):
                 shutil.rmtree(other, ignore_errors=True)
@@ -68,8 +66,7 @@ def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[st
 
 def _synced(file: Path) -> int:
     """Its bytes, once they are on the disk."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+    sync_path(file)
     return file.stat().st_size
 
 

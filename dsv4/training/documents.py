@@ -20,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dsv4.training.disk import naming
+from dsv4.files import naming, rename, stamp, sync_path
 from dsv4.training.recipe import SourceSettings
 from dsv4.training.source_texts import files_of, texts_of
 
@@ -176,8 +176,7 @@ def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: Pro
     files = files_of(settings)
     digest = hashlib.blake2b(repr((settings, codec.definition_json())).encode(), digest_size=8)
     for file in files:
-        stat = file.stat()
-        digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
+        digest.update("{} {} {}".format(file, *stamp(file)).encode(errors="surrogateescape"))
     place = folder / f"{settings.name}-{digest.hexdigest()}"
     if (place / ABOUT).exists():
         try:
@@ -192,8 +191,10 @@ def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: Pro
     try:
         with naming(staging):
             _write_shard(settings, codec, files, staging, progress)
+            for file in staging.iterdir():
+                sync_path(file)
         with contextlib.suppress(OSError):  # another process was faster: its shard is the same
-            staging.rename(place)
+            rename(staging, place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Shard(place)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from dsv4.training.disk import is_full, naming, write_whole
+from dsv4.files import is_full, naming, write_whole
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dsv4.training.disk import write_whole
+from dsv4.files import write_whole
 
 STATE_FILE, PREVIOUS_FILE = "state.pt", "state.previous.pt"
 _log = logging.getLogger(__name__)

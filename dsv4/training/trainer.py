@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsv4.files import is_full
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
 from dsv4.training.anticipate import BatchQueue, Recovery, RoutedBatch, capture_state, restore_state, routes_of
 from dsv4.training.balance import Load, add_load, max_violation, move_biases
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.data import Feed, Position
-from dsv4.training.disk import is_full
 from dsv4.training.documents import Codec, Source
 from dsv4.training.indexer_loss import Recall
 from dsv4.training.loss import LossWeights, compute_loss

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dsv4.training.disk import write_whole
+from dsv4.files import write_whole
 from dsv4.training.logbook import Logbook, read_log
 from dsv4.training.states import PREVIOUS_FILE, STATE_FILE, find_state, load_state, write_state
 from tests.training.runs import raw_recipe, trainer

@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from dsv4.files import rename, sync_path
+
 KERNELS = Path(__file__).parents[1]  # each operation's C++ lies in its folder, what they share in this one
 # instruction sets, best first: what the machine must have (names as in /proc/cpuinfo), what the compiler is told
 ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
@@ -100,7 +102,8 @@ def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) 
                     progress.made(jobs[job])
             made = Path(folder) / target.name
             _run([cxx, *flags, "-shared", *objects, "-o", str(made)])
-            os.replace(made, target)
+            sync_path(made)
+            rename(made, target)
     except OSError as error:
         raise BuildError(f"cannot write {target}: {error.strerror}") from error
 

@@ -1,4 +1,4 @@
-"""Files of a run that are whole or not there, and sentences for disks that are full."""
+"""Files that are whole or not there, and sentences for disks that are full. No torch."""
 
 import errno
 import os
@@ -42,12 +42,10 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object], *, keep: Path |
                     if watched.error is None:
                         raise
                     raise watched.error from None
-                out.flush()
-                os.fsync(out.fileno())
+                sync(out)
             if keep is not None and file.exists():
                 _keep(file, keep)
-            os.replace(temporary, file)
-            sync_folder(file.parent)
+            rename(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,13 +62,32 @@ def _keep(file: Path, keep: Path) -> None:
         os.replace(link, keep)
 
 
-def sync_folder(folder: Path) -> None:
-    """A rename is on the disk once its folder is."""
-    opened = os.open(folder, os.O_RDONLY)
+def sync(stream: BinaryIO) -> None:
+    """Return when what was written to the stream is on the disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def sync_path(path: Path) -> None:
+    """Return when a file's content, or a folder's names, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file that is on the disk its final name, in place of what has it, and return when the name is there too.
+    A folder takes only a name that is free."""
+    os.replace(source, target)
+    sync_path(target.parent)
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds: what tells that a file is still the one it was."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 class _Watched:
