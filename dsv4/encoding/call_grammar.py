@@ -122,7 +122,8 @@ class _Function:
     def _top(self, root: Mapping[str, Any]) -> Mapping[str, Any]:
         top = root
         while "$ref" in top:
-            top = resolve(top["$ref"], root)
+            found = resolve(top["$ref"], root)
+            top = found if isinstance(found, Mapping) else {}
         return top
 
     def _call(self, *, some: bool, none: bool) -> str:
@@ -197,9 +198,7 @@ def _alone(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
             parts = reference.split("/")
             if reference.startswith("#") and len(parts) > 2 and parts[1] in DEFINITIONS:
                 name = parts[2].replace("~1", "/").replace("~0", "~")
-                found = (root.get(parts[1]) or {}).get(name)
-                if found is None:
-                    raise GrammarError(f"$ref: there is no {reference!r:.80} in the schema")
+                found = resolve(f"#/{parts[1]}/{parts[2]}", root)
                 needed.setdefault(parts[1], {})[name] = _redirected(found)
                 waiting.append(found)
             else:

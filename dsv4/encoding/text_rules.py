@@ -100,10 +100,10 @@ class Schemas:
         return [kind for kind in TYPES if kind != "string" and kind in self._types_of(schema)]
 
     def _types_of(self, schema: Any) -> frozenset[str]:
-        if schema is False:
-            return frozenset()
+        if isinstance(schema, bool):
+            return frozenset(TYPES) if schema else frozenset()
         if not isinstance(schema, Mapping):
-            return frozenset(TYPES)
+            raise GrammarError(f"expected a schema, got {schema!r:.80}")
         known = self._types.get(id(schema))
         if known is None:
             if id(schema) in self._open:
@@ -173,7 +173,7 @@ def _own(schema: Mapping[str, Any]) -> list[str]:
     if "pattern" in schema:
         rules.append(searched(schema["pattern"]))
     if "format" in schema:
-        if schema["format"] not in FORMATS:
+        if not isinstance(schema["format"], str) or schema["format"] not in FORMATS:
             raise GrammarError(f"format: {schema['format']!r:.80} is not supported; supported are {', '.join(FORMATS)}")
         rules.append(_regex(FORMATS[schema["format"]]))
     least, most = _length(schema, "minLength"), _length(schema, "maxLength")

@@ -152,6 +152,11 @@ def test_a_reference_to_the_whole(grammars: Grammars, tokenizer: Tokenizer) -> N
         ({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}, "oneOf"),
         ({"type": "string", "const": 1}, "no value is allowed"),
         (False, "no value is allowed"),
+        (None, "expected a schema, got None"),
+        ([{"type": "string"}], "expected a schema"),
+        ({"anyOf": [None, {"type": "string"}]}, "expected a schema, got None"),
+        ({"type": "string", "format": {}}, r"properties\.x\.format"),
+        ({"type": "object", "properties": {"y": {"$ref": "#/$defs/none"}}}, "#/\\$defs/none"),
         ({"type": "array", "uniqueItems": True}, r"properties\.x: .*uniqueItems"),
         ({"type": "object", "properties": {"y": {"not": {}}}}, r"properties\.x: .*not"),
         ({"allOf": [{"anyOf": [{"const": f"{i}{j}"} for j in range(9)]} for i in range(9)]}, "combinations"),
@@ -167,3 +172,11 @@ def test_what_cannot_be_enforced(grammars: Grammars, schema: Any, message: str) 
 def test_what_the_whole_may_not_say(grammars: Grammars, keyword: str) -> None:
     with pytest.raises(GrammarError, match=rf"tools\[0\]\.function\.parameters\.{keyword}"):
         grammars.tool_calls([{"name": "f", "parameters": {"type": "object", keyword: {}}}])
+
+
+def test_definitions_that_are_none(grammars: Grammars) -> None:
+    refers = {"type": "object", "properties": {"y": {"$ref": "#/$defs/a"}}}
+    for definitions in ([refers], "a", None, 3):
+        with pytest.raises(GrammarError, match=r"there is no '#/\$defs/a'"):
+            grammars.tool_calls([{"name": "f", "parameters": {**one(refers), "$defs": definitions}}])
+    assert grammars.tool_calls([{"name": "f", "parameters": {"$ref": "#/$defs/a", "$defs": {"a": [1]}}}])

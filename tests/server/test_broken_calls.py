@@ -92,6 +92,15 @@ def test_messages(serve: Converse, text: str, begun: bool) -> None:
     assert message.stop_reason == reason
 
 
+def test_a_stop_string_in_a_broken_block_does_not_hide_the_call(serve: Converse) -> None:
+    server = serve("Why</think>Text" + OPEN + invoke(X + "and then" + X) + CLOSE)
+    fields: Any = {"max_tokens": 900, "messages": ASK, "tools": [{"name": "f", "input_schema": SCHEMA}]}
+    for stop in ("then", "\n\n"):
+        whole = server.request("POST", "/v1/messages", json={**fields, "stop_sequences": [stop]}).json()
+        assert (whole["stop_reason"], whole["stop_sequence"]) == ("max_tokens", None)
+    assert chat(server, stop=["then"])[1]["finish"] == "length"
+
+
 @broken
 def test_responses(serve: Converse, text: str, begun: bool) -> None:
     server = serve("Why</think>Text" + text)

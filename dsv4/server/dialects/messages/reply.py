@@ -139,10 +139,11 @@ class MessagesRun:
         return {"type": "tool_use", "id": self.job.call_id(index, CALL_PREFIX), "name": name, "input": value}
 
     def _stop(self) -> dict[str, Any]:
-        found = self.job.answer.stop_string
-        if found is not None:
+        found, finish = self.job.answer.stop_string, self.job.answer.finish_reason
+        # in the text of a broken block it does not hide that a call was left unfinished
+        if found is not None and finish == "stop":
             return {"stop_reason": "stop_sequence", "stop_sequence": found}
-        return {"stop_reason": STOP_REASONS.get(self.job.answer.finish_reason, "end_turn"), "stop_sequence": None}
+        return {"stop_reason": STOP_REASONS.get(finish, "end_turn"), "stop_sequence": None}
 
     def _usage(self) -> dict[str, Any]:
         """Token counts so far; those from the cache are counted apart."""
