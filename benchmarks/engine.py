@@ -6,26 +6,23 @@ FOLDER: a checkpoint, default models/nano. Random tokens; nothing here is judged
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from dsv4.api.loading import load
 from dsv4.api.local_model import LocalModel
+from dsv4.bench.model import streams_rate
+from dsv4.bench.results import append_lines, row_text
+from dsv4.bench.speed import random_prompt
 from dsv4.cache.prefix import ReusePolicy, Windows
-from dsv4.cli.measure import machine
-from dsv4.cli.measure_model import streams_rate
 from dsv4.generation import SamplingParams
 
 NANO = Path(__file__).resolve().parents[1] / "models" / "nano"
 
 
 def prompt_of(model: LocalModel, length: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(64, model.config.vocab_size, (length,), generator=generator).tolist()
+    return random_prompt(model.config.vocab_size, length, seed)
 
 
 def opened(folder: Path, context: int, **options: object) -> LocalModel:
@@ -100,10 +97,9 @@ def main() -> None:
     }
     for name, job in jobs.items():
         row = {"bench": name, "model": args.folder.resolve().name, **job()}
-        print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+        print(row_text(row), flush=True)
         if args.json:
-            with args.json.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**machine(), **row}) + "\n")
+            append_lines(args.json, [row])
 
 
 if __name__ == "__main__":

@@ -41,13 +41,13 @@ def prompt(length: int, turn: int) -> list[int]:
 
 
 def ours(args: argparse.Namespace) -> Measure:
-    from dsv4.cli.measure import Ours
+    from dsv4.bench.speed import Ours
 
     return timed(Ours(Path(args.folder), "release", args.prompt + args.decode + 64), args)
 
 
 def timed(engine: Any, args: argparse.Namespace) -> Measure:
-    """An engine of dsv4.cli.measure."""
+    """An engine of dsv4.bench.speed."""
 
     def measure(turn: int) -> Rates:
         speed = engine.run(args.prompt, args.decode, seed=turn + 2)
@@ -130,7 +130,7 @@ def rates_of(fresh: Answer, short: Answer, long: Answer) -> Rates:
 
 
 def transformers(args: argparse.Namespace) -> Measure:
-    from dsv4.cli.measure import Transformers
+    from dsv4.bench.speed import Transformers
 
     return timed(Transformers(Path(args.folder)), args)
 
@@ -268,6 +268,6 @@ if __name__ == "__main__":
             prefill, decode = shown(row["prefill"], "10.1f"), shown(row["decode"], "10.2f")
             print(f"{row['engine']:20} {prefill} {against[0]:9} {decode} {against[1]}")
         if options.json:
-            from dsv4.cli.measure import append_lines
+            from dsv4.bench.results import append_lines
 
             append_lines(options.json, results)

@@ -21,12 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import uvicorn
 
 from dsv4.api.loading import load
 from dsv4.api.local_model import LocalModel
-from dsv4.cli.measure import append_lines, machine
+from dsv4.bench.results import append_lines
+from dsv4.bench.speed import random_prompt
 from dsv4.cli.serve import SWITCH_SECONDS
 from dsv4.generation import SamplingParams
 from dsv4.server import create_app
@@ -37,9 +37,7 @@ AIM = 5.0
 
 
 def prompts(model: LocalModel, streams: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(0)
-    high = model.config.vocab_size
-    return [torch.randint(64, high, (PROMPT_TOKENS,), generator=generator).tolist() for _ in range(streams)]
+    return [random_prompt(model.config.vocab_size, PROMPT_TOKENS, seed) for seed in range(streams)]
 
 
 def params(model: LocalModel, tokens: int) -> SamplingParams:
@@ -164,9 +162,7 @@ def main() -> None:
         print(f"{streams:>8}{shown}{100 * (wall[1] / wall[0] - 1):>+10.1f}%{100 * (wall[2] / wall[0] - 1):>+8.1f}%")
         names = ("engine", "service", "served")
         row = {f"{name}_us": [a, b] for name, a, b in zip(names, wall, cpu, strict=True)}
-        rows.append(
-            {"benchmark": "server", "model": given.folder.name, "streams": streams, **row, "machine": machine()}
-        )
+        rows.append({"benchmark": "server", "model": given.folder.name, "streams": streams, **row})
     if given.json:
         append_lines(given.json, rows)
 

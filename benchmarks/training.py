@@ -121,10 +121,9 @@ def peer_step(name: str, length: int) -> tuple[Callable[[], dict[str, float]], f
 
 def worker(side: str, name: str, length: int, threads: int) -> None:
     """A line with the result for each line that comes in; the first tells what is known before any step."""
-    import resource
-
     import torch
 
+    from dsv4.bench.memory import peak_bytes
     from dsv4.training.meter import matmul_rate
 
     torch.set_num_threads(threads)
@@ -133,8 +132,7 @@ def worker(side: str, name: str, length: int, threads: int) -> None:
     print(json.dumps({"flops": flops}), flush=True)
     for _ in sys.stdin:
         found = step()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({**found, "peak_bytes": peak, "matmul_rate": matmul_rate()}), flush=True)
+        print(json.dumps({**found, "peak_bytes": peak_bytes(), "matmul_rate": matmul_rate()}), flush=True)
 
 
 class Side:
@@ -244,17 +242,14 @@ def main() -> None:
     if args.worker:
         side, name, length = args.worker
         return worker(side, name, int(length), args.threads)
-    from dsv4.cli.measure import machine
+    from dsv4.bench.results import append_lines, row_text
 
     for name in args.models:
         for length in args.lengths:
             for row in measure(name, length, args):
-                print(
-                    " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True
-                )
+                print(row_text(row), flush=True)
                 if args.json:
-                    with args.json.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps({**machine(), "threads": args.threads, **row}) + "\n")
+                    append_lines(args.json, [{"threads": args.threads, **row}])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dsv4
+from dsv4.cli.inspect_peer import V32
 from dsv4.config import ModelConfig
 from dsv4.model import accounting as a
 from dsv4.model.transformer import Transformer
@@ -42,13 +43,13 @@ def test_cache_bytes_are_the_reports(name: str) -> None:
     assert a.kv_bytes_per_token(config) == per_token
     assert a.window_bytes(config) == config.num_hidden_layers * 128 * 584
     assert a.kv_bytes(config, MILLION) == per_token * MILLION + a.window_bytes(config)
-    assert a.V32.kv_bytes_per_token() == 48068
-    assert a.V32.kv_bytes_per_token() * MILLION / a.kv_bytes(config, MILLION) == pytest.approx(smaller, abs=0.005)
+    assert V32.kv_bytes_per_token() == 48068
+    assert V32.kv_bytes_per_token() * MILLION / a.kv_bytes(config, MILLION) == pytest.approx(smaller, abs=0.005)
 
 
 @pytest.mark.parametrize("name", REPORT)
 def test_flops_are_the_reports_share(name: str) -> None:
-    share = a.flops_per_token(released(name), MILLION).total / a.V32.flops_per_token(MILLION).total
+    share = a.flops_per_token(released(name), MILLION).total / V32.flops_per_token(MILLION).total
     assert share == pytest.approx(REPORT[name][4], abs=0.001)
 
 

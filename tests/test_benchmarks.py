@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown
-from dsv4.cli import measure_kernels
-from dsv4.cli.measure_kernels import Job, beside, in_turns
+from dsv4.bench import kernels as measure_kernels
+from dsv4.bench.kernels import Job, beside, in_turns
 
 
 def test_a_figure_and_its_yardstick_are_measured_in_turns() -> None:

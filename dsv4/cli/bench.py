@@ -11,8 +11,8 @@ from dsv4.files import naming
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dsv4.cli.measure import Speed
-    from dsv4.cli.measure_kernels import Rate
+    from dsv4.bench.kernels import Rate
+    from dsv4.bench.speed import Speed
     from dsv4.generation import PromptProgress
 
 
@@ -57,8 +57,8 @@ def bench(
     mode
         fp32, bf16, or release (the released quantised numerics).
     """
+    from dsv4.bench.plot import speed_svg
     from dsv4.cli.folders import default_model_folder
-    from dsv4.cli.plot import speed_svg
 
     writable("--json", json)
     writable("--plot", plot, ".svg")
@@ -96,7 +96,8 @@ def _measure(
     """Every engine at every context; each row is shown and kept as soon as it is there."""
     from rich.console import Console
 
-    from dsv4.cli.measure import Ours, Transformers, append_rows
+    from dsv4.bench.results import append_lines
+    from dsv4.bench.speed import Ours, Transformers
 
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
@@ -110,27 +111,27 @@ def _measure(
             _show(rows[-1], rows)
             if json is not None:
                 with naming(json):
-                    append_rows(json, path.name, rows[-1:])
+                    append_lines(json, [{"model": path.name, **rows[-1].to_dict()}])
     return rows
 
 
 def _kernels(path: Path, mode: Mode, json: Path | None) -> None:
     """One line per kernel."""
-    from dsv4.cli.measure_kernels import every_rate
+    from dsv4.bench.kernels import every_rate
 
     _show_rates(every_rate(), json, {})
 
 
 def _model(path: Path, mode: Mode, json: Path | None) -> None:
     """One line per way of using the model."""
-    from dsv4.cli.measure_model import model_rates
+    from dsv4.bench.model import model_rates
 
     _show_rates(model_rates(path, mode), json, {"model": path.name, "mode": mode})
 
 
 def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str]) -> None:
     """Each rate, its yardstick and their ratio, shown and kept as soon as they are there."""
-    from dsv4.cli.measure import append_lines
+    from dsv4.bench.results import append_lines
     from dsv4.kernels import native
 
     print(f"kernels: {native.describe()}")

@@ -32,7 +32,7 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
     name, config, folder = find_config(model)
     facts = describe(name, config, folder)
     if plot is not None:
-        from dsv4.cli.plot import efficiency_svg
+        from dsv4.cli.inspect_peer import efficiency_svg
 
         others = {other: find_config(other)[1] for other in RELEASED if other != name}
         with naming(plot):
@@ -60,6 +60,7 @@ def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
 def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict[str, Any]:
     """Everything `inspect` shows, as plain data."""
     from dsv4.checkpoint import expected_tensors
+    from dsv4.cli.inspect_peer import V32
     from dsv4.model import accounting as a
 
     parameters = a.parameters(config)
@@ -67,8 +68,8 @@ def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict
     tensors = expected_tensors(config, layout)
     contexts = []
     for n in a.CONTEXTS:
-        flops, peer_flops = a.flops_per_token(config, n), a.V32.flops_per_token(n)
-        kv, peer_kv = a.kv_bytes(config, n), a.V32.kv_bytes_per_token() * n
+        flops, peer_flops = a.flops_per_token(config, n), V32.flops_per_token(n)
+        kv, peer_kv = a.kv_bytes(config, n), V32.kv_bytes_per_token() * n
         contexts.append(
             {
                 "tokens": n,
@@ -92,7 +93,7 @@ def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict
             "bytes": sum(spec.nbytes for spec in tensors.values()),
         },
         "kv_bytes_per_token": a.kv_bytes_per_token(config),
-        "v32_kv_bytes_per_token": a.V32.kv_bytes_per_token(),
+        "v32_kv_bytes_per_token": V32.kv_bytes_per_token(),
         "window_bytes_per_sequence": a.window_bytes(config),
         "engine_bytes_per_token": {
             mode: a.kv_bytes_per_token(config, size) for mode, size in (("bf16", 2), ("fp32", 4))

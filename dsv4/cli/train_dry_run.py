@@ -1,6 +1,5 @@
 """`dsv4 train --dry-run`: every stage of a recipe for a step, the end of the run, and what all of it will cost."""
 
-import resource
 import signal
 import tempfile
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from shutil import copy
 from typing import TYPE_CHECKING, Any
 
+from dsv4.bench.memory import peak_bytes, reset_peak
 from dsv4.cli.train_start import Prepared, console, prepare, reading
 from dsv4.training.checks import check_room, check_sources, needs_of, size
 from dsv4.training.recipe import Recipe
@@ -105,14 +105,14 @@ def whole_seconds(recipe: Recipe, costs: list[Cost]) -> float:
 
 def _cost(trainer: "Trainer", moment: Moment, steps: int) -> Cost:
     trainer.stand_at(moment.start, anticipating=moment.anticipating)
-    _forget_peak()
+    reset_peak()
     line: Any = None
     for _ in range(steps):
         line = trainer.advance()
         if line.spike is not None:
             raise ValueError(f"{moment.name}: {line.spike}")
     tokens = round(line.tokens_per_second * line.seconds)
-    cost = Cost(moment, tokens, line.seconds, _peak())
+    cost = Cost(moment, tokens, line.seconds, peak_bytes())
     print(
         f"{moment.name}: a step of {tokens:,} tokens in {line.seconds:.2f} s ({line.tokens_per_second:,.0f} tokens/s), "
         f"{size(cost.peak)} of memory, loss {line.losses['next']:.3f}",
@@ -155,23 +155,6 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} seconds"
     minutes = round(seconds / 60)
     return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _forget_peak() -> None:
-    """Let the highest memory count from now on, where the system can."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak() -> int:
-    """The process's highest memory in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dsv4.config import AttentionKind, ModelConfig
 from dsv4.parameters import Role, Storage, parameter_table
 
 CONTEXTS = (4096, 16384, 65536, 262144, 1048576)
-_BF16, _FP32, _FP4 = 2.0, 4.0, 0.5
+BF16_COST, _FP32, _FP4 = 2.0, 4.0, 0.5  # operations, in FP8 ones
 _KV_BLOCK, _INDEX_BLOCK, _ROW_ALIGNMENT = 64, 32, 8
 
 
@@ -130,7 +130,7 @@ def flops_per_token(config: ModelConfig, position: int) -> Flops:
     """One token decoded at `position` (report figure 1; docs/numerics.md says which precision each part counts at)."""
     c, p = config, parameters(config)
     wide = p.compressors + p.routers + p.hyper_connections
-    linear = 2.0 * (p.active + wide * (_FP32 - 1) + p.head * (_BF16 - 1))
+    linear = 2.0 * (p.active + wide * (_FP32 - 1) + p.head * (BF16_COST - 1))
     keys = indexed = 0
     for spec in c.layers:
         keys += min(position, c.sliding_window)
@@ -139,25 +139,5 @@ def flops_per_token(config: ModelConfig, position: int) -> Flops:
             indexed += position // spec.ratio
         elif spec.kind is AttentionKind.HCA:
             keys += position // spec.ratio
-    attention = _BF16 * 4 * c.num_attention_heads * c.head_dim * keys
+    attention = BF16_COST * 4 * c.num_attention_heads * c.head_dim * keys
     return Flops(linear, attention, _FP4 * 2 * c.index_n_heads * c.index_head_dim * indexed)
-
-
-class V32:
-    """DeepSeek-V3.2, the yardstick of the report's figure 1: 61 layers of sparse latent attention."""
-
-    layers, heads, latent, rope, top_k = 61, 128, 512, 64, 2048
-    index_heads, index_dim = 64, 128
-    active, head = 37.5e9, 129280 * 7168
-
-    @classmethod
-    def kv_bytes_per_token(cls) -> int:
-        """48,068: fp8 latent with 16 scale bytes, bf16 rope, fp8 indexer key with a 4-byte scale."""
-        return cls.layers * (cls.latent + 16 + 2 * cls.rope + cls.index_dim + 4)
-
-    @classmethod
-    def flops_per_token(cls, position: int) -> Flops:
-        keys = min(position, cls.top_k)
-        attention = _BF16 * cls.layers * 2 * cls.heads * (2 * cls.latent + cls.rope) * keys
-        indexer = cls.layers * 2.0 * cls.index_heads * cls.index_dim * position
-        return Flops(2.0 * (cls.active + cls.head * (_BF16 - 1)), attention, indexer)

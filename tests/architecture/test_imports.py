@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
         "answer", "cache", "checkpoint", "config", "encoding", "engine", "files", "generation", "kernels", "model",
         "server",
     },
+    "bench": {"api", "cache", "config", "generation", "kernels", "model", "parameters"},
     "model": {"config", "parameters", "kernels"},
     "cache": {"config", "kernels", "model", "files", "observe"},
     "checkpoint": {"config", "parameters", "kernels", "model", "files", "observe"},

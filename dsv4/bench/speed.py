@@ -4,18 +4,15 @@ T tokens of the prompt.
 """
 
 import gc
-import json
-import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dsv4.bench.memory import peak_bytes, reset_peak
 from dsv4.config import Mode
 from dsv4.generation import PromptProgress, RequestOptions, SamplingParams
 
@@ -30,52 +27,10 @@ class Speed:
     prefill_rate: float
     decode_rate: float
     cache_bytes: int
-    peak_bytes: int = 0  # of the process while this row ran; 0 = the system does not tell
+    peak_bytes: int = 0  # of the process while this row ran
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def machine() -> dict[str, Any]:
-    """Where and when a row was measured."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": cpu,
-        "isa": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def append_rows(file: Path, model: str, rows: Sequence[Speed]) -> None:
-    """Add measured rows to a JSON-lines file, with where and when."""
-    append_lines(file, [{"model": model, **row.to_dict()} for row in rows])
-
-
-def append_lines(file: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Add measurements to a JSON-lines file, with where and when."""
-    with file.open("a", encoding="utf-8") as out:
-        for line in lines:
-            out.write(json.dumps({**machine(), **line}) + "\n")
-
-
-def reset_peak() -> None:
-    """Start measuring the process's largest memory anew, where the system can (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    """The largest resident memory of this process since `reset_peak`; 0 where the system does not tell."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    return 0
 
 
 def random_prompt(vocabulary: int, length: int, seed: int = 0) -> list[int]:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from dsv4.api.local_model import LocalModel
-from dsv4.cli.measure import Ours, random_prompt
-from dsv4.cli.measure_kernels import Rate, in_turns, matmul_job, read_job
+from dsv4.bench.kernels import Rate, in_turns, matmul_job, read_job
+from dsv4.bench.speed import Ours, random_prompt
 from dsv4.config import Mode
 from dsv4.generation import SamplingParams
 from dsv4.model import accounting

@@ -1,18 +1,14 @@
 """Line charts as SVG text, drawn by hand so that no plotting library is needed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dsv4.config import ModelConfig
-
 if TYPE_CHECKING:
-    from dsv4.cli.measure import Speed
+    from dsv4.bench.speed import Speed
 
 WIDTH, HEIGHT, LEFT, TOP, PLOT_W, PLOT_H, GAP = 1000, 400, 74, 58, 380, 270, 110
 COLOURS = ("#8a8f98", "#2f6fde", "#12a150", "#d9480f", "#7a3fc4")
-POINTS = 64
-TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +23,6 @@ class Panel:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def efficiency_svg(models: Mapping[str, ModelConfig]) -> str:
-    """FLOPs per token and cache size against context length for V3.2 and the given models (report figure 1)."""
-    from dsv4.model.accounting import V32, flops_per_token, kv_bytes
-
-    at = [max(1, TOKENS * i // POINTS) for i in range(POINTS + 1)]
-    flops = {"V3.2": [V32.flops_per_token(n).total / 1e12 for n in at]}
-    cache = {"V3.2": [V32.kv_bytes_per_token() * n / 1e9 for n in at]}
-    for name, config in models.items():
-        flops[name] = [flops_per_token(config, n).total / 1e12 for n in at]
-        cache[name] = [kv_bytes(config, n) / 1e9 for n in at]
-    panels = [
-        Panel("Operations per token", "T (FP8 equivalent)", flops, notes=_times_lower(flops)),
-        Panel("Cache of one sequence", "GB", cache, notes=_times_lower(cache)),
-    ]
-    return _svg(panels)
-
-
 def speed_svg(rows: Sequence["Speed"]) -> str:
     """Prefill and decode rates against context length, one line per engine, contexts as measured."""
     contexts = sorted({row.context for row in rows})
@@ -53,19 +32,15 @@ def speed_svg(rows: Sequence["Speed"]) -> str:
     for row in sorted(rows, key=lambda row: row.context):
         prefill.setdefault(row.engine, []).append(row.prefill_rate)
         decode.setdefault(row.engine, []).append(row.decode_rate)
-    return _svg([Panel("Prefill", "tokens/s", prefill, ticks), Panel("Decode", "tokens/s", decode, ticks)])
+    return charts_svg([Panel("Prefill", "tokens/s", prefill, ticks), Panel("Decode", "tokens/s", decode, ticks)])
 
 
 def _tokens(count: int) -> str:
     return f"{round(count / 1024)}K" if count >= 1024 else str(count)
 
 
-def _times_lower(lines: dict[str, list[float]]) -> dict[str, str]:
-    yardstick = lines["V3.2"][-1]
-    return {name: f"{yardstick / values[-1]:,.1f}x lower at 1M" for name, values in lines.items() if name != "V3.2"}
-
-
-def _svg(panels: list[Panel]) -> str:
+def charts_svg(panels: Sequence[Panel]) -> str:
+    """Charts side by side."""
     body = "".join(_panel(panel, LEFT + i * (PLOT_W + GAP)) for i, panel in enumerate(panels))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
