@@ -39,7 +39,7 @@ def render(
     """
     from dsv4.cli.folders import default_model_folder
     from dsv4.encoding import Tokenizer, dialect_named, dialect_of_folder
-    from dsv4.server.wire.sse import json_line
+    from dsv4.server.wire.json import json_line
 
     folder = model
     if folder is None and (tokens or dialect is None):
@@ -67,8 +67,8 @@ def _lines(file: str) -> Iterator[bytes]:
 
 def _rendered(line: bytes, dialect: "Dialect", tokenizer: "Tokenizer | None") -> dict[str, Any]:
     from dsv4.server.dialects.render import render_request
-    from dsv4.server.wire.body import decode
     from dsv4.server.wire.errors import ApiError
+    from dsv4.server.wire.json import decode
 
     try:
         return render_request(decode(line, CONTEXT), dialect, tokenizer)

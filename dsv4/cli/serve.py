@@ -15,7 +15,7 @@ from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.server_flags import ServerFlags
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.applications import Starlette
 
     from dsv4.api.local_model import LocalModel
     from dsv4.server.accounts.ledger import Ledger
@@ -98,7 +98,7 @@ def _close(model: "LocalModel", ledger: "Ledger | None") -> int:
     return ledger.close() if ledger is not None else 0
 
 
-def run_server(app: "FastAPI", listener: Listener, ready: Callable[[], None], drain: int) -> None:
+def run_server(app: "Starlette", listener: Listener, ready: Callable[[], None], drain: int) -> None:
     """Answer requests until a signal; then new ones are refused and running ones have `drain` seconds.
 
     Raises KeyboardInterrupt at the end, if a signal ended it.

@@ -2,33 +2,55 @@
 that is, and those of the official service's other bases under `/beta` and `/anthropic`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.backend import Backend, Settings
-from dsv4.server.chat_page import add_chat_page
+from dsv4.server.chat_page import FILES, page_routes
 from dsv4.server.dialects.chat.reply import prepare_chat
 from dsv4.server.dialects.completions import prepare_completion
 from dsv4.server.dialects.messages.reply import count_tokens, prepare_messages
 from dsv4.server.dialects.responses.reply import count_input, prepare_response
 from dsv4.server.endable import Endable
-from dsv4.server.guard.middleware import Border, Run, add_error_handlers, json_response, respond
-from dsv4.server.routes import Pages
+from dsv4.server.guard.middleware import GuardMiddleware
+from dsv4.server.guard.sizes import check_sizes
+from dsv4.server.respond import Run, respond
+from dsv4.server.routes import PlainRoutes
 from dsv4.server.tokens import rendered_text, token_ids, token_text
-from dsv4.server.wire.workers import understood
+from dsv4.server.wire.failures import HANDLERS
+from dsv4.server.wire.json import decode
+from dsv4.server.wire.response import json_response
 
 PREFIXES = ("", "/v1")
 ANTHROPIC_PREFIXES = ("", "/v1", "/anthropic", "/anthropic/v1")
 BETA_PREFIXES = ("", "/v1", "/beta", "/beta/v1")
 
+# each takes a decoded body, the backend and the name of the key
 Prepare = Callable[[Any, Backend, str], Run]
 Count = Callable[[Any, Backend, str], Any]
+ANSWERS: tuple[tuple[tuple[str, ...], str, Prepare], ...] = (
+    (BETA_PREFIXES, "/chat/completions", prepare_chat),
+    (BETA_PREFIXES, "/completions", prepare_completion),
+    (ANTHROPIC_PREFIXES, "/messages", prepare_messages),
+    (PREFIXES, "/responses", prepare_response),
+)
+# those that only count or turn tokens
+COUNTS: tuple[tuple[tuple[str, ...], str, Count], ...] = (
+    (ANTHROPIC_PREFIXES, "/messages/count_tokens", count_tokens),
+    (PREFIXES, "/responses/input_tokens", count_input),
+    (PREFIXES, "/tokenize", token_ids),
+    (PREFIXES, "/detokenize", token_text),
+    (PREFIXES, "/render", rendered_text),
+)
 T = TypeVar("T")
 
 
@@ -41,40 +63,35 @@ def create_app(
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     counters: Callable[[], Mapping[str, float]] | None = None,
     ledger: Ledger | None = None,
-) -> FastAPI:
+) -> Starlette:
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
     counters: numbers of the engine for the metrics page; ledger: where usage is kept, if anywhere.
     `app.state.backend` is what the requests share. Closes neither `generator` nor `ledger`.
     """
-    app = FastAPI(title="dsv4", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     backend = Backend(Endable(generator), tokenizer, model_name, defaults, settings, counters, ledger=ledger)
+    app = Starlette(
+        routes=[
+            *_post_routes(backend),
+            *PlainRoutes(backend).routes((*PREFIXES, "/anthropic", "/anthropic/v1")),
+            *page_routes(),
+        ],
+        middleware=[Middleware(GuardMiddleware, backend=backend, open_paths=frozenset(FILES))],
+        exception_handlers=HANDLERS,
+    )
+    app.router.redirect_slashes = False
     app.state.backend = backend
-
-    def post(paths: list[str], prepare: Prepare) -> None:
-        async def route(request: Request) -> Response:
-            return await respond(request, await _understood(request, backend, prepare))
-
-        for path in paths:
-            app.add_api_route(path, route, methods=["POST"])
-
-    post([f"{prefix}/chat/completions" for prefix in BETA_PREFIXES], prepare_chat)
-    post([f"{prefix}/completions" for prefix in BETA_PREFIXES], prepare_completion)
-    post([f"{prefix}/messages" for prefix in ANTHROPIC_PREFIXES], prepare_messages)
-
-    post([f"{prefix}/responses" for prefix in PREFIXES], prepare_response)
-    _add_counters(app, backend)
-    Pages(backend).add_to(app, (*PREFIXES, "/anthropic", "/anthropic/v1"))
-    add_chat_page(app)
-    add_error_handlers(app)
-    app.add_middleware(Border, backend=backend)
     return app
 
 
-def _add_counters(app: FastAPI, backend: Backend) -> None:
-    """The routes that only count or turn tokens."""
+def _post_routes(backend: Backend) -> Iterable[Route]:
+    def answer(prepare: Prepare) -> Callable[[Request], Any]:
+        async def route(request: Request) -> Response:
+            return await respond(request, await _understood(request, backend, prepare))
 
-    def post(paths: list[str], count: Count) -> None:
+        return route
+
+    def count(count: Count) -> Callable[[Request], Any]:
         def counted(body: Any, backend: Backend, key: str) -> Response:
             # writing a million ids takes its time, too
             return json_response(count(body, backend, key))
@@ -82,14 +99,12 @@ def _add_counters(app: FastAPI, backend: Backend) -> None:
         async def route(request: Request) -> Response:
             return await _understood(request, backend, counted)
 
-        for path in paths:
-            app.add_api_route(path, route, methods=["POST"])
+        return route
 
-    post([f"{prefix}/messages/count_tokens" for prefix in ANTHROPIC_PREFIXES], count_tokens)
-    post([f"{prefix}/responses/input_tokens" for prefix in PREFIXES], count_input)
-    post([f"{prefix}/tokenize" for prefix in PREFIXES], token_ids)
-    post([f"{prefix}/detokenize" for prefix in PREFIXES], token_text)
-    post([f"{prefix}/render" for prefix in PREFIXES], rendered_text)
+    for prefixes, path, prepare in ANSWERS:
+        yield from (Route(prefix + path, answer(prepare), methods=["POST"]) for prefix in prefixes)
+    for prefixes, path, counter in COUNTS:
+        yield from (Route(prefix + path, count(counter), methods=["POST"]) for prefix in prefixes)
 
 
 async def _understood(request: Request, backend: Backend, prepare: Callable[[Any, Backend, str], T]) -> T:
@@ -99,6 +114,8 @@ async def _understood(request: Request, backend: Backend, prepare: Callable[[Any
         context, vocabulary = backend.generator.context_length, backend.tokenizer.vocab_size
 
         def work() -> T:
-            return understood(body, context, vocabulary, lambda value: prepare(value, backend, key))
+            value = decode(body, context)
+            check_sizes(value, context, vocabulary)
+            return prepare(value, backend, key)
 
         return await backend.workers.run(request, body, work)

@@ -6,9 +6,9 @@ They are readable without a key (they hold nothing), may load nothing from elsew
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 FOLDER = Path(__file__).parent / "static"
 FILES = {
@@ -27,10 +27,9 @@ HEADERS = {
 }
 
 
-def add_chat_page(app: FastAPI) -> None:
-    """Add its files as routes. They are read once."""
-    for path, (name, kind) in FILES.items():
-        app.add_api_route(path, _file((FOLDER / name).read_bytes(), kind), methods=["GET"])
+def page_routes() -> list[Route]:
+    """A route for each of its files. They are read once."""
+    return [Route(path, _file((FOLDER / name).read_bytes(), kind)) for path, (name, kind) in FILES.items()]
 
 
 def _file(body: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:

@@ -1,4 +1,4 @@
-"""Routes beside the answers: models, health, version, metrics, tokens, and stubs of the official service."""
+"""Routes beside the answers: models, health, version, metrics, and stubs of the official service."""
 
 import time
 from collections.abc import Sequence
@@ -6,74 +6,80 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.request import supported_efforts
-from dsv4.server.guard.middleware import json_response
 from dsv4.server.models import ALIASES, check_model, model_entry
 from dsv4.server.openapi import openapi_document
 from dsv4.server.wire.errors import ApiError
-from dsv4.server.wire.sse import to_json
+from dsv4.server.wire.json import to_json
+from dsv4.server.wire.response import json_response
 
 
-class Pages:
+class PlainRoutes:
     """The small routes of one server."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._started = int(time.time())
 
-    def add_to(self, app: FastAPI, prefixes: Sequence[str]) -> None:
-        """Add every route under each prefix."""
-        for prefix in prefixes:
-            app.add_api_route(f"{prefix}/models", self.models, methods=["GET"])
-            app.add_api_route(f"{prefix}/models/{{model_id:path}}", self.model, methods=["GET"])
-            app.add_api_route(f"{prefix}/health", self.health, methods=["GET"])
-            app.add_api_route(f"{prefix}/ready", self.ready, methods=["GET"])
-            app.add_api_route(f"{prefix}/version", self.version, methods=["GET"])
-            app.add_api_route(f"{prefix}/metrics", self.metrics, methods=["GET"])
-            app.add_api_route(f"{prefix}/user/balance", self.balance, methods=["GET"])
-            app.add_api_route(f"{prefix}/embeddings", self.embeddings, methods=["POST"])
-            app.add_api_route(f"{prefix}/openapi.json", self.openapi, methods=["GET"])
+    def routes(self, prefixes: Sequence[str]) -> list[Route]:
+        """Every route under each prefix."""
+        gets = {
+            "/models": self.models,
+            "/models/{model_id:path}": self.model,
+            "/health": self.health,
+            "/ready": self.ready,
+            "/version": self.version,
+            "/metrics": self.metrics,
+            "/user/balance": self.balance,
+            "/openapi.json": self.openapi,
+        }
+        return [
+            *(Route(prefix + path, route) for prefix in prefixes for path, route in gets.items()),
+            *(Route(f"{prefix}/embeddings", self.embeddings, methods=["POST"]) for prefix in prefixes),
+        ]
 
-    async def models(self) -> Response:
+    async def models(self, request: Request) -> Response:
         names = dict.fromkeys((self._backend.model_name, *ALIASES))
         # Anthropic's clients read the last three
         page = {"has_more": False, "first_id": self._backend.model_name, "last_id": ALIASES[-1]}
         return json_response({"object": "list", "data": [self._entry(name) for name in names], **page})
 
-    async def model(self, model_id: str) -> Response:
+    async def model(self, request: Request) -> Response:
+        model_id = request.path_params["model_id"]
         check_model(model_id, self._backend.model_name, any_name=self._backend.settings.any_model)
         return json_response(self._entry(model_id))
 
-    async def health(self) -> Response:
+    async def health(self, request: Request) -> Response:
         return json_response({"status": "ok", "model": self._backend.model_name})
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         if self._backend.draining:
             return json_response({"status": "stopping"}, 503)
         if (problem := self._backend.generator.failing) is not None:
             return json_response({"status": "failing", "reason": problem}, 503)
         return json_response({"status": "ready", "model": self._backend.model_name})
 
-    async def version(self) -> Response:
+    async def version(self, request: Request) -> Response:
         return json_response({"version": _version()})
 
-    async def openapi(self) -> Response:
+    async def openapi(self, request: Request) -> Response:
         return Response(_openapi(), media_type="application/json")
 
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
         counters = self._backend.counters() if self._backend.counters else {}
         text = self._backend.metrics.text(self._backend.running, counters)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def balance(self) -> Response:
+    async def balance(self, request: Request) -> Response:
         info = {"currency": "USD", "total_balance": "0.00", "granted_balance": "0.00", "topped_up_balance": "0.00"}
         return json_response({"is_available": True, "balance_infos": [info]})
 
-    async def embeddings(self) -> Response:
+    async def embeddings(self, request: Request) -> Response:
         raise ApiError(400, "this model makes no embeddings: it only writes text", code="not_supported")
 
     def _entry(self, name: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from dsv4.server import ApiError, Keys, Settings, create_app
 from dsv4.server.backend import Backend
 from dsv4.server.endable import Endable
 from dsv4.server.guard.sizes import MOST_SCHEMA_PARTS, MOST_TOOL_PARTS, check_sizes
-from dsv4.server.wire.body import LEAST_BODY_BYTES, PIECEWISE_BYTES, Bodies, body_limit, decode
+from dsv4.server.wire.body import LEAST_BODY_BYTES, Bodies, body_limit
+from dsv4.server.wire.json import PIECEWISE_BYTES, decode
 from dsv4.testing.stub import StubGenerator
 from tests.server.conftest import MODEL, Converse
 

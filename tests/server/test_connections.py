@@ -12,7 +12,8 @@ import openai
 import pytest
 
 from dsv4.server.models import ALIASES
-from dsv4.server.wire.sse import KEEP_ALIVE, EventStream
+from dsv4.server.wire.response import EventStream
+from dsv4.server.wire.sse import KEEP_ALIVE
 from tests.server.conftest import MODEL, Converse, Server, listening
 
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}

@@ -6,8 +6,8 @@ A prompt that cannot fit is refused before it is turned into tokens. What the pa
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dsv4.server.wire.body import has_more
 from dsv4.server.wire.errors import ApiError, ContextOverflow, invalid
+from dsv4.server.wire.json import has_more
 
 MOST_NAME = 256
 MOST_STOP = 4096

@@ -1,18 +1,14 @@
-"""From the bytes a client sends to a decoded body: within limits of size, of time and of memory.
+"""The bytes of a body as they come in: within limits of size, of time and of memory.
 
 A body is counted while it comes in and until its request is understood: so many bytes for one key, so many for all.
-Nothing here decides what a body may say.
 """
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
-import msgspec
 from starlette.requests import Request
 
 from dsv4.server.wire.errors import ApiError, busy
@@ -24,13 +20,6 @@ LEAST_BODY_BYTES = 16 << 20
 MEMORY_BODIES, KEY_BODIES = 16, 8
 # a client that sends less than this a second, after the first `pause` seconds, is given up
 SLOWEST_BYTES = 8 << 10
-# more values than any conversation of a context has: each costs memory and time many times its bytes
-LEAST_VALUES = 250_000
-# larger ones are decoded entry by entry, so that other threads get their turn in between
-PIECEWISE_BYTES = 1 << 20
-# one escape of a JSON string: half of a surrogate pair, both halves, or anything else
-_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?|u[dD][c-fC-F]..|.)", re.S)
-_WHOLE_PAIR = 12
 
 
 def body_limit(context_length: int) -> int:
@@ -101,66 +90,3 @@ async def _parts(request: Request, pause: float) -> AsyncIterator[bytes]:
             return
         size += len(part)
         yield part
-
-
-def decode(body: bytes | bytearray, context_length: int) -> Any:
-    """The value of a JSON text. Half of an escaped surrogate pair, as in a string cut within an emoji, is U+FFFD.
-
-    Raises ApiError 400 for what is no JSON, or holds more values than requests have.
-    """
-    most = max(LEAST_VALUES, 2 * context_length)
-    # commas within strings count too, so only a body with many is looked at closely
-    if body.count(b",") > most and has_more(body, most):
-        raise ApiError(400, f"body: at most {most:,} values are accepted", param="body", code="too_large")
-    try:
-        try:
-            return _decode(body)
-        except msgspec.DecodeError:
-            repaired = _ESCAPES.sub(_repaired, body) if b"\\u" in body else body
-            if repaired == body:
-                raise
-            return _decode(repaired)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"body: not valid JSON: {error}", param="body", code="invalid_json") from error
-
-
-def _decode(body: bytes | bytearray) -> Any:
-    if len(body) < PIECEWISE_BYTES or not body.lstrip(b" \t\r\n").startswith(b"{"):
-        return msgspec.json.decode(body)
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return {name: _field(value) for name, value in fields.items()}
-
-
-def _field(value: msgspec.Raw) -> Any:
-    if len(memoryview(value)) < PIECEWISE_BYTES or bytes(memoryview(value)[:1]) != b"[":
-        return msgspec.json.decode(value)
-    return [msgspec.json.decode(entry) for entry in msgspec.json.decode(value, type=list[msgspec.Raw])]
-
-
-def _repaired(match: "re.Match[bytes]") -> bytes:
-    text = match.group()
-    half = text[1:2] == b"u" and text[2:3] in b"dD" and text[3:4] in b"89abcdefABCDEF"
-    return b"\\ufffd" if half and len(text) < _WHOLE_PAIR else text
-
-
-def has_more(body: bytes | bytearray, most: int) -> bool:
-    """Whether there are more than `most` commas between the values of a JSON text, those in strings left out."""
-    found = at = 0
-    while found <= most:
-        quote = body.find(b'"', at)
-        found += body.count(b",", at, quote if quote >= 0 else len(body))
-        if quote < 0:
-            break
-        at = _end_of_string(body, quote + 1)
-    return found > most
-
-
-def _end_of_string(body: bytes | bytearray, at: int) -> int:
-    while (quote := body.find(b'"', at)) >= 0:
-        slashes = 0
-        while body[quote - 1 - slashes] == 0x5C:
-            slashes += 1
-        at = quote + 1
-        if slashes % 2 == 0:
-            return at
-    return len(body)

@@ -5,13 +5,11 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 
-from dsv4.server.guard.sizes import check_sizes
-from dsv4.server.wire.body import decode
-from dsv4.server.wire.sse import race_disconnect
+from dsv4.server.wire.response import race_disconnect
 
 # a request of fewer bytes is done in less time than another thread takes to begin, unless it holds one of these words
 SHORT_BYTES = 2000
@@ -35,14 +33,6 @@ class Workers:
             return work()
         pool = self._large if len(body) >= LARGE_BYTES else self._usual
         return await race_disconnect(request.receive, _in(pool, work))
-
-
-def understood(body: bytes | bytearray, context_length: int, vocab_size: int, prepare: Callable[[Any], T]) -> T:
-    """What `prepare` makes of the decoded body. Raises ApiError for one that is no JSON or too large in some part, and
-    what `prepare` raises."""
-    value = decode(body, context_length)
-    check_sizes(value, context_length, vocab_size)
-    return prepare(value)
 
 
 async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:

@@ -1,0 +1,72 @@
+"""From a prepared answer of any dialect to its HTTP response, whole or as a stream of events."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dsv4.observe import log
+from dsv4.server.dialects.job import Job
+from dsv4.server.guard.origin import short_name
+from dsv4.server.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
+from dsv4.server.wire.errors import ApiError
+from dsv4.server.wire.failures import as_api_error, error_body
+from dsv4.server.wire.response import EventStream, PatientResponse, race_disconnect
+
+
+class Run(Protocol):
+    """An answer in one dialect."""
+
+    job: Job
+    streaming: bool
+
+    async def complete(self) -> dict[str, Any]: ...
+    def stream(self) -> AsyncGenerator[bytes, None]: ...
+    def keep_alive(self) -> bytes: ...
+    def failed(self, error: ApiError) -> bytes: ...
+
+
+async def respond(request: Request, run: Run) -> Response:
+    """The response of a run, whole or streamed. Raises ApiError if the engine refuses it at once."""
+    job = run.job
+    request.state.report = job.report
+    seconds = job.backend.settings.keep_alive
+    model = job.ask.model
+    headers = {}
+    if model in DEPRECATED:
+        headers["deprecation"] = RETIRED
+        log("deprecated_model", model=short_name(model), id=job.id)
+    context = job.backend.generator.context_length
+    if job.ask.effort == "max" and context < THINK_MAX_CONTEXT:
+        headers["warning"] = (
+            f'299 - "effort max is made for a context of {THINK_MAX_CONTEXT} tokens, this has {context}"'
+        )
+        log("short_context_for_max_effort", context=context, recommended=THINK_MAX_CONTEXT, id=job.id)
+    if run.streaming:
+        await race_disconnect(request.receive, job.begin())
+        response: Response = EventStream(guarded(run), keep_alive=run.keep_alive, seconds=seconds, closing=job.close)
+    else:
+        response = PatientResponse(
+            run.complete(), lambda error: error_body(as_api_error(error), request.scope), seconds
+        )
+    response.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
+    return response
+
+
+async def guarded(run: Run) -> AsyncGenerator[bytes, None]:
+    """The stream of `run`, in which a failure becomes a last event: the status line is long sent."""
+    chunks = run.stream()
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except ApiError as error:
+        log("stream_failed", id=run.job.id, error=error.message)
+        yield run.failed(error)
+    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
+        yield run.failed(as_api_error(error))
+    finally:
+        await chunks.aclose()
