@@ -48,9 +48,11 @@ async def respond(request: Request, run: Run) -> Response:
         await race_disconnect(request.receive, job.begin())
         response: Response = EventStream(guarded(run), keep_alive=run.keep_alive, seconds=seconds, closing=job.close)
     else:
-        response = PatientResponse(
-            run.complete(), lambda error: error_body(as_api_error(error), request.scope), seconds
-        )
+
+        def failed(error: Exception) -> object:
+            return error_body(as_api_error(error), request.scope)
+
+        response = PatientResponse(run.complete(), failed, seconds)
     response.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
     return response
 

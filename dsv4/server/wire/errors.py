@@ -97,11 +97,7 @@ def invalid(param: str, problem: str, *, code: str = INVALID_REQUEST) -> ApiErro
 
 def from_validation(error: ValidationError) -> ApiError:
     """The first problem pydantic found, as a 400 naming its field."""
-    return from_problem(error.errors(include_url=False)[0])
-
-
-def from_problem(problem: Mapping[str, Any]) -> ApiError:
-    """One entry of pydantic's `errors()` as a 400."""
+    problem = error.errors(include_url=False)[0]
     place = field_path(problem["loc"]) or "body"
     context = problem.get("ctx", {})
     match problem["type"]:
