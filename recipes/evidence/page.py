@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
 from typing import Any
 
 from recipes.evidence.arms import Comparison
@@ -19,10 +20,10 @@ def write_page(folder: Path, name: str, comparison: Comparison, results: Results
     kept = _kept(page)
     parts = [
         f"# {comparison.title}",
-        comparison.question,
+        fill(comparison.question, 118),
         _table(comparison, results),
         f"![{field} by tokens]({name}.svg)",
-        "Means over the last fifth of the tokens; no document is seen twice, so this is the loss on new text. "
+        "Means over the last fifth of the tokens; no document is seen twice, so this is the loss on new text.",
         "Commands, on one core:",
         f"    python -m recipes.corpus\n    python -m recipes.evidence.run {name}",
         _arms(comparison),
@@ -41,7 +42,7 @@ def _kept(page: Path) -> str:
 def _arms(comparison: Comparison) -> str:
     lines = [
         f"- {arm.name}: `{arm.recipe}`"
-        + "".join(f" `--set {change}`" for change in arm.changes)
+        + "".join(f"\n  `--set {change}`" for change in arm.changes)
         + ("" if arm.reads == "as trained" else f", graded reading {arm.reads}")
         for arm in comparison.arms
     ]

@@ -8,7 +8,10 @@ import pytest
 
 from tests.conftest import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "models/nano/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SYMBOL = re.compile(r"`([\w/.]+\.py)(?:::(\w+))?`")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -38,6 +41,13 @@ def test_named_files_and_symbols_exist(document: Path) -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     for target in LINK.findall(document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_lines_have_at_most_120_columns(document: Path) -> None:
+    lines = enumerate(document.read_text(encoding="utf-8").splitlines(), start=1)
+    long = [number for number, line in lines if len(line) > 120 and not line.startswith("|") and "://" not in line]
+    assert not long
 
 
 def test_paper_map_is_not_empty() -> None:
