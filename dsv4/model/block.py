@@ -1,6 +1,6 @@
 """One block: attention, then mixture of experts, each inside its own hyper-connection (report 2.2).
 
-T tokens, S streams, D hidden size, X = (2 + S) * S mixes, E = S * D.
+Legend: T tokens, S streams, D hidden size, X = (2 + S) * S mixes, Z = S * D.
 """
 
 import torch

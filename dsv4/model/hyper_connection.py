@@ -1,6 +1,6 @@
 """Hyper-connections around a sub-layer, and the collapse before the head (report 2.2).
 
-T tokens, S streams, D hidden size, E = S * D, X = (2 + S) * S mixes.
+Legend: T tokens, S streams, D hidden size, Z = S * D, X = (2 + S) * S mixes.
 """
 
 from torch import Tensor
@@ -10,12 +10,12 @@ from dsv4.kernels import hyper_connection as kernel
 
 
 def enter(
-    x_TSD: Tensor, fn_XE: Tensor, scale_3: Tensor, base_X: Tensor, config: ModelConfig, impl: str | None = None
+    x_TSD: Tensor, fn_XZ: Tensor, scale_3: Tensor, base_X: Tensor, config: ModelConfig, impl: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sub-layer's input y_TD = A X, and (post_TS, comb_TSS) for `kernel.combine` afterwards (eqs 1-8)."""
     return kernel.enter(
         x_TSD,
-        fn_XE,
+        fn_XZ,
         scale_3,
         base_X,
         iterations=config.hc_sinkhorn_iters,
@@ -26,8 +26,8 @@ def enter(
 
 
 def collapse_head(
-    x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, config: ModelConfig, impl: str | None = None
+    x_TSD: Tensor, fn_SZ: Tensor, scale_1: Tensor, base_S: Tensor, config: ModelConfig, impl: str | None = None
 ) -> Tensor:
     """The one stream that goes to the final norm, [T, D]."""
     eps, norm_eps = config.hc_eps, config.rms_norm_eps
-    return kernel.collapse_head(x_TSD, fn_SE, scale_1, base_S, eps=eps, norm_eps=norm_eps, impl=impl)
+    return kernel.collapse_head(x_TSD, fn_SZ, scale_1, base_S, eps=eps, norm_eps=norm_eps, impl=impl)

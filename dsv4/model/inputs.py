@@ -1,8 +1,8 @@
 """All the model knows of the world: packed sequences, and the cache it reads and writes through a protocol.
 
-T new tokens of all sequences one after another, B sequences, C entry dim, W projection width of a compressor or window
-rows, N compressed entries finished in this step, m tokens per entry, R joined rows (kept tails and new tokens), M entry
-rows.
+Legend: T tokens (the new ones of all sequences, one after another), B sequences, C head dim, W window rows, W
+projection width (of a compressor), N finished entries (in this step), m tokens per entry, R gathered rows (kept
+tails, then new tokens), M entry rows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """The small pieces every section shares: numerics, linear layers that know their own precision, RMSNorm.
 
-T tokens, D features.
+Legend: T tokens, D normalised features, K input columns, N output rows.
 """
 
 from collections.abc import Callable, Iterable
@@ -120,8 +120,8 @@ class GroupedLinear(Linear):
         weights = self.weight.chunk(self.groups)
         scales = [None] * self.groups if self.scale is None else self.scale.chunk(self.groups)
         low = [
-            matmul.linear(x_TX.contiguous(), weight_RX, scale, quantize_activations=False, impl=self.impl)
-            for x_TX, weight_RX, scale in zip(x.to(self.dtype).unbind(1), weights, scales, strict=True)
+            matmul.linear(x_TK.contiguous(), weight_NK, scale, quantize_activations=False, impl=self.impl)
+            for x_TK, weight_NK, scale in zip(x.to(self.dtype).unbind(1), weights, scales, strict=True)
         ]
         return torch.cat(low, dim=1)
 

@@ -1,6 +1,6 @@
 """DeepSeekMoE with hash and learned routing (report 2.1).
 
-T tokens, D hidden size, E experts, K experts per token, F expert inner size, n tokens of one expert.
+Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner size, n tokens of one expert.
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """Multi-token prediction, depth 1 (report 2.4, as V3): from position i and token i+1, predict token i+2.
 
-T tokens, S streams, D hidden size.
+Legend: T tokens, S streams, D hidden size.
 """
 
 import torch

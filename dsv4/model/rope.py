@@ -1,6 +1,6 @@
 """The two rotary tables of V4 (report 2.3): plain in layers without a compressor, long-range with YaRN in the others.
 
-T tokens, N finished entries, P frequency pairs.
+Legend: T tokens, N finished entries, P frequency pairs.
 """
 
 from dataclasses import dataclass

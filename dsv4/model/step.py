@@ -1,7 +1,7 @@
 """What every block of one forward pass reads: the tokens, their layout, rotations, the cache, and who listens.
 
-T tokens, E experts, K experts per token or entries chosen, H heads, C head dim, I indexer dim, J indexer heads,
-M entry rows, W window rows.
+Legend: T tokens, E experts, K choices per token, H heads, C head dim, I indexer dim, J indexer heads, M entry rows, W
+window rows.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """READ FIRST. DeepSeek-V4: embedding -> blocks on four residual streams -> collapse -> norm -> head (report 2).
 
-T packed tokens, S streams, D hidden size, V vocabulary.
+Legend: T tokens, S streams, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable

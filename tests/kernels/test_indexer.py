@@ -24,8 +24,8 @@ def make(lengths: list[int], cached: list[int], levels: int) -> dict:
             row = int(first_BP[b, j // PER_PAGE]) + j % PER_PAGE
             keys_MI[row] = torch.randint(-levels, levels + 1, (DIM,)).float()
     return {
-        "q_TNI": torch.randint(-levels, levels + 1, (len(visible), HEADS, DIM)).float(),
-        "weight_TN": torch.randint(-levels, levels + 1, (len(visible), HEADS)).float(),
+        "q_TJI": torch.randint(-levels, levels + 1, (len(visible), HEADS, DIM)).float(),
+        "weight_TJ": torch.randint(-levels, levels + 1, (len(visible), HEADS)).float(),
         "keys_MI": keys_MI,
         "pages": PageTable(first_BP, PER_PAGE, torch.tensor(sequence)),
         "visible_T": torch.tensor(visible),
@@ -42,7 +42,7 @@ def brute_force(case: dict, k: int) -> list[list[int]]:
         for s in range(seen):
             key = case["keys_MI"][own[s // PER_PAGE] + s % PER_PAGE]
             score = sum(
-                float(case["weight_TN"][t, n]) * max(0.0, float(case["q_TNI"][t, n] @ key)) for n in range(HEADS)
+                float(case["weight_TJ"][t, n]) * max(0.0, float(case["q_TJI"][t, n] @ key)) for n in range(HEADS)
             )
             scored.append((-score, s))
         chosen.append(sorted(s for _, s in sorted(scored)[:k]))
@@ -102,8 +102,8 @@ def test_neighbours_in_the_batch_change_nothing() -> None:
         pages = PageTable(case["pages"].first_BP[b : b + 1], PER_PAGE, torch.zeros(60, dtype=torch.int64))
         visible_T = case["visible_T"][part]
         alone = index_topk(
-            case["q_TNI"][part],
-            case["weight_TN"][part],
+            case["q_TJI"][part],
+            case["weight_TJ"][part],
             case["keys_MI"],
             pages,
             visible_T,

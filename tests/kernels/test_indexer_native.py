@@ -26,8 +26,8 @@ SIZES = [1, 31, 32, 33, 127, 128, 129]
 
 @dataclass(frozen=True)
 class Case:
-    q_TNI: Tensor
-    weight_TN: Tensor
+    q_TJI: Tensor
+    weight_TJ: Tensor
     keys_MI: Tensor
     pages: PageTable
     visible_T: Tensor
@@ -36,7 +36,7 @@ class Case:
     def run(self, k: int, impl: str = "native", part: slice | None = None) -> Tensor:
         """All queries, or a part of them in a call of its own."""
         case = self if part is None else self.part(part)
-        operands = case.q_TNI, case.weight_TN, case.keys_MI, case.pages, case.visible_T
+        operands = case.q_TJI, case.weight_TJ, case.keys_MI, case.pages, case.visible_T
         return index_topk(*operands, int(self.visible_T.max()), k, runs=case.runs, impl=impl)
 
     def part(self, part: slice) -> "Case":
@@ -44,7 +44,7 @@ class Case:
         borders = sorted({first, last, *(border for border in self.runs if first < border < last)})
         pages = replace(self.pages, sequence_T=self.pages.sequence_T[part])
         runs = tuple(border - first for border in borders)
-        return Case(self.q_TNI[part], self.weight_TN[part], self.keys_MI, pages, self.visible_T[part], runs)
+        return Case(self.q_TJI[part], self.weight_TJ[part], self.keys_MI, pages, self.visible_T[part], runs)
 
 
 def make(
@@ -65,7 +65,7 @@ def make(
     pages = PageTable(first_BP, per_page, sequence)
     shapes = (len(visible), heads, dim), (len(visible), heads), ((1 + len(lengths) * width) * per_page, dim)
     draw = (lambda shape: torch.randint(-levels, levels + 1, shape).float()) if levels else torch.randn
-    q_TNI, weight_TN, keys_MI = (draw(shape) for shape in shapes)
+    q_TJI, weight_TJ, keys_MI = (draw(shape) for shape in shapes)
     seen_TS = torch.arange(max(visible)).expand(len(visible), -1)
     row_TS = pages.rows(torch.where(seen_TS < torch.tensor(visible)[:, None], seen_TS, -1))
     hidden_M = torch.ones(len(keys_MI), dtype=torch.bool)
@@ -73,24 +73,24 @@ def make(
     stored = rows.pack_index(keys_MI) if storage == "packed" else keys_MI.to(getattr(torch, storage))
     stored[hidden_M] = 255 if storage == "packed" else float("nan")
     runs = (0, *torch.tensor(lengths).cumsum(0).tolist())
-    return Case(q_TNI, weight_TN, stored, pages, torch.tensor(visible), runs)
+    return Case(q_TJI, weight_TJ, stored, pages, torch.tensor(visible), runs)
 
 
-def as_fp4(q_TNI: Tensor) -> Tensor:
+def as_fp4(q_TJI: Tensor) -> Tensor:
     """Queries as release numerics give them; on packed keys these take a path of their own."""
-    dim = q_TNI.shape[2]
-    return quant.simulate_fp4(torch.nn.functional.pad(q_TNI, (0, -dim % 32)))[..., :dim]
+    dim = q_TJI.shape[2]
+    return quant.simulate_fp4(torch.nn.functional.pad(q_TJI, (0, -dim % 32)))[..., :dim]
 
 
 def scores(case: Case) -> Tensor:
     """Scores in float64 [T, S], -inf where a query does not see the entry."""
-    keys_MI, dim = case.keys_MI, case.q_TNI.shape[2]
+    keys_MI, dim = case.keys_MI, case.q_TJI.shape[2]
     keys_MI = (rows.unpack_index(keys_MI, dim) if keys_MI.dtype == torch.uint8 else keys_MI).double()
     entry_TS = torch.arange(int(case.visible_T.max())).expand(len(case.visible_T), -1)
     seen_TS = entry_TS < case.visible_T[:, None]
     key_TSI = keys_MI[case.pages.rows(torch.where(seen_TS, entry_TS, -1)).clamp(min=0)]
-    dot_TNS = torch.einsum("tni,tsi->tns", case.q_TNI.double(), key_TSI).relu()
-    return torch.einsum("tns,tn->ts", dot_TNS, case.weight_TN.double()).masked_fill(~seen_TS, float("-inf"))
+    dot_TNS = torch.einsum("tni,tsi->tns", case.q_TJI.double(), key_TSI).relu()
+    return torch.einsum("tns,tn->ts", dot_TNS, case.weight_TJ.double()).masked_fill(~seen_TS, float("-inf"))
 
 
 def best(score_TS: Tensor, visible_T: Tensor, k: int) -> Tensor:
@@ -125,7 +125,7 @@ def test_every_number_of_entries(entries: int, k: int) -> None:
 def test_what_is_chosen_is_no_worse_than_what_is_not(storage: str, fp4_queries: bool) -> None:
     case = make([65, 3], [3000, 900], 16, 64, storage)
     if fp4_queries:
-        case = replace(case, q_TNI=as_fp4(case.q_TNI))
+        case = replace(case, q_TJI=as_fp4(case.q_TJI))
     k = 128
     score_TS, chosen_TK = scores(case), case.run(k)
     assert (chosen_TK >= 0).all()
@@ -142,9 +142,9 @@ def test_packed_keys_of_all_sizes(dim: int) -> None:
     """One head and one block: fp4 queries score without rounding, from the smallest scales to the largest."""
     case = make([9], [700], 1, dim, ratio=1)
     size_M = 2.0 ** torch.randint(-60, 60, (len(case.keys_MI), 1))
-    q_TNI = as_fp4(case.q_TNI * 2.0 ** torch.randint(-40, 40, (9, 1, 1)))
+    q_TJI = as_fp4(case.q_TJI * 2.0 ** torch.randint(-40, 40, (9, 1, 1)))
     keys_MI = rows.pack_index(case.keys_MI.nan_to_num() * size_M)
-    case = replace(case, q_TNI=q_TNI, keys_MI=keys_MI, weight_TN=torch.ones_like(case.weight_TN))
+    case = replace(case, q_TJI=q_TJI, keys_MI=keys_MI, weight_TJ=torch.ones_like(case.weight_TJ))
     assert torch.equal(case.run(50), best(scores(case), case.visible_T, 50))
 
 
@@ -160,7 +160,7 @@ def test_the_choice_does_not_depend_on_the_batch_the_cuts_or_the_threads(
     k = data.draw(st.sampled_from([1, 7, 64, 300]))
     case, tokens = make(lengths, cached, heads, dim, storage), sum(lengths)
     exact_T = torch.rand(tokens) < data.draw(st.sampled_from([0.0, 0.5, 1.0]))
-    case = replace(case, q_TNI=torch.where(exact_T[:, None, None], as_fp4(case.q_TNI), case.q_TNI))
+    case = replace(case, q_TJI=torch.where(exact_T[:, None, None], as_fp4(case.q_TJI), case.q_TJI))
     together = case.run(k)
     borders = sorted({0, tokens, *data.draw(st.lists(st.integers(0, tokens), max_size=4))})
     for threads in (1, 2):
@@ -188,7 +188,7 @@ def test_sorted_scores(order: str) -> None:
     value_S = torch.arange(10000.0) + 1
     value_S = {"rising": value_S, "falling": 10001 - value_S, "equal": torch.ones(10000)}[order]
     case.keys_MI[case.pages.rows(torch.arange(10000)[None].expand(2, -1))[0]] = value_S[:, None].expand(-1, 2)
-    case = replace(case, q_TNI=torch.ones_like(case.q_TNI), weight_TN=torch.ones_like(case.weight_TN))
+    case = replace(case, q_TJI=torch.ones_like(case.q_TJI), weight_TJ=torch.ones_like(case.weight_TJ))
     last = case.run(100)[-1]
     assert torch.equal(last, torch.arange(9900, 10000) if order == "rising" else torch.arange(100))
 
@@ -197,12 +197,12 @@ def test_scores_of_all_sizes() -> None:
     for scale in (2.0**-133, 2.0**-60, 2.0**50):
         case = make([5], [600], 4, 32, levels=2)
         expected = best(scores(case), case.visible_T, 9)
-        assert torch.equal(replace(case, q_TNI=case.q_TNI * scale).run(9), expected)
+        assert torch.equal(replace(case, q_TJI=case.q_TJI * scale).run(9), expected)
 
 
 def test_nan_and_minus_infinity_are_never_chosen() -> None:
     case = make([1], [299], 1, 2, ratio=1)
-    case = replace(case, q_TNI=torch.ones_like(case.q_TNI), weight_TN=-torch.ones_like(case.weight_TN))
+    case = replace(case, q_TJI=torch.ones_like(case.q_TJI), weight_TJ=-torch.ones_like(case.weight_TJ))
     row_S = case.pages.rows(torch.arange(300)[None])[0]
     case.keys_MI[row_S] = 1.0
     case.keys_MI[row_S[:150]] = float("inf")
@@ -213,10 +213,10 @@ def test_nan_and_minus_infinity_are_never_chosen() -> None:
 def test_nothing_visible_and_no_query() -> None:
     case = make([3], [0], 2, 4)
     assert case.run(4).shape == (3, 0)
-    nothing = replace(case.part(slice(0, 1)), runs=(0,), q_TNI=case.q_TNI[:0], weight_TN=case.weight_TN[:0])
+    nothing = replace(case.part(slice(0, 1)), runs=(0,), q_TJI=case.q_TJI[:0], weight_TJ=case.weight_TJ[:0])
     empty = torch.empty(0, dtype=torch.int64)
     pages = replace(nothing.pages, sequence_T=empty)
-    out = index_topk(nothing.q_TNI, nothing.weight_TN, nothing.keys_MI, pages, empty, 8, 4, runs=(0,), impl="native")
+    out = index_topk(nothing.q_TJI, nothing.weight_TJ, nothing.keys_MI, pages, empty, 8, 4, runs=(0,), impl="native")
     assert out.shape == (0, 4)
 
 
@@ -235,4 +235,4 @@ def test_packed_keys_of_another_length_are_refused() -> None:
 def test_native_is_refused_where_it_cannot_run() -> None:
     case = make([2], [40], 2, 64)
     with pytest.raises(ValueError, match=r"torch\.float64, not torch\.float32"):
-        replace(case, q_TNI=case.q_TNI.double()).run(3)
+        replace(case, q_TJI=case.q_TJI.double()).run(3)

@@ -1,7 +1,7 @@
 """Token-level compression: each block of m tokens becomes one entry (report eqs 9-12 for CSA, 20-23 for HCA).
 
-R joined rows (kept tail, then new tokens), N finished blocks, m tokens per block, W = C or 2C projection width,
-C entry dim.
+Legend: R gathered rows (the kept tail, then new tokens), N finished entries, m tokens per entry, W projection width
+(C or 2 C), C head dim.
 """
 
 from torch import Tensor

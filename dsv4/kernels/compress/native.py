@@ -1,6 +1,6 @@
 """Gated pooling by the native kernel.
 
-R joined rows, N finished blocks, m tokens per block, W projection width, C entry dim.
+Legend: R gathered rows, N finished entries, m tokens per entry, W projection width, C head dim.
 """
 
 import ctypes

@@ -1,7 +1,8 @@
 """Manifold-constrained hyper-connections: how four residual streams feed a sub-layer and take its output back
 (report 2.2, eqs 1-8).
 
-T tokens, S streams, D hidden size, X = (2 + S) * S mixes in the order [pre S | post S | comb S*S].
+Legend: T tokens, S streams, D hidden size, Z = S * D, X = (2 + S) * S mixes,
+in the order [pre S | post S | comb S*S].
 """
 
 from torch import Tensor
@@ -20,7 +21,7 @@ def split_sinkhorn(
 
 def enter(
     x_TSD: Tensor,
-    fn_XE: Tensor,
+    fn_XZ: Tensor,
     scale_3: Tensor,
     base_X: Tensor,
     *,
@@ -34,12 +35,12 @@ def enter(
     The mixes are a projection of the RMS-normalised streams; E = S * D. "native" does it all in one call, and a token's
     results depend on that token alone.
     """
-    return dispatch("enter", impl, _ENTER, x_TSD, fn_XE, scale_3, base_X, iterations, eps, norm_eps)
+    return dispatch("enter", impl, _ENTER, x_TSD, fn_XZ, scale_3, base_X, iterations, eps, norm_eps)
 
 
 def collapse_head(
     x_TSD: Tensor,
-    fn_SE: Tensor,
+    fn_SZ: Tensor,
     scale_1: Tensor,
     base_S: Tensor,
     *,
@@ -48,7 +49,7 @@ def collapse_head(
     impl: str | None = None,
 ) -> Tensor:
     """The one stream before the head, y_TD in x's dtype: collapsed with sigmoid(mixes_TS * scale + base) + eps."""
-    return dispatch("collapse_head", impl, _COLLAPSE_HEAD, x_TSD, fn_SE, scale_1, base_S, eps, norm_eps)
+    return dispatch("collapse_head", impl, _COLLAPSE_HEAD, x_TSD, fn_SZ, scale_1, base_S, eps, norm_eps)
 
 
 def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor, impl: str | None = None) -> Tensor:

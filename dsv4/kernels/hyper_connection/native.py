@@ -1,6 +1,6 @@
 """Hyper-connections, each side of a sub-layer as one native call.
 
-T tokens, S streams, D hidden size, E = S * D, X = (2 + S) * S mixes.
+Legend: T tokens, S streams, D hidden size, Z = S * D, X = (2 + S) * S mixes.
 """
 
 import ctypes
@@ -52,10 +52,10 @@ def _combine_backward() -> Callable[..., None]:
     return native.function("dsv4_hyper_combine_backward", arguments)
 
 
-def takes(x_TSD: Tensor, fn_XE: Tensor, scale: Tensor, base: Tensor, *_: float) -> str | None:
+def takes(x_TSD: Tensor, fn_XZ: Tensor, scale: Tensor, base: Tensor, *_: float) -> str | None:
     """Why the native kernels do not take these: streams in float32 or bfloat16, parameters in float32. None if they
     do."""
-    return _takes_streams(x_TSD) or _takes_float32(fn_XE, scale, base)
+    return _takes_streams(x_TSD) or _takes_float32(fn_XZ, scale, base)
 
 
 def takes_combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> str | None:
@@ -75,19 +75,19 @@ def _takes_float32(*tensors: Tensor) -> str | None:
     return next((why for t in tensors if (why := native.needs(t, (torch.float32,), "a parameter or gate"))), None)
 
 
-def _entered_like(x_TSD: Tensor, fn_XE: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+def _entered_like(x_TSD: Tensor, fn_XZ: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     T, S, D = x_TSD.shape
-    return x_TSD.new_empty(T, D), fn_XE.new_empty(T, S), fn_XE.new_empty(T, S, S)
+    return x_TSD.new_empty(T, D), fn_XZ.new_empty(T, S), fn_XZ.new_empty(T, S, S)
 
 
 @operator(
-    "hyper_enter(Tensor x_TSD, Tensor fn_XE, Tensor scale_3, Tensor base_X, int iterations, float eps, float norm_eps)"
+    "hyper_enter(Tensor x_TSD, Tensor fn_XZ, Tensor scale_3, Tensor base_X, int iterations, float eps, float norm_eps)"
     " -> (Tensor, Tensor, Tensor)",
     _entered_like,
 )
 def enter(
     x_TSD: Tensor,
-    fn_XE: Tensor,
+    fn_XZ: Tensor,
     scale_3: Tensor,
     base_X: Tensor,
     iterations: int,
@@ -95,19 +95,19 @@ def enter(
     norm_eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See dsv4.kernels.hyper_connection.enter."""
-    y_TD, post_TS, comb_TSS = _entered_like(x_TSD, fn_XE)
-    _run(x_TSD, (fn_XE, scale_3, base_X, None), (y_TD, post_TS, comb_TSS), iterations, eps, norm_eps)
+    y_TD, post_TS, comb_TSS = _entered_like(x_TSD, fn_XZ)
+    _run(x_TSD, (fn_XZ, scale_3, base_X, None), (y_TD, post_TS, comb_TSS), iterations, eps, norm_eps)
     return y_TD, post_TS, comb_TSS
 
 
 @operator(
-    "hyper_collapse(Tensor x_TSD, Tensor fn_SE, Tensor scale_1, Tensor base_S, float eps, float norm_eps) -> Tensor",
+    "hyper_collapse(Tensor x_TSD, Tensor fn_SZ, Tensor scale_1, Tensor base_S, float eps, float norm_eps) -> Tensor",
     lambda x_TSD, *_: x_TSD.new_empty(x_TSD.shape[0], x_TSD.shape[2]),
 )
-def collapse_head(x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, eps: float, norm_eps: float) -> Tensor:
+def collapse_head(x_TSD: Tensor, fn_SZ: Tensor, scale_1: Tensor, base_S: Tensor, eps: float, norm_eps: float) -> Tensor:
     """See dsv4.kernels.hyper_connection.collapse_head."""
     y_TD = x_TSD.new_empty(x_TSD.shape[0], x_TSD.shape[2])
-    _run(x_TSD, (fn_SE, scale_1, base_S, None), (y_TD, None, None), 1, eps, norm_eps)
+    _run(x_TSD, (fn_SZ, scale_1, base_S, None), (y_TD, None, None), 1, eps, norm_eps)
     return y_TD
 
 
@@ -161,7 +161,7 @@ def enter_backward(
     gradients: tuple[Tensor | None, ...],
     kept: Sequence[Tensor],
     x_TSD: Tensor,
-    fn_XE: Tensor,
+    fn_XZ: Tensor,
     scale: Tensor,
     base_X: Tensor,
     iterations: int,
@@ -172,7 +172,7 @@ def enter_backward(
 
     Added up in fp32 in an order that does not depend on the number of threads.
     """
-    inputs = [t.to(torch.float32).contiguous() for t in (x_TSD, fn_XE, scale, base_X)]
+    inputs = [t.to(torch.float32).contiguous() for t in (x_TSD, fn_XZ, scale, base_X)]
     given = [None if g is None else g.to(torch.float32).contiguous() for g in gradients]
     outputs = [torch.empty_like(t) for t in inputs]
     pointers = [native.pointer(t) for t in (*inputs, *given, *outputs)]
@@ -184,14 +184,14 @@ def collapse_head_backward(
     gradients: tuple[Tensor],
     kept: Sequence[Tensor],
     x_TSD: Tensor,
-    fn_SE: Tensor,
+    fn_SZ: Tensor,
     scale_1: Tensor,
     base_S: Tensor,
     eps: float,
     norm_eps: float,
 ) -> tuple[Tensor, ...]:
     """Gradients of x, fn, scale and base given that of y."""
-    return enter_backward((*gradients, None, None), kept, x_TSD, fn_SE, scale_1, base_S, 1, eps, norm_eps)
+    return enter_backward((*gradients, None, None), kept, x_TSD, fn_SZ, scale_1, base_S, 1, eps, norm_eps)
 
 
 def combine_backward(

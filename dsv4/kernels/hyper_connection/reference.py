@@ -1,6 +1,6 @@
 """mHC as the report writes it, in plain torch.
 
-T tokens, S streams, D hidden size, E = S * D, X = (2 + S) * S mixes [pre | post | comb].
+Legend: T tokens, S streams, D hidden size, Z = S * D, X = (2 + S) * S mixes, in the order [pre | post | comb].
 """
 
 import torch
@@ -12,12 +12,12 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def mix(x_TSD: Tensor, fn_XE: Tensor, eps: float) -> Tensor:
+def mix(x_TSD: Tensor, fn_XZ: Tensor, eps: float) -> Tensor:
     """Projection of RMS-normalised vec(X): mixes_TX fp32 (eqs 3-5 before scale and base). The division by the RMS comes
     after the projection, as released."""
-    x_TE = wide(x_TSD.flatten(1))
-    norm_T1 = torch.linalg.vector_norm(x_TE, dim=1, keepdim=True)
-    return (x_TE @ fn_XE.T) * torch.rsqrt(norm_T1.square() / x_TE.shape[1] + eps)
+    x_TZ = wide(x_TSD.flatten(1))
+    norm_T1 = torch.linalg.vector_norm(x_TZ, dim=1, keepdim=True)
+    return (x_TZ @ fn_XZ.T) * torch.rsqrt(norm_T1.square() / x_TZ.shape[1] + eps)
 
 
 def gates(mixes_TX: Tensor, scale_3: Tensor, base_X: Tensor, streams: int, eps: float) -> tuple[Tensor, ...]:
@@ -53,15 +53,15 @@ def combine(y_TD: Tensor, x_TSD: Tensor, post_TS: Tensor, comb_TSS: Tensor) -> T
 
 
 def enter(
-    x_TSD: Tensor, fn_XE: Tensor, scale_3: Tensor, base_X: Tensor, iterations: int, eps: float, norm_eps: float
+    x_TSD: Tensor, fn_XZ: Tensor, scale_3: Tensor, base_X: Tensor, iterations: int, eps: float, norm_eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See dsv4.kernels.hyper_connection.enter."""
-    mixes_TX = mix(x_TSD, fn_XE, norm_eps)
+    mixes_TX = mix(x_TSD, fn_XZ, norm_eps)
     pre_TS, post_TS, comb_TSS = split_sinkhorn(mixes_TX, scale_3, base_X, x_TSD.shape[1], iterations, eps)
     return collapse(x_TSD, pre_TS), post_TS, comb_TSS
 
 
-def collapse_head(x_TSD: Tensor, fn_SE: Tensor, scale_1: Tensor, base_S: Tensor, eps: float, norm_eps: float) -> Tensor:
+def collapse_head(x_TSD: Tensor, fn_SZ: Tensor, scale_1: Tensor, base_S: Tensor, eps: float, norm_eps: float) -> Tensor:
     """See dsv4.kernels.hyper_connection.collapse_head."""
-    mixes_TS = mix(x_TSD, fn_SE, norm_eps)
+    mixes_TS = mix(x_TSD, fn_SZ, norm_eps)
     return collapse(x_TSD, (mixes_TS * scale_1 + base_S).sigmoid() + eps)

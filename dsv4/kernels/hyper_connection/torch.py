@@ -3,7 +3,7 @@
 The twenty normalisations of the Sinkhorn iteration would otherwise be 39 nodes and 78 saved tensors a connection. They
 run with tokens in the last dimension, so that every operation is a long vector.
 
-T tokens, S streams, D hidden size, E = S * D, X = (2 + S) * S mixes [pre | post | comb].
+Legend: T tokens, S streams, D hidden size, Z = S * D, X = (2 + S) * S mixes, in the order [pre | post | comb].
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from dsv4.kernels.hyper_connection.reference import collapse, gates, mix, wide
 
 
 def enter(
-    x_TSD: Tensor, fn_XE: Tensor, scale_3: Tensor, base_X: Tensor, iterations: int, eps: float, norm_eps: float
+    x_TSD: Tensor, fn_XZ: Tensor, scale_3: Tensor, base_X: Tensor, iterations: int, eps: float, norm_eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See dsv4.kernels.hyper_connection.enter."""
-    pre_TS, post_TS, comb = gates(mix(x_TSD, fn_XE, norm_eps), scale_3, base_X, x_TSD.shape[1], eps)
+    pre_TS, post_TS, comb = gates(mix(x_TSD, fn_XZ, norm_eps), scale_3, base_X, x_TSD.shape[1], eps)
     *_, (_, _, comb_SST) = _normalisations(_soft(comb, x_TSD.shape[1]) + eps, iterations, eps)
     return collapse(x_TSD, pre_TS), post_TS, comb_SST.permute(2, 0, 1).contiguous()
 
@@ -27,7 +27,7 @@ def enter_backward(
     gradients: tuple[Tensor, Tensor, Tensor],
     kept: Sequence[Tensor],
     x_TSD: Tensor,
-    fn_XE: Tensor,
+    fn_XZ: Tensor,
     scale_3: Tensor,
     base_X: Tensor,
     iterations: int,
@@ -38,10 +38,10 @@ def enter_backward(
     grad_TD, grad_post_TS, grad_comb_TSS = gradients
     streams = x_TSD.shape[1]
     parts = [streams, streams, streams * streams]
-    x_TE = wide(x_TSD.flatten(1))
-    x_TSd, grad_TD = x_TE.view(x_TSD.shape), wide(grad_TD)
-    raw_TX = x_TE @ fn_XE.T
-    rms_T1 = torch.rsqrt(torch.linalg.vector_norm(x_TE, dim=1, keepdim=True).square() / x_TE.shape[1] + norm_eps)
+    x_TZ = wide(x_TSD.flatten(1))
+    x_TSd, grad_TD = x_TZ.view(x_TSD.shape), wide(grad_TD)
+    raw_TX = x_TZ @ fn_XZ.T
+    rms_T1 = torch.rsqrt(torch.linalg.vector_norm(x_TZ, dim=1, keepdim=True).square() / x_TZ.shape[1] + norm_eps)
     mix_TX = raw_TX * rms_T1
     scale_X = torch.repeat_interleave(scale_3, torch.tensor(parts, device=scale_3.device))
     pre_TS, post_TS, comb = torch.addcmul(base_X, mix_TX, scale_X).split(parts, dim=1)
@@ -56,10 +56,10 @@ def enter_backward(
     d_mix_TX = d_gate_TX * scale_X
     d_raw_TX = d_mix_TX * rms_T1
     # rms = (mean x^2 + eps)^-1/2
-    pull_T1 = (d_mix_TX * raw_TX).sum(dim=1, keepdim=True) * rms_T1.pow(3) / -x_TE.shape[1]
-    d_x_TE = torch.addcmul(d_raw_TX @ fn_XE, x_TE, pull_T1)
-    d_x_TSD = d_x_TE.view(x_TSD.shape).addcmul_((pre_TS + eps)[..., None], grad_TD[:, None])
-    return d_x_TSD.to(x_TSD.dtype), d_raw_TX.T @ x_TE, d_scale_3, d_gate_TX.sum(dim=0)
+    pull_T1 = (d_mix_TX * raw_TX).sum(dim=1, keepdim=True) * rms_T1.pow(3) / -x_TZ.shape[1]
+    d_x_TZ = torch.addcmul(d_raw_TX @ fn_XZ, x_TZ, pull_T1)
+    d_x_TSD = d_x_TZ.view(x_TSD.shape).addcmul_((pre_TS + eps)[..., None], grad_TD[:, None])
+    return d_x_TSD.to(x_TSD.dtype), d_raw_TX.T @ x_TZ, d_scale_3, d_gate_TX.sum(dim=0)
 
 
 def combine_backward(

@@ -1,6 +1,6 @@
 """The lightning indexer: score every visible compressed entry, keep the best k (report eqs 15-17).
 
-T queries, N indexer heads, I indexer dim, M buffer rows, K entries kept, B sequences.
+Legend: T tokens, J indexer heads, I indexer dim, M entry rows, K choices per token, B sequences, P pages.
 """
 
 from torch import Tensor, uint8
@@ -12,8 +12,8 @@ from dsv4.kernels.sparse_attention import PageTable
 
 
 def index_topk(
-    q_TNI: Tensor,
-    weight_TN: Tensor,
+    q_TJI: Tensor,
+    weight_TJ: Tensor,
     keys_MI: Tensor,
     pages: PageTable,
     visible_T: Tensor,
@@ -25,7 +25,7 @@ def index_topk(
 ) -> Tensor:
     """Entry numbers (not rows) of the k best visible entries per query, chosen_TK int64, ascending, -1 = none.
 
-    score(t, s) = sum_n weight_TN[t, n] * relu(q_TNI[t, n] . key_s), entries s < visible_T[t]; `longest` bounds
+    score(t, s) = sum_n weight_TJ[t, n] * relu(q_TJI[t, n] . key_s), entries s < visible_T[t]; `longest` bounds
     visible_T on the host; `runs` are borders of stretches of queries of one sequence. K = min(k, longest). Ties go to
     the older entry. Keys are floats or uint8 rows of `rows.pack_index`. A score of -inf or NaN is never chosen among
     more than k. Not differentiable: the choice is discrete. k must be positive.
@@ -34,10 +34,10 @@ def index_topk(
     another, so near ties may fall differently than in the reference. Raises ValueError for packed rows of another
     length than I asks for.
     """
-    if keys_MI.dtype == uint8 and keys_MI.shape[1] != index_bytes(q_TNI.shape[2]):
-        need = index_bytes(q_TNI.shape[2])
-        raise ValueError(f"packed keys of {q_TNI.shape[2]} dims need rows of {need} bytes, got {keys_MI.shape[1]}")
-    return dispatch("index_topk", impl, _INDEX_TOPK, q_TNI, weight_TN, keys_MI, pages, visible_T, longest, k, runs)
+    if keys_MI.dtype == uint8 and keys_MI.shape[1] != index_bytes(q_TJI.shape[2]):
+        need = index_bytes(q_TJI.shape[2])
+        raise ValueError(f"packed keys of {q_TJI.shape[2]} dims need rows of {need} bytes, got {keys_MI.shape[1]}")
+    return dispatch("index_topk", impl, _INDEX_TOPK, q_TJI, weight_TJ, keys_MI, pages, visible_T, longest, k, runs)
 
 
 # the choice has no gradient, so recording one changes nothing

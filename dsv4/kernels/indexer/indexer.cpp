@@ -81,7 +81,7 @@ void find_exact(const IndexCall& call, const Block& block) {
     own.codes.resize(count * codes);
     own.scales.resize(count * size_t(heads * blocks));
     for (size_t t = 0; t < count; t++) {
-        const float* q = call.q_TNI + (block.first + int64_t(t)) * heads * dim;
+        const float* q = call.q_TJI + (block.first + int64_t(t)) * heads * dim;
         dsv4_pack_index(q, own.packed.data(), heads, dim, bytes, 1);
         bool exact = true;
         for (int64_t n = 0; n < heads && exact; n++) {
@@ -114,7 +114,7 @@ void offer(const vf* score, int64_t from, int64_t end, Best& best) {
 void score_panel(const IndexCall& call, int64_t t, size_t place, const float* tiles, const float* byte_tiles,
                  int64_t panel, int64_t end, Best& best) {
     const int64_t heads = call.heads, dim = call.dim, blocks = blocks_of(call);
-    const float* weight = call.weight_TN + t * heads;
+    const float* weight = call.weight_TJ + t * heads;
     for (int64_t at = panel; at < end; at += TILE) {
         vf score[VECTORS];
         if (own.exact[place]) {
@@ -123,7 +123,7 @@ void score_panel(const IndexCall& call, int64_t t, size_t place, const float* ti
             const float* tile = byte_tiles + (at - panel) / TILE * byte_tile_size(blocks);
             byte_tile_scores(codes, scales, weight, tile, heads, blocks, score);
         } else {
-            tile_scores(call.q_TNI + t * heads * dim, weight, tiles + (at - panel) * dim, heads, dim, score);
+            tile_scores(call.q_TJI + t * heads * dim, weight, tiles + (at - panel) * dim, heads, dim, score);
         }
         offer(score, at, end, best);
     }

@@ -4,8 +4,8 @@
 
 // Mirrored by dsv4/kernels/indexer/cpu.py.
 struct IndexCall {
-    const float* q_TNI;
-    const float* weight_TN;
+    const float* q_TJI;
+    const float* weight_TJ;
     dsv4::Rows keys;
     const int64_t* first_BP;
     const int64_t* sequence_T;

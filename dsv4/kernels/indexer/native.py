@@ -1,6 +1,6 @@
 """Indexer scores and top-k by the native kernel: one call, never a tensor of all scores.
 
-T queries, N indexer heads, I indexer dim, M buffer rows, K entries kept.
+Legend: T tokens, J indexer heads, I indexer dim, M entry rows, K choices per token, B sequences, P pages.
 """
 
 import ctypes
@@ -41,20 +41,20 @@ def _function() -> Callable[..., None]:
     return native.function("dsv4_index_topk", [ctypes.POINTER(_Call)])
 
 
-def takes(q_TNI: Tensor, weight_TN: Tensor, keys_MI: Tensor, *_: object) -> str | None:
+def takes(q_TJI: Tensor, weight_TJ: Tensor, keys_MI: Tensor, *_: object) -> str | None:
     """Why the native kernel does not take these; None if it does."""
     floats = (torch.float32, torch.bfloat16)
     return (
-        native.needs(q_TNI, floats, "q")
-        or native.needs(weight_TN, floats, "the weight")
+        native.needs(q_TJI, floats, "q")
+        or native.needs(weight_TJ, floats, "the weight")
         or native.needs(keys_MI, tuple(_KINDS), "keys")
     )
 
 
 @torch.no_grad()
 def index_topk(
-    q_TNI: Tensor,
-    weight_TN: Tensor,
+    q_TJI: Tensor,
+    weight_TJ: Tensor,
     keys_MI: Tensor,
     pages: PageTable,
     visible_T: Tensor,
@@ -64,17 +64,17 @@ def index_topk(
 ) -> Tensor:
     """See dsv4.kernels.indexer.index_topk."""
     places = pages.first_BP, pages.sequence_T, pages.entries_per_page
-    return _index_topk(q_TNI, weight_TN, keys_MI, *places, visible_T, longest, k, runs)
+    return _index_topk(q_TJI, weight_TJ, keys_MI, *places, visible_T, longest, k, runs)
 
 
 @operator(
-    "index_topk(Tensor q_TNI, Tensor weight_TN, Tensor keys_MI, Tensor first_BP, Tensor sequence_T, int per_page,"
+    "index_topk(Tensor q_TJI, Tensor weight_TJ, Tensor keys_MI, Tensor first_BP, Tensor sequence_T, int per_page,"
     " Tensor visible_T, int longest, int k, int[] runs) -> Tensor",
-    lambda q_TNI, *others: q_TNI.new_empty(q_TNI.shape[0], min(others[-2], others[-3]), dtype=torch.int64),
+    lambda q_TJI, *others: q_TJI.new_empty(q_TJI.shape[0], min(others[-2], others[-3]), dtype=torch.int64),
 )
 def _index_topk(
-    q_TNI: Tensor,
-    weight_TN: Tensor,
+    q_TJI: Tensor,
+    weight_TJ: Tensor,
     keys_MI: Tensor,
     first_BP: Tensor,
     sequence_T: Tensor,
@@ -84,8 +84,8 @@ def _index_topk(
     k: int,
     runs: Sequence[int],
 ) -> Tensor:
-    tokens, heads, dim = q_TNI.shape
-    q, weight = q_TNI.to(torch.float32).contiguous(), weight_TN.to(torch.float32).contiguous()
+    tokens, heads, dim = q_TJI.shape
+    q, weight = q_TJI.to(torch.float32).contiguous(), weight_TJ.to(torch.float32).contiguous()
     first, sequence, visible = first_BP.contiguous(), sequence_T.contiguous(), visible_T.contiguous()
     width = min(k, longest)
     out_TK = torch.empty(tokens, width, dtype=torch.int64)

@@ -1,6 +1,6 @@
 """The linear layer's product. The weight's dtype decides the numerics, so the model needs one `Linear` only.
 
-Legend: T rows of activations, K input columns, N output rows.
+Legend: T tokens, K input columns, N output rows.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The linear layer's product on the CPU: weights read in place as they are stored, one native call.
 
-Legend: T rows of activations, K input columns, N output rows.
+Legend: T tokens, K input columns, N output rows.
 An output element is one chain of fused multiply-adds over its weight row, whatever T, tiles and threads are.
 """
 

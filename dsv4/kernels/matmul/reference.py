@@ -1,6 +1,6 @@
 """x @ w.T for float, FP8 and FP4 weights, in plain torch.
 
-Legend: T rows of activations, K input columns, N output rows, B blocks along K.
+Legend: T tokens, K input columns, N output rows, B blocks along K.
 The quantised products accumulate as the released kernels do (spec: checkpoint.md section 3): one float32
 partial per block of K, scaled, then added.
 """

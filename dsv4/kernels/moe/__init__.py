@@ -1,6 +1,6 @@
 """Mixture of experts: routing scores, the clamped SwiGLU, and running each token through its experts (report 2.1).
 
-T tokens, D hidden size, E experts, K experts per token, F expert inner size.
+Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner size.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Tokens sorted by the experts they chose: each expert gets its rows together, each token gets its sum back.
 
-T tokens, D hidden size, E experts, K experts per token, A = T * K assignments sorted by expert.
+Legend: T tokens, D hidden size, E experts, K choices per token, A assignments sorted by expert.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """How evenly a document's tokens chose their experts: what a balance loss is made of (report 2.1, V3's sequence loss).
 
-T tokens, E experts, K experts per token, B documents.
+Legend: T tokens, E experts, K choices per token, B sequences.
 """
 
 from dataclasses import dataclass

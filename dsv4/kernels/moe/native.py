@@ -1,7 +1,7 @@
 """Mixture of experts in native code: routing, a whole layer of experts in one call, and what training needs.
 
-T tokens, D hidden size, E experts, K experts per token, F expert inner size, A assignments sorted by expert,
-N and K sizes of a matrix.
+Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner size, A assignments sorted by expert,
+N output rows, K input columns (of one product).
 """
 
 import ctypes
@@ -219,12 +219,12 @@ class Products:
         pointers = native.pointer(a_AK), _addresses(weights), native.pointer(out_AN), self._first
         _function("grouped_rows")(*pointers, *sizes, turned, add, torch.get_num_threads())
 
-    def weights(self, a_AM: Tensor, b_AN: Tensor) -> list[Tensor | None]:
+    def weights(self, a_AN: Tensor, b_AK: Tensor) -> list[Tensor | None]:
         """a^T b over each expert's rows; None for an expert without rows."""
-        a_AM, b_AN = a_AM.contiguous(), b_AN.contiguous()
-        sizes = len(self._counts), a_AM.shape[1], b_AN.shape[1]
-        made = [a_AM.new_empty(sizes[1:]) if count else None for count in self._counts]
-        pointers = native.pointer(a_AM), native.pointer(b_AN), _addresses(made), self._first
+        a_AN, b_AK = a_AN.contiguous(), b_AK.contiguous()
+        sizes = len(self._counts), a_AN.shape[1], b_AK.shape[1]
+        made = [a_AN.new_empty(sizes[1:]) if count else None for count in self._counts]
+        pointers = native.pointer(a_AN), native.pointer(b_AK), _addresses(made), self._first
         _function("grouped_weights")(*pointers, *sizes, torch.get_num_threads())
         return made
 

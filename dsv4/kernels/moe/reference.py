@@ -1,6 +1,6 @@
 """Mixture of experts in plain torch.
 
-T tokens, D hidden size, E experts, K experts per token, F expert inner size, A = T * K assignments sorted by expert.
+Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner size, A assignments sorted by expert.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,7 @@
 """The routed experts of a layer with gradients by hand: products per expert, everything element-wise for all at once.
 
-T tokens, D hidden size, E experts, K experts per token, F expert inner size, A = T * K assignments sorted by expert.
+Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner size, A assignments sorted by expert,
+N output rows, K input columns (of one product).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ class ExpertProducts(Protocol):
         """out = (or += with `add`) each expert's rows of a times weight[N, K]^T; with `turned` times weight[K, N]."""
         ...
 
-    def weights(self, a_AM: Tensor, b_AN: Tensor) -> list[Tensor | None]:
+    def weights(self, a_AN: Tensor, b_AK: Tensor) -> list[Tensor | None]:
         """a^T b over each expert's rows; None for an expert without rows."""
         ...
 
@@ -53,10 +54,10 @@ class Products:
             else:
                 torch.mm(a_AK[span], right, out=out_AN[span])
 
-    def weights(self, a_AM: Tensor, b_AN: Tensor) -> list[Tensor | None]:
+    def weights(self, a_AN: Tensor, b_AK: Tensor) -> list[Tensor | None]:
         made: list[Tensor | None] = [None] * self._experts
         for expert, span in self._spans:
-            made[expert] = a_AM[span].T @ b_AN[span]
+            made[expert] = a_AN[span].T @ b_AK[span]
         return made
 
     def swiglu(self, gate_AF: Tensor, up_AF: Tensor, limit: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Orthogonalisation of update matrices by the hybrid Newton-Schulz iteration (report 2.4, eq. 28).
 
-N matrices of one shape, n rows, m columns.
+Legend: N matrices of one shape, n rows, m columns.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Newton-Schulz by the native kernel: a matrix a thread, everything symmetric computed once.
 
-N matrices, n rows, m columns.
+Legend: N matrices of one shape, n rows, m columns.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """Newton-Schulz as eq. 28 writes it, one matrix at a time.
 
-N matrices, n rows, m columns.
+Legend: N matrices of one shape, n rows, m columns.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Newton-Schulz of many equal shapes as batched products, the Gram matrix on the shorter side.
 
-N matrices, n rows, m columns, s = min(n, m).
+Legend: N matrices of one shape, n rows, m columns, s the smaller of both.
 """
 
 from collections.abc import Sequence

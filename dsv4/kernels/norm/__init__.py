@@ -1,6 +1,6 @@
 """RMSNorm over the last dimension, with and without weight.
 
-D features.
+Legend: D normalised features.
 """
 
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Casts to and from FP8 (e4m3) and FP4 (e2m1) with block scales, and the Hadamard rotation; plain torch.
 
-Legend: T tokens or rows, K input columns, N output rows, B blocks along K. A leading `...` means any shape.
+Legend: T tokens, K input columns, N output rows, B blocks along K. A leading `...` means any shape.
 Everything here is bit-exact with the released inference code (spec: checkpoint.md section 3; report 5.2.1).
 """
 

@@ -1,6 +1,6 @@
 """Partial rotary embedding on the last dimensions of queries, keys and outputs (report 2.3).
 
-T tokens, H heads, C entry dim, R rotary dims (pairs of neighbours), P = R / 2 frequencies.
+Legend: T tokens, H heads, C head dim, R rotary dims (pairs of neighbours), P frequency pairs (R / 2).
 """
 
 import math

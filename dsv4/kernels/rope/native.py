@@ -1,6 +1,6 @@
 """Rotary embedding as one native call.
 
-T tokens, C entry dim, P pairs.
+Legend: T tokens, C head dim, P frequency pairs.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """Partial rotary embedding in plain torch.
 
-T tokens, C entry dim, P pairs.
+Legend: T tokens, C head dim, P frequency pairs.
 """
 
 import torch

@@ -14,7 +14,7 @@ Every value is stored in one way only: a block's largest magnitude is above half
 scale is the smallest one. So packing what a row unpacks to gives the same bytes. A block with NaN or infinity, or with
 a value that the cast rounds up to infinity (above 2.9e38), has scale byte 255 and unpacks to NaN.
 
-N rows, C entry dim, I indexer dim, B bytes of a row.
+Legend: M entry rows, C head dim, I indexer dim, B bytes of a row.
 """
 
 import torch
@@ -52,33 +52,33 @@ def index_bytes(dim: int) -> int:
     return reference.index_bytes(dim)
 
 
-def pack_entry(kv_NC: Tensor, rope_dim: int, *, impl: str | None = None) -> Tensor:
-    """Float rows -> uint8 [N, entry_bytes(C, rope_dim)]. The first C - rope_dim values are cast as
+def pack_entry(kv_MC: Tensor, rope_dim: int, *, impl: str | None = None) -> Tensor:
+    """Float rows -> uint8 [M, entry_bytes(C, rope_dim)]. The first C - rope_dim values are cast as
     `quant.simulate_fp8` does in blocks of 64, the last rope_dim are rounded to bfloat16."""
-    _check("pack_entry", kv_NC, None)
-    entry_bytes(kv_NC.shape[1], rope_dim)
-    return dispatch("rows.pack_entry", impl, _PACK_ENTRY, kv_NC, rope_dim)
+    _check("pack_entry", kv_MC, None)
+    entry_bytes(kv_MC.shape[1], rope_dim)
+    return dispatch("rows.pack_entry", impl, _PACK_ENTRY, kv_MC, rope_dim)
 
 
 def unpack_entry(
-    rows_NB: Tensor, dim: int, rope_dim: int, dtype: torch.dtype = torch.float32, *, impl: str | None = None
+    rows_MB: Tensor, dim: int, rope_dim: int, dtype: torch.dtype = torch.float32, *, impl: str | None = None
 ) -> Tensor:
-    """uint8 rows of `pack_entry` -> [N, dim]. Exact in float32. Raises ValueError for rows of another length."""
-    _check("unpack_entry", rows_NB, entry_bytes(dim, rope_dim))
-    return dispatch("rows.unpack_entry", impl, _UNPACK_ENTRY, rows_NB, dim, rope_dim).to(dtype)
+    """uint8 rows of `pack_entry` -> [M, dim]. Exact in float32. Raises ValueError for rows of another length."""
+    _check("unpack_entry", rows_MB, entry_bytes(dim, rope_dim))
+    return dispatch("rows.unpack_entry", impl, _UNPACK_ENTRY, rows_MB, dim, rope_dim).to(dtype)
 
 
-def pack_index(key_NI: Tensor, *, impl: str | None = None) -> Tensor:
-    """Float keys -> uint8 [N, index_bytes(I)], cast as `quant.simulate_fp4` does in blocks of 32. I must be even."""
-    _check("pack_index", key_NI, None)
-    index_bytes(key_NI.shape[1])
-    return dispatch("rows.pack_index", impl, _PACK_INDEX, key_NI)
+def pack_index(key_MI: Tensor, *, impl: str | None = None) -> Tensor:
+    """Float keys -> uint8 [M, index_bytes(I)], cast as `quant.simulate_fp4` does in blocks of 32. I must be even."""
+    _check("pack_index", key_MI, None)
+    index_bytes(key_MI.shape[1])
+    return dispatch("rows.pack_index", impl, _PACK_INDEX, key_MI)
 
 
-def unpack_index(rows_NB: Tensor, dim: int, dtype: torch.dtype = torch.float32, *, impl: str | None = None) -> Tensor:
-    """uint8 rows of `pack_index` -> [N, dim]. Exact in float32. Raises ValueError for rows of another length."""
-    _check("unpack_index", rows_NB, index_bytes(dim))
-    return dispatch("rows.unpack_index", impl, _UNPACK_INDEX, rows_NB, dim).to(dtype)
+def unpack_index(rows_MB: Tensor, dim: int, dtype: torch.dtype = torch.float32, *, impl: str | None = None) -> Tensor:
+    """uint8 rows of `pack_index` -> [M, dim]. Exact in float32. Raises ValueError for rows of another length."""
+    _check("unpack_index", rows_MB, index_bytes(dim))
+    return dispatch("rows.unpack_index", impl, _UNPACK_INDEX, rows_MB, dim).to(dtype)
 
 
 def _check(what: str, x: Tensor, width: int | None) -> None:

@@ -1,6 +1,6 @@
 """Packed cache rows by the native kernels, float32 in and out.
 
-N rows, C entry dim, I indexer dim, B bytes of a row.
+Legend: M entry rows, C head dim, I indexer dim, B bytes of a row.
 """
 
 import ctypes
@@ -33,27 +33,27 @@ def takes(x: Tensor, *_: int) -> str | None:
     return native.needs(x, (x.dtype,), "the rows")
 
 
-def pack_entry(kv_NC: Tensor, rope_dim: int) -> Tensor:
+def pack_entry(kv_MC: Tensor, rope_dim: int) -> Tensor:
     """See dsv4.kernels.rows.pack_entry."""
-    rows, dim = kv_NC.shape
-    row_NB = torch.empty(rows, entry_bytes(dim, rope_dim), dtype=torch.uint8)
-    return _run("dsv4_pack_entry", kv_NC.to(torch.float32), row_NB, rows, dim, rope_dim, row_NB.shape[1])
+    rows, dim = kv_MC.shape
+    row_MB = torch.empty(rows, entry_bytes(dim, rope_dim), dtype=torch.uint8)
+    return _run("dsv4_pack_entry", kv_MC.to(torch.float32), row_MB, rows, dim, rope_dim, row_MB.shape[1])
 
 
-def unpack_entry(rows_NB: Tensor, dim: int, rope_dim: int) -> Tensor:
+def unpack_entry(rows_MB: Tensor, dim: int, rope_dim: int) -> Tensor:
     """See dsv4.kernels.rows.unpack_entry; float32."""
-    rows, width = rows_NB.shape
-    return _run("dsv4_unpack_entry", rows_NB, torch.empty(rows, dim, dtype=torch.float32), rows, dim, rope_dim, width)
+    rows, width = rows_MB.shape
+    return _run("dsv4_unpack_entry", rows_MB, torch.empty(rows, dim, dtype=torch.float32), rows, dim, rope_dim, width)
 
 
-def pack_index(key_NI: Tensor) -> Tensor:
+def pack_index(key_MI: Tensor) -> Tensor:
     """See dsv4.kernels.rows.pack_index."""
-    rows, dim = key_NI.shape
-    row_NB = torch.empty(rows, index_bytes(dim), dtype=torch.uint8)
-    return _run("dsv4_pack_index", key_NI.to(torch.float32), row_NB, rows, dim, row_NB.shape[1])
+    rows, dim = key_MI.shape
+    row_MB = torch.empty(rows, index_bytes(dim), dtype=torch.uint8)
+    return _run("dsv4_pack_index", key_MI.to(torch.float32), row_MB, rows, dim, row_MB.shape[1])
 
 
-def unpack_index(rows_NB: Tensor, dim: int) -> Tensor:
+def unpack_index(rows_MB: Tensor, dim: int) -> Tensor:
     """See dsv4.kernels.rows.unpack_index; float32."""
-    rows, width = rows_NB.shape
-    return _run("dsv4_unpack_index", rows_NB, torch.empty(rows, dim, dtype=torch.float32), rows, dim, width)
+    rows, width = rows_MB.shape
+    return _run("dsv4_unpack_index", rows_MB, torch.empty(rows, dim, dtype=torch.float32), rows, dim, width)

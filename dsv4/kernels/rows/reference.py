@@ -1,7 +1,7 @@
 """Packed cache rows in plain torch. The layout is described in the contract beside this file.
 
-N rows, C entry dim, Q quantised dims of an entry, R rotary dims, I indexer dim, K dims filled up to whole blocks,
-B bytes of a row.
+Legend: M entry rows, C head dim, Q quantised dims, R rotary dims, I indexer dim, K dims filled up to whole blocks, B
+bytes of a row.
 """
 
 import torch
@@ -25,52 +25,52 @@ def index_bytes(dim: int) -> int:
 
 
 @torch.no_grad()
-def pack_entry(kv_NC: Tensor, rope_dim: int) -> Tensor:
+def pack_entry(kv_MC: Tensor, rope_dim: int) -> Tensor:
     """See dsv4.kernels.rows.pack_entry."""
-    rows, dim = kv_NC.shape
+    rows, dim = kv_MC.shape
     split = dim - rope_dim
-    kv_NC = kv_NC.to(torch.float32)
+    kv_MC = kv_MC.to(torch.float32)
     # NOTE: a block whose largest value rounds down to half the format's range would get the next smaller scale when it
     # is cast again; casting twice stores what any later cast would store.
-    q_NQ, scale = quant.quantize_fp8(quant.simulate_fp8(kv_NC[:, :split], ENTRY_BLOCK), ENTRY_BLOCK)
+    q_MQ, scale = quant.quantize_fp8(quant.simulate_fp8(kv_MC[:, :split], ENTRY_BLOCK), ENTRY_BLOCK)
     scale = scale.view(torch.uint8)
-    broken_NQ = (scale == _NAN_SCALE).repeat_interleave(ENTRY_BLOCK, dim=1)[:, :split]
-    rotary_NR = kv_NC[:, split:].to(torch.bfloat16)
-    bits_NR = rotary_NR.view(torch.int16).masked_fill(rotary_NR.isnan(), _NAN_BF16)
+    broken_MQ = (scale == _NAN_SCALE).repeat_interleave(ENTRY_BLOCK, dim=1)[:, :split]
+    rotary_MR = kv_MC[:, split:].to(torch.bfloat16)
+    bits_MR = rotary_MR.view(torch.int16).masked_fill(rotary_MR.isnan(), _NAN_BF16)
     parts = [
-        q_NQ.view(torch.uint8).masked_fill(broken_NQ, _NAN_FP8),
-        bits_NR.contiguous().view(torch.uint8).view(rows, 2 * rope_dim),
+        q_MQ.view(torch.uint8).masked_fill(broken_MQ, _NAN_FP8),
+        bits_MR.contiguous().view(torch.uint8).view(rows, 2 * rope_dim),
         scale,
     ]
-    row_NB = torch.cat(parts, dim=1)
-    return F.pad(row_NB, (0, entry_bytes(dim, rope_dim) - row_NB.shape[1]))
+    row_MB = torch.cat(parts, dim=1)
+    return F.pad(row_MB, (0, entry_bytes(dim, rope_dim) - row_MB.shape[1]))
 
 
-def unpack_entry(rows_NB: Tensor, dim: int, rope_dim: int) -> Tensor:
+def unpack_entry(rows_MB: Tensor, dim: int, rope_dim: int) -> Tensor:
     """See dsv4.kernels.rows.unpack_entry; float32."""
     split, blocks = dim - rope_dim, -(-(dim - rope_dim) // ENTRY_BLOCK)
-    q_NQ = rows_NB[:, :split].contiguous().view(torch.float8_e4m3fn).to(torch.float32)
+    q_MQ = rows_MB[:, :split].contiguous().view(torch.float8_e4m3fn).to(torch.float32)
     # copied, because the view needs an even address
-    bits_NR = rows_NB[:, split : split + 2 * rope_dim].clone().flatten()
-    rotary_NR = bits_NR.view(torch.bfloat16).view(-1, rope_dim) if rope_dim else q_NQ[:, :0]
-    scale = rows_NB[:, split + 2 * rope_dim :][:, :blocks].contiguous().view(torch.float8_e8m0fnu)
-    scale_NQ = quant.e8m0_to_float(scale).repeat_interleave(ENTRY_BLOCK, dim=1)[:, :split]
-    return torch.cat([q_NQ * scale_NQ, rotary_NR.to(torch.float32)], dim=1)
+    bits_MR = rows_MB[:, split : split + 2 * rope_dim].clone().flatten()
+    rotary_MR = bits_MR.view(torch.bfloat16).view(-1, rope_dim) if rope_dim else q_MQ[:, :0]
+    scale = rows_MB[:, split + 2 * rope_dim :][:, :blocks].contiguous().view(torch.float8_e8m0fnu)
+    scale_MQ = quant.e8m0_to_float(scale).repeat_interleave(ENTRY_BLOCK, dim=1)[:, :split]
+    return torch.cat([q_MQ * scale_MQ, rotary_MR.to(torch.float32)], dim=1)
 
 
 @torch.no_grad()
-def pack_index(key_NI: Tensor) -> Tensor:
+def pack_index(key_MI: Tensor) -> Tensor:
     """See dsv4.kernels.rows.pack_index."""
-    dim = key_NI.shape[1]
-    key_NK = F.pad(key_NI.to(torch.float32), (0, -dim % INDEX_BLOCK))
-    packed, scale = quant.quantize_fp4(quant.simulate_fp4(key_NK))  # twice: see pack_entry
+    dim = key_MI.shape[1]
+    key_MK = F.pad(key_MI.to(torch.float32), (0, -dim % INDEX_BLOCK))
+    packed, scale = quant.quantize_fp4(quant.simulate_fp4(key_MK))  # twice: see pack_entry
     scale = scale.view(torch.uint8)
     broken = (scale == _NAN_SCALE).repeat_interleave(INDEX_BLOCK // 2, dim=1)
     return torch.cat([packed.view(torch.uint8).masked_fill(broken, 0)[:, : dim // 2], scale], dim=1)
 
 
-def unpack_index(rows_NB: Tensor, dim: int) -> Tensor:
+def unpack_index(rows_MB: Tensor, dim: int) -> Tensor:
     """See dsv4.kernels.rows.unpack_index; float32."""
-    value_NI = quant.packed_fp4_to_float(rows_NB[:, : dim // 2].contiguous().view(torch.int8))
-    scale = rows_NB[:, dim // 2 :].contiguous().view(torch.float8_e8m0fnu)
-    return value_NI * quant.e8m0_to_float(scale).repeat_interleave(INDEX_BLOCK, dim=1)[:, :dim]
+    value_MI = quant.packed_fp4_to_float(rows_MB[:, : dim // 2].contiguous().view(torch.int8))
+    scale = rows_MB[:, dim // 2 :].contiguous().view(torch.float8_e8m0fnu)
+    return value_MI * quant.e8m0_to_float(scale).repeat_interleave(INDEX_BLOCK, dim=1)[:, :dim]

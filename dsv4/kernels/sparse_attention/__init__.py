@@ -1,6 +1,6 @@
 """The one attention of V4: each query reads some rows of a shared key-value buffer (report 2.3, eqs 18-19, 24-27).
 
-T queries, H heads, C entry dim, W window rows, M entry rows, K chosen rows, B sequences, P pages.
+Legend: T tokens, H heads, C head dim, W window rows, M entry rows, K choices per token, B sequences, P pages.
 """
 
 from torch import Tensor, uint8

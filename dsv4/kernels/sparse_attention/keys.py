@@ -1,6 +1,6 @@
 """Which rows the queries of a step may read, and how queries are cut into blocks of neighbours.
 
-T queries, K chosen rows, B sequences, P pages.
+Legend: T tokens, K choices per token, B sequences, P pages.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Sparse attention by the native kernel: one call for all queries, rows read where they lie.
 
-T queries, H heads, C entry dim, W window rows, M entry rows.
+Legend: T tokens, H heads, C head dim, W window rows, M entry rows, K choices per token, B sequences, P pages.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """Sparse attention written as the definition: list every query's rows, gather them, one softmax.
 
-T queries, H heads, C entry dim, R rows read per query, W window rows, M entry rows.
+Legend: T tokens, H heads, C head dim, R gathered rows (of a query), W window rows, M entry rows, K choices per token.
 """
 
 import torch

@@ -6,8 +6,9 @@ without a gradient they are gathered; with one, a block multiplies with the stre
 which costs less than gathering up to tens of thousands of entries. The backward pass computes the scores again, so
 what is kept is what went in and came out, and memory grows with T, not with T times the rows read.
 
-T queries, N blocks, Q queries of a block, X = N * Q, H heads, Y = Q * H, C entry dim, W window rows, M entry rows,
-S rows of a block's window span, P prefix entries, R rows of a block, K chosen rows of a query.
+Legend: T tokens, U blocks of tokens, Q tokens of a block, X places in all blocks (U * Q), H heads, Y = Q * H, C head
+dim, W window rows, M entry rows, S rows of a block's window span, N finished entries (of a prefix), R gathered rows
+(of a block), K choices per token, B sequences, P pages.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,9 @@ _VALUES = 1 << 25  # gathered values held at once: 128 MiB in fp32
 class _Group:
     """Some neighbouring blocks of equal size, none crossing a border between sequences."""
 
-    token_NQ: Tensor  # query of each place; padding repeats the block's first
+    token_UQ: Tensor  # query of each place; padding repeats the block's first
     real_X: Tensor | None  # places that are no padding; None = all
-    first_N: Tensor  # the first query of each block
+    first_U: Tensor  # the first query of each block
 
 
 def _groups(keys: KeySet, dim: int, span_extra: int) -> list[_Group]:
@@ -43,11 +44,11 @@ def _groups(keys: KeySet, dim: int, span_extra: int) -> list[_Group]:
     groups = []
     for at in range(0, len(blocks), step):
         bounds = torch.tensor(blocks[at : at + step], device=keys.window_T2.device)
-        first_N, last_N = bounds.unbind(1)
-        token_NQ = first_N[:, None] + torch.arange(size, device=first_N.device)
-        real_NQ = token_NQ < last_N[:, None]
-        token_NQ = torch.where(real_NQ, token_NQ, first_N[:, None])
-        groups.append(_Group(token_NQ, None if bool(real_NQ.all()) else real_NQ.flatten(), first_N))
+        first_U, last_U = bounds.unbind(1)
+        token_UQ = first_U[:, None] + torch.arange(size, device=first_U.device)
+        real_UQ = token_UQ < last_U[:, None]
+        token_UQ = torch.where(real_UQ, token_UQ, first_U[:, None])
+        groups.append(_Group(token_UQ, None if bool(real_UQ.all()) else real_UQ.flatten(), first_U))
     return groups
 
 
@@ -70,23 +71,23 @@ def sparse_attention(
 
 
 def _window(window_WC: Tensor, keys: KeySet, group: _Group, widest: int) -> tuple[Tensor, Tensor]:
-    """The union of each block's windows, [N, S, C], and which of it each query sees, [N, Q, S]."""
-    bounds_NQ2 = keys.window_T2[group.token_NQ]
-    span = widest + group.token_NQ.shape[1] - 1
-    row_NS = bounds_NQ2[:, 0, :1] + torch.arange(span, device=bounds_NQ2.device)
-    seen_NQS = (row_NS[:, None] >= bounds_NQ2[..., :1]) & (row_NS[:, None] < bounds_NQ2[..., 1:])
-    return take(window_WC, row_NS, window_WC.shape[1], 0), seen_NQS
+    """The union of each block's windows, [U, S, C], and which of it each query sees, [U, Q, S]."""
+    bounds_UQ2 = keys.window_T2[group.token_UQ]
+    span = widest + group.token_UQ.shape[1] - 1
+    row_US = bounds_UQ2[:, 0, :1] + torch.arange(span, device=bounds_UQ2.device)
+    seen_UQS = (row_US[:, None] >= bounds_UQ2[..., :1]) & (row_US[:, None] < bounds_UQ2[..., 1:])
+    return take(window_WC, row_US, window_WC.shape[1], 0), seen_UQS
 
 
 def _prefix(entries_MC: Tensor, read: Prefix, group: _Group, dim: int, rope_dim: int) -> tuple[Tensor, Tensor]:
-    """The visible entries of each block's sequence, [N, P, C], and which of them each query sees, [N, Q, P]."""
-    pages, visible_NQ = read.pages, read.visible_T[group.token_NQ]
-    entry_P = torch.arange(read.longest, device=entries_MC.device)
-    entry_NP = torch.where(entry_P < visible_NQ.amax(dim=1, keepdim=True), entry_P, 0)
-    sequence_N1 = pages.sequence_T[group.first_N][:, None]
-    first_NP = pages.first_BP[sequence_N1, entry_NP // pages.entries_per_page]
-    row_NP = first_NP + entry_NP % pages.entries_per_page
-    return take(entries_MC, row_NP, dim, rope_dim), entry_P < visible_NQ[..., None]
+    """The visible entries of each block's sequence, [U, N, C], and which of them each query sees, [U, Q, N]."""
+    pages, visible_UQ = read.pages, read.visible_T[group.token_UQ]
+    entry_N = torch.arange(read.longest, device=entries_MC.device)
+    entry_UN = torch.where(entry_N < visible_UQ.amax(dim=1, keepdim=True), entry_N, 0)
+    sequence_U1 = pages.sequence_T[group.first_U][:, None]
+    first_UN = pages.first_BP[sequence_U1, entry_UN // pages.entries_per_page]
+    row_UN = first_UN + entry_UN % pages.entries_per_page
+    return take(entries_MC, row_UN, dim, rope_dim), entry_N < visible_UQ[..., None]
 
 
 def _attend(
@@ -101,20 +102,20 @@ def _attend(
     widest: int,
 ) -> Tensor:
     """The queries of one group: o [its queries, H, C]."""
-    (blocks, size), (heads, dim) = group.token_NQ.shape, q_THC.shape[1:]
+    (blocks, size), (heads, dim) = group.token_UQ.shape, q_THC.shape[1:]
     compute = torch.promote_types(q_THC.dtype, torch.float32)
-    flat_X = group.token_NQ.flatten()
+    flat_X = group.token_UQ.flatten()
     q_XHC = q_THC.index_select(0, flat_X).to(compute)
-    kv_NRC, seen_NQR = _window(window_WC, keys, group, widest)
+    kv_URC, seen_UQR = _window(window_WC, keys, group, widest)
     if isinstance(keys.entries, Prefix) and keys.entries.longest:
-        kv_NPC, seen_NQP = _prefix(entries_MC, keys.entries, group, dim, rope_dim)
-        kv_NRC = torch.cat([kv_NRC.to(compute), kv_NPC.to(compute)], dim=1)
-        seen_NQR = torch.cat([seen_NQR, seen_NQP], dim=2)
+        kv_UNC, seen_UQN = _prefix(entries_MC, keys.entries, group, dim, rope_dim)
+        kv_URC = torch.cat([kv_URC.to(compute), kv_UNC.to(compute)], dim=1)
+        seen_UQR = torch.cat([seen_UQR, seen_UQN], dim=2)
     # NOTE: rows nobody in the block sees may hold anything, NaN included; zero them before the products.
-    kv_NRC = kv_NRC.to(compute).masked_fill(~seen_NQR.any(dim=1)[..., None], 0)
-    q_NYC = q_XHC.view(blocks, size * heads, dim)
-    score = torch.bmm(q_NYC, kv_NRC.transpose(1, 2)).view(blocks, size, heads, -1) * scale
-    scores = [score.masked_fill(~seen_NQR[:, :, None, :], float("-inf"))]
+    kv_URC = kv_URC.to(compute).masked_fill(~seen_UQR.any(dim=1)[..., None], 0)
+    q_UYC = q_XHC.view(blocks, size * heads, dim)
+    score = torch.bmm(q_UYC, kv_URC.transpose(1, 2)).view(blocks, size, heads, -1) * scale
+    scores = [score.masked_fill(~seen_UQR[:, :, None, :], float("-inf"))]
     kv_XKC = None
     if isinstance(keys.entries, Chosen) and keys.entries.rows_TK.shape[1]:
         chosen_XK = keys.entries.rows_TK.index_select(0, flat_X)
@@ -125,9 +126,9 @@ def _attend(
         scores.append(score_XHK.view(blocks, size, heads, -1))
     sink = sink_H.to(compute).expand(blocks, size, heads).unsqueeze(-1)
     weight = torch.cat([*scores, sink], dim=-1).softmax(dim=-1)
-    shared = kv_NRC.shape[1]
-    weight_NYR = weight[..., :shared].reshape(blocks, size * heads, shared)
-    out_XHC = torch.bmm(weight_NYR, kv_NRC).view(-1, heads, dim)
+    shared = kv_URC.shape[1]
+    weight_UYR = weight[..., :shared].reshape(blocks, size * heads, shared)
+    out_XHC = torch.bmm(weight_UYR, kv_URC).view(-1, heads, dim)
     if kv_XKC is not None:
         out_XHC = out_XHC + torch.bmm(weight[..., shared:-1].reshape(flat_X.shape[0], heads, -1), kv_XKC)
     if group.real_X is not None:

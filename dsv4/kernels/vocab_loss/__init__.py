@@ -1,6 +1,6 @@
 """Next-token loss from hidden rows and the head's weight, without logits of all rows at once (report 4.3).
 
-T rows, D hidden size, V vocabulary.
+Legend: T tokens, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Rows of logits become their losses and gradients in one native pass.
 
-R rows, V vocabulary.
+Legend: Q tokens of a block, V vocabulary.
 """
 
 import ctypes
@@ -28,14 +28,14 @@ def takes(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, *_: object) -> str 
     )
 
 
-def spread(logits_RV: Tensor, target_R: Tensor, row_weight_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `dsv4.kernels.vocab_loss.torch.Spread`. logits_RV, contiguous, becomes the gradient. Raises IndexError for a
+def spread(logits_QV: Tensor, target_Q: Tensor, row_weight_Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `dsv4.kernels.vocab_loss.torch.Spread`. logits_QV, contiguous, becomes the gradient. Raises IndexError for a
     target outside the vocabulary."""
-    rows, size = logits_RV.shape
-    if rows and not 0 <= int(target_R.min()) <= int(target_R.max()) < size:
+    rows, size = logits_QV.shape
+    if rows and not 0 <= int(target_Q.min()) <= int(target_Q.max()) < size:
         raise IndexError(f"vocab_loss: targets must be in 0..{size - 1}")
-    target_R, row_weight_R = target_R.contiguous(), row_weight_R.to(torch.float32).contiguous()
-    loss_R, right_R = torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.bool)
-    tensors = (logits_RV, target_R, row_weight_R, loss_R, right_R)
+    target_Q, row_weight_Q = target_Q.contiguous(), row_weight_Q.to(torch.float32).contiguous()
+    loss_Q, right_Q = torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.bool)
+    tensors = (logits_QV, target_Q, row_weight_Q, loss_Q, right_Q)
     _function()(*(native.pointer(t) for t in tensors), rows, size, torch.get_num_threads())
-    return loss_R, right_R, logits_RV
+    return loss_Q, right_Q, logits_QV

@@ -1,6 +1,6 @@
 """The loss from all logits at once.
 
-T rows, D hidden size, V vocabulary.
+Legend: T tokens, D hidden size, V vocabulary.
 """
 
 import torch

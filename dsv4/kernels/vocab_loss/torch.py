@@ -1,6 +1,6 @@
 """The loss a chunk of rows at a time, gradients by hand: d logits = (softmax - one-hot of the target) * row weight.
 
-T rows, D hidden size, V vocabulary, R rows of a chunk.
+Legend: T tokens, Q tokens of a block, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# logits_RV, target_R, row_weight_R -> the loss of each row, whether its target has the largest logit, and the gradient
+# logits_QV, target_Q, row_weight_Q -> the loss of each row, whether its target has the largest logit, and the gradient
 # of sum(row_weight * loss) by the logits, perhaps in their memory
 Spread = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 Gradients = tuple[Tensor | None, Tensor | None]
 
 
-def spread(logits_RV: Tensor, target_R: Tensor, row_weight_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def spread(logits_QV: Tensor, target_Q: Tensor, row_weight_Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See `Spread`."""
-    log_sum_R = logits_RV.logsumexp(dim=1)
-    loss_R = log_sum_R - logits_RV.gather(1, target_R[:, None]).squeeze(1)
-    correct_R = logits_RV.argmax(dim=1) == target_R
-    return loss_R, correct_R, _gradient(logits_RV, target_R, row_weight_R, log_sum_R)
+    log_sum_Q = logits_QV.logsumexp(dim=1)
+    loss_Q = log_sum_Q - logits_QV.gather(1, target_Q[:, None]).squeeze(1)
+    correct_Q = logits_QV.argmax(dim=1) == target_Q
+    return loss_Q, correct_Q, _gradient(logits_QV, target_Q, row_weight_Q, log_sum_Q)
 
 
 def loss_and_gradients(
@@ -34,12 +34,12 @@ def loss_and_gradients(
     grad_VD = torch.zeros_like(wide_VD) if weight_VD.requires_grad else None
     for at in range(0, len(x_TD), chunk):
         rows = slice(at, at + chunk)
-        x_RD = x_TD[rows].to(compute)
-        loss_T[rows], correct_T[rows], grad_RV = spread(x_RD @ wide_VD.T, target_T[rows], row_weight_T[rows])
+        x_QD = x_TD[rows].to(compute)
+        loss_T[rows], correct_T[rows], grad_QV = spread(x_QD @ wide_VD.T, target_T[rows], row_weight_T[rows])
         if grad_TD is not None:
-            grad_TD[rows] = grad_RV @ wide_VD
+            grad_TD[rows] = grad_QV @ wide_VD
         if grad_VD is not None:
-            grad_VD.addmm_(grad_RV.T, x_RD)
+            grad_VD.addmm_(grad_QV.T, x_QD)
     loss = (loss_T * row_weight_T).masked_fill(row_weight_T == 0, 0).sum()
     return loss, loss_T, correct_T, grad_TD, None if grad_VD is None else grad_VD.to(weight_VD.dtype)
 
@@ -64,9 +64,9 @@ def row_losses(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, chunk: int) ->
     log_sum_T, picked_T = (x_TD.new_empty(len(x_TD), dtype=compute) for _ in range(2))
     for at in range(0, len(x_TD), chunk):
         rows = slice(at, at + chunk)
-        logits_RV = x_TD[rows].to(compute) @ wide_VD.T
-        log_sum_T[rows] = logits_RV.logsumexp(dim=1)
-        picked_T[rows] = logits_RV.gather(1, target_T[rows, None]).squeeze(1)
+        logits_QV = x_TD[rows].to(compute) @ wide_VD.T
+        log_sum_T[rows] = logits_QV.logsumexp(dim=1)
+        picked_T[rows] = logits_QV.gather(1, target_T[rows, None]).squeeze(1)
     return log_sum_T - picked_T, log_sum_T
 
 
@@ -79,15 +79,15 @@ def row_losses_backward(
     grad_TD, grad_VD = torch.empty_like(x_TD), torch.zeros_like(wide_VD)
     for at in range(0, len(x_TD), chunk):
         rows = slice(at, at + chunk)
-        x_RD = x_TD[rows].to(grad_T.dtype)
-        grad_RV = _gradient(x_RD @ wide_VD.T, target_T[rows], grad_T[rows], log_sum_T[rows])
-        grad_TD[rows] = grad_RV @ wide_VD
-        grad_VD.addmm_(grad_RV.T, x_RD)
+        x_QD = x_TD[rows].to(grad_T.dtype)
+        grad_QV = _gradient(x_QD @ wide_VD.T, target_T[rows], grad_T[rows], log_sum_T[rows])
+        grad_TD[rows] = grad_QV @ wide_VD
+        grad_VD.addmm_(grad_QV.T, x_QD)
     return grad_TD, grad_VD.to(weight_VD.dtype)
 
 
-def _gradient(logits_RV: Tensor, target_R: Tensor, row_weight_R: Tensor, log_sum_R: Tensor) -> Tensor:
+def _gradient(logits_QV: Tensor, target_Q: Tensor, row_weight_Q: Tensor, log_sum_Q: Tensor) -> Tensor:
     """Gradient of sum(row_weight * loss) by the logits, in their memory."""
-    grad_RV = logits_RV.sub_(log_sum_R[:, None]).exp_()
-    grad_RV[torch.arange(len(target_R), device=target_R.device), target_R] -= 1
-    return grad_RV.mul_(row_weight_R[:, None])
+    grad_QV = logits_QV.sub_(log_sum_Q[:, None]).exp_()
+    grad_QV[torch.arange(len(target_Q), device=target_Q.device), target_Q] -= 1
+    return grad_QV.mul_(row_weight_Q[:, None])

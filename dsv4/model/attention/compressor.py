@@ -1,6 +1,7 @@
 """The compressor: m tokens become one entry (report eqs 9-12 with overlap for CSA, 20-23 without for HCA).
 
-T tokens, D hidden size, C entry dim, W projection width (2C with overlap), N finished entries, R joined rows.
+Legend: T tokens, D hidden size, C head dim, W projection width (2 C with overlap), N finished entries, R gathered
+rows (the kept tail, then new tokens), m tokens per entry.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Compressed sparse attention: the window, and the entries of 4 tokens each that the indexer picks (report 2.3.1).
 
-T tokens, D hidden size, L query latent, H heads, C head dim, N finished entries, I indexer dim, J indexer heads,
-M buffer rows, K chosen entries.
+Legend: T tokens, D hidden size, L query latent, H heads, C head dim, N finished entries, I indexer dim, J indexer
+heads, M entry rows, W window rows, K choices per token.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Heavily compressed attention: the window, and every visible entry of 128 tokens each (report 2.3.2, eqs 20-26).
 
-T tokens, D hidden size, L query latent, H heads, C head dim.
+Legend: T tokens, D hidden size, L query latent, H heads, C head dim, N finished entries.
 """
 
 from torch import Tensor

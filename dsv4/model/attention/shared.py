@@ -1,6 +1,7 @@
 """What all attention layers share (report 2.3): low-rank queries, one key-value head, sink, grouped output.
 
-T tokens, H heads, C head dim, D hidden size, L query latent, G output groups, N finished entries, M buffer rows.
+Legend: T tokens, H heads, C head dim, D hidden size, L query latent, G output groups, N finished entries, W window
+rows, M entry rows.
 """
 
 import torch

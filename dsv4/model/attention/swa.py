@@ -1,6 +1,6 @@
 """Sliding-window attention: each query reads the last `sliding_window` rows, its own included (report 2.3.3).
 
-T tokens, D hidden size, L query latent, H heads, C head dim.
+Legend: T tokens, D hidden size, L query latent, H heads, C head dim.
 """
 
 from torch import Tensor
