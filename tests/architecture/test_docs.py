@@ -56,6 +56,16 @@ def test_paper_map_is_not_empty() -> None:
     assert all("tests/" in row and "::" in row for row in rows[1:])
 
 
+def test_reading_names_a_place_for_twenty_changes() -> None:
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8").partition("## To change X, open Y")[2]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 20
+    assert all(len(row) == 3 and SYMBOL.search(row[1]) for row in rows)
+    tests = {path for row in rows for path in re.findall(r"`(tests/[^`]+)`", row[2])}
+    assert tests
+    assert not [path for path in tests if not (ROOT / path).exists()]
+
+
 def test_nothing_names_a_package_index() -> None:
     """Set-up uses whatever index pip is configured for; no file may name one."""
     hosts = ("pypi" + ".org", "pythonhosted" + ".org", "download.pytorch" + ".org", "npmjs" + ".org")
