@@ -60,11 +60,11 @@ def our_step(name: str, length: int, full: bool) -> tuple[Callable[[], dict[str,
     from dsv4.model.init import init_weights
     from dsv4.model.transformer import Transformer
     from dsv4.training.batch import Batch
+    from dsv4.training.clipping import clip_gradients
     from dsv4.training.loss import compute_loss
     from dsv4.training.meter import training_flops
     from dsv4.training.param_groups import make_optimizers
     from dsv4.training.schedule import Phase
-    from dsv4.training.spikes import clip_gradients
 
     config = shape(name, full)
     model = init_weights(Transformer(config), 0)

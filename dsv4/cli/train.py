@@ -117,7 +117,6 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
 
 def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh | None") -> "Trainer":
     from dsv4.training.data import open_sources
-    from dsv4.training.team import Ranks
     from dsv4.training.trainer import Trainer
 
     with reading() as progress:
@@ -126,6 +125,8 @@ def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh 
         return Trainer(recipe, place, tokenizer, sources)
     if mesh.rank == 0:
         mesh.wait()
+    from dsv4.distributed.ranks import Ranks
+
     return Trainer(recipe, place, tokenizer, sources, team=Ranks(mesh))
 
 

@@ -67,13 +67,12 @@ class Prepared(NamedTuple):
 def prepare(recipe: "Recipe", place: Path, export: str) -> Prepared:
     """The tokenizer, and everything about the end of the run that can be judged now."""
     from dsv4.cli.train_text_side import text_side, tokenizer_for
-    from dsv4.distributed.checkpoint import latest
     from dsv4.training.checks import check_codec, check_model, check_room, layout_of, needs_of, remarks
-    from dsv4.training.states import find_state
+    from dsv4.training.states import find_state, latest_of_ranks
 
     layout = layout_of(recipe, export)
     check_model(recipe, recipe.data.vocabulary or 4096, layout)
-    goes_on = find_state(place) is not None or latest(place) is not None
+    goes_on = find_state(place) is not None or latest_of_ranks(place) is not None
     with console().status("preparing the tokenizer"):
         tokenizer = tokenizer_for(recipe, place, goes_on=goes_on)
     check_codec(recipe, tokenizer)
@@ -96,7 +95,7 @@ def told_in_sentences() -> Iterator[None]:
     """What can end a run through no fault of the program becomes a ValueError that says what to do."""
     from dsv4.distributed.failure import RankLost
     from dsv4.files import is_full
-    from dsv4.training.anticipate import Diverged
+    from dsv4.training.recovery import Diverged
 
     handler = _ConsoleHandler(logging.WARNING)
     logging.getLogger("dsv4.training").addHandler(handler)

@@ -19,33 +19,12 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dsv4.files import rename, sync_path, write_whole
-
-_PREFIX, _HEADER, _SIZES = "state-", "header.json", "sizes"
-
-
-def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run's folder; one with a file cut or missing is passed over."""
-    return max(_whole_ones(folder), default=(0, None))[1]
-
-
-def _whole_ones(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and checkpoints."""
-    return [(int(p.name.removeprefix(_PREFIX)), p) for p in folder.glob(f"{_PREFIX}*") if _whole(p)]
-
-
-def _whole(path: Path) -> bool:
-    if not path.name.removeprefix(_PREFIX).isdigit():
-        return False
-    try:
-        sizes = json.loads((path / _HEADER).read_text(encoding="utf-8")).get(_SIZES, {})
-        return all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
+from dsv4.training.states import RANKS_HEADER, RANKS_PREFIX, RANKS_SIZES, whole_of_ranks
 
 
 def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Write the ranks' tensors and a JSON header; all ranks call it together. Returns the checkpoint's folder."""
-    target, staging = folder / f"{_PREFIX}{step}", folder / f"{_PREFIX}{step}.new"
+    target, staging = folder / f"{RANKS_PREFIX}{step}", folder / f"{RANKS_PREFIX}{step}.new"
     first = dist.get_rank() == 0
     if first:
         shutil.rmtree(staging, ignore_errors=True)
@@ -53,11 +32,11 @@ def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[st
     dcp.save(dict(tensors), checkpoint_id=staging)
     if first:
         sizes = {file.name: _synced(file) for file in staging.iterdir()}
-        write_whole(staging / _HEADER, lambda out: out.write(json.dumps({**header, _SIZES: sizes}).encode()))
-        before = max((one for one in _whole_ones(folder) if one[1] != target), default=(0, None))[1]
+        write_whole(staging / RANKS_HEADER, lambda out: out.write(json.dumps({**header, RANKS_SIZES: sizes}).encode()))
+        before = max((one for one in whole_of_ranks(folder) if one[1] != target), default=(0, None))[1]
         shutil.rmtree(target, ignore_errors=True)  # the same step, saved before
         rename(staging, target)
-        for other in folder.glob(f"{_PREFIX}*"):
+        for other in folder.glob(f"{RANKS_PREFIX}*"):
             if other not in (target, before):
                 shutil.rmtree(other, ignore_errors=True)
     dist.barrier()
@@ -72,8 +51,8 @@ def _synced(file: Path) -> int:
 
 def header(path: Path) -> dict[str, Any]:
     """The header that `save` was given."""
-    found = json.loads((path / _HEADER).read_text(encoding="utf-8"))
-    return {name: value for name, value in found.items() if name != _SIZES}
+    found = json.loads((path / RANKS_HEADER).read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if name != RANKS_SIZES}
 
 
 def names(path: Path) -> set[str]:

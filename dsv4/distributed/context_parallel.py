@@ -22,10 +22,10 @@ from torch import Tensor
 
 from dsv4.config import ModelConfig, tail_length, tail_rows
 from dsv4.distributed.collectives import exchange, gather_rows
-from dsv4.kernels.moe.balance import Choices, affinity_share
 from dsv4.kernels.sparse_attention import PageTable
 from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName
 from dsv4.model.step import Observer
+from dsv4.training.balance import Choices, affinity_share
 
 
 def reach(config: ModelConfig) -> int:

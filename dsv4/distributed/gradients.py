@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from dsv4.distributed.collectives import sum_flat
 from dsv4.distributed.mesh import EXPERT_COPIES, SHARD_COPIES, WHOLE_COPIES, Mesh
 from dsv4.parameters import is_expert
+from dsv4.training.clipping import check_largest, norms, scale_down
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -66,25 +67,21 @@ def sum_gradients(named: Named, mesh: Mesh) -> None:
 
 @torch.no_grad()
 def clip(named: Named, largest: float, mesh: Mesh) -> float:
-    """Scale all gradients so that the norm of the whole model's gradient is at most `largest`; returns the norm before,
-    the same number on every rank. A norm that is not finite is returned and nothing is scaled."""
-    if not largest > 0:
-        raise ValueError(f"the largest gradient norm must be positive, got {largest}")
+    """`clip_gradients` over all ranks: returns the norm of the whole model's gradient before, the same number on every
+    rank. A norm that is not finite is returned and nothing is scaled."""
+    check_largest(largest)
     kinds = by_copies(named)
     squares = torch.zeros(3, dtype=torch.float64, device=mesh.device)
     for i, axes in enumerate((SHARD_COPIES, WHOLE_COPIES, EXPERT_COPIES)):
         grads = _grads(kinds[axes])
         if grads:
-            squares[i] = torch.stack(torch._foreach_norm([g.float() for g in grads])).double().square().sum()
+            squares[i] = norms(grads).double().square().sum()
     # each rank holds another part of shards along fsdp, of experts along expert
     for i, axis in ((0, "fsdp"), (2, "expert")):
         dist.all_reduce(squares[i : i + 1], group=mesh.group(axis))
     norm = float(squares.sum().sqrt())
-    if norm < float("inf") and norm > largest:
-        for params in kinds.values():
-            grads = _grads(params)
-            if grads:
-                torch._foreach_mul_(grads, largest / norm)
+    for params in kinds.values():
+        scale_down(_grads(params), norm, largest)
     return norm
 
 

@@ -7,7 +7,6 @@ different ones.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
 from typing import Any
@@ -16,41 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-AXES = ("data", "fsdp", "context", "expert")
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Number of ranks along each axis; their product is the number of processes. timeout: seconds after which a rank
-    that does not answer is given up. Raises ValueError naming a field out of range."""
-
-    data: int = 1
-    fsdp: int = 1
-    context: int = 1
-    expert: int = 1
-    timeout: float = 600.0
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (read by the recipe's checker, never written)
-
-    def __post_init__(self) -> None:
-        for name in AXES:
-            if getattr(self, name) < 1:
-                raise ValueError(f"scale.{name} must be at least 1, got {getattr(self, name)}")
-        if not self.timeout > 0:
-            raise ValueError(f"scale.timeout must be positive, got {self.timeout}")
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return tuple(getattr(self, name) for name in AXES)
-
-    @property
-    def world(self) -> int:
-        return prod(self.sizes)
-
-    def check(self, world: int) -> None:
-        """Raise ValueError unless `world` processes are what the axes multiply to."""
-        if self.world != world:
-            axes = " x ".join(f"{name} {size}" for name, size in zip(AXES, self.sizes, strict=True))
-            raise ValueError(f"scale: {axes} needs {self.world} processes, but {world} were started")
+from dsv4.training.settings import AXES, Scale
 
 
 def launched() -> bool:

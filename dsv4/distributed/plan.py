@@ -13,10 +13,10 @@ from math import ceil
 
 from dsv4.config import AttentionKind, ModelConfig, tail_rows
 from dsv4.distributed.context_parallel import reach
-from dsv4.distributed.mesh import AXES, Scale
 from dsv4.distributed.optimizers import MESSAGE
 from dsv4.model import accounting
 from dsv4.parameters import Parameter, Role, Storage, parameter_table
+from dsv4.training.settings import AXES, Scale
 
 BF16, FP32 = 2, 4
 

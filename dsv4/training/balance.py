@@ -4,11 +4,11 @@ T tokens, E experts, K experts per token, B documents.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dsv4.kernels.moe.balance import Choices, affinity_share
 from dsv4.model.block import Block
 from dsv4.model.transformer import Transformer
 
@@ -56,3 +56,28 @@ def sequence_balance(score_TE: Tensor, ids_TK: Tensor, sequence_T: Tensor, docum
     share_BE = affinity_share(score_TE, sequence_T, documents)
     choices = Choices.of(ids_TK, sequence_T, documents, score_TE.shape[1])
     return (choices.frequency(ids_TK.shape[1], share_BE.dtype) * share_BE).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the documents' tokens chose: how often each expert, and how many tokens there are."""
+
+    chosen_BE: Tensor
+    tokens_B1: Tensor
+
+    @classmethod
+    def of(cls, ids_TK: Tensor, sequence_T: Tensor, documents: int, experts: int) -> "Choices":
+        """sequence_T: which document a token belongs to."""
+        at = (sequence_T[:, None] * experts + ids_TK).flatten()
+        chosen_BE = torch.bincount(at, minlength=documents * experts).view(documents, experts)
+        return cls(chosen_BE, torch.bincount(sequence_T, minlength=documents)[:, None])
+
+    def frequency(self, k: int, dtype: torch.dtype) -> Tensor:
+        """f_BE = E / (K tokens) * times chosen; 1 everywhere is perfect balance. Documents need at least a token."""
+        return self.chosen_BE.to(dtype) * self.chosen_BE.shape[1] / (k * self.tokens_B1)
+
+
+def affinity_share(score_TE: Tensor, sequence_T: Tensor, documents: int) -> Tensor:
+    """Sum over each document's tokens of their normalised affinities, share_BE. Differentiable."""
+    share_TE = score_TE / score_TE.sum(dim=1, keepdim=True)
+    return share_TE.new_zeros(documents, score_TE.shape[1]).index_add(0, sequence_T, share_TE)

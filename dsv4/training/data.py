@@ -17,8 +17,9 @@ import torch
 from dsv4.training.batch import Batch
 from dsv4.training.documents import Codec, Document, Generated, Progress, Source, shard_of
 from dsv4.training.packing import best_fit, cut
-from dsv4.training.recipe import DataSettings, Recipe
+from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import Schedule
+from dsv4.training.settings import DataSettings
 
 FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
 

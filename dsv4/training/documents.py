@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from dsv4.files import naming, rename, stamp, sync_path
-from dsv4.training.recipe import SourceSettings
+from dsv4.training.settings import SourceSettings
 from dsv4.training.source_texts import files_of, texts_of
 
 _log = logging.getLogger(__name__)

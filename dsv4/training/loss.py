@@ -18,16 +18,9 @@ from dsv4.training.balance import Load, expert_load, sequence_balance
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.indexer_loss import Recall, indexer_kl, only_indexers, recall
 from dsv4.training.schedule import Phase
+from dsv4.training.settings import LossWeights
 
-
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """How much each part counts beside the next token's 1. indexer: scale-free for Muon and AdamW; it matters only to
-    gradient clipping."""
-
-    mtp: float = 0.3
-    balance: float = 1e-4
-    indexer: float = 1.0
+DEFAULT_WEIGHTS = LossWeights()
 
 
 @dataclass(slots=True)
@@ -93,7 +86,7 @@ def compute_loss(
     batch: Batch,
     *,
     phase: Phase = Phase.SPARSE,
-    weights: LossWeights = LossWeights(),
+    weights: LossWeights = DEFAULT_WEIGHTS,
     totals: Totals | None = None,
     routes: Mapping[int, Tensor] | None = None,
     recompute: bool = False,

@@ -3,9 +3,6 @@ their FP4 and FP8 forms, gradients go straight to the fp32 masters.
 
 The released layout keeps experts in FP4 (1 x 32), dense linears in FP8 (128 x 128), some matrices in bf16. The report's
 way for an expert, fp32 -> FP4 -> FP8 -> product, gives the values of the FP4 step, because FP4 -> FP8 loses nothing.
-
-A matrix that several ranks share is cast before it is gathered: each rank casts the rows it holds, in the blocks of
-the whole matrix, so what is gathered has the bits that one process would have.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,12 +10,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from dsv4.checkpoint.names import RELEASE, Layout, stored
 from dsv4.checkpoint.quantize import store_parameter
-from dsv4.distributed import fsdp
-from dsv4.distributed.gradients import local
 from dsv4.kernels import quant
 from dsv4.model.layers import Layer, Linear, Numerics, straight_through
 from dsv4.model.transformer import Transformer
@@ -35,28 +29,6 @@ def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE
     return dequantize(weight, scale)
 
 
-def released_shard(parameter: Parameter, value: DTensor, layout: Layout = RELEASE) -> Tensor:
-    """The rows of `released_value` that this rank holds of a cut matrix; all ranks that share it must ask together.
-
-    The matrix is gathered only where a block of rows with one scale lies on two ranks.
-    """
-    rows, (first, last) = value.shape[0], fsdp.own_rows(value)
-    shared = len(stored(parameter, layout)) == 2  # elements without a scale are cast one by one
-    each = fsdp.shard_rows(rows, value.device_mesh.size())[0]
-    begin, end, held = first, last, local(value)
-    if shared and each % quant.FP8_BLOCK and each < rows:
-        begin, end = first // quant.FP8_BLOCK * quant.FP8_BLOCK, min(rows, _up(last, quant.FP8_BLOCK))
-        held = value.full_tensor()[begin:end]
-    if first == last:
-        return local(value)
-    cast = released_value(replace(parameter, shape=tuple(held.shape)), held, layout)
-    return cast[first - begin : last - begin]
-
-
-def _up(value: int, step: int) -> int:
-    return -(-value // step) * step
-
-
 class FakeQuantised:
     """While entered, the model computes with what the layout will store; outside nothing of it is left, or costs.
 
@@ -67,8 +39,9 @@ class FakeQuantised:
     Weights are cast once per entry, so one entry should span all micro-batches of a step. Gradients of a cast are those
     of the identity. cache: key-value rows go through FP8 and the indexers' queries and keys through Hadamard and FP4,
     as when serving. activations: inputs of quantised linears go through FP8 blocks of 128 columns. masters: fp32 values
-    by name to cast from, where the model itself holds rounded ones. Ranks that share matrices must enter together.
-    Raises CheckpointError for a weight the layout cannot hold, on construction where the shape is to blame.
+    by name to cast from, where the model itself holds rounded ones. `dsv4.distributed.qat` has it for matrices that
+    ranks share. Raises CheckpointError for a weight the layout cannot hold, on construction where the shape is to
+    blame.
     """
 
     def __init__(
@@ -97,8 +70,8 @@ class FakeQuantised:
         if self._kept:
             raise RuntimeError("FakeQuantised is entered already")
         # all values first: a weight that cannot be cast must leave the model as it was
-        values = [self._released(rule, p) for rule, p in self._cast]
-        self._kept = [local(p).clone() if isinstance(p, DTensor) else p.data for _, p in self._cast]
+        values = [self.released(rule, self._masters.get(rule.name, p.data)).to(p.dtype) for rule, p in self._cast]
+        self._kept = [self.kept(p) for _, p in self._cast]
         self._put(values)
         if self.cache:
             for module in self.model.modules():
@@ -117,18 +90,21 @@ class FakeQuantised:
         self._kept, self._numerics = [], []
         self._cast_inputs(None)
 
-    def _released(self, rule: Parameter, p: nn.Parameter) -> Tensor:
-        value = self._masters.get(rule.name, p.data)
-        cast = released_shard if isinstance(value, DTensor) else released_value
-        return cast(rule, value, self.layout).to(p.dtype)  # pyrefly: ignore
+    def released(self, rule: Parameter, value: Tensor) -> Tensor:
+        """What stands in place of a weight while entered, fp32."""
+        return released_value(rule, value, self.layout)
+
+    def kept(self, p: nn.Parameter) -> Tensor:
+        """The weight's memory, to be put back."""
+        return p.data
+
+    def put(self, p: nn.Parameter, value: Tensor) -> None:
+        """Make the weight hold a value."""
+        p.data = value
 
     def _put(self, values: list[Tensor]) -> None:
         for (_, p), value in zip(self._cast, values, strict=True):
-            if isinstance(p, DTensor):
-                local(p).copy_(value)  # in place: FSDP gathers from this memory
-            else:
-                p.data = value
-        fsdp.release(self.model)
+            self.put(p, value)
 
     def _cast_inputs(self, cast: Callable[[Tensor], Tensor] | None) -> None:
         quantised = {

@@ -4,27 +4,33 @@ recipe = Recipe.from_file("recipes/text/small.toml", ["lr.peak=1e-3", "seed=2"])
 """
 
 import json
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dsv4.config import CSA_RATIO, ModelConfig
-from dsv4.distributed.mesh import Scale
-from dsv4.training.anticipate import RecoverySettings
-from dsv4.training.loss import LossWeights
 from dsv4.training.recipe_fields import check_fields, explain, set_field, whole_numbers
 from dsv4.training.schedule import BatchRamp, LearningRate, Phase, Schedule, Stage
+from dsv4.training.settings import (
+    PLAIN,
+    DataSettings,
+    LossWeights,
+    OptimizerSettings,
+    RecoverySettings,
+    RunSettings,
+    Scale,
+    SourceSettings,
+    is_plain,
+)
 from dsv4.training.text_files import read_text
 
+__all__ = ["Recipe", "SourceSettings"]
+
 _STRICT = ConfigDict(extra="forbid")
-# a run and its sources give folders their names
-_PLAIN_NAME = re.compile(r"\w[\w .+-]*")
-_PLAIN = "letters, digits, spaces and . _ + -, and begin with a letter or digit"
 # fields of ModelConfig that a recipe has no say in, and who has
 _NOT_GIVEN = {
     "vocab_size": "the tokenizer",
@@ -35,115 +41,6 @@ _NOT_GIVEN = {
     "expert_dtype": "the layout of the export (--export)",
     "draft_stages": "a released checkpoint",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """Where documents come from. weight: share of the tokens, relative to the other sources.
-
-    kind "text": files under `path` with one of `suffixes`, a document each, cut at blank lines where they are longer
-    than `characters`. "jsonl": one document a line of `path` (a file, or the .jsonl files of a folder), under `key`.
-    Files may be gzipped, in UTF-8, or in UTF-16 or 32 with a byte order mark. invalid: "refuse" what is no valid text
-    by file and line, or "replace" it by U+FFFD. "generator": `path` names a Python function
-    "module:name" that makes document number i from a random.Random and `options`. lengths: only in stages of these
-    sequence lengths (default: in all).
-    """
-
-    name: str
-    kind: Literal["text", "jsonl", "generator"]
-    path: str
-    weight: float = 1.0
-    suffixes: tuple[str, ...] = (".txt", ".md")
-    characters: int = 20_000
-    key: str = "text"
-    invalid: Literal["refuse", "replace"] = "refuse"
-    options: dict[str, Any] = field(default_factory=dict)
-    lengths: tuple[int, ...] = ()
-    __pydantic_config__ = _STRICT
-
-    def used_at(self, length: int) -> bool:
-        return not self.lengths or length in self.lengths
-
-    def __post_init__(self) -> None:
-        if not _PLAIN_NAME.fullmatch(self.name):
-            raise ValueError(f"data.sources: name must be {_PLAIN}, got {self.name!r}")
-        if not self.weight > 0:
-            raise ValueError(f"source {self.name}: weight must be positive, got {self.weight}")
-        if self.characters < 1:
-            raise ValueError(f"source {self.name}: characters must be at least 1, got {self.characters}")
-        for suffix in self.suffixes:
-            if not suffix.startswith("."):
-                raise ValueError(f"source {self.name}: suffixes must begin with a dot, got {suffix!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class DataSettings:
-    """tokenizer: a folder with tokenizer.json, or vocabulary: train one of that many tokens on the sources.
-
-    fim: share of text documents told as prefix, suffix, middle (PSM). pool: sequences packed together; more packs
-    tighter. micro: tokens of one forward pass, at least a sequence; memory grows with it.
-    """
-
-    sources: tuple[SourceSettings, ...]
-    tokenizer: str | None = None
-    vocabulary: int | None = None
-    fim: float = 0.0
-    pool: int = 32
-    micro: int = 2048
-    __pydantic_config__ = _STRICT
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise ValueError("data.sources must not be empty")
-        names = [source.name for source in self.sources]
-        if len(set(names)) != len(names):
-            raise ValueError(f"data.sources must have different names, got {', '.join(names)}")
-        if (self.tokenizer is None) == (self.vocabulary is None):
-            raise ValueError("data needs either tokenizer (a folder) or vocabulary (a size)")
-        if not 0 <= self.fim <= 1:
-            raise ValueError(f"data.fim must be in [0, 1], got {self.fim}")
-        if self.pool < 1 or self.micro < 1:
-            raise ValueError(f"data.pool and data.micro must be at least 1, got {self.pool} and {self.micro}")
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerSettings:
-    """kind: muon (report 2.4: AdamW for what is no matrix) or adamw for everything, as a control."""
-
-    kind: Literal["muon", "adamw"] = "muon"
-    momentum: float = 0.95
-    decay: float = 0.1
-    clip: float = 1.0
-    balance_speed: float = 0.001
-    __pydantic_config__ = _STRICT
-
-    def __post_init__(self) -> None:
-        for name in ("momentum", "decay", "clip", "balance_speed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optimizer.{name} must be at least 0, got {getattr(self, name)}")
-        if self.momentum >= 1:
-            raise ValueError(f"optimizer.momentum must be below 1, got {self.momentum}")
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """What the run costs and tells. save_seconds: between checkpoints. recall_every, recall_queries: steps between
-    measurements of the indexers, and how many queries each. recompute: keep only block inputs for the backward pass."""
-
-    numerics: Literal["fp32", "bf16"] = "fp32"
-    recompute: bool = False
-    save_seconds: float = 300.0
-    recall_every: int = 20
-    recall_queries: int = 8
-    recovery: bool = True
-    anticipation_delay: int = 4
-    __pydantic_config__ = _STRICT
-
-    def __post_init__(self) -> None:
-        if self.recall_every < 1 or self.anticipation_delay < 1:
-            raise ValueError("run.recall_every and run.anticipation_delay must be at least 1")
-        if self.recall_queries < 0 or self.save_seconds < 0:
-            raise ValueError("run.recall_queries and run.save_seconds must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +64,8 @@ class Recipe:
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
-        if not _PLAIN_NAME.fullmatch(self.name):
-            raise ValueError(f"name must be {_PLAIN}, got {self.name!r}")
+        if not is_plain(self.name):
+            raise ValueError(f"name must be {PLAIN}, got {self.name!r}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
         for name in ("mtp", "balance", "indexer"):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsv4.training.recipe import SourceSettings
+from dsv4.training.settings import SourceSettings
 from dsv4.training.text_files import INVALID, lines_of
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")

@@ -1,36 +1,13 @@
-"""Noticing that a run goes wrong: gradient clipping, and a detector of NaN and of sudden jumps (report 4.4).
-
-The report publishes neither its detector nor a clipping norm; V3 clips at 1.
-"""
+"""Noticing that a run goes wrong: a detector of NaN and of sudden jumps (report 4.4). The report does not publish its
+own."""
 
 import math
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
-from torch import Tensor
-
 _MAD_TO_STD = 1.4826  # of a normal distribution
-
-
-@torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:
-    """Scale all gradients so that their joint norm is at most `largest`; returns the norm before, in fp32.
-
-    A norm that is not finite is returned as it is and nothing is scaled: such a step must not be taken.
-    """
-    if not largest > 0:
-        raise ValueError(f"the largest gradient norm must be positive, got {largest}")
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
-        return 0.0
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g.float() for g in grads]))))
-    if math.isfinite(norm) and norm > largest:
-        torch._foreach_mul_(grads, largest / norm)
-    return norm
 
 
 @dataclass(frozen=True, slots=True)

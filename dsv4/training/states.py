@@ -1,5 +1,10 @@
-"""The states of a run in one process: the last one and the one before, each whole, in the run's folder."""
+"""The states of a run: the last one and the one before, each whole, in the run's folder.
 
+One process writes `state.pt`. Several write a folder `state-STEP` (`dsv4.distributed.checkpoint`); how to tell that one
+is whole stands here, because a run in one process must notice it.
+"""
+
+import json
 import logging
 import pickle
 import zipfile
@@ -7,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dsv4.files import write_whole
+from dsv4.model.transformer import Transformer
+from dsv4.training.param_groups import Optimizers
 
 STATE_FILE, PREVIOUS_FILE = "state.pt", "state.previous.pt"
+RANKS_PREFIX, RANKS_HEADER, RANKS_SIZES = "state-", "header.json", "sizes"
 _log = logging.getLogger(__name__)
 
 
@@ -63,3 +72,45 @@ def _fault(file: Path) -> str | None:
     except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         return str(error).splitlines()[0]
     return None
+
+
+def latest_of_ranks(folder: Path) -> Path | None:
+    """The newest whole state of several ranks; one with a file cut or missing is passed over."""
+    return max(whole_of_ranks(folder), default=(0, None))[1]
+
+
+def whole_of_ranks(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of the whole states of several ranks."""
+    found = [path for path in folder.glob(f"{RANKS_PREFIX}*") if _whole(path)]
+    return [(int(path.name.removeprefix(RANKS_PREFIX)), path) for path in found]
+
+
+def _whole(path: Path) -> bool:
+    if not path.name.removeprefix(RANKS_PREFIX).isdigit():
+        return False
+    try:
+        sizes = json.loads((path / RANKS_HEADER).read_text(encoding="utf-8")).get(RANKS_SIZES, {})
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def capture_state(model: Transformer, optimizers: Optimizers) -> dict[str, Any]:
+    """A copy in memory of weights, router biases and optimiser states."""
+    return _copy({"model": model.state_dict(), "optimizers": optimizers.state_dict()})
+
+
+def restore_state(model: Transformer, optimizers: Optimizers, state: dict[str, Any]) -> None:
+    """Put a copy of `capture_state` back, bit for bit; the copy stays usable."""
+    model.load_state_dict(state["model"])
+    optimizers.load_state_dict(_copy(state["optimizers"]))
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copy(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(part) for part in value)
+    return value

@@ -18,20 +18,22 @@ from torch import Tensor
 from dsv4.files import is_full
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
-from dsv4.training.anticipate import BatchQueue, Recovery, RoutedBatch, capture_state, restore_state, routes_of
+from dsv4.training.anticipate import BatchQueue, RoutedBatch, routes_of
 from dsv4.training.balance import Load, add_load, max_violation, move_biases
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.data import Feed, Position
 from dsv4.training.documents import Codec, Source
 from dsv4.training.indexer_loss import Recall
-from dsv4.training.loss import LossWeights, compute_loss
+from dsv4.training.loss import compute_loss
 from dsv4.training.meter import connection_error, matmul_rate, training_flops
 from dsv4.training.mixed import Masters
-from dsv4.training.qat import FakeQuantised
 from dsv4.training.recipe import Recipe
+from dsv4.training.recovery import Recovery
 from dsv4.training.resume import check_resume, fingerprints
 from dsv4.training.schedule import Moment, Phase
+from dsv4.training.settings import LossWeights
 from dsv4.training.spikes import SpikeDetector
+from dsv4.training.states import capture_state, restore_state
 from dsv4.training.team import Alone, Team
 
 _log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class Trainer:
         )
         self._fake = nullcontext()
         if recipe.qat_from is not None:
-            self._fake = FakeQuantised(self.model, masters=dict(self.masters.named_parameters()))
+            self._fake = self.team.fake_quantised(self.model, dict(self.masters.named_parameters()))
         detector = SpikeDetector()
         self.recovery = Recovery(detector, self._capture, self._restore, recipe.recovery)
         self.step, self.seconds = 0, 0.0

@@ -19,8 +19,8 @@ from dsv4.checkpoint.check import check_folder
 from dsv4.cli.__main__ import make_app
 from dsv4.cli.folders import default_model_folder
 from dsv4.cli.train_start import told_in_sentences
-from dsv4.training.anticipate import Diverged
 from dsv4.training.logbook import read_log
+from dsv4.training.recovery import Diverged
 from dsv4.training.run_lock import RunLock
 from tests.training.runs import raw_recipe
 

@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from dsv4.distributed import checkpoint
 from dsv4.distributed.failure import RankLost
-from dsv4.distributed.mesh import Scale
+from dsv4.training.settings import Scale
+from dsv4.training.states import latest_of_ranks
 from tests.distributed.whole_runs import expected_lines, trainer_of
 
 RUN = {"save_seconds": 1e9, "recall_every": 4, "recall_queries": 2}
@@ -36,7 +37,7 @@ def read_back(scale: Scale, folder: Path, into: Path) -> None:
     run = trainer_of(scale, folder)
     run.folder = into
     run.save()
-    first, second = checkpoint.latest(folder), checkpoint.latest(into)
+    first, second = latest_of_ranks(folder), latest_of_ranks(into)
     assert first is not None
     assert second is not None
     if dist.get_rank() == 0:
@@ -82,11 +83,11 @@ def resumed_is_uninterrupted(folder: Path) -> None:
         assert abs(ours["next"] - theirs["next"]) < 1e-5
     assert 1 <= len(list(folder.glob("state-*"))) <= 2
     if dist.get_rank() == 0:  # a cut file: the checkpoint before is the newest
-        newest = checkpoint.latest(folder)
+        newest = latest_of_ranks(folder)
         assert newest is not None
         file = max(newest.glob("*.distcp"), key=lambda f: f.stat().st_size)
         os.truncate(file, file.stat().st_size * 7 // 10)
-        assert checkpoint.latest(folder) != newest
+        assert latest_of_ranks(folder) != newest
 
 
 def one_is_killed(folder: Path) -> None:

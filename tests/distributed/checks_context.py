@@ -7,14 +7,15 @@ import torch
 import torch.distributed as dist
 
 from dsv4.distributed.context_parallel import Layout, reach
-from dsv4.distributed.mesh import Mesh, Scale
+from dsv4.distributed.mesh import Mesh
+from dsv4.distributed.ranks import Ranks
 from dsv4.distributed.transformer import RankTransformer
 from dsv4.model.init import init_weights
 from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
-from dsv4.training.loss import LossWeights, compute_loss
+from dsv4.training.loss import compute_loss
 from dsv4.training.schedule import Phase
-from dsv4.training.team import Ranks
+from dsv4.training.settings import LossWeights, Scale
 from tests.distributed.whole_runs import everywhere_equal, same_losses, small_recipe
 
 CASES = {

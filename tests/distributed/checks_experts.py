@@ -9,10 +9,11 @@ import torch.distributed as dist
 
 from dsv4.config import ModelConfig
 from dsv4.distributed import expert_parallel
-from dsv4.distributed.mesh import Mesh, Scale
+from dsv4.distributed.mesh import Mesh
 from dsv4.model.init import init_weights
 from dsv4.model.moe import MoE
 from dsv4.model.transformer import Transformer
+from dsv4.training.settings import Scale
 from tests.distributed.whole_runs import everywhere_equal, same_losses, small_recipe
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dsv4.distributed.mesh import Scale
 from dsv4.distributed.optimizers import full
+from dsv4.training.settings import Scale
 from tests.distributed.whole_runs import everywhere_equal, foresee, lean, same_losses
 
 

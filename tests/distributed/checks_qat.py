@@ -16,9 +16,11 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from dsv4.distributed.fsdp import own_rows
 from dsv4.distributed.gradients import local
-from dsv4.distributed.mesh import Mesh, Scale
+from dsv4.distributed.mesh import Mesh
+from dsv4.distributed.qat import released_shard
 from dsv4.parameters import Parameter, Role, Storage
-from dsv4.training.qat import FakeQuantised, released_shard, released_value
+from dsv4.training.qat import FakeQuantised, released_value
+from dsv4.training.settings import Scale
 from dsv4.training.trainer import Trainer
 from tests.distributed.whole_runs import LOSSES, STAGES, Prepare, alone, foresee, trainer_of
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dsv4.distributed.context_parallel import Layout
-from dsv4.distributed.mesh import Scale
+from dsv4.distributed.stretch import Stretch, cut_batches, join_batches
 from dsv4.training.batch import Batch
 from dsv4.training.recipe import Recipe
-from dsv4.training.team import Stretch, cut_batches, join_batches
+from dsv4.training.settings import Scale
 from tests.training.runs import raw_recipe
 
 

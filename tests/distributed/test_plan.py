@@ -6,12 +6,12 @@ import torch
 from dsv4.config import ModelConfig
 from dsv4.distributed import plan as planning
 from dsv4.distributed.fsdp import stays_whole
-from dsv4.distributed.mesh import Scale
 from dsv4.distributed.plan import plan, table, weights
 from dsv4.model import accounting
 from dsv4.model.layers import BF16
 from dsv4.model.transformer import Transformer
 from dsv4.parameters import is_expert
+from dsv4.training.settings import Scale
 from tests.conftest import ROOT
 from tests.training.runs import recipe
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dsv4.distributed.mesh import Mesh, Scale
+from dsv4.distributed.mesh import Mesh
+from dsv4.distributed.ranks import Ranks
 from dsv4.training.anticipate import BatchQueue
 from dsv4.training.data import Feed, open_sources
 from dsv4.training.recipe import Recipe
-from dsv4.training.team import Alone, Ranks
+from dsv4.training.settings import Scale
+from dsv4.training.team import Alone
 from dsv4.training.trainer import Trainer
 from tests.training.runs import Letters, raw_recipe
 

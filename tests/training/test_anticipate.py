@@ -7,21 +7,16 @@ import torch
 
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_config, tiny_model
-from dsv4.training.anticipate import (
-    BatchQueue,
-    Diverged,
-    Recovery,
-    RecoverySettings,
-    Routes,
-    capture_state,
-    restore_state,
-    routes_of,
-)
+from dsv4.training.anticipate import BatchQueue, Routes, routes_of
 from dsv4.training.batch import Batch
+from dsv4.training.clipping import clip_gradients
 from dsv4.training.loss import compute_loss
 from dsv4.training.param_groups import make_optimizers
+from dsv4.training.recovery import Diverged, Recovery
 from dsv4.training.schedule import Phase
-from dsv4.training.spikes import Spike, SpikeDetector, clip_gradients
+from dsv4.training.settings import RecoverySettings
+from dsv4.training.spikes import Spike, SpikeDetector
+from dsv4.training.states import capture_state, restore_state
 
 LEARNED = [1, 2, 3, 4]  # layer 0 routes by a table, 4 is the prediction block
 

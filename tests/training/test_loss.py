@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_config, tiny_model
 from dsv4.training.batch import Batch, Totals
-from dsv4.training.loss import LossWeights, compute_loss
+from dsv4.training.loss import compute_loss
 from dsv4.training.param_groups import make_optimizers
 from dsv4.training.schedule import Phase
+from dsv4.training.settings import LossWeights
 
 LENGTHS = (150, 3, 1, 46)
 

@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 
-from dsv4.training.spikes import SpikeDetector, clip_gradients
+from dsv4.training.clipping import clip_gradients
+from dsv4.training.spikes import SpikeDetector
 
 
 def with_gradients(*grads: torch.Tensor) -> list[torch.nn.Parameter]:

@@ -1,0 +1,190 @@
+"""The parts of a recipe as data, checked where they are made; nothing here loads torch."""
+
+import re
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+AXES = ("data", "fsdp", "context", "expert")
+PLAIN = "letters, digits, spaces and . _ + -, and begin with a letter or digit"
+_STRICT = ConfigDict(extra="forbid")
+
+
+def is_plain(name: str) -> bool:
+    """Whether a run or a source may have this name: they give folders their names."""
+    return re.fullmatch(r"\w[\w .+-]*", name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """Where documents come from. weight: share of the tokens, relative to the other sources.
+
+    kind "text": files under `path` with one of `suffixes`, a document each, cut at blank lines where they are longer
+    than `characters`. "jsonl": one document a line of `path` (a file, or the .jsonl files of a folder), under `key`.
+    Files may be gzipped, in UTF-8, or in UTF-16 or 32 with a byte order mark. invalid: "refuse" what is no valid text
+    by file and line, or "replace" it by U+FFFD. "generator": `path` names a Python function
+    "module:name" that makes document number i from a random.Random and `options`. lengths: only in stages of these
+    sequence lengths (default: in all).
+    """
+
+    name: str
+    kind: Literal["text", "jsonl", "generator"]
+    path: str
+    weight: float = 1.0
+    suffixes: tuple[str, ...] = (".txt", ".md")
+    characters: int = 20_000
+    key: str = "text"
+    invalid: Literal["refuse", "replace"] = "refuse"
+    options: dict[str, Any] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+    __pydantic_config__ = _STRICT
+
+    def used_at(self, length: int) -> bool:
+        return not self.lengths or length in self.lengths
+
+    def __post_init__(self) -> None:
+        if not is_plain(self.name):
+            raise ValueError(f"data.sources: name must be {PLAIN}, got {self.name!r}")
+        if not self.weight > 0:
+            raise ValueError(f"source {self.name}: weight must be positive, got {self.weight}")
+        if self.characters < 1:
+            raise ValueError(f"source {self.name}: characters must be at least 1, got {self.characters}")
+        for suffix in self.suffixes:
+            if not suffix.startswith("."):
+                raise ValueError(f"source {self.name}: suffixes must begin with a dot, got {suffix!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """tokenizer: a folder with tokenizer.json, or vocabulary: train one of that many tokens on the sources.
+
+    fim: share of text documents told as prefix, suffix, middle (PSM). pool: sequences packed together; more packs
+    tighter. micro: tokens of one forward pass, at least a sequence; memory grows with it.
+    """
+
+    sources: tuple[SourceSettings, ...]
+    tokenizer: str | None = None
+    vocabulary: int | None = None
+    fim: float = 0.0
+    pool: int = 32
+    micro: int = 2048
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("data.sources must not be empty")
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"data.sources must have different names, got {', '.join(names)}")
+        if (self.tokenizer is None) == (self.vocabulary is None):
+            raise ValueError("data needs either tokenizer (a folder) or vocabulary (a size)")
+        if not 0 <= self.fim <= 1:
+            raise ValueError(f"data.fim must be in [0, 1], got {self.fim}")
+        if self.pool < 1 or self.micro < 1:
+            raise ValueError(f"data.pool and data.micro must be at least 1, got {self.pool} and {self.micro}")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """kind: muon (report 2.4: AdamW for what is no matrix) or adamw for everything, as a control."""
+
+    kind: Literal["muon", "adamw"] = "muon"
+    momentum: float = 0.95
+    decay: float = 0.1
+    clip: float = 1.0
+    balance_speed: float = 0.001
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "decay", "clip", "balance_speed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name} must be at least 0, got {getattr(self, name)}")
+        if self.momentum >= 1:
+            raise ValueError(f"optimizer.momentum must be below 1, got {self.momentum}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What the run costs and tells. save_seconds: between checkpoints. recall_every, recall_queries: steps between
+    measurements of the indexers, and how many queries each. recompute: keep only block inputs for the backward pass."""
+
+    numerics: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+    save_seconds: float = 300.0
+    recall_every: int = 20
+    recall_queries: int = 8
+    recovery: bool = True
+    anticipation_delay: int = 4
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if self.recall_every < 1 or self.anticipation_delay < 1:
+            raise ValueError("run.recall_every and run.anticipation_delay must be at least 1")
+        if self.recall_queries < 0 or self.save_seconds < 0:
+            raise ValueError("run.recall_queries and run.save_seconds must be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How much each part counts beside the next token's 1. indexer: scale-free for Muon and AdamW; it matters only to
+    gradient clipping."""
+
+    mtp: float = 0.3
+    balance: float = 1e-4
+    indexer: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySettings:
+    """snapshot_every, snapshots: how often the state is kept in memory, and how many. margin: how many steps before a
+    spike a snapshot must lie to be trusted. hold: how many steps the mode stays on. attempts: spikes in a row, without
+    `hold` calm steps between, before the run is given up."""
+
+    snapshot_every: int = 16
+    snapshots: int = 2
+    margin: int = 4
+    hold: int = 64
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("snapshot_every", "snapshots", "hold", "attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.margin < 0:
+            raise ValueError(f"margin must be at least 0, got {self.margin}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Number of ranks along each axis; their product is the number of processes. timeout: seconds after which a rank
+    that does not answer is given up. Raises ValueError naming a field out of range."""
+
+    data: int = 1
+    fsdp: int = 1
+    context: int = 1
+    expert: int = 1
+    timeout: float = 600.0
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        for name in AXES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"scale.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.timeout > 0:
+            raise ValueError(f"scale.timeout must be positive, got {self.timeout}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(getattr(self, name) for name in AXES)
+
+    @property
+    def world(self) -> int:
+        return prod(self.sizes)
+
+    def check(self, world: int) -> None:
+        """Raise ValueError unless `world` processes are what the axes multiply to."""
+        if self.world != world:
+            axes = " x ".join(f"{name} {size}" for name, size in zip(AXES, self.sizes, strict=True))
+            raise ValueError(f"scale: {axes} needs {self.world} processes, but {world} were started")
