@@ -167,12 +167,13 @@ class Feed:
 
     def _told_out_of_order(self, document: Document, rng: random.Random) -> Document:
         """Fill-in-the-middle, prefix-suffix-middle: everything between the begin and end tokens is cut twice."""
-        first, *inner, last = (int(token) for token in document.tokens)
-        if len(inner) < 3:
+        tokens = document.tokens
+        if len(tokens) < 5:
             return document
-        a, b = sorted(rng.sample(range(1, len(inner)), 2))
-        begin, hole, end = self._fim
-        return Document([first, begin, *inner[:a], hole, *inner[b:], end, *inner[a:b], last])
+        a, b = sorted(rng.sample(range(2, len(tokens) - 1), 2))
+        begin, hole, end = ([token] for token in self._fim)
+        parts = (tokens[:1], begin, tokens[1:a], hole, tokens[b:-1], end, tokens[a:b], tokens[-1:])
+        return Document(np.concatenate(parts, dtype=np.int64))
 
 
 @lru_cache(maxsize=8)
@@ -191,10 +192,10 @@ def _pieces(document: Document, length: int) -> Iterator[Document]:
 
 
 def _batch(documents: Sequence[Document]) -> Batch:
-    tokens = np.concatenate([np.asarray(d.tokens, dtype=np.int64) for d in documents])
-    learn = np.concatenate([np.ones(len(d.tokens)) if d.learn is None else np.asarray(d.learn) for d in documents])
     lengths = tuple(len(d.tokens) for d in documents)
-    return Batch(torch.from_numpy(tokens), lengths, torch.from_numpy(learn.astype(np.float32)))
+    tokens = np.concatenate([d.tokens for d in documents], dtype=np.int64)
+    each = [np.ones(n) if d.learn is None else d.learn for n, d in zip(lengths, documents, strict=True)]
+    return Batch(torch.from_numpy(tokens), lengths, torch.from_numpy(np.concatenate(each, dtype=np.float32)))
 
 
 def open_sources(recipe: Recipe, codec: Codec, folder: Path, progress: Progress | None = None) -> list[Source]:

@@ -31,9 +31,10 @@ Progress = Callable[[str, int], None]  # name of the source, tokens so far
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """learn: how much each token counts as a target; None = all the same."""
+    """tokens: numbers, or an array of whole numbers, which may lie on the disk until a batch is made of it. learn: how
+    much each token counts as a target; None = all the same."""
 
-    tokens: Sequence[int]
+    tokens: Sequence[int] | np.ndarray
     learn: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -160,7 +161,7 @@ class Shard:
 
     def document(self, number: int) -> Document:
         first, last = int(self._starts[number]), int(self._starts[number + 1])
-        return Document(self._tokens[first:last].tolist())
+        return Document(self._tokens[first:last])
 
 
 ABOUT, TOKENS, STARTS = "shard.json", "tokens.bin", "starts.npy"
