@@ -44,9 +44,9 @@ class Watch:
 def shape(name: str, ahead: bool) -> Any:
     """The model's configuration, with or without its prediction block; float weights."""
     from benchmarks.random_model import SHAPES
-    from recipes.nano.train import nano_config
+    from dsv4.training.recipe import Recipe
 
-    config = replace(nano_config(4096), quantized=False, expert_dtype=None) if name == "nano" else SHAPES[name]
+    config = Recipe.from_file("recipes/nano/nano.toml").config(4096) if name == "nano" else SHAPES[name]
     if ahead:
         return config
     ratios = config.compress_ratios[: config.num_hidden_layers]

@@ -1,6 +1,7 @@
 """The bundled model through every public face: Python, the command line, HTTP with the real SDK."""
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -19,6 +20,8 @@ from dsv4.cli.serve import open_listener
 from dsv4.encoding import ContentDelta, ReasoningDelta
 from dsv4.generation import FinishReason
 from dsv4.server import create_app
+from dsv4.training.recipe import Recipe
+from recipes.nano.conversations import document
 from recipes.nano.tasks import NAMES
 from tests.conftest import ROOT
 
@@ -99,6 +102,24 @@ def test_the_card_tells_the_truth() -> None:
             line for line in card.splitlines() if line.startswith(f"| {task} |")
         )
     assert sum(file.stat().st_size for file in folder.iterdir()) < 24 * 2**20
+
+
+def test_the_recipe_has_the_bundled_model(model: LocalModel) -> None:
+    made = Recipe.from_file(ROOT / "recipes/nano/nano.toml").config(model.tokenizer.vocab_size)
+    stored = {"quantized": True, "expert_dtype": "fp4", "end_token_ids": model.config.end_token_ids}
+    assert made.with_changes(**stored) == model.config
+
+
+def test_training_learns_what_the_assistant_says(model: LocalModel) -> None:
+    for seed in range(40):
+        made = document(random.Random(seed), model.tokenizer)
+        assert made.learn is not None
+        said = [token for token, learned in zip(made.tokens, made.learn, strict=True) if learned]
+        turns = model.tokenizer.decode(list(made.tokens)).split("<｜Assistant｜>")[1:]
+        answers = [turn.partition("<｜User｜>")[0].removeprefix("<think>").removeprefix("</think>") for turn in turns]
+        assert model.tokenizer.decode(said) == "".join(answers)
+    short = document(random.Random(0), model.tokenizer, length=9)
+    assert len(short.tokens) == 9
 
 
 def dsv4_command(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
