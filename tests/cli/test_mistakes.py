@@ -84,7 +84,7 @@ def test_sampling_flags(dsv4: Run, verb: str, flag: str, value: str, message: st
         ("--prefix-disk -1", "--prefix-disk must be a size like 8GiB or a share of free memory like 50%, got '-1'"),
         ("--host 0.0.0.0", "host must be an address of this machine only"),
         ("--keys TMP/nowhere", "TMP/nowhere: No such file or directory"),
-        ("--keys TMP/bytes", "--keys TMP/bytes: not UTF-8 text (byte 0)"),
+        ("--keys TMP/bytes", "TMP/bytes: not a text in UTF-8 (invalid start byte at byte 0)"),
         ("--prices TMP/file", "TMP/file: not a TOML file"),
         ("--prices TMP/folder", "TMP/folder: Is a directory"),
         ("--ledger TMP/bytes", "TMP/bytes: cannot be used as a ledger"),
