@@ -1,23 +1,23 @@
 """Text completions: a prompt goes on without any chat format, or a gap between prompt and suffix is filled."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import ContentDelta, Tokenizer
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import FINGERPRINT, usage_of
-from dsv4.server.dialects.fields import Fields, StreamOptions, between, bias_pairs, sampling_fields, stop_list
+from dsv4.server.dialects.fields import Fields, StreamOptions, between, bias_pairs, checked, sampling_fields, stop_list
 from dsv4.server.dialects.job import Job, prepare
 from dsv4.server.dialects.request import Ask
 from dsv4.server.guard.origin import owner_name
 from dsv4.server.guard.sizes import check_fits
-from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
+from dsv4.server.wire.errors import ApiError, invalid, show
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
 
 DEFAULT_TOKENS = 4096
@@ -105,12 +105,7 @@ class CompletionRun:
 
 def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
     """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
-    if not isinstance(body, Mapping):
-        raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
-    try:
-        request = CompletionRequest.model_validate(body)
-    except ValidationError as error:
-        raise from_validation(error) from error
+    request = checked(CompletionRequest, body)
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "only allowed with stream: true")
     if request.echo and (request.suffix or request.logprobs is not None):

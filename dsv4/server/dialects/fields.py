@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dsv4.server.dialects.parts import Unsupported
 from dsv4.server.dialects.request import ToolChoice
-from dsv4.server.wire.errors import invalid, show
+from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
 
 MAX_STOPS = 16
 # what a call can be written with: no quote, bracket or line break ends a name there
@@ -66,6 +66,30 @@ class Fields(BaseModel):
     """Types are not converted: the string "3" is no number. Unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
+
+    @classmethod
+    def refuse(cls, body: Mapping[str, Any]) -> None:
+        """Raise ApiError 400 for a field that would change the answer and is not supported."""
+
+
+B = TypeVar("B", bound=Fields)
+
+
+def json_object(body: object) -> Mapping[str, Any]:
+    """A decoded body that is a JSON object. Raises ApiError 400 for any other."""
+    if not isinstance(body, Mapping):
+        raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
+    return body
+
+
+def checked(model: type[B], body: object) -> B:
+    """A decoded body as `model` describes it. Raises ApiError 400 naming the first wrong field."""
+    fields = json_object(body)
+    model.refuse(fields)
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error) from error
 
 
 class Thinking(Fields):

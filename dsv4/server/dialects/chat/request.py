@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from dsv4.server.dialects.fields import (
@@ -20,12 +20,13 @@ from dsv4.server.dialects.fields import (
     bias_pairs,
     check_choice,
     check_tool_names,
+    checked,
     choice_of,
     function_object,
     stop_list,
 )
 from dsv4.server.dialects.request import ToolChoice
-from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
+from dsv4.server.wire.errors import invalid, show
 
 MAX_TOP_LOGPROBS = 20
 SEED_LIMIT = 2**63
@@ -122,6 +123,15 @@ class ChatRequest(Switches):
     user_id: Any = None
     safety_identifier: Any = None
 
+    @classmethod
+    def refuse(cls, body: Mapping[str, Any]) -> None:
+        for name, values in UNSUPPORTED:
+            value = body.get(name)
+            # True == 1 in Python, but not in JSON
+            if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
+                allowed = " or ".join(json.dumps(known) for known in values)
+                raise invalid(name, f"{show(value)} is not supported; leave it out or send {allowed}")
+
     @field_validator("messages", mode="after")
     @classmethod
     def _conversation(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
@@ -145,16 +155,6 @@ class ChatRequest(Switches):
         return self.max_completion_tokens or self.max_tokens
 
 
-def refuse_unsupported(body: Mapping[str, Any]) -> None:
-    """Raise a 400 for the first field that would change the answer and that this server does not know."""
-    for name, values in UNSUPPORTED:
-        value = body.get(name)
-        # True == 1 in Python, but not in JSON
-        if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
-            allowed = " or ".join(json.dumps(known) for known in values)
-            raise invalid(name, f"{show(value)} is not supported; leave it out or send {allowed}")
-
-
 def check_together(request: ChatRequest) -> None:
     """Raise a 400 for fields that only make sense with another one."""
     last = request.messages[-1]
@@ -174,13 +174,7 @@ def check_together(request: ChatRequest) -> None:
 
 def parse_chat(body: object) -> ChatRequest:
     """Check a decoded body. Raises ApiError 400 naming the first wrong field."""
-    if not isinstance(body, Mapping):
-        raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
-    refuse_unsupported(body)
-    try:
-        request = ChatRequest.model_validate(body)
-    except ValidationError as error:
-        raise from_validation(error) from error
+    request = checked(ChatRequest, body)
     check_together(request)
     return request
 

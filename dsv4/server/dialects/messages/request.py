@@ -7,7 +7,7 @@ done (tools that run on the server) is left out, and what the model cannot read 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from dsv4.server.dialects.fields import (
     Effort,
@@ -16,13 +16,14 @@ from dsv4.server.dialects.fields import (
     between,
     check_choice,
     check_tool_names,
+    checked,
     choice_of,
     stop_list,
 )
 from dsv4.server.dialects.messages.client_tools import known_tool
 from dsv4.server.dialects.parts import text_of_parts
 from dsv4.server.dialects.request import ToolChoice
-from dsv4.server.wire.errors import ApiError, from_validation, show
+from dsv4.server.wire.errors import show
 
 # a line some clients put first, which changes with every version of theirs
 HIDDEN_PREFIX = "x-anthropic-"
@@ -90,12 +91,7 @@ class MessagesRequest(Switches):
 
 def parse_messages(body: object) -> MessagesRequest:
     """Check a decoded body. Raises ApiError 400 naming the first wrong field."""
-    if not isinstance(body, Mapping):
-        raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
-    try:
-        request = MessagesRequest.model_validate(body)
-    except ValidationError as error:
-        raise from_validation(error) from error
+    request = checked(MessagesRequest, body)
     ours = {f"tools[{at}].name": tool.get("name") for at, tool in enumerate(request.tools or ()) if runs_here(tool)}
     names = list(ours.values())
     check_tool_names(names, list(ours))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from dsv4.encoding import V4, Dialect
 from dsv4.server.dialects.chat.request import MAX_TOP_LOGPROBS
@@ -18,11 +18,12 @@ from dsv4.server.dialects.fields import (
     between,
     check_choice,
     check_tool_names,
+    checked,
     choice_of,
     function_object,
 )
 from dsv4.server.dialects.request import ToolChoice
-from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
+from dsv4.server.wire.errors import invalid, show
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED = "reasoning.encrypted_content"
@@ -81,6 +82,12 @@ class ResponsesRequest(Switches):
     user: Any = None
     safety_identifier: Any = None
 
+    @classmethod
+    def refuse(cls, body: Mapping[str, Any]) -> None:
+        for name, why in REFUSED.items():
+            if body.get(name):
+                raise invalid(name, why)
+
     @field_validator("input", mode="after")
     @classmethod
     def _some_input(cls, value: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
@@ -114,15 +121,7 @@ class ResponsesRequest(Switches):
 
 def parse_responses(body: object) -> ResponsesRequest:
     """Check a decoded body. Raises ApiError 400 naming the first wrong field."""
-    if not isinstance(body, Mapping):
-        raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
-    for name, why in REFUSED.items():
-        if body.get(name):
-            raise invalid(name, why)
-    try:
-        request = ResponsesRequest.model_validate(body)
-    except ValidationError as error:
-        raise from_validation(error) from error
+    request = checked(ResponsesRequest, body)
     format_ = request.text.format if request.text else None
     if format_ is not None and format_.type == "json_schema" and format_.schema_ is None:
         raise invalid("text.format.schema", "required with type json_schema")
