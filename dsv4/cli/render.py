@@ -66,7 +66,7 @@ def _lines(file: str) -> Iterator[bytes]:
 
 
 def _rendered(line: bytes, dialect: "Dialect", tokenizer: "Tokenizer | None") -> dict[str, Any]:
-    from dsv4.server.dialects.render import render_request
+    from dsv4.server.dialects.tokens import render_request
     from dsv4.server.wire.errors import ApiError
     from dsv4.server.wire.json import decode
 

@@ -15,17 +15,17 @@ from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.backend import Backend, Settings
-from dsv4.server.chat_page import FILES, page_routes
 from dsv4.server.dialects.chat.reply import prepare_chat
 from dsv4.server.dialects.completions import prepare_completion
-from dsv4.server.dialects.messages.reply import count_tokens, prepare_messages
-from dsv4.server.dialects.responses.reply import count_input, prepare_response
+from dsv4.server.dialects.messages.reply import prepare_messages
+from dsv4.server.dialects.responses.reply import prepare_response
+from dsv4.server.dialects.tokens import count_messages, count_responses, rendered_text, token_ids, token_text
 from dsv4.server.endable import Endable
 from dsv4.server.guard.middleware import GuardMiddleware
 from dsv4.server.guard.sizes import check_sizes
 from dsv4.server.respond import Run, respond
 from dsv4.server.routes import PlainRoutes
-from dsv4.server.tokens import rendered_text, token_ids, token_text
+from dsv4.server.static import FILES, page_routes
 from dsv4.server.wire.failures import HANDLERS
 from dsv4.server.wire.json import decode
 from dsv4.server.wire.response import json_response
@@ -45,8 +45,8 @@ ANSWERS: tuple[tuple[tuple[str, ...], str, Prepare], ...] = (
 )
 # those that only count or turn tokens
 COUNTS: tuple[tuple[tuple[str, ...], str, Count], ...] = (
-    (ANTHROPIC_PREFIXES, "/messages/count_tokens", count_tokens),
-    (PREFIXES, "/responses/input_tokens", count_input),
+    (ANTHROPIC_PREFIXES, "/messages/count_tokens", count_messages),
+    (PREFIXES, "/responses/input_tokens", count_responses),
     (PREFIXES, "/tokenize", token_ids),
     (PREFIXES, "/detokenize", token_text),
     (PREFIXES, "/render", rendered_text),

@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from dsv4.observe import log
 from dsv4.server.dialects.job import Job
-from dsv4.server.guard.origin import short_name
 from dsv4.server.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.failures import as_api_error, error_body
+from dsv4.server.wire.names import short_name
 from dsv4.server.wire.response import EventStream, PatientResponse, race_disconnect
 
 

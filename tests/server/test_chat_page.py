@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsv4.server import Keys
-from dsv4.server.chat_page import FILES, FOLDER
+from dsv4.server.static import FILES, FOLDER
 from tests.server.browser import Browser, find_chromium
 from tests.server.conftest import Converse, listening
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from dsv4.server.chat_page import FOLDER
+from dsv4.server.static import FOLDER
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import V4_0731, V41, Dialect
-from dsv4.server.dialects.render import render_request
 from dsv4.server.dialects.responses.sealed import seal, unseal
+from dsv4.server.dialects.tokens import render_request
 from dsv4.server.wire.errors import ApiError
 from tests.server.conftest import Converse
 

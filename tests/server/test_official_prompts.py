@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import V4, V4_0731, V41, Dialect
-from dsv4.server.dialects.render import render_request
+from dsv4.server.dialects.tokens import render_request
 from dsv4.server.wire.errors import ApiError
 from tests.conftest import ROOT
 from tests.server.conversations import Conversations

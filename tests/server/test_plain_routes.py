@@ -10,7 +10,7 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.server import Keys
 from dsv4.server.dialects.completions import FIM_TOKENS
-from dsv4.server.guard.origin import owner_name
+from dsv4.server.dialects.request import owner_name
 from tests.server.conftest import MODEL, Converse, Server, listening
 from tests.server.test_chat import THOUGHT
 

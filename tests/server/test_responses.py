@@ -9,7 +9,7 @@ import pytest
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import BusyError
-from dsv4.server.guard.origin import owner_name
+from dsv4.server.dialects.request import owner_name
 from tests.server.conftest import MODEL, Converse, Server
 from tests.server.test_chat import CALL, THOUGHT
 

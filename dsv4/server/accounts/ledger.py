@@ -13,7 +13,7 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from dsv4.observe import log
-from dsv4.server.guard.origin import short_name
+from dsv4.server.wire.names import short_name
 
 OFF = "none"
 BUSY_SECONDS = 10.0

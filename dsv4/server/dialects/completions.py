@@ -14,8 +14,7 @@ from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import FINGERPRINT, usage_of
 from dsv4.server.dialects.fields import Fields, StreamOptions, between, bias_pairs, checked, sampling_fields, stop_list
 from dsv4.server.dialects.job import Job, prepare
-from dsv4.server.dialects.request import Ask
-from dsv4.server.guard.origin import owner_name
+from dsv4.server.dialects.request import Ask, owner_name
 from dsv4.server.guard.sizes import check_fits
 from dsv4.server.wire.errors import ApiError, invalid, show
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event

@@ -1,5 +1,7 @@
 """A request in the words of the encoding, whatever dialect it came in, and what may be read out of it."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +14,8 @@ DEFAULT_TOKENS = 8_192
 DEFAULT_TOKENS_THINKING = 65_536
 DEFAULT_TOKENS_MAX_EFFORT = 131_072
 
+# a user that is an object is read, to leave out its session, up to so many characters
+LONGEST_USER_OBJECT = 16_384
 EFFORTS = {
     "minimal": "low",
     "low": "low",
@@ -129,3 +133,24 @@ def effort_name(requested: str | None, dialect: Dialect) -> str:
 def supported_efforts(dialect: Dialect) -> tuple[str, ...]:
     """What a client may choose from."""
     return ("none", *(name for name, _ in dialect.efforts))
+
+
+def owner_name(key: str, *users: object) -> str:
+    """Whose cached prefixes a request may use: those of its key and of the first user named. A digest of both, of one
+    length whatever they are called; "" for nobody in particular.
+
+    Clients that name a session with the user would share nothing between sessions, so that part is left out.
+    """
+    user = next((str(user) for user in users if user not in (None, "")), "")
+    try:
+        fields = json.loads(user) if user.startswith("{") and len(user) <= LONGEST_USER_OBJECT else None
+    except (ValueError, RecursionError):
+        fields = None
+    if isinstance(fields, dict):
+        user = json.dumps({name: value for name, value in fields.items() if "session" not in name}, sort_keys=True)
+    user = user.split("_session_")[0]
+    if not (key or user):
+        return ""
+    # two digests, so that no key and user read together are another key and user
+    parts = (hashlib.blake2b(part.encode(errors="surrogatepass"), digest_size=32).digest() for part in (key, user))
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from dsv4.server.guard.limits import KeyLimits
-from dsv4.server.guard.origin import LONGEST_NAME, short_name
 from dsv4.server.wire.errors import ApiError
+from dsv4.server.wire.names import LONGEST_NAME, short_name
 
 SHORTEST = 8
 LIMIT_NAMES = frozenset(item.name for item in fields(KeyLimits))

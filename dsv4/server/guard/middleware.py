@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4.observe import log
 from dsv4.server.backend import Backend
-from dsv4.server.guard.origin import headers_of, refusal, short_name
+from dsv4.server.guard.origin import headers_of, refusal
 from dsv4.server.wire.errors import ApiError, busy, stopping
 from dsv4.server.wire.failures import as_api_error, error_response
+from dsv4.server.wire.names import short_name
 from dsv4.server.wire.response import ClientGone
 
 CLIENT_CLOSED = 499

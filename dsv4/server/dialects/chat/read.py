@@ -6,8 +6,7 @@ from dsv4.encoding import Dialect
 from dsv4.server.dialects.chat.request import ChatMessage, ChatRequest, functions_of
 from dsv4.server.dialects.fields import sampling_fields
 from dsv4.server.dialects.parts import Unsupported, text_of_parts
-from dsv4.server.dialects.request import Ask, effort_name, thinks
-from dsv4.server.guard.origin import owner_name
+from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
 from dsv4.server.wire.errors import invalid
 
 

@@ -9,8 +9,7 @@ from dsv4.server.dialects.fields import arguments_text, function_object
 from dsv4.server.dialects.messages.client_tools import known_tool
 from dsv4.server.dialects.messages.request import MessagesRequest, runs_here
 from dsv4.server.dialects.parts import Unsupported, part_text
-from dsv4.server.dialects.request import Ask, effort_name, thinks
-from dsv4.server.guard.origin import owner_name
+from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
 from dsv4.server.wire.errors import invalid, show
 
 # what clients replay and the model does not need; so are the results of tools that ran on a server

@@ -13,8 +13,6 @@ from dsv4.server.backend import Backend
 from dsv4.server.dialects.job import Job, prepare
 from dsv4.server.dialects.messages.read import messages_ask
 from dsv4.server.dialects.messages.request import parse_messages
-from dsv4.server.dialects.prompt import encode
-from dsv4.server.models import check_model
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.sse import named_event
 
@@ -163,12 +161,3 @@ def prepare_messages(body: Any, backend: Backend, key: str) -> MessagesRun:
     job = prepare(backend, messages_ask(request, backend.tokenizer.dialect, model, key))
     # ids are made when the first call is seen
     return MessagesRun(job, streaming=bool(request.stream))
-
-
-def count_tokens(body: Any, backend: Backend, key: str) -> dict[str, int]:
-    """How long the prompt of a message request is. Raises ApiError."""
-    request = parse_messages(body)
-    ask = messages_ask(request, backend.tokenizer.dialect, request.model or backend.model_name, key)
-    check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
-    prompt = encode(ask, backend.tokenizer, backend.replays)
-    return {"input_tokens": len(prompt)}

@@ -8,10 +8,9 @@ from dsv4.encoding import Dialect
 from dsv4.server.dialects.fields import arguments_text
 from dsv4.server.dialects.parts import Unsupported, text_of_parts
 from dsv4.server.dialects.prompt import sort_calls
-from dsv4.server.dialects.request import Ask, effort_name, thinks
+from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
 from dsv4.server.dialects.responses.request import LOCAL_SHELL, ResponsesRequest, Tool, choice_of_responses, prompt_name
 from dsv4.server.dialects.responses.sealed import unseal
-from dsv4.server.guard.origin import owner_name
 from dsv4.server.wire.errors import invalid, show
 
 NOT_STORED = "nothing is stored: send the item itself instead of a reference to it"

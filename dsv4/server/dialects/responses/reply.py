@@ -11,12 +11,10 @@ from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import logprob_entry
 from dsv4.server.dialects.job import Job, prepare
-from dsv4.server.dialects.prompt import encode
 from dsv4.server.dialects.responses.custom_input import CustomInput, input_of
 from dsv4.server.dialects.responses.read import responses_ask
 from dsv4.server.dialects.responses.request import ResponsesRequest, Tool, parse_responses, tools_of
 from dsv4.server.dialects.responses.sealed import seal
-from dsv4.server.models import check_model
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.sse import named_event
 
@@ -213,16 +211,6 @@ def prepare_response(body: Any, backend: Backend, key: str) -> ResponseRun:
     model = request.model or backend.model_name
     job = prepare(backend, responses_ask(request, tools, backend.tokenizer.dialect, model, key))
     return ResponseRun(job, request, tools, streaming=bool(request.stream))
-
-
-def count_input(body: Any, backend: Backend, key: str) -> dict[str, Any]:
-    """How long the prompt of a request is. Raises ApiError."""
-    request = parse_responses(body)
-    model = request.model or backend.model_name
-    check_model(model, backend.model_name, any_name=backend.settings.any_model)
-    ask = responses_ask(request, tools_of(request, backend.tokenizer.dialect), backend.tokenizer.dialect, model, key)
-    prompt = encode(ask, backend.tokenizer, backend.replays)
-    return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 
 
 def _text_item(kind: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-FOLDER = Path(__file__).parent / "static"
+FOLDER = Path(__file__).parent
 FILES = {
     "/": ("index.html", "text/html"),
     "/chat.css": ("chat.css", "text/css"),

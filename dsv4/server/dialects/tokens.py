@@ -1,0 +1,111 @@
+"""Requests that are not answered but rendered, counted or turned into tokens, and token ids back into text.
+
+Users look for faults of prompts with `render_request`, which needs no model, and it is how equality with the official
+converter is checked.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dsv4.encoding import Dialect, Tokenizer
+from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.request import parse_chat
+from dsv4.server.dialects.fields import json_object
+from dsv4.server.dialects.messages.read import messages_ask
+from dsv4.server.dialects.messages.request import parse_messages
+from dsv4.server.dialects.prompt import encode, prompt_text
+from dsv4.server.dialects.request import Ask
+from dsv4.server.dialects.responses.read import responses_ask
+from dsv4.server.dialects.responses.request import parse_responses, tools_of
+from dsv4.server.guard.sizes import check_sizes
+from dsv4.server.models import check_model
+from dsv4.server.wire.errors import ApiError, invalid, show
+
+if TYPE_CHECKING:
+    from dsv4.server.backend import Backend
+
+APIS = ("chat", "messages", "responses")
+
+
+def ask_of(api: object, body: object, dialect: Dialect, model: str, key: str = "") -> Ask:
+    """What the request `body` to the interface `api` asks; `model` answers if it names none. Raises ApiError 400."""
+    match api:
+        case "chat":
+            chat = parse_chat(body)
+            return chat_ask(chat, dialect, chat.model or model, key)
+        case "messages":
+            messages = parse_messages(body)
+            return messages_ask(messages, dialect, messages.model or model, key)
+        case "responses":
+            request = parse_responses(body)
+            return responses_ask(request, tools_of(request, dialect), dialect, request.model or model, key)
+        case _:
+            raise invalid("api", f"expected one of {', '.join(APIS)}, got {show(api)}")
+
+
+def render_request(request: object, dialect: Dialect, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+    """`{"prompt": text}` of `{"api": ..., "body": ...}`, with the `tokens` it has for `tokenizer`, if there is one.
+
+    Raises ApiError 400.
+    """
+    if not isinstance(request, Mapping):
+        raise ApiError(400, f"expected an object with api and body, got {show(request)}", param="body")
+    ask = ask_of(request.get("api"), request.get("body"), dialect, "")
+    prompt = {"prompt": prompt_text(ask, dialect)}
+    return prompt if tokenizer is None else {**prompt, "tokens": encode(ask, tokenizer)}
+
+
+def count_messages(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+    """How long the prompt of a message request is. Raises ApiError."""
+    return {"input_tokens": _prompt_length("messages", body, backend, key)}
+
+
+def count_responses(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+    """How long the prompt of a request to the Responses interface is. Raises ApiError."""
+    return {"object": "response.input_tokens", "input_tokens": _prompt_length("responses", body, backend, key)}
+
+
+def token_ids(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+    """The ids of `prompt` (plain text) or of a chat request as it would be answered to `key`. Raises ApiError 400."""
+    fields = json_object(body)
+    tokenizer = backend.tokenizer
+    if "messages" in fields:
+        ids = encode(ask_of("chat", fields, tokenizer.dialect, backend.model_name, key), tokenizer)
+    else:
+        text = fields.get("prompt", fields.get("content"))
+        if not isinstance(text, str):
+            raise invalid("prompt", f"expected a string (or messages), got {show(text)}")
+        ids = _encode_text(backend, text, fields.get("add_special_tokens") is True)
+    return {"count": len(ids), "max_model_len": backend.generator.context_length, "tokens": ids}
+
+
+def rendered_text(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+    """The prompt that the request `{"api", "body"}` becomes; with `"tokens": true` its ids too. Raises ApiError 400."""
+    tokenizer = backend.tokenizer
+    fields = json_object(body)
+    check_sizes(fields.get("body"), backend.generator.context_length, tokenizer.vocab_size)
+    wants_ids = fields.get("tokens") is True
+    return render_request(fields, tokenizer.dialect, tokenizer if wants_ids else None)
+
+
+def token_text(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+    """The text of `tokens`, the same for every `key`. Raises ApiError 400."""
+    tokens = json_object(body).get("tokens")
+    size = backend.tokenizer.vocab_size
+    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < size for token in tokens):
+        raise invalid("tokens", f"expected a list of token ids in [0, {size})")
+    return {"prompt": backend.tokenizer.decode(tokens)}
+
+
+def _prompt_length(api: str, body: object, backend: "Backend", key: str) -> int:
+    ask = ask_of(api, body, backend.tokenizer.dialect, backend.model_name, key)
+    check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
+    return len(encode(ask, backend.tokenizer, backend.replays))
+
+
+def _encode_text(backend: "Backend", text: str, special: bool) -> list[int]:
+    try:
+        ids = backend.tokenizer.encode_text(text)
+    except ValueError as error:
+        raise invalid("prompt", str(error)) from error
+    return [backend.tokenizer.bos_id, *ids] if special else ids
