@@ -87,10 +87,7 @@ def read_keys(file: Path | None, variable: str) -> "Keys":
     """The keys of a file and of the environment. Raises FileNotFoundError or ValueError naming what is wrong."""
     from dsv4.server import Keys
 
-    try:
-        own = Keys.load(file) if file is not None else Keys()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--keys {file}: not UTF-8 text (byte {error.start:,})") from None
+    own = Keys.load(file) if file is not None else Keys()
     more = Keys.parse(variable.split(","), KEYS_VARIABLE, unnamed="env")
     both = Keys((*own.entries, *more.entries), {**own.limits, **more.limits})
     return both.checked(f"{file} and {KEYS_VARIABLE}")
