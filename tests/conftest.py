@@ -13,12 +13,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tests run beside each other; small tensors gain nothing from more
 
 
+GOLDEN = ROOT / "tests" / "golden"
+FULL_DATA = Path(os.environ.get("DSV4_SHARED", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """Recorded reference data: all of it where it lies beside the checkout, else the part in tests/golden."""
+    return FULL_DATA if FULL_DATA.is_dir() else GOLDEN
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Recorded reference data that lies beside a development checkout; tests that need it skip without it."""
-    folder = Path(os.environ.get("DSV4_SHARED", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip("reference data is not here (set DSV4_SHARED)")
+    """All of the recorded reference data; tests that need more than tests/golden has skip without it."""
+    if not FULL_DATA.is_dir():
+        pytest.skip("the full reference data is not here (set DSV4_SHARED)")
+    return FULL_DATA
+
+
+@pytest.fixture(scope="session", params=["tiny_release", "flash_like"])
+def reference_folder(request: pytest.FixtureRequest) -> Path:
+    """A checkpoint in the released layout with logits that another implementation computed: a small one of
+    tests/golden, and a larger one, which needs the full recorded data."""
+    folder = (GOLDEN if request.param == "tiny_release" else FULL_DATA) / "reference" / request.param
+    if not (folder / "reference_fp32.safetensors").is_file():
+        pytest.skip("the full reference data is not here (set DSV4_SHARED)")
     return folder
 
 

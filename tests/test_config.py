@@ -22,8 +22,8 @@ def raw(name: str = "flash") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_both_dialects_mean_the_same_model(shared_data: Path, name: str) -> None:
-    folder = shared_data / "configs"
+def test_both_dialects_mean_the_same_model(reference_data: Path, name: str) -> None:
+    folder = reference_data / "configs"
     huggingface = ModelConfig.from_file(folder / f"{name}_hf_config.json")
     inference = ModelConfig.from_file(folder / f"{name}_inference_config.json")
     assert inference.expert_dtype == "fp4"
@@ -49,8 +49,8 @@ def test_the_released_plan(name: str) -> None:
     assert config.yarn == Yarn(16.0, 65536, 32.0, 1.0)
 
 
-def test_a_release_with_draft_stages(shared_data: Path) -> None:
-    config = ModelConfig.from_file(shared_data / "configs" / "flash0731_REAP160_hf_config.json")
+def test_a_release_with_draft_stages(reference_data: Path) -> None:
+    config = ModelConfig.from_file(reference_data / "configs" / "flash0731_REAP160_hf_config.json")
     assert config.draft_stages == 3
     assert config.mtp_layers == ()
     assert config.n_routed_experts == 160
@@ -175,8 +175,8 @@ def test_changes_are_checked_again() -> None:
     assert tiny_config().with_changes(o_groups=4).o_groups == 4
 
 
-def test_the_inference_dialect_refuses_too(shared_data: Path) -> None:
-    inference = json.loads((shared_data / "configs" / "flash_inference_config.json").read_text())
+def test_the_inference_dialect_refuses_too(reference_data: Path) -> None:
+    inference = json.loads((reference_data / "configs" / "flash_inference_config.json").read_text())
     for change, message in (
         ({"score_func": "softmax"}, "score_func must be 'sqrtsoftplus'"),
         ({"window_size": 0}, r"sliding_window must be an integer in \[1, 1048576\], got 0"),
@@ -216,8 +216,8 @@ def test_an_unreadable_file_is_named(
 
 
 @pytest.mark.parametrize("field", ["rope_factor", "beta_fast", "beta_slow"])
-def test_the_inference_dialect_needs_its_scaling(shared_data: Path, field: str) -> None:
-    raw_inference = json.loads((shared_data / "configs" / "flash_inference_config.json").read_text())
+def test_the_inference_dialect_needs_its_scaling(reference_data: Path, field: str) -> None:
+    raw_inference = json.loads((reference_data / "configs" / "flash_inference_config.json").read_text())
     del raw_inference[field]
     with pytest.raises(ValueError, match=f"{field} is missing"):
         ModelConfig.from_dict(raw_inference)

@@ -78,8 +78,8 @@ def test_there_and_back_keeps_the_values(save, tmp_path: Path, target: str) -> N
     _assert_equal_values(src, tmp_path / "back")
 
 
-def test_reference_folder_keeps_its_values_in_every_layout(shared_data: Path, tmp_path: Path) -> None:
-    src = shared_data / "reference" / "flash_like"
+def test_reference_folder_keeps_its_values_in_every_layout(reference_folder: Path, tmp_path: Path) -> None:
+    src = reference_folder
     expected = _values(src)
     for target, options in TARGETS.items():
         convert(src, tmp_path / target, **options)

@@ -32,10 +32,10 @@ OTHER_EXPERTS = re.compile(r"experts\.[1-9]\d*\.")
 
 
 @pytest.mark.parametrize("model", RELEASED)
-def test_the_table_is_the_released_list(shared_data: Path, model: str) -> None:
-    config = ModelConfig.from_file(shared_data / "configs" / f"{model}_hf_config.json")
+def test_the_table_is_the_released_list(reference_data: Path, model: str) -> None:
+    config = ModelConfig.from_file(reference_data / "configs" / f"{model}_hf_config.json")
     expected = expected_tensors(config, RELEASE)
-    released = json.loads((shared_data / "configs" / f"{model}_release_tensors_expert0_only.json").read_text())
+    released = json.loads((reference_data / "configs" / f"{model}_release_tensors_expert0_only.json").read_text())
     # expert 0 stands for all of them; names, order, dtypes and shapes
     ours = [(name, str(spec)) for name, spec in expected.items() if not OTHER_EXPERTS.search(name)]
     assert ours == [(name, f"{dtype} {shape}") for name, (dtype, shape) in released.items()]
@@ -55,8 +55,8 @@ def test_the_table_is_the_released_list(shared_data: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize(("model", "gib"), [("flash", 272.5), ("pro", 1492.3)])
-def test_base_layout_has_the_known_size(shared_data: Path, model: str, gib: float) -> None:
-    config = ModelConfig.from_file(shared_data / "configs" / f"{model}_hf_config.json")
+def test_base_layout_has_the_known_size(reference_data: Path, model: str, gib: float) -> None:
+    config = ModelConfig.from_file(reference_data / "configs" / f"{model}_hf_config.json")
     expected = expected_tensors(config, BASE)
     assert round(sum(spec.nbytes for spec in expected.values()) / 2**30, 1) == gib
     assert expected["layers.3.ffn.experts.5.w1.scale"].dtype == torch.float32

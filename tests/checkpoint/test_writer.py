@@ -47,8 +47,8 @@ def _assert_same_tensors(first: Path, second: Path) -> None:
         assert torch.equal(left, right), name
 
 
-def test_reference_folder_comes_back_as_the_same_file(shared_data: Path, tmp_path: Path) -> None:
-    source = shared_data / "reference" / "flash_like"
+def test_reference_folder_comes_back_as_the_same_file(reference_folder: Path, tmp_path: Path) -> None:
+    source = reference_folder
     _rewrite(source, tmp_path / "copy")
     name = "model-00001-of-00001.safetensors"
     assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()

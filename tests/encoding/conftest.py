@@ -21,8 +21,8 @@ def corpus() -> str:
 
 
 @pytest.fixture(scope="session")
-def encoding_data(shared_data: Path) -> Path:
-    return shared_data / "encoding"
+def encoding_data(reference_data: Path) -> Path:
+    return reference_data / "encoding"
 
 
 @pytest.fixture(scope="session")

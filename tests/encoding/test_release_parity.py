@@ -1,4 +1,4 @@
-"""Byte and id parity with the release, from recorded data (skipped where the data is not installed)."""
+"""Byte and id parity with the release, from recorded data."""
 
 import json
 from pathlib import Path
@@ -112,8 +112,8 @@ def test_fixed_texts(encoding_data: Path) -> None:
     assert texts["effort_texts_flash_0731"] == dict(V4_0731.efforts)
 
 
-def test_training_uses_the_released_pre_tokenizer(shared_data: Path) -> None:
-    file = shared_data / "configs" / "tokenizer_added_tokens_and_pretokenizer.json"
+def test_training_uses_the_released_pre_tokenizer(reference_data: Path) -> None:
+    file = reference_data / "configs" / "tokenizer_added_tokens_and_pretokenizer.json"
     rules = json.loads(file.read_text(encoding="utf-8"))["pre_tokenizer"]["pretokenizers"]
     assert [rule["pattern"]["Regex"] for rule in rules[:3]] == [DIGITS, CJK, WORDS]
 

@@ -34,8 +34,8 @@ def random_inputs(tokens: int = 6, dtype: torch.dtype = torch.float32) -> list[T
     return [torch.randn(shape, dtype=dtype) for shape in shapes]
 
 
-def test_recorded_split(shared_data: Path) -> None:
-    ops = load_file(shared_data / "reference" / "ops.safetensors")
+def test_recorded_split(reference_data: Path) -> None:
+    ops = load_file(reference_data / "reference" / "ops.safetensors")
     parts = split(ops["hc.mixes"].flatten(0, 1), ops["hc.scale"], ops["hc.base"])
     for name, part in zip(("pre", "post", "comb"), parts, strict=True):
         torch.testing.assert_close(part, ops[f"hc.{name}"].flatten(0, 1), atol=1e-6, rtol=0)

@@ -14,8 +14,8 @@ E8M0 = torch.float8_e8m0fnu
 
 
 @pytest.fixture(scope="module")
-def ops(shared_data: Path) -> dict[str, Tensor]:
-    return load_file(shared_data / "reference" / "ops.safetensors")
+def ops(reference_data: Path) -> dict[str, Tensor]:
+    return load_file(reference_data / "reference" / "ops.safetensors")
 
 
 def _recorded(ops: dict[str, Tensor], kind: str) -> tuple[Tensor, Tensor, Tensor]:

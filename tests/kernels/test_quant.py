@@ -13,8 +13,8 @@ E4M3, E8M0 = torch.float8_e4m3fn, torch.float8_e8m0fnu
 
 
 @pytest.fixture(scope="module")
-def ops(shared_data: Path) -> dict[str, Tensor]:
-    return load_file(shared_data / "reference" / "ops.safetensors")
+def ops(reference_data: Path) -> dict[str, Tensor]:
+    return load_file(reference_data / "reference" / "ops.safetensors")
 
 
 def _bits(x: Tensor) -> Tensor:

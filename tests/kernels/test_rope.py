@@ -20,8 +20,8 @@ def table() -> Tensor:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_recorded_tables(shared_data: Path, name: str) -> None:
-    ops = load_file(shared_data / "reference" / "ops.safetensors")
+def test_recorded_tables(reference_data: Path, name: str) -> None:
+    ops = load_file(reference_data / "reference" / "ops.safetensors")
     theta, yarn = TABLES[name]
     cos, sin = rotation(frequencies(64, theta, yarn), torch.arange(64) * 64)
     torch.testing.assert_close(cos, ops[f"rope.{name}.cos"], atol=1e-6, rtol=0)

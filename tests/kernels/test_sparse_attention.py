@@ -204,9 +204,9 @@ def test_an_unknown_implementation_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_recorded_outputs(shared_data: Path, impl: str) -> None:
+def test_recorded_outputs(reference_data: Path, impl: str) -> None:
     """The recording lists all rows of a query; ours are the same rows, the first of each as its window."""
-    ops = load_file(shared_data / "reference" / "ops.safetensors")
+    ops = load_file(reference_data / "reference" / "ops.safetensors")
     batch, queries, heads, dim = ops["attn.q"].shape
     rows_BTK = ops["attn.idx"].long()
     shift_B11 = torch.arange(batch)[:, None, None] * ops["attn.kv"].shape[1]

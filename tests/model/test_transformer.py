@@ -30,17 +30,17 @@ def names(config: ModelConfig) -> set[str]:
     return set(on_meta(config).state_dict())
 
 
-def test_names_are_the_released_ones(shared_data: Path) -> None:
-    folder = shared_data / "reference" / "flash_like"
+def test_names_are_the_released_ones(reference_data: Path) -> None:
+    folder = reference_data / "reference" / "flash_like"
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     released = {name for name in index["weight_map"] if not name.endswith(".scale")}
     assert names(ModelConfig.from_file(folder)) == released
 
 
 @pytest.mark.parametrize("name", ["flash", "pro"])
-def test_names_of_the_released_models(shared_data: Path, name: str) -> None:
+def test_names_of_the_released_models(reference_data: Path, name: str) -> None:
     """The list holds expert 0 for all experts."""
-    folder = shared_data / "configs"
+    folder = reference_data / "configs"
     listed = json.loads((folder / f"{name}_release_tensors_expert0_only.json").read_text())
     config = ModelConfig.from_file(folder / f"{name}_hf_config.json")
     few = config.with_changes(n_routed_experts=1, num_experts_per_tok=1)
