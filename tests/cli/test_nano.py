@@ -22,6 +22,7 @@ from dsv4.generation import FinishReason
 from dsv4.server import create_app
 from dsv4.training.recipe import Recipe
 from recipes.nano.conversations import document
+from recipes.nano.export import grade
 from recipes.nano.tasks import NAMES
 from tests.conftest import ROOT
 
@@ -120,6 +121,18 @@ def test_training_learns_what_the_assistant_says(model: LocalModel) -> None:
         assert model.tokenizer.decode(said) == "".join(answers)
     short = document(random.Random(0), model.tokenizer, length=9)
     assert len(short.tokens) == 9
+
+
+@pytest.mark.parametrize(
+    ("task", "thinking"), [("add", True), ("add", False), ("subtract", False), ("compare", False), ("facts", False)]
+)
+def test_a_sample_of_the_card_is_graded_again(model: LocalModel, task: str, thinking: bool) -> None:
+    """The first questions of those behind the card's figure; as far from it as so few may be by chance."""
+    count = 20
+    figures = json.loads((default_model_folder() / "accuracy.json").read_text())
+    figure = figures[task]["thinking" if thinking else "plain"]
+    chance = 3 * (figure * (1 - figure) / count) ** 0.5
+    assert abs(grade(model, task, thinking, count) - figure) <= chance
 
 
 def dsv4_command(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:

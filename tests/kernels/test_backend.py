@@ -1,5 +1,6 @@
 """Which implementation runs, and why: one rule for all operations."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 import dsv4.kernels
+from dsv4.kernels import native
 from dsv4.kernels.autograd import node
 from dsv4.kernels.backend import Implementation, dispatch, explain
 from dsv4.testing.graph import graph_is_freed
@@ -21,6 +23,11 @@ FAST = Implementation("native", lambda x: ("native", x), takes_even)
 PLAIN = Implementation("torch", lambda x: ("torch", x), differentiable=lambda x: ("torch with gradient", x))
 SLOW = Implementation("reference", lambda x: ("reference", x), differentiable=lambda x: ("reference with gradient", x))
 ALL = (FAST, PLAIN, SLOW)
+
+
+def test_native_kernels_run_here_unless_they_are_turned_off() -> None:
+    """Their tests skip without them: without this one a machine that lacks a compiler would test none of them."""
+    assert native.available() or os.environ.get("DSV4_NATIVE") == "0", native.why_not()
 
 
 @pytest.mark.parametrize(
