@@ -12,6 +12,8 @@ from tests.server.conftest import Converse
 
 USER = {"role": "user", "content": "Q"}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+PLAIN = {"type": "text", "text": "plain"}
+TOOL = {"function": {"name": "f"}}
 END = "<｜end▁of▁sentence｜>"
 
 
@@ -86,6 +88,73 @@ def test_numbers_are_those_of_the_service() -> None:
     assert found == ["1e-7", "0.00001", "1.8446744073709552e+19", "-0.0", "2.5", "9007199254740993"]
 
 
+def test_null_is_nothing_everywhere() -> None:
+    nulls: list[Any] = [None, {"type": "text", "text": None}, {"type": "text", "text": "seen"}]
+    turn = {"role": "assistant", "content": nulls, "tool_calls": [{**call(None, None), "type": None}]}  # type: ignore[arg-type]
+    text = prompt("chat", messages=[{"role": "user", "content": nulls}, turn], tools=[{"type": None, **TOOL}])
+    assert text.count("seen") == 2
+    assert '<｜DSML｜invoke name="">\n</' in text
+    used = {"type": "tool_use", "id": None, "name": None, "input": None}
+    result = {"type": "tool_result", "tool_use_id": None, "content": nulls}
+    blocks = [{"role": "user", "content": nulls}, {"role": "assistant", "content": [used]}]
+    text = prompt("messages", messages=[*blocks, {"role": "user", "content": [result]}], system=nulls)
+    assert text.count("seen") == 3
+    assert '<｜DSML｜invoke name="">\n</' in text
+    items = [
+        None,
+        {"type": None, "role": "user", "content": "seen"},
+        {"type": "function_call", "call_id": None, "name": None, "arguments": None},
+        {"type": "custom_tool_call", "call_id": "x", "name": "p", "input": None},
+        {"type": "function_call_output", "call_id": None, "output": nulls},
+    ]
+    text = prompt("responses", input=items)
+    assert text.count("seen") == 2
+    assert '<｜DSML｜invoke name="">\n</' in text
+    assert 'name="input" string="true"></' in text
+    for api, body in (
+        ("chat", {"messages": [USER]}),
+        ("messages", {"messages": [USER]}),
+        ("responses", {"input": "Q"}),
+    ):
+        assert prompt(api, **body, thinking={"type": None}).endswith("<think>")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"stdout": "é", "code": 0}, '{"stdout": "é", "code": 0}'),
+        (5, "5"),
+        (False, "false"),
+        (PLAIN, "plain"),
+        (0.5, "0.5"),
+    ],
+)
+def test_results_of_any_kind(value: Any, text: str) -> None:
+    shown = f"<tool_result>{text}</tool_result>"
+    turn = {"role": "assistant", "tool_calls": [call("f", "{}")]}
+    assert shown in prompt("chat", messages=[USER, turn, {"role": "tool", "tool_call_id": "a", "content": value}])
+    assert shown in prompt("responses", input=[{"type": "function_call_output", "call_id": "a", "output": value}])
+    result = {"type": "tool_result", "tool_use_id": "a", "content": value}
+    assert shown in prompt("messages", messages=[{"role": "user", "content": [result]}])
+
+
+def test_calls_and_thoughts_as_other_clients_keep_them() -> None:
+    """Ids that are numbers, calls of custom tools, blocks of an answer that stand in fields of their own, too."""
+    blocks = [
+        {"type": "thinking", "thinking": "t"},
+        {"type": "text", "text": "said"},
+        {"type": "tool_use", "name": "f"},
+    ]
+    custom = {"id": 8, "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+    turn = {"role": "assistant", "content": blocks, "reasoning_content": [{"type": "text"}], "reasoning": "why"}
+    turn["tool_calls"] = [{**call("f", "{}"), "id": 7}, custom]
+    results = [{"role": "tool", "tool_call_id": at, "content": f"r{at}"} for at in (8, 7)]
+    text = prompt("chat", messages=[USER, turn, *results], tools=[TOOL])
+    assert '<think>why</think>said\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">' in text
+    assert 'invoke name="patch">\n<｜DSML｜parameter name="input" string="true">*** Begin</' in text
+    assert text.endswith("<tool_result>r7</tool_result>\n\n<tool_result>r8</tool_result><｜Assistant｜><think>")
+
+
 def test_names_and_numbers_of_tools(serve: Converse) -> None:
     names = ["a.b", "a/b", "a:b", "a b", *(f"t{index}" for index in range(200))]
     tools = [{"type": "function", "function": {"name": name}} for name in names]
@@ -116,7 +185,12 @@ def test_what_is_wrong_is_named_as_the_client_counts() -> None:
     assert refusal("responses", instructions="I", input=[USER, {"role": "robot", "content": "x"}]).startswith(
         "input[1].role"
     )
-    assert refusal("responses", input=[USER, {"type": "item_reference", "id": "x"}]).startswith("input[1]")
+    for reference in ({"type": "item_reference", "id": "x"}, {"id": "x"}, {"type": None, "id": "x"}):
+        assert refusal("responses", input=[USER, reference]).startswith("input[1]: nothing is stored")
+    assert refusal("responses", input="x", prompt={"id": "x"}).startswith("prompt: prompts are not stored")
+    assert refusal("responses", input=[USER, "x"]).startswith("input: item 1: expected an object")
+    assert refusal("messages", messages=[{"role": "user", "content": [5]}]).startswith("messages[0].content: block 0")
+    assert refusal("messages", messages=[USER], system=[PICTURE], unsupported="error").startswith("system: part 0")
     assert refusal("messages", system="S", messages=[USER, {"role": "user", "content": [{"type": 5}]}]).startswith(
         "messages[1].content[0]"
     )

@@ -13,6 +13,8 @@ from dsv4.server.dialects.request import ToolChoice
 from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
 
 MAX_STOPS = 16
+# of a token id
+MOST_DIGITS = 20
 # what a call can be written with: no quote, bracket or line break ends a name there
 TOOL_NAME = re.compile(r'[^"<>\x00-\x1f]{1,256}')
 
@@ -54,7 +56,8 @@ def bias_pairs(value: object) -> object:
         raise ValueError(f"expected an object of token ids and numbers, got {show(value)}")
     pairs: list[tuple[int, float]] = []
     for key, bias in value.items():
-        if not str(key).isdecimal() or isinstance(bias, bool) or not isinstance(bias, int | float):
+        token = str(key).isdecimal() and len(str(key)) <= MOST_DIGITS
+        if not token or isinstance(bias, bool) or not isinstance(bias, int | float):
             raise ValueError(f"expected token ids and numbers, got {show(key)}: {show(bias)}")
         if not -100 <= bias <= 100:
             raise ValueError(f"must be in [-100, 100], got {bias} for token {key}")
@@ -93,9 +96,9 @@ def checked(model: type[B], body: object) -> B:
 
 
 class Thinking(Fields):
-    """Whether the model thinks, and the most tokens it may think; 0 ends the thought at once."""
+    """Whether the model thinks (None: it is not said), and the most tokens it may think; 0 ends the thought at once."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive"] | None = None
     budget_tokens: Budget = None
 
 
@@ -135,7 +138,7 @@ class Switches(Fields):
     @property
     def thinking_kind(self) -> str | None:
         """`enabled`, `disabled` or `adaptive`; None if the request does not say."""
-        if self.thinking is not None:
+        if self.thinking is not None and self.thinking.type is not None:
             return self.thinking.type
         options = self.chat_template_kwargs or TemplateOptions()
         reasoning = self.reasoning or Reasoning()

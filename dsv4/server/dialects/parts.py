@@ -4,6 +4,7 @@ A conversation keeps what was ever put into it, so a picture that is refused onc
 placeholders are those of the official service; a request with `"unsupported": "error"` is refused instead.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ PLACEHOLDERS = {
 
 
 def text_of_parts(value: object, unsupported: Unsupported | None, *, joiner: str = "\n\n") -> str:
-    """Text from a string or a list of parts; null is empty.
+    """Text from a string or a list of parts; null is empty, and a null among the parts is none.
 
     Raises ValueError for another value, a part without its text, and with "error" for a part that is no text.
     """
@@ -32,11 +33,22 @@ def text_of_parts(value: object, unsupported: Unsupported | None, *, joiner: str
         raise ValueError(f"expected a string or a list of parts, got {show(value)}")
     texts: list[str] = []
     for index, part in enumerate(value):
+        if part is None:
+            continue
         try:
             texts.append(part if isinstance(part, str) else part_text(part, unsupported))
         except ValueError as error:
             raise ValueError(f"part {index}: {error}") from None
     return joiner.join(texts)
+
+
+def result_text(value: object, unsupported: Unsupported | None) -> str:
+    """Text of a tool's result: as `text_of_parts`, and other JSON as JSON, since tools return what they like."""
+    if isinstance(value, Mapping) and value.get("type") in TEXT_KINDS:
+        return part_text(value, unsupported)
+    if isinstance(value, Mapping | bool | int | float):
+        return json.dumps(value, ensure_ascii=False)
+    return text_of_parts(value, unsupported)
 
 
 def part_text(part: object, unsupported: Unsupported | None) -> str:
@@ -45,11 +57,15 @@ def part_text(part: object, unsupported: Unsupported | None) -> str:
         raise ValueError(f"expected an object with a type, got {show(part)}")
     kind = part["type"]
     if kind in TEXT_KINDS:
-        if not isinstance(part.get("text"), str):
+        # a text that is there and null is empty: some clients keep their empty answers so
+        text = part.get("text", part)
+        if text is not None and not isinstance(text, str):
             raise ValueError(f"text must be a string, got {show(part.get('text'))}")
-        return part["text"]
+        return text or ""
     if kind == "refusal" and isinstance(part.get("refusal"), str):
         return part["refusal"]
+    if kind == "compaction" and isinstance(part.get("content"), str):
+        return part["content"]
     if kind == "search_result" and isinstance(part.get("content"), list):
         head = [part[name] for name in ("title", "source") if isinstance(part.get(name), str)]
         return "\n".join([*head, text_of_parts(part["content"], unsupported)])

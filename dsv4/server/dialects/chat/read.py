@@ -5,9 +5,12 @@ from typing import Any
 from dsv4.encoding import Dialect
 from dsv4.server.dialects.chat.request import ChatMessage, ChatRequest, functions_of
 from dsv4.server.dialects.fields import sampling_fields
-from dsv4.server.dialects.parts import Unsupported, text_of_parts
+from dsv4.server.dialects.parts import Unsupported, result_text, text_of_parts
 from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
 from dsv4.server.wire.errors import invalid
+
+# some clients keep the reasoning and calls of an answer in its content, as blocks
+ELSEWHERE = ("thinking", "redacted_thinking", "reasoning", "tool_use", "tool_call")
 
 
 def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> Ask:
@@ -44,20 +47,27 @@ def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> As
     )
 
 
+def _said(message: ChatMessage) -> Any:
+    """The content of a message without the parts of an answer that stand in other fields, too."""
+    if message.role != "assistant" or not isinstance(message.content, list):
+        return message.content
+    return [part for part in message.content if not (isinstance(part, dict) and part.get("type") in ELSEWHERE)]
+
+
 def _message(message: ChatMessage, unsupported: Unsupported | None, place: str) -> dict[str, Any]:
     if message.role in ("system", "developer", "user") and "content" not in message.model_fields_set:
         raise invalid(f"{place}.content", f"required for role {message.role}")
     try:
-        content = text_of_parts(message.content, unsupported)
+        read = result_text if message.role == "tool" else text_of_parts
+        content = read(_said(message), unsupported)
     except ValueError as error:
         raise invalid(f"{place}.content", str(error)) from error
     match message.role:
         case "assistant":
             fields: dict[str, Any] = {"role": "assistant", "content": content}
-            reasoning = message.reasoning_content
-            if reasoning is None and isinstance(message.reasoning, str):
-                reasoning = message.reasoning
-            if reasoning:
+            # other values come from other servers, which mean something else by them
+            texts = [text for text in (message.reasoning_content, message.reasoning) if isinstance(text, str)]
+            if reasoning := next(iter(texts), ""):
                 fields["reasoning_content"] = reasoning
             if message.tool_calls:
                 fields["tool_calls"] = [call.model_dump() for call in message.tool_calls]

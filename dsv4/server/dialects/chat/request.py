@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from dsv4.server.dialects.fields import (
@@ -43,15 +43,41 @@ UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 
 
+def call_id(value: object) -> object:
+    """Ids that are numbers are taken as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def or_function(value: object) -> object:
+    """The kind of a tool or call that does not say it."""
+    return "function" if value is None else value
+
+
+Id = Annotated[str | None, BeforeValidator(call_id)]
+Kind = Annotated[str, BeforeValidator(or_function)]
+
+
 class FunctionCall(Fields):
-    name: str
+    name: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
     arguments: Annotated[str, BeforeValidator(arguments_text)] = "{}"
 
 
 class ToolCall(Fields):
-    id: str | None = None
-    type: str = "function"
+    """A call of an earlier turn. One of a custom tool has its text as the parameter `input`."""
+
+    id: Id = None
+    type: Kind = "function"
     function: FunctionCall
+
+    @model_validator(mode="before")
+    @classmethod
+    def _custom(cls, value: Any) -> Any:
+        match value:
+            case {"type": "custom", "custom": {"name": str(name)} as custom}:
+                arguments = json.dumps({"input": str(custom.get("input") or "")}, ensure_ascii=False)
+                return {"id": value.get("id"), "function": {"name": name, "arguments": arguments}}
+            case _:
+                return value
 
 
 class ChatMessage(Fields):
@@ -59,10 +85,10 @@ class ChatMessage(Fields):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "latest_reminder"]
     content: Any = None
-    reasoning_content: str | None = None
+    reasoning_content: Any = None
     reasoning: Any = None
     tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
+    tool_call_id: Id = None
     prefix: bool | None = None
 
 
@@ -74,7 +100,7 @@ class Function(Fields):
 
 
 class Tool(Fields):
-    type: Literal["function"] = "function"
+    type: Annotated[Literal["function"], BeforeValidator(or_function)] = "function"
     function: Function
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect
-from dsv4.server.dialects.fields import arguments_text, function_object
+from dsv4.server.dialects.fields import arguments_text, function_object, sampling_fields
 from dsv4.server.dialects.messages.client_tools import known_tool
-from dsv4.server.dialects.messages.request import MessagesRequest, runs_here
-from dsv4.server.dialects.parts import Unsupported, part_text
+from dsv4.server.dialects.messages.request import MessagesRequest, runs_here, system_text
+from dsv4.server.dialects.parts import Unsupported, part_text, result_text
 from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
 from dsv4.server.wire.errors import invalid, show
 
@@ -31,7 +31,8 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
     tools = [tool for tool in request.tools or [] if runs_here(tool)]
     late = [_function(tool) for tool in tools if tool.get("defer_loading")]
     functions = [_function(tool) for tool in tools if not tool.get("defer_loading")]
-    messages = [] if request.system is None else [{"role": "system", "content": request.system}]
+    system = system_text(request.system, request.unsupported)
+    messages = [] if system is None else [{"role": "system", "content": system}]
     builder = _Messages(dialect, {function["name"]: function for function in (*functions, *late)}, late, request)
     for index, message in enumerate(request.messages):
         messages += builder.turn(message.role, message.content, f"messages[{index}]")
@@ -50,7 +51,7 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
         budget=request.budget,
         task=request.task,
         limit=request.max_tokens,
-        sampling={"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k},
+        sampling=sampling_fields(request),
         stop=request.stop_sequences,
         schema=format_.schema_ if format_ else None,
         continued=_goes_on(messages) and request.task is None,
@@ -104,7 +105,7 @@ class _Messages:
             if block.get("type") == "tool_result":
                 said = True
                 text = self._result(block.get("content"), f"{place}.content", loaded)
-                yield {"role": "tool", "tool_call_id": str(block.get("tool_use_id", "")), "content": text}
+                yield {"role": "tool", "tool_call_id": str(block.get("tool_use_id") or ""), "content": text}
             elif not _is_left_out(block):
                 said = True
                 yield {"role": "user", "content": self._text(block, place)}
@@ -140,9 +141,12 @@ class _Messages:
             match block:
                 case {"type": "thinking"}:
                     thoughts.append(str(block.get("thinking") or ""))
-                case {"type": "tool_use", "name": str(name)}:
-                    function = {"name": name, "arguments": arguments_text(_input(block.get("input")))}
-                    calls.append({"id": str(block.get("id", "")), "type": "function", "function": function})
+                case {"type": "tool_use"}:
+                    function = {
+                        "name": str(block.get("name") or ""),
+                        "arguments": arguments_text(_input(block.get("input"))),
+                    }
+                    calls.append({"id": str(block.get("id") or ""), "type": "function", "function": function})
                 case _ if not _is_left_out(block):
                     texts.append(self._text(block, place))
         # as upstream: an empty text before the others leaves no trace, one behind them does
@@ -161,16 +165,18 @@ class _Messages:
 
     def _result(self, content: Any, place: str, loaded: list[str]) -> str:
         """Text of a tool's result; tools it refers to are added to `loaded`, and shown here if nowhere else."""
-        if content is None or isinstance(content, str):
-            return content or ""
         if not isinstance(content, list):
-            raise invalid(place, f"expected a string or a list of blocks, got {show(content)}")
+            try:
+                return result_text(content, self._unsupported)
+            except ValueError as error:
+                raise invalid(place, str(error)) from error
         texts: list[str] = []
         for index, part in enumerate(content):
-            if isinstance(part, str):
-                texts.append(part)
-                continue
             match part:
+                case None:
+                    pass
+                case str():
+                    texts.append(part)
                 case {"type": "tool_reference", "tool_name": str(name)}:
                     loaded.append(name)
                     texts.append("\n".join([name, *([] if self._system_turns else self._schemas([name]))]))

@@ -21,21 +21,37 @@ from dsv4.server.dialects.fields import (
     stop_list,
 )
 from dsv4.server.dialects.messages.client_tools import known_tool
-from dsv4.server.dialects.parts import text_of_parts
+from dsv4.server.dialects.parts import Unsupported, text_of_parts
 from dsv4.server.dialects.request import ToolChoice
-from dsv4.server.wire.errors import show
+from dsv4.server.wire.errors import invalid, show
 
 # a line some clients put first, which changes with every version of theirs
 HIDDEN_PREFIX = "x-anthropic-"
 
 
-def system_text(value: object) -> str | None:
-    """System text from a string or a list of blocks; None if there is none."""
+def system_text(value: object, unsupported: Unsupported | None) -> str | None:
+    """System text from a string or a list of blocks; None if there is none. Raises ApiError 400."""
     if value is None:
         return None
     if isinstance(value, list):
         value = [block for block in value if not (isinstance(block, Mapping) and _is_hidden(block.get("text")))]
-    return text_of_parts(value, None)
+    try:
+        return text_of_parts(value, unsupported)
+    except ValueError as error:
+        raise invalid("system", str(error)) from error
+
+
+def content_blocks(value: object) -> object:
+    """Content as a string or a list of blocks: strings in the list are texts, and those that are null are none."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"expected a string or a list of blocks, got {show(value)}")
+    for index, block in enumerate(value):
+        if block is not None and not isinstance(block, dict | str):
+            raise ValueError(f"block {index}: expected an object, got {show(block)}")
+    blocks = [block for block in value if block is not None]
+    return [{"type": "text", "text": block} if isinstance(block, str) else block for block in blocks]
 
 
 def _is_hidden(text: object) -> bool:
@@ -58,19 +74,19 @@ class Metadata(Fields):
 
 class MessagesMessage(Fields):
     role: Literal["user", "assistant", "system"]
-    content: str | list[dict[str, Any]] | None = None
+    content: Annotated[str | list[dict[str, Any]] | None, BeforeValidator(content_blocks)] = None
 
 
 class MessagesRequest(Switches):
-    """The body of a message request, checked. Build it with `parse_messages`. system: None if there is none."""
+    """The body of a message request, checked. Build it with `parse_messages`."""
 
     messages: list[MessagesMessage] = Field(min_length=1)
     model: str | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
-    system: Annotated[str | None, BeforeValidator(system_text)] = None
+    system: Any = None
     temperature: Annotated[float | None, between(0, 2)] = None
     top_p: Annotated[float | None, between(0, 1, above=True)] = None
-    top_k: Annotated[int | None, Field(ge=0)] = None
+    top_k: Annotated[int | None, Field(ge=-1)] = None
     stop_sequences: Annotated[list[str], BeforeValidator(stop_list)] = Field(default_factory=list)
     stream: bool | None = None
     output_config: OutputConfig | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from dsv4.encoding import Dialect
 from dsv4.server.dialects.fields import arguments_text
-from dsv4.server.dialects.parts import Unsupported, text_of_parts
+from dsv4.server.dialects.parts import Unsupported, result_text, text_of_parts
 from dsv4.server.dialects.prompt import sort_calls
 from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
 from dsv4.server.dialects.responses.request import LOCAL_SHELL, ResponsesRequest, Tool, choice_of_responses, prompt_name
@@ -43,6 +43,11 @@ def responses_ask(request: ResponsesRequest, tools: Mapping[str, Tool], dialect:
     )
 
 
+def _kind_of(item: Mapping[str, Any]) -> str:
+    """The kind of an item that does not say it: a message, or a reference that is nothing but an id."""
+    return "message" if "role" in item or "content" in item or "id" not in item else "item_reference"
+
+
 class _Messages:
     """Builds messages item by item; those of one assistant turn become one message.
 
@@ -72,20 +77,23 @@ class _Messages:
         return [part for at, message in enumerate(self._list) for part in (message, *self._results.get(at, ()))]
 
     def _add(self, item: Mapping[str, Any], place: str) -> None:
-        match item.get("type", "message"):
+        match item.get("type") or _kind_of(item):
             case "message":
                 self._message(item, place)
             case "reasoning":
                 self._reasoning(item, place)
             case "function_call":
-                self._call(item, str(item.get("name", "")), arguments_text(item.get("arguments")))
+                self._call(item, arguments_text(item.get("arguments")))
             case "custom_tool_call":
-                arguments = json.dumps({"input": str(item.get("input", ""))}, ensure_ascii=False)
-                self._call(item, str(item.get("name", "")), arguments)
+                arguments = json.dumps({"input": str(item.get("input") or "")}, ensure_ascii=False)
+                self._call(item, arguments)
             case "local_shell_call":
-                self._call(item, LOCAL_SHELL, arguments_text(item.get("action")))
+                self._call({**item, "name": LOCAL_SHELL}, arguments_text(item.get("action")))
             case "function_call_output" | "custom_tool_call_output" | "local_shell_call_output":
-                text = self._text(item.get("output"), f"{place}.output")
+                try:
+                    text = result_text(item.get("output"), self._unsupported)
+                except ValueError as error:
+                    raise invalid(f"{place}.output", str(error)) from error
                 self._output(str(item.get("call_id") or item.get("id") or ""), text)
             case "item_reference":
                 raise invalid(place, NOT_STORED)
@@ -135,7 +143,8 @@ class _Messages:
             self._list.append(turn)
         return turn
 
-    def _call(self, item: Mapping[str, Any], name: str, arguments: str) -> None:
+    def _call(self, item: Mapping[str, Any], arguments: str) -> None:
+        name = str(item.get("name") or "")
         call_id = str(item.get("call_id") or item.get("id") or "")
         function = {"name": prompt_name(name, item.get("namespace"), self._dialect), "arguments": arguments}
         call = {"id": call_id, "type": "function", "function": function}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from dsv4.encoding import V4, Dialect
 from dsv4.server.dialects.chat.request import MAX_TOP_LOGPROBS
@@ -32,6 +32,7 @@ LOCAL_SHELL = "local_shell"
 REFUSED = {
     "previous_response_id": "responses are not stored; send the whole conversation as input",
     "conversation": "conversations are not stored; send the whole conversation as input",
+    "prompt": "prompts are not stored; send the text itself as instructions and input",
     "background": "not supported; leave it out or send false",
 }
 
@@ -51,6 +52,21 @@ class Tool:
     strict: bool = False
 
 
+def input_items(value: object) -> object:
+    """Input as a string or a list of items; those that are null are none."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"expected a string or a list of items, got {show(value)}")
+    for index, item in enumerate(value):
+        if item is not None and not isinstance(item, dict):
+            raise ValueError(f"item {index}: expected an object, got {show(item)}")
+    items = [item for item in value if item is not None]
+    if not items:
+        raise ValueError("must not be empty")
+    return items
+
+
 class TextFormat(Fields):
     type: Literal["text", "json_object", "json_schema"]
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
@@ -64,7 +80,7 @@ class TextOptions(Fields):
 class ResponsesRequest(Switches):
     """The body of a request, checked. Build it with `parse_responses`."""
 
-    input: str | list[dict[str, Any]]
+    input: Annotated[str | list[dict[str, Any]], BeforeValidator(input_items)]
     model: str | None = None
     instructions: str | None = None
     stream: bool | None = None
@@ -87,13 +103,6 @@ class ResponsesRequest(Switches):
         for name, why in REFUSED.items():
             if body.get(name):
                 raise invalid(name, why)
-
-    @field_validator("input", mode="after")
-    @classmethod
-    def _some_input(cls, value: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-        if value == []:
-            raise ValueError("must not be empty")
-        return value
 
     @property
     def seals_reasoning(self) -> bool:
