@@ -266,8 +266,3 @@ def _like(value: Tensor, p: Tensor) -> Tensor:
     if not isinstance(p, DTensor):
         return value
     return DTensor.from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
-
-
-def full(tensor: Tensor) -> Tensor:
-    """The whole tensor of which a rank may hold a shard; all ranks of its mesh must ask together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -24,7 +24,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.loss import Losses
 from dsv4.training.muon import Muon
-from dsv4.training.param_groups import ADAMW_BETAS, ADAMW_EPS, Groups, Optimizers
+from dsv4.training.param_groups import Groups, Optimizers, make_adamw
 from dsv4.training.states import STATE_FILE, latest_of_ranks
 from dsv4.training.team import Kind, Named
 
@@ -60,9 +60,7 @@ class Ranks:
         tensors = dict(named)
         found = Groups.of(config, tensors.items(), kind)
         adam = [{"named": members, "weight_decay": decay * on} for on, members in found.vectors.items()]
-        adamw = LocalOptimizer(
-            adam, lambda groups: torch.optim.AdamW(groups, lr=lr, betas=ADAMW_BETAS, eps=ADAMW_EPS, fused=True)
-        )
+        adamw = LocalOptimizer(adam, lambda groups: make_adamw(groups, lr))
         muon = None
         if found.matrices:
             groups = [{"named": members, "rows": rows} for rows, members in found.matrices.items()]

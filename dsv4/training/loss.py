@@ -33,14 +33,6 @@ class Losses:
     load: Load
     recalls: dict[int, Recall] = field(default_factory=dict)
 
-    def numbers(self) -> dict[str, float]:
-        """The parts, and the recall over all layers' queries if it was measured."""
-        found = {name: float(value) for name, value in self.parts.items()}
-        mean = Recall.mean(self.recalls.values())
-        if mean.queries:
-            found |= {"recall_mass": mean.mass, "recall_entries": mean.entries}
-        return found
-
 
 class _Listener:
     """Collects what the layers say during the forward pass. When blocks run again in the backward pass it computes the

@@ -15,10 +15,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.parameters import Mover, Parameter, parameter_table
 from dsv4.training.muon import Muon
 
-ADAMW_BETAS = (0.9, 0.95)
-ADAMW_EPS = 1e-20
 DECAY = 0.1
-
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -111,8 +108,12 @@ def make_optimizers(
     found = Groups.of(config, named, kind)
     groups = [{"params": [p for _, p in members], "rows": rows} for rows, members in found.matrices.items()]
     adam = [{"params": [p for _, p in members], "weight_decay": decay * on} for on, members in found.vectors.items()]
-    adamw = torch.optim.AdamW(adam, lr=lr, betas=ADAMW_BETAS, eps=ADAMW_EPS, fused=True)
-    return Optimizers(Muon(groups, lr=lr, weight_decay=decay, **muon) if groups else None, adamw)
+    return Optimizers(Muon(groups, lr=lr, weight_decay=decay, **muon) if groups else None, make_adamw(adam, lr))
+
+
+def make_adamw(groups: list[dict[str, Any]], lr: float) -> torch.optim.AdamW:
+    """AdamW with the settings of the report."""
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-20, fused=True)
 
 
 def table(model: Transformer) -> str:

@@ -143,7 +143,7 @@ class Trainer:
         if self.recipe.run.recovery:
             self.recovery.before_step(step)
         batches = self._queue.take(step, anticipating)
-        totals = self._totals(batches)
+        totals = self.team.totals([part.batch for part in batches])
         measured = step % self.recipe.run.recall_every == 0
         parts, load = self._accumulate(batches, moment, totals, self.recipe.run.recall_queries if measured else 0)
         norm = self.team.clip(self.masters.named_parameters(), self.recipe.optimizer.clip or float("inf"))
@@ -255,9 +255,6 @@ class Trainer:
 
     def _route(self, batch: Any) -> dict[int, Tensor]:
         return routes_of(self.model, batch, self.schedule.at(self.tokens).stage.phase)
-
-    def _totals(self, batches: list[RoutedBatch]) -> Totals:
-        return self.team.totals([part.batch for part in batches])
 
     def _accumulate(
         self, batches: list[RoutedBatch], moment: Moment, totals: Totals, queries: int

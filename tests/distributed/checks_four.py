@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dsv4.distributed.optimizers import full
 from dsv4.training.settings import Scale
-from tests.distributed.whole_runs import everywhere_equal, foresee, lean, same_losses
+from tests.distributed.whole_runs import everywhere_equal, foresee, full, lean, same_losses
 
 
 def shards_and_experts(folder: Path) -> None:

@@ -9,12 +9,12 @@ from torch.distributed.tensor import DTensor
 
 from dsv4.distributed.collectives import exchange, gather_rows, sum_flat
 from dsv4.distributed.mesh import EXPERT_COPIES, Mesh
-from dsv4.distributed.optimizers import deal, full
+from dsv4.distributed.optimizers import deal
 from dsv4.distributed.ranks import Ranks
 from dsv4.parameters import Mover
 from dsv4.training.param_groups import place
 from dsv4.training.settings import Scale
-from tests.distributed.whole_runs import everywhere_equal, expected_lines, same_losses, trainer_of
+from tests.distributed.whole_runs import everywhere_equal, expected_lines, full, same_losses, trainer_of
 
 
 def mesh_says_what_is_wrong(folder: Path) -> None:

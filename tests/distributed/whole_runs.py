@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.ranks import Ranks
@@ -113,6 +114,11 @@ def same_losses(scale: Scale, folder: Path, prepare: Prepare | None = None, **ch
         for name in RECALL if scale.context == 1 else ():  # ranks that share documents pick other queries
             assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), f"step {ours['step']}: {name}"
     return run
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor of which a rank may hold a shard; all ranks of its mesh must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def everywhere_equal(tensor: torch.Tensor) -> bool:

@@ -5,9 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from dsv4.training.documents import Document
+from dsv4.training.indexer_loss import Recall
+from dsv4.training.loss import Losses
 from dsv4.training.recipe import Recipe
 
 VOCABULARY = 97
+
+
+def numbers(losses: Losses) -> dict[str, float]:
+    """The parts, and the recall over all layers' queries if it was measured."""
+    found = {name: float(value) for name, value in losses.parts.items()}
+    mean = Recall.mean(losses.recalls.values())
+    if mean.queries:
+        found |= {"recall_mass": mean.mass, "recall_entries": mean.entries}
+    return found
 
 
 class Letters:
