@@ -6,47 +6,34 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import ContentDelta, Tokenizer
 from dsv4.server.backend import Backend
-from dsv4.server.dialects.chat.reply import FINGERPRINT, usage_of
-from dsv4.server.dialects.fields import Fields, StreamOptions, between, bias_pairs, checked, sampling_fields, stop_list
+from dsv4.server.dialects.chat.reply import head, usage_of
+from dsv4.server.dialects.fields import SamplingFields, between, checked
 from dsv4.server.dialects.job import Job, prepare
 from dsv4.server.dialects.request import Ask, owner_name
 from dsv4.server.guard.sizes import check_fits
 from dsv4.server.wire.errors import ApiError, invalid, show
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
 
+KIND = "text_completion"
 DEFAULT_TOKENS = 4096
 FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
 
 
-class CompletionRequest(Fields):
+class CompletionRequest(SamplingFields):
     """The body of a text completion, checked."""
 
     prompt: Any
-    model: str | None = None
     suffix: str | None = None
     echo: bool | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: Annotated[int | None, between(0, 20)] = None
-    stop: Annotated[list[str], BeforeValidator(stop_list)] = Field(default_factory=list)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: Annotated[float | None, between(0, 2)] = None
-    top_p: Annotated[float | None, between(0, 1, above=True)] = None
-    top_k: Annotated[int | None, Field(ge=-1)] = None
-    min_p: Annotated[float | None, between(0, 1)] = None
-    presence_penalty: Annotated[float | None, between(-2, 2)] = None
-    frequency_penalty: Annotated[float | None, between(-2, 2)] = None
-    seed: int | None = None
-    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(bias_pairs)] = ()
     n: Annotated[int | None, between(1, 1)] = None
     best_of: Annotated[int | None, between(1, 1)] = None
-    user: Any = None
-    user_id: Any = None
 
 
 @dataclass(slots=True)
@@ -63,20 +50,22 @@ class CompletionRun:
         records = await self.job.collect()
         text = self.echo + self.job.answer.parsed.content
         choice = self._choice(text, records, self.job.answer.finish_reason)
-        return {**self._head(), "choices": [choice], "usage": usage_of(self.job)}
+        return {**head(self.job, KIND), "choices": [choice], "usage": usage_of(self.job)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, closed by `[DONE]`; usage comes on the last. Raises ApiError."""
         usage = {"usage": None} if self.include_usage else {}
         if self.echo:
-            yield event({**self._head(), "choices": [self._choice(self.echo, [], None)], **usage})
+            yield event({**head(self.job, KIND), "choices": [self._choice(self.echo, [], None)], **usage})
         async with aclosing(self.job.pieces()) as pieces:
             async for piece in pieces:
                 text = "".join(delta.text for delta in piece.deltas if isinstance(delta, ContentDelta))
                 if text:
-                    yield event({**self._head(), "choices": [self._choice(text, piece.logprobs, None)], **usage})
+                    yield event(
+                        {**head(self.job, KIND), "choices": [self._choice(text, piece.logprobs, None)], **usage}
+                    )
         last = self._choice("", [], self.job.answer.finish_reason)
-        yield event({**self._head(), "choices": [last], "usage": usage_of(self.job)})
+        yield event({**head(self.job, KIND), "choices": [last], "usage": usage_of(self.job)})
         yield DONE
 
     def keep_alive(self) -> bytes:
@@ -87,16 +76,6 @@ class CompletionRun:
         """The last event of a stream that fails."""
         return event(error.body())
 
-    def _head(self) -> dict[str, Any]:
-        job = self.job
-        return {
-            "id": job.id,
-            "object": "text_completion",
-            "created": job.created,
-            "model": job.ask.model,
-            "system_fingerprint": FINGERPRINT,
-        }
-
     def _choice(self, text: str, records: Sequence[TokenRecord], finish: str | None) -> dict[str, Any]:
         logprobs = _logprobs(self.job.backend.tokenizer, records) if self.job.params.logprobs else None
         return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
@@ -105,8 +84,7 @@ class CompletionRun:
 def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
     """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
     request = checked(CompletionRequest, body)
-    if request.stream_options is not None and not request.stream:
-        raise invalid("stream_options", "only allowed with stream: true")
+    request.check_stream()
     if request.echo and (request.suffix or request.logprobs is not None):
         raise invalid("echo", "not together with suffix or logprobs")
     texts = (request.prompt, *(request.prompt if isinstance(request.prompt, list) else ()), request.suffix)
@@ -117,7 +95,7 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         messages=[],
         thinking=False,
         limit=request.max_tokens or DEFAULT_TOKENS,
-        sampling=sampling_fields(request),
+        sampling=request.sampling,
         stop=request.stop,
         logprobs=request.logprobs is not None,
         top_logprobs=request.logprobs or 0,
@@ -125,11 +103,10 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         key=key,
         raw=tuple(ids),
     )
-    options = request.stream_options
     return CompletionRun(
         prepare(backend, ask),
         streaming=bool(request.stream),
-        include_usage=bool(options and options.include_usage),
+        include_usage=request.wants_usage,
         echo=backend.tokenizer.decode(ids[1:]) if request.echo else "",
     )
 

@@ -38,6 +38,17 @@ def usage_of(job: Job) -> dict[str, Any]:
     }
 
 
+def head(job: Job, kind: str) -> dict[str, Any]:
+    """What every answer and chunk begins with; kind: what it is."""
+    return {
+        "id": job.id,
+        "object": kind,
+        "created": job.created,
+        "model": job.ask.model,
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
 @dataclass(slots=True)
 class ChatRun:
     """One chat completion, ready to run once: `complete` or `stream`."""
@@ -77,7 +88,7 @@ class ChatRun:
             "logprobs": self._logprobs(records),
             "finish_reason": self.job.answer.finish_reason,
         }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage_of(self.job)}
+        return {**head(self.job, "chat.completion"), "choices": [choice], "usage": usage_of(self.job)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, closed by `[DONE]`. Raises ApiError, perhaps after some events.
@@ -126,21 +137,12 @@ class ChatRun:
     def _chunk(self, delta: Mapping[str, Any], records: Sequence[TokenRecord] = (), finish: str | None = None) -> bytes:
         logprobs = self._logprobs(records) if records else None
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
+        chunk = {**head(self.job, "chat.completion.chunk"), "choices": [choice]}
         if finish is not None:
             chunk["usage"] = usage_of(self.job)
         elif self.include_usage:
             chunk["usage"] = None
         return event(chunk)
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self.job.id,
-            "object": kind,
-            "created": self.job.created,
-            "model": self.job.ask.model,
-            "system_fingerprint": FINGERPRINT,
-        }
 
     def _logprobs(self, records: Sequence[TokenRecord]) -> dict[str, Any] | None:
         if not self.job.params.logprobs:
@@ -162,8 +164,7 @@ def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun
     request = parse_chat(body)
     model = backend.model_name if request.model is None else request.model
     job = prepare(backend, chat_ask(request, backend.tokenizer.dialect, model, key))
-    options = request.stream_options
-    return ChatRun(job, streaming=bool(request.stream), include_usage=bool(options and options.include_usage))
+    return ChatRun(job, streaming=bool(request.stream), include_usage=request.wants_usage)
 
 
 def _section(delta: Delta) -> Section | None:

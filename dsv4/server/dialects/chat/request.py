@@ -13,17 +13,15 @@ from pydantic_core import PydanticCustomError
 
 from dsv4.server.dialects.fields import (
     Fields,
-    StreamOptions,
+    SamplingFields,
     Switches,
     arguments_text,
     between,
-    bias_pairs,
     check_choice,
     check_tool_names,
     checked,
     choice_of,
     function_object,
-    stop_list,
 )
 from dsv4.server.dialects.request import ToolChoice
 from dsv4.server.wire.errors import invalid, show
@@ -121,32 +119,19 @@ class ResponseFormat(Fields):
         return None if self.type == "text" else {"type": "object"}
 
 
-class ChatRequest(Switches):
+class ChatRequest(Switches, SamplingFields):
     """The body of a chat completion, checked. Build it with `parse_chat`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    model: str | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    temperature: Annotated[float | None, between(0, 2)] = None
-    top_p: Annotated[float | None, between(0, 1, above=True)] = None
     seed: Annotated[int | None, between(-SEED_LIMIT, SEED_LIMIT - 1)] = None
-    stop: Annotated[list[str], BeforeValidator(stop_list)] = Field(default_factory=list)
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, between(0, MAX_TOP_LOGPROBS)] = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     tools: list[Tool] | None = None
     tool_choice: Annotated[ToolChoice, BeforeValidator(choice_of)] = ToolChoice()
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    top_k: Annotated[int | None, Field(ge=-1)] = None
-    min_p: Annotated[float | None, between(0, 1)] = None
-    presence_penalty: Annotated[float | None, between(-2, 2)] = None
-    frequency_penalty: Annotated[float | None, between(-2, 2)] = None
-    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(bias_pairs)] = ()
-    user: Any = None
-    user_id: Any = None
     safety_identifier: Any = None
 
     @classmethod
@@ -186,8 +171,7 @@ def check_together(request: ChatRequest) -> None:
     last = request.messages[-1]
     if last.prefix and request.task is not None:
         raise invalid("task", "not together with prefix")
-    if request.stream_options is not None and not request.stream:
-        raise invalid("stream_options", "only allowed with stream: true")
+    request.check_stream()
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "only allowed with logprobs: true")
     format_ = request.response_format
