@@ -19,7 +19,7 @@ from dsv4.config.generation_file import read_generation
 from dsv4.config.modes import check_mode
 from dsv4.engine import Engine
 from dsv4.engine.engine import default_cache_dtype
-from dsv4.engine.memory import DEFAULT_SHARE, parse_memory, plan_memory
+from dsv4.engine.memory import DEFAULT_SHARE, check_budget, parse_memory, plan_memory
 from dsv4.files import stamp
 from dsv4.generation import SamplingDefaults
 from dsv4.kernels import native
@@ -58,6 +58,8 @@ def load(
     Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
     """
     check_mode(mode)
+    if memory is not None:
+        check_budget("memory", memory)
     path = Path(folder) if folder is not None else default_model_folder()
     config, reader, defaults = _open(path)
     check_shapes(config, release_numerics=mode == "release")

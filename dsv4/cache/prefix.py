@@ -158,10 +158,11 @@ class PrefixCache:
         return sum(1 for page in whole if self.store.pages.users(page) > self._held[page])
 
     def check_integrity(self) -> bool:
-        """True when every page and slot in use is held by records alone, and as often as they say."""
+        """True when every page and slot in use is held by records alone, as often as they say, and no tree is empty."""
+        owned = self._trees.keys() == {record.owner for record in self._records}
         pages = all(self.store.pages.users(p) == self._held.get(p, 0) for p in range(self.store.pages.count))
         slots = self.store.slots.count - self.store.slots.free
-        return pages and slots == self._snapshots == sum(r.slot is not None for r in self._records)
+        return owned and pages and slots == self._snapshots == sum(r.slot is not None for r in self._records)
 
     def reclaimable(self) -> int:
         """Pages that only records hold."""
@@ -189,6 +190,8 @@ class PrefixCache:
     def _drop(self, record: Record) -> None:
         tree = self._trees[record.owner]
         tree.remove(record.key)
+        if not tree:
+            del self._trees[record.owner]
         del self._records[record]
         self.store.pages.give_back(record.pages)
         for page in record.pages:

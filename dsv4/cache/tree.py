@@ -44,6 +44,10 @@ class RadixTree(Generic[T]):
     def __init__(self) -> None:
         self._root: _Node[T] = _Node(b"", None)
 
+    def __bool__(self) -> bool:
+        """Whether it holds any value."""
+        return bool(self._root.children)
+
     def get(self, key: bytes) -> T | None:
         """The value at exactly this sequence."""
         node, at, rest = self._walk(key)

@@ -65,14 +65,17 @@ class EngineFlags:
         from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.flags import at_least
         from dsv4.encoding import dialect_named
+        from dsv4.engine.memory import check_budget
 
         if self.dialect is not None:
             dialect_named(self.dialect)
         at_least(1, context=self.context, sequences=self.sequences, queue=self.queue)
+        memory = _size("--memory", self.memory)
+        check_budget("--memory", memory)
         return {
             "mode": self.mode,
             "context_length": self.context,
-            "memory": _size("--memory", self.memory),
+            "memory": memory,
             "expert_memory": None if self.expert_memory is None else _size("--expert-memory", self.expert_memory),
             "sequences": self.sequences,
             "cache_dtype": self.cache_dtype,

@@ -38,7 +38,6 @@ from dsv4.observe import log
 
 Emitted = tuple[Request, TokenEvent]
 STEP_FAILED = "the engine failed on this step"
-THOROUGH = 16  # steps between two looks at everything in the model; before a request is admitted there is one too
 
 
 @dataclass(slots=True)
@@ -178,19 +177,20 @@ class Engine:
         """Run one step; returns the events of the requests that moved.
 
         What one request causes (its grammar, its sampling, its place in the cache) ends that request with an error.
-        When the step raises, all its requests have failed: the next step ends them and goes on with the others.
+        When the model itself raises on several requests, they are computed again, each alone from then on, so that
+        only the one that causes it ends. When nothing of a step could be computed, the step raises: its requests have
+        failed, the next step ends them and goes on with the others.
         """
         began = time.perf_counter()
         self._expire()
-        if self.runner.notice(thorough=bool(self._waiting) or self.counts.steps % THOROUGH == 0):
-            self._forget("the model was changed")
+        self._look(thorough=False)
         works = self._plan()
         try:
             self._run(works)
         except BaseException:
             # NOTE: also Ctrl-C: the rings may hold rows of a step that never happened
             for work in works:
-                work.request.failed, work.request.keep = STEP_FAILED, False
+                work.request.failed, work.request.keep = work.request.failed or STEP_FAILED, False
             raise
         self.counts.seconds += time.perf_counter() - began
         emitted, self._events = self._events, []
@@ -203,16 +203,36 @@ class Engine:
             for work in works:
                 self._fail(work.request, f"the model cannot run: {self.runner.problem}")
             return
-        ran = self.runner.run(works)
-        for i, work in enumerate(works):
-            try:
-                self._advance(work, ran, i)
-            except BaseException as error:  # the border of a request: a panic in a grammar is no Exception
-                self._fail(work.request, fault_of(error))
-        if self.runner.predict:
-            self.runner.draft(works, ran)
-            self._cut_drafts()
+        groups = [[w for w in works if not w.request.suspect], *([w] for w in works if w.request.suspect)]
+        errors = [self._compute(group) for group in groups if group]
+        if None not in errors:
+            raise next(error for error in errors if error is not None)
         self.counts.steps += 1
+
+    def _compute(self, works: list[Work]) -> BaseException | None:
+        """Works through the model together. What it raised for a single one is returned; several are put back to be
+        computed alone."""
+        try:
+            ran = self.runner.run(works)
+            for i, work in enumerate(works):
+                try:
+                    self._advance(work, ran, i)
+                except BaseException as error:  # the border of a request: a panic in a grammar is no Exception
+                    self._fail(work.request, fault_of(error))
+            if self.runner.predict:
+                self.runner.draft(works, ran)
+                self._cut_drafts()
+        except BaseException as error:  # the border of a step
+            message = fault_of(error)
+            if len(works) == 1:
+                (request,) = (work.request for work in works)
+                request.failed, request.keep = message if request.suspect else STEP_FAILED, False
+                return error
+            log("step_repeated", requests=[work.request.number for work in works], error=message)
+            for request in (work.request for work in works if work.request.state is State.RUNNING):
+                request.suspect = True
+                self._put_back(request)
+        return None
 
     def generate(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
@@ -251,6 +271,11 @@ class Engine:
         if len(self.prefixes) or self.reuse.disk is not None:
             log("prefixes_forgotten", reason=why)
         self.forget()
+
+    def _look(self, *, thorough: bool) -> None:
+        """The model in hand is the one that runs."""
+        if self.runner.notice(thorough=thorough):
+            self._forget("the model was changed")
 
     def check_integrity(self) -> bool:
         """True when nothing runs or waits and every page and slot is free or held by a kept prefix, as often as by the
@@ -327,6 +352,7 @@ class Engine:
 
     def _admit(self, request: Request) -> None:
         """A slot and pages for what is reused; the rest of the pages is taken as it is written."""
+        self._look(thorough=True)
         if self.runner.weights_changed():
             self._forget("weights were written to")
         request.place, request.cached = self.reuse.open(request.tokens, request.options.owner)
@@ -344,11 +370,14 @@ class Engine:
         """Take its place away; it waits in its old rank. What it has is kept like any prefix, so it comes back from
         memory, from disk, or, when neither had room, by computing it again."""
         self._keep(request, request.cached, always=True)
+        self._put_back(request)
+        self.counts.preempted += 1
+
+    def _put_back(self, request: Request) -> None:
         self._free(request)
         request.drafts, request.cached, request.predicted, request.predicted_from = [], 0, 0, 0
         request.state = State.WAITING
         self._wait(request)
-        self.counts.preempted += 1
 
     def _grow(self, work: Work) -> None:
         place = work.request.place

@@ -9,6 +9,7 @@ from dsv4.cache import CacheSpec
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "tb": 10**12}
 DEFAULT_SHARE = "50%"
+OVERCOMMIT = 1.25  # memory is committed as it is written, and what is free changes: a budget may exceed it by so much
 
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -17,8 +18,24 @@ _CGROUP = Path("/sys/fs/cgroup")
 def free_memory() -> int:
     """Bytes that can be had without swapping: what the system has, and what the limit of a container leaves; 8 GiB
     where neither tells."""
+    known = _known_free()
+    return 8 * 2**30 if known is None else known
+
+
+def check_budget(name: str, budget: int) -> None:
+    """Raises ValueError with both numbers for a budget of more than `OVERCOMMIT` times the memory that is free, where
+    the system tells. `name` is what the message calls it."""
+    free = _known_free()
+    if free is not None and budget > OVERCOMMIT * free:
+        raise ValueError(
+            f"{name} must be at most {_size(int(OVERCOMMIT * free))}, {OVERCOMMIT} times the {_size(free)} of memory "
+            f"that are free (in the machine, or under the limit of its container), got {_size(budget)}"
+        )
+
+
+def _known_free() -> int | None:
     known = [size for size in (_system("MemAvailable:"), _container_room()) if size is not None]
-    return min(known, default=8 * 2**30)
+    return min(known, default=None)
 
 
 def _system(field: str) -> int | None:

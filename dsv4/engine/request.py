@@ -41,6 +41,7 @@ class Request:
     predicted_from: int = 0  # the first position its window holds
     keep: bool = True  # False: its cache is not what these tokens and weights give, nobody may reuse it
     failed: str | None = None  # a step with it raised: what its client is told
+    suspect: bool = False  # was in a step that raised: goes through the model alone
     started: float | None = None  # clock at admission
     expires: float | None = None
 

@@ -97,11 +97,13 @@ class Runner:
 
     def notice(self, *, thorough: bool = True) -> bool:
         """Whether the model is put together in another way than at the last call; then this runner has adapted. Not
-        thorough: memory moved by `parameter.data = ...` and what is put into a module's dictionaries is left aside."""
-        if not thorough and not self._watch.stirred():
-            return False
+        thorough: what is done around the modules' methods (`parameter.data = ...`, their dictionaries, functions of
+        classes) is found some calls later."""
         tables = self._tables()
-        if all(map(is_, tables, self._seen)) and not self._watch.changed():
+        same = all(map(is_, tables, self._seen))
+        if same and not thorough and self._alien is None and not self._watch.stirred():
+            return False
+        if same and not self._watch.changed():
             return False
         self._watch.look(self.model)
         self._alien, self.problem = alien(self.model), misplaced(self.model, self.store, self.predict)

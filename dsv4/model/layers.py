@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dsv4.config import Mode
 from dsv4.kernels import matmul
@@ -35,24 +36,13 @@ MODES: dict[Mode, Numerics] = {"fp32": FP32, "bf16": BF16, "release": RELEASE}
 
 
 class Changes:
-    """How often an attribute of any layer was set or deleted: whoever keeps what layers were looks again when it
-    grows."""
+    """How often something was done to any layer: whoever keeps what layers were looks again when it grows."""
 
     count = 0
 
 
-_WRITTEN: dict[type, dict[str, Any]] = {}  # of each layer class: its functions as they are written here
-
-
-class Layer(nn.Module):
-    """A module that calls kernels. `impl`: which implementation of them (None = best); Transformer sets it once."""
-
-    impl: str | None = None
-    numerics: Numerics = FP32
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        _WRITTEN[cls] = _functions(cls)
+class Counted(nn.Module):
+    """A module that counts in `Changes` what is set, registered or deleted on it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         Changes.count += 1
@@ -61,6 +51,44 @@ class Layer(nn.Module):
     def __delattr__(self, name: str) -> None:
         Changes.count += 1
         super().__delattr__(name)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        Changes.count += 1
+        super().add_module(name, module)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        Changes.count += 1
+        super().register_parameter(name, param)
+
+    def register_forward_hook(self, *arguments: Any, **named: Any) -> RemovableHandle:
+        Changes.count += 1
+        return super().register_forward_hook(*arguments, **named)
+
+    def register_forward_pre_hook(self, *arguments: Any, **named: Any) -> RemovableHandle:
+        Changes.count += 1
+        return super().register_forward_pre_hook(*arguments, **named)
+
+
+class LayerList(Counted, nn.ModuleList):
+    """Layers in a row."""
+
+    def insert(self, index: int, module: nn.Module) -> None:
+        Changes.count += 1
+        super().insert(index, module)
+
+
+_WRITTEN: dict[type, dict[str, Any]] = {}  # of each layer class: its functions as they are written here
+
+
+class Layer(Counted):
+    """A module that calls kernels. `impl`: which implementation of them (None = best); Transformer sets it once."""
+
+    impl: str | None = None
+    numerics: Numerics = FP32
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _WRITTEN[cls] = _functions(cls)
 
 
 def _functions(cls: type) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsv4.config import LayerSpec, ModelConfig, Routing
 from dsv4.kernels import matmul
 from dsv4.kernels import moe as kernel
-from dsv4.model.layers import Layer, Linear, Numerics
+from dsv4.model.layers import Layer, LayerList, Linear, Numerics
 from dsv4.model.step import Step
 from dsv4.model.watch import Watch, alien
 
@@ -70,7 +70,7 @@ class MoE(Layer):
         super().__init__()
         self.index = spec.index
         self.gate = Gate(config, spec)
-        self.experts = nn.ModuleList(Expert(config, numerics) for _ in range(config.n_routed_experts))
+        self.experts = LayerList(Expert(config, numerics) for _ in range(config.n_routed_experts))
         self.shared_experts = Expert(config, numerics)
         self._kept = _Gathered()
 

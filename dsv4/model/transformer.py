@@ -13,7 +13,7 @@ from dsv4.config import ModelConfig
 from dsv4.model.block import Block
 from dsv4.model.hyper_connection import collapse_head
 from dsv4.model.inputs import FreshCache, ModelCache, Sequences
-from dsv4.model.layers import FP32, Layer, Linear, Numerics, RMSNorm
+from dsv4.model.layers import FP32, Layer, LayerList, Linear, Numerics, RMSNorm
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.rope import RotaryTables
 from dsv4.model.step import PLAIN, Observer, Regime, Step
@@ -30,13 +30,13 @@ class Transformer(Layer):
         super().__init__()
         self.config, self.numerics = config, numerics
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, dtype=numerics.activations)
-        self.layers = nn.ModuleList(Block(config, spec, numerics) for spec in config.layers)
+        self.layers = LayerList(Block(config, spec, numerics) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = Linear(config.hidden_size, config.vocab_size)
         self.hc_head_fn = nn.Parameter(torch.zeros(config.hc_mult, config.hc_mult * config.hidden_size))
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
-        self.mtp = nn.ModuleList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
+        self.mtp = LayerList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
         self.use_yarn(True)
         for module in self.modules():
             if isinstance(module, Layer):

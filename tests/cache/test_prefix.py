@@ -111,3 +111,13 @@ def test_a_prefix_without_windows_saves_what_lies_before_the_warm_up() -> None:
 def test_impossible_policies_are_refused(policy: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReusePolicy(**policy)
+
+
+def test_owners_of_nothing_are_forgotten() -> None:
+    cache = made(slots=3)
+    for n in range(40):
+        keep(cache, [n, n], owner=f"owner {n}")
+    assert len(cache._trees) == len(cache) == 2
+    cache.clear()
+    assert not cache._trees
+    assert cache.check_integrity()

@@ -80,6 +80,7 @@ def test_sampling_flags(dsv4: Run, verb: str, flag: str, value: str, message: st
         ("--interval 0", "interval must be a positive multiple of 256, got 0"),
         ("--snapshots -1", "snapshots must be at least 0, got -1"),
         ("--memory x", "--memory must be a size like 8GiB or a share of free memory like 50%, got 'x'"),
+        ("--memory 10TiB", "--memory must be at most "),
         ("--expert-memory 0", "--expert-memory must be a size like 8GiB or a share of free memory like 50%, got '0'"),
         ("--prefix-disk -1", "--prefix-disk must be a size like 8GiB or a share of free memory like 50%, got '-1'"),
         ("--host 0.0.0.0", "host must be an address of this machine only"),

@@ -265,6 +265,40 @@ def test_a_change_in_the_middle_of_an_answer_is_followed_and_the_answer_not_kept
     assert agrees(engine).reused == 0
 
 
+AT_ONCE = ["class", "layer deleted", "layers swapped", "expert wrapped", "hook embed", "hook layers.2.ffn.experts.0.w1",
+           "pre-hook layers.2.attn", "replaced layers.2.attn.wkv.weight", "eps", "rotary"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_what_is_done_through_a_module_counts_from_the_next_step(name: str) -> None:
+    model = tiny_model()
+    engine = make(model)
+    events = engine.generate(PROMPT, PARAMS)
+    next(events)
+    noticed, real = [], engine.forget
+    engine.forget = lambda: (noticed.append(True), real())[1]  # type: ignore[method-assign]
+    CHANGES[name](model)
+    next(events)
+    assert noticed
+    events.close()
+    assert agrees(engine).reused == 0
+
+
+def test_what_is_done_around_the_modules_counts_some_steps_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps_until(model: Transformer, change: Callable[[Transformer], None]) -> int:
+        engine = make(model)
+        list(engine.generate(PROMPT, PARAMS))
+        change(model)
+        return next(n for n in range(1000) if engine.runner.notice(thorough=False))
+
+    assert steps_until(tiny_model(), CHANGES["data= layers.2.ffn.experts.1.w1.weight"]) <= 257
+    assert steps_until(tiny_model(), lambda m: monkeypatch.setattr(RMSNorm, "forward", lambda self, x: x)) <= 257
+    monkeypatch.undo()
+    model = tiny_model()
+    runner = make(model).runner
+    assert not any(runner.notice(thorough=False) for _ in range(600))
+
+
 def test_a_model_that_no_longer_fits_its_cache_says_so() -> None:
     model = tiny_model()
     engine = make(model)

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -189,6 +190,42 @@ def test_a_draft_that_is_not_taken_may_be_as_damaged_as_it_likes() -> None:
     (got,) = finish(engine, engine.submit([3, 4], params))
     assert engine.counts.drafted > 0
     assert got.tokens == wanted.tokens
+
+
+def failing_on(token: int, model: Transformer, layer: int) -> None:
+    """A model that raises in the middle of a step, after some of its rows were written, where this token is in it."""
+    seen: list[bool] = []
+    model.embed.register_forward_hook(lambda m, inputs, out: seen.append(bool((inputs[0] == token).any())) and None)
+
+    def hook(*arguments: Any) -> None:
+        if seen[-1]:
+            raise Panic("this token breaks the model")
+
+    model.layers[layer].register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize("where", [150, 30])
+def test_a_model_that_raises_ends_the_sequence_that_makes_it_raise(where: int, speculate: bool) -> None:
+    clean = [[5] * 140, [6, 7, 8], [9] * 130]
+    model = tiny_model(tiny_config())
+    engine = make(model, speculate=speculate)
+    alone = [finish(engine, engine.submit(prompt, NEIGHBOUR))[0] for prompt in clean]
+    failing_on(DAMAGED, model, 2)
+    bad = [8] * where + [DAMAGED] + [8] * 60
+    never = {"logit_bias": ((DAMAGED, -100.0),)}
+    params = replace(NEIGHBOUR, **never)  # type: ignore[arg-type]
+    prompts = [clean[0], bad, *clean[1:]]
+    first, broken, *others = finish(engine, *(engine.submit(prompt, params) for prompt in prompts))
+    assert (broken.finish, broken.error, broken.tokens) == (
+        FinishReason.ERROR,
+        "Panic: this token breaks the model",
+        [],
+    )
+    assert [answer.tokens for answer in (first, *others)] == [answer.tokens for answer in alone]
+    if native.available():
+        assert [first, *others] == alone
+    assert engine.check_integrity()
 
 
 @pytest.mark.parametrize("where", ["_grow", "_admit", "reuse", "shared"])

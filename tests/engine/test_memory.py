@@ -1,5 +1,6 @@
 """From a memory budget to pages, sequences and snapshots."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from dsv4.cache import CacheSpec
 from dsv4.engine import memory
-from dsv4.engine.memory import free_memory, parse_memory, plan_memory
+from dsv4.engine.memory import check_budget, free_memory, parse_memory, plan_memory
 from dsv4.testing.tiny import tiny_config
 
 SPEC = CacheSpec(tiny_config(), "fp32")
@@ -31,6 +32,29 @@ def test_sizes(text: str, size: int) -> None:
 
 def test_a_share_is_of_free_memory() -> None:
     assert parse_memory("50%") == pytest.approx(free_memory() / 2, rel=0.2)
+
+
+@pytest.mark.parametrize("limit", [None, 4 * 2**30])
+def test_a_budget_far_above_free_memory_is_refused_with_the_numbers(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_system", lambda field: 20 * 2**30)
+    monkeypatch.setattr(memory, "_container_room", lambda: limit)
+    free = limit or 20 * 2**30
+    for fits in (1, free, free * 6 // 5):
+        check_budget("--memory", fits)
+    for budget in (free * 13 // 10, 100 * 2**30, 10 * 2**40):
+        text = f"--memory must be at most {1.25 * free / 2**30:.2f} GiB, 1.25 times the {free / 2**30:.2f} GiB of memory"
+        with pytest.raises(ValueError, match=re.escape(text)) as caught:
+            check_budget("--memory", budget)
+        assert f"got {budget / 2**30:,.2f} GiB" in str(caught.value)
+
+
+def test_where_the_system_does_not_tell_any_budget_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_system", lambda field: None)
+    monkeypatch.setattr(memory, "_container_room", lambda: None)
+    check_budget("memory", 2**50)
+    assert free_memory() == 8 * 2**30
 
 
 @pytest.mark.parametrize("text", ["", "8 apples", "-1GiB", "0%", "101%", "0", "GiB", "8GiBB"])

@@ -181,11 +181,12 @@ def test_a_refusal_to_a_loop_that_is_gone_is_dropped(
     assert len(run(gather(service, [3], SHORT))) == 5
 
 
-def fail_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, when: Callable[[], bool]) -> None:
+def fail(engine: Engine, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Steps fail so many times once two requests run."""
     real, failed = engine.runner.run, []
 
     def forward(works: list) -> Any:
-        if when() and not failed:
+        if (failed or len(engine._running) == 2) and len(failed) < times:
             failed.append(True)
             raise RuntimeError("out of something")
         return real(works)
@@ -193,17 +194,26 @@ def fail_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, when: Callable[[]
     monkeypatch.setattr(engine.runner, "run", forward)
 
 
-def test_a_failed_step_ends_its_requests_with_an_error_and_the_service_goes_on(
-    service: EngineService, engine: Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_failed_step_is_repeated_for_each_request_and_the_service_goes_on(
+    times: int,
+    service: EngineService,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    fail_once(engine, monkeypatch, lambda: len(engine._running) == 2)
+    alone = [[event.token for event in run(gather(service, [n], LONG))] for n in (3, 4)]
+    fail(engine, monkeypatch, times)
 
     async def work() -> None:
         both = await asyncio.gather(gather(service, [3], LONG), gather(service, [4], LONG))
-        for events in both:
-            assert events[-1].token is None
-            assert events[-1].finish is FinishReason.ERROR
-            assert events[-1].error == "the engine failed on this step"
+        if times == 1:
+            assert [[event.token for event in events] for events in both] == alone
+        else:
+            for events in both:
+                assert events[-1].token is None
+                assert events[-1].finish is FinishReason.ERROR
+                assert events[-1].error == "RuntimeError: out of something"
         assert len(await gather(service, [5], SHORT)) == 5
         assert not engine.busy
 
