@@ -12,7 +12,7 @@ from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import ContentDelta, Tokenizer
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import head, usage_of
-from dsv4.server.dialects.fields import SamplingFields, between, checked
+from dsv4.server.dialects.fields import SamplingFields, between, checked, sampling_fields
 from dsv4.server.dialects.job import Job, prepare
 from dsv4.server.dialects.request import Ask, owner_name
 from dsv4.server.guard.sizes import check_fits
@@ -95,7 +95,7 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         messages=[],
         thinking=False,
         limit=request.max_tokens or DEFAULT_TOKENS,
-        sampling=request.sampling,
+        sampling=sampling_fields(request),
         stop=request.stop,
         logprobs=request.logprobs is not None,
         top_logprobs=request.logprobs or 0,

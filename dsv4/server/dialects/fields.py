@@ -258,14 +258,6 @@ class SamplingFields(Fields):
     user_id: Any = None
 
     @property
-    def sampling(self) -> dict[str, Any]:
-        """The fields of SamplingParams that the request sets; None where it says nothing."""
-        names = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
-        # a top_k of -1 is what other servers take for "all"
-        top_k = None if self.top_k is None else max(0, self.top_k)
-        return {name: getattr(self, name) for name in names} | {"top_k": top_k, "logit_bias": self.logit_bias or None}
-
-    @property
     def wants_usage(self) -> bool:
         """Whether each chunk of a stream has a field for usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -274,3 +266,13 @@ class SamplingFields(Fields):
         """Raise a 400 for options of a stream without one."""
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "only allowed with stream: true")
+
+
+def sampling_fields(request: object) -> dict[str, Any]:
+    """The fields of SamplingParams that a checked request has; None where it says nothing."""
+    names = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
+    fields = {name: getattr(request, name, None) for name in names}
+    top_k = getattr(request, "top_k", None)
+    # -1 is what other servers take for "all"
+    top_k = None if top_k is None else max(0, top_k)
+    return {**fields, "top_k": top_k, "logit_bias": getattr(request, "logit_bias", None) or None}

@@ -4,6 +4,7 @@ from typing import Any
 
 from dsv4.encoding import Dialect
 from dsv4.server.dialects.chat.request import ChatMessage, ChatRequest, functions_of
+from dsv4.server.dialects.fields import sampling_fields
 from dsv4.server.dialects.parts import Unsupported, result_text, text_of_parts
 from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
 from dsv4.server.wire.errors import invalid
@@ -34,7 +35,7 @@ def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> As
         budget=request.budget,
         task=request.task,
         limit=request.output_limit,
-        sampling=request.sampling,
+        sampling=sampling_fields(request),
         stop=request.stop,
         logprobs=bool(request.logprobs),
         top_logprobs=request.top_logprobs or 0,
