@@ -106,11 +106,6 @@ class Tokenizer:
         return self.token_id(self.dialect.eos)
 
     @property
-    def pad_id(self) -> int:
-        """Id of the padding token (the released config names the end token instead)."""
-        return self.token_id(self.dialect.pad)
-
-    @property
     def controls(self) -> Mapping[int, str]:
         """The tokens that are no text, by id: those of the dialect, and what else the vocabulary adds as special or
         writes as `<｜...｜>`."""

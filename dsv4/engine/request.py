@@ -53,14 +53,6 @@ class Request:
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
 
-    @property
-    def slot(self) -> int | None:
-        return self.place.slot if self.place else None
-
-    @property
-    def pages(self) -> list[int]:
-        return list(self.place.pages) if self.place else []
-
     def job(self, shared_pages: int = 0) -> Job:
         """What the scheduler needs to know."""
         at = bisect_right(self.points, self.cached)

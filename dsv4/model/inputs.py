@@ -77,11 +77,6 @@ class Sequences:
     def tokens(self) -> int:
         return self.borders[-1]
 
-    @property
-    def last_rows(self) -> list[int]:
-        """The row of each sequence's last new token."""
-        return [border - 1 for border in self.borders[1:]]
-
 
 def _blocks(ratio: int, spans: list[tuple[int, int]], positions_T: Tensor, device: torch.device | str) -> Blocks:
     joined, own, previous, starts, first_entry, new_entries, tails = [0], [], [], [], [], [], []

@@ -119,7 +119,7 @@ def test_training_uses_the_released_pre_tokenizer(reference_data: Path) -> None:
 
 
 def test_released_ids(released: Tokenizer) -> None:
-    assert (released.bos_id, released.eos_id, released.pad_id) == (0, 1, 2)
+    assert (released.bos_id, released.eos_id, released.token_id(released.dialect.pad)) == (0, 1, 2)
     assert released.vocab_size == 129_280
     assert [released.token_id(t) for t in ("<think>", "</think>", "｜DSML｜")] == [128821, 128822, 128825]
     with pytest.raises(ValueError, match="token 'no such token' is not in the vocabulary"):

@@ -14,7 +14,7 @@ def test_round_trip_and_control_ids(tiny: Tokenizer, corpus: str) -> None:
     ids = [tiny.token_id(token) for token in V4.control_tokens]
     assert ids == list(range(len(ids)))
     assert V4.control_tokens[:3] == (V4.bos, V4.eos, V4.pad)
-    assert (tiny.bos_id, tiny.eos_id, tiny.pad_id) == (0, 1, 2)
+    assert (tiny.bos_id, tiny.eos_id, tiny.token_id(tiny.dialect.pad)) == (0, 1, 2)
     assert tiny.vocab_size == 400
 
 

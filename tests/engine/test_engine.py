@@ -274,13 +274,15 @@ def test_any_workload_ends_every_request_once_and_shares_no_place(work: list[tup
         for request, event in engine.step():
             ends.setdefault(request, []).append(event.finish)
         running = [r for r in requests if r.state is State.RUNNING]
-        slots, pages = [r.slot for r in running], [page for r in running for page in r.pages]
+        places = [(r, r.place) for r in running if r.place is not None]
+        assert len(places) == len(running)
+        slots, pages = [place.slot for _, place in places], [page for _, place in places for page in place.pages]
         assert len(set(slots)) == len(slots)
         assert len(slots) <= 3
         # a page that two hold was full when the second came: nobody writes to it any more
         for page in set(pages):
-            holders = [r for r in running if page in r.pages]
-            assert len(holders) == 1 or all(r.cached >= 256 * (r.pages.index(page) + 1) for r in holders)
+            holders = [(r, place.pages) for r, place in places if page in place.pages]
+            assert len(holders) == 1 or all(r.cached >= 256 * (held.index(page) + 1) for r, held in holders)
 
     for what, number, tokens in work:
         if what == "submit":

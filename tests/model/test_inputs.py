@@ -33,7 +33,6 @@ def test_positions_continue_after_the_cached_tokens() -> None:
     sequences = Sequences.pack([3, 1, 2], (4,), [0, 9, 4])
     assert sequences.borders == (0, 3, 4, 6)
     assert sequences.tokens == 6
-    assert sequences.last_rows == [2, 3, 5]
     assert sequences.positions_T.tolist() == [0, 1, 2, 9, 4, 5]
     assert sequences.sequence_T.tolist() == [0, 0, 0, 1, 2, 2]
 

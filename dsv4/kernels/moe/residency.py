@@ -28,8 +28,3 @@ def limit_experts(maps: Sequence[Tensor], budget: int | None) -> None:
     add = native.function("dsv4_residency_map", [ctypes.c_void_p, ctypes.c_int64])
     for data in maps if budget is not None else ():
         add(data.data_ptr(), data.numel() * data.element_size())
-
-
-def bytes_in_memory() -> int:
-    """How much of the budget is taken."""
-    return native.function("dsv4_residency_used", [], ctypes.c_int64)()
