@@ -110,6 +110,52 @@ def test_two_rotary_objects_must_agree() -> None:
         ModelConfig.from_dict({**raw, "rope_parameters": {**YARN, "factor": 8}})
 
 
+@pytest.mark.parametrize("value", [[], False, 0, "", "yarn", [YARN]])
+@pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
+def test_a_rotary_field_that_is_no_object_does_not_turn_yarn_off(value: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be an object"):
+        with_rope(value, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("compress_rope_parameters", YARN), ("rope_local_base_freq", 5000.0), ("rotary_dim", 32), ("rope_type", "yarn"),
+     ("yarn", {}), ("rope_interleave", False), ("rotary_pct", 0.5), ("rotary_emb_base", 10000)],
+)  # fmt: skip
+def test_rotary_fields_of_other_models_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} "):
+        ModelConfig.from_dict({**released(), name: value})
+    assert ModelConfig.from_dict({**released(), name: None}) == ModelConfig.from_dict(released())
+    assert ModelConfig.from_dict({**released(), "rope_interleave": True}) == ModelConfig.from_dict(released())
+
+
+RATES = "compress_rates.heavily_compressed_attention"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 64}}, RATES),
+        ({"compress_rate_hca": 64}, "compress_rate_hca"),
+        ({"compress_rate_csa": 8}, "compress_rate_csa"),
+        ({"compress_rate_hca": 64, "compress_rates": {"heavily_compressed_attention": 128}}, "compress_rate_hca"),
+    ],
+)
+def test_rates_agree_with_the_plan_and_with_each_other(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message} must agree with "):
+        ModelConfig.from_dict({**released(), **change})
+
+
+@pytest.mark.parametrize("value", [0, False, ""])
+def test_draft_stages_that_are_switched_off_are_none(value: Any) -> None:
+    assert ModelConfig.from_dict({**released(), "dspark_block_size": value}).num_nextn_predict_layers == 1
+
+
+def test_a_text_model_inside_another_one_is_told() -> None:
+    with pytest.raises(ValueError, match="text_config must be absent"):
+        ModelConfig.from_dict({"model_type": "deepseek_v4", "text_config": released()})
+
+
 def in_transformers_words(config: ModelConfig) -> dict[str, Any]:
     """As transformers 5.23 saves it: no compress_ratios, no num_hash_layers."""
     raw = config.to_dict()

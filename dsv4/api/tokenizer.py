@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsv4.checkpoint.tokenizer_file import FILE_NAME, read_tokenizer_file, size_notes
-from dsv4.encoding import Tokenizer
+from dsv4.encoding import Tokenizer, dialect_named, dialect_of_folder
 
 if TYPE_CHECKING:
     from dsv4.checkpoint import Report
@@ -29,7 +29,8 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None, dialect: str | N
     for note in size_notes(folder, definition, vocab_size) if vocab_size is not None else ():
         warnings.warn(note, stacklevel=3)
     try:
-        tokenizer = Tokenizer.load(file, dialect=dialect)
+        spoken = dialect_named(dialect) if dialect is not None else dialect_of_folder(folder)
+        tokenizer = Tokenizer(definition, dialect=spoken, source=str(file))
         for text in _PROBES:
             tokenizer.encode_text(text)
     except BaseException as error:

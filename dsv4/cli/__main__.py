@@ -46,6 +46,7 @@ def main() -> None:
     try:
         _open_streams()
         try:
+            refuse_empty(sys.argv[1:])
             make_app()(sys.argv[1:])
         finally:
             _flush()
@@ -60,6 +61,19 @@ def main() -> None:
         if NO_MEMORY not in str(error):
             raise
         _fail("there is not enough memory")
+
+
+def refuse_empty(arguments: list[str]) -> None:
+    """Raises ValueError for an argument without a character: an unset variable of a script, which as a path would be
+    the current folder."""
+    before = ""
+    for place, argument in enumerate(arguments, 1):
+        flag, equals, value = argument.partition("=")
+        if not argument:
+            raise ValueError(f"{before} is empty" if before.startswith("-") else f"argument {place} is empty")
+        if flag.startswith("--") and equals and not value:
+            raise ValueError(f"{flag} is empty")
+        before = argument
 
 
 def sentence(error: ValueError | OSError | MemoryError) -> str:

@@ -51,6 +51,12 @@ _FIXED = {
     "norm_topk_prob": True,
     "topk_method": "noaux_tc",
 }
+# Tokens per entry where nothing is said, and the field of older configs.
+_USUAL_RATES = {
+    ATTENTION_NAMES["csa"]: (CSA_RATIO, "compress_rate_csa"),
+    ATTENTION_NAMES["hca"]: (128, "compress_rate_hca"),
+}
+_OF_TRANSFORMERS = {"layer_types", "mlp_layer_types", "compress_rates", "compress_rate_csa", "compress_rate_hca"}
 _EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
 
@@ -60,7 +66,7 @@ def read_fields(raw: dict[str, Any]) -> dict[str, Any]:
     _check_identity(raw)
     if "dim" in raw and "hidden_size" not in raw:
         return _inference(raw)
-    if raw.keys() & {"layer_types", "mlp_layer_types", "compress_rates"}:
+    if raw.keys() & _OF_TRANSFORMERS:
         try:
             return _huggingface(_released(raw))
         except ValueError as error:
@@ -83,6 +89,8 @@ def _check_identity(raw: dict[str, Any]) -> None:
         raise ValueError(f"architectures must name DeepseekV4ForCausalLM, got {shown(names)}")
     if "vision_config" in raw:
         raise ValueError("vision_config must be absent: models that read images are not supported")
+    if "text_config" in raw:
+        raise ValueError("text_config must be absent: the fields of a text model lie at the top of its config")
     for name, wanted in _FIXED.items():
         if name in raw and (raw[name] != wanted or isinstance(raw[name], bool) != isinstance(wanted, bool)):
             raise ValueError(f"{name} must be {wanted!r} in DeepSeek-V4, got {shown(raw[name])}")
@@ -126,7 +134,7 @@ def _settle_prediction(raw: dict[str, Any], values: dict[str, Any]) -> None:
     if layers is None:
         return
     extra = ratios[layers:]
-    if any(name.startswith("dspark_") for name in raw):
+    if any(name.startswith("dspark_") and value for name, value in raw.items()):
         values["draft_stages"], values["num_nextn_predict_layers"] = max(0, len(extra)), 0
         return
     if "num_nextn_predict_layers" not in values:
@@ -183,6 +191,7 @@ def _released(raw: dict[str, Any]) -> dict[str, Any]:
     """transformers' dialect in the released one's words. Where both are there they must agree."""
     out = dict(raw)
     types, hashed = raw.get("layer_types"), raw.get("mlp_layer_types")
+    _check_rates(raw)
     if types is not None:
         ratios = [_ratio(i, name, raw) for i, name in enumerate(_names("layer_types", types))]
         given = raw.get("compress_ratios")
@@ -209,6 +218,24 @@ def _released(raw: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _check_rates(raw: dict[str, Any]) -> None:
+    """The two spellings of the rates agree with each other and with compress_ratios, as far as each is there."""
+    rates, given = raw.get("compress_rates"), raw.get("compress_ratios")
+    for name, (_, older) in _USUAL_RATES.items():
+        field = f"compress_rates.{name}"
+        rate = rates.get(name) if isinstance(rates, dict) else None
+        if rate is not None and older in raw and raw[older] != rate:
+            raise ValueError(f"{older} must agree with {field} {shown(rate)}, got {shown(raw[older])}")
+        if rate is None and older in raw:
+            field, rate = older, raw[older]
+        if rate is None or not isinstance(given, list):
+            continue
+        csa = name == ATTENTION_NAMES["csa"]
+        ratios = {ratio for ratio in given if isinstance(ratio, int) and ratio > 0 and (ratio == CSA_RATIO) == csa}
+        if ratios and ratios != {rate}:
+            raise ValueError(f"{field} must agree with compress_ratios {shown(sorted(ratios))}, got {shown(rate)}")
+
+
 def _names(field: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{field} must be a list of names, one per layer, got {shown(value)}")
@@ -219,16 +246,12 @@ def _ratio(index: int, name: str, raw: dict[str, Any]) -> int:
     """The tokens per compressed entry of a layer type: from compress_rates, or as transformers and V4 have it."""
     if name == ATTENTION_NAMES["swa"]:
         return 0
-    usual = {
-        ATTENTION_NAMES["csa"]: (CSA_RATIO, "compress_rate_csa"),
-        ATTENTION_NAMES["hca"]: (128, "compress_rate_hca"),
-    }
-    if name not in usual:
+    if name not in _USUAL_RATES:
         raise ValueError(
             f"layer_types[{index}] must be one of {', '.join(ATTENTION_NAMES.values())}, got {shown(name)}"
         )
-    default, older = usual[name]
-    if older in raw:
+    default, older = _USUAL_RATES[name]
+    if older in raw and "compress_rates" not in raw:
         return int(number(older, raw[older], int, 1, 256))
     rates = raw.get("compress_rates", {name: default})
     if not isinstance(rates, dict):

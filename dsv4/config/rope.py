@@ -28,6 +28,17 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "extrapolation_factor": (1,),
 }
 _KINDS = ("yarn", "default")
+# The rotary fields a config may have at its top, and other engines' names for what V4 does anyway.
+_AT_TOP: dict[str, tuple[Any, ...] | None] = {
+    "rope_theta": None,
+    "compress_rope_theta": None,
+    "rope_scaling": None,
+    "rope_parameters": None,
+    "qk_rope_head_dim": None,
+    "partial_rotary_factor": None,
+    "rope_interleave": (True,),
+}
+_ROTARY = ("rope", "rotary", "yarn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +63,25 @@ def read_rope(raw: dict[str, Any]) -> dict[str, Any]:
     """The rotary fields of ModelConfig from a config without nulls: yarn always, thetas and qk_rope_head_dim where it
     says them. Raises ValueError naming the field."""
     found: dict[str, Any] = {}
+    for name, value in raw.items():
+        if any(word in name.lower() for word in _ROTARY):
+            _check_top(name, value)
     _share(found, "", raw, raw)
-    objects = [name for name in ("rope_scaling", "rope_parameters") if raw.get(name)]
+    objects = [name for name in ("rope_scaling", "rope_parameters") if raw.get(name) not in (None, {})]
     yarns = [_read_object(name, raw[name], raw, found) for name in objects]
     if len(yarns) == 2 and yarns[0] != yarns[1]:
         raise ValueError("rope_parameters must say the same as rope_scaling, or one of them be left out")
     return {**found, "yarn": yarns[0] if yarns else None}
+
+
+def _check_top(name: str, value: Any) -> None:
+    if name not in _AT_TOP:
+        raise ValueError(f"{name} is not known in DeepSeek-V4: rotary fields are {', '.join(_AT_TOP)}")
+    allowed = _AT_TOP[name]
+    if allowed is not None and not any(value is item for item in allowed):
+        raise ValueError(
+            f"{name} must be {' or '.join(map(str, allowed))} or absent in DeepSeek-V4, got {shown(value)}"
+        )
 
 
 def _read_object(name: str, value: Any, raw: dict[str, Any], found: dict[str, Any]) -> Yarn | None:

@@ -27,8 +27,10 @@ def dialect_of_folder(folder: Path) -> Dialect:
     """
     if (name := _json(folder / "generation_config.json").get("dialect")) is not None:
         return dialect_named(name)
-    scripts = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(folder.glob("encoding/*.py"))]
-    text = "".join(scripts)
+    files = [
+        file for file in sorted(folder.glob("encoding/*.py")) if file.is_file()
+    ]  # a named pipe would wait for ever
+    text = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
     if V41.system in text:
         return V41
     if NEW_EFFORT in text:
@@ -37,7 +39,7 @@ def dialect_of_folder(folder: Path) -> Dialect:
     kinds = [config.get("model_type"), *(config.get("architectures") or ())]
     if any(str(kind).lower().replace("_", "").startswith("deepseekv41") for kind in kinds):
         return V41
-    newer = any(value is not None for key, value in config.items() if key.startswith("dspark_"))
+    newer = any(value for key, value in config.items() if key.startswith("dspark_"))
     return V4_0731 if newer and not text else V4
 
 

@@ -44,12 +44,14 @@ class Tokenizer:
 
     def __init__(self, definition: dict[str, Any], *, dialect: Dialect = V4, source: str = FILE_NAME) -> None:
         self.dialect = dialect
+        definition = _settled(definition, source)
         self._definition = definition
         self._full = _build(definition, source)
         self._plain = _build({**definition, "added_tokens": []}, source)
         self._bytes_of = _byte_alphabet()
         self._in_pieces = cuts_as_released(definition)
-        missing = [token for token in dialect.control_tokens if self._full.token_to_id(token) is None]
+        added = {token["content"] for token in definition["added_tokens"]}
+        missing = [token for token in dialect.control_tokens if token not in added]
         if missing:
             raise ValueError(f"{source}: added_tokens lacks {missing[0]!r}, a control token of {dialect.name}")
         self._controls = re.compile("(" + "|".join(map(re.escape, dialect.control_tokens)) + ")")
@@ -74,8 +76,8 @@ class Tokenizer:
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such tokenizer file")
         try:
-            definition = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            definition = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}: not a JSON file ({error})") from error
         if not isinstance(definition, dict):
             raise ValueError(f"{file}: expected a JSON object, got {type(definition).__name__}")
@@ -92,7 +94,7 @@ class Tokenizer:
         return self._longest
 
     def definition_json(self) -> str:
-        """The tokenizer.json this was made from."""
+        """The tokenizer.json this was made from, without what is only for training."""
         return json.dumps(self._definition)
 
     @property
@@ -225,6 +227,21 @@ class DecodeStream:
         return self._decoder.decode(b"", final=True)
 
 
+def _settled(definition: dict[str, Any], source: str) -> dict[str, Any]:
+    """A definition without what trainers save in it and answers must not have: texts cut or padded to one length, and
+    random merges. Raises ValueError for another kind of tokenizer."""
+    model, added = definition.get("model"), definition.get("added_tokens") or []
+    if not isinstance(model, dict):
+        raise ValueError(f"{source}: not a tokenizer definition (model must be an object)")
+    if model.get("type", "BPE") != "BPE":
+        raise ValueError(f"{source}: model.type must be 'BPE', got {str(model['type'])[:40]!r}")
+    if not isinstance(added, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in added):
+        raise ValueError(f"{source}: added_tokens must be a list of objects with content")
+    unwanted = {name: None for name in ("truncation", "padding") if definition.get(name)}
+    model = {**model, "dropout": None} if model.get("dropout") else model
+    return {**definition, **unwanted, "model": model, "added_tokens": added}
+
+
 def _build(definition: dict[str, Any], source: str) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(definition, ensure_ascii=False))
@@ -234,7 +251,7 @@ def _build(definition: dict[str, Any], source: str) -> tokenizers.Tokenizer:
 
 
 def _control_texts(definition: dict[str, Any], dialect: Dialect) -> set[str]:
-    added = {str(token["content"]): token for token in definition.get("added_tokens") or ()}
+    added = {str(token["content"]): token for token in definition["added_tokens"]}
     marked = {text for text, token in added.items() if token.get("special") or _MARKED.fullmatch(text)}
     return marked | set(dialect.control_tokens)
 

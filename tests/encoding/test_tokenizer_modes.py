@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,49 @@ def test_load_errors_name_the_file(tmp_path: Path) -> None:
 
 def test_load_names_the_missing_control_token(tiny: Tokenizer, tmp_path: Path) -> None:
     definition = json.loads(tiny._full.to_str())
-    definition["added_tokens"] = []
-    for token in ("<｜User｜>",):
-        definition["model"]["vocab"]["gone"] = definition["model"]["vocab"].pop(token)
+    definition["added_tokens"] = [a for a in definition["added_tokens"] if a["content"] != "<｜User｜>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
     with pytest.raises(ValueError, match=r"added_tokens lacks '<｜User｜>', a control token of v4"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}},
+        {"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 2,
+                     "pad_type_id": 0, "pad_token": "x"}},
+        {"dropout": 0.9},
+    ],
+)  # fmt: skip
+def test_what_a_trainer_left_in_the_file_changes_no_prompt(tiny: Tokenizer, change: dict[str, Any]) -> None:
+    definition = json.loads(tiny.definition_json())
+    target = definition["model"] if "dropout" in change else definition
+    target.update(change)
+    text = "What is the answer to all of these questions? " * 200
+    for words in ("some words that are many tokens", text):
+        assert Tokenizer(definition).encode_text(words) == tiny.encode_text(words)
+        assert Tokenizer(definition).encode_text(words, trusted=True) == tiny.encode_text(words, trusted=True)
+
+
+@pytest.mark.parametrize("token", ["<｜User｜>", "<think>", "<｜begin▁of▁sentence｜>"])
+def test_a_control_token_that_is_only_a_word_of_the_vocabulary_is_missing(tiny: Tokenizer, token: str) -> None:
+    definition = json.loads(tiny.definition_json())
+    added = next(a for a in definition["added_tokens"] if a["content"] == token)
+    definition["added_tokens"].remove(added)
+    definition["model"]["vocab"][token] = added["id"]
+    with pytest.raises(ValueError, match=f"added_tokens lacks '{re.escape(token)}'"):
+        Tokenizer(definition)
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "Unigram", "WordPiece", None, 3])
+def test_other_kinds_of_tokenizers_are_named(tiny: Tokenizer, kind: Any) -> None:
+    definition = json.loads(tiny.definition_json())
+    definition["model"]["type"] = kind
+    with pytest.raises(ValueError, match=r"model\.type must be 'BPE', got "):
+        Tokenizer(definition)
+
+
+def test_a_byte_order_mark_before_the_definition(tiny: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + tiny.definition_json().encode())
+    assert Tokenizer.load(tmp_path).encode_text("a word") == tiny.encode_text("a word")
