@@ -5,7 +5,7 @@ averaged. A parameter is held in one of three ways: a shard of it (fsdp), all of
 expert - all of it on the ranks with the same place along the expert axis.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -16,8 +16,7 @@ from dsv4.distributed.collectives import sum_flat
 from dsv4.distributed.mesh import EXPERT_COPIES, SHARD_COPIES, WHOLE_COPIES, Mesh
 from dsv4.parameters import is_expert
 from dsv4.training.clipping import check_largest, norms, scale_down
-
-Named = Iterable[tuple[str, nn.Parameter]]
+from dsv4.training.param_groups import Named
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.loss import Losses
 from dsv4.training.muon import Muon
-from dsv4.training.param_groups import Groups, Optimizers, make_adamw
+from dsv4.training.param_groups import Groups, Named, Optimizers, make_adamw
+from dsv4.training.settings import OptimizerSettings
 from dsv4.training.states import STATE_FILE, latest_of_ranks
-from dsv4.training.team import Kind, Named
 
 
 class Ranks:
@@ -53,20 +53,20 @@ class Ranks:
         self._model = model
         return model
 
-    def optimizers(
-        self, config: ModelConfig, named: Named, lr: float, kind: Kind, momentum: float, decay: float
-    ) -> Optimizers:
+    def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
         """AdamW on what each rank holds, Muon on whole matrices with one owner each."""
         tensors = dict(named)
-        found = Groups.of(config, tensors.items(), kind)
-        adam = [{"named": members, "weight_decay": decay * on} for on, members in found.vectors.items()]
+        found = Groups.of(config, tensors.items(), settings.kind)
+        adam = [{"named": members, "weight_decay": settings.decay * on} for on, members in found.vectors.items()]
         adamw = LocalOptimizer(adam, lambda groups: make_adamw(groups, lr))
         muon = None
         if found.matrices:
             groups = [{"named": members, "rows": rows} for rows, members in found.matrices.items()]
-            muon = OwnedMatrices(
-                groups, lambda made: Muon(made, lr=lr, momentum=momentum, weight_decay=0.0), self.mesh, lr, decay
-            )
+
+            def make(made: list[dict[str, Any]]) -> Muon:
+                return Muon(made, lr=lr, momentum=settings.momentum, weight_decay=0.0)
+
+            muon = OwnedMatrices(groups, make, self.mesh, lr, settings.decay)
         self._masters, self._optimizers = tensors, (muon, adamw)
         return Optimizers(muon, adamw)  # pyrefly: ignore
 

@@ -1,11 +1,11 @@
 """What a training step asks of the processes it runs in: one alone, or several that share each step's sequences."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsv4.config import ModelConfig
 from dsv4.model.init import init_weights
@@ -14,12 +14,10 @@ from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.clipping import clip_gradients
 from dsv4.training.loss import Losses
-from dsv4.training.param_groups import Optimizers, make_optimizers
+from dsv4.training.param_groups import Named, Optimizers, make_optimizers
 from dsv4.training.qat import FakeQuantised
+from dsv4.training.settings import OptimizerSettings
 from dsv4.training.states import find_state, latest_of_ranks, load_state, write_state
-
-Named = Iterable[tuple[str, nn.Parameter]]
-Kind = Literal["muon", "adamw"]
 
 
 class Team(Protocol):
@@ -34,9 +32,7 @@ class Team(Protocol):
         """A new model, or this rank's part of it."""
         ...
 
-    def optimizers(
-        self, config: ModelConfig, named: Named, lr: float, kind: Kind, momentum: float, decay: float
-    ) -> Optimizers:
+    def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
         """`make_optimizers` over what `build` made."""
         ...
 
@@ -107,9 +103,8 @@ class Alone:
     def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> Transformer:
         return init_weights(Transformer(config, numerics), seed)
 
-    def optimizers(
-        self, config: ModelConfig, named: Named, lr: float, kind: Kind, momentum: float, decay: float
-    ) -> Optimizers:
+    def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
+        kind, momentum, decay = settings.kind, settings.momentum, settings.decay
         return make_optimizers(config, named, lr, kind=kind, momentum=momentum, decay=decay)
 
     def fake_quantised(self, model: Transformer, masters: Mapping[str, Tensor]) -> FakeQuantised:

@@ -87,11 +87,8 @@ class Trainer:
         numerics = BF16 if recipe.run.numerics == "bf16" else FP32
         self.model = model or self.team.build(config, numerics, recipe.seed)
         self.masters = Masters(self.model)
-        settings = recipe.optimizer
         named = self.masters.named_parameters()
-        self.optimizers = self.team.optimizers(
-            config, named, recipe.lr.peak, settings.kind, settings.momentum, settings.decay
-        )
+        self.optimizers = self.team.optimizers(config, named, recipe.lr.peak, recipe.optimizer)
         self._fake = nullcontext()
         if recipe.qat_from is not None:
             self._fake = self.team.fake_quantised(self.model, dict(self.masters.named_parameters()))
