@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dsv4.kernels.autograd import once_differentiable
+
 
 def exchange(rows_RX: Tensor, send: Sequence[int], receive: Sequence[int], group: Any) -> Tensor:
     """Send `send[p]` rows to each rank p, in order; returns the `receive[p]` rows of each rank p, in order.
@@ -18,7 +20,7 @@ def exchange(rows_RX: Tensor, send: Sequence[int], receive: Sequence[int], group
     Counts may be 0. What p is told to receive from here must be what is sent. Differentiable in the rows: gradients
     go back the same way. Every rank of the group must call it, and its backward pass.
     """
-    return _Exchange.apply(rows_RX, list(send), list(receive), group)  # pyrefly: ignore
+    return _Exchange.apply(rows_RX, list(send), list(receive), group)
 
 
 class _Exchange(torch.autograd.Function):
@@ -28,9 +30,9 @@ class _Exchange(torch.autograd.Function):
         return _all_to_all(rows_RX, send, receive, group)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
-        return _all_to_all(grad, ctx.receive, ctx.send, ctx.group), None, None, None
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return _all_to_all(grads[0], ctx.receive, ctx.send, ctx.group), None, None, None
 
 
 def _all_to_all(rows_RX: Tensor, send: list[int], receive: list[int], group: Any) -> Tensor:
@@ -47,7 +49,7 @@ def gather_rows(rows_RX: Tensor, counts: Sequence[int], group: Any) -> Tensor:
 
     Differentiable: a rank's rows get the sum of what all ranks' copies got, added in the order of ranks.
     """
-    return _Gather.apply(rows_RX, list(counts), group)  # pyrefly: ignore
+    return _Gather.apply(rows_RX, list(counts), group)
 
 
 class _Gather(torch.autograd.Function):
@@ -66,9 +68,9 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
-        ranks = len(ctx.counts)
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad, ranks = grads[0], len(ctx.counts)
         parts = _all_to_all(grad, ctx.counts, [ctx.rows] * ranks, ctx.group).view(ranks, ctx.rows, *grad.shape[1:])
         total = parts[0].clone()
         for part in parts[1:]:

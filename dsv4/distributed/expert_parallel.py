@@ -17,7 +17,6 @@ from dsv4.distributed.collectives import exchange
 from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.transformer import RankTransformer
 from dsv4.kernels import moe as kernel
-from dsv4.model.block import Block
 from dsv4.model.layers import Layer
 from dsv4.model.moe import Expert, MoE
 from dsv4.model.step import Step
@@ -35,8 +34,7 @@ def split(model: RankTransformer, mesh: Mesh) -> None:
     if ranks == 1:
         return
     check(model.config, ranks)
-    for block in (*model.layers, *model.mtp):
-        assert isinstance(block, Block)
+    for block in model.blocks:
         block.ffn = SplitMoE(block.ffn, mesh.group("expert"))
 
 
@@ -72,11 +70,11 @@ class SplitMoE(MoE):
         x_RD = exchange(assignments.rows(x_TD), send, receive, self.group)
         weight_R = exchange(assignments.weights(weight_TK), send, receive, self.group)
         expert_R = torch.arange(self.per_rank, device=ids_TK.device).repeat(self.ranks).repeat_interleave(got_E)
-        y_RD = self._run(x_RD, expert_R[:, None], weight_R[:, None])
+        y_RD = self._run_here(x_RD, expert_R[:, None], weight_R[:, None])
         y_AD = exchange(y_RD, receive, send, self.group)
         return assignments.sums(y_AD)
 
-    def _run(self, x_RD: Tensor, expert_RK: Tensor, weight_RK: Tensor) -> Tensor:  # pyrefly: ignore
+    def _run_here(self, x_RD: Tensor, expert_RK: Tensor, weight_RK: Tensor) -> Tensor:
         """What the experts here make of some rows, fp32; expert_RK counts from the first one here."""
         if not len(x_RD):
             # nothing to compute, but the backward pass must still come through here to meet the other ranks

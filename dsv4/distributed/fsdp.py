@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.transformer import RankTransformer
 from dsv4.model.attention.csa import CompressedSparseAttention
-from dsv4.model.block import Block
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.transformer import Transformer
 from dsv4.parameters import Role, parameter_table
@@ -30,8 +29,7 @@ def shard(model: RankTransformer, mesh: Mesh) -> None:
     def unit(module: nn.Module, free: bool | None = None) -> None:
         fully_shard(module, mesh=mesh.devices["fsdp"], ignored_params=whole, reshard_after_forward=free)
 
-    for block in (*model.layers, *model.mtp):
-        assert isinstance(block, Block)
+    for block in model.blocks:
         if isinstance(block.attn, CompressedSparseAttention):
             # the indexer's loss leaves the block beside its output, and in the warm-up nothing else has a gradient
             # kept until the backward pass: whether a rank asks for queries depends on how long its documents are

@@ -3,12 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Backward = Callable[..., Sequence[Tensor | None]]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def once_differentiable(backward: F) -> F:
+    """torch's mark of a backward pass that has no graph of its own; the function keeps its type."""
+    return cast("F", torch.autograd.function.once_differentiable(backward))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ def node(
 
     @wraps(run)
     def through_node(*arguments: Any) -> Any:
-        return _Node.apply(passes, *arguments)  # pyrefly: ignore
+        return _Node.apply(passes, *arguments)
 
     return through_node
 
@@ -63,10 +69,10 @@ class _Node(torch.autograd.Function):
         return given if len(given) > 1 else given[0]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         arguments, saved = list(ctx.arguments), ctx.saved_tensors
         for i, tensor in zip(ctx.tensors, saved, strict=False):
             arguments[i] = tensor
-        found = ctx.passes.backward(gradients, saved[len(ctx.tensors) :], *arguments)
+        found = ctx.passes.backward(grad_outputs, saved[len(ctx.tensors) :], *arguments)
         return None, *found, *([None] * (len(arguments) - len(found)))

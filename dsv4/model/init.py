@@ -5,8 +5,7 @@ from torch import nn
 
 from dsv4.model.block import Block
 from dsv4.model.layers import Linear, RMSNorm
-from dsv4.model.moe import Expert, Gate
-from dsv4.model.mtp import MultiTokenPredictor
+from dsv4.model.moe import Gate
 from dsv4.model.transformer import Transformer
 
 GATE_INIT = 0.01  # the mHC paper's "gating factor init"
@@ -32,15 +31,12 @@ def init_weights(model: Transformer, seed: int = 0) -> Transformer:
             _init_gate(module, generator)
     model.embed.weight.normal_(0, 0.5, generator=generator)
     damping = (2 * model.config.num_hidden_layers) ** -0.5
-    for index, block in enumerate([*model.layers, *model.mtp]):
-        assert isinstance(block, Block)
+    for index, block in enumerate(model.blocks):
         _init_connections(block, index, generator)
         block.attn.wo_b.weight.mul_(damping)
-        for expert in [*block.ffn.experts, block.ffn.shared_experts]:
-            assert isinstance(expert, Expert)
+        for expert in block.ffn.all_experts:
             expert.w2.weight.mul_(damping)
-    for owner in [model, *model.mtp]:
-        assert isinstance(owner, Transformer | MultiTokenPredictor)
+    for owner in [model, *model.predictors]:
         owner.hc_head_fn.normal_(0, owner.hc_head_fn.shape[1] ** -0.5, generator=generator)
         owner.hc_head_scale.fill_(GATE_INIT)
     return model

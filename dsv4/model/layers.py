@@ -160,8 +160,8 @@ class _StraightThrough(torch.autograd.Function):
         return cast(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore
-        return grad, None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def straight_through(cast: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

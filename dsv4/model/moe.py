@@ -4,6 +4,7 @@ Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner 
 """
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,11 @@ class MoE(Layer):
         self.shared_experts = Expert(config, numerics)
         self._kept = _Gathered()
 
+    @property
+    def all_experts(self) -> list[Expert]:
+        """The routed experts, then the shared one."""
+        return cast("list[Expert]", [*self.experts, self.shared_experts])
+
     def forward(self, x_TD: Tensor, step: Step) -> Tensor:
         given_TK = None if step.regime.routes is None else step.regime.routes.get(self.index)
         score_TE, ids_TK, weight_TK = self.gate(x_TD, step.tokens_T, given_TK)
@@ -108,7 +114,7 @@ class MoE(Layer):
         """All experts' weights, gathered once and again after one was moved, replaced or loaded anew."""
         self._look()
         if self._kept.weights is None:
-            experts = [*self.experts, self.shared_experts]
+            experts = self.all_experts
             self._kept.weights = kernel.ExpertWeights(
                 *([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3")),
                 *([getattr(expert, name).scale for expert in experts] for name in ("w1", "w2", "w3")),

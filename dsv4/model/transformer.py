@@ -4,6 +4,7 @@ Legend: T tokens, S streams, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,16 @@ class Transformer(Layer):
         for module in self.modules():
             if isinstance(module, Layer):
                 module.impl = impl
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Every block: the layers, then those of the prediction."""
+        return cast("list[Block]", [*self.layers, *self.mtp])
+
+    @property
+    def predictors(self) -> list[MultiTokenPredictor]:
+        """The blocks of the prediction."""
+        return cast("list[MultiTokenPredictor]", [*self.mtp])
 
     def use_yarn(self, on: bool) -> None:
         """Scale the long-range rotary table as the config says, or not yet (early training stages)."""
@@ -100,9 +111,7 @@ class Transformer(Layer):
     def _predictor(self) -> MultiTokenPredictor:
         if not self.mtp:
             raise ValueError("this model has no prediction block (num_nextn_predict_layers is 0)")
-        block = self.mtp[0]
-        assert isinstance(block, MultiTokenPredictor)
-        return block
+        return self.predictors[0]
 
     def _step(
         self,
@@ -121,4 +130,4 @@ def _run(part: Callable[..., Tensor], step: Step, *inputs: object) -> Tensor:
     if not (step.regime.recompute and torch.is_grad_enabled()):
         return part(*inputs)
     # NOTE: nothing in the model draws random numbers
-    return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)  # pyrefly: ignore
+    return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)

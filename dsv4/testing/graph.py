@@ -22,8 +22,8 @@ class Marked(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore
-        return grad, None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def graph_is_freed(run: Callable[[Callable[[Tensor], Tensor]], None]) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsv4.model.block import Block
 from dsv4.model.transformer import Transformer
 
 SPEED = 0.001  # report: bias update speed
@@ -39,8 +38,7 @@ def move_biases(model: Transformer, load: Mapping[int, Tensor], speed: float = S
 
     load: counts of all ranks. Layers without a bias (hash routing) are passed over.
     """
-    for block in (*model.layers, *model.mtp):
-        assert isinstance(block, Block)
+    for block in model.blocks:
         bias_E, load_E = block.ffn.gate.bias, load.get(block.ffn.index)
         if bias_E is not None and load_E is not None:
             bias_E.add_(speed * (load_E.mean() - load_E).sign())

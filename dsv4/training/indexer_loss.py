@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsv4.kernels.autograd import once_differentiable
 from dsv4.kernels.indexer.reference import scores
 from dsv4.model.step import IndexedAttention
 from dsv4.model.transformer import Transformer
@@ -43,7 +44,7 @@ def indexer_kl(seen: IndexedAttention) -> Tensor:
     values: gradients for the indexer's queries, weights and keys are made a block of queries at a time, in the forward
     pass. Differentiable once.
     """
-    return _IndexerKL.apply(seen.index_TJI, seen.weight_TJ, seen.index_MI, seen)  # pyrefly: ignore
+    return _IndexerKL.apply(seen.index_TJI, seen.weight_TJ, seen.index_MI, seen)
 
 
 class _IndexerKL(torch.autograd.Function):
@@ -58,9 +59,9 @@ class _IndexerKL(torch.autograd.Function):
         return total
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore
-        return *(kept * grad.to(kept.dtype) for kept in ctx.saved_tensors), None
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return *(kept * grads[0].to(kept.dtype) for kept in ctx.saved_tensors), None
 
 
 def _add_block(block: _Block, seen: IndexedAttention, grads: list[Tensor]) -> Tensor:

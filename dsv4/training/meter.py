@@ -11,7 +11,6 @@ import torch
 from dsv4.config import AttentionKind, ModelConfig
 from dsv4.kernels.hyper_connection import split_sinkhorn
 from dsv4.model import accounting
-from dsv4.model.block import Block
 from dsv4.model.transformer import Transformer
 
 
@@ -58,8 +57,7 @@ def connection_error(model: Transformer, draws: int = 32) -> float:
     connections, for projections drawn from a normal distribution (the real ones are RMS-normalised)."""
     config, worst = model.config, 0.0
     generator = torch.Generator().manual_seed(0)
-    for block in (*model.layers, *model.mtp):
-        assert isinstance(block, Block)
+    for block in model.blocks:
         for scale_3, base_X in ((block.hc_attn_scale, block.hc_attn_base), (block.hc_ffn_scale, block.hc_ffn_base)):
             mixes_TX = torch.randn(draws, len(base_X), generator=generator).to(base_X)
             parts = split_sinkhorn(mixes_TX, scale_3, base_X, config.hc_mult, config.hc_sinkhorn_iters, config.hc_eps)

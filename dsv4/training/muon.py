@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"rows {group['rows']} must add up to the height of {list(p.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # pyrefly: ignore
+    def step(self, closure: Any = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -73,20 +73,19 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         for p in params:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum"] for p in params]
         torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, grads)  # pyrefly: ignore
+        torch._foreach_add_(momenta, grads)
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         # Nesterov looks one step ahead: mu M + G
         ahead = group["momentum"] if group["nesterov"] else None
         by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
         for p, momentum, grad in zip(params, momenta, grads, strict=True):
-            assert grad is not None
             for pieces in zip(*(matrices(t, group["rows"]) for t in (p, momentum, grad)), strict=True):
                 n, m = pieces[0].shape
                 by_shape[n, m].append(pieces)

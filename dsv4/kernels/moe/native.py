@@ -75,7 +75,7 @@ def packed_layer(weights: ExpertWeights) -> _Layer | None:
             rows = tuple(row.data_ptr() for row in table_6E)
             layer = _Layer(table_6E, rows, weights.w1[0].shape[0], kind, shared)
         weights.native["layer"] = layer
-    return weights.native["layer"]  # pyrefly: ignore
+    return weights.native["layer"]
 
 
 def takes_layer(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertWeights) -> str | None:

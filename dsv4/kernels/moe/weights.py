@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ class ExpertWeights:
     s3: Sequence[Tensor | None]
     limit: float = 0.0
     shared: bool = False
-    native: dict[str, object] = field(default_factory=dict, init=False, repr=False)  # what implementations keep
+    native: dict[str, Any] = field(default_factory=dict, init=False, repr=False)  # what implementations keep
 
     def __post_init__(self) -> None:
         lengths = {len(part) for part in (self.w1, self.w2, self.w3, self.s1, self.s2, self.s3)}

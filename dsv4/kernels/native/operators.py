@@ -6,7 +6,7 @@ nodes are made around it).
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -32,6 +32,6 @@ def operator(schema: str, like: Callable[..., Any]) -> Callable[[F], F]:
         def through_torch(*arguments: Any, **named: Any) -> Any:
             return call(*arguments, **named)
 
-        return through_torch  # type: ignore[return-value]  # pyrefly: ignore
+        return cast("F", through_torch)
 
     return register
