@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsv4.generation import ConstraintFactory
-from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
 from dsv4.server.dialects.constraints import Desk, constraint
 from dsv4.server.dialects.prompt import begun, cache_points, encode
-from dsv4.server.dialects.request import Ask
+from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError
 
 # what the released encoding reads from a message, and what a request says beside its messages
@@ -23,7 +23,7 @@ class Prepared:
     begun: what of the answer's markup the prompt ends with.
     """
 
-    ask: Ask
+    request: GenerationRequest
     prompt: list[int]
     points: tuple[int, ...]
     constraint: ConstraintFactory | None
@@ -44,10 +44,10 @@ def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) ->
     if "tools" in body and not isinstance(body["tools"], str | bytes):
         body["tools"] = list(body["tools"])
     try:
-        ask = chat_ask(parse_chat(body), desk.tokenizer.dialect, "", "")
-        prompt = encode(ask, desk.tokenizer)
+        request = read_chat(parse_chat(body), desk.tokenizer.dialect, "", "")
+        prompt = encode(request, desk.tokenizer)
         points = cache_points(prompt, desk.tokenizer)
-        return Prepared(ask, prompt, points, constraint(desk, ask), begun(ask, desk.tokenizer.dialect))
+        return Prepared(request, prompt, points, constraint(desk, request), begun(request, desk.tokenizer.dialect))
     except ApiError as error:
         text = str(error)
         raise ValueError(text.replace("reasoning_effort:", "effort:", 1)) from None

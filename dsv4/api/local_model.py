@@ -148,13 +148,13 @@ class LocalModel:
             if params.constraint is not None:
                 raise ValueError("constraint: not together with response_format, tool_choice or strict tools")
             params = replace(params, constraint=ready.constraint)
-        ask = ready.ask
+        request = ready.request
         progress = AnswerInProgress(
             self.tokenizer,
-            thinking=ask.opens_thinking,
+            thinking=request.opens_thinking,
             stops=stop,
-            tools=ask.tools,
-            functions=ask.callable,
+            tools=request.tools,
+            functions=request.callable,
             begun=ready.begun,
         )
         events = self.events(ready.prompt, params, RequestOptions(cache_points=ready.points))

@@ -21,7 +21,7 @@ from dsv4.server.wire.workers import Workers
 class Settings:
     """How the server behaves.
 
-    keys: who may ask; none = anyone who reaches the server.
+    keys: who may use the server; none = anyone who reaches it.
     local_only: answer only requests addressed to this machine and sent by no other site's page.
     any_model: answer to every model name.
     free_sampling: temperature and the like count while thinking too; the official service fixes them there.

@@ -33,13 +33,13 @@ async def respond(request: Request, run: Run) -> Response:
     job = run.job
     request.state.report = job.report
     seconds = job.backend.settings.keep_alive
-    model = job.ask.model
+    model = job.request.model
     headers = {}
     if model in DEPRECATED:
         headers["deprecation"] = RETIRED
         log("deprecated_model", model=short_name(model), id=job.id)
     context = job.backend.generator.context_length
-    if job.ask.effort == "max" and context < THINK_MAX_CONTEXT:
+    if job.request.effort == "max" and context < THINK_MAX_CONTEXT:
         headers["warning"] = (
             f'299 - "effort max is made for a context of {THINK_MAX_CONTEXT} tokens, this has {context}"'
         )

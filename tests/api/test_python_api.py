@@ -217,13 +217,13 @@ def test_calls_go_round(model: LocalModel) -> None:
 
 
 def test_the_same_prompt_as_the_server(model: LocalModel) -> None:
-    from dsv4.server.dialects.chat.read import chat_ask
+    from dsv4.server.dialects.chat.read import read_chat
     from dsv4.server.dialects.chat.request import parse_chat
     from dsv4.server.dialects.prompt import encode
 
     format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {}}}}
     body = {"messages": SUM, "tools": [WEATHER], "reasoning_effort": "max", "response_format": format_}
-    theirs = encode(chat_ask(parse_chat(body), model.tokenizer.dialect, "", ""), model.tokenizer)
+    theirs = encode(read_chat(parse_chat(body), model.tokenizer.dialect, "", ""), model.tokenizer)
     ours = model.encode_chat(SUM, tools=[WEATHER], reasoning_effort="max", response_format=format_)
     assert ours == theirs
 

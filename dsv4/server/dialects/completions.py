@@ -14,7 +14,7 @@ from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import head, usage_of
 from dsv4.server.dialects.fields import SamplingFields, between, checked, sampling_fields
 from dsv4.server.dialects.job import Job, prepare
-from dsv4.server.dialects.request import Ask, owner_name
+from dsv4.server.dialects.request import GenerationRequest, owner_name
 from dsv4.server.guard.sizes import check_fits
 from dsv4.server.wire.errors import ApiError, invalid, show
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
@@ -90,7 +90,7 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
     texts = (request.prompt, *(request.prompt if isinstance(request.prompt, list) else ()), request.suffix)
     check_fits(texts, backend.tokenizer.longest_token, backend.generator.context_length)
     ids = _prompt(request, backend.tokenizer)
-    ask = Ask(
+    wanted = GenerationRequest(
         model=request.model or backend.model_name,
         messages=[],
         thinking=False,
@@ -104,7 +104,7 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         raw=tuple(ids),
     )
     return CompletionRun(
-        prepare(backend, ask),
+        prepare(backend, wanted),
         streaming=bool(request.stream),
         include_usage=request.wants_usage,
         echo=backend.tokenizer.decode(ids[1:]) if request.echo else "",

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammar, GrammarError, Grammars
 from dsv4.generation import ConstraintFactory, TokenConstraint
-from dsv4.server.dialects.request import Ask
+from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError
 
 
@@ -21,12 +21,12 @@ class Desk(Protocol):
     def grammars(self) -> Grammars: ...
 
 
-def constraint(backend: Desk, ask: Ask) -> ConstraintFactory | None:
+def constraint(backend: Desk, request: GenerationRequest) -> ConstraintFactory | None:
     """What the answer must look like; None if it is free. Raises ApiError 400 for a schema that cannot be enforced."""
-    grammar = _grammar(backend, ask)
-    if ask.budget is None or not ask.opens_thinking:
+    grammar = _grammar(backend, request)
+    if request.budget is None or not request.opens_thinking:
         return grammar
-    return ThinkingBudget(grammar, backend.tokenizer, ask.budget)
+    return ThinkingBudget(grammar, backend.tokenizer, request.budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,35 +63,37 @@ class _Budgeted:
             self._then.accept(token)
 
 
-def _grammar(backend: Desk, ask: Ask) -> ConstraintFactory | None:
+def _grammar(backend: Desk, request: GenerationRequest) -> ConstraintFactory | None:
     grammars, tokenizer = backend.grammars, backend.tokenizer
     try:
-        if ask.tools and ask.choice.mode == "required":
-            grammar = _forced_calls(backend, ask)
-        elif ask.schema is not None and ask.tools:
-            grammar = grammars.json_schema_or_calls(ask.schema, _shapes(backend, ask), parallel=ask.parallel)
-        elif ask.schema is not None:
-            grammar = grammars.json_schema(ask.schema)
-        elif ask.tools and (ask.strict or not ask.parallel):
-            calls = grammars.tool_calls(_shapes(backend, ask), parallel=ask.parallel, opened=True)
+        if request.tools and request.choice.mode == "required":
+            grammar = _forced_calls(backend, request)
+        elif request.schema is not None and request.tools:
+            grammar = grammars.json_schema_or_calls(
+                request.schema, _shapes(backend, request), parallel=request.parallel
+            )
+        elif request.schema is not None:
+            grammar = grammars.json_schema(request.schema)
+        elif request.tools and (request.strict or not request.parallel):
+            calls = grammars.tool_calls(_shapes(backend, request), parallel=request.parallel, opened=True)
             return calls.after(tokenizer.token_id(tokenizer.dialect.dsml))
-        elif ask.callable and not ask.tools:
+        elif request.callable and not request.tools:
             return WithoutCalls(tokenizer)
         else:
             return None
     except GrammarError as error:
-        param = "tools" if ask.schema is None or str(error).startswith("tools") else "response_format"
+        param = "tools" if request.schema is None or str(error).startswith("tools") else "response_format"
         problem = str(error) if str(error).startswith(param) else f"{param}: {error}"
         raise ApiError(400, problem, param=param) from error
-    if ask.opens_thinking:
+    if request.opens_thinking:
         return AfterThinking(grammar, tokenizer)
-    forced = ask.tools and ask.choice.mode == "required"
-    return grammar if ask.schema is None or forced else _behind_prefix(grammar, ask)
+    forced = request.tools and request.choice.mode == "required"
+    return grammar if request.schema is None or forced else _behind_prefix(grammar, request)
 
 
-def _behind_prefix(grammar: Grammar, ask: Ask) -> Grammar:
+def _behind_prefix(grammar: Grammar, request: GenerationRequest) -> Grammar:
     """An answer in JSON goes on from the text it begins with."""
-    prefix = str(ask.messages[-1]["content"]).lstrip() if ask.continued and ask.messages else ""
+    prefix = str(request.messages[-1]["content"]).lstrip() if request.continued and request.messages else ""
     try:
         return grammar.behind(prefix) if prefix else grammar
     except GrammarError as error:
@@ -156,26 +158,28 @@ class _Always:
         """Every step is the same."""
 
 
-def _forced_calls(backend: Desk, ask: Ask) -> Grammar:
-    named = ask.choice.name
-    functions = [function for function in ask.callable if named in (None, function["name"])]
-    parallel, inside = ask.parallel and named is None, ask.opens_call
+def _forced_calls(backend: Desk, request: GenerationRequest) -> Grammar:
+    named = request.choice.name
+    functions = [function for function in request.callable if named in (None, function["name"])]
+    parallel, inside = request.parallel and named is None, request.opens_call
     try:
         return backend.grammars.tool_calls(functions, parallel=parallel, inside=inside)
     except GrammarError:
-        shapes = _enforceable(backend.grammars, ask, functions)
+        shapes = _enforceable(backend.grammars, request, functions)
         return backend.grammars.tool_calls(shapes, parallel=parallel, inside=inside)
 
 
-def _shapes(backend: Desk, ask: Ask) -> list[dict[str, Any]]:
-    return _enforceable(backend.grammars, ask, ask.callable) if ask.strict else _bare(ask.callable)
+def _shapes(backend: Desk, request: GenerationRequest) -> list[dict[str, Any]]:
+    return _enforceable(backend.grammars, request, request.callable) if request.strict else _bare(request.callable)
 
 
-def _enforceable(grammars: Grammars, ask: Ask, functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _enforceable(
+    grammars: Grammars, request: GenerationRequest, functions: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The functions, those whose schema cannot be enforced and need not be by name alone: they can still be called."""
     shapes: list[dict[str, Any]] = []
     for function in functions:
-        if function["name"] not in ask.strict:
+        if function["name"] not in request.strict:
             try:
                 grammars.tool_calls([function])
             except GrammarError:

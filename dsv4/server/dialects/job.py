@@ -1,4 +1,4 @@
-"""One answer in the making, the same for every dialect: from an `Ask` to pieces, counts and a log line."""
+"""One answer in the making, the same for every dialect: from a `GenerationRequest` to pieces, counts and a log line."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from dsv4.server.accounts.ledger import Usage
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.constraints import constraint
 from dsv4.server.dialects.prompt import begun, cache_points, encode
-from dsv4.server.dialects.request import Ask
+from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.guard.sizes import check_fits, prompt_texts
 from dsv4.server.models import check_model
 from dsv4.server.wire.errors import ApiError, ContextOverflow, busy
@@ -46,7 +46,7 @@ class Job:
     """
 
     backend: Backend
-    ask: Ask
+    request: GenerationRequest
     prompt: list[int]
     params: SamplingParams
     options: RequestOptions
@@ -119,7 +119,7 @@ class Job:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
         self.backend.running -= 1
-        self.backend.limits.spend(self.ask.key, self.answer.completion_tokens)
+        self.backend.limits.spend(self.request.key, self.answer.completion_tokens)
         if not self._refused and not self._failed:
             self._account()
         if not self.answer.over and not self._refused:
@@ -135,7 +135,7 @@ class Job:
         """For the log."""
         return {
             "id": self.id,
-            "model": self.ask.model,
+            "model": self.request.model,
             "prompt_tokens": len(self.prompt),
             "cached_tokens": self.reused,
             "completion_tokens": self.answer.completion_tokens,
@@ -150,7 +150,7 @@ class Job:
         hit, output = self.reused, self.answer.completion_tokens
         at = datetime.fromtimestamp(self.created, UTC)
         prices, miss = self.backend.settings.prices, len(self.prompt) - hit
-        return prices.cost(self.backend.model_name, hit=hit, miss=miss, output=output, at=at, asked=self.ask.model)
+        return prices.cost(self.backend.model_name, hit=hit, miss=miss, output=output, at=at, asked=self.request.model)
 
     def _account(self) -> None:
         """Once, when the work is over, also if the client left: its tokens were computed."""
@@ -159,12 +159,12 @@ class Job:
             return
         day, answer = datetime.fromtimestamp(self.created, UTC).date().isoformat(), self.answer
         counts = (len(self.prompt), self.reused, answer.completion_tokens, answer.reasoning_tokens)
-        self.backend.ledger.add(Usage(day, self.ask.key, self.ask.model, 1, *counts, self.cost))
+        self.backend.ledger.add(Usage(day, self.request.key, self.request.model, 1, *counts, self.cost))
 
     def _start(self) -> None:
         if self.backend.running >= self.backend.settings.max_requests:
             raise busy(f"{self.backend.running} requests are running already; try again later")
-        self.backend.limits.admit(self.ask.key, len(self.prompt))
+        self.backend.limits.admit(self.request.key, len(self.prompt))
         self.backend.running += 1
         self._events = self.backend.generator.stream(self.prompt, self.params, self.options)
         self._next = asyncio.ensure_future(_anext(self._events))
@@ -222,66 +222,70 @@ class Job:
 
     def _keep(self) -> None:
         """Remember the turn for later prompts, if the client was told all of it."""
-        tokenizer, ask = self.backend.tokenizer, self.ask
-        if not self.tokens or self.tokens[-1] != tokenizer.eos_id or ask.continued or ask.raw is not None:
+        tokenizer, request = self.backend.tokenizer, self.request
+        if not self.tokens or self.tokens[-1] != tokenizer.eos_id or request.continued or request.raw is not None:
             return
         if self.answer.parsed.broken:
             return  # its markup was told as text
-        if not ask.tools and tokenizer.token_id(tokenizer.dialect.dsml) in self.tokens:
+        if not request.tools and tokenizer.token_id(tokenizer.dialect.dsml) in self.tokens:
             return  # its calls were dropped
         parsed = self.answer.parsed
         ids = [self.call_id(index) for index in range(len(parsed.tool_calls))]
         # later prompts have the opening of the calls behind the header, as part of the turn
-        opening = tokenizer.encode_text(begun(ask, tokenizer.dialect), trusted=True)
+        opening = tokenizer.encode_text(begun(request, tokenizer.dialect), trusted=True)
         prompt = self.prompt[: len(self.prompt) - len(opening)]
-        self.backend.replays.keep(ask.owner, prompt, [*opening, *self.tokens], parsed, ids)
+        self.backend.replays.keep(request.owner, prompt, [*opening, *self.tokens], parsed, ids)
 
 
-def prepare(backend: Backend, ask: Ask) -> Job:
+def prepare(backend: Backend, request: GenerationRequest) -> Job:
     """Encode the prompt and decide how to sample. A long conversation takes seconds, and so do some grammars: call it
     where nobody waits. Raises ApiError."""
-    check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
+    check_model(request.model, backend.model_name, any_name=backend.settings.any_model)
     context = backend.generator.context_length
-    check_fits(prompt_texts(ask.messages), backend.tokenizer.longest_token, context)
-    prompt, points, grammar = _work_out(backend, ask)
-    params = sampling(backend, ask, prompt, grammar)
-    options = RequestOptions(owner=ask.owner, cache_points=points, progress=True)
+    check_fits(prompt_texts(request.messages), backend.tokenizer.longest_token, context)
+    prompt, points, grammar = _work_out(backend, request)
+    params = sampling(backend, request, prompt, grammar)
+    options = RequestOptions(owner=request.owner, cache_points=points, progress=True)
     answer = Answer(
         backend.tokenizer,
-        thinking=ask.opens_thinking,
-        stops=ask.stop,
-        tools=ask.tools,
-        functions=ask.callable,
-        begun=begun(ask, backend.tokenizer.dialect),
-        continued=ask.continued or ask.raw is not None,
+        thinking=request.opens_thinking,
+        stops=request.stop,
+        tools=request.tools,
+        functions=request.callable,
+        begun=begun(request, backend.tokenizer.dialect),
+        continued=request.continued or request.raw is not None,
     )
-    return Job(backend, ask, prompt, params, options, answer)
+    return Job(backend, request, prompt, params, options, answer)
 
 
-def _work_out(backend: Backend, ask: Ask) -> tuple[list[int], tuple[int, ...], ConstraintFactory | None]:
-    if ask.raw is not None:
-        return [*ask.raw], (), None
-    prompt = encode(ask, backend.tokenizer, backend.replays)
-    return prompt, cache_points(prompt, backend.tokenizer), constraint(backend, ask)
+def _work_out(
+    backend: Backend, request: GenerationRequest
+) -> tuple[list[int], tuple[int, ...], ConstraintFactory | None]:
+    if request.raw is not None:
+        return [*request.raw], (), None
+    prompt = encode(request, backend.tokenizer, backend.replays)
+    return prompt, cache_points(prompt, backend.tokenizer), constraint(backend, request)
 
 
-def sampling(backend: Backend, ask: Ask, prompt: list[int], grammar: ConstraintFactory | None) -> SamplingParams:
+def sampling(
+    backend: Backend, request: GenerationRequest, prompt: list[int], grammar: ConstraintFactory | None
+) -> SamplingParams:
     """How to sample; the limit is cut to the room in the context. Raises ApiError 400 if there is none."""
     context = backend.generator.context_length
     room = context - len(prompt)
     if room < 1:
-        raise ContextOverflow(len(prompt), ask.limit or 1, context)
+        raise ContextOverflow(len(prompt), request.limit or 1, context)
     fields: dict[str, Any] = {"temperature": backend.defaults.temperature, "top_p": backend.defaults.top_p}
-    fixed = FIXED_WHILE_THINKING if ask.thinking and not backend.settings.free_sampling else ()
-    if ask.thinking and ask.callable:
+    fixed = FIXED_WHILE_THINKING if request.thinking and not backend.settings.free_sampling else ()
+    if request.thinking and request.callable:
         fields["top_p"] = min(fields["top_p"], TOP_P_WITH_TOOLS)
-    fields |= {name: value for name, value in ask.sampling.items() if value is not None and name not in fixed}
+    fields |= {name: value for name, value in request.sampling.items() if value is not None and name not in fixed}
     try:
         return SamplingParams(
-            max_tokens=min(ask.limit or ask.default_tokens, room),
+            max_tokens=min(request.limit or request.default_tokens, room),
             stop_ids=(backend.tokenizer.eos_id,),
-            logprobs=ask.logprobs,
-            top_logprobs=ask.top_logprobs,
+            logprobs=request.logprobs,
+            top_logprobs=request.top_logprobs,
             constraint=grammar,
             **fields,
         )

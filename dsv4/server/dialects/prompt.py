@@ -1,46 +1,46 @@
-"""From an `Ask` to its prompt, and the positions where later prompts are likely to branch off."""
+"""From a `GenerationRequest` to its prompt, and the positions where later prompts are likely to branch off."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect, Segment, Tokenizer, render_segments, served
 from dsv4.server.dialects.replay import Replays
-from dsv4.server.dialects.request import Ask
+from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError, invalid
 
 RECENT_POINTS = 3
 
 
-def encode(ask: Ask, tokenizer: Tokenizer, replays: Replays | None = None) -> list[int]:
+def encode(request: GenerationRequest, tokenizer: Tokenizer, replays: Replays | None = None) -> list[int]:
     """The prompt's ids; message text never becomes a control token. Raises ApiError 400."""
-    messages = rendered(ask, tokenizer.dialect)
+    messages = rendered(request, tokenizer.dialect)
     try:
-        ids = tokenizer.encode_segments(_segments(ask, messages, tokenizer.dialect))
+        ids = tokenizer.encode_segments(_segments(request, messages, tokenizer.dialect))
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from error
     if replays is None:
         return ids
     assistants = [message for message in messages if message["role"] == "assistant"]
     header = tokenizer.token_id(tokenizer.dialect.assistant)
-    return replays.apply(ask.owner, ids, assistants, header=header, end=tokenizer.eos_id)
+    return replays.apply(request.owner, ids, assistants, header=header, end=tokenizer.eos_id)
 
 
-def prompt_text(ask: Ask, dialect: Dialect) -> str:
+def prompt_text(request: GenerationRequest, dialect: Dialect) -> str:
     """What `encode` encodes, as text. Raises ApiError 400."""
-    return "".join(segment.text for segment in _segments(ask, rendered(ask, dialect), dialect))
+    return "".join(segment.text for segment in _segments(request, rendered(request, dialect), dialect))
 
 
-def begun(ask: Ask, dialect: Dialect) -> str:
+def begun(request: GenerationRequest, dialect: Dialect) -> str:
     """What of the answer's markup the prompt ends with: the opening of a block of calls, or nothing."""
-    return f"\n\n{dialect.calls_open}>\n" if ask.opens_call else ""
+    return f"\n\n{dialect.calls_open}>\n" if request.opens_call else ""
 
 
-def rendered(ask: Ask, dialect: Dialect) -> list[dict[str, Any]]:
+def rendered(request: GenerationRequest, dialect: Dialect) -> list[dict[str, Any]]:
     """The messages with tools and answer format in the first system message, which is made if there is none.
 
     Dialects without system turns have one system text, at the head: all system messages are joined there.
     """
-    messages = [dict(message) for message in ask.messages]
+    messages = [dict(message) for message in request.messages]
     if not dialect.system:
         for message in messages:
             sort_calls(message)
@@ -48,17 +48,17 @@ def rendered(ask: Ask, dialect: Dialect) -> list[dict[str, Any]]:
         messages = [message for message in messages if message["role"] != "system"]
         if texts:
             messages.insert(0, {"role": "system", "content": "\n\n".join(texts)})
-    if ask.task is not None:
-        messages.append(_with_task(messages, ask.task))
-    if ask.continued:
+    if request.task is not None:
+        messages.append(_with_task(messages, request.task))
+    if request.continued:
         messages[-1]["wo_eos"] = True
     extra: dict[str, Any] = {}
-    if ask.functions:
-        extra["tools"] = [{"type": "function", "function": function} for function in ask.functions]
-    if ask.any_object:
+    if request.functions:
+        extra["tools"] = [{"type": "function", "function": function} for function in request.functions]
+    if request.any_object:
         extra["json_object"] = True
-    elif ask.schema is not None:
-        extra["response_format"] = ask.schema
+    elif request.schema is not None:
+        extra["response_format"] = request.schema
     if extra:
         if not messages or messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": ""})
@@ -73,24 +73,24 @@ def sort_calls(message: dict[str, Any]) -> None:
         message["tool_calls"] = sorted(message["tool_calls"], key=lambda call: call["id"] or "")
 
 
-def _segments(ask: Ask, messages: Sequence[dict[str, Any]], dialect: Dialect) -> list[Segment]:
+def _segments(request: GenerationRequest, messages: Sequence[dict[str, Any]], dialect: Dialect) -> list[Segment]:
     """The prompt in pieces. A conversation with tools keeps all its reasoning, so that its prefix stays the same."""
     dialect = served(dialect)
     try:
         segments = render_segments(
             messages,
-            ask.thinking_mode,
-            drop_thinking=not ask.callable,
-            reasoning_effort=ask.effort,
+            request.thinking_mode,
+            drop_thinking=not request.callable,
+            reasoning_effort=request.effort,
             dialect=dialect,
         )
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from error
-    if ask.continued and ask.opens_thinking:
+    if request.continued and request.opens_thinking:
         # the renderer closed the reasoning, which is to go on
         last = segments.pop()
         segments.append(Segment(last.text.removesuffix(dialect.think_close), last.trusted))
-    if opening := begun(ask, dialect):
+    if opening := begun(request, dialect):
         segments.append(Segment(opening, trusted=True))
     return segments
 

@@ -39,7 +39,7 @@ class ToolChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class GenerationRequest:
     """What one request wants.
 
     messages: as the encoding takes them (system, user, assistant, tool, latest_reminder), without tools.

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsv4.encoding import Dialect, Tokenizer
-from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
 from dsv4.server.dialects.fields import json_object
-from dsv4.server.dialects.messages.read import messages_ask
+from dsv4.server.dialects.messages.read import read_messages
 from dsv4.server.dialects.messages.request import parse_messages
 from dsv4.server.dialects.prompt import encode, prompt_text
-from dsv4.server.dialects.request import Ask
-from dsv4.server.dialects.responses.read import responses_ask
+from dsv4.server.dialects.request import GenerationRequest
+from dsv4.server.dialects.responses.read import read_responses
 from dsv4.server.dialects.responses.request import parse_responses, tools_of
 from dsv4.server.guard.sizes import check_sizes
 from dsv4.server.models import check_model
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 APIS = ("chat", "messages", "responses")
 
 
-def ask_of(api: object, body: object, dialect: Dialect, model: str, key: str = "") -> Ask:
+def generation_request(api: object, body: object, dialect: Dialect, model: str, key: str = "") -> GenerationRequest:
     """What the request `body` to the interface `api` asks; `model` answers if it names none. Raises ApiError 400."""
     match api:
         case "chat":
             chat = parse_chat(body)
-            return chat_ask(chat, dialect, chat.model or model, key)
+            return read_chat(chat, dialect, chat.model or model, key)
         case "messages":
             messages = parse_messages(body)
-            return messages_ask(messages, dialect, messages.model or model, key)
+            return read_messages(messages, dialect, messages.model or model, key)
         case "responses":
             request = parse_responses(body)
-            return responses_ask(request, tools_of(request, dialect), dialect, request.model or model, key)
+            return read_responses(request, tools_of(request, dialect), dialect, request.model or model, key)
         case _:
             raise invalid("api", f"expected one of {', '.join(APIS)}, got {show(api)}")
 
@@ -50,9 +50,9 @@ def render_request(request: object, dialect: Dialect, tokenizer: Tokenizer | Non
     """
     if not isinstance(request, Mapping):
         raise ApiError(400, f"expected an object with api and body, got {show(request)}", param="body")
-    ask = ask_of(request.get("api"), request.get("body"), dialect, "")
-    prompt = {"prompt": prompt_text(ask, dialect)}
-    return prompt if tokenizer is None else {**prompt, "tokens": encode(ask, tokenizer)}
+    wanted = generation_request(request.get("api"), request.get("body"), dialect, "")
+    prompt = {"prompt": prompt_text(wanted, dialect)}
+    return prompt if tokenizer is None else {**prompt, "tokens": encode(wanted, tokenizer)}
 
 
 def count_messages(body: object, backend: "Backend", key: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def token_ids(body: object, backend: "Backend", key: str) -> dict[str, Any]:
     fields = json_object(body)
     tokenizer = backend.tokenizer
     if "messages" in fields:
-        ids = encode(ask_of("chat", fields, tokenizer.dialect, backend.model_name, key), tokenizer)
+        ids = encode(generation_request("chat", fields, tokenizer.dialect, backend.model_name, key), tokenizer)
     else:
         text = fields.get("prompt", fields.get("content"))
         if not isinstance(text, str):
@@ -98,9 +98,9 @@ def token_text(body: object, backend: "Backend", key: str) -> dict[str, Any]:
 
 
 def _prompt_length(api: str, body: object, backend: "Backend", key: str) -> int:
-    ask = ask_of(api, body, backend.tokenizer.dialect, backend.model_name, key)
-    check_model(ask.model, backend.model_name, any_name=backend.settings.any_model)
-    return len(encode(ask, backend.tokenizer, backend.replays))
+    wanted = generation_request(api, body, backend.tokenizer.dialect, backend.model_name, key)
+    check_model(wanted.model, backend.model_name, any_name=backend.settings.any_model)
+    return len(encode(wanted, backend.tokenizer, backend.replays))
 
 
 def _encode_text(backend: "Backend", text: str, special: bool) -> list[int]:

@@ -26,7 +26,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 class GuardMiddleware:
-    """Outermost: request ids, who may ask, one log line per request, and a JSON error for whatever nobody else caught.
+    """Outermost: request ids, who may use the server, one log line per request, and a JSON error for whatever nobody
+    else caught.
 
     HEAD and OPTIONS are answered here, for every path: clients probe with them. open_paths: of static files, which need
     no key either. A route leaves a function in `state["report"]` whose fields go to the log line.

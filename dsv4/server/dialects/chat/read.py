@@ -1,4 +1,4 @@
-"""From a checked chat request to an `Ask`."""
+"""From a checked chat request to a `GenerationRequest`."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from dsv4.encoding import Dialect
 from dsv4.server.dialects.chat.request import ChatMessage, ChatRequest, functions_of
 from dsv4.server.dialects.fields import sampling_fields
 from dsv4.server.dialects.parts import Unsupported, result_text, text_of_parts
-from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
+from dsv4.server.dialects.request import GenerationRequest, effort_name, owner_name, thinks
 from dsv4.server.wire.errors import invalid
 
 # some clients keep the reasoning and calls of an answer in its content, as blocks
 ELSEWHERE = ("thinking", "redacted_thinking", "reasoning", "tool_use", "tool_call")
 
 
-def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> Ask:
+def read_chat(request: ChatRequest, dialect: Dialect, model: str, key: str) -> GenerationRequest:
     """What `request` asks of `model`; `key` is the name of the key it came with. Raises ApiError 400 for a message that
     cannot be taken."""
     thinking = thinks(request.model, request.effort, request.thinking_kind)
@@ -21,7 +21,7 @@ def chat_ask(request: ChatRequest, dialect: Dialect, model: str, key: str) -> As
     messages = [
         _message(message, request.unsupported, f"messages[{index}]") for index, message in enumerate(request.messages)
     ]
-    return Ask(
+    return GenerationRequest(
         model=model,
         # an empty system message says nothing, and upstream writes nothing for it
         messages=[message for message in messages if message["role"] != "system" or message["content"]],

@@ -15,7 +15,7 @@ from dsv4.encoding import (
     ToolCallStart,
 )
 from dsv4.server.backend import Backend
-from dsv4.server.dialects.chat.read import chat_ask
+from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
 from dsv4.server.dialects.job import Job, prepare
 from dsv4.server.wire.errors import ApiError
@@ -44,7 +44,7 @@ def head(job: Job, kind: str) -> dict[str, Any]:
         "id": job.id,
         "object": kind,
         "created": job.created,
-        "model": job.ask.model,
+        "model": job.request.model,
         "system_fingerprint": FINGERPRINT,
     }
 
@@ -73,7 +73,7 @@ class ChatRun:
         records = await self.job.collect()
         parsed = self.job.answer.parsed
         message: dict[str, Any] = {"role": "assistant", "content": parsed.content}
-        if self.job.ask.thinking:
+        if self.job.request.thinking:
             message["reasoning_content"] = parsed.reasoning_content
         calls = [
             {"index": index, **self._call(index, call.name, call.arguments)}
@@ -96,7 +96,7 @@ class ChatRun:
         Usage comes once, on the chunk with the finish reason, as the official service sends it.
         """
         first: dict[str, Any] = {"role": "assistant", "content": ""}
-        if self.job.ask.thinking:
+        if self.job.request.thinking:
             first |= {"content": None, "reasoning_content": ""}
         yield self._chunk(first)
         async with aclosing(self.job.pieces()) as pieces:
@@ -111,7 +111,7 @@ class ChatRun:
                     # a later chunk of the same piece must not repeat them
                     records = [record for record in records if record.section is not section]
         last: dict[str, Any] = {"content": ""}
-        if self.job.ask.thinking:
+        if self.job.request.thinking:
             last["reasoning_content"] = None
         yield self._chunk(last, finish=self.job.answer.finish_reason)
         yield DONE
@@ -122,7 +122,7 @@ class ChatRun:
                 return {"content": None, "reasoning_content": text}
             case ContentDelta(text):
                 fields = {"content": text}
-                return {**fields, "reasoning_content": None} if self.job.ask.thinking else fields
+                return {**fields, "reasoning_content": None} if self.job.request.thinking else fields
             case ToolCallStart(index, name):
                 return {"tool_calls": [{"index": index, **self._call(index, name, "")}]}
             case ToolCallArguments(index, text):
@@ -153,7 +153,7 @@ class ChatRun:
             ]
             for section in (Section.CONTENT, Section.REASONING)
         }
-        if not self.job.ask.thinking:
+        if not self.job.request.thinking:
             del entries[Section.REASONING]
         return entries
 
@@ -163,7 +163,7 @@ def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun
     modify `body`."""
     request = parse_chat(body)
     model = backend.model_name if request.model is None else request.model
-    job = prepare(backend, chat_ask(request, backend.tokenizer.dialect, model, key))
+    job = prepare(backend, read_chat(request, backend.tokenizer.dialect, model, key))
     return ChatRun(job, streaming=bool(request.stream), include_usage=request.wants_usage)
 
 

@@ -1,4 +1,4 @@
-"""From a checked request of Anthropic's messages to an `Ask`: blocks become messages of the encoding."""
+"""From a checked request of Anthropic's messages to a `GenerationRequest`: blocks become messages of the encoding."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from dsv4.server.dialects.fields import arguments_text, function_object, samplin
 from dsv4.server.dialects.messages.client_tools import known_tool
 from dsv4.server.dialects.messages.request import MessagesRequest, runs_here, system_text
 from dsv4.server.dialects.parts import Unsupported, part_text, result_text
-from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
+from dsv4.server.dialects.request import GenerationRequest, effort_name, owner_name, thinks
 from dsv4.server.wire.errors import invalid, show
 
 # what clients replay and the model does not need; so are the results of tools that ran on a server
@@ -19,7 +19,7 @@ SERVER_RESULT = "_tool_result"
 REMINDER = "<system-reminder>\n{text}\n</system-reminder>"
 
 
-def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: str) -> Ask:
+def read_messages(request: MessagesRequest, dialect: Dialect, model: str, key: str) -> GenerationRequest:
     """What `request` asks of `model`. Raises ApiError 400 for a block that cannot be taken.
 
     Tools whose loading is deferred are shown where the conversation mentions them, not at its head: the head must
@@ -37,7 +37,7 @@ def messages_ask(request: MessagesRequest, dialect: Dialect, model: str, key: st
     for index, message in enumerate(request.messages):
         messages += builder.turn(message.role, message.content, f"messages[{index}]")
     format_ = (config.format if config else None) or request.output_format
-    return Ask(
+    return GenerationRequest(
         model=model,
         messages=messages,
         functions=functions,

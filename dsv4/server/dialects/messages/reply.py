@@ -11,7 +11,7 @@ import msgspec
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.job import Job, prepare
-from dsv4.server.dialects.messages.read import messages_ask
+from dsv4.server.dialects.messages.read import read_messages
 from dsv4.server.dialects.messages.request import parse_messages
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.sse import named_event
@@ -74,7 +74,7 @@ class MessagesRun:
             return ping
         opened = b""
         if self._open is None:
-            opened = self._turn_to("thinking" if self.job.ask.opens_thinking else "text")
+            opened = self._turn_to("thinking" if self.job.request.opens_thinking else "text")
         match self._open:
             case "thinking":
                 return opened + self._block_delta({"type": "thinking_delta", "thinking": ""}) + ping
@@ -131,7 +131,7 @@ class MessagesRun:
         return named_event("message_start", {"message": head})
 
     def _head(self) -> dict[str, Any]:
-        return {"id": self.id, "type": "message", "role": "assistant", "model": self.job.ask.model}
+        return {"id": self.id, "type": "message", "role": "assistant", "model": self.job.request.model}
 
     def _tool_use(self, index: int, name: str, value: object) -> dict[str, Any]:
         return {"type": "tool_use", "id": self.job.call_id(index, CALL_PREFIX), "name": name, "input": value}
@@ -158,6 +158,6 @@ def prepare_messages(body: Any, backend: Backend, key: str) -> MessagesRun:
     """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
     request = parse_messages(body)
     model = backend.model_name if request.model is None else request.model
-    job = prepare(backend, messages_ask(request, backend.tokenizer.dialect, model, key))
+    job = prepare(backend, read_messages(request, backend.tokenizer.dialect, model, key))
     # ids are made when the first call is seen
     return MessagesRun(job, streaming=bool(request.stream))

@@ -1,4 +1,4 @@
-"""From a checked Responses request to an `Ask`: items become messages of the encoding."""
+"""From a checked Responses request to a `GenerationRequest`: items become messages of the encoding."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from dsv4.encoding import Dialect
 from dsv4.server.dialects.fields import arguments_text
 from dsv4.server.dialects.parts import Unsupported, result_text, text_of_parts
 from dsv4.server.dialects.prompt import sort_calls
-from dsv4.server.dialects.request import Ask, effort_name, owner_name, thinks
+from dsv4.server.dialects.request import GenerationRequest, effort_name, owner_name, thinks
 from dsv4.server.dialects.responses.request import LOCAL_SHELL, ResponsesRequest, Tool, choice_of_responses, prompt_name
 from dsv4.server.dialects.responses.sealed import unseal
 from dsv4.server.wire.errors import invalid, show
@@ -16,11 +16,13 @@ from dsv4.server.wire.errors import invalid, show
 NOT_STORED = "nothing is stored: send the item itself instead of a reference to it"
 
 
-def responses_ask(request: ResponsesRequest, tools: Mapping[str, Tool], dialect: Dialect, model: str, key: str) -> Ask:
+def read_responses(
+    request: ResponsesRequest, tools: Mapping[str, Tool], dialect: Dialect, model: str, key: str
+) -> GenerationRequest:
     """What `request` asks of `model`. Raises ApiError 400 for an item that cannot be taken."""
     thinking = thinks(model, request.effort, request.thinking_kind)
     messages = _Messages(request, dialect).finished()
-    return Ask(
+    return GenerationRequest(
         model=model,
         messages=messages,
         functions=[tool.function for tool in tools.values()],

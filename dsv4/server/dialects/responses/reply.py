@@ -12,7 +12,7 @@ from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import logprob_entry
 from dsv4.server.dialects.job import Job, prepare
 from dsv4.server.dialects.responses.custom_input import CustomInput, input_of
-from dsv4.server.dialects.responses.read import responses_ask
+from dsv4.server.dialects.responses.read import read_responses
 from dsv4.server.dialects.responses.request import ResponsesRequest, Tool, parse_responses, tools_of
 from dsv4.server.dialects.responses.sealed import seal
 from dsv4.server.wire.errors import ApiError
@@ -178,11 +178,11 @@ class ResponseRun:
             "instructions": request.instructions,
             "max_output_tokens": request.max_output_tokens,
             "metadata": request.metadata or {},
-            "model": job.ask.model,
+            "model": job.request.model,
             "output": list(self.output),
-            "parallel_tool_calls": job.ask.parallel,
+            "parallel_tool_calls": job.request.parallel,
             "previous_response_id": None,
-            "reasoning": {"effort": job.ask.effort or "none", "summary": None},
+            "reasoning": {"effort": job.request.effort or "none", "summary": None},
             "store": False,
             "temperature": job.params.temperature,
             "text": {"format": {"type": "text"}} if request.text is None else request.text.model_dump(by_alias=True),
@@ -209,7 +209,7 @@ def prepare_response(body: Any, backend: Backend, key: str) -> ResponseRun:
     request = parse_responses(body)
     tools = tools_of(request, backend.tokenizer.dialect)
     model = request.model or backend.model_name
-    job = prepare(backend, responses_ask(request, tools, backend.tokenizer.dialect, model, key))
+    job = prepare(backend, read_responses(request, tools, backend.tokenizer.dialect, model, key))
     return ResponseRun(job, request, tools, streaming=bool(request.stream))
 
 
