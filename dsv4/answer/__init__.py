@@ -1,6 +1,6 @@
 """From tokens to an answer: stop strings, reasoning apart from content, counts, log-probabilities.
 
-What the server and `dsv4.load` share. Knows no HTTP and loads no torch.
+The server and `dsv4.load` share this code. It contains no HTTP and loads no torch.
 """
 
 from dsv4.answer.logprobs import LogprobTrack, Section, TokenRecord

@@ -1,4 +1,4 @@
-"""Which tokens belong to which part of an answer, so that their log-probabilities can be reported with it."""
+"""Assigns tokens to the parts of an answer, so that log-probabilities are reported with their part."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class TokenRecord:
 
 
 class LogprobTrack:
-    """Holds the tokens back until their text is given out, and forgets those whose text never is.
+    """Holds tokens back until their text is emitted, and drops tokens whose text is never emitted.
 
     The text of the records joined is the text of the section, except at a token that only partly belongs to
     it.
@@ -61,7 +61,8 @@ class LogprobTrack:
         return []
 
     def skip(self, count: int) -> None:
-        """So many bytes of the content parsed last are told to nobody; tokens that are nothing else have no record."""
+        """This many bytes of the content parsed last are not emitted; a token that consists of such bytes only has no
+        record."""
         self._given += count
         while self._content and self._content[0][0] + self._size(self._content[0][1]) <= self._given:
             self._content.popleft()
@@ -70,7 +71,7 @@ class LogprobTrack:
         return len(self._tokenizer.token_bytes(record.token))
 
     def given(self, text: str) -> list[TokenRecord]:
-        """`text` of the content goes to the client: the records of the tokens it comes from."""
+        """`text` of the content is emitted: the records of its tokens."""
         self._given += len(text.encode())
         records: list[TokenRecord] = []
         while self._content and self._content[0][0] < self._given:

@@ -1,8 +1,8 @@
 """Tokens to an answer, one step at a time.
 
-A step takes one `TokenEvent` and gives the deltas it settles. Control is by token: the characters of `</think>` or of a
-call's markup, written with ordinary tokens, are text. Stop strings are looked for in the content
-only: one such as an empty line would otherwise end the reasoning before there is any answer.
+A step takes one `TokenEvent` and returns the deltas that are final then. Only control tokens have an effect: the
+characters of `</think>` or of a call's markup, written with ordinary tokens, are text. Stop strings are searched in the
+content only: a stop string such as an empty line would otherwise end the reasoning before the answer begins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,23 +25,23 @@ from dsv4.generation import FinishReason, TokenEvent
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one token settled: deltas in order, and the log-probabilities of the tokens behind their text."""
+    """The result of one token: deltas in order, and the log-probabilities of the tokens of their text."""
 
     deltas: list[Delta] = field(default_factory=list)
     logprobs: list[TokenRecord] = field(default_factory=list)
 
 
 class Answer:
-    """One answer in the making.
+    """One answer while it is generated.
 
     thinking: the prompt ended in an open think block.
-    tools: whether calls may be reported; without, the text of a block of calls is dropped.
+    tools: whether calls may be reported; if not, the text of a block of calls is dropped.
     functions: the OpenAI function objects of the request, None = any name may be called and arguments have no schema.
-    begun: what of the answer stands in the prompt already and is not told: the opening of a block of calls.
-    continued: its text goes on with text of the prompt.
+    begun: the part of the answer that is already in the prompt and is not emitted: the opening of a block of calls.
+    continued: the answer continues text of the prompt.
 
     `parsed` holds all deltas so far, `completion_tokens` counts every sampled token with the end token,
-    `reasoning_tokens` those of the reasoning without the closing mark.
+    `reasoning_tokens` counts those of the reasoning without the closing mark.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class Answer:
 
     @property
     def over(self) -> bool:
-        """Nothing more can come of this answer."""
+        """The answer is complete; further tokens have no effect."""
         return self.finish is not None
 
     @property
     def stop_string(self) -> str | None:
-        """The stop string that ended it, if one did."""
+        """The stop string that ended the answer, if any."""
         return self._matcher.hit
 
     @property
     def finish_reason(self) -> str:
-        """As the official service names it: `tool_calls` only if every block of calls is whole."""
+        """The finish reason in the official service's words: `tool_calls` only if every block of calls is complete."""
         match self.finish:
             case FinishReason.STOP:
                 return "tool_calls" if self.parsed.tool_calls else "stop"
@@ -123,7 +123,7 @@ class Answer:
         return piece
 
     def _parse(self, token: int, *, last: bool) -> list[Delta]:
-        """`last`: the token ended the answer; one of the folder's own end tokens stands for no text then."""
+        """`last`: the token ended the answer; an end token of the folder then has no text."""
         control = self._controls.get(token)
         if control is None and last:
             return []

@@ -8,7 +8,7 @@ from dsv4.encoding.controls import overlap
 class StopStrings:
     """Cuts text before the first stop string, wherever the borders between pieces fall.
 
-    Of several stop strings the one that is complete first wins, so the result does not depend on the pieces.
+    If several stop strings occur, the one that is complete first counts, so the result does not depend on the pieces.
     `found` is set once one was found, `hit` says which.
 
     >>> matcher = StopStrings(["END"])
@@ -25,7 +25,7 @@ class StopStrings:
         self.hit: str | None = None
 
     def feed(self, text: str) -> str:
-        """Take more text, give what is certainly no part of a stop string. After a hit always empty."""
+        """Take more text; return the text that cannot be part of a stop string. Empty after a hit."""
         if self.found:
             return ""
         text = self._held + text
@@ -39,6 +39,6 @@ class StopStrings:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """No more text of this kind follows: give what was held back."""
+        """The text has ended: return what was held back."""
         held, self._held = self._held, ""
         return held

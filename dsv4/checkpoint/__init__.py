@@ -1,7 +1,6 @@
 """Checkpoints in the released format: names, reading, loading into a model, writing, quantising, converting.
 
-Read `names` first: it is the one table of what a folder holds. `CheckpointError` is the only error for bad
-folders.
+Read `names` first: it is the table of a folder's tensors. `CheckpointError` is the only error for bad folders.
 """
 
 from dsv4.checkpoint.check import Report, check_folder, detect_layout

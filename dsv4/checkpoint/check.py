@@ -1,6 +1,6 @@
-"""Verify a checkpoint folder: files, names, types, shapes, and the values that a load looks at (`deep`: all).
+"""Verify a checkpoint folder: files, names, types, shapes, and the values that loading checks (`deep`: all).
 
-One verdict with loading: what `load` refuses is a problem here, what it accepts is at most a note.
+It agrees with loading: a folder that `load` refuses has a problem here, a folder that it accepts has at most a note.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ _DTYPE_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `check_folder` found. `layout` is None when nothing could be read; notes do not keep it from loading."""
+    """The result of `check_folder`. `layout` is None when nothing could be read; notes do not prevent loading."""
 
     folder: str
     layout: str | None
@@ -62,10 +62,10 @@ def check_folder(
     deep: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Compare a folder with what its config (by default its own config.json) says it must hold.
+    """Compare a folder with its config (by default its own config.json).
 
     Lists every problem: broken or missing files, tensors that are missing, unknown, or of another type or shape, and
-    NaN or infinity where a load would find them; with `deep`, anywhere (progress: called after each tensor with bytes
+    NaN or infinity where loading would find them; with `deep`, anywhere (progress: called after each tensor with bytes
     done, bytes in all, name). Never raises for the folder's content.
     """
     path = Path(folder)
@@ -126,7 +126,7 @@ def _look_beside(folder: Path, config: ModelConfig, problems: list[str], notes: 
 def detect_layout(reader: CheckpointReader, config: ModelConfig) -> Layout:
     """The layout of a folder, told by the first linear and expert it holds (configs do not always say).
 
-    Of a mixed folder, or one with a layer missing, that of what is there.
+    A mixed folder, or one without some layer, has the layout of the tensors that are there.
     """
     linear = _first(reader, config, Storage.LINEAR)
     expert = _first(reader, config, Storage.EXPERT)
@@ -163,7 +163,7 @@ def _scale_types(reader: CheckpointReader) -> set[torch.dtype]:
 
 
 def _tensor_problems(config: ModelConfig, reader: CheckpointReader, inventory: Inventory) -> list[str]:
-    """As a load sees it. Where files are broken, what is missing lies in them and is not said again."""
+    """The problems of the tensors as loading sees them. Tensors missing from broken files are not listed again."""
     wanted = [p for p in parameters(config) if not inventory.problems or p.name in reader]
     if inventory.problems:
         scales = {p.scale_name for p in wanted}
@@ -193,7 +193,7 @@ def _values_of_a_load(config: ModelConfig, reader: CheckpointReader) -> list[str
 
 
 def _config_notes(path: Path, config: ModelConfig, layout: Layout) -> list[str]:
-    """A load goes by the files; others go by the config."""
+    """Notes where the config disagrees with the files: loading follows the files, other programs follow the config."""
     file = path / "config.json"
     notes: list[str] = []
     if config.quantized != (layout.linears == "fp8"):
@@ -205,7 +205,7 @@ def _config_notes(path: Path, config: ModelConfig, layout: Layout) -> list[str]:
 
 
 def _layout_notes(config: ModelConfig, reader: CheckpointReader, layout: Layout) -> list[str]:
-    """One sentence for each way in which tensors are stored otherwise than the layout has them."""
+    """One sentence for each kind of tensor that is stored in another form than the layout's."""
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
     for parameter in parameters(config):

@@ -1,9 +1,8 @@
 """Convert a folder from one layout to another, one tensor at a time; an interrupted run continues where it
 stopped.
 
-Lossless: FP4 to FP8 experts, scales between e8m0 and float32, anything quantised to bf16 or fp32. The other
-directions quantise. While it runs, and after an interruption, the target holds a marker file that the reader
-refuses.
+Lossless: FP4 to FP8 experts, scales between e8m0 and float32, anything quantised to bf16 or fp32. The other directions
+quantise. While it runs, and after an interruption, the target holds a marker file that the reader refuses.
 """
 
 import hashlib
@@ -56,7 +55,7 @@ def convert(
     progress  called after each parameter with (bytes done, bytes in all, name)
 
     Other small files of `src` (tokenizer, licence) are copied; DSpark draft stages are left out. Raises
-    CheckpointError when the source is not complete, the target is not ours to write, or a step that must be
+    CheckpointError when the source is not complete, the target belongs to something else, or a step that must be
     lossless is not; ValueError for a combination of dtype and experts that no layout has.
     """
     source, target = Path(src), Path(dst)
@@ -148,7 +147,7 @@ def _convert_all(
 
 
 def _fingerprint(reader: CheckpointReader, layout: Layout, max_shard_bytes: int | None) -> dict[str, str]:
-    """What must be the same for two runs to be one conversion."""
+    """The facts that must be equal for two runs to be one conversion."""
     digest = hashlib.sha256()
     for file in sorted({reader.file_of(name) for name in reader.names()}):
         digest.update("{} {} {}\n".format(file.name, *stamp(file)).encode())
@@ -163,7 +162,7 @@ def _fingerprint(reader: CheckpointReader, layout: Layout, max_shard_bytes: int 
 
 
 def _claim(target: Path, fingerprint: dict[str, str], resume: bool) -> None:
-    """Make the target ours: new, or left over from an earlier run of the same conversion."""
+    """Claim the target: a new folder, or one of an earlier run of the same conversion."""
     marker = target / UNFINISHED_NAME
     if marker.is_file():
         if resume and read_json(marker) != fingerprint:

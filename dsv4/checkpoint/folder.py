@@ -1,4 +1,4 @@
-"""A model's folder as people have it: its config settled with what the files hold, and notes on what is not used."""
+"""A model's folder: its config adjusted to the files, and notes on files that are not used."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ def open_folder(path: str | Path) -> Folder:
 
 
 def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelConfig, list[str]]:
-    """The config without what the files do not hold: a prediction block is a help, not a part of the answer."""
+    """The config without parts that the files do not hold. A model without its prediction block gives the same
+    answers."""
     stored = any(name.startswith("mtp.") for name in reader.names())
     draft = "mtp.0.main_proj.weight" in reader
     if config.draft_stages:

@@ -1,7 +1,7 @@
 """The safetensors container: header in, header out. Nothing here reads tensor data.
 
 A file is an 8-byte little-endian length, that many bytes of JSON (name -> dtype, shape, data_offsets), then
-the data without gaps. Whatever a file claims is checked before it is used: it may be cut off, or hostile.
+the data without gaps. Every claim of a file is checked before it is used: the file may be truncated or hostile.
 """
 
 import json
@@ -48,12 +48,12 @@ _RANK: Mapping[torch.dtype, int] = MappingProxyType({dtype: i for i, dtype in en
 
 
 class CheckpointError(ValueError):
-    """A checkpoint folder is not what it should be; the text names the file and the tensor."""
+    """A checkpoint folder is invalid; the text names the file and the tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a stored tensor is: dtype and shape, as in the file (packed FP4 counts bytes, not values)."""
+    """The dtype and shape of a stored tensor, as in the file (packed FP4 counts bytes, not values)."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]

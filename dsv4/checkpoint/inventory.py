@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, by the headers of its files, and everything that is wrong with it.
+"""The content of a checkpoint folder, by the headers of its files, and all its problems.
 
 Only safetensors files are read. Pickle files can run code when loaded and are refused.
 """
@@ -20,7 +20,7 @@ _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
 @dataclass(slots=True)
 class Inventory:
-    """What a folder holds, and everything that is wrong with it."""
+    """The content of a folder and all its problems."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -30,9 +30,9 @@ class Inventory:
 
 
 def take_inventory(folder: Path) -> Inventory:
-    """Read all headers of a folder. Never raises for the folder's content: what is wrong is listed.
+    """Read all headers of a folder. Never raises for the folder's content: problems are listed.
 
-    Names and types come out as the release spells them (see `spellings`); the index is compared before that.
+    Names and types have the release's spelling (see `spellings`); the index is compared before that.
     """
     inventory = Inventory()
     try:
@@ -101,7 +101,7 @@ def _files_without_index(folder: Path) -> list[str]:
 
 
 def _why_nothing(folder: Path) -> str:
-    """What a folder without safetensors files has in their place."""
+    """Which other files a folder without safetensors files has."""
     present = sorted(path.name for path in folder.iterdir())
     if "adapter_config.json" in present or "adapter_model.safetensors" in present:
         return describe_adapter(folder) + " and no model: merge it into its base, or load the base"
@@ -119,7 +119,7 @@ def _why_nothing(folder: Path) -> str:
 
 
 def adapter_files(folder: Path) -> list[str]:
-    """Names of a PEFT adapter's files in a folder; none for nearly all."""
+    """Names of a PEFT adapter's files in a folder; usually none."""
     return sorted(path.name for path in folder.glob("adapter_*") if path.suffix in (".json", ".safetensors", ".bin"))
 
 

@@ -1,15 +1,15 @@
 """From a checkpoint folder to the state of a model: which dtype each parameter computes in.
 
 fp32     every weight dequantised, everything float32: the mode for comparisons and training
-bf16     linears and embedding bfloat16; what the report computes in float32 computes in float32 (norms, router,
-         compressor, head, hyper-connections, sinks), where the matrices among it (router, compressor, head) are
-         kept in bfloat16 when they are stored so
+bf16     linears and embedding bfloat16; the parts that the report computes in float32 compute in float32 (norms,
+         router, compressor, head, hyper-connections, sinks); the matrices of router, compressor and head stay in
+         bfloat16 when they are stored so
 release  as bf16, but FP8 and FP4 weights stay as stored, with their scales. attn.wo_a, whose inputs the release does
          not quantise, becomes bfloat16 when its groups are no multiple of 128 rows
 
-Hash tables are int64 in every mode. Scales are e8m0 or float32 wherever they are used; a file may hold them in any
-float type. A load reads norms, sinks, biases and the scales of linears and refuses NaN and infinity there; of small
-folders, and of FP8 weights that are multiplied out anyway, it reads everything (see `values`).
+Hash tables are int64 in every mode. Scales are e8m0 or float32 in use; a file may hold them in any float type. Loading
+checks norms, sinks, biases and the scales of linears for NaN and infinity. It checks all values of small folders, and
+of FP8 weights that it multiplies out anyway (see `values`).
 """
 
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def _make_room(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def state_problems(wanted: list[Parameter], reader: CheckpointReader, *, skip_mtp: bool) -> list[str]:
-    """What keeps `reader` from providing exactly these parameters: missing, unknown, of another shape."""
+    """The reasons why `reader` cannot provide exactly these parameters: missing, unknown, of another shape."""
     problems: list[str] = []
     known: set[str] = set()
     for parameter in wanted:
@@ -123,7 +123,7 @@ def _spec_problem(parameter: Parameter, reader: CheckpointReader) -> str | None:
 
 
 def _quantised_form(parameter: Parameter, spec: TensorSpec) -> dict[str, TensorSpec]:
-    """What an FP4 or FP8 weight of this shape and its scale look like; FP8 in tiles of any width."""
+    """The stored form of an FP4 or FP8 weight of this shape and of its scale; FP8 in tiles of any width."""
     N, K = parameter.shape
     if spec.dtype == torch.int8:
         weight = TensorSpec(torch.int8, (N, K // 2))

@@ -1,7 +1,7 @@
 """How a folder stores each parameter: names, dtypes and shapes of its tensors in every layout (spec: checkpoint.md
 section 2).
 
-`dsv4.parameters` says which parameters there are. `<linear>.weight` may be accompanied by `<linear>.scale`.
+`dsv4.parameters` lists the parameters. `<linear>.weight` may be accompanied by `<linear>.scale`.
 """
 
 from collections.abc import Mapping

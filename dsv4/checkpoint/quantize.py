@@ -1,4 +1,4 @@
-"""From float parameters to a folder in any layout: what saving a trained model does."""
+"""Save a trained model: from float parameters to a folder in any layout."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -44,7 +44,7 @@ def quantize_state(
     """Turn named float parameters into the stored tensors of a layout, one at a time and in the given order.
 
     Raises CheckpointError for a name that the model does not have, a wrong shape, NaN or infinity in a weight
-    to be quantised. Whether all parameters came is the writer's check.
+    to be quantised. The writer checks that no parameter is missing.
     """
     known = {parameter.name: parameter for parameter in parameters(config)}
     for name, value in state:

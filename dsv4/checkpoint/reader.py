@@ -1,4 +1,4 @@
-"""Read a checkpoint folder: headers at once, data only when asked for, through a memory map."""
+"""Read a checkpoint folder through a memory map: headers at once, data on access."""
 
 import mmap
 from pathlib import Path
@@ -15,13 +15,13 @@ from dsv4.parameters import scale_of
 class CheckpointReader:
     """A checkpoint folder, opened for reading.
 
-    Raises CheckpointError, naming file and tensor, for anything that is missing, cut off, contradictory or
-    not safetensors. Tensors are views of a private map: they cost no memory until touched, writing to one
-    never changes the file, and the map lives as long as any of them. The files must not be changed meanwhile.
+    Raises CheckpointError, naming file and tensor, for anything that is missing, truncated, contradictory or not
+    safetensors. Tensors are views of a private map: they cost no memory until touched, writing to one never changes the
+    file, and the map lives as long as any of them. The files must not change during that time.
     """
 
     def __init__(self, folder: str | Path, inventory: Inventory | None = None) -> None:
-        """`inventory`: what was found there already; its problems are then the caller's to tell."""
+        """`inventory`: the inventory of the folder, if there is one already; the caller then reports its problems."""
         self.folder = Path(folder)
         if inventory is None:
             inventory = take_inventory(self.folder)
@@ -40,7 +40,7 @@ class CheckpointReader:
         return len(self._entries)
 
     def spec(self, name: str) -> TensorSpec:
-        """Stored dtype and shape. Raises CheckpointError for a name that is not there."""
+        """Stored dtype and shape. Raises CheckpointError for an unknown name."""
         return self._entry(name).spec
 
     def file_of(self, name: str) -> Path:
@@ -81,7 +81,7 @@ class CheckpointReader:
         return tuple(self._maps.values())
 
     def release(self) -> None:
-        """Forget the maps; tensors already handed out stay valid. Later reads map the files again."""
+        """Drop the maps; tensors that were returned stay valid. Later reads map the files again."""
         self._maps.clear()
 
     def _entry(self, name: str) -> Entry:

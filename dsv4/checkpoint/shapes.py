@@ -1,4 +1,4 @@
-"""Sizes that a layout or the release's numerics cannot hold: told before a model is loaded, trained or written."""
+"""Sizes that a layout or the release's numerics cannot hold, checked before a model is loaded, trained or written."""
 
 from dsv4.checkpoint.names import Layout
 from dsv4.config import AttentionKind, ModelConfig
@@ -10,9 +10,9 @@ def shape_problems(
 ) -> tuple[str, ...]:
     """Why a model of these sizes cannot be stored in `layout` or run in the release's numerics; empty when it can.
 
-    layout: what it is to be saved in; None leaves that question out. release_numerics: whether it is to compute with
-    quantised cache rows, as mode "release" and training with `qat_from` do. Each sentence names a field and what it
-    must be.
+    layout: the layout of the saved model; None skips this check. release_numerics: whether the model computes with
+    quantised cache rows, as mode "release" and training with `qat_from` do. Each sentence names a field and its
+    required value.
     """
     problems: list[str] = []
     indexed = any(layer.kind is AttentionKind.CSA for layer in config.layers)

@@ -54,7 +54,7 @@ _BYTES = (torch.uint8, torch.int8)
 
 
 def released_name(name: str) -> str:
-    """The released name of a tensor or module path in any known spelling; an unknown one stays as it is."""
+    """The released name of a tensor or module path in any known spelling; an unknown name is returned unchanged."""
     if not _FOREIGN.search(name):
         return name
     name = name.removeprefix("model.")
@@ -67,7 +67,7 @@ def released_name(name: str) -> str:
 
 
 def released_entries(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """The same tensors under released names and types. Raises CheckpointError where two come to have one name."""
+    """The same tensors under released names and types. Raises CheckpointError if two tensors get the same name."""
     renamed = [(released_name(name), entry) for name, entry in entries.items() if "rotary_emb." not in name]
     fused_rows = {new: entry.spec.shape[1] for new, entry in renamed if _FUSED.fullmatch(new) and _is_cube(entry)}
     found: dict[str, Entry] = {}

@@ -1,4 +1,4 @@
-"""Is a folder's tokenizer.json a tokenizer of this model? Told from the file, without making one."""
+"""Checks from the file, without building a tokenizer, that a folder's tokenizer.json belongs to the model."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ _MOST_BYTES = 256 << 20
 
 
 def read_tokenizer_file(folder: Path) -> dict[str, Any] | None:
-    """The parsed tokenizer.json of a folder, or None where it has none: such a model takes token ids.
+    """The parsed tokenizer.json of a folder, or None if there is none: such a model takes token ids only.
 
     Raises ValueError naming the file and what is wrong.
     """
@@ -22,7 +22,7 @@ def read_tokenizer_file(folder: Path) -> dict[str, Any] | None:
 
 
 def size_notes(folder: Path, definition: dict[str, Any], vocab_size: int) -> list[str]:
-    """What differs from a model of `vocab_size` tokens and is no mistake: a padded vocabulary.
+    """Notes on harmless differences from a model of `vocab_size` tokens: a padded vocabulary.
 
     Raises ValueError where the tokenizer cannot belong to the model.
     """

@@ -1,7 +1,7 @@
 """Numbers that no weight may have: NaN, infinity, and the codes of FP8 and e8m0 that stand for NaN.
 
-One of them makes every answer of a model the same token, and which one depends on the mode. What a load reads anyway
-is looked at then; `dsv4 check --deep` reads everything.
+With one of them every answer of a model is the same token, which depends on the mode. Loading checks the values that it
+reads anyway; `dsv4 check --deep` reads everything.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,8 @@ Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name
 
 
 def bad_value(tensor: Tensor) -> str | None:
-    """What is wrong with the first value that is no number, and where; None when all are. Reads in bounded chunks."""
+    """The kind and place of the first value that is not finite; None if there is none. Reads in chunks of limited
+    size."""
     if tensor.dtype == torch.float8_e8m0fnu:
         codes, is_bad, what = tensor.view(torch.uint8), _is_ff, "NaN (e8m0 code 255)"
     elif tensor.dtype == torch.float8_e4m3fn:
@@ -59,7 +60,7 @@ def _is_not_finite(values: Tensor) -> Tensor | None:
 
 
 def value_problem(reader: CheckpointReader, name: str) -> str | None:
-    """`bad_value` of a stored tensor as a sentence with its file; None when it is fine."""
+    """`bad_value` of a stored tensor as a sentence with its file; None if there is none."""
     dtype = reader.spec(name).dtype
     if not dtype.is_floating_point:  # every code of the others is a number
         return None
@@ -68,7 +69,7 @@ def value_problem(reader: CheckpointReader, name: str) -> str | None:
 
 
 def read_at_load(parameter: Parameter, reader: CheckpointReader, *, whole: bool) -> Iterator[str]:
-    """Names of a parameter's tensors that a load looks at in every mode; `whole`: the folder is small."""
+    """Names of a parameter's tensors that loading checks in every mode; `whole`: the folder is small."""
     quantised = parameter.scale_name in reader and parameter.scale_name != parameter.name
     if whole or parameter.storage in ALWAYS:
         yield parameter.name
@@ -77,12 +78,13 @@ def read_at_load(parameter: Parameter, reader: CheckpointReader, *, whole: bool)
 
 
 def is_small(reader: CheckpointReader) -> bool:
-    """Whether a load looks at all values."""
+    """Whether loading checks all values."""
     return sum(reader.spec(name).nbytes for name in reader.names()) <= WHOLE_BYTES
 
 
 def every_value(reader: CheckpointReader, progress: Progress | None = None) -> Iterator[str]:
-    """A sentence for every tensor of a folder that holds what is no number. Reads all of it, a few MiB at a time."""
+    """A sentence for every tensor of a folder with a value that is not finite. Reads the whole folder, a few MiB at a
+    time."""
     names = reader.names()
     total, done, mapped = sum(reader.spec(name).nbytes for name in names), 0, 0
     for name in names:

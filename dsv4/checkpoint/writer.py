@@ -1,4 +1,4 @@
-"""Write a checkpoint folder as a stream: at no time is more than one tensor held.
+"""Write a checkpoint folder as a stream: at most one tensor is in memory.
 
 All names, dtypes and shapes are known before the first byte. Each shard is written under a temporary name,
 synced and renamed; the index comes last. A folder that has an index is therefore complete.

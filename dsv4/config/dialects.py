@@ -4,7 +4,7 @@ released       `config.json` of the releases: compress_ratios, num_hash_layers, 
 inference      `inference/config.json` beside the reference code: dim, n_layers, ...
 transformers   what transformers 5 saves: layer_types, compress_rates, mlp_layer_types, rope_parameters
 
-null means "not there" for every field. There is no default layer plan.
+null means that a field is absent, for every field. There is no default layer plan.
 """
 
 from typing import Any
@@ -61,7 +61,7 @@ _EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
 
 def read_fields(raw: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ModelConfig that a parsed config of any dialect gives. Raises ValueError naming the field."""
+    """The fields of ModelConfig that are in a parsed config of any dialect. Raises ValueError naming the field."""
     raw = {name: value for name, value in raw.items() if value is not None}
     _check_identity(raw)
     if "dim" in raw and "hidden_size" not in raw:
@@ -77,7 +77,7 @@ def read_fields(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_identity(raw: dict[str, Any]) -> None:
-    """Other models are told by name before their fields are missed."""
+    """Refuse other models by name, before an error about a missing field hides the reason."""
     kind, names = raw.get("model_type", "deepseek_v4"), raw.get("architectures", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"architectures must be a list of names, got {shown(names)}")
@@ -127,8 +127,8 @@ def _end_tokens(value: Any) -> dict[str, Any]:
 def _settle_prediction(raw: dict[str, Any], values: dict[str, Any]) -> None:
     """What comes after the backbone: one prediction block, DSpark's draft stages, or nothing.
 
-    Tools leave any one of the two traces behind: the number without the ratio (always 0), or the ratio without the
-    number. num_nextn_predict_layers says nothing about draft stages; their number is that of the further ratios.
+    Tools write one of the two fields without the other: the number without the ratio (always 0), or the ratio without
+    the number. num_nextn_predict_layers does not count draft stages; each further ratio is one stage.
     """
     ratios, layers = values["compress_ratios"], values.get("num_hidden_layers")
     if layers is None:
@@ -188,7 +188,7 @@ def _inference(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _released(raw: dict[str, Any]) -> dict[str, Any]:
-    """transformers' dialect in the released one's words. Where both are there they must agree."""
+    """The fields of transformers' dialect under the released names. If a config has both, they must agree."""
     out = dict(raw)
     types, hashed = raw.get("layer_types"), raw.get("mlp_layer_types")
     _check_rates(raw)

@@ -1,4 +1,4 @@
-"""generation_config.json: how a model's makers advise to sample, and which tokens end an answer."""
+"""generation_config.json: the sampling that a model's makers recommend, and the tokens that end an answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ class GenerationAdvice:
 
 
 def read_generation(folder: Path, vocab_size: int) -> GenerationAdvice:
-    """What the folder's generation_config.json says; the defaults where there is none. null means "not there".
+    """The fields of the folder's generation_config.json; the defaults if there is no such file. null means that a field
+    is absent.
 
     do_sample false means greedy. Raises ValueError naming the file and the field.
     """

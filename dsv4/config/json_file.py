@@ -1,7 +1,6 @@
-"""A JSON object from a file that may be anything: broken, foreign, hostile, or no file at all.
+"""A JSON object from a file that may be broken, of another format, hostile, or missing.
 
-Everything is bounded before it is read, and what people really have in such places (a Git LFS pointer, an error page)
-is told by its name.
+Sizes are limited before a file is read. Messages name the usual wrong contents (a Git LFS pointer, an error page).
 """
 
 import json
@@ -16,7 +15,7 @@ _HEAD_BYTES = 512
 
 def size_of(file: Path) -> int:
     """Bytes of a regular file. Raises FileNotFoundError, and ValueError for a folder, pipe, socket or device: opening
-    one of those may wait for ever."""
+    one of these may block for ever."""
     mode = file.stat().st_mode
     if not stat.S_ISREG(mode):
         raise ValueError(f"{file}: {_kind_of(mode)}, not a regular file")
@@ -35,7 +34,7 @@ def _kind_of(mode: int) -> str:
 
 
 def foreign_content(head: bytes) -> str | None:
-    """What a file is by its first bytes, where that is neither safetensors nor JSON; None when it is not known."""
+    """The kind of a file by its first bytes, if it is neither safetensors nor JSON; None if the kind is unknown."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if not head:
         return "the file is empty"
@@ -105,7 +104,7 @@ def parse_object(source: str, data: bytes) -> dict[str, Any]:
 
 
 class _TwiceError(Exception):
-    """A name that occurs twice in one object: readers differ in which value they take."""
+    """A name that occurs twice in one object. Readers disagree on which value counts."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -124,13 +123,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def last_line(text: str, name: str) -> int:
-    """The line, from 1, of the last place where `name` is a key; 1 where it is written otherwise."""
+    """The line, from 1, of the last place where `name` is a key; 1 if no such place is found."""
     places = list(re.finditer(rf"{re.escape(json.dumps(name, ensure_ascii=False))}\s*:", text))
     return text.count("\n", 0, places[-1].start()) + 1 if places else 1
 
 
 def line_of_field(text: str, message: str) -> int | None:
-    """The line of the field that an error message begins with (`a.b must be ...`); None where the file has none."""
+    """The line of the field that an error message begins with (`a.b must be ...`); None if the file has no such
+    field."""
     path = re.match(r"[\w.]+", message)
     at = -1
     for name in path[0].split(".") if path else ():

@@ -1,7 +1,7 @@
-"""The allowed range of every number in a model's configuration, and the sentences for what lies outside.
+"""The allowed range of every number in a model's configuration, and the messages for numbers outside it.
 
-The bounds are far above every released model (Pro: hidden 7,168, 61 layers, 384 experts) and far below what would keep
-a machine busy for ever: a config is checked before anything of its size is made.
+The bounds are far above every released model (Pro: hidden 7,168, 61 layers, 384 experts) and far below the sizes that
+would occupy a machine for hours: a config is checked before anything is allocated.
 """
 
 import math
@@ -77,7 +77,7 @@ def field_number(name: str, value: Any) -> int | float:
 
 
 def shown(value: Any) -> str:
-    """A value from outside in an error message: short, whatever it is."""
+    """A value from outside for an error message, shortened."""
     if isinstance(value, dict):
         return f"an object of {len(value)} entries"
     if isinstance(value, list | tuple):

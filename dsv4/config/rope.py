@@ -2,7 +2,7 @@
 
 V4 has two tables: a plain one for layers without a compressor (`rope_theta`), and a long one, with YaRN, for the others
 (`compress_rope_theta`). A flat object describes the long one; `{"main": ..., "compress": ...}` gives both. Each field
-is honoured or refused by name: a table that is silently another one makes all logits wrong and shows nowhere.
+is used or refused by name: a wrong table makes all logits wrong without any error.
 """
 
 from dataclasses import dataclass
@@ -60,8 +60,8 @@ class Yarn:
 
 
 def read_rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """The rotary fields of ModelConfig from a config without nulls: yarn always, thetas and qk_rope_head_dim where it
-    says them. Raises ValueError naming the field."""
+    """The rotary fields of ModelConfig from a config without nulls: yarn always, thetas and qk_rope_head_dim if the
+    config has them. Raises ValueError naming the field."""
     found: dict[str, Any] = {}
     for name, value in raw.items():
         if any(word in name.lower() for word in _ROTARY):

@@ -2,7 +2,7 @@
 
 Inference reads it in this order: `render` (messages to text), `tokenizer` (text to ids and back), `stream`
 (generated text to reasoning, content and tool calls), `calls` (one block of calls), `arguments` (repair of their
-values). `dialect` holds the literals of each release and what the official service writes otherwise.
+values). `dialect` holds the literals of each release and the differences of the official service.
 """
 
 from dsv4.encoding.choose_dialect import DIALECTS, dialect_named, dialect_of_folder

@@ -1,17 +1,17 @@
-"""The arguments of a call as valid JSON, whatever a model wrote; the rules of repair.
+"""The arguments of a call as valid JSON: the rules that repair what a model emitted.
 
-A parameter marked `string="true"` is text as it stands. One marked `string="false"`, or not marked at all, becomes, by
-the first rule that holds:
+A parameter marked `string="true"` is text, unchanged. For a parameter marked `string="false"`, or not marked, the first
+rule that applies decides:
 
 1. JSON of a type that its schema allows: passed on as written.
 2. A JSON string around such a value (`"3"` for an integer): the value.
-3. What a tolerant reading makes of it, if the schema allows the type: Python's True, False and None, single quotes,
+3. The result of a tolerant parser, if the schema allows its type: Python's True, False and None, single quotes,
    trailing commas, line breaks inside of strings; leading zeros and `+` only where no string is allowed; NaN and
    infinities inside of a list or object, and where null is allowed, are null.
 4. Other JSON: text if the schema allows text, else passed on as written (the client's own check names the fault).
 5. Anything else: a JSON string of the text.
 
-Not marked means text where the schema allows text or is unknown. JSON deeper than `DEEPEST` is text.
+A parameter that is not marked is text if the schema allows text or is unknown. JSON deeper than `DEEPEST` is text.
 """
 
 import json
@@ -38,7 +38,7 @@ Kinds = frozenset[str]
 
 
 class Tools:
-    """The functions of a request: which names there are, and what their parameters may be."""
+    """The functions of a request: their names and the schemas of their parameters."""
 
     def __init__(self, functions: Sequence[Mapping[str, Any]]) -> None:
         self._schemas: dict[str, Mapping[str, Any]] = {}
@@ -61,17 +61,17 @@ class Tools:
         return None
 
     def kinds(self, name: str, key: str) -> Kinds | None:
-        """The JSON types that parameter `key` may have; None if nothing is said."""
+        """The JSON types that parameter `key` may have; None if the schema does not restrict them."""
         schema = self._schemas.get(name, {})
         return _kinds(self._properties(name).get(key), schema, REFERENCES)
 
     def wraps(self, name: str, key: str) -> bool:
-        """Whether `key` is no parameter of the function, but a name models wrap all of them in."""
+        """Whether `key` is not a parameter of the function but a name in which models wrap all parameters."""
         return key in WRAPPERS and bool(properties := self._properties(name)) and key not in properties
 
     def unwrapped(self, name: str, value: str) -> str | None:
-        """The arguments inside a wrapper, if `value` (JSON) is an object that fits the function: no parameter that it
-        does not have, and all it must have."""
+        """The arguments inside a wrapper, if `value` (JSON) is an object that fits the function: it has no other
+        parameters and all required ones."""
         inner = _object(value)
         if inner is None and value.startswith('"'):
             inner = _object(json.loads(value))
@@ -87,7 +87,7 @@ class Tools:
 
 
 def json_value(text: str, kinds: Kinds | None = None) -> str:
-    """The JSON of a parameter that is not marked as text; the rules stand above. Never raises for text."""
+    """The JSON of a parameter that is not marked as text, by the rules above. Never raises for text."""
     stripped = text.strip()
     kind = _kind(stripped)
     if kind is not None and _allowed(kind, kinds):
@@ -106,7 +106,7 @@ def json_value(text: str, kinds: Kinds | None = None) -> str:
 
 
 def json_body(text: str) -> str | None:
-    """The JSON object that stands in a call instead of parameters, repaired as values are; None if it is none."""
+    """The JSON object that a call has instead of parameters, repaired like values; None if it is not an object."""
     return _object(text)
 
 
@@ -175,7 +175,7 @@ def _allowed(kind: str, kinds: Kinds | None) -> bool:
 
 
 def _kind(text: str) -> str | None:
-    """The JSON type of `text`, None if it is no JSON (which has no NaN)."""
+    """The JSON type of `text`, None if it is not JSON (NaN is not JSON)."""
     try:
         if _too_deep(text):
             return None
@@ -212,7 +212,7 @@ def _encodable(text: str) -> str:
 
 
 class _Tolerant:
-    """Reads what is nearly JSON, or Python's way of writing it, and writes JSON."""
+    """Reads text that is nearly JSON, or a Python literal, and writes JSON."""
 
     def __init__(self, text: str, kinds: Kinds | None) -> None:
         self._text, self._at, self._kinds = text, 0, kinds

@@ -27,7 +27,8 @@ def call_rules(
     functions: Sequence[Mapping[str, Any]], dialect: Dialect, dsml: int, begin: str, *, parallel: bool
 ) -> str:
     """Rules from `start` on. functions: OpenAI function objects; one without `parameters` takes any. dsml: the id of
-    the control token. begin: what comes of the opening tag. parallel: more than one call may follow.
+    the control token. begin: the part of the opening tag that the grammar begins with. parallel: more than one call may
+    follow.
 
     Raises GrammarError naming the function, parameter and keyword that cannot be enforced.
     """
@@ -57,19 +58,19 @@ def call_rules(
 
 
 def place_of(index: int, key: str | None = None) -> str:
-    """How messages name a function's parameters, or one of them."""
+    """The name of a function's parameters, or of one of them, in messages."""
     place = f"tools[{index}].function.parameters"
     return place if key is None else f"{place}.properties.{key:.80}"
 
 
 def parameter_schemas(function: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of each parameter as one of its own."""
+    """The schema of each parameter, complete in itself."""
     properties, root = _properties(function.get("parameters"))
     return {key: _alone(value, root) for key, value in properties.items()}
 
 
 def _properties(schema: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The properties of a function's parameters, and the document references look into."""
+    """The properties of a function's parameters, and the document that references refer to."""
     root: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
     top, seen = root, 0
     while "$ref" in top and seen < len(NOT_AT_THE_TOP):
@@ -227,7 +228,7 @@ def _references(schema: Any) -> list[str]:
 
 
 def _redirected(schema: Any) -> Any:
-    """References to other places than definitions go to the copy of the whole schema."""
+    """References to places other than definitions are redirected to a copy of the whole schema."""
     if isinstance(schema, list):
         return [_redirected(part) for part in schema]
     if not isinstance(schema, Mapping):

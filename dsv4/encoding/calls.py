@@ -1,10 +1,10 @@
-"""One block of DSML calls, read while it arrives.
+"""One block of DSML calls, parsed while it arrives.
 
-A call is reported once its name and first parameter's header are there, and its arguments as they come: text at once,
-everything else when it is closed and was made valid JSON (the rules of `arguments`). What is taken besides the released
-form, because it can mean only one thing: attributes in another order or quotes, without `string`, an object in JSON
-instead of parameters, a function's name in another case. Everything else breaks the block: a name the request does not
-have, a parameter given twice, text between elements, an end of the answer inside.
+A call is reported when its name and the header of its first parameter are complete. Its arguments are reported as they
+arrive: text at once, other values when they are closed and are valid JSON (the rules of `arguments`). Besides the
+released form the parser accepts forms with only one possible meaning: attributes in another order or quotes, without
+`string`, an object in JSON instead of parameters, a function's name in another case. Everything else breaks the block:
+a name the request does not have, a parameter given twice, text between elements, an end of the answer inside.
 """
 
 import re
@@ -45,11 +45,11 @@ class _State(Enum):
 
 
 class CallBlock:
-    """Takes marked text behind `<｜DSML｜tool_calls` (or `<｜DSML｜invoke`: then `bare`).
+    """Parses marked text behind `<｜DSML｜tool_calls` (or `<｜DSML｜invoke`: then `bare`).
 
     status: OPEN until the closing tag (CLOSED) or the first violation (BROKEN). rest: what follows a closed block;
-    raw: of a broken one the text since the last whole call, `opening` included if there was none. calls: how many were
-    begun.
+    raw: of a broken block the text since the last complete call, with `opening` if there was none. calls: the number of
+    calls that were begun.
     """
 
     def __init__(self, dialect: Dialect, controls: Controls, tools: Tools | None, opening: str, *, bare: bool) -> None:
@@ -171,7 +171,7 @@ class CallBlock:
         return True
 
     def _header(self, text: str) -> tuple[str | None, str | None]:
-        """The function's name, None if there is no such, and the JSON object that stands for parameters."""
+        """The function's name, None if the request has no such function, and the JSON object instead of parameters."""
         loose = INVOKE_LOOSE.fullmatch(text)
         strict = INVOKE.fullmatch(text)
         if loose is None and strict is None:
@@ -265,7 +265,7 @@ class CallBlock:
             self._arguments(self._prefix(self._key) + value)
 
     def _unwrap_failed(self) -> None:
-        """Another parameter follows: the one before was no wrapper of all."""
+        """Another parameter follows, so the one before did not wrap all of them."""
         if self._wrapped is not None:
             (key, value), self._wrapped = self._wrapped, None
             self._arguments(self._prefix(key) + value)

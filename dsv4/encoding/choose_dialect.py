@@ -1,4 +1,4 @@
-"""Which dialect a model speaks: by name, or by what its folder says."""
+"""Which dialect a model uses: by name, or by its folder."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,19 @@ NEW_EFFORT = "Beyond maximum"
 
 
 def dialect_named(name: str) -> Dialect:
-    """The dialect of a name such as `v4-0731`. Raises ValueError naming those there are."""
+    """The dialect of a name such as `v4-0731`. Raises ValueError naming all dialects."""
     if name not in DIALECTS:
         raise ValueError(f"dialect: expected one of {', '.join(DIALECTS)}, got {name!r}")
     return DIALECTS[name]
 
 
 def dialect_of_folder(folder: Path) -> Dialect:
-    """The dialect of a model folder's weights; the first of these that says something:
+    """The dialect of a model folder's weights; the first of these that is present decides:
 
     `dialect` in generation_config.json; the encoding script in `encoding/` (its effort texts and system token);
     config.json (a V4.1 model; keys of DSpark that are set, which came with the final weights); else April's.
-    Raises ValueError for a name it does not know. A file that is no JSON says nothing here: those who need it complain.
+    Raises ValueError for a name it does not know. A file that is not JSON is ignored here; the code that needs it
+    reports it.
     """
     if (name := _json(folder / "generation_config.json").get("dialect")) is not None:
         return dialect_named(name)

@@ -2,7 +2,7 @@
 
 A model may quote `</think>` with ordinary tokens; only the token `</think>` closes a thought. So the parsers read
 marked text: every control token is one lone surrogate, a character that no decoded text can hold, and everything else
-is ordinary, whatever it says.
+is ordinary text.
 """
 
 import re
@@ -42,12 +42,12 @@ class Controls:
         self._starts = "".join({token[0] for token in dialect.control_tokens})
 
     def mark(self, token: str) -> str:
-        """The control token written `token` in marked text; empty if it is no part of any."""
+        """The mark of the control token `token`; empty if this dialect has no such token."""
         return self._marks.get(token, NOISE)
 
     def read(self, text: str) -> tuple[str, str]:
-        """Plain text as marked text, every control text in it taken for the token, and its end, which may be the
-        start of one: it belongs before the next text."""
+        """Plain text as marked text, with every control text replaced by its mark; and the rest at its end that may be
+        the start of a control text, to be put before the next text."""
         if not any(start in text for start in self._starts):
             return text, ""
         marked, end = "", 0
@@ -58,12 +58,12 @@ class Controls:
         return marked + text[end : len(text) - len(held)], held
 
     def plain(self, marked: str) -> str:
-        """Marked text as it is written, without role tokens."""
+        """Marked text as plain text, without role tokens."""
         return marked if marked.isascii() else marked.translate(self._texts)
 
 
 def overlap(text: str, marker: str) -> str:
-    """The longest end of `text` that is a start of `marker`, but not all of it."""
+    """The longest suffix of `text` that is a proper prefix of `marker`."""
     for length in range(min(len(text), len(marker) - 1), 0, -1):
         if text.endswith(marker[:length]):
             return marker[:length]

@@ -1,4 +1,4 @@
-"""What a parser reports while an answer arrives."""
+"""The events that a parser reports while an answer arrives."""
 
 from dataclasses import dataclass
 

@@ -1,11 +1,11 @@
 """What a release writes around the messages: control tokens, DSML tags and fixed prompt texts, as data.
 
-The code in this package knows the grammar; every literal it writes or expects stands in a `Dialect`, so a
-later release is a new row of the table: `V4` is the release of 24 April 2026, `V4_0731` the final weights of 31
-July, which only redefine the reasoning effort, `V41` the release of 10 September.
+The code of this package implements the grammar; a `Dialect` holds every literal that it writes or expects, so a later
+release is a new row of the table: `V4` is the release of 24 April 2026, `V4_0731` the final weights of 31 July, which
+only redefine the reasoning effort, `V41` the release of 10 September.
 
-The scripts released with V4 and the official service do not write quite the same prompts. `served` gives the row of
-the service; `encode_messages` keeps the script's form.
+The scripts released with V4 and the official service write slightly different prompts. `served` returns the row of the
+service; `encode_messages` keeps the script's form.
 """
 
 from dataclasses import dataclass, replace
@@ -80,15 +80,14 @@ class Dialect:
     `tools_block` holds the placeholders {dsml}, {think_open}, {think_close} and, once, {schemas}.
     `tasks` and `efforts` are (name, text) pairs; an effort of None is `default_effort`, or writes nothing without one.
     `effort_number` is the text of an effort given as a number 1 to 100, "" if there are none.
-    `system` opens a system turn; "" = system text stands bare. With it, system messages further back stay where they
-    are, and each of them is answered like a message of the user.
-    `json_object` asks for any JSON object.
+    `system` opens a system turn; with "" system text has no mark. With it, system messages further back stay where they
+    are, and each of them is answered like a message of the user. `json_object` asks for any JSON object.
 
-    What the service writes otherwise than the released scripts (`service`): the header of an answer stands right before
-    it, whatever came before; without tools no earlier reasoning is kept; arguments that are no JSON object become one
-    parameter; numbers are JSON's, so that integers beyond 64 bits become fractions. Its V4 form also: no empty line in
-    a call without parameters (`empty_line`), no empty messages in a user's turn (`empty_text`), exponents without a
-    leading zero (`padded_exponent`).
+    The differences of the service to the released scripts (`service`): the header of an answer is directly before it;
+    without tools no earlier reasoning is kept; arguments that are no JSON object become one parameter; numbers are
+    JSON's, so that integers beyond 64 bits become fractions. Its V4 form also: no empty line in a call without
+    parameters (`empty_line`), no empty messages in a user's turn (`empty_text`), exponents without a leading zero
+    (`padded_exponent`).
     """
 
     name: str

@@ -1,7 +1,8 @@
 """Answers that must follow a grammar: JSON schemas, regular expressions, DSML tool calls.
 
-llguidance computes which tokens may come next; here its grammars are compiled, within limits and once for equal ones,
-and its refusals get names. A grammar is a `ConstraintFactory` of dsv4.generation in shape; nothing of it is imported.
+llguidance computes which tokens may come next. This file compiles its grammars, within limits and once for equal ones,
+and turns its refusals into messages. A grammar has the interface of `ConstraintFactory` of dsv4.generation, without
+importing it.
 """
 
 import json
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 class GrammarState:
-    """One answer under a grammar; before its trigger token everything is allowed."""
+    """The state of one answer under a grammar; before its trigger token every token is allowed."""
 
     def __init__(self, matcher: llguidance.LLMatcher, trigger: int | None, forget: Callable[[], None]) -> None:
         self._matcher, self._trigger, self._forget = matcher, trigger, forget
@@ -79,7 +80,8 @@ class Grammar:
         return replace(self, trigger=token)
 
     def behind(self, text: str) -> Self:
-        """What may follow `text`, with which the answer begins. Raises GrammarError if nothing that fits can."""
+        """The grammar of the text after `text`, with which the answer begins. Raises GrammarError if `text` does not
+        fit."""
         matcher, tokens = self._matcher.deep_copy(), self._tokenizer.encode_text(text)
         if matcher.try_consume_tokens(tokens) < len(tokens) or matcher.is_error():
             raise GrammarError(f"no answer of this form begins with {text!r:.80}")
@@ -89,8 +91,8 @@ class Grammar:
 class Grammars:
     """Makes grammars for one vocabulary. Thread-safe; the first use reads the vocabulary (tens of milliseconds).
 
-    All methods raise GrammarError for what cannot be enforced, naming it. Compiling may take a second: not to be called
-    where others wait. Equal grammars are compiled once.
+    All methods raise GrammarError for what cannot be enforced, naming it. Compiling may take a second: do not call it
+    in an event loop. Equal grammars are compiled once.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -189,7 +191,7 @@ class Grammars:
                     raise GrammarError(f"{place_of(index, key)}: {error}") from None
 
     def _try_patterns(self, schemas: Sequence[Any]) -> None:
-        """What a pattern takes shows only when its text begins: try each alone."""
+        """Try each pattern alone, because the cost of a pattern shows only when its text begins."""
         found = patterns(schemas)
         if len(found) > MOST_PATTERNS:
             raise GrammarError(f"pattern: {len(found)} different ones; at most {MOST_PATTERNS} can be enforced")
@@ -205,7 +207,7 @@ class Grammars:
                 raise GrammarError(f"pattern {pattern!r:.80}: too complex to enforce ({error})") from None
 
     def _walk(self, grammar: Grammar) -> None:
-        """Take a few of the tokens that are allowed. Raises RuntimeError if that is too much for the engine."""
+        """Take a few of the tokens that are allowed. Raises RuntimeError if the engine exceeds its limits."""
         state = grammar.start()
         for _ in range(FIRST_STEPS):
             token = int.from_bytes(state.allowed() or b"", "little").bit_length() - 1
@@ -214,7 +216,8 @@ class Grammars:
             state.accept(token)
 
     def _make(self, key: str, write: Callable[[], str]) -> Grammar:
-        """The grammar whose source `write` gives, or the one kept under `key`, which must say all about it."""
+        """The grammar whose source `write` returns, or the one cached under `key`, which must identify it
+        completely."""
         with self._lock:
             matcher = self._kept.get(key)
             if matcher is not None:
@@ -244,11 +247,11 @@ class Grammars:
 
 
 class _EngineRefusal(GrammarError):
-    """The engine's own words, which do not say where the fault is."""
+    """The engine's own message, which does not name the place of the fault."""
 
 
 def _safely(work: Callable[[], T], failed: Callable[[object], Exception]) -> T:
-    """`work`, with every way in which the grammar engine fails as the exception that `failed` makes."""
+    """Run `work`; every failure of the grammar engine becomes the exception that `failed` makes."""
     try:
         return work()
     except GrammarError:

@@ -1,8 +1,7 @@
 """From chat messages to turns: tool results become user turns, in the order of the calls they answer.
 
-A `Turn` remembers which input message it came from, so that an error found while rendering names that
-message. Fields are checked only where the renderer reads them: the release accepts anything in a message it
-does not render.
+A `Turn` has the index of its input message, so that an error of the renderer names that message. Fields are checked
+only where the renderer reads them: the release accepts anything in a message it does not render.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

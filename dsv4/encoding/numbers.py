@@ -1,7 +1,7 @@
-"""JSON as the official service reads and writes it: integers of 64 bits, everything larger a fraction.
+"""JSON as the official service reads and writes it: integers have 64 bits, larger numbers become fractions.
 
-Python's own integers have no end and its fractions have other exponents, so what the service would show the model
-differs in the last characters of a number.
+Python's integers are unlimited and its fractions have other exponents, so the service's prompt differs in the last
+characters of a number.
 """
 
 import json
@@ -19,8 +19,8 @@ EXPONENT = re.compile(r"e(-?|\+)0*(\d+)$")
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that `text` is, None if it is none for the service: not JSON by the letter (NaN, half of a
-    surrogate pair), nested too deeply, or another value."""
+    """The JSON object in `text`; None if the service does not accept it: invalid JSON (NaN, half of a surrogate pair),
+    too deep, or another type."""
     try:
         value = json.loads(text, parse_int=_integer, parse_float=_fraction, parse_constant=_refuse)
         if not isinstance(value, dict) or (text.count("[") + text.count("{") > MOST_DEEP and _depth(value) > MOST_DEEP):
@@ -33,7 +33,7 @@ def parse_object(text: str) -> dict[str, Any] | None:
 
 
 def number_json(value: Any, where: str, dialect: Dialect) -> str:
-    """`value` as JSON, with the numbers of the service if the dialect is its. Raises ValueError naming `where`."""
+    """`value` as JSON; with the service's numbers in a dialect of the service. Raises ValueError naming `where`."""
     try:
         if not dialect.service or _plain(value):
             return to_json(value, where)

@@ -1,4 +1,4 @@
-"""A whole completion to a message: strictly as the release does, or never failing as a server must."""
+"""From a whole completion to a message: strictly as the release does, or without ever failing, for a server."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class ParsedToolCall:
 
 @dataclass(slots=True)
 class ParsedCompletion:
-    """What a completion says. `ended`, `malformed` and `broken` as in `StreamParser`."""
+    """The content of a completion. `ended`, `malformed` and `broken` as in `StreamParser`."""
 
     reasoning_content: str = ""
     content: str = ""
@@ -63,10 +63,10 @@ def parse_completion(
     dialect: Dialect = V4,
     functions: Sequence[Mapping[str, Any]] | None = None,
 ) -> ParsedCompletion:
-    """Parse generated text that may be cut off or wrong; the rules stand in `stream`, functions as there.
+    """Parse generated text that may be cut off or malformed; `stream` has the rules and describes `functions`.
 
-    Text that `parse_message_from_completion_text` accepts gives the same message, but for values that are no JSON,
-    which are repaired here. Never raises for text; raises ValueError for an unknown thinking_mode.
+    Text that `parse_message_from_completion_text` accepts gives the same message, except that values that are not JSON
+    are repaired here. Never raises for text; raises ValueError for an unknown thinking_mode.
     """
     parser = StreamParser(thinking_mode, dialect, functions)
     completion = ParsedCompletion()

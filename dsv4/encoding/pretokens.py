@@ -1,8 +1,9 @@
-"""The released rules that cut a text into words before its bytes are merged, and cutting a long text between two words.
+"""The released rules that cut a text into words before its bytes are merged, and a function that cuts a long text
+between two words.
 
-A text may be encoded in pieces, with the ids of the whole, if each cut falls where the rules cut whatever stands around
-it. `pieces` knows such places: a word before a blank and another word, a line break before a letter, a digit beside
-what is none, a Chinese or Japanese character beside what is none.
+The pieces of a text have the ids of the whole text if each cut is at a place where the rules cut in every context.
+`pieces` uses these places: between a word and a blank before another word, between a line break and a letter, beside a
+digit, and beside a Chinese or Japanese character, if the other side is of another kind.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Messages to prompt text, byte for byte as the released encoding writes it, or the official service.
 
 `encode_messages` has the released name and arguments. `render_segments` gives the same text in pieces that
-remember whether the renderer or a message wrote them. Which form is written is a matter of the `dialect`.
+remember whether the renderer or a message wrote them. The `dialect` selects the form.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def encode_messages(
     """The prompt for a conversation, as text.
 
     thinking_mode: "chat" or "thinking".
-    context: messages encoded before; they steer the rendering but are not rendered again (nor is BOS).
+    context: messages encoded before; they affect the rendering but are not rendered again, and neither is BOS.
     drop_thinking: leave out reasoning before the last user turn; ignored if any message carries tools.
     reasoning_effort: a name of `dialect.efforts` or None, where the dialect has numbers also 1 to 100; its text leads
     the prompt in thinking mode.
@@ -111,20 +111,20 @@ def _effort_text(effort: str | int | None, dialect: Dialect) -> str:
 
 
 class _Renderer:
-    """Writes turns of one conversation; what a turn looks like depends on its neighbours."""
+    """Writes the turns of one conversation; the form of a turn depends on its neighbours."""
 
     def __init__(self, turns: Sequence[Turn], thinking: bool, drop: bool, dialect: Dialect, out: SegmentWriter) -> None:
         self.turns, self.thinking, self.drop, self.dialect, self.out = turns, thinking, drop, dialect, out
         self.last_caller = last_caller(turns)
 
     def head(self, effort: str) -> None:
-        """What stands before the first turn. In dialects with a system token the effort belongs to a system turn."""
+        """The text before the first turn. In dialects with a system token the effort belongs to a system turn."""
         if effort or (self.turns and self.turns[0].role == "system"):
             self.out.markup(self.dialect.system)
         self.out.markup(effort)
 
     def empty(self, effort: str) -> None:
-        """A conversation without any message is answered too; there is no system turn then to hold the effort."""
+        """The prompt of a conversation without messages; it has no system turn for the effort."""
         if not self.dialect.system:
             self.head(effort)
         self._header(thinks=self.thinking)

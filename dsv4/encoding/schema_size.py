@@ -1,4 +1,5 @@
-"""How large a schema may be that is to be enforced: the time to compile grows faster than some of its parts."""
+"""Limits on the size of a schema that a grammar enforces: the time to compile grows faster than some parts of a
+schema."""
 
 from collections.abc import Mapping
 from typing import Any

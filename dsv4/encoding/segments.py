@@ -1,4 +1,4 @@
-"""Pieces of a rendered prompt that remember who wrote them.
+"""Pieces of a rendered prompt, each marked with its author.
 
 The released encoding is one string, in which a user who types `<｜User｜>` makes a real role token. Keeping
 the author of each piece lets the tokenizer turn control strings into control tokens only where the renderer
@@ -20,7 +20,7 @@ class Segment:
 
 
 class SegmentWriter:
-    """Collects text in order; neighbours of equal trust become one segment, empty text leaves no trace."""
+    """Collects text in order; neighbours of equal trust become one segment, and empty text adds nothing."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[bool, list[str]]] = []

@@ -1,16 +1,16 @@
-"""Generated text to reasoning, content and tool calls while it arrives.
+"""From generated text to reasoning, content and tool calls, while the text arrives.
 
-The parser never raises on text: it is what stands between a model, which may write anything and be cut
-anywhere, and a client. Its rules, which `parse.parse_completion` shares because it is this parser fed once:
+The parser never raises on text, because a model may emit any text and may be cut anywhere. `parse.parse_completion`
+feeds this parser once and so has the same rules:
 
-- Only control tokens act (`ordinary` and `control`); the same characters as ordinary tokens are text. Where there is
-  only text (`feed`), the text of a control token is taken for the token.
+- Only control tokens have an effect (`ordinary` and `control`); the same characters in ordinary tokens are text. When
+  only text is known (`feed`), the text of a control token counts as the token.
 - In thinking mode the text starts as reasoning, until `</think>` (or a tool-call block, or the end token).
 - The end token or a role token ends the message; what follows is ignored.
 - `<｜DSML｜tool_calls` or a bare `<｜DSML｜invoke`, and up to two newlines before it, starts the calls (see `calls`).
-- Every other control token in reasoning or content is taken out.
-- A block that breaks the grammar is no call: its text, from the first call on that is not whole, is content. `broken`
-  is set then. Text behind a whole block is dropped.
+- Every other control token in reasoning or content is removed.
+- A block that violates the grammar is not a call: its text, from the first incomplete call on, is content, and `broken`
+  is set. Text behind a complete block is dropped.
 - If the text ends inside a call, its arguments stay unfinished JSON and no `ToolCallEnd` follows: completing them would
   invent a call that the model did not make.
 """
@@ -42,11 +42,12 @@ class _State(Enum):
 class StreamParser:
     """Incremental parser of one completion.
 
-    functions: OpenAI function objects of the request; names and schemas then count (see `arguments`), None = any name.
+    functions: OpenAI function objects of the request; their names and schemas then apply (see `arguments`), None = any
+    name.
 
     The concatenated deltas do not depend on how the text is split. `ended` tells whether the message was complete (end
-    token or closed tool-call block), `broken` whether a block of calls is not whole, `malformed` whether it is or text
-    behind a block was dropped.
+    token or closed tool-call block), `broken` whether a block of calls is incomplete, `malformed` whether that is so or
+    text behind a block was dropped.
 
     >>> parser = StreamParser("thinking")
     >>> parser.feed("why</th") + parser.feed("ink>because") + parser.finish()
@@ -88,7 +89,7 @@ class StreamParser:
         return self._state is _State.OVER
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text of unknown tokens, give what it settles. After the end everything is ignored."""
+        """Take more text of unknown tokens; return the deltas that are final. Text after the end is ignored."""
         marked, self._held = self._controls.read(self._held + text)
         return self._push(marked)
 
@@ -101,8 +102,8 @@ class StreamParser:
         return self._push(self._controls.mark(token))
 
     def finish(self, *, cut: bool = True) -> list[Delta]:
-        """The text is over: give what was held back. Call once, last. cut: by a limit or a caller, so that the model
-        could not close what it began; otherwise an open block is broken."""
+        """The text has ended: return what was held back. Call this once, last. cut: a limit or the caller ended the
+        text, so that an open block is incomplete and not broken."""
         if self._state in (_State.REASONING, _State.CONTENT, _State.BROKEN) or not cut:
             self._push_only(self._held)
         held, self._buffer = self._buffer, ""
@@ -137,7 +138,7 @@ class StreamParser:
             pass
 
     def _step_text(self) -> bool:
-        """Do one piece of work on the buffer; False if it needs more text."""
+        """Process one part of the buffer; False if it needs more text."""
         found = ANY.search(self._buffer)
         if found is None:
             opening = OPENING.search(self._buffer)

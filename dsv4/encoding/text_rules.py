@@ -1,7 +1,7 @@
-"""What a schema says of text that stands raw in a call: literals, patterns, formats and lengths as terminals.
+"""The rules of a schema for raw text in a call: literals, patterns, formats and lengths as terminals.
 
 A value in DSML is either raw text or JSON, so a schema is split: `Schemas.text` for the first, `Schemas.other_types`
-for the second, which the grammar engine's own JSON rules take.
+for the second, which the grammar engine handles itself.
 """
 
 import json
@@ -61,7 +61,8 @@ Root = Mapping[str, Any]
 
 
 def resolve(reference: Any, root: Root) -> Any:
-    """What a `$ref` inside of a document refers to. Raises GrammarError for others and for none."""
+    """The schema that a `$ref` refers to inside a document. Raises GrammarError for references elsewhere and for
+    missing targets."""
     place: Any = root
     if not isinstance(reference, str) or not reference.startswith("#"):
         raise GrammarError(f"$ref: only references into the schema itself are supported, got {reference!r:.80}")
@@ -77,7 +78,7 @@ def resolve(reference: Any, root: Root) -> Any:
 
 
 class Schemas:
-    """The schemas inside of one document. root: what `$ref` looks into.
+    """The schemas inside one document. root: the document that `$ref` refers to.
 
     All methods raise GrammarError naming the keyword that cannot be enforced.
     """
@@ -164,7 +165,7 @@ class Schemas:
 
 
 def _own(schema: Mapping[str, Any]) -> list[str]:
-    """What the schema says itself, apart from the schemas inside it."""
+    """The schema's own rules, without the schemas inside it."""
     rules: list[str] = []
     if "const" in schema:
         rules.append(_literals([schema["const"]]))

@@ -1,8 +1,8 @@
-"""Text to token ids and back, around a `tokenizer.json`.
+"""From text to token ids and back, with a `tokenizer.json`.
 
-In the released vocabulary `<｜User｜>`, `<think>` and `｜DSML｜` are ordinary added tokens: wherever their
-text occurs, encoding makes the control token, and no option of the library prevents it. So there are two
-tokenizers here, the released one and a copy without added tokens, and two modes of encoding a conversation:
+In the released vocabulary `<｜User｜>`, `<think>` and `｜DSML｜` are ordinary added tokens: encoding turns every
+occurrence of their text into the control token, and no option of the library prevents it. This file therefore uses two
+tokenizers, the released one and a copy without added tokens, and two modes of encoding a conversation:
 
 - "safe" (the default): control tokens only where the renderer wrote them; message text can never become one.
 - "official": the whole prompt as one string, id for id what the release gives, and injectable like it.
@@ -64,8 +64,8 @@ class Tokenizer:
     def load(cls, path: str | Path, *, dialect: Dialect | str | None = None) -> Self:
         """Read a tokenizer.json, given the file or its folder.
 
-        dialect: one, or its name; None = what the folder's weights were trained with (`dialect_of_folder`).
-        Raises FileNotFoundError naming the file, ValueError naming the file and what is wrong in it.
+        dialect: a dialect or its name; None = the dialect of the folder's weights (`dialect_of_folder`). Raises
+        FileNotFoundError naming the file, ValueError naming the file and what is wrong in it.
         """
         file = Path(path)
         if file.is_dir():
@@ -90,7 +90,7 @@ class Tokenizer:
 
     @property
     def longest_token(self) -> int:
-        """The most bytes of text that one token stands for."""
+        """The number of bytes of the longest token's text."""
         return self._longest
 
     def definition_json(self) -> str:
@@ -109,8 +109,8 @@ class Tokenizer:
 
     @property
     def controls(self) -> Mapping[int, str]:
-        """The tokens that are no text, by id: those of the dialect, and what else the vocabulary adds as special or
-        writes as `<｜...｜>`."""
+        """The tokens that are not text, by id: those of the dialect, and other tokens that the vocabulary marks as
+        special or writes as `<｜...｜>`."""
         return self._control_ids
 
     def token_id(self, text: str) -> int:
@@ -121,7 +121,7 @@ class Tokenizer:
         return token
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token stands for: perhaps a part of a character only. Raises ValueError for unknown ids."""
+        """The bytes of a token, which may be a part of a character. Raises ValueError for unknown ids."""
         text = self._full.id_to_token(token) if 0 <= token < 1 << 32 else None
         if text is None:
             raise ValueError(f"token id {token} is not in the vocabulary of {self.vocab_size}")
@@ -134,10 +134,8 @@ class Tokenizer:
     def encode_text(self, text: str, trusted: bool = False) -> list[int]:
         """Ids of plain text; nothing is added around it.
 
-        Untrusted text never gives an added token, whatever it contains. Trusted text gives one for every
-        control text.
-        Raises ValueError for text that is not valid Unicode (a lone surrogate), or a word of more than a million
-        characters.
+        Untrusted text never becomes an added token. Trusted text becomes one for every control text. Raises ValueError
+        for text that is not valid Unicode (a lone surrogate), or a word of more than a million characters.
         """
         if trusted:
             return _encode(self._full, text)
@@ -195,7 +193,7 @@ class Tokenizer:
         return self.encode_text("".join(segment.text for segment in segments), trusted=True)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of `ids`; bytes that are no UTF-8 become U+FFFD, unknown ids nothing.
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD; unknown ids are skipped.
 
         `skip_special_tokens` leaves out begin, end, pad and placeholders, but not `<think>` or
         `<｜User｜>`, which the release does not mark as special.
@@ -223,7 +221,7 @@ class DecodeStream:
         return self._decoder.decode(self._tokenizer.token_bytes(token))
 
     def finish(self) -> str:
-        """What is left: U+FFFD if the last character was never completed, else nothing."""
+        """The rest: U+FFFD if the last character was not completed, else nothing."""
         return self._decoder.decode(b"", final=True)
 
 

@@ -14,8 +14,8 @@ from dsv4.encoding.segments import SegmentWriter
 def write_tool_calls(out: SegmentWriter, calls: Any, where: str, dialect: Dialect) -> None:
     """Append a whole tool-call block for OpenAI-style `calls`, the leading blank line included.
 
-    `arguments` is a JSON string of an object; what is not valid JSON, or not a string, becomes a single
-    parameter named `arguments`, and so does JSON of another kind where the service writes it. Raises ValueError naming
+    `arguments` is a JSON string of an object; a value that is not valid JSON, or not a string, becomes a single
+    parameter named `arguments`; in a dialect of the service JSON of another type does too. Raises ValueError naming
     `where` and the field.
     """
     out.markup(f"\n\n{dialect.calls_open}>\n")

@@ -1,4 +1,4 @@
-"""One way to make a differentiable function of a forward and a backward pass that are written by hand."""
+"""Makes a differentiable function of a forward and a backward pass that are written by hand."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ def once_differentiable(backward: F) -> F:
 
 @dataclass(frozen=True, slots=True)
 class _Passes:
-    """The two passes of a node, and what becomes of the results of the first."""
+    """The two passes of a node, and the use of the first pass's results."""
 
     run: Callable[..., Any]
     backward: Backward

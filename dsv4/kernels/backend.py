@@ -1,7 +1,7 @@
-"""Which implementation of an operation runs: the one asked for, else the first of its list that takes the inputs.
+"""Which implementation of an operation runs: the requested one, else the first of its list that takes the inputs.
 
 Every operation lists its implementations, fastest first; all of them compute the same function. There is no silent
-fallback: asking for an implementation that does not exist or cannot take the inputs is an error with the reason.
+fallback: a request for an implementation that does not exist or cannot take the inputs is an error with the reason.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ NO_GRADIENT = "it records no gradient; call it under torch.no_grad()"
 
 
 def anything(*arguments: Any) -> None:
-    """The answer of an implementation that takes all inputs the contract allows."""
+    """`takes` of an implementation that accepts all inputs of the contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Implementation:
     name: "native" (C++), "torch" (fast plain torch) or "reference" (the definition, in plain torch).
     run: the function, for callers that record no gradient. takes: None if it takes these inputs, else the reason why
     not. differentiable: the function for callers that do record one, often an autograd node around `run`; None if the
-    implementation has none. differentiates: what it asks for beyond `takes`.
+    implementation has none. differentiates: its conditions beyond `takes`.
     """
 
     name: str
@@ -44,7 +44,8 @@ class Implementation:
 
 @dataclass(slots=True)
 class Explanation:
-    """What ran inside `explain`: calls of each (operation, implementation), and why faster ones did not run."""
+    """The implementations that ran inside `explain`: calls of each (operation, implementation), and the reasons why
+    faster ones did not run."""
 
     calls: dict[tuple[str, str], int] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -60,7 +61,7 @@ _EXPLANATION: ContextVar[Explanation | None] = ContextVar("explanation", default
 
 @contextmanager
 def explain() -> Iterator[Explanation]:
-    """Note which implementations run inside the `with` block, in this thread."""
+    """Record which implementations run inside the `with` block, in this thread."""
     explanation = Explanation()
     token = _EXPLANATION.set(explanation)
     try:

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and cache bytes as arithmetic (report 1, 4.2.1, figure 1). No tensors are made.
+"""Parameters, FLOPs and cache bytes as arithmetic, without tensors (report 1, 4.2.1, figure 1).
 
 FLOPs are in the report's unit, equivalent FP8 operations: BF16 counts twice, FP32 four times, FP4 indexer half, FP4
 experts as FP8.
@@ -94,7 +94,7 @@ def index_bytes(config: ModelConfig, itemsize: int | None = None) -> int:
 
 
 def kv_bytes_per_token(config: ModelConfig, itemsize: int | None = None) -> float:
-    """What one more token of context costs, without the window (report 5.2): 3,514.25 Flash, 5,031.44 Pro."""
+    """Bytes of one more token of context, without the window (report 5.2): 3,514.25 Flash, 5,031.44 Pro."""
     total = 0.0
     for spec in config.layers:
         if spec.ratio:
@@ -104,7 +104,7 @@ def kv_bytes_per_token(config: ModelConfig, itemsize: int | None = None) -> floa
 
 
 def window_bytes(config: ModelConfig, itemsize: int | None = None) -> int:
-    """The window rows of one sequence, whatever its length."""
+    """Bytes of the window rows of one sequence; they do not depend on its length."""
     return config.num_hidden_layers * config.sliding_window * entry_bytes(config, itemsize)
 
 

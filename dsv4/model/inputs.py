@@ -1,4 +1,4 @@
-"""All the model knows of the world: packed sequences, and the cache it reads and writes through a protocol.
+"""The model's inputs: packed sequences, and the cache that it reads and writes through a protocol.
 
 Legend: T tokens (the new ones of all sequences, one after another), B sequences, C head dim, W window rows, W
 projection width (of a compressor), N finished entries (in this step), m tokens per entry, R gathered rows (kept
@@ -20,8 +20,8 @@ TailName = Literal["main", "index"]
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """What one compression ratio does in this step. Rows count in the joined layout: per sequence its kept tail,
-    then its new tokens."""
+    """The blocks of one compression ratio in this step. Row numbers refer to the joined layout: for each sequence its
+    kept tail, then its new tokens."""
 
     ratio: int
     joined: tuple[int, ...]  # borders of the sequences among the joined rows
@@ -39,7 +39,7 @@ class Blocks:
 class Sequences:
     """A packed batch: the new tokens of several sequences, each after the tokens it already has in its cache.
 
-    Training documents, chunked prefill and decode are the same thing here; padding does not exist.
+    Training documents, chunked prefill and decode have the same form; there is no padding.
     """
 
     borders: tuple[int, ...]  # 0, ..., T
@@ -109,7 +109,7 @@ def _blocks(ratio: int, spans: list[tuple[int, int]], positions_T: Tensor, devic
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Compressed entries of a layer, and where those of each sequence lie."""
+    """Compressed entries of a layer, and the rows of each sequence."""
 
     rows_MC: Tensor
     pages: PageTable
@@ -132,11 +132,11 @@ class LayerCache(Protocol):
         ...
 
     def append_index(self, entries_NI: Tensor, blocks: Blocks) -> tuple[Tensor, PageTable]:
-        """Add finished indexer keys; returns all rows [M, I] and where each sequence's entries lie."""
+        """Add finished indexer keys; returns all rows [M, I] and the rows of each sequence's entries."""
         ...
 
     def append(self, kv_TC: Tensor, entries_NC: Tensor | None, blocks: Blocks | None) -> KeyBuffer:
-        """Add window rows and finished compressed entries; returns what attention reads."""
+        """Add window rows and finished compressed entries; returns the keys for attention."""
         ...
 
 
@@ -147,7 +147,7 @@ class ModelCache(Protocol):
 
 
 class FreshCache:
-    """Sequences that start here: nothing cached, nothing kept. Differentiable, so training uses it.
+    """Sequences without cached tokens; nothing is kept after the step. Differentiable, so training uses it.
 
     Serves every layer (it holds no state): `layer(i)` is the object itself.
     """

@@ -1,4 +1,4 @@
-"""The small pieces every section shares: numerics, linear layers that know their own precision, RMSNorm.
+"""The layers that all sections share: numerics, linear layers with a precision of their own, RMSNorm.
 
 Legend: T tokens, D normalised features, K input columns, N output rows.
 """
@@ -36,7 +36,7 @@ MODES: dict[Mode, Numerics] = {"fp32": FP32, "bf16": BF16, "release": RELEASE}
 
 
 class Changes:
-    """How often something was done to any layer: whoever keeps what layers were looks again when it grows."""
+    """Counts how often something was done to any layer. Code that caches the state of layers compares this count."""
 
     count = 0
 
@@ -165,7 +165,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(cast: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """cast(x), whose gradient is taken for that of x: how training lives with a rounding (report 5.2.1)."""
+    """cast(x) with the gradient of x, so that training can pass through a rounding (report 5.2.1)."""
     return _StraightThrough.apply(x, cast) if torch.is_grad_enabled() else cast(x)
 
 

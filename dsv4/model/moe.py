@@ -91,7 +91,7 @@ class MoE(Layer):
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 
     def _routed(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        """The routed experts with gradients, or called one by one: those without float weights have none."""
+        """The routed experts with gradients, or called one by one; experts without float weights have no gradient."""
         if not torch.is_grad_enabled():
             return kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
         experts = [expert for expert in self.experts if isinstance(expert, Expert)]
@@ -106,12 +106,12 @@ class MoE(Layer):
         return self.experts[expert](x_nD, weight_n1)
 
     def alien(self) -> str | None:
-        """Why the experts must be called one by one rather than read: hooks, other code, and the like."""
+        """The reason why the experts must be called one by one instead of being read: hooks or other code."""
         self._look()
         return self._kept.alien
 
     def weights(self) -> kernel.ExpertWeights:
-        """All experts' weights, gathered once and again after one was moved, replaced or loaded anew."""
+        """The weights of all experts, gathered once, and again after a weight was moved, replaced or loaded."""
         self._look()
         if self._kept.weights is None:
             experts = self.all_experts
@@ -139,8 +139,8 @@ class MoE(Layer):
 
 @dataclass(slots=True)
 class _Gathered:
-    """What a MoE keeps of its experts while they stay what they are. No attributes of the module: setting those is a
-    change."""
+    """The gathered experts of a MoE, valid while the experts are unchanged. It is not an attribute of the module,
+    because setting one counts as a change."""
 
     watch: Watch = field(default_factory=Watch)
     weights: kernel.ExpertWeights | None = None

@@ -1,4 +1,4 @@
-"""What every block of one forward pass reads: the tokens, their layout, rotations, the cache, and who listens.
+"""The inputs that all blocks of one forward pass share: tokens, layout, rotations, cache, and observer.
 
 Legend: T tokens, E experts, K choices per token, H heads, C head dim, I indexer dim, J indexer heads, M entry rows, W
 window rows.
@@ -16,7 +16,7 @@ from dsv4.model.rope import Rotations
 
 
 class Observer(Protocol):
-    """Training listens to the routers (balance loss, bias update); inference does not."""
+    """Receives the routers' choices: training uses them (balance loss, bias update), inference does not."""
 
     def routed(self, layer: int, score_TE: Tensor, ids_TK: Tensor) -> None:
         """Called once per MoE layer with all affinities (differentiable) and the chosen experts."""
@@ -25,8 +25,8 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IndexedAttention:
-    """What one CSA layer's indexer scored and what its attention read. The indexer's tensors carry gradients to its
-    own parameters alone; the attention's are detached."""
+    """The scores of one CSA layer's indexer and the rows that its attention read. The indexer's tensors carry gradients
+    to its own parameters alone; the attention's are detached."""
 
     layer: int
     index_TJI: Tensor  # indexer queries, rotated
@@ -45,11 +45,11 @@ class IndexedAttention:
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """How a training pass differs from inference; the default is what inference does.
+    """How a training pass differs from inference; the default is inference.
 
     dense: CSA layers read every visible entry instead of the indexer's choice. routes: expert ids_TK by layer, used in
-    place of the learned choice; gate weights stay the current ones. indexed: called once per CSA layer with what the
-    indexer's loss needs. recompute: in the forward pass blocks keep only their input, the backward pass runs them
+    place of the learned choice; gate weights stay the current ones. indexed: called once per CSA layer with the inputs
+    of the indexer's loss. recompute: in the forward pass blocks keep only their input, the backward pass runs them
     again - and calls the observer and `indexed` again.
     """
 
@@ -64,7 +64,7 @@ PLAIN = Regime()
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One forward pass over packed tokens. Nothing else reaches a block: there is no ambient state."""
+    """One forward pass over packed tokens. A block reads nothing else: there is no ambient state."""
 
     tokens_T: Tensor
     sequences: Sequences

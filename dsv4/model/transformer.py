@@ -1,4 +1,4 @@
-"""READ FIRST. DeepSeek-V4: embedding -> blocks on four residual streams -> collapse -> norm -> head (report 2).
+"""Read this file first. DeepSeek-V4: embedding, blocks on four residual streams, collapse, norm, head (report 2).
 
 Legend: T tokens, S streams, D hidden size, V vocabulary.
 """
@@ -54,7 +54,7 @@ class Transformer(Layer):
         return cast("list[MultiTokenPredictor]", [*self.mtp])
 
     def use_yarn(self, on: bool) -> None:
-        """Scale the long-range rotary table as the config says, or not yet (early training stages)."""
+        """Scale the long-range rotary table by the config's YaRN, or leave it unscaled (early training stages)."""
         self.rotary = RotaryTables(self.config, yarn=on)
 
     def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:
@@ -77,7 +77,7 @@ class Transformer(Layer):
         return x_TSD
 
     def head_rows(self, x_TSD: Tensor) -> Tensor:
-        """What the head multiplies: collapsed and normalised rows of `hidden`, [T, D] fp32."""
+        """The head's input: collapsed and normalised rows of `hidden`, [T, D] fp32."""
         x_TD = collapse_head(x_TSD, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, self.config, self.impl)
         return self.norm(x_TD).float()
 
@@ -126,7 +126,7 @@ class Transformer(Layer):
 
 
 def _run(part: Callable[..., Tensor], step: Step, *inputs: object) -> Tensor:
-    """The part of the model on its inputs; where the regime asks for it, only these are kept for the backward pass."""
+    """Run a part of the model; with `regime.recompute` only its inputs are kept for the backward pass."""
     if not (step.regime.recompute and torch.is_grad_enabled()):
         return part(*inputs)
     # NOTE: nothing in the model draws random numbers

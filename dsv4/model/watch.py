@@ -1,7 +1,7 @@
-"""Notices that modules are no longer what they were: replaced, hooked, patched, or with other weights.
+"""Detects changes of modules: replaced, hooked or patched modules, and other weights.
 
-Fast paths read weights where they lie and never call the modules that hold them. They may do so only while calling
-would give the same. Layers count what is done to them (`Changes`); what is done around them is found by comparison.
+Fast paths read weights in place and never call the modules that hold them. That is valid only while a call would give
+the same result. Layers count the changes made through them (`Changes`); comparison finds the other changes.
 """
 
 from collections.abc import Iterator
@@ -91,8 +91,8 @@ class _Part:
 
 
 class WeightWatch:
-    """Notices that weights were written to in place, by their version counters and, for writes around these
-    (`parameter.data`), by reading a few numbers of each. A write of single numbers through `data` escapes it."""
+    """Detects weights that were written in place: by version counters and, for writes that bypass them
+    (`parameter.data`), by a few numbers of each weight. It cannot detect a write of single numbers through `data`."""
 
     def __init__(self, *roots: nn.Module) -> None:
         tensors = dict.fromkeys(chain.from_iterable(chain(r.parameters(), r.buffers()) for r in roots))
@@ -120,8 +120,8 @@ class WeightWatch:
 
 
 def alien(*roots: nn.Module) -> str | None:
-    """Why some module below these must be called rather than read: what is not this package's own code. None: all may
-    be read."""
+    """The reason why some module below these must be called instead of being read: code of another package. None if all
+    may be read."""
     if any(_GLOBAL_HOOKS):
         return "a hook is registered for all modules"
     for name, module in chain.from_iterable(root.named_modules() for root in roots):
@@ -143,7 +143,7 @@ def _flat(tensor: Tensor) -> bool:
 
 
 def _own(module: nn.Module) -> Iterator[str]:
-    """Names of what was set on a module besides parameters, buffers and children."""
+    """Names of a module's attributes that are not parameters, buffers or children."""
     return (name for name in vars(module) if name not in _OF_TORCH)
 
 

@@ -16,10 +16,10 @@ def pool(
 ) -> Tensor:
     """Gated pooling of finished blocks: entries [N, C].
 
-    own_Nm: rows of each block's own tokens. previous_Nm: rows of the block before it, -1 where there is none; given
-    means overlapping compression, and W = 2C: the first half of a row is its contribution to the *next* block's
-    entry, the second half to its own (report: b and a). Without it W = C. score_RW already carries the position
-    bias. The softmax runs per channel over the block's m (or 2m) rows. N = 0 gives an empty result.
+    own_Nm: rows of each block's own tokens. previous_Nm: rows of the block before it, -1 where there is none. With
+    previous_Nm the compression overlaps, and W = 2C: the first half of a row is its contribution to the *next* block's
+    entry, the second half to its own (report: b and a). Without it W = C. score_RW already carries the position bias.
+    The softmax runs per channel over the block's m (or 2m) rows. N = 0 gives an empty result.
     """
     return dispatch("compress.pool", impl, _POOL, kv_RW, score_RW, own_Nm, previous_Nm)
 

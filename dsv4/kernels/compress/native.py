@@ -72,7 +72,7 @@ def pool(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | 
 def _call(
     kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None, out_NC: Tensor
 ) -> tuple[_Call, list[Tensor | None]]:
-    """What the native code gets, and the tensors that must live until it is done."""
+    """The arguments of the native code, and the tensors that must live until it returns."""
     kv, score, own = _rows(kv_RW), _rows(score_RW), own_Nm.contiguous()
     previous = None if previous_Nm is None else previous_Nm.contiguous()
     call = _Call(

@@ -30,10 +30,10 @@ def enter(
     norm_eps: float,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The way into a sub-layer: its input y_TD = A X in x's dtype, and post_TS and comb_TSS for `combine`.
+    """The input of a sub-layer y_TD = A X in x's dtype, and post_TS and comb_TSS for `combine`.
 
-    The mixes are a projection of the RMS-normalised streams; E = S * D. "native" does it all in one call, and a token's
-    results depend on that token alone.
+    The mixes are a projection of the RMS-normalised streams. "native" is one call, and a token's results depend on that
+    token alone.
     """
     return dispatch("enter", impl, _ENTER, x_TSD, fn_XZ, scale_3, base_X, iterations, eps, norm_eps)
 

@@ -21,7 +21,7 @@ def mix(x_TSD: Tensor, fn_XZ: Tensor, eps: float) -> Tensor:
 
 
 def gates(mixes_TX: Tensor, scale_3: Tensor, base_X: Tensor, streams: int, eps: float) -> tuple[Tensor, ...]:
-    """pre_TS and post_TS as they are used, and comb [T, S * S] before it is made doubly stochastic."""
+    """The final pre_TS and post_TS, and comb [T, S * S] before it is made doubly stochastic."""
     raw = mixes_TX.split([streams, streams, streams * streams], dim=1)
     base = base_X.split([streams, streams, streams * streams])
     pre, post, comb = (r * s + b for r, s, b in zip(raw, scale_3, base, strict=True))

@@ -1,4 +1,5 @@
-"""Hyper-connections in plain torch, gradients by hand, and nothing kept that the inputs do not give again.
+"""Hyper-connections in plain torch with gradients by hand. The backward pass computes intermediate results again
+instead of keeping them.
 
 The twenty normalisations of the Sinkhorn iteration would otherwise be 39 nodes and 78 saved tensors a connection. They
 run with tokens in the last dimension, so that every operation is a long vector.

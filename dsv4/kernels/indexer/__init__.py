@@ -30,9 +30,8 @@ def index_topk(
     the older entry. Keys are floats or uint8 rows of `rows.pack_index`. A score of -inf or NaN is never chosen among
     more than k. Not differentiable: the choice is discrete. k must be positive.
 
-    The native implementation chooses the same entries whatever else is in the call; it adds in fp32, one head after
-    another, so near ties may fall differently than in the reference. Raises ValueError for packed rows of another
-    length than I asks for.
+    The native implementation chooses the same entries in every batch. It adds in fp32, one head after another, so near
+    ties may have another result than in the reference. Raises ValueError for packed rows whose length does not fit I.
     """
     if keys_MI.dtype == uint8 and keys_MI.shape[1] != index_bytes(q_TJI.shape[2]):
         need = index_bytes(q_TJI.shape[2])

@@ -1,4 +1,4 @@
-"""Indexer scores and top-k by the native kernel: one call, never a tensor of all scores.
+"""Indexer scores and top-k by the native kernel: one call, without a tensor of all scores.
 
 Legend: T tokens, J indexer heads, I indexer dim, M entry rows, K choices per token, B sequences, P pages.
 """

@@ -32,8 +32,8 @@ def linear(
     dequantised weight instead. K need not divide by 128. Sums are float32. Raises ValueError when shapes, dtype
     and scale do not fit together.
 
-    impl="native" reads the weight in place; a row of y depends on its own row of x alone, bit for bit, whatever T and
-    the number of threads are. It takes an NaN byte of an e4m3 weight for 480: the casts never write one.
+    impl="native" reads the weight in place; a row of y depends on its own row of x alone, bit for bit, for every T and
+    every number of threads. It reads a NaN byte of an e4m3 weight as 480; the casts never write such a byte.
     """
     _check(x_TK, weight, scale)
     return dispatch("linear", impl, _LINEAR, x_TK, weight, scale, quantize_activations)

@@ -1,7 +1,7 @@
 """The linear layer's product on the CPU: weights read in place as they are stored, one native call.
 
 Legend: T tokens, K input columns, N output rows.
-An output element is one chain of fused multiply-adds over its weight row, whatever T, tiles and threads are.
+An output element is one chain of fused multiply-adds over its weight row, for every T, tile size and number of threads.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ def _function() -> Callable[..., None]:
 
 
 def weight_kind(weight: Tensor, scale: Tensor | None) -> int | None:
-    """How the native code calls this weight's format; None where it has no kernel for it."""
+    """The native code's name of this weight's format; None if it has no kernel for it."""
     if scale is None:
         return _FLOAT_KINDS.get(weight.dtype)
     if weight.dtype == torch.int8:

@@ -47,8 +47,8 @@ def expert_mlp(
 
     The weight multiplies the activation before the down projection. Every projection returns x's dtype, and with
     quantised weights casts its input to FP8, as `matmul.linear`. Each token's experts are added in the order of
-    ids_TK, then the shared expert if `weights` has one. "native" does it in one call; a token's result depends on that
-    token alone. Raises IndexError for an id that names no expert.
+    ids_TK, then the shared expert if `weights` has one. "native" is one call; a token's result depends on that token
+    alone. Raises IndexError for an id that names no expert.
     """
     return dispatch("expert_mlp", impl, _EXPERT_MLP, x_TD, ids_TK, weight_TK, weights)
 
@@ -77,9 +77,9 @@ def routed_experts(
     """The routed part of `expert_mlp` with gradients: float weights, one list entry per expert, fp32 [T, D].
 
     Differentiable in x, the routing weights and every expert's matrices; an expert without tokens gets no gradient.
-    cast: what the inputs of the three products go through (training for a quantised release); its gradient is taken for
-    the identity's. "torch" is one autograd node with its backward pass by hand; "native" is the same node, its
-    products in native code.
+    cast: a function for the inputs of the three products (training for a quantised release), with the gradient of the
+    identity. "torch" is one autograd node with its backward pass by hand; "native" is the same node, its products in
+    native code.
     """
     return dispatch("routed_experts", impl, _ROUTED_EXPERTS, x_TD, ids_TK, weight_TK, w1, w2, w3, limit, cast)
 

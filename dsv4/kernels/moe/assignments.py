@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Assignments:
-    """Which token each sorted assignment belongs to, and where each token's assignments went.
+    """The token of each sorted assignment, and the places of each token's assignments.
 
     order_A: the assignment t * K + k at each sorted place. place_A: the sorted place of each assignment. counts_E: how
     many assignments each expert has. Within an expert they keep the order of the tokens.

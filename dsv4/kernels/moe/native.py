@@ -1,4 +1,4 @@
-"""Mixture of experts in native code: routing, a whole layer of experts in one call, and what training needs.
+"""Mixture of experts in native code: routing, a whole layer of experts in one call, and the products of training.
 
 Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner size, A assignments sorted by expert,
 N output rows, K input columns (of one product).
@@ -25,7 +25,7 @@ _POINTERS, _INTS, _LONGS = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """What the native call needs of an ExpertWeights."""
+    """The arguments of the native call that an ExpertWeights provides."""
 
     pointers_6E: Tensor  # addresses of w1 w2 w3 s1 s2 s3; 0 where there is no scale
     rows: tuple[int, ...]  # addresses of the six rows of that table
@@ -64,7 +64,7 @@ def _kind_of(weights: ExpertWeights, experts: Sequence[int]) -> int | None:
 
 
 def packed_layer(weights: ExpertWeights) -> _Layer | None:
-    """Built once for each ExpertWeights; None where the native code cannot take it."""
+    """Built once for each ExpertWeights; None if the native code cannot read it."""
     if not weights.native:
         kind = _kind_of(weights, range(weights.routed))
         shared = _kind_of(weights, [weights.routed]) if weights.shared else -1
@@ -124,7 +124,8 @@ def expert_mlp(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertW
 
 
 def takes_affinity(logits_TE: Tensor) -> str | None:
-    """Why the native kernel does not take these; None if it does. So for the other three of routing and SwiGLU."""
+    """Why the native kernel does not take these; None if it does. The other three functions of routing and SwiGLU use
+    it too."""
     return _takes_plain(logits_TE)
 
 

@@ -1,7 +1,7 @@
 """Experts larger than memory: used in place from the map of their file, within a budget of bytes.
 
-Before a layer runs, the experts its tokens chose are asked of the disk together; the least recently used ones are let
-go. Results do not depend on it. One budget per process.
+Before a layer runs, the experts that its tokens chose are read from the disk together, and the least recently used
+experts are released. Results do not depend on the budget. There is one budget per process.
 """
 
 import ctypes
@@ -15,8 +15,8 @@ from dsv4.kernels import native
 def limit_experts(maps: Sequence[Tensor], budget: int | None) -> None:
     """Let the experts of `maps` take at most `budget` bytes of memory; None ends the limit.
 
-    maps: whole files, mapped privately and never written to. Experts elsewhere are left alone. Raises ValueError where
-    the native kernels do not run, and for a budget under 1 byte.
+    maps: whole files, mapped privately and never written to. Experts outside these maps are not affected. Raises
+    ValueError where the native kernels do not run, and for a budget under 1 byte.
     """
     if budget is not None and budget < 1:
         raise ValueError(f"the budget of experts must be at least 1 byte, got {budget}")

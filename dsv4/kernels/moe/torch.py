@@ -18,7 +18,7 @@ Cast = Callable[[Tensor], Tensor]
 
 
 class ExpertProducts(Protocol):
-    """What a layer of experts multiplies: rows sorted by expert, one matrix for each expert."""
+    """The products of a layer of experts: rows sorted by expert, one matrix for each expert."""
 
     def rows(self, a_AK: Tensor, weights: Sequence[Tensor], out_AN: Tensor, *, turned: bool, add: bool = False) -> None:
         """out = (or += with `add`) each expert's rows of a times weight[N, K]^T; with `turned` times weight[K, N]."""

@@ -12,7 +12,7 @@ class ExpertWeights:
     """w1 (gate) and w3 (up) [F, D], w2 (down) [D, F] of every expert, as `matmul.linear` takes them, with their scales.
 
     shared: the last expert of each list is the shared one: every token goes through it, with weight 1, after the routed
-    ones. limit: clamp of the SwiGLU, 0 for none. Addresses are kept: build it anew when a tensor has been replaced.
+    ones. limit: clamp of the SwiGLU, 0 for none. It keeps addresses: build a new one when a tensor was replaced.
     """
 
     w1: Sequence[Tensor]

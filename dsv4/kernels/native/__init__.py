@@ -1,6 +1,6 @@
 """Native CPU kernels: C++ built at first use, called with raw pointers. Where they cannot be built, torch runs.
 
-DSV4_NATIVE=0 turns them off; DSV4_ISA=avx512|avx2|portable picks an instruction set.
+DSV4_NATIVE=0 turns them off; DSV4_ISA=avx512|avx2|portable selects an instruction set.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 @cache
 def isa() -> str:
-    """The instruction set used. Raises ValueError when DSV4_ISA names one this machine lacks."""
+    """The instruction set used. Raises ValueError when the machine does not have the set in DSV4_ISA."""
     return choose_isa(os.environ.get("DSV4_ISA"))
 
 
@@ -56,7 +56,7 @@ def why_not() -> str:
 
 
 def describe() -> str:
-    """One line for people: what runs."""
+    """One line that tells users which kernels run."""
     return f"native, {isa()}" if available() else f"plain torch ({why_not().splitlines()[0]})"
 
 
@@ -76,7 +76,7 @@ def function(name: str, arguments: Sequence[type], result: type | None = None) -
 
 
 def needs(tensor: Tensor | None, dtypes: Sequence[torch.dtype], what: str) -> str | None:
-    """Why native code cannot read this tensor; None if it can, and for no tensor.
+    """The reason why native code cannot read this tensor; None if it can, or if the tensor is None.
 
     It needs memory of the CPU, one of `dtypes`, and the library. `what` names the tensor in the reason.
     """

@@ -1,6 +1,6 @@
 """Compiling the native kernels: with the system's compiler, once, into a cache keyed by sources, compiler and machine.
 
-The C++ files of the kernel folders have a plain C interface and know nothing of Python or torch.
+The C++ files of the kernel folders have a plain C interface and use neither Python nor torch.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class BuildError(RuntimeError):
 
 
 def machine_features() -> frozenset[str]:
-    """CPU feature names of this machine; empty where the system does not tell."""
+    """CPU feature names of this machine; empty if the system does not provide them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -45,7 +45,7 @@ def machine_features() -> frozenset[str]:
 
 
 def choose_isa(wanted: str | None = None) -> str:
-    """The best instruction set of this machine, or `wanted`. Raises ValueError when the machine lacks it."""
+    """The best instruction set of this machine, or `wanted`. Raises ValueError when the machine does not have it."""
     features = machine_features()
     if wanted is None:
         return next(name for name, (needs, _) in ISA.items() if needs <= features)
@@ -86,8 +86,8 @@ def library_path(isa: str, extra: tuple[str, ...] = ()) -> Path:
 
 
 def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
-    """Compile each source, link, and put the result in place in one step: two processes may build at once. Tells on
-    stderr what it does, since it may take a minute."""
+    """Compile each source, link, and put the result in place in one step: two processes may build at once. Prints its
+    progress on stderr, since it may take a minute."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder, _Progress(len(sources), target.name) as progress:

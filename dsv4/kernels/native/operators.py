@@ -1,4 +1,5 @@
-"""Native kernels of layers as operators of torch, torch.ops.dsv4.NAME: what compile, export and the profiler see.
+"""Native kernels of layers as operators of torch, torch.ops.dsv4.NAME: the form that compile, export and the profiler
+see.
 
 An operator has a schema, a CPU implementation and the shapes of its results; it runs without gradients (autograd
 nodes are made around it).

@@ -1,4 +1,4 @@
-"""Newton-Schulz by the native kernel: a matrix a thread, everything symmetric computed once.
+"""Newton-Schulz by the native kernel: one matrix per thread; symmetric products are computed once.
 
 Legend: N matrices of one shape, n rows, m columns.
 """

@@ -1,4 +1,4 @@
-"""Packed cache rows: what one compressed entry or one indexer key takes in memory, and the casts to and from it.
+"""Packed cache rows: the stored form of a compressed entry and of an indexer key, and the casts to and from it.
 
 An entry row, dim C with R rotary values, `entry_bytes(C, R)` long:
     C - R bytes                 e4m3 values of the dims before the rotary ones
@@ -10,9 +10,9 @@ An index row, dim I, `index_bytes(I)` long:
     ceil(I / 32) bytes          e8m0 scales, one per 32 values
 The last block of either is short where the dim is no multiple of the block.
 
-Every value is stored in one way only: a block's largest magnitude is above half of the format's largest, unless its
-scale is the smallest one. So packing what a row unpacks to gives the same bytes. A block with NaN or infinity, or with
-a value that the cast rounds up to infinity (above 2.9e38), has scale byte 255 and unpacks to NaN.
+Every value has one stored form: a block's largest magnitude is above half of the format's largest, unless its scale is
+the smallest one. Packing an unpacked row therefore gives the same bytes. A block with NaN or infinity, or with a value
+that the cast rounds up to infinity (above 2.9e38), has scale byte 255 and unpacks to NaN.
 
 Legend: M entry rows, C head dim, I indexer dim, B bytes of a row.
 """

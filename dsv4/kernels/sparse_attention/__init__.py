@@ -33,8 +33,8 @@ def sparse_attention(
     value (eq. 27). A token that is both in the window and in an entry counts twice, as released. A query always sees
     at least itself, so no softmax is empty. Chosen rows may come in any order. No input is modified.
 
-    The native implementation gives each query the same bits whatever else is in the call, and adds in fp32.
-    Raises ValueError when packed rows have another length than `rope_dim` and C ask for.
+    The native implementation gives each query the same bits in every batch, and adds in fp32. Raises ValueError when
+    the length of packed rows does not fit `rope_dim` and C.
     """
     if entries_MC is not None and entries_MC.dtype == uint8:
         width, need = entries_MC.shape[1], entry_bytes(q_THC.shape[2], rope_dim)

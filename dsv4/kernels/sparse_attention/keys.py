@@ -1,4 +1,4 @@
-"""Which rows the queries of a step may read, and how queries are cut into blocks of neighbours.
+"""The rows that the queries of a step may read, and the cut of queries into blocks of neighbours.
 
 Legend: T tokens, K choices per token, B sequences, P pages.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """Where the compressed entries of each sequence lie: entry j of sequence b is row
-    first_BP[b, j // entries_per_page] + j % entries_per_page of the entry rows."""
+    """The rows of the compressed entries of each sequence: entry j of sequence b is row first_BP[b, j //
+    entries_per_page] + j % entries_per_page of the entry rows."""
 
     first_BP: Tensor  # int64
     entries_per_page: int
@@ -30,7 +30,8 @@ class PageTable:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """HCA, and CSA before there is anything to choose: each query reads the first entries of its sequence."""
+    """HCA, and CSA with at most as many entries as it may choose: each query reads the first entries of its
+    sequence."""
 
     visible_T: Tensor  # int64: how many
     pages: PageTable  # where they lie

@@ -1,4 +1,4 @@
-"""Sparse attention by the native kernel: one call for all queries, rows read where they lie.
+"""Sparse attention by the native kernel: one call for all queries; rows are read in place.
 
 Legend: T tokens, H heads, C head dim, W window rows, M entry rows, K choices per token, B sequences, P pages.
 """
@@ -174,7 +174,7 @@ def _call(
     rope_dim: int,
     out_THC: Tensor,
 ) -> tuple[_Call, list[Any]]:
-    """What the native code gets, and everything that must live until it is done. q and out: contiguous fp32."""
+    """The arguments of the native code, and the objects that must live until it returns. q and out: contiguous fp32."""
     heads, dim = q_THC.shape[1:]
     window, sink = window_WC.contiguous(), sink_H.to(torch.float32).contiguous()
     window_T2, borders, prefix_T, first_BP, sequence_T, per_page, chosen_TK = fields

@@ -3,8 +3,8 @@
 Neighbouring queries share most of their window, so a block of Q queries reads the union of its windows (Q + window - 1
 rows) with one product and a mask. HCA's prefix is shared by a whole block too. CSA's chosen rows differ per query:
 without a gradient they are gathered; with one, a block multiplies with the stretch of entries that holds them all,
-which costs less than gathering up to tens of thousands of entries. The backward pass computes the scores again, so
-what is kept is what went in and came out, and memory grows with T, not with T times the rows read.
+which costs less than gathering up to tens of thousands of entries. The backward pass computes the scores again and
+keeps only inputs and outputs, so memory grows with T, not with T times the rows read.
 
 Legend: T tokens, U blocks of tokens, Q tokens of a block, X places in all blocks (U * Q), H heads, Y = Q * H, C head
 dim, W window rows, M entry rows, S rows of a block's window span, N finished entries (of a prefix), R gathered rows
@@ -239,7 +239,7 @@ def _blocks(keys: KeySet, entries: int) -> Iterator[_Block]:
 
 
 def _entries(queries: slice, keys: KeySet) -> tuple[slice | Tensor, Tensor] | None:
-    """The entry rows that some query of a block reads, and which each does not."""
+    """The entry rows that some query of a block reads, and which of them each query does not read."""
     if isinstance(keys.entries, Chosen):
         chosen_QK = keys.entries.rows_TK[queries]
         last = int(chosen_QK.max()) + 1 if chosen_QK.shape[1] else 0

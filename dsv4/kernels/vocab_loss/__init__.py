@@ -39,8 +39,8 @@ def vocab_loss(
 ) -> VocabLoss:
     """sum_t weight[t] * -log softmax(x[t] W^T)[target[t]] / total, where total is the sum of the weights if not given.
 
-    total=1 gives the sum. row_weight_T: float or bool, 1 where not given; a row of weight 0 costs and moves nothing.
-    No rows, or only such rows, give loss 0 when total is not given. chunk: rows at once (default: as many as make
+    total=1 gives the sum. row_weight_T: float or bool, 1 where not given; a row of weight 0 has no loss and no
+    gradient. Without other rows the loss is 0 when total is not given. chunk: rows at once (default: as many as make
     CHUNK_LOGITS logits). Differentiable in x and the head's weight, once. "native" and "torch" make the gradients
     during the forward pass, so memory is two gradients and one chunk of logits. Softmax in fp32 (fp64 for fp64 inputs).
     """

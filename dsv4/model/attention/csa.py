@@ -38,7 +38,7 @@ class Indexer(Layer):
         return q_TJI, self.weights_proj(x_TD) * (dim**-0.5 * heads**-0.5)
 
     def remember(self, x_TD: Tensor, step: Step, cache: LayerCache) -> tuple[Tensor, PageTable]:
-        """Add this step's keys; returns all keys [M, I] and where each sequence's lie."""
+        """Append this step's keys; returns all keys [M, I] and the rows of each sequence."""
         entries_NI = self._rotate(self.compressor(x_TD, step, cache, "index"))
         return cache.append_index(entries_NI, step.sequences.blocks[self.ratio])
 

@@ -1,4 +1,4 @@
-"""What all attention layers share (report 2.3): low-rank queries, one key-value head, sink, grouped output.
+"""The part that all attention layers share (report 2.3): low-rank queries, one key-value head, sink, grouped output.
 
 Legend: T tokens, H heads, C head dim, D hidden size, L query latent, G output groups, N finished entries, W window
 rows, M entry rows.
@@ -19,7 +19,7 @@ from dsv4.model.step import Step
 class Attention(Layer):
     """Queries read rows of one buffer: the sliding window and, in subclasses, compressed entries.
 
-    A subclass says which entries it adds (`keys`); everything else is here.
+    A subclass defines which entries it adds (`keys`).
     """
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
