@@ -116,7 +116,7 @@ class Answer:
             # the last token allowed closed the block of calls: nothing was cut off
             self.finish = FinishReason.STOP
         if self.finish is FinishReason.STOP and self._parser.broken and self.parsed.tool_calls:
-            # a client was told of calls; that one of them was left unfinished is told as if a limit had cut it
+            # the client has received the beginning of a call; an unfinished call is reported as cut by a limit
             self.finish = FinishReason.LENGTH
         self.parsed.ended, self.parsed.malformed = self._parser.ended, self._parser.malformed
         self.parsed.broken = self._parser.broken

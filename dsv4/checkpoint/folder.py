@@ -26,7 +26,7 @@ def open_folder(path: str | Path) -> Folder:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
     if not (folder / "config.json").exists():
-        CheckpointReader(folder)  # what such a folder holds instead says more than the name of a file it lacks
+        CheckpointReader(folder)  # the folder's content explains more than the name of the missing file
     config = ModelConfig.from_file(folder)
     reader = CheckpointReader(folder)
     config, notes = settle_config(config, reader)

@@ -15,7 +15,7 @@ THINK_OPEN = "\udc02"
 THINK_CLOSE = "\udc03"
 DSML = "\udc04"
 BOS = "\udc05"
-# padding, tasks, placeholders and whatever else a vocabulary adds: no part of any text
+# padding, tasks, placeholders and other added tokens are part of no text
 NOISE = ""
 
 ANY = re.compile("[\udc00-\udc05]")

@@ -26,7 +26,7 @@ _JSON_OPTIONS = {"json_allow_general_unicode_escapes": True, **WHITESPACE}
 # compiled grammars that are kept, and the characters of their sources together
 MOST_KEPT, MOST_KEPT_CHARACTERS = 64, 8_000_000
 MOST_PATTERNS, FIRST_STEPS = 100, 6
-# the engine's own limits, set so that a grammar compiles in a second or two and no mask takes long
+# the engine's own limits: a grammar compiles within a second or two, and no mask takes long
 _LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
 T = TypeVar("T")

@@ -161,7 +161,7 @@ class _Renderer:
         if tools := turn.fields.get("tools"):
             self._tools(tools, f"{turn.source}.tools")
         response_format = turn.fields.get("response_format")
-        # the script leaves out a schema that says nothing, the service writes it
+        # the script leaves out an empty schema, the service writes it
         if response_format or (response_format is not None and self.dialect.service):
             self.out.markup("\n\n" + self.dialect.response_format)
             self.out.data(number_json(response_format, f"{turn.source}.response_format", self.dialect))
@@ -219,7 +219,7 @@ class _Renderer:
         return index > 0 and self.turns[index - 1].task is not None
 
     def _keeps_reasoning(self, index: int) -> bool:
-        if self.dialect.service:  # a turn that goes on has the reasoning of the answer
+        if self.dialect.service:  # a continued turn has the reasoning of the answer
             return self.thinking and (not self.drop or bool(self.turns[index].fields.get("wo_eos")))
         return self.thinking and (not self.drop or index > self.last_caller)
 

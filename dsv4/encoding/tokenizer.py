@@ -53,7 +53,7 @@ class Tokenizer:
         added = {token["content"] for token in definition["added_tokens"]}
         missing = [token for token in dialect.control_tokens if token not in added]
         if missing:
-            raise ValueError(f"{source}: added_tokens lacks {missing[0]!r}, a control token of {dialect.name}")
+            raise ValueError(f"{source}: added_tokens must hold {missing[0]!r}, a control token of {dialect.name}")
         self._controls = re.compile("(" + "|".join(map(re.escape, dialect.control_tokens)) + ")")
         self._vocab_size = self._full.get_vocab_size(with_added_tokens=True)
         # in the byte alphabet a character is a byte

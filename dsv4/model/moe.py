@@ -147,4 +147,4 @@ class _Gathered:
     alien: str | None = None
 
     def __reduce__(self) -> tuple:
-        return type(self), ()  # weights are gathered anew for a copied model
+        return type(self), ()  # a copied model gathers its weights again

@@ -16,13 +16,12 @@ from dsv4.checkpoint import (
     BASE,
     RELEASE,
     CheckpointReader,
-    Mode,
     check_folder,
     convert,
     open_folder,
     save_checkpoint,
 )
-from dsv4.config import ModelConfig
+from dsv4.config import Mode, ModelConfig
 from dsv4.kernels.quant import dequantize_fp8_weight, e8m0_to_float, fp4_to_fp8_weight
 from tests.checkpoint.folders import Tensors, edit_config, refused, rewrite, state
 

@@ -116,5 +116,5 @@ def test_nano_says_what_it_was_trained_with() -> None:
     assert json.loads((folder / "generation_config.json").read_text())["dialect"] == "v4"
     assert Tokenizer.load(folder).dialect is V4
     assert Tokenizer.load(folder, dialect="v4-0731").dialect is V4_0731
-    with pytest.raises(ValueError, match=r"lacks '<｜System｜>', a control token of v4\.1"):
+    with pytest.raises(ValueError, match=r"must hold '<｜System｜>', a control token of v4\.1"):
         Tokenizer.load(folder, dialect="v4.1")

@@ -181,7 +181,7 @@ def test_load_names_the_missing_control_token(tiny: Tokenizer, tmp_path: Path) -
     definition = json.loads(tiny._full.to_str())
     definition["added_tokens"] = [a for a in definition["added_tokens"] if a["content"] != "<｜User｜>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"added_tokens lacks '<｜User｜>', a control token of v4"):
+    with pytest.raises(ValueError, match=r"added_tokens must hold '<｜User｜>', a control token of v4"):
         Tokenizer.load(tmp_path)
 
 

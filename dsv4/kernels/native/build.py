@@ -53,7 +53,7 @@ def choose_isa(wanted: str | None = None) -> str:
         raise ValueError(f"instruction set must be one of {', '.join(ISA)}, got {wanted!r}")
     missing = ISA[wanted][0] - features
     if missing:
-        raise ValueError(f"this machine lacks {', '.join(sorted(missing))}, which {wanted} needs")
+        raise ValueError(f"this machine does not have {', '.join(sorted(missing))}, which {wanted} needs")
     return wanted
 
 
