@@ -41,7 +41,7 @@ class Reuse:
         limit = len(tokens) - 1
         record = prefixes.find(tokens, owner, limit)
         known = prefixes.usable(record) if record else 0
-        if self.disk is not None and (place := self._restore(tokens, owner, limit, known)) is not None:
+        if self.disk is not None and (place := self._restore(self.disk, tokens, owner, limit, known)) is not None:
             return place
         if record is None or not known:
             return Place(store.slots.take(1)[0], []), 0
@@ -54,8 +54,8 @@ class Reuse:
         snapshot has been warmed up for is kept only without windows too."""
         windows = self.prefixes.policy.windows != "none"
         added = self.prefixes.record(tokens, owner, place.pages, place.slot if windows else None)
-        if added and self.disk is not None:
-            self._guarded(lambda: self._write(tokens, owner, place, windows))
+        if added and (disk := self.disk) is not None:
+            self._guarded(lambda: self._write(disk, tokens, owner, place, windows))
 
     def shared_pages(self, tokens: Sequence[int], owner: str) -> int:
         """Pages of the best record that running requests hold too: they need not be free to be reused."""
@@ -74,34 +74,34 @@ class Reuse:
             self.disk = None
             return None
 
-    def _write(self, tokens: Sequence[int], owner: str, place: Place, windows: bool) -> None:
-        assert self.disk is not None
+    def _write(self, disk: DiskTier, tokens: Sequence[int], owner: str, place: Place, windows: bool) -> None:
         store = self.prefixes.store
-        chain = self.disk.chain(tokens, owner)
-        missing = self.disk.missing(chain.pages)
+        chain = disk.chain(tokens, owner)
+        missing = disk.missing(chain.pages)
         for page, key in zip(place.pages, chain.pages, strict=False):
             if key in missing:
-                self.disk.put_page(key, to_bytes(store.page_views(page)))
+                disk.put_page(key, to_bytes(store.page_views(page)))
         rest = len(tokens) % store.spec.page_tokens
         views = store.page_views(place.pages[len(chain.pages)], rest) if rest else []
-        self.disk.put_end(chain, to_bytes([*views, *(store.slot_views(place.slot) if windows else [])]))
+        disk.put_end(chain, to_bytes([*views, *(store.slot_views(place.slot) if windows else [])]))
 
-    def _read(self, tokens: Sequence[int], owner: str, more_than: int) -> tuple[int, Content] | None:
+    @staticmethod
+    def _read(disk: DiskTier, tokens: Sequence[int], owner: str, more_than: int) -> tuple[int, Content] | None:
         """The longest prefix on disk, when it has more than so many tokens: its length and its content."""
-        assert self.disk is not None
-        found = self.disk.find(tokens, owner)
+        found = disk.find(tokens, owner)
         if found is None or found.length <= more_than:
             return None
-        data = self.disk.read(found)
+        data = disk.read(found)
         return None if data is None else (found.length, data)
 
-    def _restore(self, tokens: Sequence[int], owner: str, limit: int, known: int) -> tuple[Place, int] | None:
+    def _restore(
+        self, disk: DiskTier, tokens: Sequence[int], owner: str, limit: int, known: int
+    ) -> tuple[Place, int] | None:
         """A place filled from disk, when the disk has more than memory."""
-        assert self.disk is not None
         prefixes, store = self.prefixes, self.prefixes.store
         windows = prefixes.policy.windows != "none"
         warm_up = 0 if windows else prefixes.warm_up
-        found = self._guarded(lambda: self._read(tokens[:limit], owner, known + warm_up))
+        found = self._guarded(lambda: self._read(disk, tokens[:limit], owner, known + warm_up))
         if found is None:
             return None
         length, data = found

@@ -123,6 +123,12 @@ class KeyBuffer:
     window_T2: Tensor  # [first, last) of window_WC for each new token
     entries: Entries | None  # None in a layer without compression
 
+    @property
+    def compressed(self) -> Entries:
+        """The entries of a layer that compresses."""
+        assert self.entries is not None
+        return self.entries
+
 
 class LayerCache(Protocol):
     """One layer's memory of the sequences of a step. Calls come in this order, each at most once per step."""

@@ -83,18 +83,17 @@ class CompressedSparseAttention(Attention):
         x_TD, latent_TL = x_TD.detach(), latent_TL.detach()
         index = self.indexer.remember(x_TD, step, cache)
         buffer = cache.append(kv_TC, entries_NC, blocks)
-        assert buffer.entries is not None
         # the best k of at most k entries are all of them: a range, and nothing to score
         everything = regime.dense or blocks.longest <= self.config.index_topk
         queries = chosen_TK = None
         if not everything or regime.indexed is not None:
             queries = self.indexer.queries(x_TD, latent_TL, step.rotations.of_tokens(self.spec.ratio))
         if everything:
-            read: Prefix | Chosen = Prefix(blocks.visible_T, buffer.entries.pages, blocks.longest)
+            read: Prefix | Chosen = Prefix(blocks.visible_T, buffer.compressed.pages, blocks.longest)
         else:
             assert queries is not None
             chosen_TK = self.indexer.choose(queries, step, index)
-            read = Chosen(buffer.entries.pages.rows(chosen_TK))
+            read = Chosen(buffer.compressed.pages.rows(chosen_TK))
         keys = KeySet(buffer.window_T2, borders, read)
         if regime.indexed is not None and queries is not None:
             regime.indexed(self._seen(queries, index[0], chosen_TK, blocks, q_THC, buffer, keys))
@@ -110,17 +109,16 @@ class CompressedSparseAttention(Attention):
         buffer: KeyBuffer,
         keys: KeySet,
     ) -> IndexedAttention:
-        assert buffer.entries is not None
         return IndexedAttention(
             self.spec.index,
             *queries,
             index_MI,
-            buffer.entries.pages,
+            buffer.compressed.pages,
             blocks.visible_T,
             chosen_TK,
             q_THC.detach(),
             buffer.window_WC.detach(),
-            buffer.entries.rows_MC.detach(),
+            buffer.compressed.rows_MC.detach(),
             keys,
             self.attn_sink.detach(),
             self.config.head_dim**-0.5,

@@ -27,6 +27,5 @@ class HeavilyCompressedAttention(Attention):
         cache, blocks = step.cache.layer(self.spec.index), step.sequences.blocks[self.spec.ratio]
         entries_NC = self.store(self.compressor(x_TD, step, cache, "main"))
         buffer = cache.append(kv_TC, entries_NC, blocks)
-        assert buffer.entries is not None
-        read = Prefix(blocks.visible_T, buffer.entries.pages, blocks.longest)
+        read = Prefix(blocks.visible_T, buffer.compressed.pages, blocks.longest)
         return buffer, KeySet(buffer.window_T2, step.sequences.borders, read)
