@@ -5,7 +5,7 @@ it and which matrices lie in it. Parameter names of our modules are the released
 the table.
 
 Two choices that the report leaves open (2.4). Position biases (`ape`) are added to scores, one number per place and
-channel: they map nothing to nothing, so their singular values mean nothing, and AdamW moves them with the other biases.
+channel: they are not linear maps, so their singular values have no meaning, and AdamW moves them with the other biases.
 Decay follows the remark in the V4.1 report: norm weights are decayed, biases and scales are not.
 """
 

@@ -1,4 +1,4 @@
-"""Handing out numbered places: pages and slots. No torch, no clock."""
+"""Allocates numbered places: pages and slots. No torch, no clock."""
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush

@@ -1,4 +1,4 @@
-"""Where a new request starts: the longest prefix in memory or on disk; and what is kept for the next one."""
+"""Finds the longest prefix of a new request in memory or on disk, and keeps prefixes for later requests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Reuse:
-    """Memory first, then disk. Nothing here changes what is computed, only how much of it.
+    """Looks in memory first, then on disk. Reuse changes only how much is computed, not the results.
 
-    `disk` becomes None when it cannot be read: what may only save time must not cost answers.
+    `disk` becomes None when it cannot be read, because a disk that only saves time must not fail answers.
     """
 
     prefixes: PrefixCache
@@ -50,8 +50,8 @@ class Reuse:
         return prefixes.open(record), known
 
     def keep(self, tokens: Sequence[int], owner: str, place: Place) -> None:
-        """Keep a prefix that a place holds: its slot is at these tokens or one further. What a prefix without a
-        snapshot has been warmed up for is kept only without windows too."""
+        """Keep a prefix that a place holds; its slot is at these tokens or one further. With the policy `none` the
+        windows are not kept, because the place may have begun at a prefix without a snapshot (`Place.window_from`)."""
         windows = self.prefixes.policy.windows != "none"
         added = self.prefixes.record(tokens, owner, place.pages, place.slot if windows else None)
         if added and (disk := self.disk) is not None:

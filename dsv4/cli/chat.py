@@ -51,7 +51,7 @@ def chat(
     mode
         fp32, bf16, or release (the released quantised numerics).
     dialect
-        How the conversation is written: v4, v4-0731 or v4.1. Default: what the folder says of itself.
+        Dialect of the prompt: v4, v4-0731 or v4.1. Default: the folder's own.
     """
     from rich.console import Console
 

@@ -26,7 +26,7 @@ def convert(
     dtype
         release: FP8 with e8m0 scales. base: FP8 with float32 scales. bf16, fp32: no quantisation.
     resume
-        Continue an interrupted conversion; --no-resume discards what it left in dst and starts anew.
+        Continue an interrupted conversion; --no-resume discards its files in dst and starts again.
     """
     import sys
 

@@ -31,7 +31,7 @@ class EngineFlags:
     windows
         What is kept of the windows of finished prefixes: periodic, full (no recomputation), or none.
     interval
-        With periodic: tokens between the points that are kept whatever the prompt says.
+        With periodic: tokens between two kept prefixes of a prompt.
     snapshots
         Finished prefixes kept in memory at most; 0 turns reuse off.
     prefix_dir
@@ -39,7 +39,7 @@ class EngineFlags:
     prefix_disk
         Budget of that folder.
     dialect
-        How conversations are written: v4, v4-0731 or v4.1. Default: what the folder says of itself.
+        Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own.
     speculate
         Let the model's prediction block draft a token per step; the text does not change.
     """

@@ -50,7 +50,7 @@ def generate(
     mode
         fp32, bf16, or release (the released quantised numerics).
     dialect
-        With --chat: how it is written, v4, v4-0731 or v4.1. Default: what the folder says of itself.
+        With --chat: dialect of the prompt, v4, v4-0731 or v4.1. Default: the folder's own.
     """
     from dsv4.cli.flags import check_sampling
 

@@ -38,7 +38,7 @@ class ServerFlags:
     ledger
         SQLite file that `dsv4 usage` reads; `none` keeps nothing. By default in the user's data folder.
     prices
-        TOML file of prices in US dollars per million tokens; the published ones where it says nothing.
+        TOML file of prices in US dollars per million tokens; other models have the published prices.
     """
 
     keys: Path | None = None

@@ -54,7 +54,7 @@ def train(
     threads
         CPU threads. Default: all cores this process may use.
     steps
-        Stop after so many steps, saved; the same command goes on. With --dry-run: steps of each stage (default 1).
+        Save and stop after this many steps; the same command resumes. With --dry-run: steps of each stage (default 1).
     dry_run
         Run every stage for a step in a temporary folder, export and load the model, say what the run will cost.
     """

@@ -1,4 +1,4 @@
-"""What a request must be before it is queued: all that can be judged in the caller's thread, without the engine."""
+"""The checks of a request before it is queued. They run in the caller's thread, without the engine."""
 
 import hashlib
 from collections.abc import Sequence

@@ -42,7 +42,7 @@ STEP_FAILED = "the engine failed on this step"
 
 @dataclass(slots=True)
 class Counts:
-    """What the engine has done since it was made; for metrics pages. Seconds are spent inside steps."""
+    """Counters since the engine was made, for metrics pages. Seconds are spent inside steps."""
 
     requests: int = 0
     ended: int = 0
@@ -114,7 +114,7 @@ class Engine:
             self.reuse.disk = None
         self.counts = Counts()
         self._clock, self._vocabulary = clock, sampled_vocabulary or rows
-        self.admitting = True  # False: who waits goes on waiting
+        self.admitting = True  # False: no waiting request is admitted
         self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
         self._inboxes: dict[Request, deque[TokenEvent]] = {}
@@ -278,12 +278,12 @@ class Engine:
             self._forget("the model was changed")
 
     def check_integrity(self) -> bool:
-        """True when nothing runs or waits and every page and slot is free or held by a kept prefix, as often as by the
-        records."""
+        """True when no request runs or waits, and the number of users of every page and slot equals the number of kept
+        prefixes that hold it."""
         return not self.busy and self.prefixes.check_integrity()
 
     def _points(self, prompt_length: int, options: RequestOptions) -> list[int]:
-        """Where chunks of the prompt end so that the prefix can be kept."""
+        """The positions at which chunks of the prompt end, so that the prefix can be kept."""
         spacing = self.prefixes.policy.spacing
         if not self.reuse.active:
             return []
@@ -351,7 +351,7 @@ class Engine:
         return Load(running, waiting, free, self.sequences - len(running), self.step_tokens, page)
 
     def _admit(self, request: Request) -> None:
-        """A slot and pages for what is reused; the rest of the pages is taken as it is written."""
+        """Take a slot, and pages for the reused prefix; further pages are taken when they are written."""
         self._look(thorough=True)
         if self.runner.weights_changed():
             self._forget("weights were written to")
@@ -367,8 +367,8 @@ class Engine:
         self._running.append(request)
 
     def _preempt(self, request: Request) -> None:
-        """Take its place away; it waits in its old rank. What it has is kept like any prefix, so it comes back from
-        memory, from disk, or, when neither had room, by computing it again."""
+        """Preempt a request; it waits with its old rank. Its state is kept like any prefix, so it resumes from memory,
+        from disk, or, if neither had room, by computing the state again."""
         self._keep(request, request.cached, always=True)
         self._put_back(request)
         self.counts.preempted += 1
@@ -460,7 +460,7 @@ class Engine:
                 log("prefix_not_kept", request=request.number, error=fault_of(error))
 
     def _cut_drafts(self) -> None:
-        """No draft where the answer ends with the next token anyway."""
+        """Remove the drafts of answers that end with the next token."""
         for request in self._running:
             if request.generated + 1 >= request.params.max_tokens:
                 request.drafts = []

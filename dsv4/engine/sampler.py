@@ -1,5 +1,5 @@
-"""Choosing a token from one row of logits. Each request draws from its own generator, so its neighbours in the batch
-do not change what it says.
+"""Choosing a token from one row of logits. Each request has its own generator, so its neighbours in the batch do not
+change its tokens.
 
 V vocabulary.
 """
@@ -15,7 +15,7 @@ from dsv4.generation import SamplingParams, TokenConstraint, TokenLogprobs
 
 
 class Sampler:
-    """The state of one answer: its random numbers, what it has said, where its grammar stands.
+    """The state of one answer: its random numbers, its tokens, and the state of its grammar.
 
     vocabulary: ids from here on are never chosen (None = all may be): rows a model has beyond its tokenizer.
     """

@@ -1,6 +1,6 @@
 """Which requests run in the next step and how many tokens of each: a pure function of plain data.
 
-The engine asks again after it has carried a decision out, until the answer is a step to run.
+The engine carries a decision out and calls `decide` again, until the decision is a step to run.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ PRIORITY_STEPS = 256
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is known of one request."""
+    """The scheduler's view of one request."""
 
     number: int
     arrival: int  # engine step at which it came
@@ -28,14 +28,14 @@ class Job:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Smaller goes first. It never changes, so whoever is first stays first until it ends: nobody starves, and
-        nobody is preempted for ever."""
+        """Smaller goes first. It never changes, so the first request stays first until it ends: no request starves, and
+        none is preempted for ever."""
         return self.arrival - self.priority * PRIORITY_STEPS, self.number
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """free_pages counts those that can be freed by forgetting prefixes."""
+    """free_pages includes the pages that are freed by dropping kept prefixes."""
 
     running: tuple[Job, ...]
     waiting: tuple[Job, ...]
@@ -47,7 +47,8 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Exactly one of the three is not empty, or nothing can be done. parts: (request number, tokens)."""
+    """At most one of the three is not empty; all three are empty when nothing can be done. parts: (request number,
+    tokens)."""
 
     parts: tuple[tuple[int, int], ...] = ()
     admit: int | None = None
@@ -57,11 +58,11 @@ class Decision:
 def decide(state: State) -> Decision:
     """The next thing to do.
 
-    Decoding requests get their token in every step; what is left of the budget is shared equally between prompts, so
-    neither an answer nor a short prompt waits for a long one. When pages run out, the last in rank gives way. A waiting
-    request is admitted in rank order once a slot is free and pages for all that it and the running ones have to say
-    already; how much they will say is not known, so answers that grow long may be preempted. It takes the slot of a
-    running one only with a higher priority.
+    Decoding requests get their token in every step. Prompts share the rest of the budget equally, so neither an answer
+    nor a short prompt waits for a long prompt. When pages run out, the request that is last in rank is preempted.
+    Waiting requests are admitted in rank order, when a slot is free and the free pages hold all tokens that the request
+    and the running requests have so far. The length of their answers is unknown, so long answers may be preempted. A
+    waiting request takes the slot of a running one only with a higher priority.
     """
     running = sorted(state.running, key=lambda job: job.rank)
     parts = _parts(running, state.budget)

@@ -31,7 +31,7 @@ class EngineService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._commands: list[Callable[[], None]] = []
-        # each says whether anybody still listens
+        # each returns whether its caller still listens
         self._listeners: dict[Request, Callable[[TokenEvent], bool]] = {}
         self._updates: list[tuple[Callable[[Transformer], None], bool, Future[int]]] = []
         self._version = 0
