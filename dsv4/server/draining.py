@@ -17,7 +17,7 @@ from dsv4.server.guard.connection import MOST_HEADER_BYTES, HeaderClock
 LAST_WORDS_SECONDS = 3.0
 
 
-class Room(Protocol):
+class ListeningSocket(Protocol):
     """What a listening socket wants to know: the connections there are, and how many were made of those it gave."""
 
     connections: MutableSet[Any]
@@ -31,7 +31,9 @@ class DrainingServer(uvicorn.Server):
     ready: called once requests are answered.
     """
 
-    def __init__(self, app: Any, backend: Backend, listener: Room, ready: Callable[[], None], drain: float) -> None:
+    def __init__(
+        self, app: Any, backend: Backend, listener: ListeningSocket, ready: Callable[[], None], drain: float
+    ) -> None:
         class Counted(HeaderClock):
             def connection_made(self, transport: Any) -> None:
                 listener.made += 1

@@ -68,6 +68,24 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
+# the rooms of the server; `backend` is what requests share, `models` the names a model answers to
+ROOMS: dict[str, set[str]] = {
+    "wire": set(),
+    "accounts": {"wire"},
+    "guard": {"wire", "backend"},
+    "dialects": {"wire", "guard", "backend", "models", "accounts"},
+    "static": set(),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_the_server_follow_their_table(room: str) -> None:
+    files = sorted((ROOT / "dsv4" / "server" / room).rglob("*.py"))
+    names = {name.split(".")[2] for file in files for name in imports_of(file) if name.startswith("dsv4.server.")}
+    assert files
+    assert names - {room} <= ROOMS[room]
+
+
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_imports_follow_the_table(file: Path) -> None:
     part = part_of(file)
