@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, SamplingParams
@@ -16,6 +17,7 @@ from dsv4.server.endable import Endable
 from dsv4.server.guard.sizes import MOST_SCHEMA_PARTS, MOST_TOOL_PARTS, check_sizes
 from dsv4.server.wire.body import LEAST_BODY_BYTES, Bodies, body_limit
 from dsv4.server.wire.json import PIECEWISE_BYTES, decode
+from dsv4.server.wire.workers import Workers
 from dsv4.testing.stub import StubGenerator
 from tests.server.conftest import MODEL, Converse
 
@@ -249,3 +251,25 @@ def test_a_backend_has_the_limit_of_its_settings(tokenizer: Tokenizer) -> None:
         return Backend(Endable(StubGenerator([5])), tokenizer, MODEL, SamplingDefaults(), settings).bodies.most
 
     assert (most(), most(most_body_bytes=7)) == (LEAST_BODY_BYTES, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "beside"),
+    [
+        (b'{"messages": []}', False),
+        (b'{"tools": []}', True),
+        (b'{"\\u0074ools": []}', True),
+        (b'{"text": {"format": {"sch\\u0065ma": {}}}}', True),
+    ],
+)
+def test_small_bodies_that_take_time_are_read_beside_the_event_loop(body: bytes, beside: bool) -> None:
+    """Also if the word that says so is written with escapes."""
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def where() -> str:
+        request = Request({"type": "http"}, receive)
+        return await Workers().run(request, body, lambda: threading.current_thread().name)
+
+    assert asyncio.run(where()).startswith("dsv4-request") is beside

@@ -275,3 +275,21 @@ def test_history_grows_linearly() -> None:
     text = prompt("responses", input=[USER, *calls, *reversed(outputs)])
     found = [part[:6] for part in text.split("<tool_result>")[1:]]
     assert found == [f"r{i:05}" for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 1001, 2500])
+def test_long_histories_are_checked_in_runs(count: int) -> None:
+    """What is wrong in one of many messages is named where it stands, and the others are read as in a short list."""
+    for api in ("chat", "messages"):
+        assert prompt(api, messages=[USER] * count).count("Q") == count
+        wrong = {"role": "robot", "content": "x"}
+        assert refusal(api, messages=[*[USER] * count, wrong, *[USER] * 1500]).startswith(f"messages[{count}].role")
+
+
+def test_the_names_that_programs_outside_import() -> None:
+    """They were the names of these functions before the interfaces had folders."""
+    from dsv4.server.responses_ask import responses_ask
+    from dsv4.server.responses_request import parse_responses, tools_of
+
+    request = parse_responses({"input": "Q"})
+    assert responses_ask(request, tools_of(request), V4_0731, "m", "").messages == [USER]

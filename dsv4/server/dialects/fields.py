@@ -2,17 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dsv4.server.dialects.parts import Unsupported
 from dsv4.server.dialects.request import ToolChoice
 from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
 
 MAX_STOPS = 16
+# entries that are checked without another thread's turn
+RUN = 1000
 # of a token id
 MOST_DIGITS = 20
 # what a call can be written with: no quote, bracket or line break ends a name there
@@ -93,6 +95,26 @@ def checked(model: type[B], body: object) -> B:
         return model.model_validate(fields)
     except ValidationError as error:
         raise from_validation(error) from error
+
+
+def in_runs(model: type[Fields]) -> Callable[[object], object]:
+    """Checks a long list run by run: checking all of it at once would keep every other thread waiting. What is wrong
+    in a run is left for the check of the whole, which knows where it stands."""
+    runs = TypeAdapter(list[model])  # type: ignore[valid-type]
+
+    def check(value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        checked: list[Any] = []
+        for at in range(0, len(value), RUN):
+            run = value[at : at + RUN]
+            try:
+                checked += runs.validate_python(run)
+            except ValidationError:
+                return [*checked, *run]
+        return checked
+
+    return check
 
 
 class Thinking(Fields):

@@ -11,9 +11,10 @@ from starlette.requests import Request
 
 from dsv4.server.wire.response import race_disconnect
 
-# a request of fewer bytes is done in less time than another thread takes to begin, unless it holds one of these words
+# a request of fewer bytes is done in less time than another thread takes to begin, unless it holds one of these words,
+# or a letter written as an escape, with which a word may be written otherwise
 SHORT_BYTES = 2000
-SLOW_WORDS = (b'"tools"', b"schema", b"json_object", b"grammar")
+SLOW_WORDS = (b'"tools"', b"schema", b"json_object", b"grammar", b"\\u00")
 # larger ones wait for each other: several at once would share one lock, and hold several decoded bodies in memory
 LARGE_BYTES = 256 << 10
 

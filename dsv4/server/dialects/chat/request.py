@@ -22,6 +22,7 @@ from dsv4.server.dialects.fields import (
     checked,
     choice_of,
     function_object,
+    in_runs,
 )
 from dsv4.server.dialects.request import ToolChoice
 from dsv4.server.wire.errors import invalid, show
@@ -122,7 +123,7 @@ class ResponseFormat(Fields):
 class ChatRequest(Switches, SamplingFields):
     """The body of a chat completion, checked. Build it with `parse_chat`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], BeforeValidator(in_runs(ChatMessage))] = Field(min_length=1)
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     seed: Annotated[int | None, between(-SEED_LIMIT, SEED_LIMIT - 1)] = None

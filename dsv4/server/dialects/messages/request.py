@@ -7,7 +7,7 @@ done (tools that run on the server) is left out, and what the model cannot read 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator
 
 from dsv4.server.dialects.fields import (
     Effort,
@@ -18,6 +18,7 @@ from dsv4.server.dialects.fields import (
     check_tool_names,
     checked,
     choice_of,
+    in_runs,
     stop_list,
 )
 from dsv4.server.dialects.messages.client_tools import known_tool
@@ -74,13 +75,13 @@ class Metadata(Fields):
 
 class MessagesMessage(Fields):
     role: Literal["user", "assistant", "system"]
-    content: Annotated[str | list[dict[str, Any]] | None, BeforeValidator(content_blocks)] = None
+    content: Annotated[str | list[dict[str, Any]] | None, PlainValidator(content_blocks)] = None
 
 
 class MessagesRequest(Switches):
     """The body of a message request, checked. Build it with `parse_messages`."""
 
-    messages: list[MessagesMessage] = Field(min_length=1)
+    messages: Annotated[list[MessagesMessage], BeforeValidator(in_runs(MessagesMessage))] = Field(min_length=1)
     model: str | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     system: Any = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, PlainValidator
 
 from dsv4.encoding import V4, Dialect
 from dsv4.server.dialects.chat.request import MAX_TOP_LOGPROBS
@@ -80,7 +80,7 @@ class TextOptions(Fields):
 class ResponsesRequest(Switches):
     """The body of a request, checked. Build it with `parse_responses`."""
 
-    input: Annotated[str | list[dict[str, Any]], BeforeValidator(input_items)]
+    input: Annotated[str | list[dict[str, Any]], PlainValidator(input_items)]
     model: str | None = None
     instructions: str | None = None
     stream: bool | None = None
