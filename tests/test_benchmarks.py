@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown
 from dsv4.bench import kernels as measure_kernels
-from dsv4.bench.kernels import Job, beside, in_turns
+from dsv4.bench.kernels import Timed, beside, in_turns
 
 
 def test_a_figure_and_its_yardstick_are_measured_in_turns() -> None:
@@ -30,7 +30,7 @@ def test_a_figure_and_its_yardstick_are_measured_in_turns() -> None:
 
 def test_each_figure_has_a_yardstick_of_its_own_time() -> None:
     called: list[str] = []
-    kernel, product = Job(lambda: called.append("kernel"), 1e9), Job(lambda: called.append("product"), 1e9)
+    kernel, product = Timed(lambda: called.append("kernel"), 1e9), Timed(lambda: called.append("product"), 1e9)
     for name in ("a", "b"):
         rate = beside(name, kernel, product)
         assert rate.kernel == name

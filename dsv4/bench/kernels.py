@@ -43,7 +43,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Timed:
     """Something to time: `run` does `work` units of it: bytes read for GB/s, operations for GFLOP/s, layers."""
 
     run: Callable[[], object]
@@ -66,7 +66,7 @@ def in_turns(rounds: int, *rates: Callable[[], float]) -> list[float]:
     return [max(column) for column in zip(*found, strict=True)]
 
 
-def beside(kernel: str, job: Job, yardstick: Job) -> Rate:
+def beside(kernel: str, job: Timed, yardstick: Timed) -> Rate:
     """A kernel and its yardstick, measured in turns after a round to warm up."""
     assert job.unit == yardstick.unit
     job.run()
@@ -89,16 +89,16 @@ def size_of(weight: tuple[Tensor, Tensor | None]) -> int:
     return sum(t.numel() * t.element_size() for t in weight if t is not None)
 
 
-def read_job() -> Job:
+def read_job() -> Timed:
     """A plain sum over fp32: the rate at which memory is read."""
     x = torch.ones(WEIGHTS // 4)
-    return Job(x.sum, WEIGHTS, "GB/s")
+    return Timed(x.sum, WEIGHTS, "GB/s")
 
 
-def matmul_job(rows: int) -> Job:
+def matmul_job(rows: int) -> Timed:
     """torch's fp32 product of `rows` rows with a square weight."""
     x, w = torch.randn(rows, WIDTH), torch.randn(WIDTH, WIDTH)
-    return Job(lambda: x @ w, 2 * rows * WIDTH * WIDTH)
+    return Timed(lambda: x @ w, 2 * rows * WIDTH * WIDTH)
 
 
 def every_product(x: Tensor, weights: Weights) -> None:
@@ -114,7 +114,7 @@ def gemv() -> Iterator[Rate]:
         weights = [(one[0].clone(), None if one[1] is None else one[1].clone()) for _ in range(copies)]
         for rows in (1, 4):
             x = torch.randn(rows, WIDTH)
-            job = Job(partial(every_product, x, weights), copies * size_of(one), "GB/s")
+            job = Timed(partial(every_product, x, weights), copies * size_of(one), "GB/s")
             yield beside(f"gemv {form}, {rows} rows", job, read)
 
 
@@ -124,7 +124,7 @@ def gemm() -> Iterator[Rate]:
         for form in ("fp32", "bf16", "fp8", "fp4"):
             weight, scale = weight_of(form, WIDTH, WIDTH)
             x = torch.randn(rows, WIDTH)
-            job = Job(lambda x=x, weight=weight, scale=scale: linear(x, weight, scale), 2 * rows * WIDTH**2)
+            job = Timed(lambda x=x, weight=weight, scale=scale: linear(x, weight, scale), 2 * rows * WIDTH**2)
             yield beside(f"gemm {form}, {rows} rows", job, yardstick)
 
 
@@ -137,7 +137,7 @@ def moe(experts: int = 64, inner: int = 1024, chosen: int = 6) -> Iterator[Rate]
         x, ids = torch.randn(rows, dim), torch.stack([torch.randperm(experts)[:chosen] for _ in range(rows)])
         share = torch.rand(rows, chosen)
         run = partial(expert_mlp, x, ids, share, weights)
-        yield beside(f"moe fp4, {rows} tokens", Job(run, 6 * rows * chosen * dim * inner), yardstick)
+        yield beside(f"moe fp4, {rows} tokens", Timed(run, 6 * rows * chosen * dim * inner), yardstick)
 
 
 def flash_layer(experts: int = 32, dim: int = 4096, inner: int = 2048, chosen: int = 6) -> Iterator[Rate]:
@@ -156,8 +156,8 @@ def flash_layer(experts: int = 32, dim: int = 4096, inner: int = 2048, chosen: i
     for rows in (1, 8, 64, 256):
         x, ids = torch.randn(rows, dim), torch.stack([torch.randperm(experts)[:chosen] for _ in range(rows)])
         share = torch.rand(rows, chosen)
-        ours = Job(partial(expert_mlp, x, ids, share, weights), 1, "layers/s")
-        torchs = Job(partial(run_experts, x, ids, share, experts, run), 1, "layers/s")
+        ours = Timed(partial(expert_mlp, x, ids, share, weights), 1, "layers/s")
+        torchs = Timed(partial(run_experts, x, ids, share, experts, run), 1, "layers/s")
         yield beside(f"flash moe layer, {rows} tokens", ours, torchs)
 
 
@@ -166,7 +166,7 @@ def indexer(entries: int = 262_144, heads: int = 64, dim: int = 128) -> Iterator
     keys, q, w = torch.randn(entries, dim), torch.randn(1, heads, dim), torch.rand(1, heads)
     pages = PageTable(torch.zeros(1, 1, dtype=torch.int64), entries, torch.zeros(1, dtype=torch.int64))
     seen = torch.tensor([entries])
-    job = Job(lambda: index_topk(q, w, keys, pages, seen, entries, 512, runs=(0, 1)), 2 * entries * heads * dim)
+    job = Timed(lambda: index_topk(q, w, keys, pages, seen, entries, 512, runs=(0, 1)), 2 * entries * heads * dim)
     yield beside(f"indexer, {entries:,} entries", job, matmul_job(512))
 
 
@@ -180,7 +180,7 @@ def attention(heads: int = 64, dim: int = 512, chosen: int = 512) -> Iterator[Ra
         chosen_TK = torch.stack([torch.randperm(16384)[:chosen].sort().values for _ in range(rows)])
         keys = KeySet(torch.stack([first, first + 128], dim=1), (0, rows), Chosen(chosen_TK))
         run = partial(sparse_attention, q, window, entries, keys, sink, scale=dim**-0.5)
-        job = Job(run, 4 * rows * heads * dim * (128 + chosen))
+        job = Timed(run, 4 * rows * heads * dim * (128 + chosen))
         yield beside(f"attention, {rows} queries of {128 + chosen} keys", job, yardstick)
 
 

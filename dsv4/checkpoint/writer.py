@@ -63,7 +63,7 @@ class CheckpointWriter:
         if (self.folder / INDEX_NAME).exists():
             raise CheckpointError(f"{self.folder / INDEX_NAME}: the folder already holds a checkpoint")
         self._plan = dict(plan)
-        self._shards = [_Shard(self.folder / name, specs) for name, specs in _group(plan, shard).items()]
+        self._shards = [_ShardFile(self.folder / name, specs) for name, specs in _group(plan, shard).items()]
         self._home = {name: item for item in self._shards for name in item.specs}
         for item in self._shards:
             item.finished = keep_finished and item.matches_file()
@@ -112,7 +112,7 @@ class CheckpointWriter:
             self.abort()
 
 
-class _Shard:
+class _ShardFile:
     """One file of the folder, under a temporary name until its last tensor is in."""
 
     def __init__(self, file: Path, specs: dict[str, TensorSpec]) -> None:

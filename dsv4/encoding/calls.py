@@ -36,7 +36,7 @@ class Status(Enum):
     BROKEN = auto()
 
 
-class _State(Enum):
+class _Expected(Enum):
     CALLS = auto()  # between invokes
     INVOKE = auto()  # in the header of an invoke
     PARAMETERS = auto()  # between parameters
@@ -59,7 +59,7 @@ class CallBlock:
         self._buffer, self._seen = "", 0
         self._raw = [opening]
         self._out: list[Delta] = []
-        self._state = _State.INVOKE if bare else _State.CALLS
+        self._state = _Expected.INVOKE if bare else _Expected.CALLS
         self._invoke, self._parameter = dialect.invoke_tag, dialect.parameter_tag
         self._between_calls = {
             f"<{DSML}{self._invoke}": self._open_invoke,
@@ -90,17 +90,17 @@ class CallBlock:
     @property
     def whole(self) -> bool:
         """Whether every call that was begun is complete."""
-        return self._state is _State.CALLS
+        return self._state is _Expected.CALLS
 
     def feed(self, text: str) -> list[Delta]:
         """Take more marked text."""
         self._buffer += text
-        steps: dict[_State, Callable[[], bool]] = {
-            _State.CALLS: lambda: self._between(self._between_calls),
-            _State.INVOKE: self._read_invoke,
-            _State.PARAMETERS: lambda: self._between(self._between_parameters),
-            _State.PARAMETER: self._read_parameter,
-            _State.VALUE: self._read_value,
+        steps: dict[_Expected, Callable[[], bool]] = {
+            _Expected.CALLS: lambda: self._between(self._between_calls),
+            _Expected.INVOKE: self._read_invoke,
+            _Expected.PARAMETERS: lambda: self._between(self._between_parameters),
+            _Expected.PARAMETER: self._read_parameter,
+            _Expected.VALUE: self._read_value,
         }
         while self.status is Status.OPEN and self._buffer and steps[self._state]():
             pass
@@ -134,10 +134,10 @@ class CallBlock:
     def _open_invoke(self) -> None:
         # what came before was whole; a broken block shows only what is not
         self._raw = [f"\n<{DSML}{self._invoke}"] if self.calls else self._raw
-        self._state = _State.INVOKE
+        self._state = _Expected.INVOKE
 
     def _open_parameter(self) -> None:
-        self._state = _State.PARAMETER
+        self._state = _Expected.PARAMETER
 
     def _close(self) -> None:
         # a block without calls would vanish without a trace
@@ -167,7 +167,7 @@ class CallBlock:
         if closing:
             self._end_call(body)
         else:
-            self._state = _State.PARAMETER
+            self._state = _Expected.PARAMETER
         return True
 
     def _header(self, text: str) -> tuple[str | None, str | None]:
@@ -214,7 +214,7 @@ class CallBlock:
         if self._streams:
             self._arguments(self._prefix(self._key) + '"')
         self._value = []
-        self._state = _State.VALUE
+        self._state = _Expected.VALUE
         return True
 
     def _read_value(self) -> bool:
@@ -252,7 +252,7 @@ class CallBlock:
             self._value.append(text)
 
     def _end_value(self) -> None:
-        self._state = _State.PARAMETERS
+        self._state = _Expected.PARAMETERS
         if self._streams:
             self._arguments('"')
             return
@@ -279,7 +279,7 @@ class CallBlock:
         self._arguments(body if body is not None else "}" if self._members else "{}")
         self._out.append(ToolCallEnd(self.calls - 1))
         self._raw = []
-        self._state = _State.CALLS
+        self._state = _Expected.CALLS
 
     def _prefix(self, key: str) -> str:
         self._members += 1

@@ -30,7 +30,7 @@ from dsv4.encoding.dialect import V4, Dialect
 OPENING = re.compile(r"\n{0,2}<?\Z")
 
 
-class _State(Enum):
+class _Region(Enum):
     REASONING = auto()
     CONTENT = auto()
     CALLS = auto()
@@ -68,25 +68,25 @@ class StreamParser:
         self.ended = self.malformed = self.broken = False
         self._controls = Controls(dialect)
         self._tools = None if functions is None else Tools(functions)
-        self._state = _State.REASONING if thinking_mode == "thinking" else _State.CONTENT
+        self._state = _Region.REASONING if thinking_mode == "thinking" else _Region.CONTENT
         self._held = ""  # the start of a control token's text, where there is only text
         self._buffer = ""
         self._out: list[Delta] = []
         self._block: CallBlock | None = None
         self._lead, self._shown = "", False  # white space of a broken block, until something else follows
-        self._steps: dict[_State, Callable[[], bool]] = {
-            _State.REASONING: self._step_text,
-            _State.CONTENT: self._step_text,
-            _State.CALLS: self._step_calls,
-            _State.BROKEN: self._step_broken,
-            _State.AFTER: self._step_after,
-            _State.OVER: self._step_over,
+        self._steps: dict[_Region, Callable[[], bool]] = {
+            _Region.REASONING: self._step_text,
+            _Region.CONTENT: self._step_text,
+            _Region.CALLS: self._step_calls,
+            _Region.BROKEN: self._step_broken,
+            _Region.AFTER: self._step_after,
+            _Region.OVER: self._step_over,
         }
 
     @property
     def over(self) -> bool:
         """Whether all that follows is ignored."""
-        return self._state is _State.OVER
+        return self._state is _Region.OVER
 
     def feed(self, text: str) -> list[Delta]:
         """Take more text of unknown tokens; return the deltas that are final. Text after the end is ignored."""
@@ -104,19 +104,19 @@ class StreamParser:
     def finish(self, *, cut: bool = True) -> list[Delta]:
         """The text has ended: return what was held back. Call this once, last. cut: a limit or the caller ended the
         text, so that an open block is incomplete and not broken."""
-        if self._state in (_State.REASONING, _State.CONTENT, _State.BROKEN) or not cut:
+        if self._state in (_Region.REASONING, _Region.CONTENT, _Region.BROKEN) or not cut:
             self._push_only(self._held)
         held, self._buffer = self._buffer, ""
-        if self._state in (_State.REASONING, _State.CONTENT):
+        if self._state in (_Region.REASONING, _Region.CONTENT):
             if DSML not in held:
                 self._text(held)
             elif not cut:
                 self._text(self._controls.plain(held))
                 self.malformed = True
-        elif self._block is not None and self._state is _State.CALLS and (not cut or self._ends_inside(self._block)):
+        elif self._block is not None and self._state is _Region.CALLS and (not cut or self._ends_inside(self._block)):
             self._break(self._block)
             self._run()
-        self._state = _State.OVER
+        self._state = _Region.OVER
         out, self._out = self._out, []
         return out
 
@@ -163,12 +163,12 @@ class StreamParser:
         if mark in ENDS:
             self._end()
         elif mark == THINK_CLOSE:
-            self._state = _State.CONTENT
+            self._state = _Region.CONTENT
         return True
 
     def _open(self, opening: str, *, bare: bool) -> None:
         self._block = CallBlock(self.dialect, self._controls, self._tools, opening, bare=bare)
-        self._state = _State.CALLS
+        self._state = _Region.CALLS
 
     def _step_calls(self) -> bool:
         assert self._block is not None
@@ -178,7 +178,7 @@ class StreamParser:
                 return False
             case Status.CLOSED:
                 self.ended = True
-                self._buffer, self._state = self._block.rest, _State.AFTER
+                self._buffer, self._state = self._block.rest, _Region.AFTER
             case Status.BROKEN:
                 self._break(self._block)
         return True
@@ -187,7 +187,7 @@ class StreamParser:
         self.broken = self.malformed = True
         # behind a whole call stands the end of its tag
         self._buffer = block.raw.removeprefix(">") if block.calls and block.whole else block.raw
-        self._state = _State.BROKEN
+        self._state = _Region.BROKEN
 
     def _step_broken(self) -> bool:
         end = next((found for found in ANY.finditer(self._buffer) if found.group() in ENDS), None)
@@ -216,8 +216,8 @@ class StreamParser:
 
     def _end(self) -> None:
         self.ended = True
-        self._state, self._buffer = _State.OVER, ""
+        self._state, self._buffer = _Region.OVER, ""
 
     def _text(self, text: str) -> None:
         if text:
-            self._out.append(ReasoningDelta(text) if self._state is _State.REASONING else ContentDelta(text))
+            self._out.append(ReasoningDelta(text) if self._state is _Region.REASONING else ContentDelta(text))

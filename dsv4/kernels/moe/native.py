@@ -24,7 +24,7 @@ _POINTERS, _INTS, _LONGS = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _PackedExperts:
     """The arguments of the native call that an ExpertWeights provides."""
 
     pointers_6E: Tensor  # addresses of w1 w2 w3 s1 s2 s3; 0 where there is no scale
@@ -63,7 +63,7 @@ def _kind_of(weights: ExpertWeights, experts: Sequence[int]) -> int | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def packed_layer(weights: ExpertWeights) -> _Layer | None:
+def packed_layer(weights: ExpertWeights) -> _PackedExperts | None:
     """Built once for each ExpertWeights; None if the native code cannot read it."""
     if not weights.native:
         kind = _kind_of(weights, range(weights.routed))
@@ -73,7 +73,7 @@ def packed_layer(weights: ExpertWeights) -> _Layer | None:
             lists = (weights.w1, weights.w2, weights.w3, weights.s1, weights.s2, weights.s3)
             table_6E = torch.tensor([[0 if t is None else t.data_ptr() for t in part] for part in lists])
             rows = tuple(row.data_ptr() for row in table_6E)
-            layer = _Layer(table_6E, rows, weights.w1[0].shape[0], kind, shared)
+            layer = _PackedExperts(table_6E, rows, weights.w1[0].shape[0], kind, shared)
         weights.native["layer"] = layer
     return weights.native["layer"]
 

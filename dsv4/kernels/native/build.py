@@ -90,7 +90,10 @@ def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) 
     progress on stderr, since it may take a minute."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder, _Progress(len(sources), target.name) as progress:
+        with (
+            tempfile.TemporaryDirectory(dir=target.parent) as folder,
+            _Compilation(len(sources), target.name) as progress,
+        ):
             objects = [str(Path(folder) / f"{file.stem}.o") for file in sources]
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
                 jobs = {
@@ -108,7 +111,7 @@ def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) 
         raise BuildError(f"cannot write {target}: {error.strerror}") from error
 
 
-class _Progress:
+class _Compilation:
     """What is being compiled: one line that changes on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, sources: int, target: str) -> None:
@@ -116,7 +119,7 @@ class _Progress:
         self._start = self._said = time.monotonic()
         self._live = sys.stderr.isatty()
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_Compilation":
         self._say(f"compiling {self._sources} files, once per machine and version")
         return self
 

@@ -137,7 +137,7 @@ def _attend(
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
+class _QueryBlock:
     """Queries first..last of one sequence and the rows any of them reads."""
 
     queries: slice
@@ -205,7 +205,7 @@ def backward(
 
 
 def _weights(
-    block: _Block, q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, sink_H: Tensor, scale: float
+    block: _QueryBlock, q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, sink_H: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows kv_RC, softmax weights weight_YR on them, and the sinks' share sink_Y."""
     compute = torch.promote_types(q_THC.dtype, torch.float32)
@@ -223,7 +223,7 @@ def _weights(
     return kv_RC, weight_YR.div_(total_Y[:, None]), sink_Y.div_(total_Y)
 
 
-def _blocks(keys: KeySet, entries: int) -> Iterator[_Block]:
+def _blocks(keys: KeySet, entries: int) -> Iterator[_QueryBlock]:
     device = keys.window_T2.device
     for first, last in query_blocks(keys.runs, _QUERIES):
         queries = slice(first, last)
@@ -233,9 +233,9 @@ def _blocks(keys: KeySet, entries: int) -> Iterator[_Block]:
         hidden_QR = (row_R < bounds_Q2[:, :1]) | (row_R >= bounds_Q2[:, 1:])
         found = _entries(queries, keys) if entries else None
         if found is None:
-            yield _Block(queries, window, slice(0, 0), hidden_QR)
+            yield _QueryBlock(queries, window, slice(0, 0), hidden_QR)
         else:
-            yield _Block(queries, window, found[0], torch.cat([hidden_QR, found[1]], dim=1))
+            yield _QueryBlock(queries, window, found[0], torch.cat([hidden_QR, found[1]], dim=1))
 
 
 def _entries(queries: slice, keys: KeySet) -> tuple[slice | Tensor, Tensor] | None:
