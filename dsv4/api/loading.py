@@ -46,6 +46,7 @@ def load(
     queue: int = 1024,
     step_tokens: int = 512,
     dialect: str | None = None,
+    fused: bool | None = None,
 ) -> LocalModel:
     """Load a checkpoint folder (released layout, Base layout or plain floats); None = the bundled model.
 
@@ -58,8 +59,6 @@ def load(
     Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
     """
     check_mode(mode)
-    if memory is not None:
-        check_budget("memory", memory)
     path = Path(folder) if folder is not None else default_model_folder()
     config, reader, defaults = _open(path)
     check_shapes(config, release_numerics=mode == "release")
@@ -71,8 +70,7 @@ def load(
     _limit_experts(model, reader, expert_memory)
     context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
     dtype, reuse = cache_dtype or default_cache_dtype(model), reuse or ReusePolicy()
-    budget = parse_memory(DEFAULT_SHARE) if memory is None else memory
-    spec = CacheSpec(config, dtype)
+    budget, spec = _budget(memory), CacheSpec(config, dtype)
     plan = plan_memory(spec, budget, context_length=context, sequences=sequences, snapshots=reuse.snapshots)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, mode, dtype, reuse.windows, speculate))
     engine = Engine(
@@ -86,9 +84,17 @@ def load(
         disk=disk,
         speculate=speculate,
         queue=queue,
+        fused=fused,
         sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, config.vocab_size),
     )
     return LocalModel(path.resolve().name, model, engine, tokenizer, defaults)
+
+
+def _budget(memory: int | None) -> int:
+    if memory is None:
+        return parse_memory(DEFAULT_SHARE)
+    check_budget("memory", memory)
+    return memory
 
 
 def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:

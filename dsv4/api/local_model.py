@@ -70,7 +70,8 @@ class LocalModel:
         kept = engine.prefixes.policy.snapshots
         return (
             f"cache: up to {store.bytes / 2**20:,.0f} MiB for {tokens:,} tokens ({store.spec.dtype} rows) in "
-            f"{engine.sequences} running sequences and {kept} kept prefixes; kernels: {native.describe()}"
+            f"{engine.sequences} running sequences and {kept} kept prefixes; kernels: {native.describe()}; "
+            f"steps: {engine.runner.describe()}"
         )
 
     @property

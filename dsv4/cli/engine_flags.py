@@ -42,6 +42,8 @@ class EngineFlags:
         Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own.
     speculate
         Let the model's prediction block draft a token per step; the text does not change.
+    fused
+        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
     """
 
     mode: Mode = "fp32"
@@ -58,6 +60,7 @@ class EngineFlags:
     prefix_disk: str = "8GiB"
     dialect: str | None = None
     speculate: bool = False
+    fused: bool | None = None
 
     def options(self) -> dict[str, Any]:
         """Arguments of dsv4.api.loading.load. Raises ValueError for a flag outside its range, before anything is
@@ -85,6 +88,7 @@ class EngineFlags:
             "prefix_bytes": _size("--prefix-disk", self.prefix_disk),
             "dialect": self.dialect,
             "speculate": self.speculate,
+            "fused": self.fused,
         }
 
 

@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import index
 
 import torch
@@ -17,6 +17,7 @@ from dsv4.cache import CacheDtype, CacheStore
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import PrefixCache, ReusePolicy
 from dsv4.cache.reuse import Reuse
+from dsv4.engine.counts import Counts
 from dsv4.engine.door import bounded, check_params, check_tokens, start_sampler
 from dsv4.engine.faults import SamplingError, fault_of
 from dsv4.engine.request import Request, State
@@ -40,23 +41,6 @@ Emitted = tuple[Request, TokenEvent]
 STEP_FAILED = "the engine failed on this step"
 
 
-@dataclass(slots=True)
-class Counts:
-    """Counters since the engine was made, for metrics pages. Seconds are spent inside steps."""
-
-    requests: int = 0
-    ended: int = 0
-    failed: int = 0
-    steps: int = 0
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    generated_tokens: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    preempted: int = 0
-    seconds: float = 0.0
-
-
 class Engine:
     """Continuous batching over a paged cache.
 
@@ -66,7 +50,8 @@ class Engine:
     between the others' tokens. cache_dtype: how rows are stored; default: the model's activation dtype, `release` for a
     model in release numerics. reuse: what is kept of finished prefixes. disk: where prefixes outlive the process.
     speculate: let the prediction block draft a token per step. queue: how many may wait. sampled_vocabulary: ids from
-    here on are never chosen: rows the model has beyond its tokenizer (None = all may be).
+    here on are never chosen: rows the model has beyond its tokenizer (None = all may be). fused: as in Runner.
+    observer: is told of each request and the row of logits before a token of it is sampled.
     """
 
     def __init__(
@@ -83,6 +68,8 @@ class Engine:
         speculate: bool = False,
         queue: int = 1024,
         sampled_vocabulary: int | None = None,
+        fused: bool | None = None,
+        observer: Callable[[Request, Tensor], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 1 <= context_length <= model.config.max_position_embeddings:
@@ -109,11 +96,11 @@ class Engine:
         )
         self.prefixes = PrefixCache(self.store, policy)
         self.disk, self.reuse = disk, Reuse(self.prefixes, disk)
-        self.runner = Runner(model, self.store, predict=speculate)
+        self.runner = Runner(model, self.store, predict=speculate, fused=fused)
         if not self.runner.repeats:
             self.reuse.disk = None
         self.counts = Counts()
-        self._clock, self._vocabulary = clock, sampled_vocabulary or rows
+        self._clock, self._vocabulary, self._observer = clock, sampled_vocabulary or rows, observer
         self.admitting = True  # False: no waiting request is admitted
         self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
@@ -421,6 +408,8 @@ class Engine:
 
     def _sample(self, request: Request, logits_V: Tensor) -> TokenEvent:
         params = request.params
+        if self._observer is not None:
+            self._observer(request, logits_V)
         token = request.sampler.choose(logits_V)
         scores = logprobs_of(request.sampler.known(logits_V), token, params.top_logprobs) if params.logprobs else None
         reused = request.reused if request.generated == 0 else None

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.cache.spec import STREAM_ROWS
-from dsv4.engine.fused import FusedStep, misplaced
 from dsv4.engine.request import Request
 from dsv4.engine.sampler import finite
+from dsv4.engine.step import FusedStep, misplaced
 from dsv4.model.inputs import Sequences
 from dsv4.model.transformer import Transformer
 from dsv4.model.watch import Watch, WeightWatch, alien
@@ -89,6 +89,10 @@ class Runner:
         """Whether a step is one native call."""
         return self._fused is not None
 
+    def describe(self) -> str:
+        """Which step runs, and why it is not the fused one."""
+        return "fused" if self.fused else f"op by op ({self._reason or 'as asked'})"
+
     @property
     def repeats(self) -> bool:
         """Whether what was computed may be used again later: not where foreign code runs, which may do another thing at
@@ -105,7 +109,7 @@ class Runner:
             return False
         if same and not self._watch.changed():
             return False
-        self._watch.look(self.model)
+        self._watch.look(self.model, sweep=True)
         self._alien, self.problem = alien(self.model), misplaced(self.model, self.store, self.predict)
         first, before, self._fused, self._reason = not self._seen, self.fused, None, self.problem
         if self._may_fuse and self.problem is None:

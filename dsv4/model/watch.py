@@ -33,12 +33,12 @@ class Watch:
     def __reduce__(self) -> tuple:
         return type(self), ()  # a copied model is another one
 
-    def look(self, *roots: nn.Module) -> None:
-        """Take them as they are now, with everything below them."""
+    def look(self, *roots: nn.Module, sweep: bool = False) -> None:
+        """Take them as they are now, with everything below them. sweep: `stirred` will be called."""
         modules = list(dict.fromkeys(chain.from_iterable(root.modules() for root in roots)))
         classes = classes_of(modules)
-        self._parts = [_Part(modules[i::_SWEEP], classes[i::_SWEEP]) for i in range(_SWEEP)]
-        self._next = 0
+        self._whole, self._next = _Part(modules, classes), 0
+        self._parts = [_Part(modules[i::_SWEEP], classes[i::_SWEEP]) for i in range(_SWEEP if sweep else 0)]
         uncounted = (m for m in modules if not isinstance(m, Counted))
         self._hooks = [*_GLOBAL_HOOKS, *(h for m in uncounted for h in (m._forward_hooks, m._forward_pre_hooks))]
         self._hooked = list(map(len, self._hooks))
@@ -58,7 +58,7 @@ class Watch:
         about 0.7 us a module."""
         if not self._modules:
             return True
-        same = list(map(len, self._hooks)) == self._hooked and all(part.same() for part in self._parts)
+        same = list(map(len, self._hooks)) == self._hooked and self._whole.same()
         if same and self._count != Changes.count:
             settings = _settings(self._modules)
             same = len(settings) == len(self._settings) and all(map(is_, settings, self._settings))

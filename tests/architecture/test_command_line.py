@@ -27,7 +27,7 @@ FLAGS = {
 
 ENGINE_FLAGS = (
     "mode context memory expert_memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk "
-    "dialect speculate"
+    "dialect speculate fused"
 )
 SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices"
 

@@ -4,7 +4,6 @@ Holds for the native kernels: each row of each operation is computed from its ow
 torch the same scenarios stay within 2e-5 (tests/parity).
 """
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,16 +45,12 @@ class Recorder:
 
     def __init__(self, **options: Any) -> None:
         settings = {"context_length": 1024, "cache_tokens": 8192, "reuse": NO_REUSE} | options
-        self.engine = Engine(model(), **settings)
-        self.engine.eos = -1
         self.rows: dict[Request, list[Tensor]] = {}
-        real: Callable[..., Any] = self.engine._sample
+        self.engine = Engine(model(), observer=self._sampled_from, **settings)
+        self.engine.eos = -1
 
-        def sample(request: Request, logits_V: Tensor) -> Any:
-            self.rows.setdefault(request, []).append(logits_V.clone())
-            return real(request, logits_V)
-
-        self.engine._sample = sample  # type: ignore[method-assign]
+    def _sampled_from(self, request: Request, logits_V: Tensor) -> None:
+        self.rows.setdefault(request, []).append(logits_V.clone())
 
     def submit(self, prompt: list[int], answer: int = ANSWER, seed: int = 0, **options: Any) -> Request:
         params = SamplingParams(max_tokens=answer, temperature=0.8, seed=seed)

@@ -12,6 +12,7 @@ from dsv4.cache.prefix import ReusePolicy, Windows
 from dsv4.checkpoint import CheckpointReader, load_into
 from dsv4.config import ModelConfig
 from dsv4.engine import Engine
+from dsv4.engine.request import Request
 from dsv4.engine.runner import Runner
 from dsv4.generation import RequestOptions, SamplingParams
 from dsv4.kernels import native
@@ -50,21 +51,15 @@ class Recorder:
 
     def __init__(self, model: Transformer, fused: bool, **options: Any) -> None:
         settings: dict[str, Any] = {"context_length": 1024, "sequences": 3, "step_tokens": 50} | options
-        self.engine = Engine(model, **settings)
+        self.logits: dict[int, list[Tensor]] = {}
+        self.engine = Engine(model, fused=fused, observer=self._sampled_from, **settings)
         self.engine.eos = -1
-        predict = bool(settings.get("speculate"))
-        self.engine.runner = Runner(model, self.engine.store, predict=predict, fused=fused)
         assert self.engine.runner.fused == fused
         for tensor in self.rows():
             tensor.fill_(255 if tensor.dtype == torch.uint8 else float("nan"))
-        self.logits: dict[int, list[Tensor]] = {}
-        real: Any = self.engine._sample
 
-        def sample(request: Any, logits_V: Tensor) -> Any:
-            self.logits.setdefault(request.number, []).append(logits_V.clone())
-            return real(request, logits_V)
-
-        self.engine._sample = sample  # type: ignore[method-assign]
+    def _sampled_from(self, request: Request, logits_V: Tensor) -> None:
+        self.logits.setdefault(request.number, []).append(logits_V.clone())
 
     def rows(self) -> list[Tensor]:
         layers = self.engine.store.layers

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-// Mirrored by dsv4/kernels/compress/cpu.py.
+// Mirrored by dsv4/kernels/compress/native.py.
 struct PoolCall {
     const float* kv;
     const float* score;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t SMALL = 20000;  // values that one thread does sooner than two
 
-// Mirrored by dsv4/kernels/compress/cpu.py. Gradients of rows lie `pitch` floats apart and hold zeros at first.
+// Mirrored by dsv4/kernels/compress/native.py. Gradients of rows lie `pitch` floats apart and hold zeros at first.
 struct PoolBackward {
     PoolCall forward;
     const float* grad_NC;

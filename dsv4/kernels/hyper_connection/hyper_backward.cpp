@@ -16,7 +16,7 @@ constexpr int MOST_STREAMS = 8, MOST_MIXES = (2 + MOST_STREAMS) * MOST_STREAMS;
 constexpr int64_t PIECE = 96;     // tokens one thread takes at a time; whole vectors
 constexpr int64_t COLUMNS = 128;  // of the projection's gradient
 
-// Mirrored by dsv4/kernels/hyper_connection/cpu.py.
+// Mirrored by dsv4/kernels/hyper_connection/native.py.
 struct EnterBackward {
     const float *x_TSD, *fn_XE, *scale, *base_X, *grad_TD;
     const float *grad_post_TS, *grad_comb_TSS;  // null for the head, which has neither

@@ -2,7 +2,7 @@
 #pragma once
 #include "rows/rows.h"
 
-// Mirrored by dsv4/kernels/indexer/cpu.py.
+// Mirrored by dsv4/kernels/indexer/native.py.
 struct IndexCall {
     const float* q_TJI;
     const float* weight_TJ;

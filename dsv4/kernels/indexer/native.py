@@ -12,16 +12,11 @@ from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
+from dsv4.kernels.rows.native import Rows
 from dsv4.kernels.sparse_attention.keys import PageTable
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3}  # RowKind of rows/rows.h
-
-
-class _Rows(ctypes.Structure):
-    """`Rows` of rows/rows.h."""
-
-    _fields_ = (("first", _POINTER), ("stride", _INT64), ("dim", _INT64), ("rope", _INT64), ("kind", ctypes.c_int))
 
 
 class _Call(ctypes.Structure):
@@ -29,7 +24,7 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, _POINTER) for name in ("q", "weight")),
-        ("keys", _Rows),
+        ("keys", Rows),
         *((name, _POINTER) for name in ("first", "sequence", "visible", "runs", "out")),
         *((name, _INT64) for name in ("runs_count", "pages", "per_page", "heads", "dim", "k", "places")),
         ("threads", ctypes.c_int),
@@ -96,7 +91,7 @@ def _index_topk(
     call = _Call(
         q=q.data_ptr(),
         weight=weight.data_ptr(),
-        keys=_Rows(keys_MI.data_ptr(), stride, dim, 0, _KINDS[keys_MI.dtype]),
+        keys=Rows(keys_MI.data_ptr(), stride, dim, 0, _KINDS[keys_MI.dtype]),
         first=first.data_ptr(),
         sequence=sequence.data_ptr(),
         visible=visible.data_ptr(),

@@ -18,7 +18,7 @@ constexpr int64_t LANES = 2 * W;   // query rows of a full group
 constexpr int64_t PIECE = 256;     // part of C multiplied at once: keys and queries of a tile stay in L1
 constexpr int64_t LINE = 16;       // floats of a cache line; rows of a panel are spread over the cache by one line more
 
-// Mirrored by dsv4/kernels/sparse_attention/cpu.py.
+// Mirrored by dsv4/kernels/sparse_attention/native.py.
 struct AttentionCall {
     const float* q_THC;
     float* out_THC;

@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t BLOCK_ROWS = 128, MOST_QUERIES = 64;  // query rows of a block, and its queries
 constexpr int64_t SMALL = 200000;                       // multiply-adds that one thread does sooner than two
 
-// Mirrored by dsv4/kernels/sparse_attention/cpu.py. Float or bfloat16 rows; the gradients of rows hold zeros at first.
+// Mirrored by dsv4/kernels/sparse_attention/native.py. Float or bfloat16 rows; the gradients of rows hold zeros at first.
 struct BackwardCall {
     AttentionCall forward;  // out_THC: what the forward pass gave
     const float* grad_THC;

@@ -13,16 +13,11 @@ from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
+from dsv4.kernels.rows.native import Rows
 from dsv4.kernels.sparse_attention.keys import Chosen, KeySet
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
-
-
-class _Rows(ctypes.Structure):
-    """`Rows` of rows/rows.h."""
-
-    _fields_ = (("first", _POINTER), ("stride", _INT64), ("dim", _INT64), ("rope", _INT64), ("kind", ctypes.c_int))
 
 
 class _Call(ctypes.Structure):
@@ -30,7 +25,7 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, _POINTER) for name in ("q", "out")),
-        *((name, _Rows) for name in ("window", "entries")),
+        *((name, Rows) for name in ("window", "entries")),
         *((name, _POINTER) for name in ("window_range", "runs", "prefix", "first", "sequence", "chosen", "sink")),
         *((name, _INT64) for name in ("runs_count", "pages", "per_page", "chosen_count", "heads", "dim")),
         ("scale", ctypes.c_float),
@@ -68,10 +63,10 @@ def takes(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, *_: object) -> s
     )
 
 
-def _rows(rows_MC: Tensor, dim: int, rope_dim: int) -> _Rows:
+def _rows(rows_MC: Tensor, dim: int, rope_dim: int) -> Rows:
     assert rows_MC.stride(1) == 1 or rows_MC.shape[0] == 0
     stride = rows_MC.stride(0) * rows_MC.element_size()
-    return _Rows(rows_MC.data_ptr(), stride, dim, rope_dim, _KINDS[rows_MC.dtype])
+    return Rows(rows_MC.data_ptr(), stride, dim, rope_dim, _KINDS[rows_MC.dtype])
 
 
 def sparse_attention(

@@ -171,29 +171,30 @@ class Helpers {
 
 using namespace dsv4;
 
-// Angles in radians, one row of P per turn: the T tokens in plain layers, the T tokens in the others, then for each
+// of this thread's last `dsv4_step_plan`, for the `dsv4_step` that follows it
+static thread_local StepPlan planned;
+
+// Plans the step, and fills the angles in radians, one row of P per turn: the T tokens in plain layers, the T tokens in the others, then for each
 // ratio (in the order of the layers) the entries finished. Returns as `make_plan`.
-extern "C" int dsv4_step_angles(const StepModel* model, const StepStore* store, const StepBatch* batch, float* angle) {
-    StepPlan plan;
-    if (const int wrong = make_plan(*model, *store, *batch, plan)) return wrong;
+extern "C" int dsv4_step_plan(const StepModel* model, const StepStore* store, const StepBatch* batch, float* angle) {
+    planned = StepPlan{};
+    if (const int wrong = make_plan(*model, *store, *batch, planned)) return wrong;
     const auto fill = [&](const std::vector<int64_t>& positions, const float* frequency) {
         for (const int64_t position : positions)
             for (int64_t p = 0; p < model->pairs; p++) *angle++ = float(position) * frequency[p];
     };
-    fill(plan.position_T, model->plain_P);
-    fill(plan.position_T, model->long_P);
-    for (const RatioPlan& ratio : plan.ratios) fill(ratio.position_N, model->long_P);
+    fill(planned.position_T, model->plain_P);
+    fill(planned.position_T, model->long_P);
+    for (const RatioPlan& ratio : planned.ratios) fill(ratio.position_N, model->long_P);
     return 0;
 }
 
-// Runs the step: writes the store's rows, the streams after the last block, and the logits of the wanted rows. Returns
-// as `make_plan`, or 5 for an id that names no expert.
+// Runs the step that was planned for the same arguments: writes the store's rows, the streams after the last block, and
+// the logits of the wanted rows. Returns 0, or 5 for an id that names no expert.
 extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
     static thread_local StepSpace space;
     static thread_local Helpers helpers;
-    StepPlan plan;
-    if (const int wrong = make_plan(*model, *store, *batch, plan)) return wrong;
-    const StepRun run{*model, *store, *batch, plan, space, helpers.busy(int(batch->threads))};
+    const StepRun run{*model, *store, *batch, planned, space, helpers.busy(int(batch->threads))};
     if (batch->given_TSD)
         join_prediction(run, batch->x_TSD);
     else

@@ -4,7 +4,7 @@
 //
 // T new tokens, B sequences, S streams, D hidden size, H heads, C head dim, L query latent, I indexer dim, J indexer
 // heads, N finished entries of a ratio, m tokens per entry, P rotary pairs, V vocabulary, X bytes of a stored row.
-// Everything below is mirrored by layout.py beside this file, field by field.
+// The structs below are mirrored by dsv4/engine/step/structs.py; tests/kernels/test_structs.py compares them.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -31,7 +31,7 @@ struct StepExperts {
 };
 
 struct StepLayer {
-    int64_t ratio;
+    int64_t ratio, overlap;  // overlap: entries also read the block before their own
     StepConnection attention, mixture;
     StepLinear q_a, q_b, kv, o_a, o_b;
     const float *q_norm, *kv_norm, *sink;
@@ -67,8 +67,8 @@ struct StepStore {
     const StepStoreLayer* layer;
 };
 
-// Per sequence: `count` new tokens after `cached` ones, its slot, its pages, and what PLACE says of it (see the
-// contract). given: streams [T, S, D] a prediction block starts from. cos, sin: of the angles of `dsv4_step_angles`.
+// Per sequence: `count` new tokens after `cached` ones, its slot, its pages, and where it lives (`Span` of
+// the contract). given: streams [T, S, D] a prediction block starts from. cos, sin: of the angles of `dsv4_step_plan`.
 struct StepBatch {
     int64_t tokens, sequences, wanted;
     const int64_t *token_T, *count_B, *cached_B, *slot_B, *window_from_B, *entries_from_B, *page_count_B, *pages;

@@ -7,15 +7,13 @@ namespace dsv4 {
 
 namespace {
 
-constexpr int64_t OVERLAPPING = 4;  // the ratio whose blocks reach into the block before
-
-int64_t ring_rows(int64_t ratio) { return ratio == OVERLAPPING ? 2 * ratio : ratio; }
+int64_t ring_rows(const RatioPlan& plan) { return plan.overlap ? 2 * plan.ratio : plan.ratio; }
 
 // how many of the last `tokens` tokens a compressor still needs
-int64_t tail_length(int64_t ratio, int64_t tokens) {
-    int64_t closed = tokens / ratio;
-    if (ratio == OVERLAPPING) closed = std::max<int64_t>(0, closed - 1);
-    return tokens - closed * ratio;
+int64_t tail_length(const RatioPlan& plan, int64_t tokens) {
+    int64_t closed = tokens / plan.ratio;
+    if (plan.overlap) closed = std::max<int64_t>(0, closed - 1);
+    return tokens - closed * plan.ratio;
 }
 
 // new rows [row, row + count) of positions old, old + 1, ... that a ring of `size` rows keeps
@@ -71,14 +69,14 @@ void plan_tokens(const StepModel& model, const StepBatch& batch, StepPlan& plan)
 
 // what one compressor does with the new tokens of sequence b; kept: joined rows of all sequences that are kept ones
 void plan_sequence(const StepBatch& batch, int64_t b, const int64_t* pages, int64_t row, RatioPlan& plan) {
-    const int64_t old = batch.cached_B[b], count = batch.count_B[b], ratio = plan.ratio, ring = ring_rows(ratio);
+    const int64_t old = batch.cached_B[b], count = batch.count_B[b], ratio = plan.ratio, ring = ring_rows(plan);
     const int64_t first = old / ratio, end = (old + count) / ratio, slot = batch.slot_B[b];
     keep_last(plan.tail, slot, ring, row, old, count);
     for (int64_t i = 0; i < count; i++) plan.visible_T.push_back((old + i + 1) / ratio);
     plan.longest = std::max(plan.longest, end);
     if (first == end) return;
     // joined rows for now: kept ones counted from 0, new ones as -1 - row
-    const int64_t from = old - tail_length(ratio, old), kept = int64_t(plan.tail.kept.size());
+    const int64_t from = old - tail_length(plan, old), kept = int64_t(plan.tail.kept.size());
     for (int64_t p = from; p < old; p++) plan.tail.kept.push_back(slot * ring + p % ring);
     const auto joined = [&](int64_t p) { return p < old ? kept + p - from : -1 - (row + p - old); };
     for (int64_t entry = first; entry < end; entry++) {
@@ -92,8 +90,9 @@ void plan_sequence(const StepBatch& batch, int64_t b, const int64_t* pages, int6
     }
 }
 
-RatioPlan plan_ratio(const StepStore& store, const StepBatch& batch, const StepPlan& step, int64_t ratio) {
-    RatioPlan plan{ratio, store.page_tokens / ratio, 0, ratio == OVERLAPPING, {}, {}, {}, {}, {}, {}, {}};
+RatioPlan plan_ratio(const StepStore& store, const StepBatch& batch, const StepPlan& step, const StepLayer& layer) {
+    const int64_t per_page = store.page_tokens / layer.ratio;
+    RatioPlan plan{layer.ratio, per_page, 0, layer.overlap != 0, {}, {}, {}, {}, {}, {}, {}};
     const int64_t* pages = batch.pages;
     plan.first_BP.assign(size_t(batch.sequences * step.widest), 0);
     for (int64_t b = 0; b < batch.sequences; b++) {
@@ -124,7 +123,7 @@ int make_plan(const StepModel& model, const StepStore& store, const StepBatch& b
         const int64_t ratio = model.layer[i].ratio;
         const auto same = [ratio](const RatioPlan& p) { return p.ratio == ratio; };
         if (ratio && std::none_of(plan.ratios.begin(), plan.ratios.end(), same))
-            plan.ratios.push_back(plan_ratio(store, batch, plan, ratio));
+            plan.ratios.push_back(plan_ratio(store, batch, plan, model.layer[i]));
     }
     return 0;
 }

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dsv4.cache import CacheStore
-from dsv4.engine.fused import FusedStep
-from dsv4.kernels import native, step
-from dsv4.kernels.step import Span
+from dsv4.engine.step import FusedStep
+from dsv4.engine.step import contract as step
+from dsv4.engine.step.contract import Span
+from dsv4.kernels import native
 from dsv4.testing.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dsv4.engine.step import native
 from dsv4.kernels.moe import ExpertWeights
-from dsv4.kernels.step import cpu
 
 __all__ = [
     "CompressorWeights",
@@ -73,10 +73,11 @@ class IndexerWeights:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One block. ratio: tokens per compressed entry, 0 = sliding window only. Experts are chosen by score and
-    `bias_E`, or looked up in `table_VK` by token."""
+    """One block. ratio: tokens per compressed entry, 0 = sliding window only; overlap: an entry also reads the block
+    before its own. Experts are chosen by score and `bias_E`, or looked up in `table_VK` by token."""
 
     ratio: int
+    overlap: bool
     attention: Connection
     mixture: Connection
     q_a: LinearWeight
@@ -179,7 +180,7 @@ class Span:
 
 def supported(model: StepModel, store: StepStore) -> str | None:
     """Why `run_step` cannot take these; None when it can."""
-    return cpu.why_not(model, store)
+    return native.why_not(model, store)
 
 
 def run_step(
@@ -191,4 +192,4 @@ def run_step(
     gradient. Raises ValueError where `supported` gives a reason, for an empty batch or span and for lengths that do not
     fit; IndexError for a token, slot, page or row that does not exist; then nothing is written.
     """
-    return cpu.run_step(model, store, spans, wanted, given_TSD)
+    return native.run_step(model, store, spans, wanted, given_TSD)

@@ -15,7 +15,14 @@ from dsv4.kernels.matmul.native import BF16, F32, weight_kind
 from dsv4.kernels.moe.native import packed_layer
 
 if TYPE_CHECKING:
-    from dsv4.kernels.step import CompressorWeights, Connection, LayerWeights, LinearWeight, StepModel, StepStore
+    from dsv4.engine.step.contract import (
+        CompressorWeights,
+        Connection,
+        LayerWeights,
+        LinearWeight,
+        StepModel,
+        StepStore,
+    )
 
 POINTER, INT64, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 PLAIN_KINDS = {F32: torch.float32, BF16: torch.bfloat16}
@@ -55,7 +62,7 @@ class Layer(ctypes.Structure):
     """`StepLayer`."""
 
     _fields_ = (
-        ("ratio", INT64),
+        *_all(INT64, "ratio overlap"),
         *_all(Mix, "attention mixture"),
         *_all(Linear, "q_a q_b kv o_a o_b"),
         *_all(POINTER, "q_norm kv_norm sink"),
@@ -101,8 +108,8 @@ class Batch(ctypes.Structure):
 
     _fields_ = (
         *_all(INT64, "tokens sequences wanted"),
-        *_all(POINTER, "token count cached slot window_from entries_from page_count pages wanted_rows"),
-        *_all(POINTER, "cos sin given x logits"),
+        *_all(POINTER, "token_T count_B cached_B slot_B window_from_B entries_from_B page_count_B pages wanted_N"),
+        *_all(POINTER, "cos sin given_TSD x_TSD logits_NV"),
         ("threads", INT64),
     )
 
@@ -130,7 +137,9 @@ def _compressor(weights: "CompressorWeights") -> Compressor:
 
 
 def _layer(weights: "LayerWeights") -> Layer:
-    layer = Layer(ratio=weights.ratio, attention=_mix(weights.attention), mixture=_mix(weights.mixture))
+    layer = Layer(
+        ratio=weights.ratio, overlap=weights.overlap, attention=_mix(weights.attention), mixture=_mix(weights.mixture)
+    )
     for name in ("q_a", "q_b", "kv", "o_a", "o_b"):
         setattr(layer, name, _linear(getattr(weights, name)))
     layer.q_norm, layer.kv_norm = native.pointer(weights.q_norm_L), native.pointer(weights.kv_norm_C)

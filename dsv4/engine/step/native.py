@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dsv4.engine.step import structs
 from dsv4.kernels import native
 from dsv4.kernels.hyper_connection.native import MOST_STREAMS
 from dsv4.kernels.matmul.native import weight_kind
 from dsv4.kernels.moe.native import packed_layer
 from dsv4.kernels.quant import FP8_BLOCK
 from dsv4.kernels.rows import INDEX_BLOCK
-from dsv4.kernels.step import layout
 
 if TYPE_CHECKING:
-    from dsv4.kernels.step import CompressorWeights, LayerWeights, LinearWeight, Span, StepModel, StepStore
+    from dsv4.engine.step.contract import CompressorWeights, LayerWeights, LinearWeight, Span, StepModel, StepStore
 
 _FEW, _MANY = 64, 32768  # numbers that one call of torch's cos takes
 _WRONG = {
@@ -79,7 +79,7 @@ def _wide(model: "StepModel") -> Iterator[Tensor]:
 
 
 def why_not(model: "StepModel", store: "StepStore") -> str | None:
-    """See dsv4.kernels.step.supported."""
+    """See dsv4.engine.step.contract.supported."""
     if not native.available():
         return f"no native kernels: {native.why_not()}"
     if model.dtype not in (torch.float32, torch.bfloat16):
@@ -90,7 +90,7 @@ def why_not(model: "StepModel", store: "StepStore") -> str | None:
         return f"the indexer's dim must be a multiple of {INDEX_BLOCK} to go through FP4, not {model.index_dim}"
     if any(t.dtype != torch.float32 or not _readable(t) for t in _floats(model)):
         return "norms, connections, biases and sinks must be float32 on the CPU"
-    if any(t.dtype not in layout.PLAIN_KINDS.values() or not _readable(t) for t in _wide(model)):
+    if any(t.dtype not in structs.PLAIN_KINDS.values() or not _readable(t) for t in _wide(model)):
         return "routers, compressors and the head must be float32 or bfloat16 on the CPU"
     tables = [layer.table_VK for layer in model.layers if layer.table_VK is not None]
     if any(t.dtype != torch.int64 or not _readable(t) for t in tables):
@@ -116,16 +116,16 @@ def _why_not_linears(model: "StepModel") -> str | None:
         if made is None or not layer.experts.shared:
             return "no native product for these experts' formats"
         for kind in (made.kind, made.shared_kind):
-            if layout.PLAIN_KINDS.get(kind, model.dtype) != model.dtype:
+            if structs.PLAIN_KINDS.get(kind, model.dtype) != model.dtype:
                 return f"plain experts must have the activations' dtype {model.dtype}"
     return None
 
 
 def _why_not_rows(store: "StepStore") -> str | None:
     kinds = {t.dtype for x in store.layers for t in (x.window_MX, x.entries_MX, x.index_MX) if t is not None}
-    if len(kinds) != 1 or not kinds <= set(layout.ROW_KINDS):
+    if len(kinds) != 1 or not kinds <= set(structs.ROW_KINDS):
         return f"rows must have one dtype of float32, bfloat16 and uint8, not {kinds}"
-    tensors = [getattr(x, name) for x in store.layers for name in layout.STORE_FIELDS]
+    tensors = [getattr(x, name) for x in store.layers for name in structs.STORE_FIELDS]
     if not all(t is None or _readable(t) for t in tensors):
         return "the store must lie in contiguous CPU memory"
     return None
@@ -135,13 +135,13 @@ def _readable(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
-def _packed(model: "StepModel", store: "StepStore") -> tuple[layout.Model, layout.Store]:
+def _packed(model: "StepModel", store: "StepStore") -> tuple[structs.Model, structs.Store]:
     """The structs of both, made once."""
     if "cpu" not in model.native or "cpu" not in store.native:
         reason = why_not(model, store)
         if reason is not None:
             raise ValueError(f"run_step: {reason}")
-        model.native["cpu"], store.native["cpu"] = layout.model_struct(model), layout.store_struct(store)
+        model.native["cpu"], store.native["cpu"] = structs.model_struct(model), structs.store_struct(store)
     return model.native["cpu"], store.native["cpu"]  # pyrefly: ignore
 
 
@@ -167,7 +167,7 @@ def _cos_sin(angle_RP: Tensor) -> tuple[Tensor, Tensor]:
 def run_step(
     model: "StepModel", store: "StepStore", spans: "Sequence[Span]", wanted: Sequence[int], given_TSD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """See dsv4.kernels.step.run_step."""
+    """See dsv4.engine.step.contract.run_step."""
     packed_model, packed_store = _packed(model, store)
     columns = [
         [token for span in spans for token in span.tokens],
@@ -190,13 +190,13 @@ def run_step(
     x_TSD = torch.empty(T, streams, dim, dtype=model.dtype)
     logits_NV = torch.empty(len(wanted), model.output_VD.weight.shape[0])
     angle_RP = torch.empty(_rows_of_angles(model, spans, T), model.long_P.shape[0])
-    batch = layout.Batch(T, len(spans), len(wanted), *(address + start for start in starts))
-    batch.given, batch.threads = native.pointer(given_TSD), torch.get_num_threads()
+    batch = structs.Batch(T, len(spans), len(wanted), *(address + start for start in starts))
+    batch.given_TSD, batch.threads = native.pointer(given_TSD), torch.get_num_threads()
     pointers = (ctypes.addressof(packed_model), ctypes.addressof(packed_store), ctypes.addressof(batch))
-    _raise(_function("dsv4_step_angles", 4)(*pointers, angle_RP.data_ptr()))
+    _raise(_function("dsv4_step_plan", 4)(*pointers, angle_RP.data_ptr()))
     cos_RP, sin_RP = _cos_sin(angle_RP)
     batch.cos, batch.sin = cos_RP.data_ptr(), sin_RP.data_ptr()
-    batch.x, batch.logits = x_TSD.data_ptr(), logits_NV.data_ptr()
+    batch.x_TSD, batch.logits_NV = x_TSD.data_ptr(), logits_NV.data_ptr()
     _raise(_function("dsv4_step", 3)(*pointers))
     return x_TSD, logits_NV
 

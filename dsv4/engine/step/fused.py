@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.cache import CacheStore, Place
-from dsv4.kernels import step
+from dsv4.engine.step import contract as step
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.csa import Indexer
 from dsv4.model.attention.shared import Attention
@@ -153,6 +153,7 @@ def _layer(block: Block) -> step.LayerWeights:
     compressor, indexer = getattr(attention, "compressor", None), getattr(attention, "indexer", None)
     return step.LayerWeights(
         ratio=block.spec.ratio,
+        overlap=block.spec.overlap,
         attention=_connection(block, "attn", block.attn_norm),
         mixture=_connection(block, "ffn", block.ffn_norm),
         q_a=_linear(attention.wq_a),

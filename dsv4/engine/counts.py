@@ -1,0 +1,20 @@
+"""What an engine has done, in numbers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counters since the engine was made, for metrics pages. Seconds are spent inside steps."""
+
+    requests: int = 0
+    ended: int = 0
+    failed: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    preempted: int = 0
+    seconds: float = 0.0
