@@ -12,11 +12,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """While entered, errors of the system that name no file (a full disk, mostly) name this one."""
+    """While entered, errors of the system that name no file (a full disk, mostly), or an unfinished file beside, name
+    this one."""
     try:
         yield
     except OSError as error:
-        if error.filename is not None or error.errno is None:
+        beside = isinstance(error.filename, str) and Path(error.filename).name.startswith(f".{path.name}.")
+        if error.errno is None or (error.filename is not None and not beside):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
 

@@ -414,6 +414,25 @@ def test_generation_config(value: dict[str, Any], advice: GenerationAdvice, tmp_
     assert read_generation(tmp_path / "nowhere", 97) == GenerationAdvice()
 
 
+def test_advice_that_is_not_followed_is_told(tmp_path: Path) -> None:
+    def notes(**value: Any) -> tuple[str, ...]:
+        (tmp_path / "generation_config.json").write_text(json.dumps(value))
+        return read_generation(tmp_path, 97).notes
+
+    file = tmp_path / "generation_config.json"
+    usual = {
+        "top_k": 50,
+        "repetition_penalty": 1.0,
+        "num_beams": 1,
+        "min_p": None,
+        "max_new_tokens": 9,
+        "pad_token_id": 2,
+    }
+    assert notes(**usual) == ()
+    assert notes(top_k=20) == (f"{file}: top_k is not followed; requests may say how to sample",)
+    assert notes(top_k=20, repetition_penalty=1.1)[0].startswith(f"{file}: top_k, repetition_penalty are not followed")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -103,7 +103,7 @@ def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults
     opened = open_folder(folder)
     advice = read_generation(folder, opened.config.vocab_size)
     ends = dict.fromkeys((*opened.config.end_token_ids, *advice.end_token_ids))
-    for note in opened.notes:
+    for note in (*opened.notes, *advice.notes):
         warnings.warn(note, stacklevel=3)
     config = opened.config.with_changes(end_token_ids=tuple(ends))
     return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p)

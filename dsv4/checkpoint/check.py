@@ -118,7 +118,7 @@ def _look_beside(folder: Path, config: ModelConfig, problems: list[str], notes: 
     except (ValueError, OSError) as error:
         problems.append(str(error))
     try:
-        read_generation(folder, config.vocab_size)
+        notes += read_generation(folder, config.vocab_size).notes
     except (ValueError, OSError) as error:
         problems.append(str(error))
 

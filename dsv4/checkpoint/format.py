@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dsv4.config.json_file import foreign_content, parse_object, read_object, size_of
+from dsv4.config.json_file import foreign_content, parse_object, read_object, size_of, text_content
 from dsv4.config.ranges import shown
 
 MAX_HEADER_BYTES = 100_000_000
@@ -89,7 +89,8 @@ def read_header(file: Path) -> dict[str, Entry]:
         (length,) = struct.unpack("<Q", prefix) if len(prefix) == 8 else (size,)
         if length > size - 8 or not length:
             stream.seek(0)
-            foreign = foreign_content(stream.read(512))
+            head = stream.read(512)
+            foreign = foreign_content(head) or text_content(head)
             if foreign:
                 raise CheckpointError(f"{file}: {foreign}")
         if len(prefix) < 8:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dsv4.checkpoint.format import MAX_TENSORS, CheckpointError, Entry, read_header, read_json
 from dsv4.checkpoint.spellings import released_entries
+from dsv4.config.json_file import foreign_content
 from dsv4.config.ranges import shown
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -44,7 +45,7 @@ def take_inventory(folder: Path) -> Inventory:
 
 def _fill(folder: Path, inventory: Inventory) -> None:
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+        raise CheckpointError(f"{folder}: {_why_no_folder(folder)}")
     if (folder / UNFINISHED_NAME).exists():
         raise CheckpointError(f"{folder}: an unfinished conversion; run `dsv4 convert` again to complete it")
     index = _read_index(folder, inventory)
@@ -84,7 +85,7 @@ def _is_plain(shard: str) -> bool:
 
 
 def _files_without_index(folder: Path) -> list[str]:
-    names = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+    names = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter"))
     shards = [match for match in map(_SHARD.fullmatch, names) if match]
     if shards:
         wanted = [f"model-{i:05d}-of-{shards[0][2]}.safetensors" for i in range(1, int(shards[0][2]) + 1)]
@@ -100,10 +101,24 @@ def _files_without_index(folder: Path) -> list[str]:
     raise CheckpointError(_why_nothing(folder))
 
 
+def _why_no_folder(file: Path) -> str:
+    """What lies where a model's folder was looked for."""
+    if not file.exists():
+        return "no such folder"
+    if file.is_file():
+        with file.open("rb") as stream:
+            foreign = foreign_content(stream.read(512))
+        if foreign:
+            return f"{foreign}; a model is a folder"
+        if file.suffix == ".safetensors" or file.name == "config.json":
+            return f"not a folder: the model is {file.parent}"
+    return "not a folder"
+
+
 def _why_nothing(folder: Path) -> str:
     """Which other files a folder without safetensors files has."""
     present = sorted(path.name for path in folder.iterdir())
-    if "adapter_config.json" in present or "adapter_model.safetensors" in present:
+    if any(name in present for name in ("adapter_config.json", "adapter_model.safetensors", "adapters.safetensors")):
         return describe_adapter(folder) + " and no model: merge it into its base, or load the base"
     kinds = (
         (".gguf", "GGUF files are not read: the safetensors release is needed"),
@@ -115,12 +130,13 @@ def _why_nothing(folder: Path) -> str:
         for name in present:
             if name.lower().endswith(suffixes):
                 return f"{folder / name}: {text}"
-    return f"{folder}: no safetensors files"
+    below = sorted(file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/*.safetensors"))
+    return f"{folder}: no safetensors files" + (f"; {below[0]} has some" if below else "")
 
 
 def adapter_files(folder: Path) -> list[str]:
     """Names of a PEFT adapter's files in a folder; usually none."""
-    return sorted(path.name for path in folder.glob("adapter_*") if path.suffix in (".json", ".safetensors", ".bin"))
+    return sorted(path.name for path in folder.glob("adapter*") if path.suffix in (".json", ".safetensors", ".bin"))
 
 
 def describe_adapter(folder: Path) -> str:

@@ -128,6 +128,7 @@ def _take(line: str, commands: "Commands", screen: "Screen", options: dict[str, 
 
 
 def _sentence(error: ValueError | OSError) -> str:
+    from dsv4.cli.__main__ import sentence
     from dsv4.generation import ContextLengthError
 
     if isinstance(error, ContextLengthError):
@@ -135,7 +136,7 @@ def _sentence(error: ValueError | OSError) -> str:
             f"the conversation would have {error.prompt_tokens:,} tokens, and the context holds "
             f"{error.context_length:,}: /undo takes the last turn back, /file - drops files, /clear starts over"
         )
-    return str(error)
+    return sentence(error)
 
 
 def _answer(commands: "Commands", screen: "Screen", options: dict[str, Any]) -> None:

@@ -61,6 +61,14 @@ def foreign_content(head: bytes) -> str | None:
     return None
 
 
+def text_content(head: bytes) -> str | None:
+    """What a file that should hold numbers says instead, where its first bytes are text: a server's message."""
+    line = head.strip().splitlines()[0][:60] if head.strip() else b""
+    if not line or any((byte < 0x20 and byte not in b"\t\n\r") or byte >= 0x7F for byte in head):
+        return None
+    return f"text in place of the file (a download that failed?): {line.decode('ascii')!r}"
+
+
 def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """The JSON object in a file. Raises FileNotFoundError or ValueError, which names the file and what is wrong."""
     return parse_object(str(file), read_bounded(file, most_bytes))

@@ -114,8 +114,41 @@ FOREIGN = {
     "model.safetensors.incomplete": "not finished",
     "model.tar.gz": "unpack it first",
     "adapter_model.safetensors": "adapter",
+    "adapters.safetensors": "adapter",
     "README.md": "no safetensors files",
 }
+
+
+@pytest.mark.parametrize(
+    "text", [b"Entry not found", b'{"error":"Invalid username or password."}', b"# xet version 0\nfilesize = 123\n"]
+)
+def test_a_servers_message_in_place_of_a_shard_is_shown(save, text: bytes) -> None:
+    folder = save("release")
+    (folder / SHARD).write_bytes(text)
+    told = refused(folder)
+    assert "text in place of the file (a download that failed?): " in told
+    assert text.splitlines()[0].decode() in told
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model.gguf", "a GGUF file: the safetensors release is needed; a model is a folder"),
+        ("model.safetensors", "not a folder: the model is "),
+        ("config.json", "not a folder: the model is "),
+        ("notes.txt", "not a folder"),
+    ],
+)
+def test_a_file_in_place_of_the_folder(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_bytes(b"GGUF\3\0\0\0" if name.endswith("gguf") else b"{}")
+    assert text in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("below", ["DeepSeek-V4", "snapshots/0123abc"])
+def test_a_folder_above_the_model_names_the_one_below(save, tmp_path: Path, below: str) -> None:
+    place = tmp_path / "above" / below
+    shutil.copytree(save("release"), place)
+    assert f"no safetensors files; {place} has some" in refused(tmp_path / "above")
 
 
 @pytest.mark.parametrize("config", [True, False])
