@@ -237,7 +237,7 @@ def test_compilation_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(sys, "stderr", out)
     monkeypatch.setattr(build, "SAY_EVERY", -1.0)
-    with build._Progress(2, "dsv4-avx2-0123.so") as progress:
+    with build._Compilation(2, "dsv4-avx2-0123.so") as progress:
         progress.made("gemm.cpp")
         progress.made("step.cpp")
     first, *middle, last = out.getvalue().splitlines()

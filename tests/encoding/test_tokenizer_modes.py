@@ -210,7 +210,7 @@ def test_a_control_token_that_is_only_a_word_of_the_vocabulary_is_missing(tiny: 
     added = next(a for a in definition["added_tokens"] if a["content"] == token)
     definition["added_tokens"].remove(added)
     definition["model"]["vocab"][token] = added["id"]
-    with pytest.raises(ValueError, match=f"added_tokens lacks '{re.escape(token)}'"):
+    with pytest.raises(ValueError, match=f"added_tokens must hold '{re.escape(token)}'"):
         Tokenizer(definition)
 
 

@@ -22,7 +22,7 @@ SMALL_SET = (
     "kernels/test_compress.py",
     "kernels/test_rows.py",
     "kernels/test_rope.py",
-    "kernels/test_step.py",
+    "engine/test_step.py",
     "engine/test_fused.py::test_streams_of_all_lengths[release-release]",
 )
 
