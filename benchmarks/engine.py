@@ -57,6 +57,16 @@ def speculation(folder: Path) -> dict[str, float]:
     return result
 
 
+def steps(folder: Path) -> dict[str, float]:
+    """One stream with the fused native step and op by op, in turns; the best of three each."""
+    rates = {"fused": 0.0, "op_by_op": 0.0}
+    for _ in range(3):
+        for name in rates:
+            model = opened(folder, 2048, sequences=1, fused=name == "fused", reuse=ReusePolicy(snapshots=0))
+            rates[name] = max(rates[name], streams_rate(model, 1, 512, tokens=256))
+    return rates
+
+
 def cached_prefix(folder: Path, length: int, windows: Windows) -> dict[str, float]:
     """Time to first token of a prompt, then of one that continues it."""
     model = opened(folder, length + 64, sequences=1, reuse=ReusePolicy(windows, 4096, 40 if windows != "full" else 300))
@@ -85,17 +95,23 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=NANO)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--prefix", type=int, default=32768, help="tokens of the kept prefix in memory")
+    parser.add_argument("--only", metavar="NAME", help="one of the comparisons, as their rows are called")
     parser.add_argument("--restore", type=int, default=102400, help="tokens of the prefix on disk")
     args = parser.parse_args()
     jobs = {
         "concurrency": lambda: concurrency(args.folder),
+        "steps": lambda: steps(args.folder),
         "speculation": lambda: speculation(args.folder),
         "cached periodic": lambda: cached_prefix(args.folder, args.prefix, "periodic"),
         "cached full": lambda: cached_prefix(args.folder, args.prefix, "full"),
         "cached none": lambda: cached_prefix(args.folder, args.prefix, "none"),
         "restored": lambda: restored(args.folder, args.restore),
     }
+    if args.only is not None and args.only not in jobs:
+        parser.error(f"--only must be one of {', '.join(jobs)}, got {args.only!r}")
     for name, job in jobs.items():
+        if args.only not in (None, name):
+            continue
         row = {"bench": name, "model": args.folder.resolve().name, **job()}
         print(row_text(row), flush=True)
         if args.json:
