@@ -13,6 +13,10 @@ import pytest
 from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown
 from dsv4.bench import kernels as measure_kernels
 from dsv4.bench.kernels import Timed, beside, in_turns
+from dsv4.bench.speed import Ours
+from tests.conftest import ROOT
+
+NANO = ROOT / "models" / "nano"
 
 
 def test_a_figure_and_its_yardstick_are_measured_in_turns() -> None:
@@ -26,6 +30,12 @@ def test_a_figure_and_its_yardstick_are_measured_in_turns() -> None:
     one, other = rates("kernel", 3.0, 5.0, 4.0), rates("sum", 7.0, 1.0, 2.0)
     assert in_turns(3, one.__next__, other.__next__) == [5.0, 7.0]
     assert called == ["kernel", "sum"] * 3
+
+
+def test_as_many_tokens_are_timed_as_were_asked_for() -> None:
+    """The bundled model names end tokens in two files, and ends an answer to random tokens at once."""
+    speed = Ours(NANO, "fp32", 512).run(64, 100)
+    assert speed.decode_rate > 0
 
 
 def test_each_figure_has_a_yardstick_of_its_own_time() -> None:

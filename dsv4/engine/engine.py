@@ -85,8 +85,8 @@ class Engine:
         if speculate and not model.mtp:
             raise ValueError("speculate needs a model with a prediction block (num_nextn_predict_layers is 0)")
         self.model, self.context_length, self.step_tokens = model, context_length, step_tokens
-        self.sequences, self.queue, self.eos = sequences, queue, model.config.eos_token_id
-        self.more_ends = frozenset(model.config.end_token_ids)
+        self.sequences, self.queue = sequences, queue
+        self.ends = frozenset(model.config.end_tokens)  # tokens that end every answer
         policy = reuse or ReusePolicy()
         self.store = CacheStore(
             model.config,
@@ -416,7 +416,7 @@ class Engine:
         request.tokens.append(token)
         self.counts.generated_tokens += 1
         finish = None
-        if token == self.eos or token in self.more_ends or token in params.stop_ids:
+        if token in self.ends or token in params.stop_ids:
             finish = FinishReason.STOP
         elif request.generated >= params.max_tokens:
             finish = FinishReason.LENGTH

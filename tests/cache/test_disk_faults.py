@@ -57,7 +57,7 @@ def engine_on(folder: Path) -> Engine:
     config = tiny_config(num_hidden_layers=2, compress_ratios=(4, 128, 0), n_routed_experts=2)
     disk = DiskTier(folder, budget=2**30, fingerprint="tiny")
     engine = Engine(tiny_model(config), context_length=512, sequences=2, disk=disk)
-    engine.eos = -1
+    engine.ends = frozenset()
     return engine
 
 

@@ -26,7 +26,7 @@ def model_in(numerics: Numerics) -> Transformer:
 def logits_of(model: Transformer, dtype: CacheDtype | None, chunk: int) -> Tensor:
     """The logits that a prompt and its greedy answer are sampled from."""
     engine = Engine(model, context_length=512, sequences=1, step_tokens=chunk, cache_dtype=dtype)
-    engine.eos = -1
+    engine.ends = frozenset()
     rows: list[Tensor] = []
     real = engine._sample
     engine._sample = lambda request, logits_V: (rows.append(logits_V.clone()), real(request, logits_V))[1]  # type: ignore

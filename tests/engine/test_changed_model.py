@@ -26,7 +26,7 @@ PARAMS = SamplingParams(max_tokens=6, temperature=0, logprobs=True)
 
 def make(model: Transformer, **options: Any) -> Engine:
     engine = Engine(model, context_length=512, sequences=2, step_tokens=64, **options)
-    engine.eos = -1
+    engine.ends = frozenset()
     return engine
 
 

@@ -28,7 +28,7 @@ def model() -> Transformer:
 def engine(model: Transformer) -> Iterator[Engine]:
     """Three slots, three pages of 256; no token ends an answer, so that lengths are known."""
     engine = Engine(model, context_length=512, cache_tokens=768, sequences=3, step_tokens=48)
-    engine.eos = -1
+    engine.ends = frozenset()
     yield engine
     assert not engine.busy
     assert engine.check_integrity()
@@ -110,7 +110,7 @@ def test_a_stop_id_ends_the_answer(engine: Engine) -> None:
 
 def test_the_end_token_ends_the_answer(engine: Engine) -> None:
     free = collect(engine.generate(prompt_of(20), GREEDY)).tokens
-    engine.eos = free[3]
+    engine.ends = frozenset({free[3]})
     completion = collect(engine.generate(prompt_of(20), GREEDY))
     assert completion.finish is FinishReason.STOP
     assert completion.tokens == free[: free.index(free[3])]
@@ -266,7 +266,7 @@ workload = st.lists(
 def test_any_workload_ends_every_request_once_and_shares_no_place(work: list[tuple[str, int, int]]) -> None:
     small = tiny_config(num_hidden_layers=2, compress_ratios=(4, 128, 0), n_routed_experts=2)
     engine = Engine(tiny_model(small), context_length=256, cache_tokens=512, sequences=3, step_tokens=40)
-    engine.eos = -1
+    engine.ends = frozenset()
     requests: list[Request] = []
     ends: dict[Request, list[FinishReason | None]] = {}
 

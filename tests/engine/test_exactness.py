@@ -47,7 +47,7 @@ class Recorder:
         settings = {"context_length": 1024, "cache_tokens": 8192, "reuse": NO_REUSE} | options
         self.rows: dict[Request, list[Tensor]] = {}
         self.engine = Engine(model(), observer=self._sampled_from, **settings)
-        self.engine.eos = -1
+        self.engine.ends = frozenset()
 
     def _sampled_from(self, request: Request, logits_V: Tensor) -> None:
         self.rows.setdefault(request, []).append(logits_V.clone())

@@ -53,7 +53,7 @@ class Recorder:
         settings: dict[str, Any] = {"context_length": 1024, "sequences": 3, "step_tokens": 50} | options
         self.logits: dict[int, list[Tensor]] = {}
         self.engine = Engine(model, fused=fused, observer=self._sampled_from, **settings)
-        self.engine.eos = -1
+        self.engine.ends = frozenset()
         assert self.engine.runner.fused == fused
         for tensor in self.rows():
             tensor.fill_(255 if tensor.dtype == torch.uint8 else float("nan"))

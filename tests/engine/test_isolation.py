@@ -26,7 +26,7 @@ NUMERICS = {"fp32": Numerics(torch.float32), "release": Numerics(torch.bfloat16,
 def make(model: Transformer | None = None, **options: Any) -> Engine:
     settings = {"context_length": 512, "sequences": 4, "step_tokens": 64} | options
     engine = Engine(model or tiny_model(tiny_config()), **settings)
-    engine.eos = -1
+    engine.ends = frozenset()
     return engine
 
 

@@ -21,7 +21,7 @@ SHORT = SamplingParams(max_tokens=5, temperature=0)
 def engine() -> Engine:
     small = tiny_config(num_hidden_layers=2, compress_ratios=(4, 128, 0), n_routed_experts=2)
     engine = Engine(tiny_model(small), context_length=512, cache_tokens=1024, sequences=4, step_tokens=64)
-    engine.eos = -1
+    engine.ends = frozenset()
     return engine
 
 
@@ -50,7 +50,7 @@ async def gather(service: EngineService, prompt: list[int], params: SamplingPara
 def expected(engine: Engine, prompt: list[int], params: SamplingParams) -> list[int]:
     with torch.inference_mode():
         other = Engine(engine.model, context_length=512)
-        other.eos = -1
+        other.ends = frozenset()
         return collect(other.generate(prompt, params)).tokens
 
 

@@ -29,7 +29,7 @@ LONG = SamplingParams(max_tokens=400, temperature=0)
 def make(**options: Any) -> Engine:
     small = tiny_config(num_hidden_layers=2, compress_ratios=(4, 128, 0), n_routed_experts=2)
     engine = Engine(tiny_model(small), context_length=512, cache_tokens=2048, sequences=2, step_tokens=64, **options)
-    engine.eos = -1
+    engine.ends = frozenset()
     return engine
 
 

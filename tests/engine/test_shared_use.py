@@ -9,7 +9,7 @@ GREEDY = SamplingParams(max_tokens=6, temperature=0)
 
 def engine() -> Engine:
     made = Engine(tiny_model(), context_length=1024, sequences=3)
-    made.eos = -1
+    made.ends = frozenset()
     return made
 
 

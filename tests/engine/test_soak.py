@@ -24,7 +24,7 @@ def soak(count: int, windows: Windows, speculate: bool, seed: int) -> Engine:
         speculate=speculate,
         queue=20,
     )
-    engine.eos = -1
+    engine.ends = frozenset()
     rng = random.Random(seed)
     families = [[rng.randrange(97) for _ in range(400)] for _ in range(4)]
     live: list[Request] = []

@@ -13,7 +13,7 @@ VOCABULARY, BINS = 97, 12
 
 def engine_of(speculate: bool, **options: object) -> Engine:
     engine = Engine(tiny_model(), context_length=256, cache_tokens=16384, sequences=48, speculate=speculate, **options)  # type: ignore[arg-type]
-    engine.eos = -1
+    engine.ends = frozenset()
     return engine
 
 
