@@ -3,10 +3,10 @@
 Tokens go in, tokens and log-probabilities come out. Standard library only, so importing it never loads torch.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 class ContextLengthError(ValueError):
@@ -66,6 +66,7 @@ class SamplingParams:
     seed: None draws one from the operating system; a fixed seed gives the same text.
     stop_ids: token ids that end the completion (not part of the output text).
     top_logprobs: alternatives recorded per token (0..20); only with `logprobs`.
+    trace: events carry what the model chose inside (experts, compressed entries, ids left by truncation).
 
     Raises ValueError naming the field and its allowed range.
     """
@@ -83,6 +84,7 @@ class SamplingParams:
     stop_ids: tuple[int, ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    trace: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "top_k", "top_logprobs", "seed"):
@@ -198,6 +200,21 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenTrace:
+    """What the model chose inside while it computed some positions, so that training can repeat it.
+
+    first: the position of the first one. experts: by layer, the ids of the experts of each position. entries: by CSA
+    layer, the compressed entries that each position read, without padding. kept: for each position, the ids among
+    which the next token was chosen; None where all could be.
+    """
+
+    first: int
+    experts: Mapping[int, Sequence[Sequence[int]]]
+    entries: Mapping[int, Sequence[Sequence[int]]]
+    kept: Sequence[Sequence[int] | None]
+
+
+@dataclass(frozen=True, slots=True)
 class PromptProgress:
     """How far a prompt is: `done` of `total` tokens, `reused` of them from the prefix cache; `eta`: seconds to go, None
     while not known."""
@@ -212,7 +229,7 @@ class PromptProgress:
 class TokenEvent:
     """One step of one completion: a token, or the end (then `finish` is set and `token` may be None), or, where asked
     for, progress on the prompt (then only `progress` is set). `reused`: prompt tokens that came from the prefix cache,
-    on the first token."""
+    on the first token. `trace`: of the positions computed since the event before, where asked for."""
 
     token: int | None
     finish: FinishReason | None = None
@@ -220,6 +237,7 @@ class TokenEvent:
     error: str | None = None
     progress: PromptProgress | None = None
     reused: int | None = None
+    trace: TokenTrace | None = None
 
 
 @dataclass(slots=True, repr=False)
@@ -263,6 +281,20 @@ class TokenGenerator(Protocol):
         """Yield one event per token; the last event carries `finish`. Closing the iterator cancels the work.
         Raises ValueError for a prompt that cannot run (ContextLengthError when it is too long), BusyError when too many
         wait."""
+        ...
+
+
+class WeightSink(Protocol):
+    """Where new weights go: an engine in this process, or a server. Both calls are made by one trainer at a time."""
+
+    @property
+    def version(self) -> int:
+        """The version of the weights that new tokens are chosen with."""
+        ...
+
+    async def publish(self, weights: Mapping[str, Any], version: int) -> None:
+        """Replace parameters by name (tensors); returns when tokens are chosen with them. Raises ValueError for a name
+        or a shape that the model does not have, and then changes nothing."""
         ...
 
 
