@@ -19,6 +19,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dsv4.encoding.schema import TYPES, GrammarError, json_type, resolve
+
 DEEPEST = 100
 REFERENCES = 16
 NULLS = frozenset({"NaN", "nan", "Infinity", "inf"})
@@ -31,7 +33,6 @@ ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
 SIMPLE_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0"}
-KINDS = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 WRAPPERS = frozenset({"arguments", "input"})
 
 Kinds = frozenset[str]
@@ -126,13 +127,16 @@ def _kinds(schema: Any, root: Mapping[str, Any], left: int) -> Kinds | None:
     match schema:
         case {"type": str() | list() as named}:
             kinds = frozenset(map(str, [named] if isinstance(named, str) else named))
-            return kinds if kinds <= KINDS else None
+            return kinds if kinds <= {*TYPES} else None
         case {"const": value}:
-            return frozenset({_kind_of(value)})
+            return frozenset({json_type(value)})
         case {"enum": [_, *_] as values}:
-            return frozenset(map(_kind_of, values))
-        case {"$ref": str(reference)}:
-            return _kinds(_resolve(reference, root), root, left - 1)
+            return frozenset(map(json_type, values))
+        case {"$ref": reference}:
+            try:
+                return _kinds(resolve(reference, root), root, left - 1)
+            except GrammarError:
+                return None
         case {"anyOf": [_, *_] as parts} | {"oneOf": [_, *_] as parts}:
             found = [_kinds(part, root, left - 1) for part in parts[:REFERENCES]]
             known = [kinds for kinds in found if kinds is not None]
@@ -141,33 +145,6 @@ def _kinds(schema: Any, root: Mapping[str, Any], left: int) -> Kinds | None:
             return _kinds(part, root, left - 1)
         case _:
             return None
-
-
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
-    place: Any = root
-    for part in reference.removeprefix("#").split("/")[1:]:
-        if not isinstance(place, Mapping):
-            return None
-        place = place.get(part.replace("~1", "/").replace("~0", "~"))
-    return place if reference.startswith("#") else None
-
-
-def _kind_of(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case Mapping():
-            return "object"
-        case _:
-            return "array"
 
 
 def _allowed(kind: str, kinds: Kinds | None) -> bool:
@@ -179,12 +156,10 @@ def _kind(text: str) -> str | None:
     try:
         if _too_deep(text):
             return None
-        # numbers stay text: Python does not read those of more than 4,300 digits
-        json.loads(text, parse_constant=_no_constant, parse_int=str, parse_float=str)
+        # Python does not read integers of more than 4,300 digits; their values are not needed
+        return json_type(json.loads(text, parse_constant=_no_constant, parse_int=len))
     except (ValueError, RecursionError):
         return None
-    kinds = {"{": "object", "[": "array", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
-    return kinds.get(text.lstrip()[:1]) or ("number" if re.search("[.eE]", text) else "integer")
 
 
 def _no_constant(name: str) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsv4.encoding.dialect import Dialect
-from dsv4.encoding.text_rules import GrammarError, Schemas, resolve
+from dsv4.encoding.schema import GrammarError, resolve
+from dsv4.encoding.text_rules import Schemas
 
 # white space between the parts of JSON is bounded: a small model may write nothing else
 WHITESPACE = {"whitespace_pattern": r"[ \n\r\t]{0,32}"}

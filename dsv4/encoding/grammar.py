@@ -16,8 +16,8 @@ from typing import Any, Self, TypeVar
 import llguidance
 
 from dsv4.encoding.call_grammar import MOST_CHARACTERS, OPENING, WHITESPACE, call_rules, parameter_schemas, place_of
-from dsv4.encoding.schema_size import check_size, patterns
-from dsv4.encoding.text_rules import GrammarError, searched
+from dsv4.encoding.schema import GrammarError, check_size, patterns
+from dsv4.encoding.text_rules import searched
 from dsv4.encoding.tokenizer import Tokenizer
 
 __all__ = ["Grammar", "GrammarError", "GrammarState", "Grammars"]

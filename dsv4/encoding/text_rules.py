@@ -10,9 +10,8 @@ from typing import Any
 
 import llguidance
 
-from dsv4.encoding.schema_size import GrammarError
+from dsv4.encoding.schema import TYPES, GrammarError, json_type, resolve
 
-TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 MOST_FORMS = 64
 # keywords that would change what text is allowed, and are not enforced here
 NOT_FOR_TEXT = ("not", "if", "then", "else", "contentEncoding", "contentMediaType", "contentSchema", "$dynamicRef")
@@ -60,23 +59,6 @@ FORMATS = {
 Root = Mapping[str, Any]
 
 
-def resolve(reference: Any, root: Root) -> Any:
-    """The schema that a `$ref` refers to inside a document. Raises GrammarError for references elsewhere and for
-    missing targets."""
-    place: Any = root
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        raise GrammarError(f"$ref: only references into the schema itself are supported, got {reference!r:.80}")
-    for part in reference.removeprefix("#").split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
-            place = place[int(name)]
-        elif isinstance(place, Mapping) and name in place:
-            place = place[name]
-        else:
-            raise GrammarError(f"$ref: there is no {reference!r:.80} in the schema")
-    return place
-
-
 class Schemas:
     """The schemas inside one document. root: the document that `$ref` refers to.
 
@@ -122,9 +104,9 @@ class Schemas:
                 raise GrammarError(f"type: expected one of {', '.join(TYPES)}, got {schema['type']!r:.80}")
             found = frozenset(named) | (frozenset({"integer"}) if "number" in named else frozenset())
         if "const" in schema:
-            found &= {_type_of(schema["const"])}
+            found &= {json_type(schema["const"])}
         if isinstance(schema.get("enum"), list):
-            found &= frozenset(map(_type_of, schema["enum"]))
+            found &= frozenset(map(json_type, schema["enum"]))
         if "$ref" in schema:
             found &= self._types_of(resolve(schema["$ref"], self._root))
         for keyword in ("anyOf", "oneOf"):
@@ -269,21 +251,3 @@ def _parts(schema: Mapping[str, Any], keyword: str) -> list[Any]:
     if not isinstance(parts, list) or (keyword in schema and not parts):
         raise GrammarError(f"{keyword}: expected a list of schemas")
     return parts
-
-
-def _type_of(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "integer" if value.is_integer() else "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case _:
-            return "object"

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4.encoding.arguments import DEEPEST, Tools, json_body, json_value
+from dsv4.encoding.text_rules import Schemas
 
 INTEGER, STRING, OBJECT = frozenset({"integer"}), frozenset({"string"}), frozenset({"object"})
 ARRAY, BOOLEAN = frozenset({"array"}), frozenset({"boolean"})
@@ -39,6 +40,9 @@ ARRAY, BOOLEAN = frozenset({"array"}), frozenset({"boolean"})
         ("", INTEGER, '""'),
         ("", None, '""'),
         ("3", STRING, '"3"'),
+        ("1.0", frozenset({"integer", "string"}), "1.0"),
+        ("1.5", frozenset({"integer", "string"}), '"1.5"'),
+        ("10e-1", frozenset({"integer", "string"}), "10e-1"),
         ('{"a": 1}', STRING, json.dumps('{"a": 1}')),
         ('"x"', STRING, '"x"'),
         ('"3"', INTEGER, "3"),
@@ -87,6 +91,10 @@ def test_always_json(text: str, kinds: frozenset[str] | None) -> None:
             {"string", "integer", "null", "boolean", "number", "array", "object"},
         ),
         ({"const": 5}, {"integer"}),
+        ({"const": 5.0}, {"integer"}),
+        ({"enum": [1.0, "auto"]}, {"integer", "string"}),
+        ({"$ref": "other.json"}, None),
+        ({"$ref": 3}, None),
         ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, {"integer", "null"}),
         ({"anyOf": [{"type": "integer"}, {}]}, None),
         ({"$ref": "#/$defs/a~1b"}, {"boolean"}),
@@ -137,3 +145,26 @@ def test_wrappers(value: str, inner: str | None) -> None:
 def test_bodies() -> None:
     assert json_body("{'a': 1,}") == '{"a": 1}'
     assert json_body("[1]") is json_body("text") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "null"),
+        (True, "boolean"),
+        (1, "integer"),
+        (1.0, "integer"),
+        (-2e3, "integer"),
+        (1.5, "number"),
+        (1e400, "number"),
+        ("1", "string"),
+        ([1], "array"),
+        ({"a": 1}, "object"),
+    ],
+)
+def test_grammar_and_repair_agree_on_types(value: Any, kind: str) -> None:
+    """A value that a schema allows has one type, for the grammar of a strict call and for the repair of any call."""
+    schema = {"enum": [value]}
+    tools = Tools([{"name": "f", "parameters": {"properties": {"p": schema}}}])
+    assert tools.kinds("f", "p") == {kind}
+    assert Schemas(schema).other_types(schema) == [kind for kind in (kind,) if kind != "string"]

@@ -1,9 +1,12 @@
-"""Limits on the size of a schema that a grammar enforces: the time to compile grows faster than some parts of a
-schema."""
+"""JSON schemas: the types of values, references, and limits on the size of a schema that a grammar enforces.
+
+The time to compile a grammar grows faster than some parts of its schema.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
+TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 MOST_PARTS = 20_000
 MOST_DEPTH = 50
 # schemas in one object of properties, one list of alternatives
@@ -15,6 +18,42 @@ MOST_DIGITS = 300
 
 class GrammarError(ValueError):
     """A schema or pattern that cannot be enforced; the message names what is not supported."""
+
+
+def json_type(value: object) -> str:
+    """The JSON type of a decoded value, "integer" rather than "number" for 1.0 (JSON Schema 2020-12, Core, 4.2.1)."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "integer" if value.is_integer() else "number"
+        case str():
+            return "string"
+        case list() | tuple():
+            return "array"
+        case _:
+            return "object"
+
+
+def resolve(reference: Any, root: Mapping[str, Any]) -> Any:
+    """The schema that a `$ref` refers to inside a document. Raises GrammarError for references elsewhere and for
+    missing targets."""
+    place: Any = root
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        raise GrammarError(f"$ref: only references into the schema itself are supported, got {reference!r:.80}")
+    for part in reference.removeprefix("#").split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
+            place = place[int(name)]
+        elif isinstance(place, Mapping) and name in place:
+            place = place[name]
+        else:
+            raise GrammarError(f"$ref: there is no {reference!r:.80} in the schema")
+    return place
 
 
 def check_size(schema: Any) -> None:
