@@ -15,12 +15,12 @@ from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.backend import Backend, Settings
+from dsv4.server.backend.endable import Endable
 from dsv4.server.dialects.chat.reply import prepare_chat
 from dsv4.server.dialects.completions import prepare_completion
 from dsv4.server.dialects.messages.reply import prepare_messages
 from dsv4.server.dialects.responses.reply import prepare_response
 from dsv4.server.dialects.tokens import count_messages, count_responses, rendered_text, token_ids, token_text
-from dsv4.server.endable import Endable
 from dsv4.server.guard.middleware import GuardMiddleware
 from dsv4.server.guard.sizes import check_sizes
 from dsv4.server.respond import Run, respond
@@ -76,7 +76,14 @@ def create_app(
             *PlainRoutes(backend).routes((*PREFIXES, "/anthropic", "/anthropic/v1")),
             *page_routes(),
         ],
-        middleware=[Middleware(GuardMiddleware, backend=backend, open_paths=frozenset(FILES))],
+        middleware=[
+            Middleware(
+                GuardMiddleware,
+                admission=backend.admission,
+                open_paths=frozenset(FILES),
+                responses=backend.metrics.responses,
+            )
+        ],
         exception_handlers=HANDLERS,
     )
     app.router.redirect_slashes = False

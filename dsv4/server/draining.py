@@ -67,7 +67,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         state = self.server_state
-        self._backend.draining = True
+        self._backend.admission.draining = True
         for server in self.servers:
             server.close()
         for sock in sockets or ():

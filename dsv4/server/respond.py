@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dsv4.observe import log
+from dsv4.server.backend.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
 from dsv4.server.dialects.job import Job
-from dsv4.server.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.failures import as_api_error, error_body
 from dsv4.server.wire.names import short_name

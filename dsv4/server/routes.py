@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dsv4.server.backend import Backend
+from dsv4.server.backend.models import ALIASES, check_model, model_entry
 from dsv4.server.dialects.request import supported_efforts
-from dsv4.server.models import ALIASES, check_model, model_entry
 from dsv4.server.openapi import openapi_document
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.json import to_json
@@ -58,7 +58,7 @@ class PlainRoutes:
         return json_response({"status": "ok", "model": self._backend.model_name})
 
     async def ready(self, request: Request) -> Response:
-        if self._backend.draining:
+        if self._backend.admission.draining:
             return json_response({"status": "stopping"}, 503)
         if (problem := self._backend.generator.failing) is not None:
             return json_response({"status": "failing", "reason": problem}, 503)

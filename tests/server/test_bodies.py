@@ -13,7 +13,7 @@ from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, SamplingParams
 from dsv4.server import ApiError, Keys, Settings, create_app
 from dsv4.server.backend import Backend
-from dsv4.server.endable import Endable
+from dsv4.server.backend.endable import Endable
 from dsv4.server.guard.sizes import MOST_SCHEMA_PARTS, MOST_TOOL_PARTS, check_sizes
 from dsv4.server.wire.body import LEAST_BODY_BYTES, Bodies, body_limit
 from dsv4.server.wire.json import PIECEWISE_BYTES, decode

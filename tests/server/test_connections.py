@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from dsv4.server.models import ALIASES
+from dsv4.server.backend.models import ALIASES
 from dsv4.server.wire.response import EventStream
 from dsv4.server.wire.sse import KEEP_ALIVE
 from tests.server.conftest import MODEL, Converse, Server, listening

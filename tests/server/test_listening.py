@@ -190,7 +190,7 @@ def test_the_end_of_a_drain_is_an_error(
     else:
         assert f" {529 if path == '/messages' else 503} " in text.splitlines()[0]
     backend = server.app.state.backend
-    assert (backend.running, backend.inside) == (0, 0)
+    assert (backend.running, backend.admission.inside) == (0, 0)
     assert server.generator.calls[0].closed_early
 
 

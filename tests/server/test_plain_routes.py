@@ -36,7 +36,7 @@ def test_small_pages(serve: Converse) -> None:
 
 def test_stopping(serve: Converse) -> None:
     server = serve("x")
-    server.app.state.backend.draining = True
+    server.app.state.backend.admission.draining = True
     assert server.request("GET", "/ready").status_code == 503
     assert server.post().status_code == 503
     response = server.request("POST", "/v1/messages", json={"messages": [USER]})

@@ -22,11 +22,11 @@ from dsv4.generation import (
 )
 from dsv4.server.accounts.ledger import Usage
 from dsv4.server.backend import Backend
+from dsv4.server.backend.models import check_model
 from dsv4.server.dialects.constraints import constraint
 from dsv4.server.dialects.prompt import begun, cache_points, encode
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.guard.sizes import check_fits, prompt_texts
-from dsv4.server.models import check_model
 from dsv4.server.wire.errors import ApiError, ContextOverflow, busy
 
 # how long a stream waits for a refusal before its status line goes out
@@ -119,7 +119,7 @@ class Job:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
         self.backend.running -= 1
-        self.backend.limits.spend(self.request.key, self.answer.completion_tokens)
+        self.backend.admission.limits.spend(self.request.key, self.answer.completion_tokens)
         if not self._refused and not self._failed:
             self._account()
         if not self.answer.over and not self._refused:
@@ -162,9 +162,7 @@ class Job:
         self.backend.ledger.add(Usage(day, self.request.key, self.request.model, 1, *counts, self.cost))
 
     def _start(self) -> None:
-        if self.backend.running >= self.backend.settings.max_requests:
-            raise busy(f"{self.backend.running} requests are running already; try again later")
-        self.backend.limits.admit(self.request.key, len(self.prompt))
+        self.backend.admission.limits.admit(self.request.key, len(self.prompt))
         self.backend.running += 1
         self._events = self.backend.generator.stream(self.prompt, self.params, self.options)
         self._next = asyncio.ensure_future(_anext(self._events))

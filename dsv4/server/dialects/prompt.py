@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect, Segment, Tokenizer, render_segments, served
-from dsv4.server.dialects.replay import Replays
+from dsv4.server.backend.replay import Replays
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError, invalid
 

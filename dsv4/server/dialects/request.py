@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dsv4.encoding import Dialect
-from dsv4.server.models import NOT_THINKING
+from dsv4.server.backend.models import NOT_THINKING
 
 # what official clients may rely on when they set no limit (September documentation)
 DEFAULT_TOKENS = 8_192

@@ -5,9 +5,11 @@ converter is checked.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dsv4.encoding import Dialect, Tokenizer
+from dsv4.server.backend import Backend
+from dsv4.server.backend.models import check_model
 from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
 from dsv4.server.dialects.fields import json_object
@@ -18,11 +20,7 @@ from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.dialects.responses.read import read_responses
 from dsv4.server.dialects.responses.request import parse_responses, tools_of
 from dsv4.server.guard.sizes import check_sizes
-from dsv4.server.models import check_model
 from dsv4.server.wire.errors import ApiError, invalid, show
-
-if TYPE_CHECKING:
-    from dsv4.server.backend import Backend
 
 APIS = ("chat", "messages", "responses")
 
@@ -55,17 +53,17 @@ def render_request(request: object, dialect: Dialect, tokenizer: Tokenizer | Non
     return prompt if tokenizer is None else {**prompt, "tokens": encode(wanted, tokenizer)}
 
 
-def count_messages(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+def count_messages(body: object, backend: Backend, key: str) -> dict[str, Any]:
     """How long the prompt of a message request is. Raises ApiError."""
     return {"input_tokens": _prompt_length("messages", body, backend, key)}
 
 
-def count_responses(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+def count_responses(body: object, backend: Backend, key: str) -> dict[str, Any]:
     """How long the prompt of a request to the Responses interface is. Raises ApiError."""
     return {"object": "response.input_tokens", "input_tokens": _prompt_length("responses", body, backend, key)}
 
 
-def token_ids(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
     """The ids of `prompt` (plain text) or of a chat request as it would be answered to `key`. Raises ApiError 400."""
     fields = json_object(body)
     tokenizer = backend.tokenizer
@@ -79,7 +77,7 @@ def token_ids(body: object, backend: "Backend", key: str) -> dict[str, Any]:
     return {"count": len(ids), "max_model_len": backend.generator.context_length, "tokens": ids}
 
 
-def rendered_text(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+def rendered_text(body: object, backend: Backend, key: str) -> dict[str, Any]:
     """The prompt that the request `{"api", "body"}` becomes; with `"tokens": true` its ids too. Raises ApiError 400."""
     tokenizer = backend.tokenizer
     fields = json_object(body)
@@ -88,7 +86,7 @@ def rendered_text(body: object, backend: "Backend", key: str) -> dict[str, Any]:
     return render_request(fields, tokenizer.dialect, tokenizer if wants_ids else None)
 
 
-def token_text(body: object, backend: "Backend", key: str) -> dict[str, Any]:
+def token_text(body: object, backend: Backend, key: str) -> dict[str, Any]:
     """The text of `tokens`, the same for every `key`. Raises ApiError 400."""
     tokens = json_object(body).get("tokens")
     size = backend.tokenizer.vocab_size
@@ -97,13 +95,13 @@ def token_text(body: object, backend: "Backend", key: str) -> dict[str, Any]:
     return {"prompt": backend.tokenizer.decode(tokens)}
 
 
-def _prompt_length(api: str, body: object, backend: "Backend", key: str) -> int:
+def _prompt_length(api: str, body: object, backend: Backend, key: str) -> int:
     wanted = generation_request(api, body, backend.tokenizer.dialect, backend.model_name, key)
     check_model(wanted.model, backend.model_name, any_name=backend.settings.any_model)
     return len(encode(wanted, backend.tokenizer, backend.replays))
 
 
-def _encode_text(backend: "Backend", text: str, special: bool) -> list[int]:
+def _encode_text(backend: Backend, text: str, special: bool) -> list[int]:
     try:
         ids = backend.tokenizer.encode_text(text)
     except ValueError as error:

@@ -5,6 +5,7 @@ its own. Both show in the headers: a Host that is not this machine, an Origin th
 """
 
 import ipaddress
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -27,9 +28,8 @@ def headers_of(scope: Scope) -> dict[bytes, str]:
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def refusal(scope: Scope) -> ApiError | None:
-    """Why a request is not answered, judged by its headers; None if it may go on. Programs send no Origin."""
-    headers = headers_of(scope)
+def refusal(headers: Mapping[bytes, str]) -> ApiError | None:
+    """Why a request with these headers is not answered; None if it is. Programs send no Origin."""
     for header, address in ((b"host", f"//{headers.get(b'host', '')}"), (b"origin", headers.get(b"origin"))):
         if address is None:
             continue

@@ -9,10 +9,10 @@ from dsv4.generation import SamplingDefaults
 from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.accounts.metrics import Metrics
 from dsv4.server.accounts.prices import Prices
-from dsv4.server.dialects.replay import Replays
-from dsv4.server.endable import Endable
+from dsv4.server.backend.endable import Endable
+from dsv4.server.backend.replay import Replays
+from dsv4.server.guard.admission import Admission
 from dsv4.server.guard.keys import Keys
-from dsv4.server.guard.limits import Limits
 from dsv4.server.wire.body import Bodies, body_limit
 from dsv4.server.wire.workers import Workers
 
@@ -46,8 +46,7 @@ class Settings:
 @dataclass(slots=True)
 class Backend:
     """One model and everything that outlives a request. counters: numbers of the engine for the metrics page;
-    ledger: where usage is kept, None = nowhere. inside: requests that were let in and are not over; running: answers in
-    the making; draining: nobody is let in."""
+    ledger: where usage is kept, None = nowhere. running: answers that are being generated."""
 
     generator: Endable
     tokenizer: Tokenizer
@@ -59,15 +58,13 @@ class Backend:
     replays: Replays = field(default_factory=Replays)
     ledger: Ledger | None = None
     grammars: Grammars = field(init=False)
-    limits: Limits = field(init=False)
+    admission: Admission = field(init=False)
     bodies: Bodies = field(init=False)
     workers: Workers = field(default_factory=Workers)
-    inside: int = 0
     running: int = 0
-    draining: bool = False
 
     def __post_init__(self) -> None:
         self.grammars = Grammars(self.tokenizer)
-        self.limits = Limits(self.settings.keys.limits)
-        most = self.settings.most_body_bytes
+        settings, most = self.settings, self.settings.most_body_bytes
+        self.admission = Admission(settings.keys, local_only=settings.local_only, max_requests=settings.max_requests)
         self.bodies = Bodies(body_limit(self.generator.context_length) if most is None else most)
