@@ -3,7 +3,8 @@ between two words.
 
 The pieces of a text have the ids of the whole text if each cut is at a place where the rules cut in every context.
 `pieces` uses these places: between a word and a blank before another word, between a line break and a letter, beside a
-digit, and beside a Chinese or Japanese character, if the other side is of another kind.
+digit, and beside a Chinese or Japanese character, if the other side is of another kind; and inside a run of digits,
+three, six, nine, ... digits behind its start.
 """
 
 import re
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 # in order: runs of up to three digits, runs of Chinese and Japanese, then words, marks and space
-DIGITS = r"\p{N}{1,3}"
+DIGITS_TAKEN = 3
+DIGITS = rf"\p{{N}}{{1,{DIGITS_TAKEN}}}"
 CJK = "[一-龥\u3040-ゟ゠-ヿ]+"
 WORDS = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
@@ -50,8 +52,10 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
     """
     begin = 0
     while len(text) - begin > size:
-        place = _PLACES.search(text, begin + size, begin + size + LONGEST_WORD)
-        end = place.start() if place is not None else len(text)
+        end = _place_in_digits(text, begin, begin + size)
+        if end is None:
+            place = _PLACES.search(text, begin + size, begin + size + LONGEST_WORD)
+            end = place.start() if place is not None else len(text)
         if end - begin > LONGEST_WORD:
             raise ValueError(
                 f"text: {LONGEST_WORD:,} characters without a space, a line break or a digit are too long for a word"
@@ -60,3 +64,15 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
         begin = end
     if begin < len(text):
         yield text[begin:]
+
+
+def _place_in_digits(text: str, begin: int, most: int) -> int | None:
+    """The last place up to `most` inside the run of digits there, None if there is no run of at least three.
+
+    begin: a place where the rules cut.
+    """
+    run = begin + len(text[begin:most].rstrip("0123456789"))
+    # the rules count the digits of all scripts
+    starts_here = run == begin or text[run - 1].isascii()
+    end = most - (most - run) % DIGITS_TAKEN
+    return end if starts_here and end > run else None

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dsv4.encoding import Tokenizer
-from dsv4.encoding.pretokens import LONGEST_WORD, cuts_as_released, pieces
+from dsv4.encoding.pretokens import LONGEST_WORD, PIECE, cuts_as_released, pieces
 
 PARTS = (
     "a", "b", "Zed", " ", "  ", "\n", "\r\n", "\t", "1", "23", "456789", "人", "工智", "，", "。", "!", "...", "-", "é",
@@ -41,6 +41,16 @@ def test_long_texts_are_cut(tiny: Tokenizer) -> None:
     whole = tiny._plain.encode(text, add_special_tokens=False).ids
     assert tiny.encode_text(text) == whole
     assert tiny.decode(whole) == text
+
+
+@pytest.mark.parametrize("head", ["", "id: ", "\u0663", "x\u06637", "人", "é"])
+def test_digits_are_cut_three_by_three(tiny: Tokenizer, head: str) -> None:
+    text = head + "".join(str(number) for number in range(300))
+    for size in (10, 11, 12):
+        cut = [*pieces(text, size)]
+        assert "".join(cut) == text
+        assert [token for piece in cut for token in tiny.encode_text(piece)] == tiny.encode_text(text)
+    assert max(map(len, pieces("7" * 1_000_000))) <= PIECE
 
 
 def test_a_word_without_end_is_refused(tiny: Tokenizer) -> None:
