@@ -12,7 +12,8 @@ from dsv4.model.transformer import Transformer
 
 
 class Masters:
-    """fp32 copies of a model's low-precision parameters; parameters that are fp32 already stand for themselves.
+    """fp32 copies of a model's low-precision parameters; parameters that are fp32 already, and those that no gradient
+    moves, stand for themselves.
 
         masters = Masters(model)
         optimizers = make_optimizers(model.config, masters.named_parameters())
@@ -25,7 +26,7 @@ class Masters:
 
     def __init__(self, model: Transformer) -> None:
         self._pairs = [
-            (name, p, p if p.dtype == torch.float32 else nn.Parameter(p.detach().float(), p.requires_grad))
+            (name, p, p if p.dtype == torch.float32 or not p.requires_grad else nn.Parameter(p.detach().float()))
             for name, p in model.named_parameters()
         ]
 

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"config", "parameters", "model", "kernels", "checkpoint", "files", "observe"},
     "posttraining": {
         "config", "parameters", "generation", "encoding", "model", "kernels", "distributed", "checkpoint", "training",
-        "files", "observe", "parameters",
+        "files", "observe",
     },
 }  # fmt: skip
 FREE = {"cli", "__init__"}  # the only places that wire everything
