@@ -1,0 +1,281 @@
+"""Questions about facts in the prompt: few or many, mixed or of one kind with names exchanged, over one or two steps.
+
+One prompt is asked several times where it can be: a long list of facts is read once and answered often.
+"""
+
+import random
+from dataclasses import dataclass
+
+from recipes.nano.items.item import Item, Message
+from recipes.nano.items.words import (
+    ANIMALS,
+    COLOURS,
+    DRINKS,
+    FOODS,
+    INSTRUMENTS,
+    JOBS,
+    MONTHS,
+    NAMES,
+    PLACES,
+    SPORTS,
+    THINGS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of fact: {n} is who, {v} is the value, {t} a thing that is the same in all facts of one text."""
+
+    statement: str
+    questions: tuple[str, ...]
+    reverse: tuple[str, ...]  # questions for the name; need different values
+    values: tuple[str, ...] = ()  # none: a number
+    digits: int = 2
+
+
+_KINDS = (
+    _Kind(
+        "{n} lives in {v}.",
+        ("Where does {n} live?", "Which city does {n} live in?", "In which city does {n} live?", "where does {n} live"),
+        ("Who lives in {v}?", "Which person lives in {v}?"),
+        tuple(PLACES),
+    ),
+    _Kind(
+        "{n} has a {v} {t}.",
+        ("What colour is {n}'s {t}?", "Which colour is the {t} of {n}?", "What color is {n}'s {t}?"),
+        ("Who has a {v} {t}?", "Whose {t} is {v}?"),
+        tuple(COLOURS),
+    ),
+    _Kind(
+        "{n} owns a {v}.",
+        ("Which animal does {n} own?", "What animal does {n} own?", "What does {n} own?"),
+        ("Who owns a {v}?", "Who has the {v}?"),
+        tuple(ANIMALS),
+    ),
+    _Kind(
+        "{n} works as a {v}.",
+        ("What is {n}'s job?", "What does {n} work as?", "Which job does {n} have?"),
+        ("Who works as a {v}?", "Who is the {v}?"),
+        tuple(JOBS),
+    ),
+    _Kind(
+        "{n} likes {v}.",
+        ("What does {n} like?", "Which food does {n} like?", "what does {n} like"),
+        ("Who likes {v}?",),
+        tuple(FOODS),
+    ),
+    _Kind(
+        "{n} drinks {v}.",
+        ("What does {n} drink?", "Which drink does {n} have?"),
+        ("Who drinks {v}?",),
+        tuple(DRINKS),
+    ),
+    _Kind(
+        "{n} plays {v}.",
+        ("What does {n} play?", "Which sport does {n} play?"),
+        ("Who plays {v}?",),
+        tuple(SPORTS),
+    ),
+    _Kind(
+        "{n} plays the {v}.",
+        ("Which instrument does {n} play?", "What instrument does {n} play?"),
+        ("Who plays the {v}?",),
+        tuple(INSTRUMENTS),
+    ),
+    _Kind(
+        "{n} was born in {v}.",
+        ("When was {n} born?", "In which month was {n} born?"),
+        ("Who was born in {v}?",),
+        tuple(MONTHS),
+    ),
+    _Kind("{n}'s friend is {v}.", ("Who is {n}'s friend?", "What is the name of {n}'s friend?"), (), tuple(NAMES)),
+    _Kind("{n} is {v} years old.", ("How old is {n}?", "What is {n}'s age?"), ("Who is {v} years old?",)),
+    _Kind(
+        "{n} has {v} {t}s.",
+        ("How many {t}s does {n} have?", "What number of {t}s does {n} have?"),
+        ("Who has {v} {t}s?",),
+    ),
+    _Kind(
+        "The code of {n} is {v}.", ("What is the code of {n}?", "What is {n}'s code?"), ("Whose code is {v}?",), (), 4
+    ),
+    _Kind(
+        "{n} lives in house {v}.",
+        ("In which house does {n} live?", "What is the house of {n}?"),
+        ("Who lives in house {v}?",),
+        (),
+        3,
+    ),
+)
+_COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    statement: str
+    questions: tuple[str, ...]
+    value: str
+
+
+def _number(rng: random.Random, digits: int) -> str:
+    return str(rng.randrange(10 ** (digits - 1), 10**digits))
+
+
+def _value(rng: random.Random, kind: _Kind) -> str:
+    return rng.choice(kind.values) if kind.values else _number(rng, kind.digits)
+
+
+def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, unique: bool) -> _Fact:
+    def fill(text: str) -> str:
+        return text.format(n=name, v=value, t=thing)
+
+    if unique and kind.reverse and rng.random() < 0.3:
+        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name)
+    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), value)
+
+
+def _of_one_kind(rng: random.Random, count: int) -> list[_Fact]:
+    """Only the names tell the facts apart. A third of them also repeats values."""
+    kind = rng.choice([kind for kind in _KINDS if not kind.values or len(kind.values) >= min(count, 12)])
+    thing = rng.choice(_COUNTED)
+    names = rng.sample(NAMES, count)
+    unique = rng.random() < 0.67 and (not kind.values or len(kind.values) >= count)
+    values: list[str] = []
+    while len(values) < count:
+        value = _value(rng, kind)
+        if not (unique and value in values):
+            values.append(value)
+    return [_fact(rng, kind, n, v, thing, unique) for n, v in zip(names, values, strict=True)]
+
+
+def _of_mixed_kinds(rng: random.Random, count: int) -> list[_Fact]:
+    """Several facts about each name, so that neither the name nor the kind alone finds one."""
+    names = rng.sample(NAMES, max(2, count // 2))
+    kinds = rng.sample(_KINDS, min(len(_KINDS), max(2, count // 2)))
+    pairs = [(name, kind) for name in names for kind in kinds]
+    thing = rng.choice(_COUNTED)
+    return [_fact(rng, k, n, _value(rng, k), thing, False) for n, k in rng.sample(pairs, min(count, len(pairs)))]
+
+
+def _count(rng: random.Random, most: int) -> int:
+    """From 2, small counts more often."""
+    return min(most, 2 + int((most - 1) * rng.random() ** 2.5))
+
+
+def _level(count: int) -> int:
+    return sum(count > border for border in (2, 4, 8, 16))
+
+
+def _item(
+    rng: random.Random, task: str, text: str, asked: list[_Fact], level: int, *, answer: str | None = None
+) -> Item:
+    """The text with the first question, then the other questions; the last one is the one that counts."""
+    messages: list[Message] = []
+    for turn, fact in enumerate(asked):
+        question = rng.choice(fact.questions)
+        if turn == 0:
+            form = rng.random()
+            question = (
+                f"{text} {question}" if form < 0.6 else f"{text}\n{question}" if form < 0.85 else f"{question} {text}"
+            )
+        thought = f"The text says: {fact.statement}"
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": fact.statement, "reasoning_content": thought},
+        ]
+    last = asked[-1]
+    deep = f"The question is: {messages[-2]['content'].rsplit(chr(10))[-1]} " if len(asked) > 1 else ""
+    deep += f"The text says: {last.statement} I check it again: {last.statement} So the answer is {last.value}."
+    return Item("facts", task, tuple(messages), answer or last.value, "contains", deep=deep, level=level)
+
+
+def make_one_kind(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
+    """2 to `most` facts of one kind. turns: questions about them, None for 1 to 5."""
+    facts = _of_one_kind(rng, _count(rng, most))
+    asked = rng.sample(facts, min(len(facts), turns or rng.randint(1, 5)))
+    return _item(rng, "one_kind", _joined(rng, facts), asked, _level(len(facts)))
+
+
+def make_mixed(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
+    """2 to `most` facts of several kinds, several about the same name."""
+    facts = _of_mixed_kinds(rng, _count(rng, most))
+    asked = rng.sample(facts, min(len(facts), turns or rng.randint(1, 5)))
+    return _item(rng, "mixed", _joined(rng, facts), asked, _level(len(facts)))
+
+
+def _joined(rng: random.Random, facts: list[_Fact]) -> str:
+    return (" " if rng.random() < 0.8 else "\n").join(fact.statement for fact in facts)
+
+
+def make_missing(rng: random.Random) -> Item:
+    """A question whose name is not in the text: the answer says so."""
+    kind = rng.choice(_KINDS)
+    thing, count = rng.choice(_COUNTED), _count(rng, 12)
+    *names, stranger = rng.sample(NAMES, count + 1)
+    facts = [_fact(rng, kind, name, _value(rng, kind), thing, False) for name in names]
+    question = rng.choice(kind.questions).format(n=stranger, t=thing)
+    messages = (
+        {"role": "user", "content": f"{_joined(rng, facts)} {question}"},
+        {
+            "role": "assistant",
+            "content": f"I do not know. The text says nothing about {stranger}.",
+            "reasoning_content": f"The text says nothing about {stranger}.",
+        },
+    )
+    return Item("facts", "missing", messages, "do not know", "contains", level=_level(count))
+
+
+def make_two_steps(rng: random.Random) -> Item:
+    """A fact about somebody's friend: two sentences answer it."""
+    kind = rng.choice([kind for kind in _KINDS if "friend" not in kind.statement])
+    thing, count = rng.choice(_COUNTED), rng.randint(1, 5)
+    names = rng.sample(NAMES, 2 * count)
+    pairs = list(zip(names[:count], names[count:], strict=True))
+    friends = [f"{name}'s friend is {friend}." for name, friend in pairs]
+    facts = [_fact(rng, kind, friend, _value(rng, kind), thing, False) for _, friend in pairs]
+    sentences = [*friends, *(fact.statement for fact in facts)]
+    rng.shuffle(sentences)
+    at = rng.randrange(count)
+    name, fact = pairs[at][0], facts[at]
+    question = rng.choice(kind.questions).replace("{n}'s", "{n}'s friend's").replace("{n} ", "{n}'s friend ")
+    question = question.replace("of {n}?", "of {n}'s friend?").format(n=name, t=thing)
+    messages = (
+        {"role": "user", "content": f"{' '.join(sentences)} {question}"},
+        {
+            "role": "assistant",
+            "content": fact.statement,
+            "reasoning_content": f"{friends[at]} {fact.statement}",
+        },
+    )
+    deep = f"{friends[at]} {fact.statement} I check: {friends[at]} {fact.statement} So it is {fact.value}."
+    return Item("facts", "two_steps", messages, fact.value, "contains", deep=deep, level=count)
+
+
+def make_variables(rng: random.Random) -> Item:
+    """Variables that are set to numbers or to each other; one or two steps back to the number."""
+    names = rng.sample("abcdefghkmnpqrstuvwxyz", rng.randint(3, 10))
+    lines: list[str] = []
+    origin: dict[str, list[str]] = {}  # the lines that decide a variable, the number last
+    value: dict[str, str] = {}
+    for name in names:
+        earlier = [other for other in origin if len(origin[other]) < 3]
+        line = f"{name} = {_number(rng, rng.randint(1, 4))}"
+        origin[name], value[name] = [line], line.split(" = ")[1]
+        if earlier and rng.random() < 0.55:
+            other = rng.choice(earlier)
+            line = f"{name} = {other}"
+            origin[name], value[name] = [line, *origin[other]], value[other]
+        lines.append(line)
+    asked = rng.choice([name for name in names if len(origin[name]) == max(map(len, origin.values()))])
+    joint = rng.choice(("; ", "\n", ", "))
+    form = rng.choice(("{} What is {}?", "{}\nWhat is {}?", "{} What is the value of {}?", "{} Which number is {}?"))
+    text = joint.join(lines) + ("" if joint == "\n" else ".")
+    messages = (
+        {"role": "user", "content": form.format(text, asked)},
+        {
+            "role": "assistant",
+            "content": f"{asked} = {value[asked]}",
+            "reasoning_content": ", ".join(origin[asked]) + ".",
+        },
+    )
+    deep = f"{', '.join(origin[asked])}. Check: {', '.join(reversed(origin[asked]))}."
+    return Item("facts", "variables", messages, int(value[asked]), "number", deep=deep, level=len(origin[asked]) - 1)

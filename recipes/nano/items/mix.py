@@ -1,0 +1,190 @@
+"""Items of all families as training documents: conversations in the prompt format, in all modes.
+
+[[data.sources]]
+name = "conversations"
+kind = "generator"
+path = "recipes.nano.items.mix:document"
+options = { length = 1024, weights = { arithmetic = 3, "tools.unseen" = 1 } }
+"""
+
+import importlib
+import inspect
+import pkgutil
+import random
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+from dsv4.encoding import Tokenizer
+from dsv4.training.documents import Document
+from recipes.nano import items
+from recipes.nano.items.item import Item, Maker, Message, draw
+from recipes.nano.items.talk import talk_about
+
+Mode = Literal["chat", "thinking", "max"]
+# how often a family's items are drawn; a family's makers share it
+WEIGHTS = {
+    "arithmetic": 0.22,
+    "ordering": 0.12,
+    "problems": 0.07,
+    "state": 0.08,
+    "countdown": 0.07,
+    "tools": 0.14,
+    "facts": 0.14,
+    "needles": 0.03,
+    "english": 0.02,
+    "talk": 0.09,
+    "quick": 0.02,
+}
+SYSTEMS = (
+    "You are a helpful assistant.",
+    "You are nano.",
+    "You are a helpful assistant. Answer briefly.",
+    "Be friendly and brief.",
+)
+_SYSTEM_SHARE, _GREETING_SHARE = 0.08, 0.06
+# shares of one to four items in a conversation: earlier thoughts are not shown again, so thinking has fewer
+_TURNS = {"chat": (0.4, 0.3, 0.2, 0.1), "thinking": (0.8, 0.12, 0.05, 0.03), "max": (0.9, 0.1, 0.0, 0.0)}
+_TRIES = 20
+
+
+@lru_cache
+def makers() -> dict[str, Maker]:
+    """All makers by name: `family.kind` for the function `make_kind` of the module `family`."""
+    found: dict[str, Maker] = {}
+    for info in pkgutil.iter_modules(items.__path__):
+        module = importlib.import_module(f"{items.__name__}.{info.name}")
+        for name, made in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith("make_") and made.__module__ == module.__name__:
+                found[f"{info.name}.{name.removeprefix('make_')}"] = made
+    return found
+
+
+def table(weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The share of each maker. weights: by family, or by `family.kind`, which replaces its part of the family's weight;
+    None = WEIGHTS. Raises ValueError naming a key that is neither, or a weight below 0."""
+    given = {k: w for k, w in WEIGHTS.items() if any(m.startswith(k + ".") for m in makers())}
+    given = given if weights is None else dict(weights)
+    families = {name.partition(".")[0] for name in makers()}
+    for key, weight in given.items():
+        if key not in families and key not in makers():
+            raise ValueError(f"weights.{key}: no such family or maker; there are {', '.join(makers())}")
+        if weight < 0:
+            raise ValueError(f"weights.{key} must be at least 0, got {weight}")
+    out: dict[str, float] = {}
+    for name in makers():
+        family = name.partition(".")[0]
+        share = given.get(family, 0.0) / sum(other.startswith(family + ".") for other in makers())
+        out[name] = given.get(name, share)
+    total = sum(out.values())
+    if not total:
+        raise ValueError("weights: at least one must be above 0")
+    return {name: weight / total for name, weight in out.items() if weight}
+
+
+def document(
+    rng: random.Random,
+    codec: Tokenizer,
+    length: int = 1024,
+    weights: Mapping[str, float] | None = None,
+    chat: float = 0.3,
+    deep: float = 0.1,
+    items: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Document:
+    """A conversation of one to four items, of which exactly what the assistant says is learned.
+
+    Conversations longer than `length` tokens are drawn again, and cut if none of 20 fits. chat, deep: shares of
+    conversations without thinking and with the effort `max`; the others think. items: arguments of makers, such as
+    `{"needles.needle" = { length = 4096 }}`. Raises ValueError for shares outside [0, 1] or unknown weights.
+    """
+    if min(chat, deep) < 0 or chat + deep > 1:
+        raise ValueError(f"chat and deep must be at least 0, together at most 1; got {chat} and {deep}")
+    mode: Mode = rng.choices(("chat", "max", "thinking"), (chat, deep, max(0.0, 1 - chat - deep)))[0]
+    shares, options = table(weights), items or {}
+    tokens: list[int] = []
+    for _ in range(_TRIES):
+        tokens = encode(codec, conversation(rng, mode, shares, options), mode)
+        if len(tokens) <= length:
+            break
+    tokens = tokens[:length]
+    return Document(tokens, said(tokens, codec))
+
+
+def conversation(
+    rng: random.Random,
+    mode: Mode,
+    shares: Mapping[str, float],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Message]:
+    """Messages of a training conversation. Items with tools, a task or a system text stay alone."""
+    count = rng.choices((1, 2, 3, 4), _TURNS[mode])[0]
+    drawn: list[Item] = []
+    for _ in range(count):
+        item = _drawn(rng, shares, options or {})
+        if drawn and not _joins(item):
+            continue
+        drawn.append(item)
+        if not _joins(item):
+            break
+    if _joins(drawn[0]):
+        if rng.random() < _GREETING_SHARE:
+            drawn.insert(0, talk_about(rng, rng.choice(("greeting", "good_morning", "user_name"))))
+        if mode == "chat" and rng.random() < _GREETING_SHARE:
+            drawn.append(talk_about(rng, rng.choice(("thanks", "goodbye", "praise"))))
+    messages = [message for item in drawn[:-1] for message in item.messages]
+    messages += messages_of(drawn[-1], mode == "max")
+    if rng.random() < _SYSTEM_SHARE:
+        text = rng.choice(SYSTEMS)
+        if messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": text})
+        elif not messages[0]["content"]:
+            messages[0] = messages[0] | {"content": text}
+    return messages
+
+
+def _drawn(rng: random.Random, shares: Mapping[str, float], options: Mapping[str, Mapping[str, Any]]) -> Item:
+    name = rng.choices(list(shares), list(shares.values()))[0]
+    make, given = makers()[name], options.get(name, {})
+    return draw(lambda r: make(r, **given), rng)
+
+
+def _joins(item: Item) -> bool:
+    return not item.tools and all("task" not in m and m["role"] in ("user", "assistant") for m in item.messages)
+
+
+def messages_of(item: Item, deep: bool = False) -> list[Message]:
+    """The item's conversation as the encoding and the HTTP interface take it: tools in a system message. deep: the
+    last thought is the one for the effort `max`."""
+    messages = [dict(message) for message in item.messages]
+    if deep and item.deep is not None:
+        messages[-1]["reasoning_content"] = item.deep
+    if item.tools:
+        if messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": ""})
+        messages[0]["tools"] = list(item.tools)
+    return messages
+
+
+def encode(codec: Tokenizer, messages: Iterable[Message], mode: Mode) -> list[int]:
+    """Token ids of a conversation in a mode."""
+    effort = "max" if mode == "max" else None
+    return codec.encode_messages(list(messages), "chat" if mode == "chat" else "thinking", reasoning_effort=effort)
+
+
+def said(tokens: list[int], codec: Tokenizer) -> list[float]:
+    """1 for what the assistant says, the end of its turn included; 0 for the rest.
+
+    A turn begins behind `<｜Assistant｜>` and the mark that opens or closes the thought, or behind a task token.
+    """
+    assistant = codec.token_id(codec.dialect.assistant)
+    tasks = {codec.token_id(text) for _, text in codec.dialect.tasks}
+    learned, start = [0.0] * len(tokens), len(tokens)
+    for i, token in enumerate(tokens):
+        if token == assistant:
+            start = i + 2
+        elif token in tasks:
+            start = i + 1
+        learned[i] = float(i >= start)
+        if token == codec.eos_id:
+            start = len(tokens)
+    return learned

@@ -1,0 +1,255 @@
+"""Conversations with tools: one call, several at a time, one after another, an error to recover from, or none.
+
+The block that explains tools costs hundreds of tokens, so a conversation has one to four questions with the same tools.
+"""
+
+import json
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipes.nano.items import tool_kinds
+from recipes.nano.items.item import Item, Message
+from recipes.nano.items.talk import small_talk
+from recipes.nano.items.tool_kinds import Tool, spoken
+from recipes.nano.items.words import NAMES, PLACES, THINGS
+
+_KINDS = (tool_kinds.calculator, tool_kinds.lookup, tool_kinds.read_file, tool_kinds.weather)
+# what no tool could answer
+_CONVERSATION = (
+    "greeting", "good_morning", "good_evening", "goodbye", "thanks", "praise", "how_are_you", "user_fine", "user_tired",
+    "user_name", "name", "who_are_you", "which_model", "who_made_you", "how_trained", "how_big", "human", "feelings",
+    "age", "joke", "yes", "no", "test", "sorry", "languages", "memory",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Chat:
+    """A conversation that grows; `task`, `answer` and `deep` are of its last question."""
+
+    rng: random.Random
+    messages: list[Message] = field(default_factory=list)
+    calls: int = 0
+    task: str = ""
+    answer: str = ""
+    deep: str = ""
+
+    def ask(self, task: str, text: str) -> None:
+        self.task = task
+        self.messages.append({"role": "user", "content": text})
+
+    def call(self, thought: str, *calls: tuple[Tool, list[Any], str]) -> None:
+        """The assistant calls tools; each (tool, values, result) is answered."""
+        made, results = [], []
+        for tool, values, result in calls:
+            number = f"call_{self.calls}"
+            self.calls += 1
+            names = [argument.name for argument in tool.arguments]
+            arguments = json.dumps(dict(zip(names, values, strict=False)))
+            made.append({"id": number, "type": "function", "function": {"name": tool.name, "arguments": arguments}})
+            results.append({"role": "tool", "tool_call_id": number, "content": result})
+        self.messages.append({"role": "assistant", "content": "", "reasoning_content": thought, "tool_calls": made})
+        self.messages += results
+
+    def say(self, thought: str, text: str, answer: str | None = None) -> None:
+        asked = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+        self.messages.append({"role": "assistant", "content": text, "reasoning_content": thought})
+        self.answer = text if answer is None else answer
+        self.deep = f"The user asked: {asked} {thought} This answers the question."
+
+    def item(self, tools: list[Tool], level: int) -> Item:
+        definitions = tuple(tool.definition for tool in tools)
+        return Item(
+            "tools", self.task, tuple(self.messages), self.answer, "contains", definitions, deep=self.deep, level=level
+        )
+
+
+def _draw_values(rng: random.Random, tool: Tool) -> list[Any]:
+    return [argument.draw(rng) for argument in tool.arguments]
+
+
+def _asked(rng: random.Random, tool: Tool, values: list[Any]) -> str:
+    return rng.choice(tool.asks).format(*map(spoken, values))
+
+
+def _said(tool: Tool, values: list[Any], out: str) -> str:
+    return tool.says.format(*map(spoken, values), out=out)
+
+
+def _purpose(tool: Tool, values: list[Any]) -> str:
+    return f"{tool.name} for {values[0]}" if values and isinstance(values[0], str) else tool.name
+
+
+def _one(chat: _Chat, tool: Tool, task: str) -> None:
+    values = _draw_values(chat.rng, tool)
+    out = tool.tell(chat.rng, values)
+    chat.ask(task, _asked(chat.rng, tool, values))
+    chat.call(f"I need {_purpose(tool, values)}.", (tool, values, out))
+    chat.say(f"The tool says: {out}", _said(tool, values, out), out)
+
+
+def _several(chat: _Chat, tool: Tool, other: Tool) -> None:
+    """Two or three calls at a time, with one tool or with two."""
+    tools = [tool, other] if chat.rng.random() < 0.4 and other is not tool else [tool] * chat.rng.randint(2, 3)
+    calls = []
+    for one in tools:
+        values = _draw_values(chat.rng, one)
+        calls.append((one, values, one.tell(chat.rng, values)))
+    asks = [_asked(chat.rng, one, values) for one, values, _ in calls]
+    names = " and ".join(_purpose(one, values) for one, values, _ in calls)
+    chat.ask("several", " ".join(asks) if chat.rng.random() < 0.6 else "\n".join(asks))
+    chat.call(f"I need {names}.", *calls)
+    said = " ".join(_said(one, values, out) for one, values, out in calls)
+    chat.say("I have all results.", said)
+
+
+def _file_error(chat: _Chat, tool: Tool) -> None:
+    """The name is wrong, and the error has the right one."""
+    right = tool_kinds.file_name(chat.rng)
+    wrong = chat.rng.choice((right.replace(".", "s."), right.rsplit(".")[0], "my_" + right, right[1:]))
+    out = tool.tell(chat.rng, [right])
+    error = chat.rng.choice(("error: no file {}, there is {}", "error: {} not found. Did you mean {}?")).format(
+        wrong, right
+    )
+    chat.ask("error", _asked(chat.rng, tool, [wrong]))
+    chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], error))
+    chat.call(f"{wrong} is wrong. The right name is {right}.", (tool, [right], out))
+    chat.say(f"The tool says: {out}", _said(tool, [right], out), out)
+
+
+def _key_error(chat: _Chat, tool: Tool) -> None:
+    """The key is not there; the error has the ones that are, or nothing helps."""
+    key = chat.rng.choice(THINGS)
+    wrong, out = key + "s", tool.tell(chat.rng, [key])
+    chat.ask("error", _asked(chat.rng, tool, [wrong]))
+    if chat.rng.random() < 0.7:
+        chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], f"error: unknown {wrong}, try {key}"))
+        chat.call(f"{wrong} is wrong. The right name is {key}.", (tool, [key], out))
+        chat.say(f"The tool says: {out}", _said(tool, [key], out), out)
+    else:
+        chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], "error: not found"))
+        chat.say("The tool has nothing.", f"I found nothing about {wrong}.")
+
+
+def _chain(chat: _Chat, first: Tool, second: Tool) -> None:
+    """The second call needs what the first one returned. first: lookup or file; second: weather or calculator."""
+    rng = chat.rng
+    if second.run is not None:
+        middle = tool_kinds.sum_of(rng)
+        what = rng.choice(("calculate what it says", "compute it", "work out the result"))
+    else:
+        middle = rng.choice(PLACES)
+        what = rng.choice(("tell me the weather there", "get the weather of that city", "check the weather there"))
+    key = rng.choice(NAMES) if "file" not in first.description else tool_kinds.file_name(rng)
+    source = rng.choice(("Look up {}", "Find {}") if "file" not in first.description else ("Read {}", "Open {}"))
+    chat.ask("chain", f"{source.format(key)} and {what}.")
+    chat.call(f"First I need {first.name} for {key}.", (first, [key], middle))
+    out = second.tell(rng, [middle])
+    chat.call(f"The tool says: {middle}. Now I need {second.name} for {middle}.", (second, [middle], out))
+    chat.say(f"The tool says: {out}", _said(second, [middle], out), out)
+
+
+def _no_tool(chat: _Chat) -> None:
+    question, answer, thought = small_talk(chat.rng, chat.rng.choice(_CONVERSATION))
+    chat.ask("no_tool", question)
+    chat.say(f"{thought} No tool is needed.", answer)
+
+
+def _offer(rng: random.Random, *needed: Tool) -> list[Tool]:
+    """The needed tools among one to four, in random order, no two of one name."""
+    tools = list(needed)
+    for _ in range(rng.choices((0, 1, 2, 3), (4, 3, 2, 1))[0]):
+        other = rng.choice((*_KINDS, tool_kinds.everyday, tool_kinds.unseen, tool_kinds.unseen))(rng)
+        taken = {tool.name for tool in tools} | {tool.description for tool in tools}
+        if len(tools) < 4 and not {other.name, other.description} & taken:
+            tools.append(other)
+    rng.shuffle(tools)
+    return tools
+
+
+def _more(chat: _Chat, tools: list[Tool], turns: int) -> None:
+    """Questions that come before the last one."""
+    for _ in range(turns):
+        tool = chat.rng.choice(tools)
+        if chat.rng.random() < 0.15:
+            _no_tool(chat)
+        elif chat.rng.random() < 0.25:
+            _several(chat, tool, chat.rng.choice(tools))
+        else:
+            _one(chat, tool, "one")
+
+
+def _turns(rng: random.Random, turns: int | None) -> int:
+    return (turns or rng.choices((1, 2, 3, 4), (3, 3, 2, 2))[0]) - 1
+
+
+def make_known(rng: random.Random, turns: int | None = None) -> Item:
+    """One call of a calculator, a store, a file reader, the weather or an everyday tool.
+
+    turns: questions; None for 1 to 4, as below."""
+    tool = rng.choice((*_KINDS, *_KINDS, tool_kinds.everyday, tool_kinds.everyday, tool_kinds.everyday))(rng)
+    tools, chat = _offer(rng, tool), _Chat(rng)
+    _more(chat, tools, _turns(rng, turns))
+    _one(chat, tool, "one")
+    return chat.item(tools, 0)
+
+
+def make_unseen(rng: random.Random, turns: int | None = None) -> Item:
+    """One call of a tool with drawn names."""
+    tool = tool_kinds.unseen(rng)
+    tools, chat = _offer(rng, tool), _Chat(rng)
+    _more(chat, tools, _turns(rng, turns))
+    _one(chat, tool, "unseen")
+    return chat.item(tools, 1)
+
+
+def make_several(rng: random.Random, turns: int | None = None) -> Item:
+    """Two or three calls at a time."""
+    makers = (*_KINDS, tool_kinds.everyday, tool_kinds.unseen)
+    tool = rng.choice(makers)(rng)
+    tools, chat = _offer(rng, tool), _Chat(rng)
+    _more(chat, tools, _turns(rng, turns))
+    _several(chat, tool, rng.choice(tools))
+    return chat.item(tools, 1)
+
+
+def make_chain(rng: random.Random, turns: int | None = None) -> Item:
+    """A call whose argument is the result of the one before."""
+    first = rng.choice((tool_kinds.lookup, tool_kinds.read_file))(rng)
+    second = rng.choice((tool_kinds.weather, tool_kinds.calculator))(rng)
+    tools, chat = _offer(rng, first, second), _Chat(rng)
+    _more(chat, tools, _turns(rng, turns))
+    _chain(chat, first, second)
+    return chat.item(tools, 2)
+
+
+def make_error(rng: random.Random, turns: int | None = None) -> Item:
+    """An error that says how to go on."""
+    files = rng.random() < 0.6
+    tool = (tool_kinds.read_file if files else tool_kinds.lookup)(rng)
+    tools, chat = _offer(rng, tool), _Chat(rng)
+    _more(chat, tools, _turns(rng, turns))
+    (_file_error if files else _key_error)(chat, tool)
+    return chat.item(tools, 2)
+
+
+def make_no_tool(rng: random.Random, turns: int | None = None) -> Item:
+    """Small talk while tools are offered."""
+    tools = _offer(rng, rng.choice((*_KINDS, tool_kinds.unseen))(rng))
+    chat = _Chat(rng)
+    _more(chat, tools, _turns(rng, turns))
+    _no_tool(chat)
+    return chat.item(tools, 0)
+
+
+def result_of(item: Item, name: str, arguments: dict[str, Any]) -> str:
+    """What a tool of the item returns for a model's call: as in the item, or an error for any other call."""
+    calls: dict[str, tuple[str, str]] = {}
+    for message in item.messages:
+        for call in message.get("tool_calls") or ():
+            calls[call["id"]] = call["function"]["name"], call["function"]["arguments"]
+        if message["role"] == "tool":
+            called, given = calls[message["tool_call_id"]]
+            if called == name and json.loads(given) == arguments:
+                return message["content"]
+    return "error: not found"

@@ -1,0 +1,218 @@
+"""Generated conversations: they render in every mode, parse back, and exactly the assistant's words are learned."""
+
+import json
+import random
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from dsv4.encoding import Tokenizer, encode_messages, parse_message_from_completion_text
+from recipes.nano.items import english, needles, talk, tools, warm_up
+from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
+from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, said, table
+from tests.conftest import ROOT
+
+DRAWS = 40
+MODES: tuple[Mode, ...] = ("chat", "thinking", "max")
+# what precedes the assistant's words in the prompt, and the words with their end
+SAYING = re.compile(
+    "(?:<｜Assistant｜>(?:<think>|</think>)(?:<｜action｜>)?|<｜query｜>|<｜title｜>)(.*?<｜end▁of▁sentence｜>)",
+    re.DOTALL,
+)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Tokenizer:
+    return Tokenizer.load(ROOT / "models" / "nano")
+
+
+def learned_runs(tokens: list[int], learn: list[float], codec: Tokenizer) -> list[str]:
+    """The texts of the learned stretches; the end of a turn ends one."""
+    runs: list[list[int]] = [[]]
+    for token, weight in zip(tokens, learn, strict=True):
+        if weight:
+            runs[-1].append(token)
+        if (not weight or token == codec.eos_id) and runs[-1]:
+            runs.append([])
+    return [codec.decode(run) for run in runs if run]
+
+
+def rendered(item: Item, mode: Mode) -> str:
+    effort = "max" if mode == "max" else None
+    shown = messages_of(item, mode == "max")
+    return encode_messages(shown, "chat" if mode == "chat" else "thinking", reasoning_effort=effort)
+
+
+@pytest.mark.parametrize("name", makers())
+def test_items_render_parse_back_and_are_learned(name: str, codec: Tokenizer) -> None:
+    rng = random.Random(name)
+    for _ in range(DRAWS):
+        item = draw(makers()[name], rng)
+        assert item.domain in ("math", "state", "search", "tools", "facts", "talk")
+        answers = [m for m in item.messages if m["role"] == "assistant"]
+        for mode in MODES:
+            tokens = encode(codec, messages_of(item, mode == "max"), mode)
+            runs = learned_runs(tokens, said(tokens, codec), codec)
+            # the same by the rendered text instead of the tokens
+            assert runs == SAYING.findall(rendered(item, mode))
+            assert len(runs) == len(answers)
+            assert not runs[-1].count("<｜User｜>")
+            for run, answer in zip(runs, answers, strict=True):
+                form = "thinking" if "</think>" in run else "chat"
+                message = parse_message_from_completion_text(run, form)
+                assert message["content"] == answer["content"]
+                calls = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in message["tool_calls"]]
+                wanted = answer.get("tool_calls") or ()
+                assert calls == [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in wanted]
+            has_task = any("task" in m for m in item.messages)
+            assert ("</think>" in runs[-1]) == (mode != "chat" and not has_task)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,)}
+
+
+def assert_valid(name: str, arguments: dict[str, Any], offered: tuple[dict[str, Any], ...]) -> None:
+    functions = {tool["function"]["name"]: tool["function"] for tool in offered}
+    assert len(functions) == len(offered)
+    schema = functions[name]["parameters"]
+    assert set(schema.get("required", ())) <= set(arguments) <= set(schema["properties"])
+    for key, value in arguments.items():
+        about = schema["properties"][key]
+        assert type(value) in _TYPES[about["type"]]
+        assert value in about.get("enum", [value])
+
+
+@pytest.mark.parametrize("name", [name for name in makers() if name.startswith("tools.")])
+def test_calls_are_valid_and_answered(name: str) -> None:
+    rng = random.Random(name)
+    numbers = Counter[int]()
+    for _ in range(200):
+        item = draw(makers()[name], rng)
+        assert 1 <= len(item.tools) <= 4
+        ids = [m["tool_call_id"] for m in item.messages if m["role"] == "tool"]
+        assert len(set(ids)) == len(ids)
+        made = [call for m in item.messages for call in m.get("tool_calls") or ()]
+        assert [call["id"] for call in made] == ids
+        for call in made:
+            arguments = json.loads(call["function"]["arguments"])
+            assert_valid(call["function"]["name"], arguments, item.tools)
+            assert tools.result_of(item, call["function"]["name"], arguments)
+        numbers[len(made)] += 1
+        assert str(item.answer) in item.messages[-1]["content"]
+    assert len(numbers) > 2
+
+
+def test_a_call_that_is_not_in_the_item_gets_an_error() -> None:
+    item = draw(tools.make_chain, random.Random(1))
+    assert tools.result_of(item, "no_such_tool", {}) == "error: not found"
+
+
+def test_every_intent_has_wordings_and_answers() -> None:
+    assert len(talk.intents()) >= 60
+    for intent, about in talk.intents().items():
+        wordings = {talk.plain(text) for pattern in about["says"] for text in talk.wordings(pattern)}
+        assert len(wordings - set(talk.held_out_wordings())) >= 12, intent
+        assert 2 <= len(set(about["answers"])) <= 3
+        rng = random.Random(intent)
+        for _ in range(30):
+            item = talk.talk_about(rng, intent)
+            assert item.messages[-1]["content"] in item.answer
+
+
+def test_held_out_wordings_never_occur_in_training() -> None:
+    held_out = talk.held_out_wordings()
+    assert len(held_out) == 100
+    assert set(held_out.values()) <= set(talk.intents())
+    rng = random.Random(2)
+    seen = set()
+    for _ in range(5000):
+        item = draw(rng.choice((talk.make_talk, talk.make_mixed_talk, tools.make_no_tool)), rng)
+        seen |= {talk.plain(m["content"]) for m in item.messages if m["role"] == "user"}
+    assert not seen & set(held_out)
+    assert len(seen) > 2000
+
+
+@pytest.mark.parametrize("name", makers())
+def test_training_and_held_out_items_are_disjoint(name: str) -> None:
+    rng = random.Random(name)
+    train = {draw(makers()[name], rng).question for _ in range(60)}
+    graded = {draw(makers()[name], rng, held_out=True).question for _ in range(20)}
+    assert not train & graded
+    assert len(graded) > 20 / HELD_OUT_SHARE
+
+
+@pytest.mark.parametrize("length", [256, 1024, 4096])
+def test_needles_fill_the_length(length: int, codec: Tokenizer) -> None:
+    item = needles.make_needle(random.Random(length), length, needles=5, turns=1, count=lambda s: _size(codec, s))
+    text = item.messages[0]["content"]
+    assert 0.97 * length - 40 <= _size(codec, text) <= length + 20
+    assert item.answer in text
+    assert item.messages[1]["content"] in text
+
+
+def _size(codec: Tokenizer, text: str) -> int:
+    return len(codec.encode_text(text))
+
+
+@pytest.mark.parametrize("length", [255, 16_385])
+def test_needles_refuse_other_lengths(length: int) -> None:
+    with pytest.raises(ValueError, match="length must be in"):
+        needles.make_needle(random.Random(0), length)
+
+
+def test_warm_up_repeats(codec: Tokenizer) -> None:
+    rng = random.Random(3)
+    for _ in range(30):
+        made = warm_up.document(rng, codec, length=300)
+        assert made.learn is not None
+        assert len(made.tokens) == 300
+        assert set(made.learn) == {1.0}
+    made = warm_up.document(random.Random(4), codec, length=300, new=0.0)
+    assert made.learn is not None
+    assert 0.3 < sum(made.learn) / 300 < 1.0
+    with pytest.raises(ValueError, match="new must be"):
+        warm_up.document(rng, codec, new=2.0)
+
+
+def test_english_is_long_and_repeatable(codec: Tokenizer) -> None:
+    assert sum(map(len, english.python_texts())) > 200_000
+    first, second = (english.document(random.Random(5), codec, length=500) for _ in range(2))
+    assert list(first.tokens) == list(second.tokens)
+    assert len(first.tokens) == 500
+    item = english.make_story(random.Random(6), turns=3)
+    assert item.answer in item.messages[0]["content"]
+    assert 5 <= item.messages[0]["content"].count(".") <= 13
+
+
+def test_documents_of_all_modes_learn_what_the_assistant_says(codec: Tokenizer) -> None:
+    modes = Counter[str]()
+    for number in range(150):
+        made = document(random.Random(number), codec, length=1024)
+        assert made.learn is not None
+        tokens, text = list(made.tokens), codec.decode(made.tokens)
+        assert len(tokens) <= 1024
+        whole = [run for run in learned_runs(tokens, list(made.learn), codec) if run.endswith("<｜end▁of▁sentence｜>")]
+        assert whole == SAYING.findall(text)
+        assert 0 < sum(made.learn) < len(tokens)
+        modes["max" if "Absolute maximum" in text else "thinking" if "<think>" in text else "chat"] += 1
+    assert min(modes[mode] for mode in MODES) > 5
+
+
+def test_weights_choose_families_and_makers(codec: Tokenizer) -> None:
+    assert set(table({"talk.talk": 1, "tools": 0})) == {"talk.talk"}
+    assert sum(table().values()) == pytest.approx(1)
+    shares = table({"tools": 1, "tools.unseen": 0.5})
+    assert shares["tools.unseen"] > shares["tools.chain"]
+    with pytest.raises(ValueError, match="no such family"):
+        table({"poems": 1})
+    with pytest.raises(ValueError, match="at least one"):
+        table({"talk": 0})
+    with pytest.raises(ValueError, match="at least 0"):
+        table({"talk": -1})
+    with pytest.raises(ValueError, match="chat and deep"):
+        document(random.Random(0), codec, chat=0.8, deep=0.5)
+    needle = {"needles.needle": {"length": 512, "turns": 1}}
+    made = document(random.Random(1), codec, weights={"needles": 1}, items=needle, chat=1, deep=0)
+    assert len(made.tokens) > 400
