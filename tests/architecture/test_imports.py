@@ -137,6 +137,7 @@ def test_no_import_cycles() -> None:
         "dsv4.server.app",
         "dsv4.training.recipe",
         "dsv4.training.documents",
+        "dsv4.posttraining.verifiers",
     ],
 )
 def test_text_side_loads_no_torch(module: str) -> None:

@@ -1,0 +1,168 @@
+"""Rule-based rewards: a final answer compared with what is expected, by the name of the rule.
+
+A verifier takes the text after the thought and returns a reward between 0 and 1. The text comes from a model that is
+rewarded for whatever passes, so it is hostile: a verifier never raises on it, evaluates nothing of it, and takes time
+in proportion to at most LONGEST characters. What it cannot read is worth 0.0. An `expected` of the wrong form is our
+own mistake and raises TypeError or ValueError.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+LONGEST = 4096  # characters of an answer; a longer one is worth 0.0
+DIGITS = 40  # of a number; a longer one is no number
+DEPTH = 32  # of parentheses
+Verifier = Callable[[str, Any], float]
+
+# a run that starts with a digit; what is no plain number (3rd, 1e9, 1.2.3) must not pass as one
+_RUN = re.compile(r"(?<![0-9A-Za-z_.])[0-9][0-9A-Za-z_.,/]*")
+_PLAIN = re.compile(r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?")
+_LAST = re.compile(r"[0-9)\]][ \t]*$")
+_EXPRESSION = re.compile(r"[0-9+\-*() \t]+")
+_TOKEN = re.compile(r"[0-9]+|[+\-*()]")
+_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "＋": "+"})
+
+
+def reward(verifier: str, answer: str, expected: Any) -> float:
+    """The reward of a final answer, 0.0 to 1.0. Raises ValueError if there is no such verifier."""
+    if verifier not in VERIFIERS:
+        raise ValueError(f"verifier: {verifier!r} is unknown; one of {', '.join(VERIFIERS)}")
+    return VERIFIERS[verifier](answer, expected)
+
+
+def number(answer: str, expected: int | float) -> float:
+    """1.0 if the last number of the answer is the expected one; thousands may be set apart by commas."""
+    found = _numbers(answer)
+    return float(bool(found) and found[-1] is not None and found[-1] == Fraction(expected))
+
+
+def text(answer: str, expected: str) -> float:
+    """1.0 if both are the same but for case, spaces and punctuation at the ends."""
+    return float(len(answer) <= LONGEST and _plain(answer) == _plain(expected))
+
+
+def order(answer: str, expected: Sequence[int]) -> float:
+    """1.0 if the numbers of the answer are the expected ones in that order, and no others. `1,234` is two numbers."""
+    if len(answer) > LONGEST:
+        return 0.0
+    found = _numbers(answer.replace(",", ", "))
+    return float(found == [Fraction(n) for n in expected])
+
+
+def expression(answer: str, expected: Mapping[str, Any]) -> float:
+    """1.0 if the answer is an expression over + - * and parentheses that uses each of `numbers` once and has the value
+    `target`. The last line that is not empty counts; a lead up to a colon and an end `= target` are allowed."""
+    numbers, target = [int(n) for n in expected["numbers"]], int(expected["target"])
+    if len(answer) > LONGEST or not answer.strip():
+        return 0.0
+    line = answer.strip().splitlines()[-1].translate(_SIGNS).rpartition(":")[2].strip().removesuffix(".")
+    left, equals, right = line.partition("=")
+    if equals and right.strip() != str(target):
+        return 0.0
+    value = _evaluate(left)
+    return float(value is not None and value[0] == target and Counter(value[1]) == Counter(numbers))
+
+
+def contains(answer: str, expected: str | Sequence[str]) -> float:
+    """1.0 if the answer holds the expected words, or each of several, as whole words; case does not count."""
+    if len(answer) > LONGEST:
+        return 0.0
+    wanted = [expected] if isinstance(expected, str) else expected
+    words = f" {' '.join(_words(answer))} "
+    return float(all(f" {' '.join(_words(part))} " in words for part in wanted))
+
+
+def choice(answer: str, expected: Mapping[str, Any]) -> float:
+    """1.0 if the answer names `right` and none of the other `options`, as whole words."""
+    others = [option for option in expected["options"] if option != expected["right"]]
+    if contains(answer, expected["right"]) == 0.0:
+        return 0.0
+    return float(not any(contains(answer, option) for option in others))
+
+
+VERIFIERS: dict[str, Verifier] = {
+    "number": number, "text": text, "order": order, "expression": expression, "contains": contains, "choice": choice,
+}  # fmt: skip
+
+
+def _numbers(answer: str) -> list[Fraction | None]:
+    """The numbers in the order of the text; None for a run of digits and letters that is no plain number."""
+    if len(answer) > LONGEST:
+        return []
+    answer = answer.translate(_SIGNS)
+    found: list[Fraction | None] = []
+    for match in _RUN.finditer(answer):
+        run = match.group().rstrip(".,")
+        if not _PLAIN.fullmatch(run) or len(run) > DIGITS:
+            found.append(None)
+            continue
+        value = Fraction(run.replace(",", ""))
+        start = match.start()
+        # after a number or a closing bracket it is the operator
+        signed = start > 0 and answer[start - 1] == "-" and not _LAST.search(answer[max(0, start - 40) : start - 1])
+        found.append(-value if signed else value)
+    return found
+
+
+def _words(answer: str) -> list[str]:
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", answer).casefold())
+
+
+def _plain(answer: str) -> str:
+    folded = " ".join(unicodedata.normalize("NFKC", answer).casefold().split())
+    return folded.strip(" .!?,;:'\"*`")
+
+
+def _evaluate(source: str) -> tuple[int, list[int]] | None:
+    """The value of an expression and the numbers in it; None if it is none, too deep or too large.
+
+    Two stacks (values, operators): no recursion, so depth costs nothing but its limit.
+    """
+    if not _EXPRESSION.fullmatch(source) or not source.strip():
+        return None
+    values: list[int] = []
+    operators: list[str] = []
+    used: list[int] = []
+    wants_value = True
+    for token in _TOKEN.findall(source):
+        if token == "(":
+            if not wants_value or operators.count("(") >= DEPTH:
+                return None
+            operators.append(token)
+        elif token[0] in "0123456789":
+            if not wants_value or len(token) > DIGITS:
+                return None
+            values.append(int(token))
+            used.append(int(token))
+            wants_value = False
+        elif wants_value:
+            return None
+        elif token == ")":
+            if not _reduce(values, operators, 0) or not operators:
+                return None
+            operators.pop()
+        else:
+            if not _reduce(values, operators, _RANK[token]):
+                return None
+            operators.append(token)
+            wants_value = True
+    if wants_value or "(" in operators or not _reduce(values, operators, 0):
+        return None
+    return values[0], used
+
+
+_RANK = {"+": 1, "-": 1, "*": 2}
+
+
+def _reduce(values: list[int], operators: list[str], rank: int) -> bool:
+    """Apply the operators on top that bind at least as strongly; False if a value gets too large."""
+    while operators and operators[-1] != "(" and _RANK[operators[-1]] >= rank:
+        sign, y, x = operators.pop(), values.pop(), values.pop()
+        values.append(x + y if sign == "+" else x - y if sign == "-" else x * y)
+        if abs(values[-1]) >= 10**DIGITS:
+            return False
+    return True

@@ -1,0 +1,105 @@
+"""Written arithmetic: the steps of a thought, each small enough for one look back and one small table.
+
+A column sum is a line `417+88:7+8=15,5`: the numbers, the sum of their last digits, the digits of the result so far.
+The next line holds what is left of the numbers, the carry as one more of them: `41+8+1:1+8=9+1=10,05`. Every token
+depends on the line before; no place of a digit has to be counted.
+"""
+
+from collections.abc import Sequence
+
+
+def add(numbers: Sequence[int]) -> list[str]:
+    """Lines of the column sum of non-negative numbers; the last token run is the sum. At least two numbers."""
+    lines, rest, done = [], list(numbers), ""
+    while len(rest) > 1:
+        last = max(rest) < 10
+        digits = [n % 10 for n in rest]
+        total, chain = digits[0], str(digits[0])
+        for digit in digits[1:]:
+            total += digit
+            chain += f"+{digit}={total}"
+        if last and not done:
+            return [chain]
+        done = f"{total if last else total % 10}{done}"
+        lines.append(f"{chain if last else '+'.join(map(str, rest)) + ':' + chain},{done}")
+        if last:
+            return lines
+        carry = total // 10
+        rest = [n // 10 for n in rest if n >= 10] + ([carry] if carry else [])
+    return [*lines, f"{rest[0]}:{rest[0]}{done}"]
+
+
+def subtract(larger: int, smaller: int) -> list[str]:
+    """Lines of the column difference, larger >= smaller >= 0; the last token run is the difference."""
+    lines, done, borrow, a, b = [], "", 0, larger, smaller
+    while True:
+        last = a < 10
+        rest = f"{a}" + (f"-{b}" if b or not lines else "") + ("-1" if borrow else "")
+        if not b and not borrow and lines:
+            done = f"{a}{done}"
+            lines.append(f"{a}:{done}")
+            break
+        digit = a % 10 - b % 10 - borrow
+        column = f"{a % 10}" + (f"-{b % 10}" if b or not lines else "") + ("-1" if borrow else "")
+        borrow = int(digit < 0)
+        column += f"+10={digit + 10}" if borrow else f"={digit}"
+        if last and not lines:
+            return [column]
+        done = f"{digit % 10}{done}"
+        lines.append(f"{column if last else rest + ':' + column},{done}")
+        a, b = a // 10, b // 10
+        if last:
+            break
+    plain = str(int(done))
+    return lines if plain == done else [*lines, plain]
+
+
+def multiply(a: int, b: int) -> list[str]:
+    """Lines of a product of numbers up to two digits; the last token run is the product."""
+    if b > 9 and a < 10:
+        a, b = b, a
+    if b < 10:
+        return _times_digit(a, b)
+    tens, ones = b // 10 * 10, b % 10
+    high = [*_times_digit(a, b // 10), f"{a}*{tens}={a * tens}"]
+    if not ones:
+        return high
+    split = f"{a}*{b}={a}*{ones}+{a}*{tens}"
+    return [split, *_times_digit(a, ones), *high, *add((a * ones, a * tens))]
+
+
+def _times_digit(a: int, digit: int) -> list[str]:
+    if a < 10 or digit == 0:
+        return [f"{a}*{digit}={a * digit}"]
+    low, high = a % 10 * digit, a // 10 * digit
+    carry = low // 10
+    second = f"{a // 10}*{digit}={high}" + (f"+{carry}={high + carry}" if carry else "")
+    return [f"{a}*{digit}:{a % 10}*{digit}={low},{low % 10}", f"{second},{a * digit}"]
+
+
+def compare(a: int, b: int) -> str:
+    """One line: the counts of digits where they differ (#), else digit by digit from the left up to a difference."""
+    x, y = str(a), str(b)
+    if len(x) != len(y):
+        return f"{a}?{b}:#{len(x)}{'>' if a > b else '<'}#{len(y)}"
+    pairs = []
+    for p, q in zip(x, y, strict=True):
+        pairs.append(f"{p}{'=' if p == q else '>' if p > q else '<'}{q}")
+        if p != q:
+            break
+    return f"{a}?{b}:" + ",".join(pairs)
+
+
+def total(terms: Sequence[int]) -> list[str]:
+    """Lines of a sum of terms with signs: the positive ones, the negative ones, then their difference."""
+    plus, minus = [n for n in terms if n >= 0], [-n for n in terms if n < 0]
+    lines = [line for part in (plus, minus) if len(part) > 1 for line in add(part)]
+    p, m = sum(plus), sum(minus)
+    if not minus:
+        return lines
+    if not plus or not p:
+        return [*lines, f"-{m}"]
+    lines.append(compare(p, m))
+    if p == m:
+        return [*lines, "0"]
+    return [*lines, *(subtract(p, m) if p > m else [*subtract(m, p), f"-{m - p}"])]
