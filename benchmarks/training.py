@@ -62,9 +62,9 @@ def our_step(name: str, length: int, full: bool) -> tuple[Callable[[], dict[str,
     from dsv4.training.batch import Batch
     from dsv4.training.clipping import clip_gradients
     from dsv4.training.loss import compute_loss
-    from dsv4.training.meter import training_flops
     from dsv4.training.param_groups import make_optimizers
     from dsv4.training.schedule import Phase
+    from dsv4.training.throughput import training_flops
 
     config = shape(name, full)
     model = init_weights(Transformer(config), 0)
@@ -94,7 +94,7 @@ def peer_step(name: str, length: int) -> tuple[Callable[[], dict[str, float]], f
     from dsv4.checkpoint import BF16, save_checkpoint
     from dsv4.model.init import init_weights
     from dsv4.model.transformer import Transformer
-    from dsv4.training.meter import training_flops
+    from dsv4.training.throughput import training_flops
 
     config = shape(name, False)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def worker(side: str, name: str, length: int, threads: int) -> None:
     import torch
 
     from dsv4.bench.memory import peak_bytes
-    from dsv4.training.meter import matmul_rate
+    from dsv4.training.throughput import matmul_rate
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

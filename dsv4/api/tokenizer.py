@@ -9,7 +9,7 @@ from dsv4.checkpoint.tokenizer_file import FILE_NAME, read_tokenizer_file, size_
 from dsv4.encoding import Tokenizer, dialect_named, dialect_of_folder
 
 if TYPE_CHECKING:
-    from dsv4.checkpoint import Report
+    from dsv4.checkpoint import CheckReport
 
 _PROBES = ("Hello, world! 1234567\n\n  x", "\u00e9\u4f60\u597d \U0001f600", "")
 
@@ -41,7 +41,7 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None, dialect: str | N
     return tokenizer
 
 
-def check_tokenizer(report: "Report") -> "Report":
+def check_tokenizer(report: "CheckReport") -> "CheckReport":
     """A report with what `load_tokenizer` finds added."""
     if any("tokenizer.json: " in problem for problem in report.problems):
         return report  # said already

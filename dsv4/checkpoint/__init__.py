@@ -3,9 +3,9 @@
 Read `names` first: it is the table of a folder's tensors. `CheckpointError` is the only error for bad folders.
 """
 
-from dsv4.checkpoint.check import Report, check_folder, detect_layout
+from dsv4.checkpoint.check import CheckReport, check_folder, detect_layout
 from dsv4.checkpoint.convert import convert
-from dsv4.checkpoint.folder import Folder, open_folder
+from dsv4.checkpoint.folder import ModelFolder, open_folder
 from dsv4.checkpoint.format import CheckpointError, TensorSpec
 from dsv4.checkpoint.loader import load_into, state_for
 from dsv4.checkpoint.names import BASE, BF16, FP32, LAYOUTS, RELEASE, RELEASE_FP8, Layout, expected_tensors, shard_of
@@ -22,13 +22,13 @@ __all__ = [
     "LAYOUTS",
     "RELEASE",
     "RELEASE_FP8",
+    "CheckReport",
     "CheckpointError",
     "CheckpointReader",
     "CheckpointWriter",
-    "Folder",
     "Layout",
+    "ModelFolder",
     "Parameter",
-    "Report",
     "Storage",
     "TensorSpec",
     "check_folder",

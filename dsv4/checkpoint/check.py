@@ -18,7 +18,7 @@ from dsv4.checkpoint.loader import checked_table, state_problems
 from dsv4.checkpoint.names import BASE, BF16, FP32, RELEASE, RELEASE_FP8, Layout, stored
 from dsv4.checkpoint.reader import CheckpointReader
 from dsv4.checkpoint.tokenizer_file import read_tokenizer_file, size_notes
-from dsv4.checkpoint.values import Progress, every_value, is_small, read_at_load, value_problem
+from dsv4.checkpoint.values import ByteProgress, every_value, is_small, read_at_load, value_problem
 from dsv4.config import ModelConfig
 from dsv4.config.generation_file import read_generation
 from dsv4.parameters import Parameter, Storage, parameters
@@ -35,7 +35,7 @@ _DTYPE_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport:
     """The result of `check_folder`. `layout` is None when nothing could be read; notes do not prevent loading."""
 
     folder: str
@@ -60,8 +60,8 @@ def check_folder(
     config: ModelConfig | None = None,
     *,
     deep: bool = False,
-    progress: Progress | None = None,
-) -> Report:
+    progress: ByteProgress | None = None,
+) -> CheckReport:
     """Compare a folder with its config (by default its own config.json).
 
     Lists every problem: broken or missing files, tensors that are missing, unknown, or of another type or shape, and
@@ -92,7 +92,7 @@ def check_folder(
         notes.append(
             f"{path}: the index gives a total size of {inventory.total_size}, the files hold {inventory.bytes}"
         )
-    return Report(
+    return CheckReport(
         folder=str(path),
         layout=layout.name if layout else None,
         files=len({entry.file for entry in inventory.entries.values()}),

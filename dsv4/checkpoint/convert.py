@@ -8,7 +8,6 @@ quantise. While it runs, and after an interruption, the target holds a marker fi
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +23,7 @@ from dsv4.checkpoint.names import BASE, BF16, FP32, RELEASE, RELEASE_FP8, Layout
 from dsv4.checkpoint.quantize import store_parameter, write_configs
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.shapes import check_shapes
+from dsv4.checkpoint.values import ByteProgress
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.files import stamp
 from dsv4.kernels.quant import float_to_e8m0, fp4_to_fp8_weight
@@ -31,7 +31,6 @@ from dsv4.parameters import Parameter, Storage, parameters
 
 ExpertDtype = Literal["fp4", "fp8", "bf16"]
 TargetDtype = Literal["release", "base", "bf16", "fp32"]
-Progress = Callable[[int, int, str], None]
 
 _NOT_COPIED = PICKLE_SUFFIXES | {".safetensors", ".gguf", ".tmp"}
 _MAP_BYTES = 1 << 28
@@ -44,7 +43,7 @@ def convert(
     experts: ExpertDtype | None = None,
     dtype: TargetDtype = "release",
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
     max_shard_bytes: int | None = None,
 ) -> Layout:
     """Write the checkpoint `src` in another layout into the folder `dst`; returns that layout.
@@ -127,7 +126,7 @@ def _convert_all(
     reader: CheckpointReader,
     layout: Layout,
     writer: CheckpointWriter,
-    progress: Progress | None,
+    progress: ByteProgress | None,
 ) -> None:
     finished = writer.finished
     sizes = [sum(spec.nbytes for spec in stored(parameter, layout).values()) for parameter in wanted]

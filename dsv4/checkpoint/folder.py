@@ -9,7 +9,7 @@ from dsv4.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class ModelFolder:
     """A folder that is ready to be loaded. notes: sentences a user should see once."""
 
     config: ModelConfig
@@ -17,7 +17,7 @@ class Folder:
     notes: tuple[str, ...]
 
 
-def open_folder(path: str | Path) -> Folder:
+def open_folder(path: str | Path) -> ModelFolder:
     """Read a folder's config and the headers of its files.
 
     Raises FileNotFoundError or ValueError (CheckpointError), naming file, line, field or tensor.
@@ -30,7 +30,7 @@ def open_folder(path: str | Path) -> Folder:
     config = ModelConfig.from_file(folder)
     reader = CheckpointReader(folder)
     config, notes = settle_config(config, reader)
-    return Folder(config, reader, (*notes, *adapter_notes(folder)))
+    return ModelFolder(config, reader, (*notes, *adapter_notes(folder)))
 
 
 def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelConfig, list[str]]:

@@ -67,7 +67,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredTensor:
     """One tensor of one file; `begin` and `end` are byte offsets from the start of the file."""
 
     file: Path
@@ -76,7 +76,7 @@ class Entry:
     end: int
 
 
-def read_header(file: Path) -> dict[str, Entry]:
+def read_header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, in data order. Raises CheckpointError."""
     try:
         size = size_of(file)
@@ -152,7 +152,7 @@ def _parse_header(file: Path, data: bytes) -> dict[str, Any]:
         raise CheckpointError(str(error)) from None
 
 
-def _entry(file: Path, name: str, value: Any, start: int) -> Entry:
+def _entry(file: Path, name: str, value: Any, start: int) -> StoredTensor:
     where = f"{file}: tensor {name!r}"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected dtype, shape and data_offsets")
@@ -171,7 +171,7 @@ def _entry(file: Path, name: str, value: Any, start: int) -> Entry:
     spec = TensorSpec(dtype, tuple(shape))
     if spec.nbytes != offsets[1] - offsets[0]:
         raise CheckpointError(f"{where}: {spec} needs {spec.nbytes} bytes, data_offsets give {offsets[1] - offsets[0]}")
-    return Entry(file, spec, start + offsets[0], start + offsets[1])
+    return StoredTensor(file, spec, start + offsets[0], start + offsets[1])
 
 
 def _natural(values: Any) -> bool:

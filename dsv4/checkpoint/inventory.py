@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dsv4.checkpoint.format import MAX_TENSORS, CheckpointError, Entry, read_header, read_json
+from dsv4.checkpoint.format import MAX_TENSORS, CheckpointError, StoredTensor, read_header, read_json
 from dsv4.checkpoint.spellings import released_entries
 from dsv4.config.json_file import foreign_content
 from dsv4.config.ranges import shown
@@ -23,7 +23,7 @@ _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 class Inventory:
     """The content of a folder and all its problems."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, StoredTensor] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     unreadable: set[Path] = field(default_factory=set)  # files already reported as a whole
     total_size: int | None = None  # as the index claims

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsv4.checkpoint.format import CheckpointError, Entry, TensorSpec
+from dsv4.checkpoint.format import CheckpointError, StoredTensor, TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
 from dsv4.kernels.quant import dequantize_fp4_weight, dequantize_fp8_weight
 from dsv4.parameters import scale_of
@@ -84,7 +84,7 @@ class CheckpointReader:
         """Drop the maps; tensors that were returned stay valid. Later reads map the files again."""
         self._maps.clear()
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> StoredTensor:
         entry = self._entries.get(name)
         if entry is None:
             raise CheckpointError(f"{self.folder}: no tensor {name!r}")

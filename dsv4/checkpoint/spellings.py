@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from dsv4.checkpoint.format import CheckpointError, Entry, TensorSpec
+from dsv4.checkpoint.format import CheckpointError, StoredTensor, TensorSpec
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK
 
 _FOREIGN = re.compile(
@@ -66,11 +66,11 @@ def released_name(name: str) -> str:
     return name
 
 
-def released_entries(entries: dict[str, Entry]) -> dict[str, Entry]:
+def released_entries(entries: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The same tensors under released names and types. Raises CheckpointError if two tensors get the same name."""
     renamed = [(released_name(name), entry) for name, entry in entries.items() if "rotary_emb." not in name]
     fused_rows = {new: entry.spec.shape[1] for new, entry in renamed if _FUSED.fullmatch(new) and _is_cube(entry)}
-    found: dict[str, Entry] = {}
+    found: dict[str, StoredTensor] = {}
     for new_name, entry in renamed:
         for new, part in _parts(new_name, entry, fused_rows):
             if new in found:
@@ -84,11 +84,11 @@ def released_entries(entries: dict[str, Entry]) -> dict[str, Entry]:
     return found
 
 
-def _is_cube(entry: Entry) -> bool:
+def _is_cube(entry: StoredTensor) -> bool:
     return len(entry.spec.shape) == 3 and 1 <= entry.spec.shape[0] <= _MOST_EXPERTS
 
 
-def _parts(name: str, entry: Entry, fused_rows: dict[str, int]) -> Iterator[tuple[str, Entry]]:
+def _parts(name: str, entry: StoredTensor, fused_rows: dict[str, int]) -> Iterator[tuple[str, StoredTensor]]:
     """One entry per expert and matrix where a tensor holds those of all experts, else the entry itself.
 
     fused_rows: rows of each tensor of all experts, to tell scales of tiles that belong to two matrices.
@@ -114,11 +114,11 @@ def _parts(name: str, entry: Entry, fused_rows: dict[str, int]) -> Iterator[tupl
     begin = entry.begin
     for e in range(shape[0]):
         for matrix in matrices:
-            yield f"{prefix}{e}.{matrix}.{suffix}", Entry(entry.file, spec, begin, begin + spec.nbytes)
+            yield f"{prefix}{e}.{matrix}.{suffix}", StoredTensor(entry.file, spec, begin, begin + spec.nbytes)
             begin += spec.nbytes
 
 
-def _code_type(entry: Entry, scale: Entry | None) -> torch.dtype:
+def _code_type(entry: StoredTensor, scale: StoredTensor | None) -> torch.dtype:
     """FP8 where bytes have one scale per tile, packed FP4 otherwise: the shape of the scales tells."""
     if scale is not None and len(entry.spec.shape) == 2:
         N, K = entry.spec.shape
@@ -128,5 +128,5 @@ def _code_type(entry: Entry, scale: Entry | None) -> torch.dtype:
     return torch.int8
 
 
-def _viewed(entry: Entry, dtype: torch.dtype) -> Entry:
+def _viewed(entry: StoredTensor, dtype: torch.dtype) -> StoredTensor:
     return entry if entry.spec.dtype == dtype else replace(entry, spec=TensorSpec(dtype, entry.spec.shape))

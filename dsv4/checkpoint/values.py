@@ -18,7 +18,7 @@ WHOLE_BYTES = 1 << 28
 # Small wherever they are, and each one of them reaches every answer.
 ALWAYS = frozenset({Storage.NORM, Storage.FLOAT})
 
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, name
+ByteProgress = Callable[[int, int, str], None]  # bytes done, bytes in all, name
 
 
 def bad_value(tensor: Tensor) -> str | None:
@@ -82,7 +82,7 @@ def is_small(reader: CheckpointReader) -> bool:
     return sum(reader.spec(name).nbytes for name in reader.names()) <= WHOLE_BYTES
 
 
-def every_value(reader: CheckpointReader, progress: Progress | None = None) -> Iterator[str]:
+def every_value(reader: CheckpointReader, progress: ByteProgress | None = None) -> Iterator[str]:
     """A sentence for every tensor of a folder with a value that is not finite. Reads the whole folder, a few MiB at a
     time."""
     names = reader.names()

@@ -1,23 +1,21 @@
 """`dsv4 train`: run a recipe, show how it goes, keep everything needed to go on."""
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from dsv4.cli.train_start import before_the_run, console, prepare, reading, told_in_sentences
+from dsv4.cli.progress import RunProgress, StopAfterStep, console, report_at_end
+from dsv4.cli.train_start import before_the_run, prepare, reading, told_in_sentences
 
 if TYPE_CHECKING:
     from dsv4.distributed.mesh import Mesh
     from dsv4.encoding import Tokenizer
     from dsv4.training.curves import LivePage
-    from dsv4.training.logbook import Logbook
     from dsv4.training.recipe import Recipe
-    from dsv4.training.trainer import Line, Trainer
+    from dsv4.training.trainer import Trainer
 
 
 def train(
@@ -131,10 +129,10 @@ def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh 
 
 
 def _follow(trainer: "Trainer", steps: int | None) -> bool:
-    """What every rank but the first does: train, and stop when the first does. Whether the run came to its end."""
-    with _StopAfterStep() as stop:
+    """Train on a rank other than the first, and stop when the first one does. True if the run reached its end."""
+    with StopAfterStep() as stop:
         for count, _ in enumerate(trainer.run(), start=1):
-            if trainer.team.agree(stop.asked):
+            if trainer.team.agree(stop.requested):
                 trainer.save()
                 raise KeyboardInterrupt
             if count == steps and not trainer.done:
@@ -144,121 +142,32 @@ def _follow(trainer: "Trainer", steps: int | None) -> bool:
 
 
 def _run(trainer: "Trainer", place: Path, page: "LivePage | None", track: str | None, steps: int | None) -> bool:
-    """Train, and tell how it goes. Whether the run came to its end."""
+    """Train, log every step and show the progress. True if the run reached its end."""
     from dsv4.training.logbook import Logbook, open_tracker
 
-    recipe = trainer.recipe
+    recipe, total = trainer.recipe, trainer.schedule.tokens
     trackers = (open_tracker(track, recipe.name, place, recipe.to_dict()),) if track else ()
     log = Logbook(place / "log.jsonl", trainer.step, trackers)
-    out = console()
-    out.print(f"{recipe.name}: step {trainer.step:,}, {trainer.tokens:,} of {trainer.schedule.tokens:,} tokens")
+    report = place / "report.html"
+    bar = RunProgress(total, trainer.tokens)
+    out = bar.console
+    out.print(f"{recipe.name}: step {trainer.step:,}, {trainer.tokens:,} of {total:,} tokens")
     if page is not None:
         out.print(f"curves: {page.url}")
-    with _reported(recipe, log, place), _StopAfterStep() as stop, _Progress(trainer) as progress:
-        for count, line in enumerate(trainer.run(), start=1):
-            log.write(line.to_dict())
-            progress.show(line)
-            if trainer.team.agree(stop.asked):
+    with report_at_end(recipe.name, log, report, {"recipe": recipe.to_dict()}), StopAfterStep() as stop, bar:
+        for count, record in enumerate(trainer.run(), start=1):
+            log.write(record.to_dict())
+            place_now = f"step {record.step:,}  {record.tokens:,} tokens"
+            bar.show(trainer.tokens, place_now, record.phase, record.summary())
+            if record.spike is not None:
+                out.print(f"spike at {record.spike}: back to step {record.back_to}, routing ahead for a while")
+            if trainer.team.agree(stop.requested):
                 trainer.save()
-                out.print("saved; the same command goes on")
+                out.print("saved; the same command resumes the run")
                 raise KeyboardInterrupt
             if count == steps and not trainer.done:
                 trainer.save()
-                out.print(f"saved after {count:,} steps; the same command goes on")
+                out.print(f"saved after {count:,} steps; the same command resumes the run")
                 return False
-    out.print(f"done in {trainer.seconds / 60:.1f} minutes; report: {place / 'report.html'}")
+    out.print(f"done in {trainer.seconds / 60:.1f} minutes; report: {report}")
     return True
-
-
-@contextmanager
-def _reported(recipe: "Recipe", log: "Logbook", place: Path) -> Iterator[None]:
-    """When left in any way: the log closed, and a report of it. Neither hides why the run ended."""
-    from dsv4.files import write_whole
-    from dsv4.training.curves import report_html
-    from dsv4.training.logbook import read_log
-
-    try:
-        yield
-    finally:
-        try:
-            log.close()
-            html = report_html(recipe.name, {recipe.name: list(read_log(log.file))}, {"recipe": recipe.to_dict()})
-            write_whole(place / "report.html", lambda out: out.write(html.encode("utf-8", "replace")))
-        except OSError as error:
-            console().print(f"the log or the report is not complete: {error}")
-
-
-class _StopAfterStep:
-    """Ctrl-C and SIGTERM ask for a stop once the step is done, so that what is saved is whole; a second one stops at
-    once, and the last saved state stays."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopAfterStep":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-class _Progress:
-    """A bar in a terminal, a line now and then elsewhere."""
-
-    EVERY = 10.0  # seconds between lines
-
-    def __init__(self, trainer: "Trainer") -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = console()
-        self._trainer, self._last = trainer, 0.0
-        self._bar = Progress(
-            TextColumn("{task.fields[phase]}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task(
-            "", total=trainer.schedule.tokens, completed=trainer.tokens, phase="", text="", start=True
-        )
-
-    def __enter__(self) -> "_Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def show(self, line: "Line") -> None:
-        import time
-
-        text = describe(line)
-        self._bar.update(self._task, completed=self._trainer.tokens, phase=line.phase, text=text)
-        if line.spike is not None:
-            self._console.print(f"spike at {line.spike}: back to step {line.back_to}, routing ahead for a while")
-        if not self._console.is_terminal and time.monotonic() - self._last > self.EVERY:
-            self._last = time.monotonic()
-            self._console.print(f"step {line.step:,}  {line.tokens:,} tokens  {line.phase}  {text}")
-
-
-def describe(line: "Line") -> str:
-    """The numbers people watch, in one line."""
-    losses = line.losses
-    parts = [f"loss {losses['next']:.3f}"]
-    parts += [f"{name} {losses[name]:.3f}" for name in ("mtp", "indexer") if name in losses]
-    if "recall_mass" in losses:
-        parts.append(f"recall {losses['recall_mass']:.2f}")
-    parts += [f"lr {line.lr:.2e}", f"norm {line.grad_norm:.2f}", f"load +{line.max_violation:.1f}"]
-    return "  ".join([*parts, f"{line.tokens_per_second:,.0f} tok/s", f"MFU {line.mfu:.0%}"])

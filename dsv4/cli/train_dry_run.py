@@ -12,7 +12,8 @@ from shutil import copy
 from typing import TYPE_CHECKING, Any
 
 from dsv4.bench.memory import peak_bytes, reset_peak
-from dsv4.cli.train_start import Prepared, console, prepare, reading
+from dsv4.cli.progress import console
+from dsv4.cli.train_start import RunInputs, prepare, reading
 from dsv4.training.checks import check_room, check_sources, needs_of, size
 from dsv4.training.recipe import Recipe
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Trial:
     """A stretch of the run in which a step costs the same. start, end: in tokens seen."""
 
     name: str
@@ -32,9 +33,9 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of the last step tried. peak: bytes of the process, its highest in this moment."""
+    """Of the last step tried. peak: bytes of the process, its highest in this trial."""
 
-    moment: Moment
+    trial: Trial
     tokens: int
     seconds: float
     peak: int
@@ -57,7 +58,7 @@ def dry_run(recipe: Recipe, place: Path, export: str, steps: int = 1) -> None:
         _try(recipe, folder, prepare(recipe, folder, export), steps)
 
 
-def _try(recipe: Recipe, folder: Path, prepared: Prepared, steps: int) -> None:
+def _try(recipe: Recipe, folder: Path, prepared: RunInputs, steps: int) -> None:
     from dsv4.training.data import open_sources
     from dsv4.training.trainer import Trainer
 
@@ -69,7 +70,7 @@ def _try(recipe: Recipe, folder: Path, prepared: Prepared, steps: int) -> None:
         count = "made as they are needed" if source.count is None else f"{source.count:,}"
         print(f"source {settings.name}: documents {count}")
     trainer = Trainer(recipe, folder, prepared.tokenizer, sources)
-    costs = [_cost(trainer, moment, steps) for moment in moments(recipe)]
+    costs = [_cost(trainer, trial, steps) for trial in trials(recipe)]
     written = _state(trainer, folder)
     if prepared.layout is not None:
         _model(trainer, folder, prepared)
@@ -80,9 +81,9 @@ def _try(recipe: Recipe, folder: Path, prepared: Prepared, steps: int) -> None:
     print("nothing was kept")
 
 
-def moments(recipe: Recipe) -> list[Moment]:
+def trials(recipe: Recipe) -> list[Trial]:
     """Every stage, cut where quantised training begins, and at last a step that routes ahead."""
-    found: list[Moment] = []
+    found: list[Trial] = []
     start = 0
     for i, stage in enumerate(recipe.stages):
         end = start + stage.tokens
@@ -90,31 +91,31 @@ def moments(recipe: Recipe) -> list[Moment]:
         borders = [start, end] if cut is None else [start, cut, end]
         for first, last in pairwise(borders):
             quantised = ", quantised" if recipe.schedule.at(first).qat else ""
-            found.append(Moment(f"stage {i}: {stage.phase.value}, {stage.length:,} long{quantised}", first, last))
+            found.append(Trial(f"stage {i}: {stage.phase.value}, {stage.length:,} long{quantised}", first, last))
         start = end
     if recipe.run.recovery:
         last = found[-1]
-        found.append(Moment("after a spike: routed ahead", last.start, last.start, anticipating=True))
+        found.append(Trial("after a spike: routed ahead", last.start, last.start, anticipating=True))
     return found
 
 
 def whole_seconds(recipe: Recipe, costs: list[Cost]) -> float:
     """Of the whole run, if every step costs what the tried one did."""
-    return sum((c.moment.end - c.moment.start) * c.seconds / c.tokens for c in costs)
+    return sum((c.trial.end - c.trial.start) * c.seconds / c.tokens for c in costs)
 
 
-def _cost(trainer: "Trainer", moment: Moment, steps: int) -> Cost:
-    trainer.stand_at(moment.start, anticipating=moment.anticipating)
+def _cost(trainer: "Trainer", trial: Trial, steps: int) -> Cost:
+    trainer.stand_at(trial.start, anticipating=trial.anticipating)
     reset_peak()
     line: Any = None
     for _ in range(steps):
         line = trainer.advance()
         if line.spike is not None:
-            raise ValueError(f"{moment.name}: {line.spike}")
+            raise ValueError(f"{trial.name}: {line.spike}")
     tokens = round(line.tokens_per_second * line.seconds)
-    cost = Cost(moment, tokens, line.seconds, peak_bytes())
+    cost = Cost(trial, tokens, line.seconds, peak_bytes())
     print(
-        f"{moment.name}: a step of {tokens:,} tokens in {line.seconds:.2f} s ({line.tokens_per_second:,.0f} tokens/s), "
+        f"{trial.name}: a step of {tokens:,} tokens in {line.seconds:.2f} s ({line.tokens_per_second:,.0f} tokens/s), "
         f"{size(cost.peak)} of memory, loss {line.losses['next']:.3f}",
         flush=True,
     )
@@ -135,7 +136,7 @@ def _state(trainer: "Trainer", folder: Path) -> float:
     return took
 
 
-def _model(trainer: "Trainer", folder: Path, prepared: Prepared) -> None:
+def _model(trainer: "Trainer", folder: Path, prepared: RunInputs) -> None:
     """The export, and an answer from it."""
     from dsv4.api.loading import load
     from dsv4.cli.train_export import export_model

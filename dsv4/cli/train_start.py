@@ -1,11 +1,12 @@
 """All that `dsv4 train` judges and takes before the first step, and what it says when a run cannot go on."""
 
-import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsv4.cli.progress import check_live_port, console, live_page
 
 if TYPE_CHECKING:
     from dsv4.checkpoint.names import Layout
@@ -25,8 +26,7 @@ def before_the_run(
     from dsv4.training.logbook import check_tracker
     from dsv4.training.run_lock import RunLock
 
-    if live is not None and not -1 <= live < 2**16:
-        raise ValueError(f"--live must be a port in [0, 65535], or -1 for no page, got {live}")
+    check_live_port(live)
     if track is not None:
         check_tracker(track)
     check_sources(recipe)
@@ -39,24 +39,10 @@ def before_the_run(
         )
     place.mkdir(parents=True, exist_ok=True)
     held.enter_context(RunLock(place))
-    if live is None or live == -1:
-        return None
-    page = _live_page(recipe.name, place / "log.jsonl", live)
-    held.callback(page.close)
-    return page
+    return held.enter_context(live_page(recipe.name, place / "log.jsonl", live))
 
 
-def _live_page(name: str, log: Path, port: int) -> "LivePage":
-    from dsv4.training.curves import LivePage
-
-    try:
-        return LivePage(name, log, port)
-    except OSError as error:
-        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
-        raise ValueError(f"--live {port}: the port {reason}; 0 takes a free one, -1 shows no page") from None
-
-
-class Prepared(NamedTuple):
+class RunInputs(NamedTuple):
     """What a run needs besides its data. layout: of the export, None for none."""
 
     tokenizer: "Tokenizer"
@@ -64,7 +50,7 @@ class Prepared(NamedTuple):
     layout: "Layout | None"
 
 
-def prepare(recipe: "Recipe", place: Path, export: str) -> Prepared:
+def prepare(recipe: "Recipe", place: Path, export: str) -> RunInputs:
     """The tokenizer, and everything about the end of the run that can be judged now."""
     from dsv4.cli.train_text_side import text_side, tokenizer_for
     from dsv4.training.checks import check_codec, check_model, check_room, layout_of, needs_of, remarks
@@ -80,7 +66,7 @@ def prepare(recipe: "Recipe", place: Path, export: str) -> Prepared:
     check_room(place, needs_of(recipe, config, layout))
     for remark in remarks(recipe):
         console().print(f"note: {remark}")
-    return Prepared(tokenizer, text_side(recipe, place), layout)
+    return RunInputs(tokenizer, text_side(recipe, place), layout)
 
 
 @contextmanager
@@ -131,9 +117,3 @@ class _ConsoleHandler(logging.Handler):
 
 # torch names no class for it on CPUs
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-def console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, stderr=True)

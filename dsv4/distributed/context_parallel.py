@@ -35,7 +35,7 @@ def reach(config: ModelConfig) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class DocumentSpan:
     """Tokens first..last of a document, as positions within it."""
 
     document: int
@@ -44,7 +44,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ContextSplit:
     """Which rank holds which tokens of a packed batch: equal stretches, the first ones a token longer if need be."""
 
     lengths: tuple[int, ...]
@@ -52,7 +52,7 @@ class Layout:
     ranks: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], rank: int, ranks: int, reach: int) -> "Layout":
+    def of(cls, lengths: Sequence[int], rank: int, ranks: int, reach: int) -> "ContextSplit":
         """Raises ValueError where a rank's stretch would be shorter than what its neighbour needs of it."""
         if sum(lengths) < ranks * reach:
             raise ValueError(
@@ -73,13 +73,13 @@ class Layout:
         """First and last token of this rank."""
         return self.cuts[self.rank], self.cuts[self.rank + 1]
 
-    def pieces(self, rank: int) -> list[Piece]:
+    def pieces(self, rank: int) -> list[DocumentSpan]:
         """What a rank holds, in order."""
         first, last = self.cuts[rank], self.cuts[rank + 1]
         found = []
         for document, (begin, end) in enumerate(pairwise(accumulate(self.lengths, initial=0))):
             if begin < last and end > first:
-                found.append(Piece(document, max(first, begin) - begin, min(last, end) - begin))
+                found.append(DocumentSpan(document, max(first, begin) - begin, min(last, end) - begin))
         return found
 
     def entries(self, ratio: int) -> list[int]:
@@ -95,13 +95,13 @@ class Layout:
 class LocalSequences(Sequences):
     """This rank's stretch of a packed batch."""
 
-    layout: Layout
+    split: ContextSplit
 
     @classmethod
-    def cut(cls, layout: Layout, ratios: Sequence[int], device: torch.device | str) -> "LocalSequences":
-        pieces = layout.pieces(layout.rank)
+    def cut(cls, split: ContextSplit, ratios: Sequence[int], device: torch.device | str) -> "LocalSequences":
+        pieces = split.pieces(split.rank)
         packed = Sequences.pack([p.last - p.first for p in pieces], ratios, [p.first for p in pieces], device)
-        return cls(**{f.name: getattr(packed, f.name) for f in fields(Sequences)}, layout=layout)
+        return cls(**{f.name: getattr(packed, f.name) for f in fields(Sequences)}, split=split)
 
 
 class ContextCache:
@@ -111,12 +111,12 @@ class ContextCache:
     """
 
     def __init__(self, sequences: LocalSequences, window: int, group: Any) -> None:
-        self._sequences, self._layout, self._group = sequences, sequences.layout, group
+        self._sequences, self._split, self._group = sequences, sequences.split, group
         self._kept = window - 1
         device = sequences.positions_T.device
         row_T = torch.arange(sequences.tokens, device=device)
         first_T = torch.maximum(row_T - sequences.positions_T, row_T - self._kept)
-        before = min(self._kept, self._layout.open_at(self._layout.rank))
+        before = min(self._kept, self._split.open_at(self._split.rank))
         self._window_T2 = torch.stack([first_T, row_T + 1], dim=1) + before
 
     def layer(self, index: int) -> "ContextCache":
@@ -139,40 +139,40 @@ class ContextCache:
     def _behind(self, rows_TX: Tensor, needed: Any) -> Tensor:
         """The last rows of the rank before, joined with this rank's. `needed` says how many a document needs that has
         so many tokens on the ranks before."""
-        layout = self._layout
-        give, take = needed(layout.open_at(layout.rank + 1)), needed(layout.open_at(layout.rank))
-        send, receive = [0] * layout.ranks, [0] * layout.ranks
-        if layout.rank + 1 < layout.ranks:
-            send[layout.rank + 1] = give
-        if layout.rank:
-            receive[layout.rank - 1] = take
+        split = self._split
+        give, take = needed(split.open_at(split.rank + 1)), needed(split.open_at(split.rank))
+        send, receive = [0] * split.ranks, [0] * split.ranks
+        if split.rank + 1 < split.ranks:
+            send[split.rank + 1] = give
+        if split.rank:
+            receive[split.rank - 1] = take
         rows = exchange(rows_TX[len(rows_TX) - sum(send) :], send, receive, self._group)
         return torch.cat([rows, rows_TX])
 
     def _gather(self, entries_NX: Tensor, blocks: Blocks) -> Tensor:
-        return gather_rows(entries_NX, self._layout.entries(blocks.ratio), self._group)
+        return gather_rows(entries_NX, self._split.entries(blocks.ratio), self._group)
 
     def _pages(self, blocks: Blocks) -> PageTable:
         """One page per document, as long as it needs; entries of all documents lie one after another."""
-        counts = [length // blocks.ratio for length in self._layout.lengths]
+        counts = [length // blocks.ratio for length in self._split.lengths]
         first = list(accumulate(counts, initial=0))
-        here = [first[piece.document] for piece in self._layout.pieces(self._layout.rank)]
+        here = [first[piece.document] for piece in self._split.pieces(self._split.rank)]
         first_B1 = torch.tensor(here, device=self._window_T2.device)[:, None]
         return PageTable(first_B1, max(1, blocks.longest), self._sequences.sequence_T)
 
 
 @torch.no_grad()
-def sum_documents(values_BX: Tensor, layout: Layout, group: Any) -> Tensor:
+def sum_documents(values_BX: Tensor, split: ContextSplit, group: Any) -> Tensor:
     """Numbers of this rank's documents, each added over the ranks that hold a piece of it. All ranks must call it."""
-    pieces = layout.pieces(layout.rank)
+    pieces = split.pieces(split.rank)
     first, last = pieces[0].document, pieces[-1].document + 1
-    every = values_BX.new_zeros(len(layout.lengths), *values_BX.shape[1:])
+    every = values_BX.new_zeros(len(split.lengths), *values_BX.shape[1:])
     every[first:last] = values_BX
     dist.all_reduce(every, group=group)
     return every[first:last]
 
 
-class BalanceListener:
+class BalanceObserver:
     """Stands before another observer and works out what its balance loss lacks: it sees this rank's pieces alone, but
     how often a document chose an expert is a matter of all its tokens. All ranks of the group must make the same calls.
 
@@ -202,6 +202,6 @@ def lacking_balance(score_TE: Tensor, ids_TK: Tensor, sequences: LocalSequences,
     documents, sequence_T = len(sequences.cached), sequences.sequence_T
     share_BE = affinity_share(score_TE, sequence_T, documents)
     own = Choices.of(ids_TK, sequence_T, documents, experts)
-    sums = sum_documents(torch.cat([own.chosen_BE, own.tokens_B1], dim=1), sequences.layout, group)
+    sums = sum_documents(torch.cat([own.chosen_BE, own.tokens_B1], dim=1), sequences.split, group)
     whole = Choices(sums[:, :experts], sums[:, experts:])
     return ((whole.frequency(k, share_BE.dtype) - own.frequency(k, share_BE.dtype)) * share_BE).sum()

@@ -17,7 +17,7 @@ from dsv4.distributed.collectives import exchange
 from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.transformer import RankTransformer
 from dsv4.kernels import moe as kernel
-from dsv4.model.layers import Layer
+from dsv4.model.layers import KernelModule
 from dsv4.model.moe import Expert, MoE
 from dsv4.model.step import Step
 
@@ -43,7 +43,7 @@ class SplitMoE(MoE):
     lies. Every rank of the group must call it, also with no tokens."""
 
     def __init__(self, whole: MoE, group: Any) -> None:
-        Layer.__init__(self)
+        KernelModule.__init__(self)
         self.impl, self.index, self.group = whole.impl, whole.index, group
         self.gate, self.shared_experts = whole.gate, whole.shared_experts
         here, self.ranks = dist.get_rank(group), dist.get_world_size(group)

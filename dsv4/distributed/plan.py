@@ -22,7 +22,7 @@ BF16, FP32 = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WeightCounts:
     """Numbers in the whole model, prediction block included, by how they are held. cut16, cut32: dense matrices along
     fsdp (cut32: the head). whole32: fp32 matrices on every rank (compressors, routers, hyper-connections) and vectors.
     vocabulary: those of cut16 and cut32 that AdamW moves."""
@@ -38,7 +38,7 @@ class Weights:
         return self.cut16 + self.cut32 + self.whole32 + self.experts
 
 
-def weights(config: ModelConfig) -> Weights:
+def weights(config: ModelConfig) -> WeightCounts:
     """Every number once; adds up to `accounting.parameters`, total and prediction block."""
     held: Counter[str] = Counter()
     for parameter in parameter_table(config).values():
@@ -47,11 +47,11 @@ def weights(config: ModelConfig) -> Weights:
         held[_place(parameter)] += parameter.numbers
         if parameter.role in (Role.EMBEDDING, Role.HEAD):
             held["vocabulary"] += parameter.numbers
-    return Weights(**held)
+    return WeightCounts(**held)
 
 
 def _place(parameter: Parameter) -> str:
-    """The field of `Weights` that counts a parameter, as `fsdp.stays_whole` decides for bf16 weights."""
+    """The field of `WeightCounts` that counts a parameter, as `fsdp.stays_whole` decides for bf16 weights."""
     if parameter.role is Role.EXPERT:
         return "experts"
     if parameter.role is Role.HEAD:
@@ -60,7 +60,7 @@ def _place(parameter: Parameter) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RankMemory:
     """Bytes of one rank. scratch: where owners make updates. block: gathered weights and gradients of a block and the
     head. activations: kept block inputs and, estimated, the inside of the block being recomputed. messages: what the
     optimiser's exchange holds at once."""
@@ -80,7 +80,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RankTraffic:
     """Bytes one rank sends in a step. shards: gathering weights and reducing gradients along fsdp. experts: rows to
     experts and back. context: halo and entries. copies: adding gradients of copies. muon: gradients to owners and
     updates back."""
@@ -97,18 +97,18 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScalePlan:
     """One layout. tokens: of one rank in one micro-batch (a sequence over its context ranks). micro: micro-batches a
     rank makes in a step. batch: tokens of a step, at least what was asked for."""
 
     tokens: int
     micro: int
     batch: int
-    memory: Memory
-    traffic: Traffic
+    memory: RankMemory
+    traffic: RankTraffic
 
 
-def plan(config: ModelConfig, scale: Scale, *, length: int, batch: int) -> Plan:
+def plan(config: ModelConfig, scale: Scale, *, length: int, batch: int) -> ScalePlan:
     """Memory and traffic for sequences of `length` tokens and steps of `batch` tokens.
 
     Raises ValueError where the layout is not possible.
@@ -121,10 +121,10 @@ def plan(config: ModelConfig, scale: Scale, *, length: int, batch: int) -> Plan:
     micro = ceil(batch / length / samples)
     tokens = ceil(length / scale.context)
     memory, traffic = _memory(config, scale, tokens), _traffic(config, scale, tokens, micro)
-    return Plan(tokens, micro, micro * samples * length, memory, traffic)
+    return ScalePlan(tokens, micro, micro * samples * length, memory, traffic)
 
 
-def _memory(c: ModelConfig, scale: Scale, tokens: int) -> Memory:
+def _memory(c: ModelConfig, scale: Scale, tokens: int) -> RankMemory:
     w, block = weights(c), _block(c)
     cut16, cut32, experts = w.cut16 / scale.fsdp, w.cut32 / scale.fsdp, w.experts / scale.expert
     held = cut16 + cut32 + w.whole32 + experts
@@ -136,7 +136,7 @@ def _memory(c: ModelConfig, scale: Scale, tokens: int) -> Memory:
     wide = c.num_attention_heads * c.head_dim
     # of the block being recomputed, with gradients: streams, q and output, rows at experts with their inner values
     inside = 6 * streams + 6 * wide + c.num_experts_per_tok * (4 * c.hidden_size + 6 * c.moe_intermediate_size)
-    return Memory(
+    return RankMemory(
         weights=BF16 * (cut16 + experts) + FP32 * (cut32 + w.whole32),
         masters=FP32 * (cut16 + experts),
         gradients=FP32 * held,
@@ -159,7 +159,7 @@ def _others(ranks: int) -> float:
     return (ranks - 1) / ranks
 
 
-def _traffic(c: ModelConfig, scale: Scale, tokens: int, micro: int) -> Traffic:
+def _traffic(c: ModelConfig, scale: Scale, tokens: int, micro: int) -> RankTraffic:
     w = weights(c)
     layers = c.num_hidden_layers + c.num_nextn_predict_layers
     cut_bytes = BF16 * w.cut16 + FP32 * w.cut32
@@ -184,7 +184,7 @@ def _traffic(c: ModelConfig, scale: Scale, tokens: int, micro: int) -> Traffic:
         + _others(scale.world) * w.whole32
         + _others(copies_experts) * w.experts / scale.expert
     )
-    return Traffic(shards, experts, context, copies, muon)
+    return RankTraffic(shards, experts, context, copies, muon)
 
 
 def _context_bytes(c: ModelConfig, scale: Scale, tokens: int) -> float:
@@ -203,7 +203,7 @@ def _context_bytes(c: ModelConfig, scale: Scale, tokens: int) -> float:
     return sent
 
 
-def table(config: ModelConfig, scale: Scale, made: Plan) -> str:
+def table(config: ModelConfig, scale: Scale, made: ScalePlan) -> str:
     """A plan for people."""
     axes = " x ".join(f"{name} {size}" for name, size in zip(AXES, scale.sizes, strict=True))
     lines = [f"{scale.world:,} ranks: {axes}"]

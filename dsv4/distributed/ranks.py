@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from dsv4.config import ModelConfig
 from dsv4.distributed import checkpoint, expert_parallel, fsdp, gradients
-from dsv4.distributed.context_parallel import Layout, reach
+from dsv4.distributed.context_parallel import ContextSplit, reach
 from dsv4.distributed.failure import watched
 from dsv4.distributed.mesh import Mesh
+from dsv4.distributed.micro_batches import SplitBatch, cut_batches, join_batches
 from dsv4.distributed.optimizers import LocalOptimizer, OwnedMatrices
 from dsv4.distributed.qat import ShardsFakeQuantised
-from dsv4.distributed.stretch import Stretch, cut_batches, join_batches
 from dsv4.distributed.transformer import RankTransformer
 from dsv4.model.init import init_weights
 from dsv4.model.layers import Numerics
@@ -84,12 +84,12 @@ class Ranks:
         if self.mesh.scale.context == 1:
             return moved
         place, ranks = self.mesh.place("context"), self.mesh.scale.context
-        return [Stretch.of(b, Layout.of(b.lengths, place, ranks, self._least // ranks)) for b in moved]
+        return [SplitBatch.of(b, ContextSplit.of(b.lengths, place, ranks, self._least // ranks)) for b in moved]
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
         own = Totals.of(batches)
         tokens = sum(
-            b.layout.span[1] - b.layout.span[0] if isinstance(b, Stretch) else len(b.tokens_T) for b in batches
+            b.split.span[1] - b.split.span[0] if isinstance(b, SplitBatch) else len(b.tokens_T) for b in batches
         )
         sums = torch.tensor([own.next, own.ahead, tokens], dtype=torch.float64)
         self.sum(sums)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from dsv4.config import ModelConfig, Routing
-from dsv4.distributed.context_parallel import BalanceListener, ContextCache, Layout, LocalSequences, reach
+from dsv4.distributed.context_parallel import BalanceObserver, ContextCache, ContextSplit, LocalSequences, reach
 from dsv4.distributed.mesh import Mesh
 from dsv4.model.inputs import ModelCache, Sequences
 from dsv4.model.layers import FP32, Numerics
@@ -25,18 +25,18 @@ class RankTransformer(Transformer):
     def __init__(self, config: ModelConfig, mesh: Mesh, numerics: Numerics = FP32, impl: str | None = None) -> None:
         super().__init__(config, numerics, impl)
         self.mesh = mesh
-        self._listeners: list[BalanceListener] = []
+        self._balances: list[BalanceObserver] = []
 
     def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:
         """See Transformer.pack; with several context ranks this rank's stretch of the documents `lengths`.
 
-        Raises ValueError for documents too short to be cut (see `Layout.of`).
+        Raises ValueError for documents too short to be cut (see `ContextSplit.of`).
         """
         if self.mesh.scale.context == 1 or cached is not None:
             return super().pack(lengths, cached)
         place, ranks = self.mesh.place("context"), self.mesh.scale.context
-        layout = Layout.of(lengths, place, ranks, reach(self.config))
-        return LocalSequences.cut(layout, self.config.compressor_ratios, self.hc_head_fn.device)
+        split = ContextSplit.of(lengths, place, ranks, reach(self.config))
+        return LocalSequences.cut(split, self.config.compressor_ratios, self.hc_head_fn.device)
 
     def hidden(
         self,
@@ -50,7 +50,7 @@ class RankTransformer(Transformer):
         if isinstance(self.head, FSDPModule) and torch.is_grad_enabled():
             # the loss reads the head's weight without calling the head; the end of the backward pass frees it
             self.head.unshard()
-        tokens_T, observer = tokens_T[: sequences.tokens], self._listen(observer, sequences)
+        tokens_T, observer = tokens_T[: sequences.tokens], self._balanced(observer, sequences)
         return super().hidden(tokens_T, sequences, cache or self._cache(sequences), observer, regime)
 
     def mtp_hidden(
@@ -63,25 +63,25 @@ class RankTransformer(Transformer):
         regime: Regime = PLAIN,
     ) -> Tensor:
         """See Transformer.mtp_hidden. Tokens after those of `sequences` are passed over."""
-        tokens_T, observer = next_tokens_T[: sequences.tokens], self._listen(observer, sequences)
+        tokens_T, observer = next_tokens_T[: sequences.tokens], self._balanced(observer, sequences)
         return super().mtp_hidden(x_TSD, tokens_T, sequences, cache or self._cache(sequences), observer, regime)
 
     def take_balance(self) -> Tensor | None:
         """What the balance loss lacks that observers worked out since the last call, over all layers, not yet divided;
         None where no documents are cut. Differentiable."""
-        found = [value for listener in self._listeners for value in listener.found]
-        for listener in self._listeners:
-            listener.open = False
-        self._listeners = []
+        found = [value for balance in self._balances for value in balance.found]
+        for balance in self._balances:
+            balance.open = False
+        self._balances = []
         return torch.stack(found).sum() if found else None
 
-    def _listen(self, observer: Observer | None, sequences: Sequences) -> Observer | None:
+    def _balanced(self, observer: Observer | None, sequences: Sequences) -> Observer | None:
         if observer is None or not isinstance(sequences, LocalSequences) or not torch.is_grad_enabled():
             return observer
         learned = {s.index for s in (*self.config.layers, *self.config.mtp_layers) if s.routing is Routing.LEARNED}
-        listener = BalanceListener(observer, sequences, learned, self.mesh.group("context"))
-        self._listeners.append(listener)
-        return listener
+        balance = BalanceObserver(observer, sequences, learned, self.mesh.group("context"))
+        self._balances.append(balance)
+        return balance
 
     def _cache(self, sequences: Sequences) -> ModelCache | None:
         if not isinstance(sequences, LocalSequences):

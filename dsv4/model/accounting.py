@@ -17,7 +17,7 @@ _KV_BLOCK, _INDEX_BLOCK, _ROW_ALIGNMENT = 64, 32, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class ParameterCounts:
     """Counts by part of the backbone; `mtp` is the prediction block, not part of `total`."""
 
     embedding: int
@@ -49,7 +49,7 @@ class Parameters:
 
 
 @lru_cache(maxsize=16)
-def parameters(config: ModelConfig) -> Parameters:
+def parameters(config: ModelConfig) -> ParameterCounts:
     """Every stored number of the model, scales and hash tables not counted."""
     backbone: Counter[Role] = Counter()
     prediction = 0
@@ -60,7 +60,7 @@ def parameters(config: ModelConfig) -> Parameters:
             prediction += parameter.numbers
         else:
             backbone[parameter.role] += parameter.numbers
-    return Parameters(
+    return ParameterCounts(
         embedding=backbone[Role.EMBEDDING],
         head=backbone[Role.HEAD],
         attention=backbone[Role.ATTENTION],

@@ -10,12 +10,12 @@ from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels.hyper_connection import combine
 from dsv4.model.attention import make_attention
 from dsv4.model.hyper_connection import enter
-from dsv4.model.layers import Layer, Numerics, RMSNorm
+from dsv4.model.layers import KernelModule, Numerics, RMSNorm
 from dsv4.model.moe import MoE
 from dsv4.model.step import Step
 
 
-class Block(Layer):
+class Block(KernelModule):
     """X <- B X + C F(norm(A X)), first with F = attention, then with F = MoE."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:

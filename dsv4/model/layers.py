@@ -80,7 +80,7 @@ class LayerList(Counted, nn.ModuleList):
 _WRITTEN: dict[type, dict[str, Any]] = {}  # of each layer class: its functions as they are written here
 
 
-class Layer(Counted):
+class KernelModule(Counted):
     """A module that calls kernels. `impl`: which implementation of them (None = best); Transformer sets it once."""
 
     impl: str | None = None
@@ -110,7 +110,7 @@ def class_patches() -> str | None:
     return None
 
 
-class Linear(Layer):
+class Linear(KernelModule):
     """y = x W^T. The precision is a property of the weight: float, fp8 (e4m3, 128x128 scales) or packed fp4 (1x32).
 
     A quantised weight has a `scale` beside it; its inputs are quantised per 128 columns as in the release. dtype: what
@@ -174,7 +174,7 @@ def rms(x: Tensor, eps: float, impl: str | None = None) -> Tensor:
     return rms_norm(x, None, eps, impl)
 
 
-class RMSNorm(Layer):
+class RMSNorm(KernelModule):
     """Weighted RMSNorm over the last dim; fp32 inside, one rounding to the input's dtype."""
 
     def __init__(self, dim: int, eps: float) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from dsv4.config import LayerSpec, ModelConfig, Routing
 from dsv4.kernels import matmul
 from dsv4.kernels import moe as kernel
-from dsv4.model.layers import Layer, LayerList, Linear, Numerics
+from dsv4.model.layers import KernelModule, LayerList, Linear, Numerics
 from dsv4.model.step import Step
 from dsv4.model.watch import Watch, alien
 
 
-class Gate(Layer):
+class Gate(KernelModule):
     """Affinities and the choice of experts. Hash layers look the ids up by token; weights are learned in both."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
@@ -46,7 +46,7 @@ class Gate(Layer):
         return score_TE, ids_TK, kernel.expert_weights(score_TE, ids_TK, self.config.routed_scaling_factor, self.impl)
 
 
-class Expert(Layer):
+class Expert(KernelModule):
     """Clamped SwiGLU: w1 is the gate, w3 the linear part, w2 the way back."""
 
     def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
@@ -64,7 +64,7 @@ class Expert(Layer):
         return self.w2(hidden_nF.to(x_nD.dtype))
 
 
-class MoE(Layer):
+class MoE(KernelModule):
     """Routed experts plus one shared expert."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:

@@ -14,13 +14,13 @@ from dsv4.config import ModelConfig
 from dsv4.model.block import Block
 from dsv4.model.hyper_connection import collapse_head
 from dsv4.model.inputs import FreshCache, ModelCache, Sequences
-from dsv4.model.layers import FP32, Layer, LayerList, Linear, Numerics, RMSNorm
+from dsv4.model.layers import FP32, KernelModule, LayerList, Linear, Numerics, RMSNorm
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.rope import RotaryTables
 from dsv4.model.step import PLAIN, Observer, Regime, Step
 
 
-class Transformer(Layer):
+class Transformer(KernelModule):
     """The model. Parameter names are the released ones; weights are uninitialised until loaded or `init_weights`.
 
     numerics: how activations are held (FP32, BF16, RELEASE). impl: which kernels run: None = the best, "torch" =
@@ -40,7 +40,7 @@ class Transformer(Layer):
         self.mtp = LayerList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
         self.use_yarn(True)
         for module in self.modules():
-            if isinstance(module, Layer):
+            if isinstance(module, KernelModule):
                 module.impl = impl
 
     @property

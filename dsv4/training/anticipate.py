@@ -23,7 +23,7 @@ from dsv4.training.schedule import Phase
 Routes = dict[int, Tensor]  # by layer with a learned router: ids_TK
 
 
-class _Recorder:
+class _RouteRecorder:
     def __init__(self, layers: set[int]) -> None:
         self._layers = layers
         self.routes: Routes = {}
@@ -37,7 +37,7 @@ class _Recorder:
 def routes_of(model: Transformer, batch: Batch, phase: Phase = Phase.SPARSE) -> Routes:
     """The experts that the model's routers choose for a batch now, prediction block included: one forward pass."""
     config = model.config
-    recorder = _Recorder({s.index for s in (*config.layers, *config.mtp_layers) if s.routing is Routing.LEARNED})
+    recorder = _RouteRecorder({s.index for s in (*config.layers, *config.mtp_layers) if s.routing is Routing.LEARNED})
     sequences = model.pack(list(batch.lengths))
     regime = Regime(dense=phase is not Phase.SPARSE)
     x_TSD = model.hidden(batch.tokens_T, sequences, observer=recorder, regime=regime)

@@ -13,7 +13,7 @@ from dsv4.model.transformer import Transformer
 
 SPEED = 0.001  # report: bias update speed
 
-Load = dict[int, Tensor]  # by layer: how many tokens each expert got, load_E
+ExpertLoads = dict[int, Tensor]  # by layer: how many tokens each expert got, load_E
 
 
 def expert_load(ids_TK: Tensor, experts: int) -> Tensor:
@@ -21,7 +21,7 @@ def expert_load(ids_TK: Tensor, experts: int) -> Tensor:
     return torch.bincount(ids_TK.flatten(), minlength=experts).to(torch.float32)
 
 
-def add_load(into: Load, more: Mapping[int, Tensor]) -> None:
+def add_load(into: ExpertLoads, more: Mapping[int, Tensor]) -> None:
     """Add the counts of another micro-batch."""
     for layer, load_E in more.items():
         into[layer] = into[layer] + load_E if layer in into else load_E

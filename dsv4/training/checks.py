@@ -18,7 +18,7 @@ from dsv4.training.states import PREVIOUS_FILE, STATE_FILE
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class StorageNeeds:
     """Bytes. state: one saved state. memory: weights, gradients, optimiser states and the snapshots kept against
     spikes, without activations. model: the export, 0 for none."""
 
@@ -39,7 +39,7 @@ def layout_of(recipe: Recipe, export: str) -> Layout | None:
     return None if export == "none" else LAYOUTS[export]
 
 
-def needs_of(recipe: Recipe, config: ModelConfig, layout: Layout | None) -> Needs:
+def needs_of(recipe: Recipe, config: ModelConfig, layout: Layout | None) -> StorageNeeds:
     """By arithmetic; for one process."""
     p = accounting.parameters(config)
     numbers = p.total + p.mtp
@@ -48,7 +48,7 @@ def needs_of(recipe: Recipe, config: ModelConfig, layout: Layout | None) -> Need
     state = 4 * (numbers + moments) + (2 * numbers if recipe.run.numerics == "bf16" else 0)
     copies = recipe.recovery.snapshots if recipe.run.recovery else 0
     memory = state + 4 * numbers + copies * state
-    return Needs(state, memory, 0 if layout is None else model_bytes(config, layout))
+    return StorageNeeds(state, memory, 0 if layout is None else model_bytes(config, layout))
 
 
 def model_bytes(config: ModelConfig, layout: Layout) -> int:
@@ -96,7 +96,7 @@ def check_codec(recipe: Recipe, codec: Codec) -> None:
             raise ValueError(f"data.fim needs the token {token}, which the tokenizer does not have") from None
 
 
-def check_room(folder: Path, needs: Needs) -> None:
+def check_room(folder: Path, needs: StorageNeeds) -> None:
     """Raise ValueError where the disk has no room for the states and the model of the run. Text that becomes tokens is
     not counted."""
     there = sum(f.stat().st_size for f in (folder / STATE_FILE, folder / PREVIOUS_FILE) if f.exists())

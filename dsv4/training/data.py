@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dsv4.training.batch import Batch
-from dsv4.training.documents import Codec, Document, Generated, Progress, Source, shard_of
+from dsv4.training.documents import Codec, Document, GeneratedDocuments, ReadProgress, Source, shard_of
 from dsv4.training.packing import best_fit, cut
 from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import Schedule
@@ -53,7 +53,7 @@ class _Pool:
     given: tuple[int, ...]
 
 
-class Feed:
+class BatchReader:
     """Batches by step.
 
     fetch(step) may be asked for the newest step and for any before it that `forget` has not dropped; all ranks fetch
@@ -103,13 +103,13 @@ class Feed:
     def _advance(self, step: int) -> list[tuple[Document, ...]]:
         """The sequences of a step of all ranks; the position after it is kept."""
         position = self._positions[step]
-        moment = self._schedule.at(position.tokens)
-        length, tokens = moment.stage.length, position.tokens
+        settings = self._schedule.at(position.tokens)
+        length, tokens = settings.stage.length, position.tokens
         if position.length != length:
             position = Position(tokens, self._pool(position).next, (0,) * len(self._sources), length)
         taken: list[tuple[Document, ...]] = []
         seen = 0
-        while seen < moment.batch_tokens or len(taken) % self._world:
+        while seen < settings.batch_tokens or len(taken) % self._world:
             pool = self._pool(position)
             if position.bin == len(pool.bins):
                 position = Position(tokens, pool.next, pool.given, length)
@@ -198,12 +198,12 @@ def _batch(documents: Sequence[Document]) -> Batch:
     return Batch(torch.from_numpy(tokens), lengths, torch.from_numpy(np.concatenate(each, dtype=np.float32)))
 
 
-def open_sources(recipe: Recipe, codec: Codec, folder: Path, progress: Progress | None = None) -> list[Source]:
+def open_sources(recipe: Recipe, codec: Codec, folder: Path, progress: ReadProgress | None = None) -> list[Source]:
     """The sources of a recipe; shards are made under `folder` where they are missing."""
     found: list[Source] = []
     for settings in recipe.data.sources:
         if settings.kind == "generator":
-            found.append(Generated(settings, codec, recipe.seed))
+            found.append(GeneratedDocuments(settings, codec, recipe.seed))
         else:
             found.append(shard_of(settings, codec, folder, progress))
     return found

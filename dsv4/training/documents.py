@@ -26,7 +26,7 @@ from dsv4.training.source_texts import files_of, texts_of
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int], None]  # name of the source, tokens so far
+ReadProgress = Callable[[str, int], None]  # name of the source, tokens so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Source(Protocol):
 Maker = Callable[..., Document | str]
 
 
-class Generated:
+class GeneratedDocuments:
     """Documents made by `function(rng, codec, **options)`; text is encoded between begin and end tokens.
 
     Raises ValueError naming the source when the function fails or gives something else."""
@@ -131,7 +131,7 @@ def function_of(settings: SourceSettings) -> Maker:
     return made
 
 
-class Shard:
+class TokenShard:
     """Tokens of all documents in one file, and where each starts: made once, then mapped.
 
     Raises DamagedShard when what lies in the folder is not what was written: every opening reads it through once.
@@ -171,7 +171,7 @@ class DamagedShard(ValueError):
     """A shard's files are cut, changed or missing."""
 
 
-def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: Progress | None = None) -> Shard:
+def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: ReadProgress | None = None) -> TokenShard:
     """The shard of a text or JSONL source under `folder`, made if it is not there, its files have changed, or it is
     damaged. Processes that make the same one at a time do not disturb each other."""
     files = files_of(settings)
@@ -181,7 +181,7 @@ def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: Pro
     place = folder / f"{settings.name}-{digest.hexdigest()}"
     if (place / ABOUT).exists():
         try:
-            return Shard(place)
+            return TokenShard(place)
         except DamagedShard as error:
             _log.warning("%s; it is made again from its source", error)
             shutil.rmtree(place)
@@ -198,11 +198,11 @@ def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: Pro
             rename(staging, place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Shard(place)
+    return TokenShard(place)
 
 
 def _write_shard(
-    settings: SourceSettings, codec: Codec, files: list[Path], place: Path, progress: Progress | None
+    settings: SourceSettings, codec: Codec, files: list[Path], place: Path, progress: ReadProgress | None
 ) -> None:
     """One pass over the texts."""
     place.mkdir(parents=True, exist_ok=True)

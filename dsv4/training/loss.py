@@ -14,7 +14,7 @@ from dsv4.kernels.vocab_loss import vocab_loss
 from dsv4.model.inputs import Sequences
 from dsv4.model.step import IndexedAttention, Regime
 from dsv4.model.transformer import Transformer
-from dsv4.training.balance import Load, expert_load, sequence_balance
+from dsv4.training.balance import ExpertLoads, expert_load, sequence_balance
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.indexer_loss import Recall, indexer_kl, only_indexers, recall
 from dsv4.training.schedule import Phase
@@ -30,11 +30,11 @@ class Losses:
 
     total: Tensor
     parts: dict[str, Tensor]
-    load: Load
+    load: ExpertLoads
     recalls: dict[int, Recall] = field(default_factory=dict)
 
 
-class _Listener:
+class _LossObserver:
     """Collects what the layers say during the forward pass. When blocks run again in the backward pass it computes the
     same but keeps nothing."""
 
@@ -46,7 +46,7 @@ class _Listener:
         self._balance: list[Tensor] = []
         self._indexer: list[Tensor] = []
         self._open = True
-        self.load: Load = {}
+        self.load: ExpertLoads = {}
         self.recalls: dict[int, Recall] = {}
 
     def routed(self, layer: int, score_TE: Tensor, ids_TK: Tensor) -> None:
@@ -94,35 +94,35 @@ def compute_loss(
     """
     totals = totals or Totals.of([batch])
     sequences = model.pack(list(batch.lengths))
-    listener = _Listener(model, sequences, phase, recall_queries)
+    observer = _LossObserver(model, sequences, phase, recall_queries)
     warmup = phase is Phase.WARMUP
     regime = Regime(
         dense=phase is not Phase.SPARSE,
         routes=routes,
-        indexed=None if phase is Phase.DENSE else listener.indexed,
+        indexed=None if phase is Phase.DENSE else observer.indexed,
         recompute=recompute and not warmup,
     )
     if warmup:
         with only_indexers(model):
-            x_TSD = model.hidden(batch.tokens_T, sequences, observer=listener, regime=regime)
+            x_TSD = model.hidden(batch.tokens_T, sequences, observer=observer, regime=regime)
             main, accuracy = _next_token(model, x_TSD, batch, totals)
-        _, indexer = listener.close()
+        _, indexer = observer.close()
         indexer = indexer / totals.tokens
         parts = {"next": main, "accuracy": accuracy, "indexer": indexer}
-        return Losses(weights.indexer * indexer, _detached(parts), listener.load, listener.recalls)
-    x_TSD = model.hidden(batch.tokens_T, sequences, observer=listener, regime=regime)
+        return Losses(weights.indexer * indexer, _detached(parts), observer.load, observer.recalls)
+    x_TSD = model.hidden(batch.tokens_T, sequences, observer=observer, regime=regime)
     main, accuracy = _next_token(model, x_TSD, batch, totals)
     total, parts = main, {"next": main, "accuracy": accuracy}
     if model.mtp:
-        parts["mtp"] = _token_after(model, x_TSD, batch, sequences, totals, listener, regime)
+        parts["mtp"] = _token_after(model, x_TSD, batch, sequences, totals, observer, regime)
         total = total + weights.mtp * parts["mtp"]
-    balance, indexer = (value / totals.tokens for value in listener.close())
+    balance, indexer = (value / totals.tokens for value in observer.close())
     parts["balance"] = balance
     total = total + weights.balance * balance
     if phase is Phase.SPARSE:
         parts["indexer"] = indexer
         total = total + weights.indexer * indexer
-    return Losses(total, _detached(parts), listener.load, listener.recalls)
+    return Losses(total, _detached(parts), observer.load, observer.recalls)
 
 
 def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,12 +145,12 @@ def _token_after(
     batch: Batch,
     sequences: Sequences,
     totals: Totals,
-    listener: _Listener,
+    observer: _LossObserver,
     regime: Regime,
 ) -> Tensor:
     """The prediction block sees token t + 1 beside row t and predicts token t + 2 of the same document."""
     next_T = torch.roll(batch.tokens_T, -1)  # a document's last row gets a foreign token, and no target
-    ahead_TSD = model.mtp_hidden(x_TSD, next_T, sequences, observer=listener, regime=regime)
+    ahead_TSD = model.mtp_hidden(x_TSD, next_T, sequences, observer=observer, regime=regime)
     weight_T = batch.weights(2)
     row_N = weight_T.nonzero().flatten()
     rows_ND = model.mtp_head_rows(ahead_TSD[row_N])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dsv4.checkpoint.names import RELEASE, Layout, stored
 from dsv4.checkpoint.quantize import store_parameter
 from dsv4.kernels import quant
-from dsv4.model.layers import Layer, Linear, Numerics, straight_through
+from dsv4.model.layers import KernelModule, Linear, Numerics, straight_through
 from dsv4.model.transformer import Transformer
 from dsv4.parameters import Parameter, parameter_table
 
@@ -63,7 +63,7 @@ class FakeQuantised:
             if stored(known[name], layout)[name].dtype != torch.float32
         ]
         self._kept: list[Tensor] = []
-        self._numerics: list[tuple[Layer, Numerics]] = []
+        self._numerics: list[tuple[KernelModule, Numerics]] = []
 
     @torch.no_grad()
     def __enter__(self) -> "FakeQuantised":
@@ -75,7 +75,7 @@ class FakeQuantised:
         self._put(values)
         if self.cache:
             for module in self.model.modules():
-                if isinstance(module, Layer):
+                if isinstance(module, KernelModule):
                     self._numerics.append((module, module.numerics))
                     module.numerics = replace(module.numerics, simulate=True)
         if self.activations:

@@ -93,7 +93,7 @@ class BatchRamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StepSettings:
     """What holds for the step that begins now."""
 
     stage: Stage
@@ -134,7 +134,7 @@ class Schedule:
         """Tokens of the whole run."""
         return sum(stage.tokens for stage in self.stages)
 
-    def at(self, tokens: int) -> Moment:
+    def at(self, tokens: int) -> StepSettings:
         """What holds after `tokens` tokens; from the end on the last stage's settings."""
         if tokens < 0:
             raise ValueError(f"tokens must be at least 0, got {tokens}")
@@ -144,7 +144,7 @@ class Schedule:
             index += 1
         stage = self.stages[index]
         batch = max(self.batch.at(tokens), stage.length)
-        return Moment(
+        return StepSettings(
             stage=stage,
             stage_index=index,
             lr=self.lr.at(tokens, batch) if stage.lr is None else stage.lr,

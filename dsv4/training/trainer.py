@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,53 +18,30 @@ from dsv4.files import is_full
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
 from dsv4.training.anticipate import BatchQueue, RoutedBatch, routes_of
-from dsv4.training.balance import Load, add_load, max_violation, move_biases
+from dsv4.training.balance import ExpertLoads, add_load, max_violation, move_biases
 from dsv4.training.batch import Batch, Totals
-from dsv4.training.data import Feed, Position
+from dsv4.training.connection_error import connection_error
+from dsv4.training.data import BatchReader, Position
 from dsv4.training.documents import Codec, Source
 from dsv4.training.indexer_loss import Recall
 from dsv4.training.loss import compute_loss
-from dsv4.training.meter import connection_error, matmul_rate, training_flops
 from dsv4.training.mixed import Masters
 from dsv4.training.recipe import Recipe
 from dsv4.training.recovery import Recovery
 from dsv4.training.resume import check_resume, fingerprints
-from dsv4.training.schedule import Moment, Phase
+from dsv4.training.schedule import Phase, StepSettings
 from dsv4.training.settings import LossWeights
 from dsv4.training.spikes import SpikeDetector
 from dsv4.training.states import capture_state, restore_state
+from dsv4.training.step_record import StepRecord
 from dsv4.training.team import Alone, Team
+from dsv4.training.throughput import matmul_rate, training_flops
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Line:
-    """One step for the log. losses: unweighted parts. spike: set where the run went back instead of moving."""
-
-    step: int
-    tokens: int
-    phase: str
-    lr: float
-    losses: dict[str, float]
-    grad_norm: float
-    max_violation: float
-    seconds: float
-    tokens_per_second: float
-    mfu: float
-    qat: bool
-    anticipating: bool
-    extra: dict[str, float] = field(default_factory=dict)
-    spike: str | None = None
-    back_to: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("losses", "extra")}
-        return {**flat, **self.losses, **self.extra}
-
-
 class Trainer:
-    """Model, optimisers and data of a recipe in a folder; `run` yields a line per step. With a state in the folder it
+    """Model, optimisers and data of a recipe in a folder; `run` yields a record per step. With a state in the folder it
     goes on from there, bit for bit as if it had never stopped.
 
     Raises ValueError when the folder's state belongs to another recipe.
@@ -99,10 +75,10 @@ class Trainer:
         self._yarn: bool | None = None  # what the model's rotary tables were made for
         self._data = fingerprints(sources, codec)
         rank, world = self.team.samples
-        self._feed_from = partial(
-            Feed, sources, recipe.data, self.schedule, codec, seed=recipe.seed, rank=rank, world=world
+        self._reader_from = partial(
+            BatchReader, sources, recipe.data, self.schedule, codec, seed=recipe.seed, rank=rank, world=world
         )
-        self.feed = self._feed_from(start=self._load())
+        self.reader = self._reader_from(start=self._load())
         self._queue = BatchQueue(self._fetch, self._route, recipe.run.anticipation_delay)
         self._rate = matmul_rate()
         self._saved = time.monotonic()
@@ -110,43 +86,43 @@ class Trainer:
     @property
     def tokens(self) -> int:
         """Seen so far, by all ranks."""
-        return self.feed.position(self.step).tokens
+        return self.reader.position(self.step).tokens
 
     @property
     def done(self) -> bool:
         return self.tokens >= self.schedule.tokens
 
-    def run(self) -> Iterator[Line]:
+    def run(self) -> Iterator[StepRecord]:
         """Train to the end of the schedule. Saves now and then, and at the end; closing the iterator does not save.
 
         Without room for a state the run goes on and tries again later; only at the end that is an error.
         """
         while not self.done:
             with self.team.watch():
-                line = self.advance()
-            yield line
+                record = self.advance()
+            yield record
             with self.team.watch():
                 if self.team.agree(time.monotonic() - self._saved >= self.recipe.run.save_seconds):
                     self._save_if_there_is_room()
         with self.team.watch():
             self.save()
 
-    def advance(self) -> Line:
+    def advance(self) -> StepRecord:
         """One step, or one return after a spike."""
         began, tokens, step = time.perf_counter(), self.tokens, self.step
-        moment = self.schedule.at(tokens)
-        self._apply(moment)
+        settings = self.schedule.at(tokens)
+        self._apply(settings)
         anticipating = self.recovery.anticipating(step)
         if self.recipe.run.recovery:
             self.recovery.before_step(step)
         batches = self._queue.take(step, anticipating)
         totals = self.team.totals([part.batch for part in batches])
         measured = step % self.recipe.run.recall_every == 0
-        parts, load = self._accumulate(batches, moment, totals, self.recipe.run.recall_queries if measured else 0)
+        parts, load = self._accumulate(batches, settings, totals, self.recipe.run.recall_queries if measured else 0)
         norm = self.team.clip(self.masters.named_parameters(), self.recipe.optimizer.clip or float("inf"))
         back = self.recovery.judge(step, loss=parts["next"], grad_norm=norm) if self.recipe.run.recovery else None
         if back is None:
-            self._update(load, moment)
+            self._update(load, settings)
             self.step += 1
         else:
             self.step = back
@@ -155,36 +131,36 @@ class Trainer:
         seconds = time.perf_counter() - began
         self.seconds += seconds
         if back is None:
-            self.feed.forget(step - 4 * self.recipe.recovery.snapshot_every * self.recipe.recovery.snapshots)
+            self.reader.forget(step - 4 * self.recipe.recovery.snapshot_every * self.recipe.recovery.snapshots)
         rate = totals.tokens / seconds
-        dense = moment.stage.phase is not Phase.SPARSE
+        dense = settings.stage.phase is not Phase.SPARSE
         flops = training_flops(self.model.config, [n for b in batches for n in b.batch.lengths], dense=dense)
-        line = Line(
+        record = StepRecord(
             step=step,
             tokens=tokens,
-            phase=moment.stage.phase.value,
-            lr=moment.lr,
+            phase=settings.stage.phase.value,
+            lr=settings.lr,
             losses=parts,
             grad_norm=norm,
             max_violation=max((max_violation(one) for one in load.values()), default=0.0),
             seconds=seconds,
             tokens_per_second=rate,
             mfu=flops * rate / self._rate / self.team.world,
-            qat=moment.qat,
+            qat=settings.qat,
             anticipating=anticipating,
         )
         if measured:
-            line.extra["connection_error"] = connection_error(self.model)
+            record.extra["connection_error"] = connection_error(self.model)
         if back is not None:
-            line.spike, line.back_to = str(self.recovery.spikes[-1]), back
-        return line
+            record.spike, record.back_to = str(self.recovery.spikes[-1]), back
+        return record
 
     def stand_at(self, tokens: int, *, anticipating: bool = False) -> None:
         """Go on as a run that has seen `tokens` tokens, with the weights of now and data from its beginning: for trying
         stages, never in a run that is kept. anticipating: route ahead, as after a spike."""
         zeros = (0,) * len(self.recipe.data.sources)
         position = Position(tokens, zeros, zeros, self.schedule.at(tokens).stage.length)
-        self.feed = self._feed_from(start=(self.step, position))
+        self.reader = self._reader_from(start=(self.step, position))
         self._queue.clear()
         self.recovery.route_ahead(self.step + 1_000_000 if anticipating else self.step)
 
@@ -195,7 +171,7 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "position": self.feed.position(self.step).to_dict(),
+            "position": self.reader.position(self.step).to_dict(),
             "recovery": self.recovery.state_dict(),
             "holds": self._holds,
             "data": self._data,
@@ -237,44 +213,44 @@ class Trainer:
         if "masters" in state:
             self.masters.load_state_dict(state["masters"])
 
-    def _apply(self, moment: Moment) -> None:
-        self.optimizers.set_lr(moment.lr)
-        if moment.stage.yarn != self._yarn:
-            self.model.use_yarn(moment.stage.yarn)
-            self._yarn = moment.stage.yarn
-        holds = (moment.stage_index, moment.qat)
+    def _apply(self, settings: StepSettings) -> None:
+        self.optimizers.set_lr(settings.lr)
+        if settings.stage.yarn != self._yarn:
+            self.model.use_yarn(settings.stage.yarn)
+            self._yarn = settings.stage.yarn
+        holds = (settings.stage_index, settings.qat)
         if holds != self._holds:  # another loss from here on: what was ordinary is not any more
             self.recovery.detector.reset()
             self._holds = holds
 
     def _fetch(self, step: int) -> list[Batch]:
-        return self.team.share(self.feed.fetch(step))
+        return self.team.share(self.reader.fetch(step))
 
     def _route(self, batch: Any) -> dict[int, Tensor]:
         return routes_of(self.model, batch, self.schedule.at(self.tokens).stage.phase)
 
     def _accumulate(
-        self, batches: list[RoutedBatch], moment: Moment, totals: Totals, queries: int
-    ) -> tuple[dict[str, float], Load]:
+        self, batches: list[RoutedBatch], settings: StepSettings, totals: Totals, queries: int
+    ) -> tuple[dict[str, float], ExpertLoads]:
         """Gradients of all micro-batches; the parts of the loss, recall and the experts' load over all ranks."""
-        settings = self.recipe.loss
-        weights = LossWeights(moment.mtp_weight, settings.balance, settings.indexer)
+        fixed = self.recipe.loss
+        weights = LossWeights(settings.mtp_weight, fixed.balance, fixed.indexer)
         sums: dict[str, float] = {}
-        load: Load = {}
+        load: ExpertLoads = {}
         recalls: list[Recall] = []
-        with self._fake if moment.qat else nullcontext():
+        with self._fake if settings.qat else nullcontext():
             for part in batches:
                 losses = compute_loss(
                     self.model,
                     part.batch,
-                    phase=moment.stage.phase,
+                    phase=settings.stage.phase,
                     weights=weights,
                     totals=totals,
                     routes=part.routes,
                     recompute=self.recipe.run.recompute,
                     recall_queries=queries,
                 )
-                self.team.complete(losses, settings.balance, totals)
+                self.team.complete(losses, weights.balance, totals)
                 losses.total.backward()
                 self.masters.collect()
                 add_load(load, losses.load)
@@ -284,7 +260,9 @@ class Trainer:
         self.team.sum_gradients(self.masters.named_parameters())
         return self._of_all_ranks(sums, Recall.mean(recalls), load)
 
-    def _of_all_ranks(self, sums: dict[str, float], recall: Recall, load: Load) -> tuple[dict[str, float], Load]:
+    def _of_all_ranks(
+        self, sums: dict[str, float], recall: Recall, load: ExpertLoads
+    ) -> tuple[dict[str, float], ExpertLoads]:
         """Sums of losses and loads, and the recall over all ranks' queries, by one message."""
         own = [*sums.values(), recall.entries * recall.queries, recall.mass * recall.queries, recall.queries]
         layers = sorted(load)
@@ -298,8 +276,8 @@ class Trainer:
         counts.copy_(every[len(own) :].view_as(counts))
         return found, dict(zip(layers, counts, strict=True))
 
-    def _update(self, load: Load, moment: Moment) -> None:
+    def _update(self, load: ExpertLoads, settings: StepSettings) -> None:
         self.optimizers.step()
         self.masters.publish()
-        if moment.stage.phase is not Phase.WARMUP:
+        if settings.stage.phase is not Phase.WARMUP:
             move_biases(self.model, load, self.recipe.optimizer.balance_speed)

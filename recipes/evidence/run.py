@@ -19,7 +19,6 @@ import torch
 
 from dsv4.checkpoint import save_checkpoint
 from dsv4.checkpoint.names import LAYOUTS
-from dsv4.cli.train import describe
 from dsv4.encoding import Tokenizer, train_bpe
 from dsv4.training.data import open_sources
 from dsv4.training.logbook import Logbook, read_log
@@ -70,11 +69,11 @@ def _train(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     trainer = Trainer(recipe, folder, tokenizer, open_sources(recipe, tokenizer, RUNS / "data"))
     log = Logbook(folder / "log.jsonl", trainer.step)
     spent, told = time.process_time(), 0.0
-    for line in trainer.run():
-        log.write(line.to_dict())
+    for record in trainer.run():
+        log.write(record.to_dict())
         if time.monotonic() - told > 20:
             told = time.monotonic()
-            print(f"{arm.name} {folder.name}: {line.tokens:,} tokens  {describe(line)}", flush=True)
+            print(f"{arm.name} {folder.name}: {record.tokens:,} tokens  {record.summary()}", flush=True)
     log.close()
     state = trainer.model.state_dict()
     text_side = {

@@ -60,7 +60,7 @@ def test_a_stopped_run_goes_on_and_ends_as_a_model(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     told = process.communicate()[1]
     assert process.returncode == 130, told
-    assert "saved; the same command goes on" in told
+    assert "saved; the same command resumes the run" in told
     done = subprocess.run(dsv4_train(recipe, "--folder", place), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     steps = [line["step"] for line in read_log(log)]

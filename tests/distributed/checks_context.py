@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dsv4.distributed.context_parallel import Layout, reach
+from dsv4.distributed.context_parallel import ContextSplit, reach
 from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.ranks import Ranks
 from dsv4.distributed.transformer import RankTransformer
@@ -75,11 +75,11 @@ def the_rule_is_told(folder: Path) -> None:
     config = small_recipe().config(97)
     assert reach(config) == 15
     with pytest.raises(ValueError, match=r"each rank needs at least 15 tokens .* 29 tokens give 14"):
-        Layout.of((20, 9), 0, 2, reach(config))
-    layout = Layout.of((20, 11), 1, 2, reach(config))
-    assert layout.cuts == (0, 16, 31)
-    assert layout.entries(4) == [4, 3]
-    assert (layout.open_at(1), layout.open_at(2)) == (16, 0)
+        ContextSplit.of((20, 9), 0, 2, reach(config))
+    split = ContextSplit.of((20, 11), 1, 2, reach(config))
+    assert split.cuts == (0, 16, 31)
+    assert split.entries(4) == [4, 3]
+    assert (split.open_at(1), split.open_at(2)) == (16, 0)
 
 
 def split_documents_equal_one_process(folder: Path) -> None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dsv4.distributed.context_parallel import Layout
-from dsv4.distributed.stretch import Stretch, cut_batches, join_batches
+from dsv4.distributed.context_parallel import ContextSplit
+from dsv4.distributed.micro_batches import SplitBatch, cut_batches, join_batches
 from dsv4.training.batch import Batch
 from dsv4.training.recipe import Recipe
 from dsv4.training.settings import Scale
@@ -34,13 +34,13 @@ def test_short_ones_are_joined() -> None:
 
 def test_a_stretch_knows_the_tokens_that_follow() -> None:
     whole = batch(7, 5)
-    stretches = [Stretch.of(whole, Layout.of(whole.lengths, rank, 2, 3)) for rank in range(2)]
+    stretches = [SplitBatch.of(whole, ContextSplit.of(whole.lengths, rank, 2, 3)) for rank in range(2)]
     assert stretches[0].tokens_T.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert stretches[1].tokens_T.tolist() == [6, 7, 8, 9, 10, 11, 0, 1]
     for ahead in (1, 2):
-        parts = [s.weights(ahead)[: -Stretch.AHEAD] for s in stretches]
+        parts = [s.weights(ahead)[: -SplitBatch.AHEAD] for s in stretches]
         assert torch.equal(torch.cat(parts), whole.weights(ahead))
-        assert not any(s.weights(ahead)[-Stretch.AHEAD :].any() for s in stretches)
+        assert not any(s.weights(ahead)[-SplitBatch.AHEAD :].any() for s in stretches)
 
 
 @pytest.mark.parametrize(

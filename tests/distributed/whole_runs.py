@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.ranks import Ranks
 from dsv4.training.anticipate import BatchQueue
-from dsv4.training.data import Feed, open_sources
+from dsv4.training.data import BatchReader, open_sources
 from dsv4.training.recipe import Recipe
 from dsv4.training.settings import Scale
 from dsv4.training.team import Alone
@@ -49,10 +49,10 @@ def alone(folder: Path, shares: int, **changes: Any) -> Trainer:
     sources = open_sources(recipe, codec, folder)
     run = Trainer(recipe, folder, codec, sources, team=Alone())
     feeds = [
-        Feed(sources, recipe.data, recipe.schedule, codec, seed=recipe.seed, rank=rank, world=shares)
+        BatchReader(sources, recipe.data, recipe.schedule, codec, seed=recipe.seed, rank=rank, world=shares)
         for rank in range(shares)
     ]
-    run.feed = feeds[0]
+    run.reader = feeds[0]
     run._queue = BatchQueue(lambda step: [b for feed in feeds for b in feed.fetch(step)], run._route)
     return run
 

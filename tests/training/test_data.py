@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsv4.training import documents as documents_module
-from dsv4.training.data import Feed, open_sources
-from dsv4.training.documents import Document, Generated, shard_of
+from dsv4.training.data import BatchReader, open_sources
+from dsv4.training.documents import Document, GeneratedDocuments, shard_of
 from dsv4.training.packing import best_fit, cut
 from dsv4.training.recipe import SourceSettings
 from dsv4.training.source_texts import files_of, texts_of
@@ -169,23 +169,25 @@ def fails(rng: random.Random, codec: Letters, what: str) -> object:
 def test_generators_that_fail_are_named(what: str, message: str) -> None:
     chosen = SourceSettings("s", "generator", "tests.training.test_data:fails", options={"what": what})
     with pytest.raises(ValueError, match=f"source s: tests.training.test_data:fails {message}"):
-        Generated(chosen, Letters(), 0)
+        GeneratedDocuments(chosen, Letters(), 0)
 
 
 def test_missing_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="source s: no files at"):
         shard_of(settings(tmp_path / "nowhere"), Letters(), tmp_path / "s")
     with pytest.raises(ValueError, match=r"source s: path 'os:nothing' is no module:function"):
-        Generated(SourceSettings("s", "generator", "os:nothing"), Letters(), 0)
+        GeneratedDocuments(SourceSettings("s", "generator", "os:nothing"), Letters(), 0)
     (tmp_path / "broken_module.py").write_text("this is no Python")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"'broken_module:make' is no module:function \(SyntaxError: "):
-        Generated(SourceSettings("s", "generator", "broken_module:make"), Letters(), 0)
+        GeneratedDocuments(SourceSettings("s", "generator", "broken_module:make"), Letters(), 0)
     with pytest.raises(ValueError, match="has no option 'mist'"):
-        Generated(SourceSettings("s", "generator", "tests.training.runs:counting", options={"mist": 1}), Letters(), 0)
+        GeneratedDocuments(
+            SourceSettings("s", "generator", "tests.training.runs:counting", options={"mist": 1}), Letters(), 0
+        )
 
 
-def text_feed(folder: Path, *, start=None, rank: int = 0, world: int = 1, **data: object) -> Feed:
+def text_feed(folder: Path, *, start=None, rank: int = 0, world: int = 1, **data: object) -> BatchReader:
     (folder / "texts").mkdir(exist_ok=True)
     for i in range(40):
         (folder / "texts" / f"{i}.txt").write_text(chr(97 + i % 26) * (5 + 7 * i % 90))
@@ -193,7 +195,7 @@ def text_feed(folder: Path, *, start=None, rank: int = 0, world: int = 1, **data
     made = recipe(data={**raw_recipe()["data"], "sources": [source], **data})
     codec = Letters()
     sources = open_sources(made, codec, folder / "shards")
-    return Feed(sources, made.data, made.schedule, codec, seed=5, rank=rank, world=world, start=start)
+    return BatchReader(sources, made.data, made.schedule, codec, seed=5, rank=rank, world=world, start=start)
 
 
 def documents(batches) -> list[tuple[int, ...]]:
@@ -248,7 +250,7 @@ def test_sources_get_their_shares(tmp_path: Path) -> None:
     sources = [{"name": "a", "weight": 3.0, **common}, {"name": "b", "weight": 1.0, **common, "options": {"most": 20}}]
     stages = [{"tokens": 9000, "length": 64}]
     made = recipe(data={**raw_recipe()["data"], "sources": sources, "pool": 40}, stages=stages)
-    feed = Feed(open_sources(made, Letters(), tmp_path), made.data, made.schedule, Letters())
+    feed = BatchReader(open_sources(made, Letters(), tmp_path), made.data, made.schedule, Letters())
     for step in range(11):
         feed.fetch(step)
     a, b = feed.position(11).given
@@ -264,7 +266,7 @@ def test_sources_of_some_lengths_are_read_in_those_stages_only(tmp_path: Path) -
     ]
     stages = [{"tokens": 4000, "length": 64}, {"tokens": 4000, "length": 128}]
     made = recipe(data={**raw_recipe()["data"], "sources": sources}, stages=stages)
-    feed = Feed(open_sources(made, Letters(), tmp_path), made.data, made.schedule, Letters())
+    feed = BatchReader(open_sources(made, Letters(), tmp_path), made.data, made.schedule, Letters())
     at = [feed.position(0)]
     while at[-1].tokens < 7000:
         feed.fetch(len(at) - 1)
@@ -283,5 +285,5 @@ def test_sources_of_some_lengths_are_read_in_those_stages_only(tmp_path: Path) -
 
 def test_learn_weights_arrive() -> None:
     made = recipe()
-    feed = Feed(open_sources(made, Letters(), Path()), made.data, made.schedule, Letters())
+    feed = BatchReader(open_sources(made, Letters(), Path()), made.data, made.schedule, Letters())
     assert all(torch.equal(b.learn_T, torch.ones(len(b.tokens_T))) for b in feed.fetch(0))

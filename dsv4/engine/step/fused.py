@@ -11,7 +11,7 @@ from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.csa import Indexer
 from dsv4.model.attention.shared import Attention
 from dsv4.model.block import Block
-from dsv4.model.layers import Layer, Linear, RMSNorm
+from dsv4.model.layers import KernelModule, Linear, RMSNorm
 from dsv4.model.moe import MoE
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.rope import RotaryTables
@@ -103,7 +103,7 @@ def unusual(model: Transformer) -> str | None:
 def _difference(model: Transformer, module: torch.nn.Module) -> str | None:
     """What one module has set otherwise than the model it is in."""
     c = model.config
-    if isinstance(module, Layer) and module.impl not in (None, "native"):
+    if isinstance(module, KernelModule) and module.impl not in (None, "native"):
         return f"it asks for {module.impl!r} kernels"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "it scales what it looks up"

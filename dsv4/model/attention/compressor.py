@@ -11,11 +11,11 @@ from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import compress
 from dsv4.kernels.rope import apply_rope
 from dsv4.model.inputs import LayerCache, TailName
-from dsv4.model.layers import Layer, Linear, Numerics, RMSNorm
+from dsv4.model.layers import KernelModule, Linear, Numerics, RMSNorm
 from dsv4.model.step import Step
 
 
-class Compressor(Layer):
+class Compressor(KernelModule):
     """Gated pooling with position biases, RMSNorm, then RoPE at the block's first token. Projections are fp32."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, dim: int, numerics: Numerics) -> None:

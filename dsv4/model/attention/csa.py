@@ -15,11 +15,11 @@ from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.inputs import Blocks, KeyBuffer, LayerCache
-from dsv4.model.layers import Layer, Linear, Numerics, straight_through
+from dsv4.model.layers import KernelModule, Linear, Numerics, straight_through
 from dsv4.model.step import IndexedAttention, Step
 
 
-class Indexer(Layer):
+class Indexer(KernelModule):
     """Scores entries with small keys of its own compressor (eqs 13-17)."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:

@@ -12,11 +12,11 @@ from dsv4.kernels import quant
 from dsv4.kernels.rope import apply_rope
 from dsv4.kernels.sparse_attention import KeySet, sparse_attention
 from dsv4.model.inputs import KeyBuffer
-from dsv4.model.layers import GroupedLinear, Layer, Linear, Numerics, RMSNorm, rms, straight_through
+from dsv4.model.layers import GroupedLinear, KernelModule, Linear, Numerics, RMSNorm, rms, straight_through
 from dsv4.model.step import Step
 
 
-class Attention(Layer):
+class Attention(KernelModule):
     """Queries read rows of one buffer: the sliding window and, in subclasses, compressed entries.
 
     A subclass defines which entries it adds (`keys`).

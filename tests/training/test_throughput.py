@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsv4.training.meter import training_flops
+from dsv4.training.throughput import training_flops
 from tests.training.runs import recipe
 
 

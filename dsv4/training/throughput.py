@@ -1,7 +1,4 @@
-"""How fast a run is beside what the machine can do, and how healthy the model's mechanisms are.
-
-T tokens, S streams, X = (2 + S) * S mixes.
-"""
+"""Operations that training needs, and the operations per second of the machine: both give the MFU of a run."""
 
 import time
 from collections.abc import Sequence
@@ -9,9 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from dsv4.config import AttentionKind, ModelConfig
-from dsv4.kernels.hyper_connection import split_sinkhorn
 from dsv4.model import accounting
-from dsv4.model.transformer import Transformer
 
 
 def training_flops(config: ModelConfig, lengths: Sequence[int], *, dense: bool = False) -> float:
@@ -49,18 +44,3 @@ def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
         a @ b
         done += 1
     return 2 * size**3 * done / (time.perf_counter() - start)
-
-
-@torch.no_grad()
-def connection_error(model: Transformer, draws: int = 32) -> float:
-    """How far the streams' mixing matrices are from doubly stochastic: the largest |row or column sum - 1| over all
-    connections, for projections drawn from a normal distribution (the real ones are RMS-normalised)."""
-    config, worst = model.config, 0.0
-    generator = torch.Generator().manual_seed(0)
-    for block in model.blocks:
-        for scale_3, base_X in ((block.hc_attn_scale, block.hc_attn_base), (block.hc_ffn_scale, block.hc_ffn_base)):
-            mixes_TX = torch.randn(draws, len(base_X), generator=generator).to(base_X)
-            parts = split_sinkhorn(mixes_TX, scale_3, base_X, config.hc_mult, config.hc_sinkhorn_iters, config.hc_eps)
-            for dim in (1, 2):
-                worst = max(worst, float((parts[2].sum(dim) - 1).abs().max()))
-    return worst

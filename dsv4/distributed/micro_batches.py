@@ -11,33 +11,33 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dsv4.distributed.context_parallel import Layout
+from dsv4.distributed.context_parallel import ContextSplit
 from dsv4.training.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch(Batch):
+class SplitBatch(Batch):
     """This rank's tokens of a batch whose documents several ranks share, and the two tokens that follow: targets of the
     last rows, which make no row themselves. lengths: of all documents, as the model packs them."""
 
-    layout: Layout
+    split: ContextSplit
     all: Batch
 
     AHEAD: ClassVar[int] = 2
 
     @classmethod
-    def of(cls, batch: Batch, layout: Layout) -> "Stretch":
-        first, last = layout.span[0], layout.span[1] + cls.AHEAD
+    def of(cls, batch: Batch, split: ContextSplit) -> "SplitBatch":
+        first, last = split.span[0], split.span[1] + cls.AHEAD
         # after the last token comes the first, as where one process turns the batch around
         tokens_T, learn_T = (torch.cat([t, t[: cls.AHEAD]])[first:last] for t in (batch.tokens_T, batch.learn_T))
-        return cls(tokens_T, batch.lengths, learn_T, layout, batch)
+        return cls(tokens_T, batch.lengths, learn_T, split, batch)
 
     def __post_init__(self) -> None:
         pass  # the whole batch was checked
 
     def weights(self, ahead: int) -> Tensor:
         """See Batch.weights; 0 for the tokens that make no row."""
-        first, last = self.layout.span
+        first, last = self.split.span
         return torch.nn.functional.pad(self.all.weights(ahead)[first:last], (0, self.AHEAD))
 
 
