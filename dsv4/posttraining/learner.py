@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dsv4.model.transformer import Transformer
-from dsv4.training.balance import Load, add_load, move_biases
+from dsv4.training.balance import ExpertLoads, add_load, move_biases
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.mixed import Masters
 from dsv4.training.param_groups import Named, Optimizers
@@ -138,9 +138,11 @@ class Learner:
         if "masters" in state:
             self.masters.load_state_dict(state["masters"])
 
-    def _accumulate(self, batches: Sequence[B], loss_of: LossOf[B], totals: Totals) -> tuple[dict[str, float], Load]:
+    def _accumulate(
+        self, batches: Sequence[B], loss_of: LossOf[B], totals: Totals
+    ) -> tuple[dict[str, float], ExpertLoads]:
         sums: dict[str, float] = {"loss": 0.0}
-        load: Load = {}
+        load: ExpertLoads = {}
         fake = self._fake if self.quantised else None
         with fake or nullcontext():
             for batch in batches:
@@ -157,7 +159,7 @@ class Learner:
         self.team.sum_gradients(self.masters.named_parameters())
         return sums, load
 
-    def _of_all_ranks(self, sums: dict[str, float], load: Load) -> tuple[dict[str, float], Load]:
+    def _of_all_ranks(self, sums: dict[str, float], load: ExpertLoads) -> tuple[dict[str, float], ExpertLoads]:
         """Both added up over the ranks, by one message. Every rank's loss reports the same names."""
         layers, names = sorted(load), sorted(sums)
         own = torch.tensor([sums[name] for name in names], dtype=torch.float64)
