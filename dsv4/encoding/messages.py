@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dsv4.encoding.dialect import Dialect
+
 Message = Mapping[str, Any]
 
 CALLER_ROLES = frozenset({"user", "developer"})
@@ -81,6 +83,25 @@ def normalise(messages: Sequence[Message], context: Sequence[Message]) -> tuple[
     after = _merge_tool_messages(messages, "messages")
     _sort_tool_results([*before, *after])
     return before, after
+
+
+def with_system_fields(messages: Sequence[Message], fields: Message, dialect: Dialect) -> list[dict[str, Any]]:
+    """Copies of the messages with `fields` (tools, response_format, ...) in the first system message, which is made if
+    there is none.
+
+    Dialects without system turns have one system text, at the head: all system messages are joined there.
+    """
+    found = [dict(message) for message in messages]
+    if not dialect.system:
+        texts = [message["content"] for message in found if message["role"] == "system" and message["content"]]
+        found = [message for message in found if message["role"] != "system"]
+        if texts:
+            found.insert(0, {"role": "system", "content": "\n\n".join(texts)})
+    if fields:
+        if not found or found[0]["role"] != "system":
+            found.insert(0, {"role": "system", "content": ""})
+        found[0] |= fields
+    return found
 
 
 def drop_reasoning(turns: Sequence[Turn]) -> list[Turn]:

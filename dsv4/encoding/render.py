@@ -206,6 +206,7 @@ class _Renderer:
                 self.out.markup(self.dialect.tool_result_close)
 
     def _assistant(self, index: int, turn: Turn) -> None:
+        self.out.said_by = turn.source
         if not self._after_task(index) and self._keeps_reasoning(index):
             self.out.data(turn.text("reasoning_content"))
             self.out.markup(self.dialect.think_close)
@@ -214,6 +215,7 @@ class _Renderer:
             write_tool_calls(self.out, calls, f"{turn.source}.tool_calls", self.dialect)
         if not turn.fields.get("wo_eos"):
             self.out.markup(self.dialect.eos)
+        self.out.said_by = ""
 
     def _after_task(self, index: int) -> bool:
         return index > 0 and self.turns[index - 1].task is not None

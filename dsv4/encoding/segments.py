@@ -12,18 +12,24 @@ from dataclasses import dataclass
 class Segment:
     """A run of text: `trusted` if the renderer wrote it, untrusted if it came from a message.
 
+    said_by: the assistant message whose answer this is part of (`messages[2]`), its markup and end token included;
+    empty for what an answer is given to.
+
     >>> Segment("<｜User｜>", trusted=True)
     """
 
     text: str
     trusted: bool
+    said_by: str = ""
 
 
 class SegmentWriter:
-    """Collects text in order; neighbours of equal trust become one segment, and empty text adds nothing."""
+    """Collects text in order; neighbours of equal trust and of one speaker become one segment, and empty text adds
+    nothing. Set `said_by` before the text of an answer, and back to "" behind it."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[bool, list[str]]] = []
+        self.said_by = ""
+        self._runs: list[tuple[bool, str, list[str]]] = []
 
     def markup(self, text: str) -> None:
         """Append text made by the renderer (trusted)."""
@@ -35,12 +41,12 @@ class SegmentWriter:
 
     def segments(self) -> list[Segment]:
         """All text so far; joining the texts gives the rendered string."""
-        return [Segment("".join(parts), trusted) for trusted, parts in self._runs]
+        return [Segment("".join(parts), trusted, said_by) for trusted, said_by, parts in self._runs]
 
     def _append(self, text: str, *, trusted: bool) -> None:
         if not text:
             return
-        if self._runs and self._runs[-1][0] is trusted:
-            self._runs[-1][1].append(text)
+        if self._runs and self._runs[-1][:2] == (trusted, self.said_by):
+            self._runs[-1][2].append(text)
         else:
-            self._runs.append((trusted, [text]))
+            self._runs.append((trusted, self.said_by, [text]))

@@ -15,12 +15,14 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import tokenizers
 
 from dsv4.encoding.choose_dialect import dialect_named, dialect_of_folder
+from dsv4.encoding.conversation import examples_of, read_conversation
 from dsv4.encoding.dialect import V4, Dialect
 from dsv4.encoding.messages import Message
 from dsv4.encoding.pretokens import cuts_as_released, pieces
@@ -191,6 +193,25 @@ class Tokenizer:
         if mode == "safe":
             return self.encode_segments(segments)
         return self.encode_text("".join(segment.text for segment in segments), trusted=True)
+
+    def encode_conversation(self, conversation: Any) -> tuple[list[tuple[list[int], list[int]]], int]:
+        """What a conversation teaches: (ids, learn) of each example, where learn is 1 for what an answer says (its end
+        token included) and 0 for the rest; and how many of its answers are only context.
+
+        conversation: an object of messages, tools and mode, see `dsv4.encoding.conversation`. Message text never
+        becomes a control token. Raises ValueError naming the field.
+        """
+        checked = read_conversation(conversation, self.dialect)
+        found: list[tuple[list[int], list[int]]] = []
+        for example in examples_of(checked, self.dialect):
+            ids: list[int] = []
+            learn: list[int] = []
+            for speaker, segments in groupby(example.segments, lambda segment: segment.said_by):
+                part = self.encode_segments(segments)
+                ids += part
+                learn += [int(speaker in example.answers)] * len(part)
+            found.append((ids, learn))
+        return found, checked.context
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD; unknown ids are skipped.

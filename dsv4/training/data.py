@@ -4,6 +4,7 @@ A `Position` says how far every source has been read; nothing else is remembered
 token, and a step asked for again gets the same batch.
 """
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,21 @@ import numpy as np
 import torch
 
 from dsv4.training.batch import Batch
-from dsv4.training.documents import Codec, Document, GeneratedDocuments, ReadProgress, Source, shard_of
+from dsv4.training.documents import (
+    Codec,
+    Document,
+    GeneratedDocuments,
+    ReadProgress,
+    Source,
+    TokenShard,
+    shard_of,
+)
 from dsv4.training.packing import best_fit, cut
 from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import Schedule
-from dsv4.training.settings import DataSettings
+from dsv4.training.settings import DataSettings, SourceSettings
+
+_log = logging.getLogger(__name__)
 
 FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
 
@@ -149,9 +160,11 @@ class BatchReader:
             which = max(behind, key=lambda i: behind[i])
             document = self._document(which, following[which])
             following[which] += 1
-            given[which] += len(document.tokens)
-            wanted -= len(document.tokens)
-            pieces += _pieces(document, at.length)
+            parts = list(_pieces(document, at.length, self._data.sources[which]))
+            tokens = sum(len(part.tokens) for part in parts)
+            given[which] += tokens
+            wanted -= tokens
+            pieces += parts
         bins = best_fit([len(p.tokens) for p in pieces], at.length)
         order = random.Random(f"{self._seed}/bins/{at.next}").sample(range(len(bins)), len(bins))
         return _Pool(tuple(tuple(pieces[i] for i in bins[b]) for b in order), tuple(following), tuple(given))
@@ -163,6 +176,8 @@ class BatchReader:
         epoch, place = divmod(number, source.count)
         document = source.document(int(_order(source.count, self._seed, which, epoch)[place]))
         rng = random.Random(f"{self._seed}/fim/{which}/{number}")
+        if document.learn is not None:  # a conversation is told in its order
+            return document
         return self._told_out_of_order(document, rng) if rng.random() < self._data.fim else document
 
     def _told_out_of_order(self, document: Document, rng: random.Random) -> Document:
@@ -182,9 +197,14 @@ def _order(count: int, seed: int, which: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, which, epoch]).permutation(count)
 
 
-def _pieces(document: Document, length: int) -> Iterator[Document]:
+def _pieces(document: Document, length: int, settings: SourceSettings) -> Iterator[Document]:
+    """A document that fits, or what of it does: nothing, its beginning, or all of it in pieces."""
     if len(document.tokens) <= length:
         yield document
+        return
+    if settings.kind == "messages":
+        if settings.longer == "cut" and document.learn is not None and any(document.learn[:length]):
+            yield Document(document.tokens[:length], document.learn[:length])
         return
     for first, last in cut(len(document.tokens), length):
         learn = None if document.learn is None else document.learn[first:last]
@@ -204,6 +224,23 @@ def open_sources(recipe: Recipe, codec: Codec, folder: Path, progress: ReadProgr
     for settings in recipe.data.sources:
         if settings.kind == "generator":
             found.append(GeneratedDocuments(settings, codec, recipe.seed))
-        else:
-            found.append(shard_of(settings, codec, folder, progress))
+            continue
+        shard = shard_of(settings, codec, folder, progress)
+        if settings.kind == "messages":
+            for length in sorted({stage.length for stage in recipe.stages if settings.used_at(stage.length)}):
+                _tell_of_longer(settings, shard, length)
+        found.append(shard)
     return found
+
+
+def _tell_of_longer(settings: SourceSettings, shard: TokenShard, length: int) -> None:
+    """Warn of conversations that are longer than the sequences; raise ValueError where none is left."""
+    longer = np.flatnonzero(shard.lengths > length)
+    if not len(longer):
+        return
+    kept = [n for n in longer if any(_pieces(shard.document(int(n)), length, settings))]
+    what = f"source {settings.name}: {len(longer):,} of {shard.count:,} examples have more than {length:,} tokens"
+    if len(longer) == shard.count and not kept:
+        raise ValueError(f'{what}, none can be learned: longer sequences (stages.length), or longer = "cut"')
+    cut = f"{len(kept):,} are cut there, " if settings.longer == "cut" else ""
+    _log.warning("%s: %s%s are left out", what, cut, f"{len(longer) - len(kept):,}")

@@ -13,16 +13,16 @@ import os
 import random
 import shutil
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from dsv4.files import naming, rename, stamp, sync_path
 from dsv4.training.settings import SourceSettings
-from dsv4.training.source_texts import files_of, texts_of
+from dsv4.training.source_texts import files_of, objects_of, texts_of
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Document:
     much each token counts as a target; None = all the same."""
 
     tokens: Sequence[int] | np.ndarray
-    learn: Sequence[float] | None = None
+    learn: Sequence[float] | np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.tokens):
@@ -59,6 +59,10 @@ class Codec(Protocol):
     def token_id(self, text: str) -> int: ...
 
     def encode_text(self, text: str, trusted: bool = False) -> list[int]: ...
+
+    def encode_conversation(self, conversation: Any) -> tuple[list[tuple[list[int], list[int]]], int]:
+        """(tokens, learn) of each example of a conversation, and how many of its answers are only context."""
+        ...
 
     def definition_json(self) -> str: ...
 
@@ -143,12 +147,14 @@ class TokenShard:
             self.digest: str = about["digest"]
             self._tokens = np.memmap(folder / TOKENS, dtype=about["dtype"], mode="r")
             self._starts = np.load(folder / STARTS, mmap_mode="r")
+            self._learn = np.memmap(folder / LEARN, dtype=np.uint8, mode="r") if "learned" in about else None
+            self.context_only: int = about.get("context_only", 0)
             counts = len(self._starts) - 1, len(self._tokens)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise DamagedShard(f"{folder}: {error!r}") from None
         if counts != (about["documents"], about["tokens"]):
             raise DamagedShard(f"{folder}: {counts[1]:,} tokens of {about['tokens']:,}")
-        if _digest(self._tokens, self._starts) != self.digest:
+        if _digest(*_parts(self._tokens, self._starts, self._learn)) != self.digest:
             raise DamagedShard(f"{folder}: its content has changed since it was written")
 
     @property
@@ -161,10 +167,24 @@ class TokenShard:
 
     def document(self, number: int) -> Document:
         first, last = int(self._starts[number]), int(self._starts[number + 1])
-        return Document(self._tokens[first:last])
+        return Document(self._tokens[first:last], None if self._learn is None else self._learn[first:last])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Of all documents, in tokens."""
+        return np.diff(self._starts)
+
+    @property
+    def learned(self) -> int:
+        """How many tokens are learned."""
+        return self.tokens if self._learn is None else int(np.count_nonzero(self._learn))
 
 
-ABOUT, TOKENS, STARTS = "shard.json", "tokens.bin", "starts.npy"
+ABOUT, TOKENS, STARTS, LEARN = "shard.json", "tokens.bin", "starts.npy", "learn.bin"
+
+
+def _parts(tokens: np.ndarray, starts: np.ndarray, learn: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    return (tokens, starts) if learn is None else (tokens, starts, learn)
 
 
 class DamagedShard(ValueError):
@@ -172,10 +192,12 @@ class DamagedShard(ValueError):
 
 
 def shard_of(settings: SourceSettings, codec: Codec, folder: Path, progress: ReadProgress | None = None) -> TokenShard:
-    """The shard of a text or JSONL source under `folder`, made if it is not there, its files have changed, or it is
+    """The shard of a source of files under `folder`, made if it is not there, its files have changed, or it is
     damaged. Processes that make the same one at a time do not disturb each other."""
     files = files_of(settings)
     digest = hashlib.blake2b(repr((settings, codec.definition_json())).encode(), digest_size=8)
+    if settings.kind == "messages":  # how a codec writes one is no part of its definition
+        digest.update(repr(codec.encode_conversation(_SAMPLE)).encode())
     for file in files:
         digest.update("{} {} {}".format(file, *stamp(file)).encode(errors="surrogateescape"))
     place = folder / f"{settings.name}-{digest.hexdigest()}"
@@ -208,20 +230,59 @@ def _write_shard(
     place.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if codec.vocab_size <= 2**16 else np.uint32
     starts, total = [0], 0
-    with (place / TOKENS).open("wb") as out:
-        for text in texts_of(settings, files):
-            tokens = [codec.bos_id, *codec.encode_text(text), codec.eos_id]
+    about: dict[str, Any] = {"dtype": np.dtype(dtype).name}
+    learns = settings.kind == "messages"
+    if learns:
+        about |= {"learned": 0, "context_only": 0}
+    with (place / TOKENS).open("wb") as out, (place / LEARN).open("wb") as marks:
+        for tokens, learn in _encoded(settings, codec, files, about):
             out.write(np.array(tokens, dtype=dtype).tobytes())
+            marks.write(bytes(learn))
             total += len(tokens)
             starts.append(total)
             if progress is not None:
                 progress(settings.name, total)
     if total == 0:
-        raise ValueError(f"source {settings.name}: no text found under {settings.path}")
+        raise ValueError(
+            f"source {settings.name}: no {'conversation' if learns else 'text'} found under {settings.path}"
+        )
     np.save(place / STARTS, np.array(starts, dtype=np.int64))
-    digest = _digest(np.memmap(place / TOKENS, dtype=dtype, mode="r"), np.array(starts, dtype=np.int64))
-    about = {"dtype": np.dtype(dtype).name, "documents": len(starts) - 1, "tokens": total, "digest": digest}
+    if not learns:
+        (place / LEARN).unlink()
+    learn = np.memmap(place / LEARN, dtype=np.uint8, mode="r") if learns else None
+    tokens = np.memmap(place / TOKENS, dtype=dtype, mode="r")
+    digest = _digest(*_parts(tokens, np.array(starts, dtype=np.int64), learn))
+    about |= {"documents": len(starts) - 1, "tokens": total, "digest": digest}
     (place / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+
+
+def _encoded(
+    settings: SourceSettings, codec: Codec, files: list[Path], about: dict[str, Any]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Tokens of each document and, of conversations alone, which of them are learned; counts go into `about`."""
+    if settings.kind != "messages":
+        for text in texts_of(settings, files):
+            yield [codec.bos_id, *codec.encode_text(text), codec.eos_id], []
+        return
+    for file in files:
+        for where, conversation in objects_of(settings, file, "no conversation"):
+            try:
+                examples, context_only = codec.encode_conversation(conversation)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            about["context_only"] += context_only
+            for tokens, learn in examples:
+                about["learned"] += sum(learn)
+                yield tokens, learn
+
+
+_SAMPLE = {
+    "messages": [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c", "reasoning_content": "d"},
+    ]
+}
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -18,6 +18,7 @@ from dsv4.training.schedule import BatchRamp, LearningRate, Phase, Schedule, Sta
 from dsv4.training.settings import (
     PLAIN,
     DataSettings,
+    LoraSettings,
     LossWeights,
     OptimizerSettings,
     RecoverySettings,
@@ -45,7 +46,9 @@ _NOT_GIVEN = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A whole run. `model` holds the fields of ModelConfig; vocab_size comes from the tokenizer."""
+    """A whole run. `model` holds the fields of ModelConfig; vocab_size comes from the tokenizer.
+
+    init: a checkpoint folder whose weights the run starts from, and lora: adapters over them; `dsv4 sft` reads both."""
 
     name: str
     model: dict[str, Any]
@@ -60,6 +63,8 @@ class Recipe:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     run: RunSettings = field(default_factory=RunSettings)
+    init: str | None = None
+    lora: LoraSettings | None = None
     scale: Scale = field(default_factory=Scale)  # ranks along each axis; a run may go on with another scale
     __pydantic_config__ = _STRICT
 
@@ -74,10 +79,23 @@ class Recipe:
         for name in _NOT_GIVEN:
             if name in self.model:
                 raise ValueError(f"model.{name} comes from {_NOT_GIVEN[name]} and may not be given")
+        if self.lora is not None:
+            self._check_lora()
         self._check_lengths()
         experts = self.config(1024).n_routed_experts
         if experts % self.scale.expert:
             raise ValueError(f"scale.expert must divide model.n_routed_experts {experts}, got {self.scale.expert}")
+
+    def _check_lora(self) -> None:
+        """Adapters beside the rest: the weights they lie on stay as they are."""
+        if self.init is None:
+            raise ValueError("lora needs init: the folder whose weights the adapters lie on")
+        if self.qat_from is not None:
+            raise ValueError(
+                "qat_from: the weights under lora are not changed, so they cannot be trained to be quantised"
+            )
+        if self.optimizer.balance_speed:
+            raise ValueError(f"optimizer.balance_speed must be 0 with lora, got {self.optimizer.balance_speed}")
 
     def _check_lengths(self) -> None:
         """Stages beside the model, the batch and the sources."""

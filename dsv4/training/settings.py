@@ -23,20 +23,22 @@ class SourceSettings:
 
     kind "text": files under `path` with one of `suffixes`, a document each, cut at blank lines where they are longer
     than `characters`. "jsonl": one document a line of `path` (a file, or the .jsonl files of a folder), under `key`.
-    Files may be gzipped, in UTF-8, or in UTF-16 or 32 with a byte order mark. invalid: "refuse" what is no valid text
-    by file and line, or "replace" it by U+FFFD. "generator": `path` names a Python function
-    "module:name" that makes document number i from a random.Random and `options`. lengths: only in stages of these
-    sequence lengths (default: in all).
+    "messages": one conversation a line, of which the answers are learned (docs/finetune.md); `longer`: one that is
+    longer than the stage's sequences is left out ("skip"), or its beginning is learned ("cut"). Files may be gzipped,
+    in UTF-8, or in UTF-16 or 32 with a byte order mark. invalid: "refuse" what is no valid text by file and line, or
+    "replace" it by U+FFFD. "generator": `path` names a Python function "module:name" that makes document number i from
+    a random.Random and `options`. lengths: only in stages of these sequence lengths (default: in all).
     """
 
     name: str
-    kind: Literal["text", "jsonl", "generator"]
+    kind: Literal["text", "jsonl", "messages", "generator"]
     path: str
     weight: float = 1.0
     suffixes: tuple[str, ...] = (".txt", ".md")
     characters: int = 20_000
     key: str = "text"
     invalid: Literal["refuse", "replace"] = "refuse"
+    longer: Literal["skip", "cut"] = "skip"
     options: dict[str, Any] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
     __pydantic_config__ = _STRICT
@@ -84,6 +86,27 @@ class DataSettings:
             raise ValueError(f"data.fim must be in [0, 1], got {self.fim}")
         if self.pool < 1 or self.micro < 1:
             raise ValueError(f"data.pool and data.micro must be at least 1, got {self.pool} and {self.micro}")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Low-rank adapters in place of training the weights: y = W x + alpha / rank * B A x. targets: names of linears as
+    the release writes them, alone (`wq_b`) or with what they are in (`indexer.wq_b`, `shared_experts.w1`).
+
+    With run.numerics "bf16" the weights stay as they are stored, FP8 and FP4 included; "fp32" multiplies them out."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("wq_a", "wq_b", "wkv", "wo_b")
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"lora.alpha must be positive, got {self.alpha}")
+        if not self.targets:
+            raise ValueError("lora.targets must not be empty")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def files_of(settings: SourceSettings) -> list[Path]:
     path = Path(settings.path).expanduser()
     if path.is_file():
         return [path]
-    wanted = JSONL_SUFFIXES if settings.kind == "jsonl" else settings.suffixes
+    wanted = settings.suffixes if settings.kind == "text" else JSONL_SUFFIXES
     where = f"source {settings.name}: no files at {path}"
     if not path.exists():
         corpus = Path("runs/corpus")
@@ -53,20 +53,24 @@ def _instead(settings: SourceSettings, found: Sequence[Path]) -> str:
 def texts_of(settings: SourceSettings, files: Sequence[Path]) -> Iterator[str]:
     """The documents of these files, one after another; blank ones are left out. Raises ValueError naming file and line
     of what cannot be read."""
+    if settings.kind == "messages":
+        yield from _texts_of_messages(settings, files)
+        return
     for file in files:
         found = _lines(settings, file) if settings.kind == "jsonl" else _parts(settings, file)
         yield from (text for text in found if text.strip())
 
 
-def _lines(settings: SourceSettings, file: Path) -> Iterator[str]:
+def objects_of(settings: SourceSettings, file: Path, missing: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a file's lines, each with its place for messages ("chats.jsonl, line 3"); blank lines are
+    left out. missing: what the message says of a line that is no object."""
     for number, line in enumerate(lines_of(file, replace=settings.invalid == "replace"), start=1):
         if line.strip():
-            yield _text_in(settings, line, f"{file}, line {number}")
+            where = f"{file}, line {number}"
+            yield where, _object_in(line, f"{where}: {missing}")
 
 
-def _text_in(settings: SourceSettings, line: str, where: str) -> str:
-    """The text under the source's key in one line of JSON."""
-    missing = f"{where}: no JSON object with the key {settings.key!r}"
+def _object_in(line: str, missing: str) -> dict[str, Any]:
     try:
         found: Any = json.loads(line.rstrip())
     except json.JSONDecodeError as error:
@@ -75,6 +79,27 @@ def _text_in(settings: SourceSettings, line: str, where: str) -> str:
         raise ValueError(f"{missing}: not valid JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{missing}, but {_kind(found)}")
+    return found
+
+
+def _texts_of_messages(settings: SourceSettings, files: Sequence[Path]) -> Iterator[str]:
+    """What the messages of conversations say, for a tokenizer that is trained on it."""
+    for file in files:
+        for _, conversation in objects_of(settings, file, "no conversation"):
+            messages = conversation.get("messages")
+            for message in messages if isinstance(messages, list) else ():
+                said = (message.get(name) for name in ("reasoning_content", "content") if isinstance(message, dict))
+                yield from (text for text in said if isinstance(text, str) and text.strip())
+
+
+def _lines(settings: SourceSettings, file: Path) -> Iterator[str]:
+    for where, found in objects_of(settings, file, f"no JSON object with the key {settings.key!r}"):
+        yield _text_in(settings, found, where)
+
+
+def _text_in(settings: SourceSettings, found: dict[str, Any], where: str) -> str:
+    """The text under the source's key in one line of JSON."""
+    missing = f"{where}: no JSON object with the key {settings.key!r}"
     if settings.key not in found:
         keys = ", ".join(map(repr, list(found)[:8])) or "none"
         raise ValueError(f"{missing}; its keys are {keys}")

@@ -158,7 +158,7 @@ def test_segments_know_their_author() -> None:
     untrusted = "|".join(segment.text for segment in segments if not segment.trusted)
     schema = json.dumps(TOOL["function"])
     assert untrusted == f'SYS|{schema}|{{"RF": 1}}|USR|THINK|ANSWER|f|x|1|n|[2]|g|RESULT'
-    assert all(left.trusted is not right.trusted for left, right in pairwise(segments))
+    assert all((left.trusted, left.said_by) != (right.trusted, right.said_by) for left, right in pairwise(segments))
 
 
 U = {"role": "user", "content": "q"}

@@ -32,6 +32,14 @@ class Letters:
     def encode_text(self, text: str, trusted: bool = False) -> list[int]:
         return [5 + ord(c) % (VOCABULARY - 5) for c in text]
 
+    def encode_conversation(self, conversation: Any) -> tuple[list[tuple[list[int], list[int]]], int]:
+        texts = [message["content"] for message in conversation["messages"]]
+        parts = [self.encode_text(text) for text in texts]
+        learn = [
+            int(m["role"] == "assistant") for m, part in zip(conversation["messages"], parts, strict=True) for _ in part
+        ]
+        return [([self.bos_id, *(t for part in parts for t in part), self.eos_id], [0, *learn, 1])], 0
+
     def definition_json(self) -> str:
         return "letters"
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect, Segment, Tokenizer, render_segments, served
+from dsv4.encoding.messages import with_system_fields
 from dsv4.server.backend.replay import Replays
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError, invalid
@@ -44,14 +45,6 @@ def rendered(request: GenerationRequest, dialect: Dialect) -> list[dict[str, Any
     if not dialect.system:
         for message in messages:
             sort_calls(message)
-        texts = [message["content"] for message in messages if message["role"] == "system" and message["content"]]
-        messages = [message for message in messages if message["role"] != "system"]
-        if texts:
-            messages.insert(0, {"role": "system", "content": "\n\n".join(texts)})
-    if request.task is not None:
-        messages.append(_with_task(messages, request.task))
-    if request.continued:
-        messages[-1]["wo_eos"] = True
     extra: dict[str, Any] = {}
     if request.functions:
         extra["tools"] = [{"type": "function", "function": function} for function in request.functions]
@@ -59,10 +52,11 @@ def rendered(request: GenerationRequest, dialect: Dialect) -> list[dict[str, Any
         extra["json_object"] = True
     elif request.schema is not None:
         extra["response_format"] = request.schema
-    if extra:
-        if not messages or messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": ""})
-        messages[0] |= extra
+    messages = with_system_fields(messages, extra, dialect)
+    if request.task is not None:
+        messages.append(_with_task(messages, request.task))
+    if request.continued:
+        messages[-1]["wo_eos"] = True
     return messages
 
 
