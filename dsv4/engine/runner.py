@@ -14,7 +14,7 @@ from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.cache.spec import STREAM_ROWS
 from dsv4.engine.request import Request
 from dsv4.engine.sampler import finite
-from dsv4.engine.step import FusedStep, misplaced
+from dsv4.engine.step import FusedStep, UnfitError, misplaced
 from dsv4.model.inputs import Sequences
 from dsv4.model.transformer import Transformer
 from dsv4.model.watch import Watch, WeightWatch, alien
@@ -113,8 +113,10 @@ class Runner:
         self._alien, self.problem = alien(self.model), misplaced(self.model, self.store, self.predict)
         first, before, self._fused, self._reason = not self._seen, self.fused, None, self.problem
         if self._may_fuse and self.problem is None:
-            made = FusedStep(self.model, self.store)
-            self._fused, self._reason = made if made.reason is None else None, made.reason
+            try:
+                self._fused = FusedStep(self.model, self.store)
+            except UnfitError as reason:
+                self._reason = str(reason)
         self._seen, self._weights = tables, WeightWatch(self.model)
         if self.problem or self._alien or (before != self.fused and not first):
             how = "fused" if self.fused else "op by op"

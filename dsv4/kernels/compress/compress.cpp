@@ -1,9 +1,9 @@
 // Gated pooling of finished blocks: a softmax over a block's rows for each channel, then the weighted sum.
 //
 // N blocks, m rows per block, C channels; rows are `stride` floats apart.
-#include "compress.h"
 
 #include "native/exponential.h"
+#include "structs.h"
 
 using namespace dsv4;
 

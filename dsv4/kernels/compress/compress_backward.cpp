@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "compress.h"
 #include "native/exponential.h"
+#include "structs.h"
 
 using namespace dsv4;
 
@@ -12,13 +12,6 @@ namespace {
 constexpr int64_t SMALL = 20000;  // values that one thread does sooner than two
 
 // Mirrored by dsv4/kernels/compress/native.py. Gradients of rows lie `pitch` floats apart and hold zeros at first.
-struct PoolBackward {
-    PoolCall forward;
-    const float* grad_NC;
-    float *d_kv, *d_score;
-    int64_t pitch;
-};
-
 struct Place {
     int64_t row, column;
 };

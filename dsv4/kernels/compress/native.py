@@ -12,36 +12,17 @@ from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
-
-
-class _Call(ctypes.Structure):
-    """`PoolCall` of compress.cpp."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("kv", "score", "own", "previous", "out")),
-        *((name, ctypes.c_int64) for name in ("kv_stride", "score_stride", "blocks", "rows", "dim")),
-        ("threads", ctypes.c_int),
-    )
-
-
-class _Backward(ctypes.Structure):
-    """`PoolBackward` of compress_backward.cpp."""
-
-    _fields_ = (
-        ("forward", _Call),
-        *((name, ctypes.c_void_p) for name in ("grad", "d_kv", "d_score")),
-        ("pitch", ctypes.c_int64),
-    )
+from dsv4.kernels.native.structs import PoolBackward, PoolCall
 
 
 @cache
 def _backward_function() -> Callable[..., None]:
-    return native.function("dsv4_pool_backward", [ctypes.POINTER(_Backward)])
+    return native.function("dsv4_pool_backward", [ctypes.POINTER(PoolBackward)])
 
 
 @cache
 def _function() -> Callable[..., None]:
-    return native.function("dsv4_pool", [ctypes.POINTER(_Call)])
+    return native.function("dsv4_pool", [ctypes.POINTER(PoolCall)])
 
 
 def takes(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> str | None:
@@ -71,11 +52,11 @@ def pool(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | 
 
 def _call(
     kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None, out_NC: Tensor
-) -> tuple[_Call, list[Tensor | None]]:
+) -> tuple[PoolCall, list[Tensor | None]]:
     """The arguments of the native code, and the tensors that must live until it returns."""
     kv, score, own = _rows(kv_RW), _rows(score_RW), own_Nm.contiguous()
     previous = None if previous_Nm is None else previous_Nm.contiguous()
-    call = _Call(
+    call = PoolCall(
         kv.data_ptr(),
         score.data_ptr(),
         own.data_ptr(),
@@ -105,5 +86,5 @@ def backward(
     if own_Nm.numel():
         call, _held = _call(kv_RW, score_RW, own_Nm, previous_Nm, out_NC)
         pointers = [t.data_ptr() for t in (grad_NC, d_kv, d_score)]
-        _backward_function()(_Backward(call, *pointers, kv_RW.shape[1]))
+        _backward_function()(PoolBackward(call, *pointers, kv_RW.shape[1]))
     return d_kv, d_score

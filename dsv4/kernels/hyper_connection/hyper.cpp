@@ -1,6 +1,6 @@
 // Hyper-connections: S residual streams of D numbers into a sub-layer's input, and its output back into them.
 //
-// x [T, S, D]; E = S * D; X = (2 + S) * S mixes in the order pre S, post S, comb S * S (S alone for the head).
+// x [T, S, D]; Z = S * D; X = (2 + S) * S mixes in the order pre S, post S, comb S * S (S alone for the head).
 #include <algorithm>
 
 #include "matmul/gemm.h"

@@ -7,6 +7,7 @@
 #include "moe/moe_math.h"
 #include "native/parallel.h"
 #include "native/product.h"
+#include "structs.h"
 
 using namespace dsv4;
 
@@ -16,20 +17,10 @@ constexpr int MOST_STREAMS = 8, MOST_MIXES = (2 + MOST_STREAMS) * MOST_STREAMS;
 constexpr int64_t PIECE = 96;     // tokens one thread takes at a time; whole vectors
 constexpr int64_t COLUMNS = 128;  // of the projection's gradient
 
-// Mirrored by dsv4/kernels/hyper_connection/native.py.
-struct EnterBackward {
-    const float *x_TSD, *fn_XE, *scale, *base_X, *grad_TD;
-    const float *grad_post_TS, *grad_comb_TSS;  // null for the head, which has neither
-    float *d_x_TSD, *d_fn_XE, *d_scale, *d_base_X;
-    int64_t T, S, D;
-    float eps, norm_eps;
-    int iterations, threads;
-
-    int64_t width() const { return S * D; }
-    int64_t mixes() const { return grad_comb_TSS ? (2 + S) * S : S; }
-    int64_t kinds() const { return grad_comb_TSS ? 3 : 1; }
-    int kind_of(int64_t i) const { return i < S ? 0 : i < 2 * S ? 1 : 2; }
-};
+int64_t width_of(const EnterBackward& e) { return e.S * e.D; }
+int64_t mixes_of(const EnterBackward& e) { return e.grad_comb_TSS ? (2 + e.S) * e.S : e.S; }
+int64_t kinds_of(const EnterBackward& e) { return e.grad_comb_TSS ? 3 : 1; }
+int kind_of(const EnterBackward& e, int64_t mix) { return mix < e.S ? 0 : mix < 2 * e.S ? 1 : 2; }
 
 // W tokens, one per lane
 struct Lanes {
@@ -80,11 +71,11 @@ void sinkhorn_backward(const vf* gates, vf* grad, int S, int iterations, float e
 
 // tokens [t, t + rows): their mixes before the norm are there; what the collapse and the later steps give back
 void gather(const EnterBackward& e, int64_t t, int64_t rows, const float* raw, Lanes& lanes) {
-    const int64_t S = e.S, D = e.D, X = e.mixes();
+    const int64_t S = e.S, D = e.D, X = mixes_of(e);
     lanes = Lanes{};
     for (int64_t i = 0; i < rows; i++) {
-        const float* x = e.x_TSD + (t + i) * e.width();
-        lanes.rms[i] = 1.0f / std::sqrt(dot(x, x, e.width()) / float(e.width()) + e.norm_eps);
+        const float* x = e.x_TSD + (t + i) * width_of(e);
+        lanes.rms[i] = 1.0f / std::sqrt(dot(x, x, width_of(e)) / float(width_of(e)) + e.norm_eps);
         for (int64_t s = 0; s < S; s++) lanes.grad[s][i] = dot(x + s * D, e.grad_TD + (t + i) * D, D);
         for (int64_t j = 0; j < X; j++) lanes.mix[j][i] = raw[i * X + j];
         if (!e.grad_comb_TSS) continue;
@@ -95,11 +86,11 @@ void gather(const EnterBackward& e, int64_t t, int64_t rows, const float* raw, L
 
 // Gradients of the raw mixes of W tokens into lanes.grad; adds those of scale and base to `sums` [kinds + X].
 void through_gates(const EnterBackward& e, Lanes& lanes, vf* sums, std::vector<vf>& saved) {
-    const int S = int(e.S), X = int(e.mixes());
+    const int S = int(e.S), X = int(mixes_of(e));
     vf gate[MOST_MIXES], pull{};
     for (int i = 0; i < X; i++) {
         lanes.mix[i] = lanes.mix[i] * lanes.rms;
-        gate[i] = fma(lanes.mix[i], splat(e.scale[e.kind_of(i)]), splat(e.base_X[i]));
+        gate[i] = fma(lanes.mix[i], splat(e.scale[kind_of(e, i)]), splat(e.base_X[i]));
     }
     for (int i = 0; i < std::min(X, 2 * S); i++) {
         const vf open = sigmoid(gate[i]);
@@ -108,24 +99,24 @@ void through_gates(const EnterBackward& e, Lanes& lanes, vf* sums, std::vector<v
     }
     if (e.grad_comb_TSS) sinkhorn_backward(gate + 2 * S, lanes.grad + 2 * S, S, e.iterations, e.eps, saved);
     for (int i = 0; i < X; i++) {
-        const int kind = e.kind_of(i);
-        sums[e.kinds() + i] = sums[e.kinds() + i] + lanes.grad[i];
+        const int kind = kind_of(e, i);
+        sums[kinds_of(e) + i] = sums[kinds_of(e) + i] + lanes.grad[i];
         sums[kind] = fma(lanes.grad[i], lanes.mix[i], sums[kind]);
         lanes.grad[i] = lanes.grad[i] * e.scale[kind] * lanes.rms;
         pull = fma(lanes.grad[i], lanes.mix[i], pull);
     }
     // rms = (mean x^2 + eps)^-1/2
-    lanes.pull = pull * lanes.rms * (-1.0f / float(e.width()));
+    lanes.pull = pull * lanes.rms * (-1.0f / float(width_of(e)));
 }
 
 // tokens [t, t + rows) of the piece: d_raw [T, X] and the gradient of x
 void piece(const EnterBackward& e, int64_t t, float* d_raw, float* sums) {
     static thread_local Scratch memory;
     static thread_local std::vector<vf> saved;
-    const int64_t rows = std::min(PIECE, e.T - t), X = e.mixes(), E = e.width(), S = e.S, D = e.D;
+    const int64_t rows = std::min(PIECE, e.T - t), X = mixes_of(e), Z = width_of(e), S = e.S, D = e.D;
     float *raw = memory.floats(PIECE * (X + 1 + S)), *pull = raw + PIECE * X, *pre = pull + PIECE;
-    const float* x = e.x_TSD + t * E;
-    product(rows_view(x, E), rows_view(e.fn_XE, E).turned(), raw, X, rows, X, E);
+    const float* x = e.x_TSD + t * Z;
+    product(rows_view(x, Z), rows_view(e.fn_XZ, Z).turned(), raw, X, rows, X, Z);
     vf totals[3 + MOST_MIXES] = {};
     d_raw += t * X;
     for (int64_t r = 0; r < rows; r += W) {
@@ -139,13 +130,13 @@ void piece(const EnterBackward& e, int64_t t, float* d_raw, float* sums) {
             for (int64_t s = 0; s < S; s++) pre[(r + i) * S + s] = lanes.pre[s][i];
         }
     }
-    for (int64_t i = 0; i < e.kinds() + X; i++) sums[i] = sum(totals[i]);
-    float* d_x = e.d_x_TSD + t * E;
-    product(rows_view(d_raw, X), rows_view(e.fn_XE, E), d_x, E, rows, E, X);
+    for (int64_t i = 0; i < kinds_of(e) + X; i++) sums[i] = sum(totals[i]);
+    float* d_x = e.d_x_TSD + t * Z;
+    product(rows_view(d_raw, X), rows_view(e.fn_XZ, Z), d_x, Z, rows, Z, X);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t s = 0; s < S; s++) {
-            const float *g = e.grad_TD + (t + r) * D, *from = x + r * E + s * D;
-            float *to = d_x + r * E + s * D, p = pre[r * S + s], q = pull[r];
+            const float *g = e.grad_TD + (t + r) * D, *from = x + r * Z + s * D;
+            float *to = d_x + r * Z + s * D, p = pre[r * S + s], q = pull[r];
             for (int64_t d = 0; d < D; d++) to[d] += from[d] * q + g[d] * p;
         }
 }
@@ -203,22 +194,22 @@ void combine_tokens(const CombineBackward& c, int threads) {
 extern "C" void dsv4_hyper_enter_backward(const EnterBackward* given) {
     static thread_local Scratch memory, sums_memory;
     const EnterBackward& e = *given;
-    const int64_t X = e.mixes(), E = e.width(), pieces = (e.T + PIECE - 1) / PIECE, each = e.kinds() + X;
-    const int threads = worth(double(e.T) * double(E * X), e.threads);
+    const int64_t X = mixes_of(e), Z = width_of(e), pieces = (e.T + PIECE - 1) / PIECE, each = kinds_of(e) + X;
+    const int threads = worth(double(e.T) * double(Z * X), e.threads);
     float *d_raw = memory.floats(e.T * X), *sums = sums_memory.floats(pieces * each);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < pieces; i++) piece(e, i * PIECE, d_raw, sums + i * each);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t c = 0; c < E; c += COLUMNS)
-            product(rows_view(d_raw, X).turned(), rows_view(e.x_TSD + c, E), e.d_fn_XE + c, E, X,
-                    std::min(COLUMNS, E - c), e.T);
+        for (int64_t c = 0; c < Z; c += COLUMNS)
+            product(rows_view(d_raw, X).turned(), rows_view(e.x_TSD + c, Z), e.d_fn_XZ + c, Z, X,
+                    std::min(COLUMNS, Z - c), e.T);
     }
     for (int64_t i = 0; i < each; i++) {
         float total = 0;
         for (int64_t p = 0; p < pieces; p++) total += sums[p * each + i];
-        (i < e.kinds() ? e.d_scale[i] : e.d_base_X[i - e.kinds()]) = total;
+        (i < kinds_of(e) ? e.d_scale[i] : e.d_base_X[i - kinds_of(e)]) = total;
     }
 }
 

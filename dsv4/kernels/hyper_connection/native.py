@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
+from dsv4.kernels.native.structs import EnterBackward
 
 MOST_STREAMS = 8  # as in hyper.cpp
 
@@ -29,21 +30,9 @@ def _combine() -> Callable[..., None]:
     return native.function("dsv4_hyper_combine", [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int] * 2)
 
 
-class _EnterBackward(ctypes.Structure):
-    """`EnterBackward` of hyper_backward.cpp."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "fn", "scale", "base", "grad", "grad_post", "grad_comb")),
-        *((name, ctypes.c_void_p) for name in ("d_x", "d_fn", "d_scale", "d_base")),
-        *((name, ctypes.c_int64) for name in ("tokens", "streams", "dim")),
-        *((name, ctypes.c_float) for name in ("eps", "norm_eps")),
-        *((name, ctypes.c_int) for name in ("iterations", "threads")),
-    )
-
-
 @cache
 def _enter_backward() -> Callable[..., None]:
-    return native.function("dsv4_hyper_enter_backward", [ctypes.POINTER(_EnterBackward)])
+    return native.function("dsv4_hyper_enter_backward", [ctypes.POINTER(EnterBackward)])
 
 
 @cache
@@ -176,7 +165,7 @@ def enter_backward(
     given = [None if g is None else g.to(torch.float32).contiguous() for g in gradients]
     outputs = [torch.empty_like(t) for t in inputs]
     pointers = [native.pointer(t) for t in (*inputs, *given, *outputs)]
-    _enter_backward()(_EnterBackward(*pointers, *x_TSD.shape, eps, norm_eps, iterations, torch.get_num_threads()))
+    _enter_backward()(EnterBackward(*pointers, *x_TSD.shape, eps, norm_eps, iterations, torch.get_num_threads()))
     return outputs[0].to(x_TSD.dtype), *outputs[1:]
 
 

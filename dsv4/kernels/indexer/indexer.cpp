@@ -4,7 +4,6 @@
 #include <omp.h>
 
 #include "native/exponential.h"
-#include "indexer.h"
 #include "indexer_bytes.h"
 #include "topk.h"
 

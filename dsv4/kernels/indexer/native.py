@@ -12,28 +12,15 @@ from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
-from dsv4.kernels.rows.native import Rows
+from dsv4.kernels.native.structs import INT64, IndexCall, Rows
 from dsv4.kernels.sparse_attention.keys import PageTable
 
-_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3}  # RowKind of rows/rows.h
-
-
-class _Call(ctypes.Structure):
-    """`IndexCall` of indexer.cpp."""
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("q", "weight")),
-        ("keys", Rows),
-        *((name, _POINTER) for name in ("first", "sequence", "visible", "runs", "out")),
-        *((name, _INT64) for name in ("runs_count", "pages", "per_page", "heads", "dim", "k", "places")),
-        ("threads", ctypes.c_int),
-    )
 
 
 @cache
 def _function() -> Callable[..., None]:
-    return native.function("dsv4_index_topk", [ctypes.POINTER(_Call)])
+    return native.function("dsv4_index_topk", [ctypes.POINTER(IndexCall)])
 
 
 def takes(q_TJI: Tensor, weight_TJ: Tensor, keys_MI: Tensor, *_: object) -> str | None:
@@ -88,15 +75,15 @@ def _index_topk(
         return out_TK
     assert keys_MI.stride(1) == 1
     stride = keys_MI.stride(0) * keys_MI.element_size()
-    call = _Call(
-        q=q.data_ptr(),
-        weight=weight.data_ptr(),
+    call = IndexCall(
+        q_TJI=q.data_ptr(),
+        weight_TJ=weight.data_ptr(),
         keys=Rows(keys_MI.data_ptr(), stride, dim, 0, _KINDS[keys_MI.dtype]),
-        first=first.data_ptr(),
-        sequence=sequence.data_ptr(),
-        visible=visible.data_ptr(),
-        runs=ctypes.addressof(borders := (_INT64 * len(runs))(*runs)),
-        out=out_TK.data_ptr(),
+        first_BP=first.data_ptr(),
+        sequence_T=sequence.data_ptr(),
+        visible_T=visible.data_ptr(),
+        runs=ctypes.addressof(borders := (INT64 * len(runs))(*runs)),
+        out_TK=out_TK.data_ptr(),
         runs_count=len(borders),
         pages=first.shape[1],
         per_page=per_page,

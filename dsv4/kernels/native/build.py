@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from dsv4.files import rename, sync_path
+from dsv4.kernels.native import structs
 
 KERNELS = Path(__file__).parents[1]  # each operation's C++ lies in its folder, what they share in this one
+HEADER = "structs.h"  # written at build time
 # instruction sets, best first: what the machine must have (names as in /proc/cpuinfo), what the compiler is told
 ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "avx512": (
@@ -76,13 +78,19 @@ def library_path(isa: str, extra: tuple[str, ...] = ()) -> Path:
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
     flags = (*_FLAGS, *ISA[isa][1], *extra)
     files = sorted([*KERNELS.glob("*/*.cpp"), *KERNELS.glob("*/*.h")])
-    digest = hashlib.sha256(f"{version}{flags}{platform.machine()}".encode())
+    digest = hashlib.sha256(f"{version}{flags}{platform.machine()}{structs.header()}".encode())
     for file in files:
         digest.update(f"{file.relative_to(KERNELS)}".encode() + file.read_bytes())
     target = cache_folder() / f"dsv4-{isa}-{digest.hexdigest()[:16]}.so"
     if not target.exists():
         _build(cxx, flags, [file for file in files if file.suffix == ".cpp"], target)
     return target
+
+
+def write_header(folder: Path) -> Path:
+    """Write the declarations of the structs into a folder; returns the folder, to be searched for includes."""
+    (folder / HEADER).write_text(structs.header(), encoding="utf-8")
+    return folder
 
 
 def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
@@ -94,10 +102,11 @@ def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) 
             tempfile.TemporaryDirectory(dir=target.parent) as folder,
             _Compilation(len(sources), target.name) as progress,
         ):
+            include = [f"-I{KERNELS}", f"-I{write_header(Path(folder))}"]
             objects = [str(Path(folder) / f"{file.stem}.o") for file in sources]
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
                 jobs = {
-                    pool.submit(_run, [cxx, *flags, "-I", str(KERNELS), "-c", str(source), "-o", made]): source.name
+                    pool.submit(_run, [cxx, *flags, *include, "-c", str(source), "-o", made]): source.name
                     for source, made in zip(sources, objects, strict=True)
                 }
                 for job in as_completed(jobs):

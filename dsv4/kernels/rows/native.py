@@ -16,12 +16,6 @@ from dsv4.kernels.rows.reference import entry_bytes, index_bytes
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
-class Rows(ctypes.Structure):
-    """`Rows` of rows.h: where rows of one storage kind lie."""
-
-    _fields_ = (("first", _POINTER), ("stride", _INT64), ("dim", _INT64), ("rope", _INT64), ("kind", _INT))
-
-
 @cache
 def _function(name: str, integers: int) -> Callable[..., None]:
     """A native cast: from, to, some int64 sizes, threads."""

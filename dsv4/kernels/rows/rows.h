@@ -2,21 +2,13 @@
 // The layout of packed rows is described in dsv4/kernels/rows/__init__.py.
 #pragma once
 #include "native/simd.h"
+#include "structs.h"
 
 namespace dsv4 {
 
 constexpr int64_t ENTRY_BLOCK = 64, INDEX_BLOCK = 32;
 
 enum RowKind : int { ROW_FLOAT = 0, ROW_BF16 = 1, ROW_ENTRY = 2, ROW_INDEX = 3 };
-
-// Rows in memory: row r starts at `first` + r * `stride` bytes.
-struct Rows {
-    const uint8_t* first;
-    int64_t stride;
-    int64_t dim;
-    int64_t rope;  // rotary dims at the end of a packed entry
-    int kind;
-};
 
 inline float float_of_bits(uint32_t bits) {
     float x;

@@ -18,23 +18,6 @@ constexpr int64_t LANES = 2 * W;   // query rows of a full group
 constexpr int64_t PIECE = 256;     // part of C multiplied at once: keys and queries of a tile stay in L1
 constexpr int64_t LINE = 16;       // floats of a cache line; rows of a panel are spread over the cache by one line more
 
-// Mirrored by dsv4/kernels/sparse_attention/native.py.
-struct AttentionCall {
-    const float* q_THC;
-    float* out_THC;
-    Rows window, entries;
-    const int64_t* window_T2;
-    const int64_t* runs;
-    const int64_t* prefix_T;  // null: no prefix
-    const int64_t* first_BP;
-    const int64_t* sequence_T;
-    const int64_t* chosen_TK;  // null: nothing chosen; holds -1 for none
-    const float* sink_H;
-    int64_t runs_count, pages, per_page, chosen, heads, dim;
-    float scale;
-    int threads;
-};
-
 // Neighbouring queries [first, last) of one sequence, and the rows that at least one of them reads.
 struct Block {
     int64_t first, last;

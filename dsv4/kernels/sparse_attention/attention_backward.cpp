@@ -17,14 +17,6 @@ namespace {
 constexpr int64_t BLOCK_ROWS = 128, MOST_QUERIES = 64;  // query rows of a block, and its queries
 constexpr int64_t SMALL = 200000;                       // multiply-adds that one thread does sooner than two
 
-// Mirrored by dsv4/kernels/sparse_attention/native.py. Float or bfloat16 rows; the gradients of rows hold zeros at first.
-struct BackwardCall {
-    AttentionCall forward;  // out_THC: what the forward pass gave
-    const float* grad_THC;
-    float *d_q_THC, *d_window_WC, *d_entries_MC, *d_sink_H;
-    int64_t queries, entry_rows;
-};
-
 struct Room {
     Scratch panel, mask, weights, d_scores, d_rows, sinks;
     std::vector<int64_t> entries;  // rows of the entries of the block, in order
@@ -85,14 +77,14 @@ void list_entries(const AttentionCall& call, const Part& part, Room& room) {
 
 // One block on its way; threads share everything.
 struct Task {
-    const BackwardCall& back;
+    const AttentionBackward& back;
     const AttentionCall& call;
     Part part;
     Room& room;
     int64_t dim, heads, x, rows, width;
     float *panel, *mask, *weights, *d_scores, *d_rows;
 
-    Task(const BackwardCall& b, const Part& p, Room& r) : back(b), call(b.forward), part(p), room(r) {
+    Task(const AttentionBackward& b, const Part& p, Room& r) : back(b), call(b.forward), part(p), room(r) {
         dim = call.dim, heads = call.heads;
         x = (p.last - p.first) * heads;
         rows = p.window_count + int64_t(r.entries.size());
@@ -200,7 +192,7 @@ void of_rows(const Task& task, Share rows) {
     }
 }
 
-void run(const BackwardCall& back, const Part& part, Room& room, int threads) {
+void run(const AttentionBackward& back, const Part& part, Room& room, int threads) {
     list_entries(back.forward, part, room);
     const Task task(back, part, room);
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -215,9 +207,9 @@ void run(const BackwardCall& back, const Part& part, Room& room, int threads) {
 
 }  // namespace
 
-extern "C" void dsv4_sparse_attention_backward(const BackwardCall* given) {
+extern "C" void dsv4_sparse_attention_backward(const AttentionBackward* given) {
     static thread_local Room room;
-    const BackwardCall& back = *given;
+    const AttentionBackward& back = *given;
     const AttentionCall& call = back.forward;
     const float* sinks = room.sinks.floats(back.queries * call.heads);
     if (call.chosen_TK) room.place.resize(size_t(back.entry_rows));

@@ -13,44 +13,20 @@ from torch import Tensor
 
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
-from dsv4.kernels.rows.native import Rows
+from dsv4.kernels.native.structs import INT64, AttentionBackward, AttentionCall, Rows
 from dsv4.kernels.sparse_attention.keys import Chosen, KeySet
 
-_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
-
-
-class _Call(ctypes.Structure):
-    """`AttentionCall` of attention.h."""
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("q", "out")),
-        *((name, Rows) for name in ("window", "entries")),
-        *((name, _POINTER) for name in ("window_range", "runs", "prefix", "first", "sequence", "chosen", "sink")),
-        *((name, _INT64) for name in ("runs_count", "pages", "per_page", "chosen_count", "heads", "dim")),
-        ("scale", ctypes.c_float),
-        ("threads", ctypes.c_int),
-    )
-
-
-class _Backward(ctypes.Structure):
-    """`BackwardCall` of attention_backward.cpp."""
-
-    _fields_ = (
-        ("forward", _Call),
-        *((name, _POINTER) for name in ("grad", "d_q", "d_window", "d_entries", "d_sink")),
-        *((name, _INT64) for name in ("queries", "entry_rows")),
-    )
 
 
 @cache
 def _function() -> Callable[..., None]:
-    return native.function("dsv4_sparse_attention", [ctypes.POINTER(_Call)])
+    return native.function("dsv4_sparse_attention", [ctypes.POINTER(AttentionCall)])
 
 
 @cache
 def _backward_function() -> Callable[..., None]:
-    return native.function("dsv4_sparse_attention_backward", [ctypes.POINTER(_Backward)])
+    return native.function("dsv4_sparse_attention_backward", [ctypes.POINTER(AttentionBackward)])
 
 
 def takes(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, *_: object) -> str | None:
@@ -154,7 +130,7 @@ def backward(
     grads = (d_q, d_window, d_entries, d_sink)
     if q.shape[0]:
         places = [t.data_ptr() for t in (grad, *grads)]
-        _backward_function()(_Backward(call, *places, q.shape[0], entries_MC.shape[0]))
+        _backward_function()(AttentionBackward(call, *places, q.shape[0], entries_MC.shape[0]))
     d_window, d_entries = d_window.to(window_WC.dtype), d_entries.to(entries_MC.dtype)
     return d_q.to(q_THC.dtype), d_window, d_entries, None, d_sink.to(sink_H.dtype)
 
@@ -168,21 +144,21 @@ def _call(
     scale: float,
     rope_dim: int,
     out_THC: Tensor,
-) -> tuple[_Call, list[Any]]:
+) -> tuple[AttentionCall, list[Any]]:
     """The arguments of the native code, and the objects that must live until it returns. q and out: contiguous fp32."""
     heads, dim = q_THC.shape[1:]
     window, sink = window_WC.contiguous(), sink_H.to(torch.float32).contiguous()
     window_T2, borders, prefix_T, first_BP, sequence_T, per_page, chosen_TK = fields
-    window_range, runs = window_T2.contiguous(), (_INT64 * len(borders))(*borders)
+    window_range, runs = window_T2.contiguous(), (INT64 * len(borders))(*borders)
     held = [q_THC, out_THC, window, entries_MC, sink, window_range, runs]
-    call = _Call(
-        q=q_THC.data_ptr(),
-        out=out_THC.data_ptr(),
+    call = AttentionCall(
+        q_THC=q_THC.data_ptr(),
+        out_THC=out_THC.data_ptr(),
         window=_rows(window, dim, 0),
         entries=_rows(entries_MC, dim, rope_dim),
-        window_range=window_range.data_ptr(),
+        window_T2=window_range.data_ptr(),
         runs=ctypes.addressof(runs),
-        sink=sink.data_ptr(),
+        sink_H=sink.data_ptr(),
         runs_count=len(runs),
         heads=heads,
         dim=dim,
@@ -193,11 +169,11 @@ def _call(
         assert first_BP is not None
         assert sequence_T is not None
         prefix, first, sequence = (t.contiguous() for t in (prefix_T, first_BP, sequence_T))
-        call.prefix, call.first, call.sequence = prefix.data_ptr(), first.data_ptr(), sequence.data_ptr()
+        call.prefix_T, call.first_BP, call.sequence_T = prefix.data_ptr(), first.data_ptr(), sequence.data_ptr()
         call.pages, call.per_page = first.shape[1], per_page
         held += [prefix, first, sequence]
     if chosen_TK is not None and chosen_TK.shape[1]:
         chosen = chosen_TK.contiguous()
-        call.chosen, call.chosen_count = chosen.data_ptr(), chosen.shape[1]
+        call.chosen_TK, call.chosen = chosen.data_ptr(), chosen.shape[1]
         held.append(chosen)
     return call, held

@@ -174,8 +174,8 @@ using namespace dsv4;
 // of this thread's last `dsv4_step_plan`, for the `dsv4_step` that follows it
 static thread_local StepPlan planned;
 
-// Plans the step, and fills the angles in radians, one row of P per turn: the T tokens in plain layers, the T tokens in the others, then for each
-// ratio (in the order of the layers) the entries finished. Returns as `make_plan`.
+// Plans the step, and fills the angles in radians, one row of P per turn: the T tokens in plain layers, the T tokens in
+// the others, then for each ratio (in the order of the layers) the entries finished. Returns as `make_plan`.
 extern "C" int dsv4_step_plan(const StepModel* model, const StepStore* store, const StepBatch* batch, float* angle) {
     planned = StepPlan{};
     if (const int wrong = make_plan(*model, *store, *batch, planned)) return wrong;

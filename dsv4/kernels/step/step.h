@@ -4,81 +4,12 @@
 //
 // T new tokens, B sequences, S streams, D hidden size, H heads, C head dim, L query latent, I indexer dim, J indexer
 // heads, N finished entries of a ratio, m tokens per entry, P rotary pairs, V vocabulary, X bytes of a stored row.
-// The structs below are mirrored by dsv4/engine/step/structs.py; tests/kernels/test_structs.py compares them.
+// The structs that the step gets are declared in dsv4/kernels/native/structs.py.
 #pragma once
 #include <cstdint>
 #include <vector>
 
-// A linear layer [outputs, inputs] as stored; with a scale its input goes through FP8, o_a's excepted.
-struct StepLinear {
-    const void *weight, *scale;
-    int64_t outputs, inputs, kind;
-};
-
-// A hyper-connection, and the norm of the sub-layer behind it.
-struct StepConnection {
-    const float *fn, *scale, *base, *norm;
-};
-
-struct StepCompressor {
-    StepLinear kv, gate;
-    const float *bias, *norm;
-};
-
-struct StepExperts {
-    const void *const *w1, *const *w2, *const *w3, *const *s1, *const *s2, *const *s3;
-    int64_t inner, kind, shared_kind;
-};
-
-struct StepLayer {
-    int64_t ratio, overlap;  // overlap: entries also read the block before their own
-    StepConnection attention, mixture;
-    StepLinear q_a, q_b, kv, o_a, o_b;
-    const float *q_norm, *kv_norm, *sink;
-    StepCompressor main, index;
-    StepLinear index_q, index_weight;
-    StepLinear router;
-    const float* router_bias;      // null: experts come from the table
-    const int64_t* router_table;   // [V, experts per token]
-    StepExperts experts;
-};
-
-// `embedded_*` and `streams_*` are set for a prediction block only: it starts from streams and the next token.
-struct StepModel {
-    int64_t bf16, simulate, layers, streams, dim, vocabulary, heads, head_dim, pairs, groups, window;
-    int64_t index_heads, index_dim, index_topk, experts, per_token, iterations;
-    float norm_eps, connection_eps, limit, expert_scale, attention_scale, index_scale;
-    const float *plain_P, *long_P;
-    const void* embedding;
-    StepConnection head;
-    StepLinear output, embedded_proj, streams_proj;
-    const float *embedded_norm, *streams_norm;
-    const StepLayer* layer;
-};
-
-struct StepStoreLayer {
-    uint8_t *window, *entries, *index;
-    float *main_tail, *index_tail;
-};
-
-// row_kind: 0 float32, 1 bfloat16, 2 packed. *_bytes: of a stored row.
-struct StepStore {
-    int64_t row_kind, entry_bytes, index_bytes, page_tokens, slots, pages;
-    const StepStoreLayer* layer;
-};
-
-// Per sequence: `count` new tokens after `cached` ones, its slot, its pages, and where it lives (`Span` of
-// the contract). given: streams [T, S, D] a prediction block starts from. cos, sin: of the angles of `dsv4_step_plan`.
-struct StepBatch {
-    int64_t tokens, sequences, wanted;
-    const int64_t *token_T, *count_B, *cached_B, *slot_B, *window_from_B, *entries_from_B, *page_count_B, *pages;
-    const int64_t* wanted_N;
-    const float *cos, *sin;
-    const void* given_TSD;
-    void* x_TSD;
-    float* logits_NV;
-    int64_t threads;
-};
+#include "structs.h"
 
 namespace dsv4 {
 

@@ -1,9 +1,7 @@
 // The operations a step is made of, as the library exports them one by one, and what its parts share.
 #pragma once
 #include "sparse_attention/attention.h"
-#include "compress/compress.h"
 #include "matmul/gemm.h"
-#include "indexer/indexer.h"
 #include "quant/quant.h"
 #include "rope/rope.h"
 #include "step.h"
@@ -26,7 +24,8 @@ int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const float* weight, 
                         const void* const* s3, float* out, int64_t T, int64_t K, int64_t E, int64_t D, int64_t F,
                         int kind, int shared_kind, int quantize, int shared_quantize, float limit, int bf16,
                         int threads);
-void dsv4_index_topk(const IndexCall* call);
+void dsv4_index_topk(const dsv4::IndexCall* call);
+void dsv4_pool(const dsv4::PoolCall* call);
 void dsv4_sparse_attention(const dsv4::AttentionCall* call);
 void dsv4_pack_entry(const float* x, uint8_t* rows, int64_t count, int64_t dim, int64_t rope, int64_t bytes,
                      int threads);
