@@ -51,9 +51,9 @@ def streams_rate(model: LocalModel, streams: int, prompt: int = 128, tokens: int
     return (engine.counts.generated_tokens - before) / (time.perf_counter() - start)
 
 
-def model_rates(folder: Path, mode: Mode) -> Iterator[Rate]:
-    """Decoding, prefilling and batching, one by one."""
-    ours = Ours(folder, mode, max(PROMPTS) + DECODED, sequences=max(STREAMS))
+def model_rates(folder: Path, mode: Mode, fused: bool | None = None) -> Iterator[Rate]:
+    """Decoding, prefilling and batching, one by one. fused: as in dsv4.load."""
+    ours = Ours(folder, mode, max(PROMPTS) + DECODED, sequences=max(STREAMS), fused=fused)
     model = ours.model
     size, read = bytes_per_token(model), read_job()
     read.run()

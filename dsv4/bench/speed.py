@@ -40,11 +40,19 @@ def random_prompt(vocabulary: int, length: int, seed: int = 0) -> list[int]:
 
 
 class Ours:
-    """Our engine on a folder."""
+    """Our engine on a folder. fused: as in dsv4.load."""
 
     name = "dsv4"
 
-    def __init__(self, folder: Path, mode: Mode, context: int, step_tokens: int = 512, sequences: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode,
+        context: int,
+        step_tokens: int = 512,
+        sequences: int = 1,
+        fused: bool | None = None,
+    ) -> None:
         from dsv4.api.loading import load
         from dsv4.cache.prefix import ReusePolicy
 
@@ -52,7 +60,13 @@ class Ours:
         # every row computes all of its prompt
         policy = ReusePolicy(snapshots=0)
         self.model = load(
-            folder, mode, context_length=context, sequences=sequences, reuse=policy, step_tokens=step_tokens
+            folder,
+            mode,
+            context_length=context,
+            sequences=sequences,
+            reuse=policy,
+            step_tokens=step_tokens,
+            fused=fused,
         )
         self.model.engine.ends = frozenset()  # random weights may say the end token early; time what was asked for
         self.run(1, 1)  # the first step pays for caches of the libraries

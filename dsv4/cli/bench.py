@@ -31,6 +31,7 @@ def bench(
     json: Path | None = None,
     plot: Path | None = None,
     mode: Mode = "fp32",
+    fused: bool | None = None,
 ) -> None:
     """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens. `dsv4 bench kernels`
     measures the native kernels beside memory bandwidth and torch instead, `dsv4 bench model FOLDER` a whole model
@@ -56,6 +57,8 @@ def bench(
         Append one JSON line per row to this file.
     mode
         fp32, bf16, or release (the released quantised numerics).
+    fused
+        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
     """
     from dsv4.bench.plot import speed_svg
     from dsv4.cli.folders import default_model_folder
@@ -64,12 +67,14 @@ def bench(
     writable("--plot", plot, ".svg")
     at_least(1, decode=decode, contexts=min(contexts, default=1))
     if folder is not None and str(folder) in _WORDS and not folder.exists():
-        _WORDS[str(folder)](of or default_model_folder(), mode, json)
+        _WORDS[str(folder)](of or default_model_folder(), mode, json, fused)
         return
     if of is not None:
         raise ValueError(f"one folder is measured at a time, got {folder} and {of}")
     path = folder or default_model_folder()
-    rows = _measure(path, mode, _lengths(path, contexts, decode, long), decode, peer, 2048 if long else 512, json)
+    lengths = _lengths(path, contexts, decode, long)
+    options = {"step_tokens": 2048 if long else 512, "fused": fused}
+    rows = _measure(path, mode, lengths, decode, peer, options, json)
     if plot is not None:
         with naming(plot):
             plot.write_text(speed_svg(rows), encoding="utf-8")
@@ -91,9 +96,15 @@ def _lengths(path: Path, contexts: tuple[int, ...], decode: int, long: bool) -> 
 
 
 def _measure(
-    path: Path, mode: Mode, contexts: tuple[int, ...], decode: int, peer: bool, step_tokens: int, json: Path | None
+    path: Path,
+    mode: Mode,
+    contexts: tuple[int, ...],
+    decode: int,
+    peer: bool,
+    options: dict[str, Any],
+    json: Path | None,
 ) -> "list[Speed]":
-    """Every engine at every context; each row is shown and kept as soon as it is there."""
+    """Every engine at every context; each row is shown and kept as soon as it is there. options: of `Ours`."""
     from rich.console import Console
 
     from dsv4.bench.results import append_lines
@@ -102,7 +113,7 @@ def _measure(
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
         others: list[Any] = [Transformers(path)] if peer else []
-        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, step_tokens), *others]
+        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, **options), *others]
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:
@@ -115,18 +126,20 @@ def _measure(
     return rows
 
 
-def _kernels(path: Path, mode: Mode, json: Path | None) -> None:
+def _kernels(path: Path, mode: Mode, json: Path | None, fused: bool | None) -> None:
     """One line per kernel."""
+    if fused is not None:
+        raise ValueError("--fused and --no-fused are for whole models; bench kernels runs no step")
     from dsv4.bench.kernels import every_rate
 
     _show_rates(every_rate(), json, {})
 
 
-def _model(path: Path, mode: Mode, json: Path | None) -> None:
+def _model(path: Path, mode: Mode, json: Path | None, fused: bool | None) -> None:
     """One line per way of using the model."""
     from dsv4.bench.model import model_rates
 
-    _show_rates(model_rates(path, mode), json, {"model": path.name, "mode": mode})
+    _show_rates(model_rates(path, mode, fused), json, {"model": path.name, "mode": mode})
 
 
 def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str]) -> None:

@@ -27,6 +27,7 @@ def chat(
     seed: int | None = None,
     mode: Mode = "fp32",
     dialect: str | None = None,
+    fused: bool | None = None,
 ) -> None:
     """Talk to a model in the terminal. /help lists the commands.
 
@@ -52,6 +53,8 @@ def chat(
         fp32, bf16, or release (the released quantised numerics).
     dialect
         Dialect of the prompt: v4, v4-0731 or v4.1. Default: the folder's own.
+    fused
+        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
     """
     from rich.console import Console
 
@@ -63,7 +66,7 @@ def chat(
     with Console(stderr=True).status("loading"):
         from dsv4.api.loading import load
 
-        model = load(folder, mode, dialect=dialect)
+        model = load(folder, mode, dialect=dialect, fused=fused)
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
 
 

@@ -24,6 +24,7 @@ def generate(
     stop: tuple[str, ...] = (),
     mode: Mode = "fp32",
     dialect: str | None = None,
+    fused: bool | None = None,
 ) -> None:
     """Continue a prompt. The answer goes to stdout; Ctrl-C stops it.
 
@@ -51,18 +52,18 @@ def generate(
         fp32, bf16, or release (the released quantised numerics).
     dialect
         With --chat: dialect of the prompt, v4, v4-0731 or v4.1. Default: the folder's own.
+    fused
+        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
     """
     from dsv4.cli.flags import check_sampling
 
     options = check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if "" in stop:
         raise ValueError("--stop must not be empty")
-    text = _input() if prompt in (None, "-") else prompt
-    if not text:
-        raise ValueError("--prompt is empty")
+    text = _text(prompt)
     from dsv4.api.loading import load
 
-    model = load(folder, mode, dialect=dialect)
+    model = load(folder, mode, dialect=dialect, fused=fused)
     if chat:
         _answer(model, text, thinking, {**options, "stop": stop})
         return
@@ -71,11 +72,16 @@ def generate(
     print()
 
 
-def _input() -> str:
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input: not {error.encoding} text (byte {error.start:,})") from None
+def _text(prompt: str | None) -> str:
+    """The text to continue, from the flag or from standard input."""
+    if prompt in (None, "-"):
+        try:
+            prompt = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input: not {error.encoding} text (byte {error.start:,})") from None
+    if not prompt:
+        raise ValueError("--prompt is empty")
+    return prompt
 
 
 def _write(text: str, to_stderr: bool = False) -> None:

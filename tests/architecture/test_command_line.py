@@ -12,16 +12,16 @@ from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
 
 FLAGS = {
-    "chat": "folder thinking effort system max_tokens temperature top_p seed mode dialect",
+    "chat": "folder thinking effort system max_tokens temperature top_p seed mode dialect fused",
     "serve": "folder host port server engine",
     "usage": "ledger since key json",
-    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode dialect",
+    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode dialect fused",
     "render": "file dialect model tokens",
     "inspect": "model json plot",
     "convert": "src dst experts dtype resume",
     "check": "folder deep json",
     "train": "recipe set folder live track table export threads steps dry_run",
-    "bench": "folder of contexts decode peer long json plot mode",
+    "bench": "folder of contexts decode peer long json plot mode fused",
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 from dsv4.cli import serve
 from dsv4.cli.__main__ import main, sentence
 from dsv4.cli.folders import default_model_folder
+from dsv4.engine.step import UnfitError
 from tests.conftest import ROOT
 
 NANO = str(default_model_folder())
@@ -114,6 +115,7 @@ def test_flags_of_the_server(dsv4: Run, flags: str, message: str) -> None:
         ("bench --contexts 2000000", "--contexts and --decode must fit into the model's 1,048,576 tokens"),
         ("bench TMP/folder TMP/folder", "one folder is measured at a time"),
         ("bench model TMP/folder", "TMP/folder"),
+        ("bench kernels --no-fused", "--fused and --no-fused are for whole models"),
         ("generate TMP/folder --prompt x", "TMP/folder"),
         ("generate TMP/bytes --prompt x", "TMP/bytes: "),
         ("generate TMP/config --prompt x", "TMP/config: "),
@@ -142,6 +144,17 @@ def test_wrong_values_and_places(dsv4: Run, command: str, message: str) -> None:
     assert err.splitlines()[-1].startswith("dsv4: ")
     assert message in err
     assert len(err.strip().splitlines()) <= 2  # `dsv4 chat` shows that it loads
+
+
+@pytest.mark.parametrize("command", ["generate --prompt x", "chat", "bench --contexts 8", "bench model"])
+def test_steps_that_cannot_be_fused(dsv4: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def unfit(*_: object) -> None:
+        raise UnfitError("not today")
+
+    monkeypatch.setattr("dsv4.engine.runner.FusedStep", unfit)
+    code, _, err = dsv4(*command.split(), "--fused")
+    assert code == 1
+    assert "steps cannot be fused: not today" in err
 
 
 @pytest.mark.parametrize(
