@@ -34,16 +34,22 @@ class Gate(KernelModule):
             self.bias = nn.Parameter(torch.zeros(config.n_routed_experts), requires_grad=False)
 
     def forward(self, x_TD: Tensor, tokens_T: Tensor, given_TK: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(score_TE, ids_TK, weight_TK), fp32. `given_TK`: ids to use in place of the learned choice."""
+        """(score_TE, ids_TK, weight_TK), fp32. `given_TK`: ids to use in place of the learned choice, but in rows that
+        are -1."""
         score_TE = kernel.affinity(matmul.linear(x_TD.float(), self.weight, impl=self.impl), self.impl)
         if self.tid2eid is not None:
             ids_TK = self.tid2eid[tokens_T]
-        elif given_TK is not None:
-            ids_TK = given_TK.to(torch.int64)
+        elif given_TK is None:
+            ids_TK = self._choose(score_TE)
         else:
-            assert self.bias is not None
-            ids_TK = kernel.choose_experts(score_TE.detach(), self.bias, self.config.num_experts_per_tok, self.impl)
+            ids_TK, open_T1 = given_TK.to(torch.int64), given_TK[:, :1] < 0
+            if bool(open_T1.any()):
+                ids_TK = torch.where(open_T1, self._choose(score_TE), ids_TK)
         return score_TE, ids_TK, kernel.expert_weights(score_TE, ids_TK, self.config.routed_scaling_factor, self.impl)
+
+    def _choose(self, score_TE: Tensor) -> Tensor:
+        assert self.bias is not None
+        return kernel.choose_experts(score_TE.detach(), self.bias, self.config.num_experts_per_tok, self.impl)
 
 
 class Expert(KernelModule):

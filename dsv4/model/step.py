@@ -48,13 +48,16 @@ class Regime:
     """How a training pass differs from inference; the default is inference.
 
     dense: CSA layers read every visible entry instead of the indexer's choice. routes: expert ids_TK by layer, used in
-    place of the learned choice; gate weights stay the current ones. indexed: called once per CSA layer with the inputs
-    of the indexer's loss. recompute: in the forward pass blocks keep only their input, the backward pass runs them
-    again - and calls the observer and `indexed` again.
+    place of the learned choice; gate weights stay the current ones, made of all affinities, so routers learn. entries:
+    entry numbers_TK by CSA layer, -1 = none, used in place of the indexer's choice. In both, a row of -1 alone leaves
+    the choice to the model. indexed: called once per CSA layer with the inputs of the indexer's loss. recompute: in the
+    forward pass blocks keep only their input, the backward pass runs them again - and calls the observer and `indexed`
+    again.
     """
 
     dense: bool = False
     routes: Mapping[int, Tensor] | None = None
+    entries: Mapping[int, Tensor] | None = None
     indexed: Callable[[IndexedAttention], None] | None = None
     recompute: bool = False
 

@@ -80,6 +80,12 @@ class Rollout:
         """Tokens that the policy chose."""
         return sum(self.sampled)
 
+    @property
+    def oldest(self) -> int:
+        """The oldest weights that chose a token of it; 0 where it chose none."""
+        chosen = (version for version, own in zip(self.versions, self.sampled, strict=True) if own)
+        return min(chosen, default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -100,7 +106,7 @@ class Sample:
 
     tokens: [T]. learn: [T], True where a token was chosen by the policy and counts. logprobs: [T], of the learned
     tokens under the distribution they were sampled from. advantage: of the whole trajectory. domain: decides teacher,
-    weight and penalty. trace: as in Rollout.
+    weight and penalty. trace: as in Rollout. version: the oldest weights that chose a token of it.
     """
 
     tokens: Sequence[int]
@@ -111,6 +117,7 @@ class Sample:
     key: str
     finished: bool = True
     trace: TokenTrace | None = None
+    version: int = 0
 
     @classmethod
     def of(cls, rollout: Rollout, advantage: float) -> "Sample":
@@ -125,4 +132,5 @@ class Sample:
             key=rollout.prompt.key,
             finished=rollout.finished,
             trace=rollout.trace,
+            version=rollout.oldest,
         )

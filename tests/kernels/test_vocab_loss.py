@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsv4.kernels import vocab_loss as kernel
-from dsv4.kernels.vocab_loss import row_losses, vocab_loss
+from dsv4.kernels.vocab_loss import row_logprobs, vocab_loss
 from dsv4.testing.graph import graph_is_freed
 
 IMPLEMENTATIONS = ["torch", "reference"]
@@ -68,17 +68,50 @@ def test_gradcheck(chunk: int | None) -> None:
     x, weight, target = random_inputs(5, torch.float64)
     rows = torch.rand(5, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a, b: vocab_loss(a, b, target, rows, chunk=chunk).loss, [x, weight])
-    assert torch.autograd.gradcheck(lambda a, b: row_losses(a, b, target, chunk=chunk), [x, weight])
+    assert torch.autograd.gradcheck(lambda a, b: row_logprobs(a, b, target, chunk=chunk).logprob_T, [x, weight])
+    kept = random_kept(5, target)
+    assert torch.autograd.gradcheck(lambda a, b: row_logprobs(a, b, target, kept, chunk=chunk).logprob_T, [x, weight])
 
 
-def test_row_losses_carry_a_gradient_each() -> None:
+def random_kept(rows: int, target: Tensor) -> Tensor:
+    """Sets of several sizes around the targets; the last row keeps all."""
+    kept = torch.full((rows, 5), -1)
+    for row in range(rows - 1):
+        others = torch.randperm(VOCAB)[: row % 4]
+        ids = torch.cat([target[row : row + 1], others[others != target[row]]])
+        kept[row, : len(ids)] = ids
+    return kept
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_row_logprobs_carry_a_gradient_each(cut: bool) -> None:
     x, weight, target = random_inputs(7)
+    kept = random_kept(7, target) if cut else None
     results = []
     for impl in IMPLEMENTATIONS:
-        loss_T = row_losses(x, weight, target, chunk=3, impl=impl)
-        results.append([loss_T, *torch.autograd.grad((loss_T.square() * torch.arange(7)).sum(), [x, weight])])
+        out = row_logprobs(x, weight, target, kept, chunk=3, impl=impl)
+        grads = torch.autograd.grad((out.logprob_T.square() * torch.arange(7)).sum(), [x, weight])
+        assert not out.entropy_T.requires_grad
+        results.append([out.logprob_T, out.entropy_T, *grads])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+
+
+def test_row_logprobs_are_those_among_the_kept_ids() -> None:
+    x, weight, target = random_inputs(4)
+    logits = (x @ weight.T).detach()
+    kept = torch.tensor([[3, 5, -1], [2, -1, -1], [-1, -1, -1], [1, 4, 7]])
+    target = torch.tensor([5, 2, 9, 0])
+    out = row_logprobs(x, weight, target, kept)
+    log, among = out.logprob_T.detach(), logits[0, [3, 5]].log_softmax(0)
+    assert float(log[0]) == pytest.approx(float(among[1]), abs=1e-6)
+    assert float(out.entropy_T[0]) == pytest.approx(float(-(among.exp() * among).sum()), abs=1e-6)
+    assert float(log[1]) == float(out.entropy_T[1]) == 0  # one id: nothing was chosen
+    assert float(log[2]) == pytest.approx(float(logits[2].log_softmax(0)[9]), abs=1e-6)
+    assert float(log[3]) == float("-inf")
+    (grad,) = torch.autograd.grad(out.logprob_T.sum(), x)
+    assert grad[1].abs().max() == grad[3].abs().max() == 0
+    assert grad[0].abs().max() > 0
 
 
 def test_bfloat16_rows_and_weights_keep_their_dtype() -> None:
@@ -115,9 +148,10 @@ def test_no_chunk_of_logits_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch
     x, weight, target = random_inputs(10)
     with Watch():
         vocab_loss(x, weight, target).loss.backward()
-        row_losses(x, weight, target).sum().backward()
+        row_logprobs(x, weight, target).logprob_T.sum().backward()
     assert max(seen) == 3 * VOCAB
-    assert sum(seen) == 3 * 10 * VOCAB  # once for the loss; twice for rows: forward and backward
+    # once for the loss; for rows in the backward pass, and in the forward pass where it is not native
+    assert sum(seen) in (2 * 10 * VOCAB, 3 * 10 * VOCAB)
 
 
 def test_the_graph_is_freed() -> None:
@@ -135,4 +169,4 @@ def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ValueError, match="x has 5 columns, the head 6"):
         vocab_loss(x[:, :5], weight, target)
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
-        row_losses(x, weight, target, chunk=0)
+        row_logprobs(x, weight, target, chunk=0)

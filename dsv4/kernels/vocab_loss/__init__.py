@@ -1,6 +1,6 @@
 """Next-token loss from hidden rows and the head's weight, without logits of all rows at once (report 4.3).
 
-Legend: T tokens, D hidden size, V vocabulary.
+Legend: T tokens, D hidden size, V vocabulary, K choices per token.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dsv4.kernels.autograd import node
 from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.vocab_loss import native, reference, torch
 
-__all__ = ["CHUNK_LOGITS", "VocabLoss", "row_losses", "vocab_loss"]
+__all__ = ["CHUNK_LOGITS", "RowLogprobs", "VocabLoss", "row_logprobs", "vocab_loss"]
 
 CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MiB in fp32
 
@@ -55,13 +55,34 @@ def vocab_loss(
     return VocabLoss(*dispatch("vocab_loss", impl, _VOCAB_LOSS, x_TD, weight_VD, target_T, row_weight_T, chunk))
 
 
-def row_losses(
-    x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, *, chunk: int | None = None, impl: str | None = None
-) -> Tensor:
-    """-log softmax(x[t] W^T)[target[t]] of each row, loss_T, each with its own gradient: for losses that weigh rows by
-    something that is itself differentiated. The backward pass computes the logits again, a chunk at a time."""
+@dataclass(frozen=True, slots=True)
+class RowLogprobs:
+    """Both under the distribution over the ids that a row keeps. logprob_T carries the gradient."""
+
+    logprob_T: Tensor
+    entropy_T: Tensor
+
+
+def row_logprobs(
+    x_TD: Tensor,
+    weight_VD: Tensor,
+    target_T: Tensor,
+    kept_TK: Tensor | None = None,
+    *,
+    chunk: int | None = None,
+    impl: str | None = None,
+) -> RowLogprobs:
+    """log softmax(x[t] W^T)[target[t]] of each row, with a gradient of its own, and the entropy of that softmax.
+
+    kept_TK: the ids that the softmax is over, -1 = none; a row of -1 alone keeps all. A target that is not kept has
+    -inf, and no gradient. chunk: as in `vocab_loss`. The backward pass computes the logits again, a chunk at a time.
+    "torch" multiplies as the model's head does when it serves, so its values are the engine's, bit for bit.
+    """
     _check(x_TD, weight_VD, target_T, None)
-    return dispatch("row_losses", impl, _ROW_LOSSES, x_TD, weight_VD, target_T, _rows(chunk, weight_VD))
+    if kept_TK is not None and (kept_TK.dim() != 2 or len(kept_TK) != len(x_TD)):
+        raise ValueError(f"row_logprobs: kept_TK must have shape [{len(x_TD)}, K], got {list(kept_TK.shape)}")
+    chunk = _rows(chunk, weight_VD)
+    return RowLogprobs(*dispatch("row_logprobs", impl, _ROW_LOGPROBS, x_TD, weight_VD, target_T, kept_TK, chunk))
 
 
 def _check(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tensor | None) -> None:
@@ -90,11 +111,13 @@ _VOCAB_LOSS = (
     Implementation("torch", torch.loss_alone, differentiable=node(torch.loss_and_gradients, torch.backward, **_GIVE)),
     Implementation("reference", reference.vocab_loss, differentiable=reference.vocab_loss),
 )
-_ROW_LOSSES = (
+_ROW_LOGPROBS = (
     Implementation(
         "torch",
-        lambda *arguments: torch.row_losses(*arguments)[0],
-        differentiable=node(torch.row_losses, torch.row_losses_backward, keep=slice(1, 2), give=1),
+        lambda *arguments: torch.row_logprobs(*arguments)[:2],
+        differentiable=node(
+            torch.row_logprobs, torch.row_logprobs_backward, keep=slice(2, 3), give=2, differentiable=1
+        ),
     ),
-    Implementation("reference", reference.row_losses, differentiable=reference.row_losses),
+    Implementation("reference", reference.row_logprobs, differentiable=reference.row_logprobs),
 )

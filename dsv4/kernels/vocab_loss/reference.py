@@ -1,6 +1,6 @@
 """The loss from all logits at once.
 
-Legend: T tokens, D hidden size, V vocabulary.
+Legend: T tokens, D hidden size, V vocabulary, K choices per token, N finished entries.
 """
 
 import torch
@@ -23,6 +23,21 @@ def vocab_loss(
     return loss, loss_T.detach(), logits_TV.argmax(dim=1) == target_T
 
 
-def row_losses(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, chunk: int) -> Tensor:
-    """See dsv4.kernels.vocab_loss.row_losses."""
-    return F.cross_entropy(_logits(x_TD, weight_VD), target_T, reduction="none")
+def row_logprobs(
+    x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, kept_TK: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """See dsv4.kernels.vocab_loss.row_logprobs."""
+    logits_TV = _logits(x_TD, weight_VD)
+    if kept_TK is not None:
+        logits_TV = logits_TV.masked_fill(~kept_mask(kept_TK, logits_TV.shape[1]), float("-inf"))
+    log_TV = logits_TV.log_softmax(dim=1)
+    entropy_T = -(log_TV.exp() * log_TV).masked_fill(log_TV.isinf(), 0).sum(dim=1)
+    return log_TV.gather(1, target_T[:, None]).squeeze(1), entropy_T.detach()
+
+
+def kept_mask(kept_TK: Tensor, vocabulary: int) -> Tensor:
+    """Which ids each row keeps, bool [T, V]."""
+    mask_TV = (kept_TK < 0).all(dim=1, keepdim=True).repeat(1, vocabulary)
+    row_N, choice_N = (kept_TK >= 0).nonzero(as_tuple=True)
+    mask_TV[row_N, kept_TK[row_N, choice_N].long()] = True
+    return mask_TV

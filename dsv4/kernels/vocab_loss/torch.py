@@ -1,12 +1,15 @@
 """The loss a chunk of rows at a time, gradients by hand: d logits = (softmax - one-hot of the target) * row weight.
 
-Legend: T tokens, Q tokens of a block, D hidden size, V vocabulary.
+Legend: T tokens, Q tokens of a block, D hidden size, V vocabulary, K choices per token.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from dsv4.kernels.matmul import linear
+from dsv4.kernels.vocab_loss.reference import kept_mask
 
 # logits_QV, target_Q, row_weight_Q -> the loss of each row, whether its target has the largest logit, and the gradient
 # of sum(row_weight * loss) by the logits, perhaps in their memory
@@ -57,30 +60,47 @@ def backward(gradients: tuple[Tensor, ...], kept: Sequence[Tensor | None], *_: o
     return grad_TD, grad_VD
 
 
-def row_losses(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    """The loss of each row, and the logarithm of the sum that its backward pass needs."""
+def row_logprobs(
+    x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, kept_TK: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The results of `reference.row_logprobs`, and the logarithm of the sum that the backward pass needs."""
     compute = torch.promote_types(x_TD.dtype, torch.float32)
-    wide_VD = weight_VD.to(compute)
-    log_sum_T, picked_T = (x_TD.new_empty(len(x_TD), dtype=compute) for _ in range(2))
+    logprob_T, entropy_T, log_sum_T = (x_TD.new_empty(len(x_TD), dtype=compute) for _ in range(3))
     for at in range(0, len(x_TD), chunk):
         rows = slice(at, at + chunk)
-        logits_QV = x_TD[rows].to(compute) @ wide_VD.T
+        logits_QV = linear(x_TD[rows].to(compute), weight_VD)
+        if kept_TK is not None:
+            logits_QV.masked_fill_(~kept_mask(kept_TK[rows], len(weight_VD)), float("-inf"))
+        log_QV = logits_QV.log_softmax(dim=1)
+        logprob_T[rows] = log_QV.gather(1, target_T[rows, None]).squeeze(1)
         log_sum_T[rows] = logits_QV.logsumexp(dim=1)
-        picked_T[rows] = logits_QV.gather(1, target_T[rows, None]).squeeze(1)
-    return log_sum_T - picked_T, log_sum_T
+        entropy_T[rows] = -(log_QV.exp() * log_QV.masked_fill_(log_QV.isinf(), 0)).sum(dim=1)
+    return logprob_T, entropy_T, log_sum_T
 
 
-def row_losses_backward(
-    gradients: tuple[Tensor], kept: Sequence[Tensor], x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, chunk: int
+def row_logprobs_backward(
+    gradients: tuple[Tensor, ...],
+    kept: Sequence[Tensor],
+    x_TD: Tensor,
+    weight_VD: Tensor,
+    target_T: Tensor,
+    kept_TK: Tensor | None,
+    chunk: int,
 ) -> Gradients:
     """Gradients of x and of the weight; the logits are computed again."""
-    (grad_T,), (log_sum_T,) = gradients, kept
+    grad_T, (log_sum_T,) = gradients[0], kept
     wide_VD = weight_VD.to(grad_T.dtype)
     grad_TD, grad_VD = torch.empty_like(x_TD), torch.zeros_like(wide_VD)
     for at in range(0, len(x_TD), chunk):
         rows = slice(at, at + chunk)
-        x_QD = x_TD[rows].to(grad_T.dtype)
-        grad_QV = _gradient(x_QD @ wide_VD.T, target_T[rows], grad_T[rows], log_sum_T[rows])
+        x_QD, logits_QV = x_TD[rows].to(grad_T.dtype), x_TD[rows].to(grad_T.dtype) @ wide_VD.T
+        lost_Q = torch.zeros_like(target_T[rows], dtype=torch.bool)
+        if kept_TK is not None:
+            mask_QV = kept_mask(kept_TK[rows], len(weight_VD))
+            logits_QV.masked_fill_(~mask_QV, float("-inf"))
+            lost_Q = ~mask_QV.gather(1, target_T[rows, None]).squeeze(1)
+        weight_Q = -grad_T[rows].masked_fill(lost_Q, 0)
+        grad_QV = _gradient(logits_QV, target_T[rows], weight_Q, log_sum_T[rows])
         grad_TD[rows] = grad_QV @ wide_VD
         grad_VD.addmm_(grad_QV.T, x_QD)
     return grad_TD, grad_VD.to(weight_VD.dtype)

@@ -5,7 +5,7 @@ heads, M entry rows, W window rows, K choices per token.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
@@ -83,8 +83,9 @@ class CompressedSparseAttention(Attention):
         x_TD, latent_TL = x_TD.detach(), latent_TL.detach()
         index = self.indexer.remember(x_TD, step, cache)
         buffer = cache.append(kv_TC, entries_NC, blocks)
+        given_TK = None if regime.entries is None else regime.entries.get(self.spec.index)
         # the best k of at most k entries are all of them: a range, and nothing to score
-        everything = regime.dense or blocks.longest <= self.config.index_topk
+        everything = given_TK is None and (regime.dense or blocks.longest <= self.config.index_topk)
         queries = chosen_TK = None
         if not everything or regime.indexed is not None:
             queries = self.indexer.queries(x_TD, latent_TL, step.rotations.of_tokens(self.spec.ratio))
@@ -92,12 +93,29 @@ class CompressedSparseAttention(Attention):
             read: Prefix | Chosen = Prefix(blocks.visible_T, buffer.compressed.pages, blocks.longest)
         else:
             assert queries is not None
-            chosen_TK = self.indexer.choose(queries, step, index)
+            chosen_TK = self._chosen(given_TK, queries, step, index)
             read = Chosen(buffer.compressed.pages.rows(chosen_TK))
         keys = KeySet(buffer.window_T2, borders, read)
         if regime.indexed is not None and queries is not None:
             regime.indexed(self._seen(queries, index[0], chosen_TK, blocks, q_THC, buffer, keys))
         return buffer, keys
+
+    def _chosen(
+        self, given_TK: Tensor | None, queries: tuple[Tensor, Tensor], step: Step, index: tuple[Tensor, PageTable]
+    ) -> Tensor:
+        """The given entries; the indexer's choice where there are none, chosen_TK."""
+        if given_TK is None:
+            return self.indexer.choose(queries, step, index)
+        blocks = step.sequences.blocks[self.spec.ratio]
+        open_T1 = ((given_TK < 0).all(dim=1) & (blocks.visible_T > 0))[:, None]
+        if not bool(open_T1.any()):
+            return given_TK.to(torch.int64)
+        own_TK = self.indexer.choose(queries, step, index)
+        width = max(own_TK.shape[1], given_TK.shape[1])
+        own_TK, given_TK = (
+            nn.functional.pad(part, (0, width - part.shape[1]), value=-1) for part in (own_TK, given_TK.to(torch.int64))
+        )
+        return torch.where(open_T1, own_TK, given_TK)
 
     def _seen(
         self,
