@@ -33,8 +33,9 @@ def corpus(seed: int = SEED, items: int = ITEMS) -> Iterator[str]:
         yield _cleaned(encode_messages(messages_of(item, deep=rng.random() < 0.3), "thinking"))
     for _ in range(items // 20):
         yield _cleaned(story(rng))
+    tools_block = V4.tools_block.format(dsml=V4.dsml, think_open=V4.think_open, think_close=V4.think_close, schemas="")
     for _ in range(FIXED):
-        yield _cleaned(V4.tools_block)
+        yield _cleaned(tools_block)
         yield _cleaned(dict(V4.efforts)["max"])
     total = 0
     for text in python_texts():

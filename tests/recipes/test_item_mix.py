@@ -100,7 +100,8 @@ def test_calls_are_valid_and_answered(name: str) -> None:
             assert_valid(call["function"]["name"], arguments, item.tools)
             assert tools.result_of(item, call["function"]["name"], arguments)
         numbers[len(made)] += 1
-        assert str(item.answer) in item.messages[-1]["content"]
+        said = item.messages[-1]["content"]
+        assert item.answer in said if item.verifier == "contains" else said in item.answer
     assert len(numbers) > 2
 
 

@@ -19,6 +19,7 @@ from dsv4.encoding import Tokenizer
 from dsv4.training.documents import Document
 from recipes.nano import items
 from recipes.nano.items.item import Item, Maker, Message, draw
+from recipes.nano.items.needles import LONGEST, SHORTEST
 from recipes.nano.items.talk import talk_about
 
 Mode = Literal["chat", "thinking", "max"]
@@ -46,6 +47,7 @@ _SYSTEM_SHARE, _GREETING_SHARE = 0.08, 0.06
 # shares of one to four items in a conversation: earlier thoughts are not shown again, so thinking has fewer
 _TURNS = {"chat": (0.4, 0.3, 0.2, 0.1), "thinking": (0.8, 0.12, 0.05, 0.03), "max": (0.9, 0.1, 0.0, 0.0)}
 _TRIES = 20
+_BESIDE_NEEDLES = 240  # tokens of questions, answers and the instruction for the effort
 
 
 @lru_cache
@@ -95,12 +97,15 @@ def document(
 
     Conversations longer than `length` tokens are drawn again, and cut if none of 20 fits. chat, deep: shares of
     conversations without thinking and with the effort `max`; the others think. items: arguments of makers, such as
-    `{"needles.needle" = { length = 4096 }}`. Raises ValueError for shares outside [0, 1] or unknown weights.
+    `{"needles.needle" = { length = 4096 }}`; without it needles lie in texts of 256 to about `length` tokens.
+    Raises ValueError for shares outside [0, 1] or unknown weights.
     """
     if min(chat, deep) < 0 or chat + deep > 1:
         raise ValueError(f"chat and deep must be at least 0, together at most 1; got {chat} and {deep}")
     mode: Mode = rng.choices(("chat", "max", "thinking"), (chat, deep, max(0.0, 1 - chat - deep)))[0]
-    shares, options = table(weights), items or {}
+    longest = max(SHORTEST, min(LONGEST, length - _BESIDE_NEEDLES))
+    options = {"needles.needle": {"length": int(SHORTEST * (longest / SHORTEST) ** rng.random())}} | dict(items or {})
+    shares = table(weights)
     tokens: list[int] = []
     for _ in range(_TRIES):
         tokens = encode(codec, conversation(rng, mode, shares, options), mode)

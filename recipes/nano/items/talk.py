@@ -157,3 +157,32 @@ def make_mixed_talk(rng: random.Random) -> Item:
         messages += item.messages
     assert item is not None
     return replace(item, task="mixed", messages=tuple(messages))
+
+
+_ASKS_NAME = (
+    "what is my name", "do you remember my name", "who am I", "what's my name", "do you know my name", "say my name",
+    "can you tell me my name", "what am I called", "tell me my name", "please say my name",
+    "my name", "which name do I have",
+)  # fmt: skip
+
+
+def make_recall(rng: random.Random) -> Item:
+    """The user asks for his name, which he has said before, or not."""
+    known = rng.random() < 0.75
+    told = talk_about(rng, "user_name")
+    messages = list(told.messages) if known else []
+    for _ in range(rng.choice((0, 0, 1, 2))):
+        messages += talk_about(rng, rng.choice([name for name in intents() if name != "user_name"])).messages
+    question = rng.choice(_ASKS_NAME)
+    question = (question[:1].upper() + question[1:] if rng.random() < 0.7 else question) + rng.choice(("?", "?", ""))
+    name = next(word for word in re.findall(r"\w+", told.messages[0]["content"]) if word in NAMES)
+    thought, answer = (
+        (f"The user is {name}.", f"Your name is {name}.")
+        if known
+        else ("The user did not say it.", "I do not know your name. What is it?")
+    )
+    messages += [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": answer, "reasoning_content": thought},
+    ]
+    return Item("talk", "recall", tuple(messages), (answer,), "one_of")

@@ -20,9 +20,10 @@ class Argument:
     draw: Draw
     enum: tuple[str, ...] = ()
 
-    @property
-    def schema(self) -> dict[str, Any]:
-        return {"type": self.type} | ({"enum": list(self.enum)} if self.enum else {})
+    def schema(self, described: bool) -> dict[str, Any]:
+        """As JSON schema, with a few words about it or without."""
+        text = {"description": f"The {self.name.replace('_', ' ')}."} if described else {}
+        return {"type": self.type} | text | ({"enum": list(self.enum)} if self.enum else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,18 @@ class Tool:
     optional: int = 0  # so many of the last arguments may be left out
     run: Callable[..., str] | None = None
 
-    @property
-    def definition(self) -> dict[str, Any]:
+    def definition(self, rng: random.Random) -> dict[str, Any]:
+        """As an OpenAI tool. Some describe their arguments, forbid others, or have an empty list of required ones."""
+        described = rng.random() < 0.15
         required = [argument.name for argument in self.arguments[: len(self.arguments) - self.optional]]
-        parameters: dict[str, Any] = {"type": "object", "properties": {a.name: a.schema for a in self.arguments}}
-        if required:
+        parameters: dict[str, Any] = {
+            "type": "object",
+            "properties": {a.name: a.schema(described) for a in self.arguments},
+        }
+        if required or rng.random() < 0.3:
             parameters["required"] = required
+        if rng.random() < 0.1:
+            parameters["additionalProperties"] = False
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.nano.items import tool_kinds
 from recipes.nano.items.item import Item, Message
-from recipes.nano.items.talk import small_talk
+from recipes.nano.items.talk import talk_about
 from recipes.nano.items.tool_kinds import Tool, spoken
 from recipes.nano.items.words import NAMES, PLACES, THINGS
 
@@ -31,7 +31,7 @@ class _Chat:
     messages: list[Message] = field(default_factory=list)
     calls: int = 0
     task: str = ""
-    answer: str = ""
+    answer: str | tuple[str, ...] = ""
     deep: str = ""
 
     def ask(self, task: str, text: str) -> None:
@@ -51,16 +51,17 @@ class _Chat:
         self.messages.append({"role": "assistant", "content": "", "reasoning_content": thought, "tool_calls": made})
         self.messages += results
 
-    def say(self, thought: str, text: str, answer: str | None = None) -> None:
+    def say(self, thought: str, text: str, answer: str | tuple[str, ...] | None = None) -> None:
         asked = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
         self.messages.append({"role": "assistant", "content": text, "reasoning_content": thought})
         self.answer = text if answer is None else answer
         self.deep = f"The user asked: {asked} {thought} This answers the question."
 
     def item(self, tools: list[Tool], level: int) -> Item:
-        definitions = tuple(tool.definition for tool in tools)
+        definitions = tuple(tool.definition(self.rng) for tool in tools)
+        verifier = "contains" if isinstance(self.answer, str) else "one_of"
         return Item(
-            "tools", self.task, tuple(self.messages), self.answer, "contains", definitions, deep=self.deep, level=level
+            "tools", self.task, tuple(self.messages), self.answer, verifier, definitions, deep=self.deep, level=level
         )
 
 
@@ -150,9 +151,10 @@ def _chain(chat: _Chat, first: Tool, second: Tool) -> None:
 
 
 def _no_tool(chat: _Chat) -> None:
-    question, answer, thought = small_talk(chat.rng, chat.rng.choice(_CONVERSATION))
-    chat.ask("no_tool", question)
-    chat.say(f"{thought} No tool is needed.", answer)
+    about = talk_about(chat.rng, chat.rng.choice(_CONVERSATION))
+    asked, said = about.messages
+    chat.ask("no_tool", asked["content"])
+    chat.say(f"{said['reasoning_content']} No tool is needed.", said["content"], about.answer)
 
 
 def _offer(rng: random.Random, *needed: Tool) -> list[Tool]:
