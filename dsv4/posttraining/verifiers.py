@@ -76,6 +76,11 @@ def contains(answer: str, expected: str | Sequence[str]) -> float:
     return float(all(f" {' '.join(_words(part))} " in words for part in wanted))
 
 
+def one_of(answer: str, expected: Sequence[str]) -> float:
+    """1.0 if the answer is one of the expected texts, but for case, spaces and punctuation at the ends."""
+    return max((text(answer, each) for each in expected), default=0.0)
+
+
 def choice(answer: str, expected: Mapping[str, Any]) -> float:
     """1.0 if the answer names `right` and none of the other `options`, as whole words."""
     others = [option for option in expected["options"] if option != expected["right"]]
@@ -86,6 +91,7 @@ def choice(answer: str, expected: Mapping[str, Any]) -> float:
 
 VERIFIERS: dict[str, Verifier] = {
     "number": number, "text": text, "order": order, "expression": expression, "contains": contains, "choice": choice,
+    "one_of": one_of,
 }  # fmt: skip
 
 

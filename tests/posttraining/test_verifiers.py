@@ -12,6 +12,7 @@ COUNTDOWN = {"numbers": [3, 5, 9, 2], "target": 70}
 EXPECTED = {
     "number": 415, "text": "Yes.", "order": [1, 2, 3], "expression": COUNTDOWN, "contains": ["red", "kite"],
     "choice": {"right": "search", "options": ["search", "answer"]},
+    "one_of": ["You are welcome!", "My pleasure!"],
 }  # fmt: skip
 GOOD = [
     ("number", "The answer is 415.", 415),
@@ -35,6 +36,7 @@ GOOD = [
     ("contains", "Anna has a RED kite.", ["red", "kite"]),
     ("contains", "She lives in New York.", "new york"),
     ("choice", "I would search.", {"right": "search", "options": ["search", "answer"]}),
+    ("one_of", "my pleasure", ["You are welcome!", "My pleasure!"]),
 ]
 BAD = [
     ("number", "", 415),
@@ -72,6 +74,8 @@ BAD = [
     ("contains", "a bored kite", ["red", "kite"]),
     ("contains", "a red kitten", ["red", "kite"]),
     ("choice", "search or answer", {"right": "search", "options": ["search", "answer"]}),
+    ("one_of", "You are welcome! My pleasure!", ["You are welcome!", "My pleasure!"]),
+    ("one_of", "", []),
     ("choice", "answer", {"right": "search", "options": ["search", "answer"]}),
 ]
 HOSTILE = [

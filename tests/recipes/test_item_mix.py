@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import Tokenizer, encode_messages, parse_message_from_completion_text
+from dsv4.posttraining.verifiers import reward
 from recipes.nano.items import english, needles, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, said, table
@@ -52,6 +53,8 @@ def test_items_render_parse_back_and_are_learned(name: str, codec: Tokenizer) ->
         item = draw(makers()[name], rng)
         assert item.domain in ("math", "state", "search", "tools", "facts", "talk")
         answers = [m for m in item.messages if m["role"] == "assistant"]
+        assert reward(item.verifier, answers[-1]["content"], item.answer) == 1.0
+        assert reward(item.verifier, "something else", item.answer) == 0.0
         for mode in MODES:
             tokens = encode(codec, messages_of(item, mode == "max"), mode)
             runs = learned_runs(tokens, said(tokens, codec), codec)

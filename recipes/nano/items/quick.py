@@ -72,7 +72,7 @@ def make_action(rng: random.Random) -> Item:
         known = [name for name in intents() if name in _TITLES]
         question, action = rng.choice((facts, sums, small_talk(rng, rng.choice(known))[0])), "answer"
     messages = ({"role": "user", "content": question, "task": "action"}, {"role": "assistant", "content": action})
-    return Item("talk", "action", messages, action, "text")
+    return Item("talk", "action", messages, {"right": action, "options": ["search", "answer"]}, "choice")
 
 
 def make_title(rng: random.Random) -> Item:
