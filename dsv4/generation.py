@@ -63,7 +63,9 @@ class SamplingParams:
     presence_penalty, frequency_penalty: subtracted from the logit of a token said already, once or per time (-2..2).
     logit_bias: (token id, added to its logit) pairs, each -100..100.
     constraint: a grammar the answer must follow.
-    seed: None draws one from the operating system; a fixed seed gives the same text.
+    seed: None draws one from the operating system; a fixed seed gives the same text. The random numbers of a token
+        depend on the seed and its position in the sequence alone: a prompt that ends with the beginning of an answer,
+        with the same seed, is continued as that answer went on.
     stop_ids: token ids that end the completion (not part of the output text).
     top_logprobs: alternatives recorded per token (0..20); only with `logprobs`.
     trace: events carry what the model chose inside (experts, compressed entries, ids left by truncation).
@@ -205,13 +207,21 @@ class TokenTrace:
 
     first: the position of the first one. experts: by layer, the ids of the experts of each position. entries: by CSA
     layer, the compressed entries that each position read, without padding. kept: for each position, the ids among
-    which the next token was chosen; None where all could be.
+    which the next token was chosen; None where all could be, or nothing was chosen. masses: for each position, the
+    log-probability at temperature 1 of all kept ids together; 0 where `kept` is None. Positions that came from the
+    prefix cache were not computed and are in no trace of this request.
     """
 
     first: int
     experts: Mapping[int, Sequence[Sequence[int]]]
     entries: Mapping[int, Sequence[Sequence[int]]]
     kept: Sequence[Sequence[int] | None]
+    masses: Sequence[float] = ()
+
+    @property
+    def last(self) -> int:
+        """One past the last position."""
+        return self.first + len(self.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +239,8 @@ class PromptProgress:
 class TokenEvent:
     """One step of one completion: a token, or the end (then `finish` is set and `token` may be None), or, where asked
     for, progress on the prompt (then only `progress` is set). `reused`: prompt tokens that came from the prefix cache,
-    on the first token. `trace`: of the positions computed since the event before, where asked for."""
+    on the first token. `trace`: of the positions computed since the event before, where asked for. `version`: that of
+    the weights that chose the token; None where the engine does not say."""
 
     token: int | None
     finish: FinishReason | None = None
@@ -238,6 +249,7 @@ class TokenEvent:
     progress: PromptProgress | None = None
     reused: int | None = None
     trace: TokenTrace | None = None
+    version: int | None = None
 
 
 @dataclass(slots=True, repr=False)

@@ -34,11 +34,11 @@ def check_params(params: SamplingParams, vocabulary: int) -> None:
             raise ValueError(f"{name} token ids must be in [0, {vocabulary}), got {shown(bad)}")
 
 
-def start_sampler(params: SamplingParams, vocabulary: int) -> Sampler:
-    """The sampler of one answer; a grammar is started here, which may take seconds. Raises ValueError where it cannot
-    be."""
+def start_sampler(params: SamplingParams, vocabulary: int, position: int) -> Sampler:
+    """The sampler of an answer whose first token has `position`; a grammar is started here, which may take seconds.
+    Raises ValueError where it cannot be."""
     try:
-        return Sampler(params, vocabulary)
+        return Sampler(params, vocabulary, position)
     except BaseException as error:  # a border: foreign grammars raise what they like
         raise ValueError(f"constraint cannot be started: {fault_of(error)}") from error
 

@@ -139,7 +139,7 @@ class Engine:
             prompt_length=len(prompt),
             params=replace(params, max_tokens=min(params.max_tokens, room)),
             options=options,
-            sampler=start_sampler(params, self._vocabulary),
+            sampler=start_sampler(params, self._vocabulary, len(prompt)),
             points=self._points(len(prompt), options),
             expires=None if options.deadline is None else self._clock() + options.deadline,
         )

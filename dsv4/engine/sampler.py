@@ -1,9 +1,11 @@
-"""Choosing a token from one row of logits. Each request has its own generator, so its neighbours in the batch do not
-change its tokens.
+"""Choosing a token from one row of logits. The random numbers of a token depend on the request's seed and the token's
+position in the sequence: its neighbours in the batch do not change it, and an answer that was interrupted goes on as it
+would have.
 
 V vocabulary.
 """
 
+import hashlib
 import math
 import secrets
 
@@ -17,12 +19,13 @@ from dsv4.generation import SamplingParams, TokenConstraint, TokenLogprobs
 class Sampler:
     """The state of one answer: its random numbers, its tokens, and the state of its grammar.
 
-    vocabulary: ids from here on are never chosen (None = all may be): rows a model has beyond its tokenizer.
+    vocabulary: ids from here on are never chosen (None = all may be): rows a model has beyond its tokenizer. position:
+    of the first token to choose.
     """
 
-    def __init__(self, params: SamplingParams, vocabulary: int | None = None) -> None:
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
-        self.params, self.generator = params, torch.Generator().manual_seed(seed % 2**63)
+    def __init__(self, params: SamplingParams, vocabulary: int | None = None, position: int = 0) -> None:
+        self._seed = (params.seed if params.seed is not None else secrets.randbits(63)) % 2**63
+        self.params, self.generator, self._position = params, torch.Generator(), position
         self._vocabulary = vocabulary
         self._said: dict[int, int] = {}
         self._constraint: TokenConstraint | None = params.constraint.start() if params.constraint else None
@@ -40,6 +43,9 @@ class Sampler:
         logits_V = self.known(logits_V)
         if not finite(logits_V):
             raise SamplingError("the model's logits are not finite")
+        if self.params.temperature > 0:
+            self.generator.manual_seed(_seed_at(self._seed, self._position))
+        self._position += 1
         token = sample(self._shape(logits_V), self.params, self.generator)
         if self.params.presence_penalty or self.params.frequency_penalty:
             self._said[token] = self._said.get(token, 0) + 1
@@ -65,6 +71,12 @@ class Sampler:
                 raise SamplingError("the grammar allows no token here")
             logits_V = logits_V.masked_fill(forbidden_V, float("-inf"))
         return logits_V
+
+
+def _seed_at(seed: int, position: int) -> int:
+    """The seed of one token. The generator reads 32 bits of it, so seeds and positions must be mixed in those."""
+    digest = hashlib.blake2b(seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=4).digest()
+    return int.from_bytes(digest, "little")
 
 
 def finite(rows: Tensor) -> bool:

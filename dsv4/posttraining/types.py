@@ -48,7 +48,8 @@ class Rollout:
     sampled from (temperature 1, truncation applied); 0 for the others. versions: the weights version that chose each
     token. finish: LENGTH where the answer was cut. reward: None where no verifier could judge it; then `error` says
     why, and nothing is learned from it. metrics: what the environment measured besides. trace: what the model chose
-    inside, position by position from the first token of the prompt; None where it was not recorded.
+    inside, position by position from the first token of the prompt to the one before the last, which nothing follows;
+    None where it was not recorded.
     """
 
     prompt: Prompt

@@ -219,3 +219,24 @@ def test_a_constraint_decides_what_may_be_said() -> None:
 def test_impossible_parameters_are_refused(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamplingParams(**params)
+
+
+def test_random_numbers_belong_to_seed_and_position() -> None:
+    """A sampler that begins later in the sequence goes on as the first one does: answers can be resumed."""
+    logits, params = torch.zeros(500), SamplingParams(seed=9)
+    whole, rest = Sampler(params, position=100), Sampler(params, position=107)
+    said = [whole.choose(logits) for _ in range(20)]
+    assert [rest.choose(logits) for _ in range(13)] == said[7:]
+    assert len(set(said)) > 15
+    other = Sampler(SamplingParams(seed=10), position=100)
+    assert [other.choose(logits) for _ in range(20)] != said
+
+
+def test_draws_of_positions_are_independent() -> None:
+    """Frequencies over positions follow the probabilities, and so do pairs of neighbours."""
+    logits, sampler = torch.tensor(PROBABILITIES).log(), Sampler(SamplingParams(seed=2))
+    said = torch.tensor([sampler.choose(logits) for _ in range(4001)])
+    pairs = torch.bincount(said[:-1] * 4 + said[1:], minlength=16)
+    wanted = 4000 * torch.outer(torch.tensor(PROBABILITIES), torch.tensor(PROBABILITIES)).flatten()
+    # 15 degrees of freedom pass 50 once in 85,000
+    assert float(((pairs - wanted).square() / wanted).sum()) < 50
