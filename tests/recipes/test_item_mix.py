@@ -12,7 +12,7 @@ from dsv4.encoding import Tokenizer, encode_messages, parse_message_from_complet
 from dsv4.posttraining.verifiers import reward
 from recipes.nano.items import english, needles, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
-from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, said, table
+from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
 from tests.conftest import ROOT
 
 DRAWS = 40
@@ -53,6 +53,9 @@ def test_items_render_parse_back_and_are_learned(name: str, codec: Tokenizer) ->
         item = draw(makers()[name], rng)
         assert item.domain in ("math", "state", "search", "tools", "facts", "talk")
         answers = [m for m in item.messages if m["role"] == "assistant"]
+        asked = encode_messages(prompt_of(item), "thinking")
+        assert rendered(item, "thinking").startswith(asked)
+        assert prompt_of(item)[-1]["role"] == "user" or prompt_of(item)[-1]["task"] == "title"
         assert reward(item.verifier, answers[-1]["content"], item.answer) == 1.0
         assert reward(item.verifier, "something else", item.answer) == 0.0
         for mode in MODES:
@@ -160,7 +163,7 @@ def _size(codec: Tokenizer, text: str) -> int:
     return len(codec.encode_text(text))
 
 
-@pytest.mark.parametrize("length", [255, 16_385])
+@pytest.mark.parametrize("length", [255, 1_048_577])
 def test_needles_refuse_other_lengths(length: int) -> None:
     with pytest.raises(ValueError, match="length must be in"):
         needles.make_needle(random.Random(0), length)
@@ -185,6 +188,9 @@ def test_english_is_long_and_repeatable(codec: Tokenizer) -> None:
     first, second = (english.document(random.Random(5), codec, length=500) for _ in range(2))
     assert list(first.tokens) == list(second.tokens)
     assert len(first.tokens) == 500
+    held_out = set(english.python_texts(held_out=True))
+    assert len(held_out) > 50
+    assert not held_out & set(english.python_texts())
     item = english.make_story(random.Random(6), turns=3)
     assert item.answer in item.messages[0]["content"]
     assert 5 <= item.messages[0]["content"].count(".") <= 13
@@ -218,5 +224,5 @@ def test_weights_choose_families_and_makers(codec: Tokenizer) -> None:
     with pytest.raises(ValueError, match="chat and deep"):
         document(random.Random(0), codec, chat=0.8, deep=0.5)
     needle = {"needles.needle": {"length": 512, "turns": 1}}
-    made = document(random.Random(1), codec, weights={"needles": 1}, items=needle, chat=1, deep=0)
+    made = document(random.Random(1), codec, weights={"needles": 1}, arguments=needle, chat=1, deep=0)
     assert len(made.tokens) > 400

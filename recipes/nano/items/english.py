@@ -5,11 +5,12 @@ import importlib
 import random
 import re
 import sysconfig
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
 from dsv4.training.documents import Document
-from recipes.nano.items.item import Item, Message
+from recipes.nano.items.item import HELD_OUT_SHARE, Item, Message
 from recipes.nano.items.warm_up import TextCodec
 from recipes.nano.items.words import ANIMALS, COLOURS, DAYS, DRINKS, FOODS, JOBS, NAMES, PLACES, ROOMS, SPORTS, THINGS
 
@@ -28,8 +29,9 @@ def document(rng: random.Random, codec: TextCodec, length: int = 1024, stories: 
 
 
 @lru_cache
-def python_texts() -> tuple[str, ...]:
-    """Paragraphs of docstrings, help topics, the licence and the Zen of this Python: English, without code."""
+def python_texts(held_out: bool = False) -> tuple[str, ...]:
+    """Paragraphs of docstrings, help topics, the licence and the Zen of this Python: English, without code. held_out:
+    those that training does not see."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     texts: list[str] = []
     for file in sorted(folder.glob("*.py")):
@@ -43,7 +45,13 @@ def python_texts() -> tuple[str, ...]:
     if zen:
         texts.append(codecs.decode(zen[1], "rot13"))
     found = [" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n", text)]
-    return tuple(dict.fromkeys(part for part in found if _is_english(part)))
+    return tuple(
+        dict.fromkeys(
+            part
+            for part in found
+            if _is_english(part) and (zlib.crc32(part.encode()) % HELD_OUT_SHARE == 0) == held_out
+        )
+    )
 
 
 def _is_english(text: str) -> bool:

@@ -65,8 +65,7 @@ def makers() -> dict[str, Maker]:
 def table(weights: Mapping[str, float] | None = None) -> dict[str, float]:
     """The share of each maker. weights: by family, or by `family.kind`, which replaces its part of the family's weight;
     None = WEIGHTS. Raises ValueError naming a key that is neither, or a weight below 0."""
-    given = {k: w for k, w in WEIGHTS.items() if any(m.startswith(k + ".") for m in makers())}
-    given = given if weights is None else dict(weights)
+    given = dict(WEIGHTS if weights is None else weights)
     families = {name.partition(".")[0] for name in makers()}
     for key, weight in given.items():
         if key not in families and key not in makers():
@@ -91,12 +90,12 @@ def document(
     weights: Mapping[str, float] | None = None,
     chat: float = 0.3,
     deep: float = 0.1,
-    items: Mapping[str, Mapping[str, Any]] | None = None,
+    arguments: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Document:
     """A conversation of one to four items, of which exactly what the assistant says is learned.
 
     Conversations longer than `length` tokens are drawn again, and cut if none of 20 fits. chat, deep: shares of
-    conversations without thinking and with the effort `max`; the others think. items: arguments of makers, such as
+    conversations without thinking and with the effort `max`; the others think. arguments: of makers, such as
     `{"needles.needle" = { length = 4096 }}`; without it needles lie in texts of 256 to about `length` tokens.
     Raises ValueError for shares outside [0, 1] or unknown weights.
     """
@@ -104,7 +103,9 @@ def document(
         raise ValueError(f"chat and deep must be at least 0, together at most 1; got {chat} and {deep}")
     mode: Mode = rng.choices(("chat", "max", "thinking"), (chat, deep, max(0.0, 1 - chat - deep)))[0]
     longest = max(SHORTEST, min(LONGEST, length - _BESIDE_NEEDLES))
-    options = {"needles.needle": {"length": int(SHORTEST * (longest / SHORTEST) ** rng.random())}} | dict(items or {})
+    options = {"needles.needle": {"length": int(SHORTEST * (longest / SHORTEST) ** rng.random())}} | dict(
+        arguments or {}
+    )
     shares = table(weights)
     tokens: list[int] = []
     for _ in range(_TRIES):
@@ -168,6 +169,15 @@ def messages_of(item: Item, deep: bool = False) -> list[Message]:
             messages.insert(0, {"role": "system", "content": ""})
         messages[0]["tools"] = list(item.tools)
     return messages
+
+
+def prompt_of(item: Item) -> list[Message]:
+    """What a model is given to answer the item: all up to the last text of the user, or up to a task's token."""
+    messages = messages_of(item)
+    if messages[-2].get("task"):
+        return messages[:-1]
+    last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+    return messages[: last + 1]
 
 
 def encode(codec: Tokenizer, messages: Iterable[Message], mode: Mode) -> list[int]:

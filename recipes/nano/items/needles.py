@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from recipes.nano.items.item import Item, Message
 from recipes.nano.items.words import ANIMALS, COLOURS, DAYS, FOODS, NAMES, PLACES, ROOMS, THINGS
 
-SHORTEST, LONGEST = 256, 16_384
+SHORTEST, LONGEST = 256, 1_048_576
 _KINDS = (
     ("The secret code of {k} is {v}.", ("What is the secret code of {k}?", "Tell me the secret code of {k}."), PLACES),
     ("The magic number of {k} is {v}.", ("What is the magic number of {k}?", "Which magic number has {k}?"), NAMES),
@@ -66,7 +66,7 @@ def make_needle(
     """A text of about `length` tokens, measured sentence by sentence with `count`, that hides needles of one kind.
 
     needles: how many, the others distract; None for 2 to 16. turns: how many are asked for in turn; None for 1 to 4.
-    Raises ValueError for a length outside 256..16,384.
+    Raises ValueError for a length outside 256..1,048,576.
     """
     if not SHORTEST <= length <= LONGEST:
         raise ValueError(f"length must be in [{SHORTEST}, {LONGEST}], got {length}")

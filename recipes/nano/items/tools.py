@@ -182,7 +182,7 @@ def _more(chat: _Chat, tools: list[Tool], turns: int) -> None:
 
 
 def _turns(rng: random.Random, turns: int | None) -> int:
-    return (turns or rng.choices((1, 2, 3, 4), (3, 3, 2, 2))[0]) - 1
+    return (turns or rng.choices((1, 2, 3, 4), (2, 3, 3, 2))[0]) - 1
 
 
 def make_known(rng: random.Random, turns: int | None = None) -> Item:
