@@ -82,11 +82,18 @@ def one_of(answer: str, expected: Sequence[str]) -> float:
 
 
 def choice(answer: str, expected: Mapping[str, Any]) -> float:
-    """1.0 if the answer names `right` and none of the other `options`, as whole words."""
-    others = [option for option in expected["options"] if option != expected["right"]]
-    if contains(answer, expected["right"]) == 0.0:
+    """1.0 if the answer names `right` and none of the other `options`, as whole words; case does not count. Where an
+    option is part of a longer one, the longer one is meant."""
+    if len(answer) > LONGEST:
         return 0.0
-    return float(not any(contains(answer, option) for option in others))
+    words, named = f" {' '.join(_words(answer))} ", set()
+    options: list[str] = sorted(expected["options"], key=len, reverse=True)
+    for option in options:
+        wanted = f" {' '.join(_words(option))} "
+        if wanted in words:
+            named.add(option)
+            words = words.replace(wanted, " / ")
+    return float(named == {expected["right"]})
 
 
 VERIFIERS: dict[str, Verifier] = {

@@ -35,6 +35,7 @@ GOOD = [
     ("expression", "((3+5)*9)-2", COUNTDOWN),
     ("contains", "Anna has a RED kite.", ["red", "kite"]),
     ("contains", "She lives in New York.", "new york"),
+    ("choice", "New York!", {"right": "New York", "options": ["York", "New York"]}),
     ("choice", "I would search.", {"right": "search", "options": ["search", "answer"]}),
     ("one_of", "my pleasure", ["You are welcome!", "My pleasure!"]),
 ]
@@ -76,6 +77,7 @@ BAD = [
     ("choice", "search or answer", {"right": "search", "options": ["search", "answer"]}),
     ("one_of", "You are welcome! My pleasure!", ["You are welcome!", "My pleasure!"]),
     ("one_of", "", []),
+    ("choice", "New York!", {"right": "York", "options": ["York", "New York"]}),
     ("choice", "answer", {"right": "search", "options": ["search", "answer"]}),
 ]
 HOSTILE = [

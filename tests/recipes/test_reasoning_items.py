@@ -65,6 +65,14 @@ _NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
 @pytest.mark.parametrize("name", MAKERS)
+def test_held_out_questions_are_not_trained_on(name: str) -> None:
+    rng = random.Random(f"sets {name}")
+    trained = {draw(MAKERS[name], rng).question for _ in range(DRAWS)}
+    held_out = {draw(MAKERS[name], rng, held_out=True).question for _ in range(DRAWS // 4)}
+    assert not trained & held_out
+
+
+@pytest.mark.parametrize("name", MAKERS)
 def test_every_step_of_a_thought_is_true(name: str) -> None:
     rng = random.Random(f"steps {name}")
     counts = []

@@ -57,9 +57,14 @@ def expression(rng: random.Random, terms: list[int]) -> str:
     return text
 
 
-def make_sum(rng: random.Random) -> Item:
-    """A sum of two to four numbers of up to four digits."""
-    terms = [whole(rng, 4) for _ in range(rng.choices((2, 3, 4), (5, 3, 2))[0])]
+def _count(rng: random.Random, least: int, most: int) -> int:
+    counts = range(least, most + 1)
+    return rng.choices(counts, [1 / (n - 1) for n in counts])[0]
+
+
+def make_sum(rng: random.Random, least: int = 2, most: int = 4) -> Item:
+    """A sum of least to most numbers (2 to 4) of up to four digits."""
+    terms = [whole(rng, 4) for _ in range(_count(rng, least, most))]
     if len(terms) == 2 and rng.random() < 0.25:
         question = rng.choice(SUM_FORMS).format(*terms)
     else:
@@ -68,9 +73,9 @@ def make_sum(rng: random.Random) -> Item:
     return solved("math", "sum", question, steps.add(terms), again, sum(terms), level=len(terms) - 2)
 
 
-def make_difference(rng: random.Random) -> Item:
-    """A difference, or a sum with signs, of two to four numbers; the result may be negative."""
-    count = rng.choices((2, 3, 4), (6, 2, 2))[0]
+def make_difference(rng: random.Random, least: int = 2, most: int = 4) -> Item:
+    """A difference, or a sum with signs, of least to most numbers (2 to 4); the result may be negative."""
+    count = _count(rng, least, most)
     digits = rng.choice((1, 2, 2, 3, 3, 4, 4))  # similar lengths, so that borrows are common
     terms = [max(1, whole(rng, digits if rng.random() < 0.7 else 4)) for _ in range(count)]
     signs = [1, *(rng.choice((1, -1)) for _ in terms[1:])]

@@ -30,10 +30,6 @@ def apply(order: str, places: Sequence[int]) -> str:
     return "".join(order[p] for p in places)
 
 
-def _length(rng: random.Random) -> int:
-    return rng.randrange(6, 17)
-
-
 def _item(task: str, question: str, moves: list[tuple[str, Sequence[int]]]) -> Item:
     order, short, long = START, START, START
     for label, (name, places) in zip(LABELS, moves, strict=False):
@@ -47,10 +43,10 @@ def _item(task: str, question: str, moves: list[tuple[str, Sequence[int]]]) -> I
     return Item("state", task, (user, reply), answer, "order", deep=long, level=level)
 
 
-def make_swaps(rng: random.Random) -> Item:
-    """6 to 16 swaps of two of five places, given as pairs of digits."""
+def make_swaps(rng: random.Random, least: int = 6, most: int = 16) -> Item:
+    """Swaps of two of five places, given as pairs of digits; least to most of them, at most 16."""
     moves = []
-    for _ in range(_length(rng)):
+    for _ in range(rng.randrange(least, most + 1)):
         i, j = sorted(rng.sample(range(5), 2))
         places = list(range(5))
         places[i], places[j] = j, i
@@ -61,9 +57,9 @@ def make_swaps(rng: random.Random) -> Item:
     return _item("swaps", question, moves)
 
 
-def make_moves(rng: random.Random) -> Item:
-    """6 to 16 named moves of five things, explained before."""
-    names = rng.choices(list(MOVES), (3, 3, 2, 4, 4), k=_length(rng))
+def make_moves(rng: random.Random, least: int = 6, most: int = 16) -> Item:
+    """Named moves of five things, explained before; least to most of them, at most 16."""
+    names = rng.choices(list(MOVES), (3, 3, 2, 4, 4), k=rng.randrange(least, most + 1))
     moves = [(f" {name}", MOVES[name]) for name in names]
     listed = "".join(f" {label} {name}" for label, name in zip(LABELS, names, strict=False))
     row = rng.choice(ROWS).format(rng.choice(THINGS))
