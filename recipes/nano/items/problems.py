@@ -1,4 +1,4 @@
-"""Word problems of one to three steps; the thought names each operation and works it out."""
+"""Word problems of one to three steps; the thought names the operations and works them out."""
 
 import random
 from collections.abc import Callable
@@ -46,7 +46,7 @@ TEMPLATES: tuple[Template, ...] = (
 SOLVERS: dict[str, Callable[[int, int], list[str]]] = {
     "+": lambda a, b: steps.add((a, b)), "-": steps.subtract, "*": steps.multiply,
 }  # fmt: skip
-WORDS = {"+": "add", "-": "take away", "*": "times"}
+BACK = {"+": "-", "-": "+"}
 
 
 def make_problem(rng: random.Random) -> Item:
@@ -56,14 +56,12 @@ def make_problem(rng: random.Random) -> Item:
     first, second, third = rng.sample(NAMES, 3)
     thing = rng.choice(THINGS)
     question = text.format(n=first, m=second, o=third, t=thing, p=rng.choice(PLACES), **numbers)
-    value, lines = numbers[plan[0]], []
-    for sign, letter in zip(plan[1::2], plan[2::2], strict=True):
-        other = numbers[letter]
-        lines += [f"{value} {WORDS[sign]} {other}", *SOLVERS[sign](value, other)]
-        value = {"+": value + other, "-": value - other, "*": value * other}[sign]
-    last = {"+": "-", "-": "+"}.get(sign)  # the last step taken back
-    if last:
-        check = [f"{value} {WORDS[last]} {other}", *SOLVERS[last](value, other)]
-    else:
-        check = [f"{other} times {numbers[plan[0]]}", *steps.multiply(other, numbers[plan[0]])]
-    return solved("math", "problem", question, lines, check, value, level=len(plan) // 2 - 1, unit=thing)
+    operands, signs = [numbers[letter] for letter in plan[::2]], plan[1::2]
+    # all operations at once, while the text is near; then one after another
+    lines = ["".join(str(numbers.get(c, c)) for c in plan)] if len(signs) > 1 else []
+    value = operands[0]
+    for sign, other in zip(signs, operands[1:], strict=True):
+        before, value = value, {"+": value + other, "-": value - other, "*": value * other}[sign]
+        lines += SOLVERS[sign](before, other)
+    check = SOLVERS[BACK[sign]](value, other) if sign in BACK else steps.multiply(other, before)
+    return solved("math", "problem", question, lines, check, value, level=len(signs) - 1, unit=thing)
