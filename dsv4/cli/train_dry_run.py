@@ -18,6 +18,7 @@ from dsv4.training.checks import check_room, check_sources, needs_of, size
 from dsv4.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from dsv4.checkpoint.names import Layout
     from dsv4.training.trainer import Trainer
 
 
@@ -73,7 +74,7 @@ def _try(recipe: Recipe, folder: Path, prepared: RunInputs, steps: int) -> None:
     costs = [_cost(trainer, trial, steps) for trial in trials(recipe)]
     written = _state(trainer, folder)
     if prepared.layout is not None:
-        _model(trainer, folder, prepared)
+        _model(trainer, folder, prepared, prepared.layout)
     needs = needs_of(recipe, trainer.model.config, prepared.layout)
     check_room(folder, needs)
     print(f"room on the disk: {size(needs.disk)} for states and model; a state took {written:.1f} s")
@@ -136,13 +137,11 @@ def _state(trainer: "Trainer", folder: Path) -> float:
     return took
 
 
-def _model(trainer: "Trainer", folder: Path, prepared: RunInputs) -> None:
+def _model(trainer: "Trainer", folder: Path, prepared: RunInputs, layout: "Layout") -> None:
     """The export, and an answer from it."""
     from dsv4.api.loading import load
     from dsv4.cli.train_export import export_model
 
-    layout = prepared.layout
-    assert layout is not None
     target = export_model(folder, trainer.model.config, trainer.weights(), layout, prepared.text_side)
     bytes_ = sum(file.stat().st_size for file in target.iterdir())
     mode = "release" if layout.name == "release" else "fp32" if layout.name == "fp32" else "bf16"

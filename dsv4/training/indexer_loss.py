@@ -124,8 +124,7 @@ def _blocks(seen: IndexedAttention) -> Iterator[_QueryBlock]:
 
 def _block(query_Q: Tensor, visible: int, gather: bool, seen: IndexedAttention) -> _QueryBlock:
     chosen_QK = None if seen.chosen_TK is None else seen.chosen_TK[query_Q]
-    if gather:
-        assert chosen_QK is not None
+    if gather and chosen_QK is not None:
         first_Q1 = seen.pages.first_BP[seen.pages.sequence_T[query_Q]]
         page_QK, place_QK = _page(chosen_QK.clamp(min=0), seen)
         return _QueryBlock(query_Q, first_Q1.gather(1, page_QK) + place_QK, chosen_QK >= 0)

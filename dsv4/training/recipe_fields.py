@@ -62,7 +62,7 @@ def check_fields(kind: type, raw: Any, where: str = "") -> None:
     known = [field.name for field in dataclasses.fields(kind)]
     for name, value in raw.items():
         if name not in known:
-            raise ValueError(f"{prefix}{name}: Unexpected keyword argument; known are {', '.join(sorted(known))}")
+            raise ValueError(f"{prefix}{name} is not a field; known fields: {', '.join(sorted(known))}")
         inner = _dataclass_in(hints[name])
         values = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
         for number, part in values:
@@ -96,6 +96,8 @@ def explain(error: ValidationError, where: str = "") -> str:
     kind, given = first["type"], first["input"]
     if kind == "value_error":
         message = first["msg"].removeprefix("Value error, ")
+        if place.startswith("stages."):
+            message = message.replace("stage.", f"{place}.", 1)
         return message if not place or message.startswith(place) else f"{place}: {message}"
     if kind == "missing":
         return f"{place} is missing"
