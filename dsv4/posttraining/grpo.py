@@ -24,9 +24,10 @@ from dsv4.training.batch import Totals
 class Judged:
     """What there is to learn from some groups, and what was left out and why.
 
-    broken: rollouts without a finite reward. stale: rollouts older than allowed. equal: groups whose rewards are all
-    the same, which compare nothing. small: groups with fewer than two rollouts left. masked: rollouts that were cut and
-    only count in their group's mean. rewards, penalised: of the rest, before and after the length penalty.
+    broken: rollouts without a finite reward. stale: groups with a token older than allowed; all of the group, because
+    its longest rollouts are the oldest, and short answers would look better without them. equal: groups whose rewards
+    are all the same, which compare nothing. small: groups with fewer than two rollouts left. masked: rollouts that were
+    cut and only count in their group's mean. rewards, penalised: of the rest, before and after the length penalty.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -49,12 +50,13 @@ def judge(
     """
     found = Judged()
     for group in groups:
+        if any(rollout.length and version - rollout.oldest > settings.stale for rollout in group.rollouts):
+            found.stale += 1
+            continue
         usable = []
         for rollout in group.rollouts:
             if rollout.finish in (FinishReason.ERROR, FinishReason.ABORT) or not _finite(rollout.reward):
                 found.broken += 1
-            elif version - rollout.oldest > settings.stale:
-                found.stale += 1
             elif rollout.length:
                 usable.append(rollout)
         if len(usable) < 2:

@@ -23,8 +23,8 @@ class PolicySettings:
     (Dr.GRPO), "sequence" each answer by its own length first (V3.2 as printed; short answers count more per token).
     cut: answers that ran into their limit are learned from like others, or masked: their reward still counts in the
     group's mean. off_policy: a sample of negative advantage whose mean log(old / new) is larger counts nothing.
-    stale: how many updates old the oldest token of a sample may be. updates: how many updates share the rollouts of a
-    step.
+    stale: how many versions of the weights the oldest token of a group may be behind. updates: how many updates share
+    the rollouts of a step.
     """
 
     clip_low: float = 10.0

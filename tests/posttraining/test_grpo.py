@@ -64,12 +64,14 @@ def test_groups_that_compare_nothing_are_skipped_and_counted() -> None:
     assert found.rewards == [1.0, 1.0, 1.0, 1.0, 0.0]
 
 
-def test_stale_rollouts_are_dropped_by_their_oldest_token() -> None:
+def test_a_stale_token_drops_its_whole_group() -> None:
+    """The oldest tokens belong to the longest answers: without these alone, length would be punished."""
     mixed = replace(rollout(0.0), versions=(3, 9, 9, 9))
     fresh = [rollout(reward, version=9) for reward in (1.0, 0.0)]
-    found = judge([Group(PROMPT, (*fresh, mixed))], PolicySettings(stale=4), EFFORTS, 9)
+    groups = [Group(PROMPT, (*fresh, mixed)), Group(PROMPT, tuple(fresh))]
+    found = judge(groups, PolicySettings(stale=4), EFFORTS, 9)
     assert found.stale == 1
-    assert len(found.samples) == 2
+    assert [sample.advantage for sample in found.samples] == [0.5, -0.5]
     assert len(advantages(*fresh, mixed, version=9, stale=6)) == 3
 
 

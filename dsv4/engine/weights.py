@@ -1,0 +1,46 @@
+"""New weights for an engine that serves in this process: the `WeightSink` of a trainer beside it."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dsv4.engine.service import EngineService
+from dsv4.model.transformer import Transformer
+
+Put = Callable[[Transformer, Mapping[str, Tensor]], None]
+
+
+class EngineWeights:
+    """Puts weights into a running service's model, between two steps and when no request runs.
+
+    put: how they get in; default: by name, rounded to what the model holds.
+    """
+
+    def __init__(self, service: EngineService, put: Put | None = None) -> None:
+        self._service, self._put, self._version = service, put or copy_weights, 0
+
+    @property
+    def version(self) -> int:
+        """The version of the weights that new tokens are chosen with."""
+        return self._version
+
+    async def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Replace parameters by name; returns when tokens are chosen with them, and kept prefixes of the old ones are
+        gone. Raises ValueError for a name or a shape that the model does not have, and then changes nothing."""
+        await asyncio.wrap_future(self._service.update_weights(lambda model: self._put(model, weights)))
+        self._version = version
+
+
+@torch.no_grad()
+def copy_weights(model: Transformer, weights: Mapping[str, Tensor]) -> None:
+    """Write weights in place. Raises ValueError naming the first that does not fit, before any is written."""
+    own = model.state_dict()
+    for name, value in weights.items():
+        if name not in own:
+            raise ValueError(f"weights: the model has no {name!r}")
+        if own[name].shape != value.shape:
+            raise ValueError(f"weights: {name} must have shape {list(own[name].shape)}, got {list(value.shape)}")
+    for name, value in weights.items():
+        own[name].copy_(value)

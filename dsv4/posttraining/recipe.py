@@ -1,0 +1,179 @@
+"""A GRPO run as data: one frozen object read from a TOML file, checked before anything is loaded. No torch."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from dsv4.posttraining.settings import EffortSettings, KlSettings, PolicySettings, RateSettings
+from dsv4.posttraining.types import Effort
+from dsv4.training.recipe_fields import check_fields, explain, set_field, whole_numbers
+from dsv4.training.settings import PLAIN, OptimizerSettings, is_plain
+from dsv4.training.text_files import read_text
+
+_STRICT = ConfigDict(extra="forbid")
+NUMERICS = ("fp32", "bf16", "release")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettings:
+    """Where prompts come from. path: a JSONL file of conversations (docs/posttraining.md), or "module:function" that
+    makes one prompt from a random.Random, the tokenizer and `options`."""
+
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+    __pydantic_config__ = _STRICT
+
+    @property
+    def generated(self) -> bool:
+        """Whether a function makes them."""
+        return ":" in self.path and not self.path.endswith(".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSettings:
+    """What answers and judges. path: "module:function" that makes environments by domain from the tokenizer and
+    `options`; without one, single turns judged by the verifiers that prompts name."""
+
+    path: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How rollouts are made. prompts: of a step; group: rollouts of each. concurrent: how many run at once. numerics:
+    what the engine computes in. replay: the learner repeats the engine's choices of experts, entries and kept ids;
+    truncated sampling (top_p, top_k, min_p) needs it. asynchronous: the next step's rollouts are made while this one's
+    are learned, with weights one step behind. Temperature is 1: learning assumes it."""
+
+    prompts: int = 32
+    group: int = 16
+    concurrent: int = 64
+    numerics: Literal["fp32", "bf16", "release"] = "fp32"
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    replay: bool = True
+    asynchronous: bool = False
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 1), ("group", 2), ("concurrent", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"rollouts.{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutSettings:
+    """Prompts that are not learned, tried now and then. prompts: how many, the same each time. every: steps between two
+    trials; 0 = never. samples: rollouts of each; one is taken greedily, several at temperature 1."""
+
+    path: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    prompts: int = 64
+    every: int = 0
+    samples: int = 1
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if self.every and not self.path:
+            raise ValueError("held_out.every needs held_out.path")
+        if self.every < 0 or self.prompts < 1 or self.samples < 1:
+            raise ValueError("held_out.every must be at least 0, held_out.prompts and held_out.samples at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoRecipe:
+    """A whole run. init: folder of the model it starts from. steps: of rollouts. numerics: what the learner computes
+    in. micro: tokens of one forward pass. qat_from: update from which it computes with the released numbers. efforts:
+    by reasoning mode. save_seconds: between states."""
+
+    name: str
+    init: str
+    prompts: PromptSettings
+    lr: RateSettings
+    efforts: dict[Effort, EffortSettings]
+    steps: int
+    seed: int = 0
+    numerics: Literal["fp32", "bf16"] = "fp32"
+    micro: int = 4096
+    qat_from: int | None = None
+    save_seconds: float = 300.0
+    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    rollouts: SamplingSettings = field(default_factory=SamplingSettings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    kl: KlSettings = field(default_factory=KlSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if not is_plain(self.name):
+            raise ValueError(f"name must be {PLAIN}, got {self.name!r}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
+        for name in ("steps", "micro"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.save_seconds < 0:
+            raise ValueError(f"save_seconds must be at least 0, got {self.save_seconds}")
+        if not self.efforts:
+            raise ValueError(f"efforts must not be empty; there are {', '.join(Effort)}")
+        cuts = self.rollouts.top_p < 1 or self.rollouts.top_k > 0 or self.rollouts.min_p > 0
+        if cuts and not self.rollouts.replay:
+            raise ValueError("rollouts: top_p, top_k and min_p need replay: without the kept ids ratios are biased")
+        if self.rollouts.asynchronous and self.policy.stale < 1:
+            raise ValueError("policy.stale must be at least 1 where rollouts are asynchronous")
+
+    @property
+    def updates(self) -> int:
+        """Of the whole run."""
+        return self.steps * self.policy.updates
+
+    @classmethod
+    def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
+        """Read a TOML file; `changes` are "dotted.key=value" with TOML values. Raises ValueError naming the field."""
+        path = Path(file)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such recipe")
+        try:
+            raw = tomllib.loads(read_text(path))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path}: {error}") from None
+        for change in changes:
+            set_field(raw, change)
+        try:
+            return cls.from_dict(raw)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Raises ValueError naming a field that is unknown, missing or wrong."""
+        check_fields(cls, {name: value for name, value in raw.items() if name != "efforts"})
+        try:
+            # JSON, because its strict reading still makes tuples of lists
+            return TypeAdapter(cls).validate_json(json.dumps(whole_numbers(raw), default=str), strict=True)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: what a run's folder keeps."""
+        return TypeAdapter(GrpoRecipe).dump_python(self, mode="json")
+
+    def check_resume(self, made: Mapping[str, Any], folder: Path) -> None:
+        """Raise ValueError naming a field by which the run of the state in `folder` would have gone otherwise. Free are
+        steps (of a constant rate), save_seconds, micro, and what is held out."""
+        free = {"save_seconds", "micro", "held_out"} | ({"steps"} if self.lr.shape == "constant" else set())
+        own = {name: value for name, value in self.to_dict().items() if name not in free}
+        for name, value in own.items():
+            if value != made.get(name):
+                raise ValueError(
+                    f"{folder} was made with another recipe: {name} differs (it was {made.get(name)!r}, now it is "
+                    f"{value!r}); use another folder, or set it as it was"
+                )

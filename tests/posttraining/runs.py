@@ -1,0 +1,77 @@
+"""A GRPO run small enough for tests: a tiny random model, and a task that is judged by looking at the tokens."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dsv4.engine import Engine
+from dsv4.engine.service import EngineService
+from dsv4.engine.weights import EngineWeights
+from dsv4.generation import FinishReason
+from dsv4.model.init import init_weights
+from dsv4.model.layers import FP32, Numerics
+from dsv4.model.transformer import Transformer
+from dsv4.posttraining.environment import More, Verdict
+from dsv4.posttraining.grpo_run import GrpoRun, Sources
+from dsv4.posttraining.learner import Learner
+from dsv4.posttraining.recipe import GrpoRecipe
+from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
+from dsv4.posttraining.types import Prompt
+from dsv4.testing.tiny import tiny_config
+
+
+class Small:
+    """An answer is worth the share of its tokens that are below 20."""
+
+    def start(self, prompt: Prompt) -> "Small":
+        return Small()
+
+    async def turn(self, tokens: Sequence[int], finish: FinishReason) -> More | None:
+        self.share = sum(token < 20 for token in tokens) / max(1, len(tokens))
+        return None
+
+    def replay(self, tokens: Sequence[int], more: More) -> None:
+        raise AssertionError("one turn")
+
+    async def verdict(self, finish: FinishReason) -> Verdict:
+        return Verdict(self.share)
+
+
+class RandomPrompts:
+    def batch(self, number: int, count: int) -> list[Prompt]:
+        rng = random.Random(number)
+        return [Prompt(f"{number}/{i}", (0, *(rng.randrange(2, 97) for _ in range(6))), "d") for i in range(count)]
+
+
+def model(numerics: Numerics = FP32) -> Transformer:
+    return init_weights(Transformer(tiny_config(), numerics), 0)
+
+
+def recipe(**changes: Any) -> GrpoRecipe:
+    raw: dict[str, Any] = {
+        "name": "test",
+        "init": "nowhere",
+        "steps": 8,
+        "prompts": {"path": "nothing:none"},
+        "lr": {"peak": 3e-3},
+        "efforts": {"high": {"tokens": 12}},
+        "rollouts": {"prompts": 8, "group": 8},
+        "optimizer": {"kind": "adamw"},
+    }
+    return GrpoRecipe.from_dict({**raw, **changes})
+
+
+@contextmanager
+def run(made: GrpoRecipe, folder: Path) -> Iterator[GrpoRun]:
+    """A run with an engine of its own."""
+    service = EngineService(Engine(model(), context_length=64, sequences=64))
+    sink = EngineWeights(service)
+    settings = RolloutSettings(made.rollouts.group, max_tokens=made.efforts["high"].tokens, seed=made.seed)  # type: ignore[index]
+    runner = RolloutRunner(service, {"d": Small()}, settings, end=1, weights=sink, folder=folder / "rollouts")
+    try:
+        learner = Learner(model(), optimizer=made.optimizer)
+        yield GrpoRun(made, folder, learner, Sources(RandomPrompts(), runner.batch, runner.forget), sink)
+    finally:
+        service.close()

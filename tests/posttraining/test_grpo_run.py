@@ -1,0 +1,94 @@
+"""A whole run with the real engine: the reward rises, and a run that was stopped goes on bit for bit."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dsv4.posttraining.grpo_run import GrpoRun
+from tests.posttraining import runs
+
+KL = {"beta": 0.01, "every": 2}
+TIMES = ("seconds", "per_second")
+
+
+def take(made: GrpoRun, steps: int) -> list[dict[str, Any]]:
+    """So many steps, and a state."""
+
+    async def steps_of() -> list[dict[str, Any]]:
+        found = []
+        stream = made.run()
+        async for record in stream:
+            found.append(record)
+            if len(found) == steps:
+                break
+        await stream.aclose()
+        made.save()
+        return found
+
+    return asyncio.run(steps_of())
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if not name.endswith(TIMES)}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_reward_rises(asynchronous: bool, tmp_path: Path) -> None:
+    rollouts = {"prompts": 8, "group": 8, "asynchronous": asynchronous}
+    with runs.run(runs.recipe(steps=10, rollouts=rollouts), tmp_path) as made:
+        records = take(made, 10)
+    rewards = [record["reward"] for record in records]
+    assert rewards[0] < 0.35
+    assert max(rewards[7:]) > 0.8
+    if not asynchronous:
+        assert max(abs(record["mismatch"]) for record in records if record["learned"]) < 1e-9
+    else:
+        assert all("mismatch" not in record for record in records[1:])  # no token is of the newest weights
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stopped_run_goes_on_bit_for_bit(asynchronous: bool, tmp_path: Path) -> None:
+    rollouts = {"prompts": 4, "group": 4, "asynchronous": asynchronous}
+    settings: dict[str, Any] = {"steps": 6, "rollouts": rollouts, "kl": KL, "policy": {"updates": 2}}
+    with runs.run(runs.recipe(**settings), tmp_path / "whole") as made:
+        whole = take(made, 6)
+        wanted = made.learner.model.state_dict()
+    with runs.run(runs.recipe(**settings), tmp_path / "cut") as made:
+        first = take(made, 3)
+    with runs.run(runs.recipe(**settings), tmp_path / "cut") as made:
+        assert made.step == 3
+        rest = take(made, 3)
+        got = made.learner.model.state_dict()
+    assert [numbers(record) for record in (*first, *rest)] == [numbers(record) for record in whole]
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    assert any(record["kl"] > 0 for record in whole)
+
+
+def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
+    with runs.run(runs.recipe(), tmp_path) as made:
+        take(made, 1)
+    with (
+        pytest.raises(ValueError, match="was made with another recipe: seed differs"),
+        runs.run(runs.recipe(seed=3), tmp_path),
+    ):
+        pass
+    with runs.run(runs.recipe(steps=9, micro=100), tmp_path) as made:
+        assert made.step == 1
+
+
+def test_the_reference_follows_every_so_many_updates_and_old_files_go(tmp_path: Path) -> None:
+    with runs.run(runs.recipe(kl={"beta": 0.01, "every": 1}), tmp_path) as made:
+        for _ in range(3):
+            records = take(made, 1)
+        assert records[0]["kl"] == pytest.approx(0, abs=1e-9)  # the reference is the policy itself
+    assert sorted(file.name for file in tmp_path.glob("reference-*")) == ["reference-2.pt", "reference-3.pt"]
+    (tmp_path / "reference-3.pt").unlink()
+    with (
+        pytest.raises(ValueError, match=r"reference-3\.pt is missing"),
+        runs.run(runs.recipe(kl={"beta": 0.01, "every": 1}), tmp_path),
+    ):
+        pass
