@@ -158,6 +158,13 @@ def test_a_model_without_prediction_block(model: Transformer) -> None:
     assert "mtp" not in compute_loss(plain, make_batch()).parts
 
 
+def test_a_prediction_block_of_weight_0_rests(model: Transformer) -> None:
+    losses = compute_loss(model, make_batch(), weights=LossWeights(mtp=0.0))
+    losses.total.backward()
+    assert "mtp" not in losses.parts
+    assert all(p.grad is None for p in model.mtp.parameters())
+
+
 def test_nothing_to_learn_is_no_loss(model: Transformer) -> None:
     batch = Batch(torch.zeros(20, dtype=torch.int64), (20,), torch.zeros(20))
     losses = compute_loss(model, batch, weights=LossWeights(balance=0, indexer=0))
