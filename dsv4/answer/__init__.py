@@ -4,7 +4,7 @@ The server and `dsv4.load` share this code. It contains no HTTP and loads no tor
 """
 
 from dsv4.answer.logprobs import LogprobTrack, Section, TokenRecord
-from dsv4.answer.progress import Answer, Piece
+from dsv4.answer.progress import AnswerInProgress, AnswerStep
 from dsv4.answer.stopping import StopStrings
 
-__all__ = ["Answer", "LogprobTrack", "Piece", "Section", "StopStrings", "TokenRecord"]
+__all__ = ["AnswerInProgress", "AnswerStep", "LogprobTrack", "Section", "StopStrings", "TokenRecord"]

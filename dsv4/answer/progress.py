@@ -24,14 +24,14 @@ from dsv4.generation import FinishReason, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AnswerStep:
     """The result of one token: deltas in order, and the log-probabilities of the tokens of their text."""
 
     deltas: list[Delta] = field(default_factory=list)
     logprobs: list[TokenRecord] = field(default_factory=list)
 
 
-class Answer:
+class AnswerInProgress:
     """One answer while it is generated.
 
     thinking: the prompt ended in an open think block.
@@ -92,7 +92,7 @@ class Answer:
             case _:
                 return "aborted"
 
-    def step(self, event: TokenEvent) -> Piece:
+    def step(self, event: TokenEvent) -> AnswerStep:
         """Take one event. Raises ValueError for a token id that the tokenizer does not know."""
         raw: list[Delta] = []
         ended = self._parser.ended
@@ -140,8 +140,8 @@ class Answer:
             self._reasoning = False
         self.reasoning_tokens += self._reasoning
 
-    def _settle(self, raw: Sequence[Delta]) -> Piece:
-        piece = Piece()
+    def _settle(self, raw: Sequence[Delta]) -> AnswerStep:
+        piece = AnswerStep()
         for delta in raw:
             match delta:
                 case ReasoningDelta(text):
@@ -165,7 +165,7 @@ class Answer:
             self._give(self._matcher.finish(), piece, last=True)
         return piece
 
-    def _think(self, text: str, piece: Piece) -> None:
+    def _think(self, text: str, piece: AnswerStep) -> None:
         kept = self._breaks.leading(Section.REASONING, text)
         records = self._track.parsed(Section.REASONING)
         self._thoughts += records if kept else []
@@ -174,7 +174,7 @@ class Answer:
             piece.logprobs.extend(self._thoughts)
             self._thoughts.clear()
 
-    def _give(self, text: str, piece: Piece, *, last: bool = False) -> None:
+    def _give(self, text: str, piece: AnswerStep, *, last: bool = False) -> None:
         text = self._breaks.inner(text)
         if last and self._breaks.section is Section.REASONING and not self._closed:
             if waiting := text + self._breaks.last():

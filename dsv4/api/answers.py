@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 
-from dsv4.answer import Answer as AnswerInProgress
+from dsv4.answer import AnswerInProgress
 from dsv4.encoding import Delta
 from dsv4.generation import Completion, FinishReason, TokenEvent
 

@@ -17,7 +17,7 @@ OUTSIDE = ("tools", "response_format", "task")
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedChat:
     """A conversation ready to run: prompt ids, where later prompts may branch off, what the answer must follow.
 
     begun: what of the answer's markup the prompt ends with.
@@ -30,7 +30,7 @@ class Prepared:
     begun: str
 
 
-def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Prepared:
+def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) -> PreparedChat:
     """Check, render and encode. desk: the model's tokenizer and grammars. fields: as in the body of a chat completion,
     None where nothing is said.
 
@@ -47,7 +47,7 @@ def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) ->
         request = read_chat(parse_chat(body), desk.tokenizer.dialect, "", "")
         prompt = encode(request, desk.tokenizer)
         points = cache_points(prompt, desk.tokenizer)
-        return Prepared(request, prompt, points, constraint(desk, request), begun(request, desk.tokenizer.dialect))
+        return PreparedChat(request, prompt, points, constraint(desk, request), begun(request, desk.tokenizer.dialect))
     except ApiError as error:
         text = str(error)
         raise ValueError(text.replace("reasoning_effort:", "effort:", 1)) from None

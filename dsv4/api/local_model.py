@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv4.answer import Answer as AnswerInProgress
-from dsv4.answer import StopStrings
+from dsv4.answer import AnswerInProgress, StopStrings
 from dsv4.api.answers import Answer, AnswerStream
 from dsv4.api.token_ids import TokenIds, token_list
 from dsv4.config import ModelConfig

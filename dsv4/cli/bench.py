@@ -117,7 +117,7 @@ def _measure(
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:
-            with _Progress(console, f"{engine.name}: {context:,} tokens") as progress:
+            with _PromptStatus(console, f"{engine.name}: {context:,} tokens") as progress:
                 rows.append(engine.run(context, decode, progress))
             _show(rows[-1], rows)
             if json is not None:
@@ -161,13 +161,13 @@ def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str
 _WORDS = {"kernels": _kernels, "model": _model}  # what may stand in place of a folder
 
 
-class _Progress:
+class _PromptStatus:
     """A live line: what runs, how far the prompt is, how long it will take."""
 
     def __init__(self, console: "Console", text: str) -> None:
         self._status, self._text = console.status(text), text
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_PromptStatus":
         self._status.start()
         return self
 

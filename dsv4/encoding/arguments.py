@@ -28,7 +28,7 @@ WORDS = {"true": "true", "True": "true", "false": "false", "False": "false", "nu
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
 WORD = re.compile(r"[+-]?[A-Za-z]+")
 RUN = re.compile(r"[^\"'\\]+")
-SPACE = re.compile(r"\s*")
+SPACE = re.compile(r"\s+")
 ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
@@ -283,6 +283,5 @@ class _Tolerant:
         return sign + plain
 
     def _space(self) -> None:
-        match = SPACE.match(self._text, self._at)
-        assert match is not None
-        self._at = match.end()
+        if match := SPACE.match(self._text, self._at):
+            self._at = match.end()

@@ -17,7 +17,7 @@ KEPT_WITHOUT_THINKING = frozenset({"user", "system", "tool", "latest_reminder", 
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TurnPart:
     """One part of a user turn: typed text, or the result of a tool call. `source` names the input message."""
 
     kind: Literal["text", "tool_result"]
@@ -36,7 +36,7 @@ class Turn:
     role: Any
     source: str
     fields: Message = field(default_factory=dict)
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[TurnPart] = field(default_factory=list)
     task: Any = None
 
     def text(self, name: str) -> str:
@@ -126,9 +126,9 @@ def last_caller(turns: Sequence[Turn]) -> int:
     return max((index for index, turn in enumerate(turns) if turn.role in CALLER_ROLES), default=-1)
 
 
-def without_empty_texts(blocks: Sequence[Block]) -> list[Block]:
+def without_empty_texts(blocks: Sequence[TurnPart]) -> list[TurnPart]:
     """The blocks of a user turn without the empty ones of every run of texts; a run of nothing else keeps one."""
-    kept: list[Block] = []
+    kept: list[TurnPart] = []
     for block in blocks:
         if kept and block.kind == kept[-1].kind == "text":
             if not block.value:
@@ -150,13 +150,13 @@ def _merge_tool_messages(messages: Sequence[Message], name: str) -> list[Turn]:
             raise ValueError(f"{source}.role: expected a string, got {describe(role)}")
         previous = turns[-1] if turns and turns[-1].role == "user" else None
         if role == "tool":
-            block = Block("tool_result", fields.get("content", ""), source, _call_id(fields, source))
+            block = TurnPart("tool_result", fields.get("content", ""), source, _call_id(fields, source))
             if previous is not None:
                 previous.blocks.append(block)
             else:
                 turns.append(Turn("user", source, blocks=[block]))
         elif role == "user":
-            block = Block("text", fields.get("content", ""), source)
+            block = TurnPart("text", fields.get("content", ""), source)
             if previous is not None and previous.task is None:
                 previous.blocks.append(block)
             else:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dsv4.encoding.dialect import V4, Dialect
 from dsv4.encoding.messages import (
     CALLER_ROLES,
-    Block,
     Message,
     Turn,
+    TurnPart,
     drop_reasoning,
     expect_list,
     expect_mapping,
@@ -244,7 +244,7 @@ class _Renderer:
         self.out.markup(self.dialect.think_open if thinks else self.dialect.think_close)
 
 
-def _tool_result_text(block: Block) -> str:
+def _tool_result_text(block: TurnPart) -> str:
     """Lists of parts give their texts; other values are written as Python writes them (as released)."""
     if isinstance(block.value, str):
         return block.value

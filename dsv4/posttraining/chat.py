@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dsv4.answer import Answer
+from dsv4.answer import AnswerInProgress
 from dsv4.encoding import ParsedCompletion, Segment, Tokenizer, render_segments, served
 from dsv4.generation import FinishReason, TokenEvent
 from dsv4.posttraining.environment import More, Verdict, task_field
@@ -87,7 +87,7 @@ def read_turn(
     tokenizer: Tokenizer, tokens: Sequence[int], finish: FinishReason, effort: Effort, functions: Sequence[Any]
 ) -> tuple[ParsedCompletion, int]:
     """What a turn says, and how many tokens of it are reasoning. Raises ValueError for an id without text."""
-    answer = Answer(
+    answer = AnswerInProgress(
         tokenizer, thinking=thinking_mode(effort) == "thinking", tools=bool(functions), functions=functions or None
     )
     for token in tokens[:-1]:

@@ -1,8 +1,9 @@
-"""The HTTP server: requests in the form of the official service to a `TokenGenerator`, and its tokens back.
+"""The HTTP server: requests in the form of the official service go to a `TokenGenerator`, its tokens come back.
 
-Reads in this order: `app` (routes), `guard` (who may use it, and how much), `wire` (bodies in, events and errors out),
-then `dialects`: the fields of a request, the one common `request` they become, its `prompt`, one answer in the making
-(`job`), and its reply in the dialect's form. `accounts` counts what was used. Needs no torch.
+Read in this order: `app` (routes), `guard` (keys, limits, admission), `wire` (bodies, JSON, events, errors), `accounts`
+(usage, prices, metrics), `backend` (what all requests share), then `dialects`: the fields of a request, the common
+`GenerationRequest`, its `prompt`, the `job` that generates an answer, and the reply in the dialect's form. A room
+imports only rooms named before it. The server needs no torch.
 """
 
 from dsv4.server.app import create_app

@@ -1,8 +1,11 @@
-"""The application: routes. Each exists with and without `/v1`, since clients disagree about whose part of the address
-that is, and those of the official service's other bases under `/beta` and `/anthropic`.
+"""The application and its routes.
+
+Every route exists with and without `/v1`, because some clients add it to the address and others expect it there. Routes
+of the official service's other bases also exist under `/beta` and `/anthropic`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -20,10 +23,11 @@ from dsv4.server.dialects.chat.reply import prepare_chat
 from dsv4.server.dialects.completions import prepare_completion
 from dsv4.server.dialects.messages.reply import prepare_messages
 from dsv4.server.dialects.responses.reply import prepare_response
+from dsv4.server.dialects.run import Run
 from dsv4.server.dialects.tokens import count_messages, count_responses, rendered_text, token_ids, token_text
 from dsv4.server.guard.middleware import GuardMiddleware
 from dsv4.server.guard.sizes import check_sizes
-from dsv4.server.respond import Run, respond
+from dsv4.server.respond import respond
 from dsv4.server.routes import PlainRoutes
 from dsv4.server.static import FILES, page_routes
 from dsv4.server.wire.failures import HANDLERS
@@ -66,8 +70,8 @@ def create_app(
 ) -> Starlette:
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
-    counters: numbers of the engine for the metrics page; ledger: where usage is kept, if anywhere.
-    `app.state.backend` is what the requests share. Closes neither `generator` nor `ledger`.
+    counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does.
+    `app.state.backend` is the `Backend` that the requests share. Closes neither `generator` nor `ledger`.
     """
     backend = Backend(Endable(generator), tokenizer, model_name, defaults, settings, counters, ledger=ledger)
     app = Starlette(
@@ -92,30 +96,26 @@ def create_app(
 
 
 def _post_routes(backend: Backend) -> Iterable[Route]:
-    def answer(prepare: Prepare) -> Callable[[Request], Any]:
-        async def route(request: Request) -> Response:
-            return await respond(request, await _understood(request, backend, prepare))
+    for handler, table in ((_answer, ANSWERS), (_count, COUNTS)):
+        for prefixes, path, work in table:
+            route = partial(handler, backend=backend, work=work)
+            yield from (Route(prefix + path, route, methods=["POST"]) for prefix in prefixes)
 
-        return route
 
-    def count(count: Count) -> Callable[[Request], Any]:
-        def counted(body: Any, backend: Backend, key: str) -> Response:
-            # writing a million ids takes its time, too
-            return json_response(count(body, backend, key))
+async def _answer(request: Request, *, backend: Backend, work: Prepare) -> Response:
+    return await respond(request, await _understood(request, backend, work))
 
-        async def route(request: Request) -> Response:
-            return await _understood(request, backend, counted)
 
-        return route
+async def _count(request: Request, *, backend: Backend, work: Count) -> Response:
+    def counted(body: Any, backend: Backend, key: str) -> Response:
+        # a million ids also take their time to be written
+        return json_response(work(body, backend, key))
 
-    for prefixes, path, prepare in ANSWERS:
-        yield from (Route(prefix + path, answer(prepare), methods=["POST"]) for prefix in prefixes)
-    for prefixes, path, counter in COUNTS:
-        yield from (Route(prefix + path, count(counter), methods=["POST"]) for prefix in prefixes)
+    return await _understood(request, backend, counted)
 
 
 async def _understood(request: Request, backend: Backend, prepare: Callable[[Any, Backend, str], T]) -> T:
-    """What `prepare` makes of a request's body and key, whatever content type the client claims. Raises ApiError."""
+    """The result of `prepare` for a request's body and key. The content type is ignored. Raises ApiError."""
     key = getattr(request.state, "key", "")
     async with backend.bodies.reading(request, key, backend.settings.body_seconds) as body:
         context, vocabulary = backend.generator.context_length, backend.tokenizer.vocab_size

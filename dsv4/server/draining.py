@@ -34,7 +34,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self, app: Any, backend: Backend, listener: ListeningSocket, ready: Callable[[], None], drain: float
     ) -> None:
-        class Counted(HeaderClock):
+        class CountedConnection(HeaderClock):
             def connection_made(self, transport: Any) -> None:
                 listener.made += 1
                 super().connection_made(transport)
@@ -45,7 +45,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 loop="asyncio",
                 ws="none",
-                http=Counted,
+                http=CountedConnection,
                 log_level="error",
                 access_log=False,
                 h11_max_incomplete_event_size=MOST_HEADER_BYTES,

@@ -2,30 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from dsv4.observe import log
 from dsv4.server.backend.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
-from dsv4.server.dialects.job import Job
+from dsv4.server.dialects.run import Run
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.failures import as_api_error, error_body
 from dsv4.server.wire.names import short_name
 from dsv4.server.wire.response import EventStream, PatientResponse, race_disconnect
-
-
-class Run(Protocol):
-    """An answer in one dialect."""
-
-    job: Job
-    streaming: bool
-
-    async def complete(self) -> dict[str, Any]: ...
-    def stream(self) -> AsyncGenerator[bytes, None]: ...
-    def keep_alive(self) -> bytes: ...
-    def failed(self, error: ApiError) -> bytes: ...
 
 
 async def respond(request: Request, run: Run) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import dsv4
-from dsv4.answer import Answer as AnswerInProgress
+from dsv4.answer import AnswerInProgress
 from dsv4.cli.folders import default_model_folder
 from dsv4.encoding import Tokenizer
 from dsv4.generation import FinishReason, SamplingParams, TokenEvent

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dsv4.answer import Answer
+from dsv4.answer import AnswerInProgress
 from dsv4.encoding import Tokenizer
 from dsv4.generation import FinishReason, TokenEvent
 from tests.server.conftest import Converse
@@ -46,7 +46,7 @@ def official(text: str, thinking: bool, finish: FinishReason) -> tuple[str, str,
 
 
 def ours(tokenizer: Tokenizer, text: str, thinking: bool, finish: FinishReason) -> tuple[str, str, str]:
-    answer = Answer(tokenizer, thinking=thinking, tools=True)
+    answer = AnswerInProgress(tokenizer, thinking=thinking, tools=True)
     tokens = tokenizer.encode_text(text, trusted=True)
     ends = [tokenizer.eos_id] if finish is FinishReason.STOP else []
     said = {"ReasoningDelta": "", "ContentDelta": ""}
@@ -81,7 +81,7 @@ def test_finish_reasons(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("finish", FINISH)
 def test_a_continued_answer_keeps_its_first_breaks(tokenizer: Tokenizer, finish: FinishReason) -> None:
-    answer = Answer(tokenizer, thinking=False, continued=True)
+    answer = AnswerInProgress(tokenizer, thinking=False, continued=True)
     for token in tokenizer.encode_text("\n\nx\n"):
         answer.step(TokenEvent(token))
     answer.step(TokenEvent(tokenizer.eos_id if finish is FinishReason.STOP else None, finish=finish))

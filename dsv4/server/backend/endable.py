@@ -1,5 +1,7 @@
-"""A generator whose answers can all be ended at once, each with an error: what a stopping server does to those that
-have not finished in time."""
+"""A generator whose streams can all be ended at once, each with an error.
+
+A stopping server ends the answers in this way that have not finished in time.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -10,7 +12,7 @@ from dsv4.server.wire.errors import stopping
 
 
 class Endable:
-    """Passes everything on to `inner`, until `end` is called: then every stream raises ApiError 503."""
+    """Passes every call on to `inner`. After `end` every stream raises ApiError 503."""
 
     def __init__(self, inner: TokenGenerator) -> None:
         self._inner = inner
@@ -24,11 +26,11 @@ class Endable:
 
     @property
     def failing(self) -> str | None:
-        """Why `inner` cannot answer just now, if it says so."""
+        """The reason why `inner` cannot answer at present, None if it can or does not report it."""
         return getattr(self._inner, "failing", None)
 
     def end(self) -> None:
-        """End all streams, and every later one at once. To be called in the loop they run in."""
+        """End all streams now, and every later stream at its start. Call it in the event loop of the streams."""
         self._ended = True
         for task in self._waiting:
             task.cancel()
@@ -40,7 +42,7 @@ class Endable:
         events = self._inner.stream(prompt, params, options)
         try:
             while not self._ended:
-                # a task may be another one at every step: the first event is awaited by one of its own
+                # each event may be awaited by another task: `AnswerJob.begin` awaits the first in one of its own
                 task = asyncio.current_task()
                 assert task is not None
                 self._waiting.add(task)
@@ -58,6 +60,6 @@ class Endable:
                 yield event
             raise stopping()
         finally:
-            # the protocol promises an iterator; only generators have something to close
+            # the protocol promises an iterator; only a generator can be closed
             if isinstance(events, AsyncGenerator):
                 await events.aclose()

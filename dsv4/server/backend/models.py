@@ -4,11 +4,11 @@ from typing import Any
 
 from dsv4.server.wire.errors import ApiError, show
 
-# what clients of the official service have in their configuration; the last two fix the default of thinking
+# model names in the configuration of clients of the official service; the last two also set the default of thinking
 NOT_THINKING = "deepseek-chat"
 THINKING = "deepseek-reasoner"
 ALIASES = ("deepseek-v4-flash", "deepseek-v4-pro", "deepseek-flash", NOT_THINKING, THINKING)
-# retired upstream, kept here
+# the official service has retired these names
 DEPRECATED = (NOT_THINKING, THINKING)
 RETIRED = "@1784908740"  # 2026-07-24 15:59 UTC as RFC 9745 writes it
 FOREIGN = "claude-"
@@ -18,10 +18,10 @@ THINK_MAX_CONTEXT = 393_216
 
 
 def check_model(requested: str, served: str, *, any_name: bool = False) -> None:
-    """Raise a 404 that lists what exists, unless `requested` is the served model or stands for it.
+    """Raise ApiError 404, which lists the known names, unless `requested` is the served model or one of its aliases.
 
-    Names of Claude stand for it, since Claude Code asks for several; a suffix such as `[1m]` does not count.
-    any_name: every name does.
+    Names that begin with `claude-` are aliases, because Claude Code requests several models. A suffix such as `[1m]` is
+    ignored. any_name: accept every name.
     """
     name = requested.split("[")[0]
     if any_name or name in (served, *ALIASES) or requested == served or name.startswith(FOREIGN):
@@ -38,8 +38,8 @@ def check_model(requested: str, served: str, *, any_name: bool = False) -> None:
 def model_entry(
     name: str, served: str, *, created: int, context_length: int, efforts: tuple[str, ...]
 ) -> dict[str, Any]:
-    """One entry of `GET /models`, in the official form with OpenAI's `created`. `alias_of` is the served model for a
-    name that only stands for it, null for itself."""
+    """One entry of `GET /models`, in the official form with OpenAI's `created`. The field `alias_of` is the served
+    model for an alias, and null for the served model itself."""
     return {
         "id": name,
         "object": "model",

@@ -1,8 +1,9 @@
-"""Sampled turns, kept to be put back into later prompts token for token.
+"""Sampled turns, kept so that later prompts contain the same tokens.
 
-A client sends an assistant turn back as text, often with its arguments written anew and its reasoning dropped. Encoded
-again it has other tokens than were sampled, and everything cached behind it is lost. The turn is found by the id of
-one of its calls, or by the prompt it answered, and used only if it says what the client says.
+A client sends an assistant turn back as text, often with rewritten arguments and without its reasoning. When that text
+is encoded again, its tokens differ from the sampled ones, and the cached prefix ends there. So the turn is looked up,
+by the id of one of its calls or by the prompt that it answered, and its tokens are used if its text equals the
+client's.
 """
 
 import hashlib
@@ -21,8 +22,8 @@ PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One answer: its tokens with the end token, and what they say. opener: the token before the first."""
+class SampledTurn:
+    """One answer: its tokens with the end token, and their text. opener: the token before the first."""
 
     opener: int
     tokens: tuple[int, ...]
@@ -30,8 +31,9 @@ class Turn:
     content: str
     calls: tuple[tuple[str, str], ...]
 
-    def says(self, message: Mapping[str, Any]) -> bool:
-        """Whether an assistant message (as the encoding takes it) is this turn; its reasoning may be missing."""
+    def equals(self, message: Mapping[str, Any]) -> bool:
+        """Whether an assistant message (in the form of the encoding) has this turn's text; its reasoning may be
+        missing."""
         reasoning = message.get("reasoning_content") or ""
         calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()]
         return (
@@ -43,18 +45,19 @@ class Turn:
 
 
 class Replays:
-    """The turns of recent answers, the oldest forgotten first. `most_tokens` bounds all of them together."""
+    """The turns of recent answers. `most_tokens` bounds the tokens of all turns together; the oldest are dropped
+    first."""
 
     def __init__(self, most_tokens: int = MOST_TOKENS) -> None:
-        self._turns: OrderedDict[tuple[str, str], Turn] = OrderedDict()
+        self._turns: OrderedDict[tuple[str, str], SampledTurn] = OrderedDict()
         self._most, self._size = most_tokens, 0
 
     def keep(
         self, owner: str, prompt: Sequence[int], tokens: Sequence[int], parsed: ParsedCompletion, ids: Sequence[str]
     ) -> None:
-        """Remember a finished answer to `prompt`. ids: of its calls."""
+        """Keep a finished answer to `prompt`. ids: those of its calls."""
         calls = tuple((call.name, _value(call.arguments)) for call in parsed.tool_calls)
-        turn = Turn(prompt[-1], tuple(tokens), parsed.reasoning_content, parsed.content, calls)
+        turn = SampledTurn(prompt[-1], tuple(tokens), parsed.reasoning_content, parsed.content, calls)
         digest = _digest(owner)
         _add(digest, prompt)
         for key in (digest.hexdigest(), *map(normal_id, ids)):
@@ -63,10 +66,10 @@ class Replays:
     def apply(
         self, owner: str, ids: Sequence[int], assistants: Sequence[Mapping[str, Any]], *, header: int, end: int
     ) -> list[int]:
-        """The prompt `ids` with every turn that is known replaced by what was sampled.
+        """The prompt `ids`, with the sampled tokens in place of every known turn.
 
-        assistants: its assistant messages in order; each is closed by the token `end`, and most begin behind `header`
-        and one more token.
+        assistants: the assistant messages of the prompt in order. Each ends with the token `end`; most begin behind
+        `header` and one more token.
         """
         out: list[int] = []
         start, digest = 0, _digest(owner)
@@ -74,7 +77,7 @@ class Replays:
             try:
                 stop = ids.index(end, start)
             except ValueError:
-                break  # a last turn that is to be continued
+                break  # the last turn has no end token: the answer continues it
             run = list(ids[start : stop + 1])
             if header in run:
                 border = len(run) - run[::-1].index(header) + 1  # behind the opener
@@ -89,16 +92,16 @@ class Replays:
             start = stop + 1
         return [*out, *ids[start:]]
 
-    def _find(self, owner: str, digest: str, message: Mapping[str, Any]) -> Turn | None:
+    def _find(self, owner: str, digest: str, message: Mapping[str, Any]) -> SampledTurn | None:
         keys = [normal_id(call.get("id") or "") for call in message.get("tool_calls") or ()]
         for key in (*keys, digest):
             turn = self._turns.get((owner, key))
-            if turn is not None and turn.says(message):
+            if turn is not None and turn.equals(message):
                 self._turns.move_to_end((owner, key))
                 return turn
         return None
 
-    def _put(self, key: tuple[str, str], turn: Turn) -> None:
+    def _put(self, key: tuple[str, str], turn: SampledTurn) -> None:
         old = self._turns.pop(key, None)
         self._size += len(turn.tokens) - (len(old.tokens) if old else 0)
         self._turns[key] = turn
@@ -107,13 +110,13 @@ class Replays:
 
 
 def normal_id(text: str) -> str:
-    """A call's id as far as every client keeps it: its letters and digits."""
+    """The letters and digits of a call's id, the part that every client keeps."""
     return re.sub(r"[^A-Za-z0-9]", "", text)
 
 
 def _value(text: str) -> str:
-    """Arguments in one form, however they are spaced, ordered and escaped, and whichever language printed their numbers
-    (1, 1.0 and 1e0 are one); true and 1 stay different. Those of a call without any may be missing."""
+    """Arguments in a normal form, independent of spaces, order, escapes and the form of numbers (1, 1.0 and 1e0 are
+    equal; true and 1 are not). Missing arguments are those of a call without parameters."""
     try:
         value = json.loads(text, parse_float=_number, parse_int=_number)
         return json.dumps({} if value is None else value, sort_keys=True)
@@ -122,7 +125,7 @@ def _value(text: str) -> str:
 
 
 def _number(text: str) -> float:
-    """As the languages see it whose numbers are all of 64 bits."""
+    """The number as a 64-bit float, as JavaScript reads it."""
     return float(text) + 0.0  # -0.0 is 0.0
 
 
@@ -131,6 +134,6 @@ def _digest(owner: str) -> "hashlib.blake2b":
 
 
 def _add(digest: "hashlib.blake2b", ids: Sequence[int]) -> None:
-    # in pieces, so that other threads get their turn
+    # in pieces, so that other threads can run between them
     for at in range(0, len(ids), PIECE):
         digest.update(array("I", ids[at : at + PIECE]).tobytes())

@@ -1,4 +1,4 @@
-"""What all requests of one server share."""
+"""`Settings`: how a server behaves. `Backend`: the objects that all its requests share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +21,16 @@ from dsv4.server.wire.workers import Workers
 class Settings:
     """How the server behaves.
 
-    keys: who may use the server; none = anyone who reaches it.
-    local_only: answer only requests addressed to this machine and sent by no other site's page.
-    any_model: answer to every model name.
-    free_sampling: temperature and the like count while thinking too; the official service fixes them there.
-    max_requests: answers at once; more are refused as busy.
-    keep_alive: seconds of silence after which something is sent.
-    body_seconds: how long a client may pause while it sends its body.
-    most_body_bytes: of one request; None = as the context length needs.
-    prices: what answers would have cost, for log and ledger.
+    keys: of the clients; without keys every client is served.
+    local_only: refuse requests to another host name than this machine's, and requests from pages of other sites.
+    any_model: accept every model name.
+    free_sampling: apply temperature, top_p and the like also while the model thinks, where the official service fixes
+    them.
+    max_requests: requests that run at once; more are refused as busy.
+    keep_alive: seconds without an event after which the server sends a sign of life.
+    body_seconds: the longest pause of a client while it sends its body.
+    most_body_bytes: the largest body; None = as large as the context length needs.
+    prices: for the cost of an answer in log and ledger.
     """
 
     keys: Keys = Keys()  # noqa: RUF009 (frozen)
@@ -46,7 +47,7 @@ class Settings:
 @dataclass(slots=True)
 class Backend:
     """One model and everything that outlives a request. counters: numbers of the engine for the metrics page;
-    ledger: where usage is kept, None = nowhere. running: answers that are being generated."""
+    ledger: records usage, None = nothing does. running: answers that are being generated."""
 
     generator: Endable
     tokenizer: Tokenizer

@@ -1,1 +1,1 @@
-"""The interfaces that clients speak, and what they share: one common request, its prompt, one answer in the making."""
+"""The interfaces for clients, and the parts they share: the common request, its prompt, the job that answers it."""

@@ -1,4 +1,4 @@
-"""Text completions: a prompt goes on without any chat format, or a gap between prompt and suffix is filled."""
+"""Text completions: continue a prompt without any chat format, or fill the gap between prompt and suffix."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -11,13 +11,14 @@ from pydantic import Field
 from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import ContentDelta, Tokenizer
 from dsv4.server.backend import Backend
-from dsv4.server.dialects.chat.reply import head, usage_of
-from dsv4.server.dialects.fields import SamplingFields, between, checked, sampling_fields
-from dsv4.server.dialects.job import Job, prepare
+from dsv4.server.dialects.chat.reply import bytes_of, head, usage_of
+from dsv4.server.dialects.fields import SamplingFields, between, checked, sampling_fields, token_ids_fit
+from dsv4.server.dialects.job import prepare
 from dsv4.server.dialects.request import GenerationRequest, owner_name
+from dsv4.server.dialects.run import Run
 from dsv4.server.guard.sizes import check_fits
-from dsv4.server.wire.errors import ApiError, invalid, show
-from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
+from dsv4.server.wire.errors import invalid, naming_field, show
+from dsv4.server.wire.sse import DONE, event
 
 KIND = "text_completion"
 DEFAULT_TOKENS = 4096
@@ -37,44 +38,32 @@ class CompletionRequest(SamplingFields):
 
 
 @dataclass(slots=True)
-class CompletionRun:
-    """One text completion, ready to run once: `complete` or `stream`. echo: what stands before the text."""
+class CompletionRun(Run):
+    """One text completion. echo: the prompt's text, if the client wants it before the answer."""
 
-    job: Job
-    streaming: bool
     include_usage: bool
     echo: str
 
     async def complete(self) -> dict[str, Any]:
-        """The whole answer as a `text_completion`. Raises ApiError."""
+        """The whole answer as a `text_completion`."""
         records = await self.job.collect()
         text = self.echo + self.job.answer.parsed.content
         choice = self._choice(text, records, self.job.answer.finish_reason)
         return {**head(self.job, KIND), "choices": [choice], "usage": usage_of(self.job)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The answer as events, closed by `[DONE]`; usage comes on the last. Raises ApiError."""
+        """The answer as events, closed by `[DONE]`; usage comes on the last."""
         usage = {"usage": None} if self.include_usage else {}
         if self.echo:
             yield event({**head(self.job, KIND), "choices": [self._choice(self.echo, [], None)], **usage})
-        async with aclosing(self.job.pieces()) as pieces:
-            async for piece in pieces:
-                text = "".join(delta.text for delta in piece.deltas if isinstance(delta, ContentDelta))
+        async with aclosing(self.job.steps()) as steps:
+            async for step in steps:
+                text = "".join(delta.text for delta in step.deltas if isinstance(delta, ContentDelta))
                 if text:
-                    yield event(
-                        {**head(self.job, KIND), "choices": [self._choice(text, piece.logprobs, None)], **usage}
-                    )
+                    yield event({**head(self.job, KIND), "choices": [self._choice(text, step.logprobs, None)], **usage})
         last = self._choice("", [], self.job.answer.finish_reason)
         yield event({**head(self.job, KIND), "choices": [last], "usage": usage_of(self.job)})
         yield DONE
-
-    def keep_alive(self) -> bytes:
-        """What goes out while nothing else does."""
-        return KEEP_ALIVE
-
-    def failed(self, error: ApiError) -> bytes:
-        """The last event of a stream that fails."""
-        return event(error.body())
 
     def _choice(self, text: str, records: Sequence[TokenRecord], finish: str | None) -> dict[str, Any]:
         logprobs = _logprobs(self.job.backend.tokenizer, records) if self.job.params.logprobs else None
@@ -82,7 +71,7 @@ class CompletionRun:
 
 
 def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
-    """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
+    """Check a decoded body and encode its prompt; key: the name of the client's key. Raises ApiError."""
     request = checked(CompletionRequest, body)
     request.check_stream()
     if request.echo and (request.suffix or request.logprobs is not None):
@@ -115,12 +104,10 @@ def _prompt(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
     prompt = request.prompt
     if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
         prompt = prompt[0]
-    try:
+    with naming_field("suffix" if request.suffix else "prompt"):
         if isinstance(prompt, str):
             ids = tokenizer.encode_text(prompt)
-        elif isinstance(prompt, list) and all(
-            type(token) is int and 0 <= token < tokenizer.vocab_size for token in prompt
-        ):
+        elif token_ids_fit(prompt, tokenizer.vocab_size):
             ids = prompt
         else:
             raise invalid("prompt", f"expected one string or one list of token ids, got {show(prompt)}")
@@ -128,14 +115,11 @@ def _prompt(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
             return [tokenizer.bos_id, *ids]
         begin, hole, end = (tokenizer.token_id(token) for token in FIM_TOKENS)
         return [tokenizer.bos_id, begin, *ids, hole, *tokenizer.encode_text(request.suffix), end]
-    except ValueError as error:
-        raise invalid("suffix" if request.suffix else "prompt", str(error)) from error
 
 
 def _logprobs(tokenizer: Tokenizer, records: Sequence[TokenRecord]) -> dict[str, Any]:
     def text(token: int) -> str:
-        # a model may have more rows than its tokenizer has tokens; such an alternative has no text
-        return tokenizer.token_bytes(token).decode(errors="replace") if token < tokenizer.vocab_size else ""
+        return bytes_of(tokenizer, token).decode(errors="replace")
 
     content = [record for record in records if record.section is Section.CONTENT]
     tokens = [text(record.token) for record in content]

@@ -1,4 +1,4 @@
-"""What an answer must look like: forced calls, strict schemas, JSON; by grammar, and beginning behind the reasoning."""
+"""Constraints on an answer: forced calls, strict schemas and JSON, by a grammar that begins after the reasoning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dsv4.server.wire.errors import ApiError
 
 
 class Desk(Protocol):
-    """What grammars are made with: a `Backend`, or what else has these two."""
+    """The objects that a grammar needs; a `Backend` has them, and so has `dsv4.api.LocalModel`."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -22,7 +22,7 @@ class Desk(Protocol):
 
 
 def constraint(backend: Desk, request: GenerationRequest) -> ConstraintFactory | None:
-    """What the answer must look like; None if it is free. Raises ApiError 400 for a schema that cannot be enforced."""
+    """The constraint on the answer, None without one. Raises ApiError 400 for a schema that cannot be enforced."""
     grammar = _grammar(backend, request)
     if request.budget is None or not request.opens_thinking:
         return grammar
@@ -31,7 +31,7 @@ def constraint(backend: Desk, request: GenerationRequest) -> ConstraintFactory |
 
 @dataclass(frozen=True, slots=True)
 class ThinkingBudget:
-    """At most `tokens` of reasoning: then only its closing mark may come. `then`: what holds besides."""
+    """Allows at most `tokens` tokens of reasoning, then only its closing mark. then: a further constraint."""
 
     then: ConstraintFactory | None
     tokenizer: Tokenizer
@@ -43,7 +43,7 @@ class ThinkingBudget:
 
 
 class _Budgeted:
-    """One answer of `ThinkingBudget`."""
+    """The state of one answer under a `ThinkingBudget`."""
 
     def __init__(self, then: TokenConstraint | None, close: int, vocabulary: int, tokens: int) -> None:
         self._then, self._close, self._left = then, close, tokens
@@ -92,7 +92,7 @@ def _grammar(backend: Desk, request: GenerationRequest) -> ConstraintFactory | N
 
 
 def _behind_prefix(grammar: Grammar, request: GenerationRequest) -> Grammar:
-    """An answer in JSON goes on from the text it begins with."""
+    """The grammar of the rest of an answer in JSON whose beginning the client has sent."""
     prefix = str(request.messages[-1]["content"]).lstrip() if request.continued and request.messages else ""
     try:
         return grammar.behind(prefix) if prefix else grammar
@@ -102,22 +102,20 @@ def _behind_prefix(grammar: Grammar, request: GenerationRequest) -> Grammar:
 
 @dataclass(frozen=True, slots=True)
 class AfterThinking:
-    """A grammar that begins behind the reasoning, which is free but for what would end it in another way: the end of
-    the answer, and a call in its midst."""
+    """A grammar that begins after the reasoning. The reasoning is free, but it cannot contain the end of the answer or
+    a call."""
 
     grammar: Grammar
     tokenizer: Tokenizer
 
     def start(self) -> TokenConstraint:
-        dialect, token_id = self.tokenizer.dialect, self.tokenizer.token_id
-        mask = bytearray(b"\xff" * -(-self.tokenizer.vocab_size // 8))
-        for token in map(token_id, (dialect.eos, dialect.dsml)):
-            mask[token // 8] &= ~(1 << token % 8)
-        return _Thinking(bytes(mask), token_id(dialect.think_close), self.grammar.start())
+        dialect = self.tokenizer.dialect
+        mask = _all_but(self.tokenizer, dialect.eos, dialect.dsml)
+        return _Thinking(mask, self.tokenizer.token_id(dialect.think_close), self.grammar.start())
 
 
 class _Thinking:
-    """One answer of `AfterThinking`."""
+    """The state of one answer under `AfterThinking`."""
 
     def __init__(self, mask: bytes, trigger: int, then: TokenConstraint) -> None:
         self._mask, self._trigger, self._then = mask, trigger, then
@@ -134,19 +132,17 @@ class _Thinking:
 
 @dataclass(frozen=True, slots=True)
 class WithoutCalls:
-    """The model sees tools that it may not call: every token may come but the one that opens a call."""
+    """Allows every token but the one that opens a call, for an answer whose prompt shows tools that must not be
+    called."""
 
     tokenizer: Tokenizer
 
     def start(self) -> TokenConstraint:
-        mask = bytearray(b"\xff" * -(-self.tokenizer.vocab_size // 8))
-        token = self.tokenizer.token_id(self.tokenizer.dialect.dsml)
-        mask[token // 8] &= ~(1 << token % 8)
-        return _Always(bytes(mask))
+        return _Always(_all_but(self.tokenizer, self.tokenizer.dialect.dsml))
 
 
 class _Always:
-    """One answer of `WithoutCalls`."""
+    """The state of one answer under `WithoutCalls`."""
 
     def __init__(self, mask: bytes) -> None:
         self._mask = mask
@@ -155,7 +151,15 @@ class _Always:
         return self._mask
 
     def accept(self, token: int) -> None:
-        """Every step is the same."""
+        """Does nothing: every step has the same mask."""
+
+
+def _all_but(tokenizer: Tokenizer, *controls: str) -> bytes:
+    """The mask of all tokens but some control tokens."""
+    mask = bytearray(b"\xff" * -(-tokenizer.vocab_size // 8))
+    for token in map(tokenizer.token_id, controls):
+        mask[token // 8] &= ~(1 << token % 8)
+    return bytes(mask)
 
 
 def _forced_calls(backend: Desk, request: GenerationRequest) -> Grammar:
@@ -176,7 +180,8 @@ def _shapes(backend: Desk, request: GenerationRequest) -> list[dict[str, Any]]:
 def _enforceable(
     grammars: Grammars, request: GenerationRequest, functions: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The functions, those whose schema cannot be enforced and need not be by name alone: they can still be called."""
+    """The functions. Those that are not strict and whose schema cannot be enforced have only a name, so that the model
+    can still call them."""
     shapes: list[dict[str, Any]] = []
     for function in functions:
         if function["name"] not in request.strict:

@@ -1,23 +1,24 @@
-"""What the dialects' requests have in common: how a body is checked, and the fields that several of them have."""
+"""Shared by the requests of all dialects: how a body is checked, and the fields that several dialects have."""
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from dsv4.encoding import Dialect
 from dsv4.server.dialects.parts import Unsupported
-from dsv4.server.dialects.request import ToolChoice
+from dsv4.server.dialects.request import ToolChoice, effort_name, thinks
 from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
 
 MAX_STOPS = 16
-# entries that are checked without another thread's turn
+# entries that are checked at a time, while other threads wait
 RUN = 1000
-# of a token id
+# digits of a token id in `logit_bias`
 MOST_DIGITS = 20
-# what a call can be written with: no quote, bracket or line break ends a name there
+# the names that a call can be written with: in its markup a quote, bracket or line break would end the name
 TOOL_NAME = re.compile(r'[^"<>\x00-\x1f]{1,256}')
 
 Budget = Annotated[int | None, Field(ge=0)]
@@ -26,7 +27,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ul
 
 
 def between(low: float, high: float, *, above: bool = False) -> AfterValidator:
-    """A range check whose message shows the range; `above` leaves out the lower end."""
+    """A range check whose message shows the range; above: the lower end is outside."""
 
     def check(value: float | None) -> float | None:
         if value is not None and not (low < value <= high if above else low <= value <= high):
@@ -51,7 +52,7 @@ def stop_list(value: object) -> object:
 
 
 def bias_pairs(value: object) -> object:
-    """Token ids (as text) and what is added to their logits, as pairs."""
+    """Pairs of a token id and the number that is added to its logit, from an object with ids as keys."""
     if value is None:
         return ()
     if not isinstance(value, Mapping):
@@ -68,7 +69,7 @@ def bias_pairs(value: object) -> object:
 
 
 class Fields(BaseModel):
-    """Types are not converted: the string "3" is no number. Unknown fields are ignored."""
+    """Base of all request models. Types are not converted (the string "3" is no number); unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
 
@@ -81,10 +82,15 @@ B = TypeVar("B", bound=Fields)
 
 
 def json_object(body: object) -> Mapping[str, Any]:
-    """A decoded body that is a JSON object. Raises ApiError 400 for any other."""
+    """`body`, which must be a JSON object. Raises ApiError 400 for any other value."""
     if not isinstance(body, Mapping):
         raise ApiError(400, f"body: expected a JSON object, got {show(body)}", param="body")
     return body
+
+
+def token_ids_fit(value: object, vocab_size: int) -> TypeGuard[list[int]]:
+    """Whether `value` is a list of ids of a vocabulary."""
+    return isinstance(value, list) and all(type(token) is int and 0 <= token < vocab_size for token in value)
 
 
 def checked(model: type[B], body: object) -> B:
@@ -98,8 +104,8 @@ def checked(model: type[B], body: object) -> B:
 
 
 def in_runs(model: type[Fields]) -> Callable[[object], object]:
-    """Checks a long list run by run: checking all of it at once would keep every other thread waiting. What is wrong
-    in a run is left for the check of the whole, which knows where it stands."""
+    """A check of a long list in parts, so that other threads can run between them. An invalid entry is left to the
+    check of the whole list, whose error names its index."""
     runs = TypeAdapter(list[model])  # type: ignore[valid-type]
 
     def check(value: object) -> object:
@@ -118,19 +124,20 @@ def in_runs(model: type[Fields]) -> Callable[[object], object]:
 
 
 class Thinking(Fields):
-    """Whether the model thinks (None: it is not said), and the most tokens it may think; 0 ends the thought at once."""
+    """Whether the model thinks (None = not given), and the largest number of reasoning tokens; 0 ends the reasoning at
+    once."""
 
     type: Literal["enabled", "disabled", "adaptive"] | None = None
     budget_tokens: Budget = None
 
 
 def _thinking_object(value: object) -> object:
-    """`thinking: true` means what it says."""
+    """`thinking` as an object; some clients send a boolean."""
     return {"type": "enabled" if value else "disabled"} if isinstance(value, bool) else value
 
 
 class Reasoning(Fields):
-    """The effort as the Responses interface nests it; some gateways send it to the others too."""
+    """The effort in the form of the Responses interface; some gateways use it in the other dialects too."""
 
     effort: Effort | None = None
     enabled: bool | None = None
@@ -138,7 +145,7 @@ class Reasoning(Fields):
 
 
 class TemplateOptions(Fields):
-    """What users of other servers switch thinking with."""
+    """The switches of thinking that other servers have."""
 
     thinking: bool | None = None
     enable_thinking: bool | None = None
@@ -146,7 +153,8 @@ class TemplateOptions(Fields):
 
 
 class Switches(Fields):
-    """How thinking is asked for: every interface takes every spelling. Also what all of them have in common."""
+    """The fields that switch thinking: every dialect accepts every form of them. Also the fields that all dialects
+    share."""
 
     thinking: Annotated[Thinking | None, BeforeValidator(_thinking_object)] = None
     thinking_budget: Budget = None
@@ -159,25 +167,25 @@ class Switches(Fields):
 
     @property
     def thinking_kind(self) -> str | None:
-        """`enabled`, `disabled` or `adaptive`; None if the request does not say."""
+        """`enabled`, `disabled` or `adaptive`; None if the request sets none of these fields."""
         if self.thinking is not None and self.thinking.type is not None:
             return self.thinking.type
         options = self.chat_template_kwargs or TemplateOptions()
         reasoning = self.reasoning or Reasoning()
-        said = (self.enable_thinking, options.thinking, options.enable_thinking, reasoning.enabled)
-        chosen = next((value for value in said if value is not None), None)
+        given = (self.enable_thinking, options.thinking, options.enable_thinking, reasoning.enabled)
+        chosen = next((value for value in given if value is not None), None)
         return None if chosen is None else "enabled" if chosen else "disabled"
 
     @property
     def effort(self) -> str | None:
-        """The effort in the first of its spellings that is there."""
+        """The effort, from the first of its forms that is given."""
         options = self.chat_template_kwargs or TemplateOptions()
         inner = self.reasoning.effort if self.reasoning else None
         return self.reasoning_effort or inner or options.reasoning_effort
 
     @property
     def budget(self) -> int | None:
-        """The most tokens of reasoning."""
+        """The largest number of reasoning tokens."""
         inner = self.thinking.budget_tokens if self.thinking else None
         return self.thinking_budget if self.thinking_budget is not None else inner
 
@@ -191,7 +199,7 @@ CHOICES: dict[str, Literal["auto", "none", "required"]] = {
 
 
 def choice_of(value: Any) -> ToolChoice:
-    """A tool choice in any spelling of any interface; null is auto. Raises ValueError."""
+    """A tool choice in any form of any dialect; null is auto. Raises ValueError."""
     choice = value if isinstance(value, ToolChoice) else _choice(value)
     single = isinstance(value, Mapping) and value.get("disable_parallel_tool_use") is True
     return replace(choice, single=True) if single else choice
@@ -215,7 +223,7 @@ def _choice(value: Any) -> ToolChoice:
 
 
 def _allowed(value: Any) -> ToolChoice:
-    """A choice among some of the tools: only of one can it be enforced."""
+    """A choice among some of the tools; it can only be enforced for a single tool."""
     mode, tools = (value.get("mode"), value.get("tools")) if isinstance(value, Mapping) else (None, None)
     if mode == "required" and isinstance(tools, list) and len(tools) == 1 and isinstance(tools[0], Mapping):
         return choice_of({"type": "function", **tools[0]})
@@ -223,7 +231,7 @@ def _allowed(value: Any) -> ToolChoice:
 
 
 def check_choice(choice: ToolChoice, names: Sequence[str], field: str = "tool_choice") -> None:
-    """Raise a 400 for a call that is required but cannot be made."""
+    """Raise ApiError 400 for a required call that is impossible."""
     if choice.mode != "required":
         return
     if not names:
@@ -233,7 +241,7 @@ def check_choice(choice: ToolChoice, names: Sequence[str], field: str = "tool_ch
 
 
 def check_tool_names(names: Sequence[object], places: Sequence[str]) -> None:
-    """Raise a 400 for a name that a call cannot be written with, or one that stands twice; places: of the names."""
+    """Raise ApiError 400 for a name that a call cannot be written with, or that occurs twice; places: of the names."""
     seen: set[str] = set()
     for name, place in zip(names, places, strict=True):
         if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
@@ -245,13 +253,13 @@ def check_tool_names(names: Sequence[object], places: Sequence[str]) -> None:
 
 
 def function_object(name: str, description: object, parameters: object) -> dict[str, Any]:
-    """A function as the model is shown it: these three keys, in this order."""
+    """A function in the form of the prompt: these three keys in this order."""
     text = description if isinstance(description, str) else ""
     return {"name": name, "description": text, "parameters": {} if parameters is None else parameters}
 
 
 def arguments_text(value: object) -> str:
-    """Arguments of an earlier call as JSON text. Missing, empty and null ones are those of a call without any."""
+    """Arguments of an earlier call as JSON text; "{}" for missing, empty and null ones."""
     if value is None or (isinstance(value, str) and value.strip() in ("", "null")):
         return "{}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -262,7 +270,7 @@ class StreamOptions(Fields):
 
 
 class SamplingFields(Fields):
-    """What chat and text completions have in common: how to sample, and how to send the answer."""
+    """The fields that chat and text completions share: for sampling, and for the form of the answer."""
 
     model: str | None = None
     temperature: Annotated[float | None, between(0, 2)] = None
@@ -285,16 +293,33 @@ class SamplingFields(Fields):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def check_stream(self) -> None:
-        """Raise a 400 for options of a stream without one."""
+        """Raise ApiError 400 for options of a stream without a stream."""
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "only allowed with stream: true")
 
 
+def common_fields(
+    request: Switches, model: str, key: str, dialect: Dialect, effort: str | None = None
+) -> dict[str, Any]:
+    """The fields of GenerationRequest that every chat dialect reads in the same way. effort: one that goes before those
+    of `request`."""
+    effort = effort or request.effort
+    thinking = thinks(model, effort, request.thinking_kind)
+    return {
+        "model": model,
+        "key": key,
+        "thinking": thinking,
+        "effort": effort_name(effort, dialect) if thinking else None,
+        "budget": request.budget,
+        "task": request.task,
+    }
+
+
 def sampling_fields(request: object) -> dict[str, Any]:
-    """The fields of SamplingParams that a checked request has; None where it says nothing."""
+    """The fields of SamplingParams in a checked request; None for a field that is not given."""
     names = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
     fields = {name: getattr(request, name, None) for name in names}
     top_k = getattr(request, "top_k", None)
-    # -1 is what other servers take for "all"
+    # other servers use -1 for "all"
     top_k = None if top_k is None else max(0, top_k)
     return {**fields, "top_k": top_k, "logit_bias": getattr(request, "logit_bias", None) or None}

@@ -1,4 +1,4 @@
-"""One answer in the making, the same for every dialect: from a `GenerationRequest` to pieces, counts and a log line."""
+"""Generates one answer, for every dialect: from a `GenerationRequest` to steps, counts and a log line."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dsv4.answer import Answer, Piece, TokenRecord
+from dsv4.answer import AnswerInProgress, AnswerStep, TokenRecord
 from dsv4.generation import (
     BusyError,
     ConstraintFactory,
@@ -29,20 +29,19 @@ from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.guard.sizes import check_fits, prompt_texts
 from dsv4.server.wire.errors import ApiError, ContextOverflow, busy
 
-# how long a stream waits for a refusal before its status line goes out
+# how long a stream waits for a refusal of the engine before it sends its status line
 PATIENCE_SECONDS = 0.5
-# what the official service takes while it thinks, if there are tools
+# the official service's value while it thinks, if there are tools
 TOP_P_WITH_TOOLS = 0.95
 FIXED_WHILE_THINKING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
 ENGINE_ERROR = "engine_error"
 
 
 @dataclass(slots=True)
-class Job:
-    """Runs once: `pieces`, perhaps after `begin`; `close` in every case.
+class AnswerJob:
+    """The generation of one answer. Call `steps` once, optionally after `begin`, and `close` in every case.
 
-    `answer` and the counts fill while it runs. `reused`: prompt tokens that came from the prefix cache;
-    `progress`: how far the prompt is.
+    `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt.
     """
 
     backend: Backend
@@ -50,7 +49,7 @@ class Job:
     prompt: list[int]
     params: SamplingParams
     options: RequestOptions
-    answer: Answer
+    answer: AnswerInProgress
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: int = field(default_factory=lambda: int(time.time()))
     reused: int = 0
@@ -65,35 +64,34 @@ class Job:
     _next: "asyncio.Future[TokenEvent | None] | None" = None
 
     def call_id(self, index: int, prefix: str = "call") -> str:
-        """The id of call number `index`. Letters and digits only: some clients strip everything else."""
+        """The id of call number `index`: letters and digits only, because some clients remove other characters."""
         while len(self.call_ids) <= index:
             self.call_ids.append(f"{prefix}{len(self.call_ids):02d}{uuid.uuid4().hex[:24]}")
         return self.call_ids[index]
 
     async def begin(self, patience: float = PATIENCE_SECONDS) -> None:
-        """Start, and wait a moment for the engine to refuse or begin: after that a stream has sent its status line.
+        """Start, and wait up to `patience` seconds for a refusal of the engine, which can only have a status of its own
+        before a stream begins.
 
         Raises ApiError: 400 or 429 if the engine refuses.
         """
         try:
-            self._start()
-            assert self._next is not None
-            await asyncio.wait({self._next}, timeout=patience)
-            if self._next.done() and isinstance(error := self._next.exception(), ValueError | BusyError):
+            waiting = self._next = asyncio.ensure_future(_anext(self._started()))
+            await asyncio.wait({waiting}, timeout=patience)
+            if waiting.done() and isinstance(error := waiting.exception(), ValueError | BusyError):
                 raise self._refusal(error)
         except BaseException:
             await self.close()
             raise
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """What the tokens settle, until the answer is over. Closes the generator's stream however it ends.
+    async def steps(self) -> AsyncGenerator[AnswerStep, None]:
+        """The steps of the answer until it is over. Closes the generator's stream in every case.
 
-        Raises ApiError: 400 or 429 if the engine refuses the request, 500 if it fails or ends without saying why.
+        Raises ApiError: 400 or 429 if the engine refuses the request, 500 if it fails or gives no reason for the end.
         """
         try:
-            if self._events is None:
-                self._start()
-            while (event := await self._take()) is not None:
+            events = self._started()
+            while (event := await self._take(events)) is not None:
                 if event.finish is FinishReason.ERROR:
                     self._failed = True
                     raise ApiError(500, event.error or "the engine failed", code=ENGINE_ERROR)
@@ -106,15 +104,15 @@ class Job:
         raise ApiError(500, "the engine ended the answer without a reason", code=ENGINE_ERROR)
 
     async def collect(self) -> list[TokenRecord]:
-        """Run to the end; the log-probabilities of the text. Raises what `pieces` raises."""
+        """Run to the end; returns the log-probabilities of the text. Raises the errors of `steps`."""
         records: list[TokenRecord] = []
-        async with aclosing(self.pieces()) as pieces:
-            async for piece in pieces:
-                records += piece.logprobs
+        async with aclosing(self.steps()) as steps:
+            async for step in steps:
+                records += step.logprobs
         return records
 
     async def close(self) -> None:
-        """Stop the work. Does nothing the second time."""
+        """Stop the generation. A second call does nothing."""
         if self._events is None:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
@@ -127,12 +125,12 @@ class Job:
         if waiting is not None:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        # the protocol promises an iterator; only generators have something to close
+        # the protocol promises an iterator; only a generator can be closed
         if isinstance(events, AsyncGenerator):
             await events.aclose()
 
     def report(self) -> dict[str, Any]:
-        """For the log."""
+        """The fields of this answer for the log line of its request."""
         return {
             "id": self.id,
             "model": self.request.model,
@@ -146,14 +144,14 @@ class Job:
 
     @property
     def cost(self) -> float:
-        """What the answer so far would have cost, in US dollars."""
+        """The cost of the answer so far at the server's prices, in US dollars."""
         hit, output = self.reused, self.answer.completion_tokens
         at = datetime.fromtimestamp(self.created, UTC)
         prices, miss = self.backend.settings.prices, len(self.prompt) - hit
         return prices.cost(self.backend.model_name, hit=hit, miss=miss, output=output, at=at, asked=self.request.model)
 
     def _account(self) -> None:
-        """Once, when the work is over, also if the client left: its tokens were computed."""
+        """Record the usage once, when the generation is over, also if the client disconnected."""
         self.backend.metrics.cost += self.cost
         if self.backend.ledger is None:
             return
@@ -161,21 +159,23 @@ class Job:
         counts = (len(self.prompt), self.reused, answer.completion_tokens, answer.reasoning_tokens)
         self.backend.ledger.add(Usage(day, self.request.key, self.request.model, 1, *counts, self.cost))
 
-    def _start(self) -> None:
+    def _started(self) -> AsyncIterator[TokenEvent]:
+        """The events of the engine, which begins its work with the first call. Raises ApiError 429."""
+        if self._events is not None:
+            return self._events
         self.backend.admission.limits.admit(self.request.key, len(self.prompt))
         self.backend.running += 1
         self._events = self.backend.generator.stream(self.prompt, self.params, self.options)
-        self._next = asyncio.ensure_future(_anext(self._events))
+        return self._events
 
-    async def _take(self) -> TokenEvent | None:
-        assert self._events is not None
+    async def _take(self, events: AsyncIterator[TokenEvent]) -> TokenEvent | None:
         waiting, self._next = self._next, None
         try:
-            return await (waiting if waiting is not None else _anext(self._events))
+            return await (waiting if waiting is not None else _anext(events))
         except (ValueError, BusyError) as error:
             if self.tokens:
                 raise
-            # refused before any work: the request is at fault, not the engine
+            # the engine refused the request before the first token
             raise self._refusal(error) from error
 
     def _refusal(self, error: Exception) -> ApiError:
@@ -188,7 +188,7 @@ class Job:
             case _:
                 return ApiError(400, str(error))
 
-    def _step(self, event: TokenEvent) -> Piece:
+    def _step(self, event: TokenEvent) -> AnswerStep:
         if event.progress is not None:
             self.progress = event.progress
             self.reused = event.progress.reused
@@ -200,7 +200,7 @@ class Job:
         try:
             return self.answer.step(event)
         except ValueError as error:
-            # a model may have more rows than its tokenizer has tokens, and sample one of them
+            # a model may have more rows than its tokenizer has tokens, and may sample one of these rows
             raise ApiError(
                 500, f"the model wrote what its tokenizer cannot read: {error}", code=ENGINE_ERROR
             ) from error
@@ -219,32 +219,32 @@ class Job:
         self._keep()
 
     def _keep(self) -> None:
-        """Remember the turn for later prompts, if the client was told all of it."""
+        """Keep the turn for later prompts, if the client received all of it."""
         tokenizer, request = self.backend.tokenizer, self.request
         if not self.tokens or self.tokens[-1] != tokenizer.eos_id or request.continued or request.raw is not None:
             return
         if self.answer.parsed.broken:
-            return  # its markup was told as text
+            return  # the client received its markup as text
         if not request.tools and tokenizer.token_id(tokenizer.dialect.dsml) in self.tokens:
             return  # its calls were dropped
         parsed = self.answer.parsed
         ids = [self.call_id(index) for index in range(len(parsed.tool_calls))]
-        # later prompts have the opening of the calls behind the header, as part of the turn
+        # in later prompts the opening of the calls is a part of the turn
         opening = tokenizer.encode_text(begun(request, tokenizer.dialect), trusted=True)
         prompt = self.prompt[: len(self.prompt) - len(opening)]
         self.backend.replays.keep(request.owner, prompt, [*opening, *self.tokens], parsed, ids)
 
 
-def prepare(backend: Backend, request: GenerationRequest) -> Job:
-    """Encode the prompt and decide how to sample. A long conversation takes seconds, and so do some grammars: call it
-    where nobody waits. Raises ApiError."""
+def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
+    """Encode the prompt and choose the sampling. A long conversation or a large grammar takes seconds: do not call it
+    in an event loop. Raises ApiError."""
     check_model(request.model, backend.model_name, any_name=backend.settings.any_model)
     context = backend.generator.context_length
     check_fits(prompt_texts(request.messages), backend.tokenizer.longest_token, context)
     prompt, points, grammar = _work_out(backend, request)
     params = sampling(backend, request, prompt, grammar)
     options = RequestOptions(owner=request.owner, cache_points=points, progress=True)
-    answer = Answer(
+    answer = AnswerInProgress(
         backend.tokenizer,
         thinking=request.opens_thinking,
         stops=request.stop,
@@ -253,7 +253,7 @@ def prepare(backend: Backend, request: GenerationRequest) -> Job:
         begun=begun(request, backend.tokenizer.dialect),
         continued=request.continued or request.raw is not None,
     )
-    return Job(backend, request, prompt, params, options, answer)
+    return AnswerJob(backend, request, prompt, params, options, answer)
 
 
 def _work_out(
@@ -268,7 +268,8 @@ def _work_out(
 def sampling(
     backend: Backend, request: GenerationRequest, prompt: list[int], grammar: ConstraintFactory | None
 ) -> SamplingParams:
-    """How to sample; the limit is cut to the room in the context. Raises ApiError 400 if there is none."""
+    """The sampling parameters; the limit is reduced to the room in the context. Raises ApiError 400 if there is no
+    room."""
     context = backend.generator.context_length
     room = context - len(prompt)
     if room < 1:

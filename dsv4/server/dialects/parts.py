@@ -1,7 +1,7 @@
-"""Text of messages that come in parts. This model reads text only: what is something else becomes a placeholder.
+"""The text of messages that consist of parts. The model reads only text: other parts become placeholders.
 
-A conversation keeps what was ever put into it, so a picture that is refused once would end the session for good. The
-placeholders are those of the official service; a request with `"unsupported": "error"` is refused instead.
+A client sends every earlier part again, so refusing a picture would end its session. The placeholders are those of the
+official service. A request with `"unsupported": "error"` is refused instead.
 """
 
 import json
@@ -23,9 +23,9 @@ PLACEHOLDERS = {
 
 
 def text_of_parts(value: object, unsupported: Unsupported | None, *, joiner: str = "\n\n") -> str:
-    """Text from a string or a list of parts; null is empty, and a null among the parts is none.
+    """The text of a string or a list of parts. Null is the empty text; nulls in the list are skipped.
 
-    Raises ValueError for another value, a part without its text, and with "error" for a part that is no text.
+    Raises ValueError for any other value, for a part without its text, and with "error" for a part that is not text.
     """
     if value is None or isinstance(value, str):
         return value or ""
@@ -43,7 +43,7 @@ def text_of_parts(value: object, unsupported: Unsupported | None, *, joiner: str
 
 
 def result_text(value: object, unsupported: Unsupported | None) -> str:
-    """Text of a tool's result: as `text_of_parts`, and other JSON as JSON, since tools return what they like."""
+    """The text of a tool's result: as `text_of_parts`, and any other value as JSON, because tools return any value."""
     if isinstance(value, Mapping) and value.get("type") in TEXT_KINDS:
         return part_text(value, unsupported)
     if isinstance(value, Mapping | bool | int | float):
@@ -52,12 +52,12 @@ def result_text(value: object, unsupported: Unsupported | None) -> str:
 
 
 def part_text(part: object, unsupported: Unsupported | None) -> str:
-    """What the model reads of one part. Raises ValueError as `text_of_parts` does."""
+    """The text of one part. Raises ValueError as `text_of_parts` does."""
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise ValueError(f"expected an object with a type, got {show(part)}")
     kind = part["type"]
     if kind in TEXT_KINDS:
-        # a text that is there and null is empty: some clients keep their empty answers so
+        # null is the empty text: some clients store empty answers in this way
         text = part.get("text", part)
         if text is not None and not isinstance(text, str):
             raise ValueError(f"text must be a string, got {show(part.get('text'))}")

@@ -1,4 +1,4 @@
-"""From a `GenerationRequest` to its prompt, and the positions where later prompts are likely to branch off."""
+"""Turns a `GenerationRequest` into its prompt, and finds the positions where later prompts probably differ."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,8 @@ RECENT_POINTS = 3
 
 
 def encode(request: GenerationRequest, tokenizer: Tokenizer, replays: Replays | None = None) -> list[int]:
-    """The prompt's ids; message text never becomes a control token. Raises ApiError 400."""
+    """The ids of the prompt; text of messages never becomes a control token. replays: replaces the tokens of known
+    answers. Raises ApiError 400."""
     messages = rendered(request, tokenizer.dialect)
     try:
         ids = tokenizer.encode_segments(_segments(request, messages, tokenizer.dialect))
@@ -27,19 +28,19 @@ def encode(request: GenerationRequest, tokenizer: Tokenizer, replays: Replays | 
 
 
 def prompt_text(request: GenerationRequest, dialect: Dialect) -> str:
-    """What `encode` encodes, as text. Raises ApiError 400."""
+    """The prompt as text. Raises ApiError 400."""
     return "".join(segment.text for segment in _segments(request, rendered(request, dialect), dialect))
 
 
 def begun(request: GenerationRequest, dialect: Dialect) -> str:
-    """What of the answer's markup the prompt ends with: the opening of a block of calls, or nothing."""
+    """The markup of the answer at the end of the prompt: the opening of a block of calls, or nothing."""
     return f"\n\n{dialect.calls_open}>\n" if request.opens_call else ""
 
 
 def rendered(request: GenerationRequest, dialect: Dialect) -> list[dict[str, Any]]:
-    """The messages with tools and answer format in the first system message, which is made if there is none.
+    """The messages, with tools and answer format in the first system message, which is added if there is none.
 
-    Dialects without system turns have one system text, at the head: all system messages are joined there.
+    Dialects without system turns have one system text at the head of the prompt, which joins all system messages.
     """
     messages = [dict(message) for message in request.messages]
     if not dialect.system:
@@ -61,14 +62,15 @@ def rendered(request: GenerationRequest, dialect: Dialect) -> list[dict[str, Any
 
 
 def sort_calls(message: dict[str, Any]) -> None:
-    """Put the calls of an assistant message, if there are some, in the order of their ids: the official service does,
-    and ids of its kind (and of ours) begin with the number of the call."""
+    """Sort the calls of an assistant message by their ids, as the official service does. Its ids, like this server's,
+    begin with the number of the call."""
     if message.get("tool_calls"):
         message["tool_calls"] = sorted(message["tool_calls"], key=lambda call: call["id"] or "")
 
 
 def _segments(request: GenerationRequest, messages: Sequence[dict[str, Any]], dialect: Dialect) -> list[Segment]:
-    """The prompt in pieces. A conversation with tools keeps all its reasoning, so that its prefix stays the same."""
+    """The segments of the prompt. A conversation with tools keeps all its reasoning, so that its prefix stays the
+    same."""
     dialect = served(dialect)
     try:
         segments = render_segments(
@@ -81,7 +83,7 @@ def _segments(request: GenerationRequest, messages: Sequence[dict[str, Any]], di
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from error
     if request.continued and request.opens_thinking:
-        # the renderer closed the reasoning, which is to go on
+        # the renderer has closed the reasoning, but the answer continues it
         last = segments.pop()
         segments.append(Segment(last.text.removesuffix(dialect.think_close), last.trusted))
     if opening := begun(request, dialect):
@@ -90,8 +92,8 @@ def _segments(request: GenerationRequest, messages: Sequence[dict[str, Any]], di
 
 
 def _with_task(messages: list[dict[str, Any]], task: str) -> dict[str, Any]:
-    """The last message with the task, taken from `messages`: an answer (whose title is asked for), or the last user
-    messages as one, since the encoding drops the task of a message it merges into another. Raises ApiError 400."""
+    """The last message with the task; it is removed from `messages`. It is an answer, or the last user messages joined
+    into one, because the encoding drops the task of a message that it merges into another. Raises ApiError 400."""
     if messages and messages[-1]["role"] == "assistant":
         return {**messages.pop(), "task": task}
     texts: list[str] = []
@@ -103,9 +105,9 @@ def _with_task(messages: list[dict[str, Any]], task: str) -> dict[str, Any]:
 
 
 def cache_points(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Message borders worth keeping: the end of system and tools, and the last few.
+    """The borders of messages at which a prefix should be kept: the end of system and tools, and the last few.
 
-    Only the renderer writes role tokens, so each one in the prompt is a border.
+    Only the renderer writes role tokens, so each role token in the prompt is a border.
     """
     dialect = tokenizer.dialect
     tokens = (dialect.user, dialect.assistant, *((dialect.system,) if dialect.system else ()))

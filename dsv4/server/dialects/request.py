@@ -1,4 +1,4 @@
-"""A request in the words of the encoding, whatever dialect it came in, and what may be read out of it."""
+"""The common form of a request of any dialect, in the terms of the encoding."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from typing import Any, Literal
 from dsv4.encoding import Dialect
 from dsv4.server.backend.models import NOT_THINKING
 
-# what official clients may rely on when they set no limit (September documentation)
+# the official service's limits for requests without one (documentation of September 2026)
 DEFAULT_TOKENS = 8_192
 DEFAULT_TOKENS_THINKING = 65_536
 DEFAULT_TOKENS_MAX_EFFORT = 131_072
 
-# a user that is an object is read, to leave out its session, up to so many characters
+# a longer `user` is not parsed as an object
 LONGEST_USER_OBJECT = 16_384
 EFFORTS = {
     "minimal": "low",
@@ -29,8 +29,8 @@ EFFORTS = {
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether functions may be called. name: the one that must be, with mode `required`, within `namespace`.
-    single: at most one call."""
+    """Whether functions may be called. name: with mode `required`, the function that must be called, within
+    `namespace`. single: at most one call."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
@@ -40,22 +40,22 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """What one request wants.
+    """One request.
 
-    messages: as the encoding takes them (system, user, assistant, tool, latest_reminder), without tools.
-    functions: what the model is shown at the head of the prompt; late: what it is shown further back, where the
-    conversation brings them in. strict: the names of those whose schemas must hold.
+    messages: in the form of the encoding (system, user, assistant, tool, latest_reminder), without tools.
+    functions: those at the head of the prompt; late: those that a later message of the conversation adds. strict: the
+    names of the functions whose schemas are enforced.
     effort: a name of the dialect, None without thinking.
-    budget: the most tokens of reasoning; None = no limit of its own.
-    task: a quick instruction: a control token behind the last message asks for a title, a search query and the
-    like, and the answer has no reasoning. The prompt before it is that of the conversation, cached as it is.
+    budget: the largest number of reasoning tokens; None = no limit.
+    task: a quick instruction, such as a title or a search query for the conversation. It is a control token behind the
+    last message, so the prompt before it is cached; the answer has no reasoning.
     limit: the longest answer in tokens; None = the default of the mode.
-    sampling: fields of SamplingParams the client has set.
-    schema: JSON schema the answer must follow; any_object: the client asked for JSON without naming a schema.
-    continued: the last message is the beginning of the answer. forces_call: the prompt begins the call that is
-    required, if the model does not think first.
-    owner: who asks; owners share no cached prefixes. key: the name of the key, "" without keys.
-    raw: the prompt's ids, for requests that are no conversation; then there are no messages.
+    sampling: fields of SamplingParams that the client has set.
+    schema: the JSON schema of the answer; any_object: the client wants a JSON object without a schema.
+    continued: the last message is the beginning of the answer. forces_call: the prompt begins the required call, unless
+    the model thinks first.
+    owner: owners share no cached prefixes. key: the name of the client's key, "" without keys.
+    raw: the prompt's ids, for a request that is no conversation; then there are no messages.
     """
 
     model: str
@@ -89,18 +89,18 @@ class GenerationRequest:
 
     @property
     def callable(self) -> list[dict[str, Any]]:
-        """All functions that a call may name, wherever the prompt shows them."""
+        """All functions that a call may name."""
         return [*self.functions, *self.late]
 
     @property
     def opens_call(self) -> bool:
-        """Whether the answer begins inside a block of calls, which the prompt has opened."""
+        """Whether the prompt opens a block of calls, inside which the answer begins."""
         required = self.forces_call and self.tools and self.choice.mode == "required"
         return required and not self.thinking and not self.continued and self.task is None
 
     @property
     def thinking_mode(self) -> Literal["chat", "thinking"]:
-        """The mode as the encoding names it."""
+        """The name of the mode in the encoding."""
         return "thinking" if self.thinking else "chat"
 
     @property
@@ -110,36 +110,36 @@ class GenerationRequest:
 
     @property
     def default_tokens(self) -> int:
-        """The longest answer if the client sets no limit."""
+        """The longest answer in tokens without a limit of the client."""
         if not self.thinking:
             return DEFAULT_TOKENS
         return DEFAULT_TOKENS_MAX_EFFORT if self.effort == "max" else DEFAULT_TOKENS_THINKING
 
 
 def thinks(model: str | None, effort: str | None, kind: str | None) -> bool:
-    """On unless something says off: `thinking.type`, which goes first, an effort of none, or the alias without
-    thinking."""
+    """Whether the model thinks. `kind` (`thinking.type`) decides if it is given; else it thinks, unless the effort is
+    none or the model is the alias without thinking."""
     if kind is not None:
         return kind != "disabled"
     return effort != "none" and model != NOT_THINKING
 
 
 def effort_name(requested: str | None, dialect: Dialect) -> str:
-    """The effort as the dialect names it; a release without a low effort answers with high."""
+    """The dialect's name of an effort; high for one that the dialect does not have."""
     name = EFFORTS.get(requested or "high", "high")
     return name if name in dict(dialect.efforts) else "high"
 
 
 def supported_efforts(dialect: Dialect) -> tuple[str, ...]:
-    """What a client may choose from."""
+    """The efforts that a client may choose."""
     return ("none", *(name for name, _ in dialect.efforts))
 
 
 def owner_name(key: str, *users: object) -> str:
-    """Whose cached prefixes a request may use: those of its key and of the first user named. A digest of both, of one
-    length whatever they are called; "" for nobody in particular.
+    """The owner of a request's cached prefixes: a digest of its key and of the first user that is given; "" without
+    both.
 
-    Clients that name a session with the user would share nothing between sessions, so that part is left out.
+    Some clients put a session into the name of the user. It is left out, so that sessions of one user share prefixes.
     """
     user = next((str(user) for user in users if user not in (None, "")), "")
     try:
@@ -151,6 +151,6 @@ def owner_name(key: str, *users: object) -> str:
     user = user.split("_session_")[0]
     if not (key or user):
         return ""
-    # two digests, so that no key and user read together are another key and user
+    # a digest of each part, so that no two pairs of key and user have the same bytes
     parts = (hashlib.blake2b(part.encode(errors="surrogatepass"), digest_size=32).digest() for part in (key, user))
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
-"""Requests that are not answered but rendered, counted or turned into tokens, and token ids back into text.
+"""Requests that render a prompt, count or return its tokens, and turn token ids into text; none generates an answer.
 
-Users look for faults of prompts with `render_request`, which needs no model, and it is how equality with the official
-converter is checked.
+`render_request` needs no model: users inspect prompts with it, and tests compare its prompts with the official
+converter's.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dsv4.server.backend import Backend
 from dsv4.server.backend.models import check_model
 from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
-from dsv4.server.dialects.fields import json_object
+from dsv4.server.dialects.fields import json_object, token_ids_fit
 from dsv4.server.dialects.messages.read import read_messages
 from dsv4.server.dialects.messages.request import parse_messages
 from dsv4.server.dialects.prompt import encode, prompt_text
@@ -20,13 +20,14 @@ from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.dialects.responses.read import read_responses
 from dsv4.server.dialects.responses.request import parse_responses, tools_of
 from dsv4.server.guard.sizes import check_sizes
-from dsv4.server.wire.errors import ApiError, invalid, show
+from dsv4.server.wire.errors import ApiError, invalid, naming_field, show
 
 APIS = ("chat", "messages", "responses")
 
 
 def generation_request(api: object, body: object, dialect: Dialect, model: str, key: str = "") -> GenerationRequest:
-    """What the request `body` to the interface `api` asks; `model` answers if it names none. Raises ApiError 400."""
+    """The `GenerationRequest` of a `body` for the interface `api`; model: for a body that names none. Raises ApiError
+    400."""
     match api:
         case "chat":
             chat = parse_chat(body)
@@ -42,7 +43,7 @@ def generation_request(api: object, body: object, dialect: Dialect, model: str, 
 
 
 def render_request(request: object, dialect: Dialect, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-    """`{"prompt": text}` of `{"api": ..., "body": ...}`, with the `tokens` it has for `tokenizer`, if there is one.
+    """`{"prompt": text}` of `{"api": ..., "body": ...}`, with the ids as `tokens` if a tokenizer is given.
 
     Raises ApiError 400.
     """
@@ -54,17 +55,17 @@ def render_request(request: object, dialect: Dialect, tokenizer: Tokenizer | Non
 
 
 def count_messages(body: object, backend: Backend, key: str) -> dict[str, Any]:
-    """How long the prompt of a message request is. Raises ApiError."""
+    """The length of a message request's prompt in tokens. Raises ApiError."""
     return {"input_tokens": _prompt_length("messages", body, backend, key)}
 
 
 def count_responses(body: object, backend: Backend, key: str) -> dict[str, Any]:
-    """How long the prompt of a request to the Responses interface is. Raises ApiError."""
+    """The length of a Responses request's prompt in tokens. Raises ApiError."""
     return {"object": "response.input_tokens", "input_tokens": _prompt_length("responses", body, backend, key)}
 
 
 def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
-    """The ids of `prompt` (plain text) or of a chat request as it would be answered to `key`. Raises ApiError 400."""
+    """The ids of `prompt` (plain text), or of the prompt of a chat request. Raises ApiError 400."""
     fields = json_object(body)
     tokenizer = backend.tokenizer
     if "messages" in fields:
@@ -78,7 +79,7 @@ def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
 
 
 def rendered_text(body: object, backend: Backend, key: str) -> dict[str, Any]:
-    """The prompt that the request `{"api", "body"}` becomes; with `"tokens": true` its ids too. Raises ApiError 400."""
+    """The prompt of the request `{"api", "body"}`, with `"tokens": true` also its ids. Raises ApiError 400."""
     tokenizer = backend.tokenizer
     fields = json_object(body)
     check_sizes(fields.get("body"), backend.generator.context_length, tokenizer.vocab_size)
@@ -87,10 +88,10 @@ def rendered_text(body: object, backend: Backend, key: str) -> dict[str, Any]:
 
 
 def token_text(body: object, backend: Backend, key: str) -> dict[str, Any]:
-    """The text of `tokens`, the same for every `key`. Raises ApiError 400."""
+    """The text of `tokens`. Raises ApiError 400."""
     tokens = json_object(body).get("tokens")
     size = backend.tokenizer.vocab_size
-    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < size for token in tokens):
+    if not token_ids_fit(tokens, size):
         raise invalid("tokens", f"expected a list of token ids in [0, {size})")
     return {"prompt": backend.tokenizer.decode(tokens)}
 
@@ -102,8 +103,6 @@ def _prompt_length(api: str, body: object, backend: Backend, key: str) -> int:
 
 
 def _encode_text(backend: Backend, text: str, special: bool) -> list[int]:
-    try:
+    with naming_field("prompt"):
         ids = backend.tokenizer.encode_text(text)
-    except ValueError as error:
-        raise invalid("prompt", str(error)) from error
     return [backend.tokenizer.bos_id, *ids] if special else ids

@@ -1,1 +1,1 @@
-"""Who may use the server, and how much: keys, limits, origin, sizes, slow connections, and the outermost middleware."""
+"""Access to the server: keys, limits, origin, sizes, slow connections, admission, and the outermost middleware."""

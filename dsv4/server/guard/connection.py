@@ -1,7 +1,7 @@
-"""One HTTP connection, stricter than uvicorn's: heads have a time and a form, and what follows a refusal does not last.
+"""One HTTP connection with limits that uvicorn lacks: the time and form of heads, and the time of refused bodies.
 
-A head with bare line feeds, folded lines or both ways to tell a body's length is read in different ways by different
-programs, and so lets one client write requests in the name of another who shares a proxy's connection.
+Programs read a head with bare line feeds, folded lines or two body lengths in different ways. Through a proxy that
+shares a connection, such a head lets one client send requests in the name of another.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ _LOOSE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")
 
 
 class HeaderClock(H11Protocol):
-    """A connection is closed when a request's head is not complete `header_seconds` after the connection, or the first
-    byte of a later request, came; and as long after an answer whose request's body does not end. Bodies that are waited
-    for have a limit of their own (`body.Bodies`)."""
+    """Closes the connection when a head is not complete in time: `header_seconds` after the connection was made, or
+    after the first byte of a later request. The rest of a body has the same time after its request was answered. A body
+    that a route reads has a limit of its own (`wire.body.Bodies`)."""
 
     header_seconds = HEADER_SECONDS
     _clock: asyncio.TimerHandle | None = None
@@ -47,14 +47,15 @@ class HeaderClock(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """As in the base class; the rest of a body nobody wants has a limited time to pass."""
+        """As in the base class; also limits the time of the rest of an unread body."""
         self.idle_since = time.monotonic()
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._start_clock()
 
     def send_400_response(self, msg: str) -> None:
-        """As in the base class, but a bad request right behind one that is being answered just ends the connection."""
+        """As in the base class, but a bad request behind one that is being answered closes the connection without an
+        answer."""
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:
@@ -80,7 +81,7 @@ class HeaderClock(H11Protocol):
 
 
 class StrictBuffer(ReceiveBuffer):
-    """What h11 has received and not read. It refuses heads (and trailers) that are too long or loosely written."""
+    """The bytes that h11 has received and not parsed. Refuses heads (and trailers) that are too long or malformed."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """As in the base class. Raises LocalProtocolError, which becomes an answer 400."""

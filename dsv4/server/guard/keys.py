@@ -18,7 +18,7 @@ LIMIT_NAMES = frozenset(item.name for item in fields(KeyLimits))
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of a server as (name, digest) pairs, and what those with limits may use. Empty: no key is asked for.
+    """The keys of a server as (name, digest) pairs, and the limits of those that have some. Empty: no key is needed.
 
     >>> Keys.parse(["alice secret-of-alice"]).name_of("secret-of-alice")
     'alice'
@@ -29,8 +29,8 @@ class Keys:
 
     @classmethod
     def parse(cls, lines: Iterable[str], source: str = "keys", unnamed: str = "key") -> Self:
-        """Keys from lines `name key` or `key`, perhaps with limits as `requests=60` behind; empty lines and those that
-        begin with # are left out. A key without a name has that of its line behind `unnamed`, as `key4`.
+        """Keys from lines `name key` or `key`, with optional limits such as `requests=60` behind. Empty lines and lines
+        that begin with # are ignored. A key without a name is named `unnamed` and the number of its line, as `key4`.
 
         Raises ValueError naming the line, never the key.
         """
@@ -63,7 +63,7 @@ class Keys:
         return cls(tuple(entries), limits).checked(source)
 
     def checked(self, source: str) -> Self:
-        """These keys. Raises ValueError if two have one name, or are the same key: they could not be told apart."""
+        """These keys. Raises ValueError if two have the same name or the same key: they could not be distinguished."""
         names = Counter(name for name, _ in self.entries)
         digests = Counter(digest for _, digest in self.entries)
         for name, digest in self.entries:
@@ -89,7 +89,7 @@ class Keys:
         return bool(self.entries)
 
     def name_of(self, key: str) -> str | None:
-        """Whose key this is. Takes the same time for every wrong key."""
+        """The name of a key, None for an unknown one. Takes the same time for every wrong key."""
         digest, found = _digest(key), None
         for name, known in self.entries:
             if hmac.compare_digest(digest, known):
@@ -97,15 +97,15 @@ class Keys:
         return found
 
     def check(self, authorization: str | None, x_api_key: str | None) -> str:
-        """The name of the key in these headers (as latin-1 text), "" if none is asked for. `Authorization` wins: beside
-        a wrong one a right `x-api-key` does not count. Raises ApiError 401."""
+        """The name of the key in these headers (as latin-1 text), "" if the server has no keys. `Authorization` takes
+        precedence: `x-api-key` is not read beside it. Raises ApiError 401."""
         if not self:
             return ""
         given = x_api_key or ""
         if authorization:
             scheme, _, rest = authorization.strip().partition(" ")
             given = rest.strip() if scheme.lower() == "bearer" else authorization.strip()
-        # clients send other letters than ASCII as UTF-8 or as latin-1
+        # clients send non-ASCII letters as UTF-8 or as latin-1
         name = self.name_of(given) or self.name_of(given.encode("latin-1", "replace").decode("utf-8", "replace"))
         if name is None:
             shown = f"****{given[-4:]}" if len(given) > SHORTEST else "****"

@@ -1,8 +1,8 @@
-"""How much each key may use: requests and tokens per minute, tokens per day, answers at once.
+"""Limits of each key: requests and tokens per minute, tokens per day, requests at once.
 
-Counted in memory over sliding minutes; a new day begins at midnight UTC. Every request that sends something counts,
-also one that only counts tokens or is refused later. A prompt's tokens count when it is admitted, the answer's when it
-is over.
+The counts are in memory, over sliding minutes; a day begins at midnight UTC. Every POST request counts, also one that
+only counts tokens or is refused later. The tokens of a prompt count when it is admitted, those of an answer when it
+ends.
 """
 
 import math
@@ -19,7 +19,7 @@ MINUTE, DAY = 60.0, 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """The limits of one key; None = none."""
+    """The limits of one key; None = no limit."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -54,8 +54,8 @@ class _Account:
     today: int = 0
 
     def forget(self, now: float, day: int) -> None:
-        """Drop what is older than a minute, or of another day. What lies ahead of `now`, since the clock was set back,
-        counts as having been now."""
+        """Drop entries older than a minute or of another day. Entries later than `now`, because the clock was set back,
+        are moved to `now`."""
         if (self.recent and self.recent[-1][0] > now) or (self.starts and self.starts[-1] > now):
             self.recent = deque((min(when, now), tokens) for when, tokens in self.recent)
             self.starts = deque(min(when, now) for when in self.starts)
@@ -73,9 +73,9 @@ class _Account:
 
 
 class Limits:
-    """Counts by key name. clock: seconds that never jump, for minutes; wall: seconds since 1970, for days.
+    """Usage by key name. clock: monotonic seconds, for minutes; wall: seconds since 1970, for days.
 
-    Every request that costs time is let in by `enter` and out by `leave`; an answer also spends tokens.
+    `enter` begins and `leave` ends every POST request; an answer also spends tokens.
 
     >>> Limits({"ann": KeyLimits(concurrent=1)}).enter("ann")
     """
@@ -90,7 +90,7 @@ class Limits:
         self._accounts: dict[str, _Account] = {}
 
     def enter(self, key: str) -> None:
-        """Count a request, before anything of it is read. Raises ApiError 429 saying which limit and how long."""
+        """Count a request before its body is read. Raises ApiError 429 with the limit and the time to wait."""
         limits = self._limits.get(key)
         if limits is None:
             return
@@ -108,12 +108,12 @@ class Limits:
             self._accounts[key].running -= 1
 
     def admit(self, key: str, prompt: int) -> None:
-        """Spend the tokens of a prompt. Raises ApiError 429 saying which limit and how long."""
+        """Spend the tokens of a prompt. Raises ApiError 429 with the limit and the time to wait."""
         limits = self._limits.get(key)
         if limits is None:
             return
         account, now = self._account(key)
-        # a prompt larger than the limit is let through when nothing else was: it could never be answered otherwise
+        # a prompt larger than the limit is admitted in an empty minute: otherwise it could never be answered
         if limits.tokens is not None and account.tokens and account.tokens + prompt > limits.tokens:
             raise _over("tokens per minute", limits.tokens, account.recent[0][0] + MINUTE - now)
         if limits.day is not None and account.today + prompt > limits.day:
@@ -121,13 +121,13 @@ class Limits:
         account.spend(now, prompt)
 
     def spend(self, key: str, completion: int) -> None:
-        """An admitted answer is over and has so many tokens."""
+        """Spend the `completion` tokens of an admitted answer that is over."""
         if key in self._accounts:
             account, now = self._account(key)
             account.spend(now, completion)
 
     def _account(self, key: str) -> tuple[_Account, float]:
-        """What `key` has used lately, and the time."""
+        """The recent usage of `key`, and the time."""
         account, now = self._accounts.setdefault(key, _Account()), self._clock()
         account.forget(now, int(self._wall() // DAY))
         return account, now

@@ -21,7 +21,7 @@ from dsv4.server.wire.response import ClientGone
 
 CLIENT_CLOSED = 499
 LONGEST_PATH = 256
-# answered without a key: they tell nothing about anybody's requests
+# answered without a key: these pages hold no data of requests
 OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/v1/health", "/v1/ready", "/v1/version"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 

@@ -1,7 +1,7 @@
-"""Where a request comes from: pages of other sites must not use a server that only this machine should reach.
+"""The origin of a request: pages of other sites must not use a server that only this machine should reach.
 
-A page in the user's browser can send requests to 127.0.0.1, and with DNS rebinding read the answers under a name of
-its own. Both show in the headers: a Host that is not this machine, an Origin that is another site.
+A page in the user's browser can send requests to 127.0.0.1, and with DNS rebinding it can read the answers. The headers
+show both: a Host that is not this machine, or an Origin that is another site.
 """
 
 import ipaddress
@@ -14,7 +14,7 @@ from dsv4.server.wire.errors import ApiError
 
 
 def is_loopback(name: str | None) -> bool:
-    """Whether a host name or address can only mean this machine."""
+    """Whether a host name or address always means this machine."""
     if name == "localhost":
         return True
     try:
@@ -24,12 +24,12 @@ def is_loopback(name: str | None) -> bool:
 
 
 def headers_of(scope: Scope) -> dict[bytes, str]:
-    """The headers of a request; of one sent twice the last."""
+    """The headers of a request. Of a header that was sent twice the last value counts."""
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def refusal(headers: Mapping[bytes, str]) -> ApiError | None:
-    """Why a request with these headers is not answered; None if it is. Programs send no Origin."""
+    """The error for a request with these headers, None if it is allowed. Programs send no Origin."""
     for header, address in ((b"host", f"//{headers.get(b'host', '')}"), (b"origin", headers.get(b"origin"))):
         if address is None:
             continue

@@ -1,6 +1,6 @@
-"""How much a request may hold, judged by counting before anything in it is looked at one by one.
+"""Limits on the sizes inside a request, checked by counting before the fields are validated.
 
-A prompt that cannot fit is refused before it is turned into tokens. What the parts may say is for the dialects.
+A prompt that cannot fit the context is refused before it is tokenised. The dialects validate the fields.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ MOST_TOOLS = 4096
 MOST_ARGUMENTS = 100_000
 # values in one schema, and in all tools together: objects, lists, strings, numbers
 MOST_SCHEMA_PARTS, MOST_TOOL_PARTS = 50_000, 250_000
-# every message and part costs a token of the context; a small context takes these anyway
+# each message and part takes at least one token of the context; a small context accepts this many anyway
 LEAST_ENTRIES = 4096
 # fields of the three dialects that hold the schema of an answer
 FORMATS = ("response_format", "text", "output_config", "output_format")
 
 
 def check_sizes(body: object, context_length: int, vocab_size: int) -> None:
-    """Raise ApiError 400, naming field and limit, for a decoded body that holds more than any request needs."""
+    """Raise ApiError 400, naming the field and its limit, for a decoded body that exceeds a limit."""
     if not isinstance(body, Mapping):
         return
     most = max(LEAST_ENTRIES, context_length)
@@ -56,8 +56,8 @@ def check_sizes(body: object, context_length: int, vocab_size: int) -> None:
 
 
 def check_fits(texts: Iterable[object], longest_token: int, context_length: int) -> None:
-    """Raise ContextOverflow for texts that all stand in a prompt and have more bytes than the context holds, were each
-    token as long as `longest_token` bytes. Counts characters first, which costs nothing."""
+    """Raise ContextOverflow if the texts of a prompt cannot fit the context, even if every token has `longest_token`
+    bytes. Counts characters first, which takes no time, and bytes only where that does not decide."""
     strings = [text for text in texts if isinstance(text, str)]
     most = longest_token * context_length
     size = sum(map(len, strings))
@@ -68,7 +68,7 @@ def check_fits(texts: Iterable[object], longest_token: int, context_length: int)
 
 
 def prompt_texts(messages: Sequence[Mapping[str, Any]]) -> list[object]:
-    """What certainly stands in the prompt of messages as the encoding takes them (reasoning may be left out)."""
+    """The texts of messages that the prompt certainly holds; it may leave out reasoning."""
     return [message.get("content") for message in messages]
 
 
@@ -91,7 +91,7 @@ def _inner(messages: object) -> int:
 
 
 def _arguments(messages: object) -> Iterator[tuple[int, str]]:
-    """The arguments of all calls, which are JSON within JSON, with the index of their message or item."""
+    """The arguments of all calls (JSON inside a JSON string), with the index of their message or item."""
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         if not isinstance(message, dict):
             continue

@@ -1,1 +1,1 @@
-"""What goes over the wire, in both directions: bodies, JSON, server-sent events, errors. Knows no dialect."""
+"""HTTP in both directions: bodies, JSON, server-sent events, errors, responses. Independent of the dialects."""

@@ -1,6 +1,7 @@
-"""The bytes of a body as they come in: within limits of size, of time and of memory.
+"""Reads the body of a request within limits of size, time and memory.
 
-A body is counted while it comes in and until its request is understood: so many bytes for one key, so many for all.
+The bytes of a body count while it arrives and until its request is parsed, against a limit of its key and a limit of
+all keys together.
 """
 
 import asyncio
@@ -16,9 +17,9 @@ from dsv4.server.wire.errors import ApiError, busy
 # a body may have this many bytes for each token of the context: text needs about 4, JSON escapes of Chinese 6
 BYTES_PER_TOKEN = 64
 LEAST_BODY_BYTES = 16 << 20
-# bodies in the making, all together and of one key
+# bodies of the largest size that may be held at once, of all keys and of one
 MEMORY_BODIES, KEY_BODIES = 16, 8
-# a client that sends less than this a second, after the first `pause` seconds, is given up
+# bytes per second, after the first `pause` seconds; the request of a slower client ends
 SLOWEST_BYTES = 8 << 10
 
 
@@ -28,14 +29,14 @@ def body_limit(context_length: int) -> int:
 
 
 class Bodies:
-    """The bytes of bodies in the making. most: of one body."""
+    """Counts the bytes of all bodies that are held. most: the largest body."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._all, self._by_key = 0, Counter[str]()
 
     def take(self, key: str, size: int) -> None:
-        """Count bytes that came. Raises ApiError 503 when all bodies, or 429 when those of `key`, hold too much."""
+        """Count bytes that arrived. Raises ApiError 503 when all bodies, or 429 when those of `key`, hold too many."""
         if self._all + size > MEMORY_BODIES * self.most:
             raise ApiError(503, "too many large bodies at once; try again later", code="busy", headers=_RETRY)
         if key and self._by_key[key] + size > KEY_BODIES * self.most:
@@ -44,7 +45,7 @@ class Bodies:
         self._by_key[key] += size
 
     def give_back(self, key: str, size: int) -> None:
-        """They are no longer held."""
+        """Stop counting bytes that are no longer held."""
         self._all -= size
         self._by_key[key] -= size
         if not self._by_key[key]:
@@ -54,8 +55,8 @@ class Bodies:
     async def reading(self, request: Request, key: str, pause: float) -> AsyncIterator[bytes | bytearray]:
         """The whole body, counted until the end of the `with` block.
 
-        Raises ApiError: 413 for one larger than allowed, before it is read if it says so; 408 if nothing comes for
-        `pause` seconds or all of it takes too long; 429 and 503 as `take`.
+        Raises ApiError: 413 for a body larger than allowed, before reading if its length is in the head; 408 if no byte
+        arrives for `pause` seconds or the whole takes too long; 429 and 503 as `take`.
         """
         self._check_size(int(request.headers.get("content-length") or 0))
         body = bytearray()
@@ -64,7 +65,7 @@ class Bodies:
                 self._check_size(len(body) + len(part))
                 self.take(key, len(part))
                 body += part
-            # msgspec takes it as it is: no second copy
+            # msgspec decodes a bytearray without a copy
             yield body
         finally:
             self.give_back(key, len(body))

@@ -1,6 +1,7 @@
-"""Errors as clients of the official service know them: `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors in the form of the official service: `{"error": {"message", "type", "param", "code"}}`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,10 +24,10 @@ SHOWN = 80
 
 
 class ApiError(Exception):
-    """A request ends here: `status` and the four fields of the error body.
+    """Ends a request with `status` and the four fields of the error body.
 
-    param: the field of the request that is wrong, as `messages[2].content`; None if no single one is.
-    code: for programs, as `context_length_exceeded`.
+    param: the wrong field of the request, as `messages[2].content`; None if there is no single one.
+    code: the error for programs, as `context_length_exceeded`.
 
     >>> ApiError(404, "no such model: 'x'", param="model", code="model_not_found")
     """
@@ -59,13 +60,13 @@ class ApiError(Exception):
         kind = ANTHROPIC_TYPES.get(self.status, INVALID_REQUEST if self.status < 500 else "api_error")
         message = self.message
         if isinstance(self, ContextOverflow):
-            # Claude Code looks for these words, and then makes the conversation shorter
+            # Claude Code shortens the conversation when it finds these words
             message = f"prompt is too long: {self.prompt} tokens > {self.context} maximum"
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
 
 
 class ContextOverflow(ApiError):
-    """A prompt that leaves no room for an answer; dialects word it in their own way. Numbers are tokens."""
+    """A prompt that leaves no room for an answer. Each dialect has its own message. Numbers are tokens."""
 
     def __init__(self, prompt: int, completion: int, context: int) -> None:
         super().__init__(
@@ -80,19 +81,28 @@ class ContextOverflow(ApiError):
 
 
 def busy(message: str, seconds: int = RETRY_SECONDS) -> ApiError:
-    """A 429 that says when to come back."""
+    """A 429 with the seconds after which the client may try again."""
     headers = {"retry-after": str(seconds)}
     return ApiError(429, message, type=RATE_LIMIT, code="rate_limit_exceeded", headers=headers)
 
 
 def stopping() -> ApiError:
-    """A 503: the server takes no more work and finishes none that is left."""
+    """A 503: the server accepts no more requests and ends those that run."""
     return ApiError(503, "the server is stopping", code="stopping", headers={"retry-after": "10"})
 
 
 def invalid(param: str, problem: str, *, code: str = INVALID_REQUEST) -> ApiError:
     """A 400 that names the field: `temperature: must be in [0, 2], got 3`."""
     return ApiError(400, f"{param}: {problem}", param=param, code=code)
+
+
+@contextmanager
+def naming_field(param: str) -> Iterator[None]:
+    """A ValueError inside the block becomes a 400 that names the field."""
+    try:
+        yield
+    except ValueError as error:
+        raise invalid(param, str(error)) from error
 
 
 def from_validation(error: ValidationError) -> ApiError:

@@ -1,4 +1,4 @@
-"""Every failure as a response that a client understands: an error in the form of its route's dialect."""
+"""Turns every exception into a response: an error in the form of its route's dialect."""
 
 import traceback
 from typing import Any
@@ -35,30 +35,25 @@ def error_response(error: ApiError, scope: Scope) -> Response:
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """`error` itself, or a 500 for one that nobody expected, which is logged."""
+    """`error` itself; for an unexpected exception a 500, and a line in the log."""
     if isinstance(error, ApiError):
         return error
     log("internal_error", error=repr(error), traceback=traceback.format_exc())
     return ApiError(500, f"internal error: {type(error).__name__}", code="internal_error")
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error_response(error, request.scope)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _handle(request: Request, error: Exception) -> Response:
     path = request.url.path
-    match error.status_code:
-        case 404:
-            text, code = f"no such route: {request.method} {path}", "not_found"
-        case 405:
-            text, code = f"{path} does not allow {request.method}", "method_not_allowed"
-        case _:
-            text, code = str(error.detail), "invalid_request_error"
-    return error_response(ApiError(error.status_code, text, code=code, headers=error.headers), request.scope)
+    match error:
+        case HTTPException(status_code=404):
+            error = ApiError(404, f"no such route: {request.method} {path}", code="not_found", headers=error.headers)
+        case HTTPException(status_code=405):
+            text = f"{path} does not allow {request.method}"
+            error = ApiError(405, text, code="method_not_allowed", headers=error.headers)
+        case HTTPException():
+            error = ApiError(error.status_code, str(error.detail), headers=error.headers)
+    return error_response(as_api_error(error), request.scope)
 
 
-# what routes and the framework raise -> how it is answered
-HANDLERS = {ApiError: _api_error, HTTPException: _http_error}
+# for the exceptions of routes and of Starlette
+HANDLERS = dict.fromkeys((ApiError, HTTPException), _handle)

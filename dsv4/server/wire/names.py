@@ -1,4 +1,4 @@
-"""The names that clients choose, as they are kept and logged."""
+"""Names chosen by clients, in the form in which they are kept and logged."""
 
 import hashlib
 
@@ -6,8 +6,8 @@ LONGEST_NAME = 64
 
 
 def short_name(text: str, most: int = LONGEST_NAME) -> str:
-    """What a client calls something, as it is kept and logged: at most `most` characters, all of them printable. One
-    that is not is cut and marked with a digest, so that two stay apart.
+    """A client's name for something, with at most `most` characters, all of them printable. Any other name is shortened
+    and gets a digest, so that two names stay different.
 
     >>> short_name("nano"), short_name("a\x1b[31m")
     ('nano', 'a?[31m~6dbf2fd5')

@@ -1,4 +1,4 @@
-"""Responses that notice at once when their client goes away: a stream of events, and an answer that takes its time."""
+"""Responses that end at once when their client disconnects: a stream of events, and a JSON answer that may be slow."""
 
 import asyncio
 import time
@@ -21,9 +21,9 @@ class ClientGone(Exception):
 
 
 async def race_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, unless the client leaves first: then `work` is cancelled and ClientGone raised.
+    """The result of `work`. If the client disconnects first, `work` is cancelled and ClientGone is raised.
 
-    The request body must have been read: everything `receive` still gives is the disconnect.
+    The request body must have been read: the next message of `receive` is the disconnect.
     """
     running = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))
@@ -37,28 +37,28 @@ async def race_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """A JSON response with raw bytes."""
+    """A JSON response."""
     return Response(to_json(value), status, media_type="application/json")
 
 
 class OpenEndedResponse(Response):
-    """A 200 whose length is not known when its head is made."""
+    """A 200 whose length is unknown when its head is sent."""
 
     def __init__(self, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(headers=headers)
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
 
     def head(self, *more: tuple[bytes, bytes]) -> Message:
-        """The message that sends status and headers, with some more of them."""
+        """The ASGI message with status and headers, `more` included."""
         return {"type": "http.response.start", "status": self.status_code, "headers": [*self.raw_headers, *more]}
 
 
 class EventStream(OpenEndedResponse):
     """A `text/event-stream` response over a generator of whole events.
 
-    While nothing is sent for `seconds` of wall-clock time the bytes of `keep_alive()` go out, also during a long
-    prefill. The generator is closed in every case: at its end, on an error, when the client disconnects; then
-    `closing` is called, also if the generator never ran.
+    After every `seconds` without an event the bytes of `keep_alive()` are sent, also during a long prefill. The
+    generator is closed in every case: at its end, on an error, when the client disconnects. Then `closing` is called,
+    also if the generator never ran.
     """
 
     media_type = "text/event-stream"
@@ -101,10 +101,10 @@ class EventStream(OpenEndedResponse):
 
 
 class PatientResponse(OpenEndedResponse):
-    """A JSON answer that takes its time: a line break goes out after every `seconds` of waiting.
+    """A JSON answer that may be slow: a line break is sent after every `seconds` of waiting.
 
-    Until the first one, errors of `work` are raised, and so can still have a status of their own; later ones become
-    the body, by `failed`. `work` is cancelled when the client disconnects, and ClientGone raised.
+    An error of `work` before the first line break is raised, so that it can have its own status. After it, `failed`
+    turns the error into the body. When the client disconnects, `work` is cancelled and ClientGone is raised.
     """
 
     media_type = "application/json"
@@ -154,7 +154,7 @@ class _Wire:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def tick(self, seconds: float, keep_alive: Callable[[], bytes]) -> None:
-        """Write something whenever nothing was written for `seconds`."""
+        """Write `keep_alive()` after every `seconds` without a write."""
         while True:
             quiet = time.monotonic() - self._last
             if quiet >= seconds:

@@ -1,5 +1,4 @@
-"""Where the work is done that grows with a request: in threads beside the event loop, so that no stream and no health
-check waits for it."""
+"""Threads for work that grows with a request, so that no stream and no health check waits for it."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,11 +10,11 @@ from starlette.requests import Request
 
 from dsv4.server.wire.response import race_disconnect
 
-# a request of fewer bytes is done in less time than another thread takes to begin, unless it holds one of these words,
-# or a letter written as an escape, with which a word may be written otherwise
+# a request of fewer bytes takes less time than the start of a thread, unless it holds one of these words; an escaped
+# letter may hide one
 SHORT_BYTES = 2000
 SLOW_WORDS = (b'"tools"', b"schema", b"json_object", b"grammar", b"\\u00")
-# larger ones wait for each other: several at once would share one lock, and hold several decoded bodies in memory
+# larger requests run one after another: in parallel they would share Python's lock and hold several decoded bodies
 LARGE_BYTES = 256 << 10
 
 T = TypeVar("T")
@@ -29,7 +28,8 @@ class Workers:
         self._large = ThreadPoolExecutor(1, "dsv4-large-request")
 
     async def run(self, request: Request, body: bytes | bytearray, work: Callable[[], T]) -> T:
-        """The result of `work`, which reads `body`. Raises what it raises, ClientGone if the client leaves first."""
+        """The result of `work`, which reads `body`. Raises the errors of `work`, and ClientGone if the client
+        disconnects first."""
         if len(body) < SHORT_BYTES and not any(word in body for word in SLOW_WORDS):
             return work()
         pool = self._large if len(body) >= LARGE_BYTES else self._usual

@@ -1,1 +1,1 @@
-"""Chat completions, as OpenAI and the official service have them."""
+"""Chat completions in the form of OpenAI and of the official service."""

@@ -1,4 +1,4 @@
-"""Chat completions: one job, answered whole or as a stream of chunks."""
+"""The reply of chat completions: whole, or as a stream of chunks."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -17,14 +17,14 @@ from dsv4.encoding import (
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
-from dsv4.server.dialects.job import Job, prepare
-from dsv4.server.wire.errors import ApiError
+from dsv4.server.dialects.job import AnswerJob, prepare
+from dsv4.server.dialects.run import Run
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
 
 FINGERPRINT = "fp_dsv4"
 
 
-def usage_of(job: Job) -> dict[str, Any]:
+def usage_of(job: AnswerJob) -> dict[str, Any]:
     """Token counts so far, in the official form."""
     prompt, completion, reused = len(job.prompt), job.answer.completion_tokens, job.reused
     return {
@@ -38,8 +38,8 @@ def usage_of(job: Job) -> dict[str, Any]:
     }
 
 
-def head(job: Job, kind: str) -> dict[str, Any]:
-    """What every answer and chunk begins with; kind: what it is."""
+def head(job: AnswerJob, kind: str) -> dict[str, Any]:
+    """The first fields of every answer and chunk; kind: the type of the object."""
     return {
         "id": job.id,
         "object": kind,
@@ -50,26 +50,20 @@ def head(job: Job, kind: str) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class ChatRun:
-    """One chat completion, ready to run once: `complete` or `stream`."""
+class ChatRun(Run):
+    """One chat completion."""
 
-    job: Job
-    streaming: bool
     include_usage: bool
 
     def keep_alive(self) -> bytes:
-        """What goes out while nothing else does: a comment, which says how far the prompt is if that is known."""
+        """A comment, with the progress of the prompt if that is known."""
         progress = self.job.progress
         if progress is None or self.job.tokens:
             return KEEP_ALIVE
         return f": keep-alive, prompt {progress.done}/{progress.total} tokens\n\n".encode()
 
-    def failed(self, error: ApiError) -> bytes:
-        """The last event of a stream that fails."""
-        return event(error.body())
-
     async def complete(self) -> dict[str, Any]:
-        """The whole answer as a `chat.completion`. Raises ApiError."""
+        """The whole answer as a `chat.completion`."""
         records = await self.job.collect()
         parsed = self.job.answer.parsed
         message: dict[str, Any] = {"role": "assistant", "content": parsed.content}
@@ -91,24 +85,22 @@ class ChatRun:
         return {**head(self.job, "chat.completion"), "choices": [choice], "usage": usage_of(self.job)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events, closed by `[DONE]`. Raises ApiError, perhaps after some events.
-
-        Usage comes once, on the chunk with the finish reason, as the official service sends it.
-        """
+        """The answer as events, closed by `[DONE]`. Usage comes once, on the chunk with the finish reason, as the
+        official service sends it."""
         first: dict[str, Any] = {"role": "assistant", "content": ""}
         if self.job.request.thinking:
             first |= {"content": None, "reasoning_content": ""}
         yield self._chunk(first)
-        async with aclosing(self.job.pieces()) as pieces:
-            async for piece in pieces:
-                records = piece.logprobs
-                for delta in piece.deltas:
+        async with aclosing(self.job.steps()) as steps:
+            async for step in steps:
+                records = step.logprobs
+                for delta in step.deltas:
                     body = self._delta(delta)
                     if body is None:
                         continue
                     section = _section(delta)
                     yield self._chunk(body, [record for record in records if record.section is section])
-                    # a later chunk of the same piece must not repeat them
+                    # a later chunk of the same step must not repeat them
                     records = [record for record in records if record.section is not section]
         last: dict[str, Any] = {"content": ""}
         if self.job.request.thinking:
@@ -159,8 +151,8 @@ class ChatRun:
 
 
 def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun:
-    """Check a decoded request body and encode its prompt; `key` is the name of its key. Raises ApiError; does not
-    modify `body`."""
+    """Check a decoded body and encode its prompt; key: the name of the client's key. Raises ApiError. Does not modify
+    `body`."""
     request = parse_chat(body)
     model = backend.model_name if request.model is None else request.model
     job = prepare(backend, read_chat(request, backend.tokenizer.dialect, model, key))
@@ -183,7 +175,11 @@ def logprob_entry(tokenizer: Tokenizer, record: TokenRecord) -> dict[str, Any]:
     return {**_token(tokenizer, record.token, record.logprobs.chosen), "top_logprobs": top}
 
 
+def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
+    """The bytes of a token; none for an id without a token, since a model may have more rows than its tokenizer."""
+    return tokenizer.token_bytes(token) if token < tokenizer.vocab_size else b""
+
+
 def _token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
-    # a model may have more rows than its tokenizer has tokens; such an alternative has no text
-    raw = tokenizer.token_bytes(token) if token < tokenizer.vocab_size else b""
+    raw = bytes_of(tokenizer, token)
     return {"token": raw.decode("utf-8", errors="replace"), "logprob": logprob, "bytes": list(raw)}

@@ -1,7 +1,7 @@
-"""What a request to chat completions may say: fields, ranges, and what is refused by name.
+"""The fields of a request to chat completions, their ranges, and the fields that are refused.
 
-Fields that only inform (`user`, `metadata`, `store`) and unknown ones are ignored, since clients send many.
-A field that would change the answer and is not supported is refused: accepting it would be a lie.
+Informative fields (`user`, `metadata`, `store`) and unknown ones are ignored, because clients send many. A field that
+would change the answer and is not supported is refused, so that no client relies on it.
 """
 
 import json
@@ -30,7 +30,7 @@ from dsv4.server.wire.errors import invalid, show
 MAX_TOP_LOGPROBS = 20
 SEED_LIMIT = 2**63
 
-# field -> the values that change nothing
+# field -> its accepted values, which have no effect
 UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("n", (None, 1)),
     ("functions", (None, [])),
@@ -43,12 +43,12 @@ UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
 
 
 def call_id(value: object) -> object:
-    """Ids that are numbers are taken as text."""
+    """An id as text; some clients send numbers."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def or_function(value: object) -> object:
-    """The kind of a tool or call that does not say it."""
+    """The type of a tool or call; "function" where it is missing."""
     return "function" if value is None else value
 
 
@@ -62,7 +62,7 @@ class FunctionCall(Fields):
 
 
 class ToolCall(Fields):
-    """A call of an earlier turn. One of a custom tool has its text as the parameter `input`."""
+    """A call of an earlier turn. The text of a custom tool's call becomes the parameter `input`."""
 
     id: Id = None
     type: Kind = "function"
@@ -80,7 +80,7 @@ class ToolCall(Fields):
 
 
 class ChatMessage(Fields):
-    """One message. `reasoning` is what newer vLLM calls `reasoning_content`; both are understood."""
+    """One message. `reasoning` is the name of `reasoning_content` in newer vLLM; both are read."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "latest_reminder"]
     content: Any = None
@@ -147,7 +147,7 @@ class ChatRequest(Switches, SamplingFields):
     @field_validator("messages", mode="after")
     @classmethod
     def _conversation(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
-        # a history that was cut may begin with a result; one that is nothing else is a mistake
+        # a shortened history may begin with a result, but it must also hold a message of user or assistant
         spoken = any(message.role in ("user", "assistant") for message in messages)
         for index, message in enumerate(messages):
             if message.role == "tool" and not spoken:
@@ -163,7 +163,7 @@ class ChatRequest(Switches, SamplingFields):
 
     @property
     def output_limit(self) -> int | None:
-        """The largest answer the client wants; the newer of OpenAI's two fields wins."""
+        """The longest answer the client wants, in tokens; the newer of OpenAI's two fields takes precedence."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -191,6 +191,6 @@ def parse_chat(body: object) -> ChatRequest:
 
 
 def functions_of(request: ChatRequest) -> list[dict[str, Any]]:
-    """The functions as the model is shown them. `strict` is a word to the server, not to the model."""
+    """The functions in the form of the prompt, without `strict`, which is for the server."""
     functions = [tool.function for tool in request.tools or []]
     return [function_object(tool.name, tool.description, tool.parameters) for tool in functions]

@@ -1,6 +1,6 @@
-"""Tools of Anthropic's that the client runs: they come without a description or schema, since Claude knows them.
+"""Anthropic's tools that the client runs. Clients send them without description and schema, because Claude knows them.
 
-The model served here does not, so it is shown what they take.
+The served model does not, so its prompt shows the descriptions and schemas of this file.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,21 @@ WHOLE: dict[str, Any] = {"type": "integer"}
 PAIR: dict[str, Any] = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
 
 
+EDITS: dict[str, Any] = {
+    "view_range": PAIR,
+    "file_text": TEXT,
+    "old_str": TEXT,
+    "new_str": TEXT,
+    "insert_line": WHOLE,
+    "insert_text": TEXT,
+}
+
+
 def _object(required: tuple[str, ...], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
-# kind without its date -> description and schema of the input
+# type without its date -> description and schema of the input
 KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "bash": (
         "Runs a command in a bash session that stays open between calls. `restart` begins a new session.",
@@ -29,12 +39,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
             ("command", "path"),
             command={"type": "string", "enum": ["view", "create", "str_replace", "insert"]},
             path=TEXT,
-            view_range=PAIR,
-            file_text=TEXT,
-            old_str=TEXT,
-            new_str=TEXT,
-            insert_line=WHOLE,
-            insert_text=TEXT,
+            **EDITS,
         ),
     ),
     "memory": (
@@ -45,12 +50,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
             ("command",),
             command={"type": "string", "enum": ["view", "create", "str_replace", "insert", "delete", "rename"]},
             path=TEXT,
-            view_range=PAIR,
-            file_text=TEXT,
-            old_str=TEXT,
-            new_str=TEXT,
-            insert_line=WHOLE,
-            insert_text=TEXT,
+            **EDITS,
             old_path=TEXT,
             new_path=TEXT,
         ),

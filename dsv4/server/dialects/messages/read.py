@@ -1,44 +1,42 @@
-"""From a checked request of Anthropic's messages to a `GenerationRequest`: blocks become messages of the encoding."""
+"""Turns a checked request of Anthropic's messages into a `GenerationRequest`: blocks become messages of the
+encoding."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsv4.encoding import Dialect
-from dsv4.server.dialects.fields import arguments_text, function_object, sampling_fields
+from dsv4.server.dialects.fields import arguments_text, common_fields, function_object, sampling_fields
 from dsv4.server.dialects.messages.client_tools import known_tool
 from dsv4.server.dialects.messages.request import MessagesRequest, runs_here, system_text
 from dsv4.server.dialects.parts import Unsupported, part_text, result_text
-from dsv4.server.dialects.request import GenerationRequest, effort_name, owner_name, thinks
-from dsv4.server.wire.errors import invalid, show
+from dsv4.server.dialects.request import GenerationRequest, owner_name
+from dsv4.server.wire.errors import invalid, naming_field, show
 
-# what clients replay and the model does not need; so are the results of tools that ran on a server
+# blocks that clients send back and the model does not need; results of tools that ran on a server are left out too
 LEFT_OUT = frozenset({"redacted_thinking", "server_tool_use", "mcp_tool_use", "tool_removal", "container_upload"})
 SERVER_RESULT = "_tool_result"
-# how a message of the system in mid-conversation reads where the dialect has no turns for it
+# a later system message in a dialect without system turns
 REMINDER = "<system-reminder>\n{text}\n</system-reminder>"
 
 
 def read_messages(request: MessagesRequest, dialect: Dialect, model: str, key: str) -> GenerationRequest:
-    """What `request` asks of `model`. Raises ApiError 400 for a block that cannot be taken.
+    """The `GenerationRequest` of a message request to `model`. Raises ApiError 400 for a block that cannot be read.
 
-    Tools whose loading is deferred are shown where the conversation mentions them, not at its head: the head must
-    stay the same when one is loaded.
+    Tools with deferred loading stand where the conversation loads them, so that the head of the prompt stays the same.
     """
     config = request.output_config
-    effort = (config.effort if config else None) or request.effort
-    thinking = thinks(model, effort, request.thinking_kind)
     tools = [tool for tool in request.tools or [] if runs_here(tool)]
     late = [_function(tool) for tool in tools if tool.get("defer_loading")]
     functions = [_function(tool) for tool in tools if not tool.get("defer_loading")]
     system = system_text(request.system, request.unsupported)
     messages = [] if system is None else [{"role": "system", "content": system}]
-    builder = _Messages(dialect, {function["name"]: function for function in (*functions, *late)}, late, request)
+    builder = _BlockReader(dialect, {function["name"]: function for function in (*functions, *late)}, late, request)
     for index, message in enumerate(request.messages):
         messages += builder.turn(message.role, message.content, f"messages[{index}]")
     format_ = (config.format if config else None) or request.output_format
     return GenerationRequest(
-        model=model,
+        **common_fields(request, model, key, dialect, effort=config.effort if config else None),
         messages=messages,
         functions=functions,
         late=late,
@@ -46,22 +44,17 @@ def read_messages(request: MessagesRequest, dialect: Dialect, model: str, key: s
         forces_call=request.tool_choice.name is not None,
         parallel=not request.tool_choice.single,
         strict=frozenset(tool["name"] for tool in tools if tool.get("strict")),
-        thinking=thinking,
-        effort=effort_name(effort, dialect) if thinking else None,
-        budget=request.budget,
-        task=request.task,
         limit=request.max_tokens,
         sampling=sampling_fields(request),
         stop=request.stop_sequences,
         schema=format_.schema_ if format_ else None,
         continued=_goes_on(messages) and request.task is None,
         owner=owner_name(key, request.metadata.user_id if request.metadata else None),
-        key=key,
     )
 
 
 def _goes_on(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last message is the beginning of the answer. One that ends in a call is finished."""
+    """Whether the last message is the beginning of the answer; a message with a call is complete."""
     return bool(messages) and messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]
 
 
@@ -70,8 +63,8 @@ def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
     return function_object(tool["name"], tool.get("description") or description, tool.get("input_schema") or schema)
 
 
-class _Messages:
-    """Turns messages into those of the encoding. named: the tools by name; late: those that are not at the head."""
+class _BlockReader:
+    """Turns messages into messages of the encoding. named: the tools by name; late: the tools with deferred loading."""
 
     def __init__(
         self,
@@ -87,7 +80,7 @@ class _Messages:
     def turn(
         self, role: str, content: str | Sequence[Mapping[str, Any]] | None, where: str
     ) -> Iterator[dict[str, Any]]:
-        """One message as those of the encoding; a string and a list with one text give the same."""
+        """The messages of the encoding for one message; a string and a list with one text give the same."""
         blocks = [{"type": "text", "text": content or ""}] if isinstance(content, str | None) else content
         places = [(block, f"{where}.content[{index}]") for index, block in enumerate(blocks)]
         match role:
@@ -149,7 +142,7 @@ class _Messages:
                     calls.append({"id": str(block.get("id") or ""), "type": "function", "function": function})
                 case _ if not _is_left_out(block):
                     texts.append(self._text(block, place))
-        # as upstream: an empty text before the others leaves no trace, one behind them does
+        # as the official service does: empty texts before the others are dropped, later ones are not
         while texts and not texts[0]:
             texts.pop(0)
         message: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts)}
@@ -158,18 +151,15 @@ class _Messages:
         return {**message, "tool_calls": calls} if calls else message
 
     def _text(self, block: Mapping[str, Any], place: str) -> str:
-        try:
+        with naming_field(place):
             return part_text(block, self._unsupported)
-        except ValueError as error:
-            raise invalid(place, str(error)) from error
 
     def _result(self, content: Any, place: str, loaded: list[str]) -> str:
-        """Text of a tool's result; tools it refers to are added to `loaded`, and shown here if nowhere else."""
+        """The text of a tool's result. Adds the tools it refers to to `loaded`; their schemas stand in the text if the
+        dialect has no system turns."""
         if not isinstance(content, list):
-            try:
+            with naming_field(place):
                 return result_text(content, self._unsupported)
-            except ValueError as error:
-                raise invalid(place, str(error)) from error
         texts: list[str] = []
         for index, part in enumerate(content):
             match part:
@@ -195,7 +185,7 @@ class _Messages:
 
 
 def _input(value: object) -> object:
-    """The input of a call as JSON text, also one that is a text itself."""
+    """The input of a call; a string becomes JSON text."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and value else value
 
 

@@ -1,4 +1,4 @@
-"""Anthropic's messages: one job, answered whole or as a stream of blocks."""
+"""The reply of Anthropic's messages: whole, or as a stream of blocks."""
 
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -10,9 +10,10 @@ import msgspec
 
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dsv4.server.backend import Backend
-from dsv4.server.dialects.job import Job, prepare
+from dsv4.server.dialects.job import prepare
 from dsv4.server.dialects.messages.read import read_messages
 from dsv4.server.dialects.messages.request import parse_messages
+from dsv4.server.dialects.run import Run
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.sse import named_event
 
@@ -23,14 +24,9 @@ BlockKind = Literal["thinking", "text", "tool_use"]
 
 
 @dataclass(slots=True)
-class MessagesRun:
-    """One message, ready to run once: `complete` or `stream`.
+class MessagesRun(Run):
+    """One message. The signature of its reasoning is a name without content; clients drop reasoning without one."""
 
-    The signature of its reasoning is a name without content; clients drop reasoning that has none.
-    """
-
-    job: Job
-    streaming: bool
     signature: str = field(default_factory=lambda: uuid.uuid4().hex)
     _block: int = -1
     _open: BlockKind | None = None
@@ -41,7 +37,7 @@ class MessagesRun:
         return f"msg_{self.job.id.replace('-', '')}"
 
     async def complete(self) -> dict[str, Any]:
-        """The whole answer as a `message`. Raises ApiError."""
+        """The whole answer as a `message`."""
         await self.job.collect()
         parsed = self.job.answer.parsed
         content: list[dict[str, Any]] = []
@@ -51,16 +47,16 @@ class MessagesRun:
             content.append({"type": "text", "text": parsed.content})
         for index, call in enumerate(parsed.tool_calls):
             if call.complete:
-                # as the model wrote it: a number read and written again may be another one
+                # the model's own text: parsing and writing a number may change it
                 content.append(self._tool_use(index, call.name, msgspec.Raw(call.arguments.encode())))
         return {**self._head(), "content": content, **self._stop(), "usage": self._usage()}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The answer as named events. Raises ApiError, perhaps after some events."""
+        """The answer as named events."""
         yield self._start()
-        async with aclosing(self.job.pieces()) as pieces:
-            async for piece in pieces:
-                for delta in piece.deltas:
+        async with aclosing(self.job.steps()) as steps:
+            async for step in steps:
+                for delta in step.deltas:
                     if chunk := self._delta(delta):
                         yield chunk
         yield self._close()
@@ -68,7 +64,7 @@ class MessagesRun:
         yield named_event("message_stop", {})
 
     def keep_alive(self) -> bytes:
-        """A ping and an empty delta: Claude Code gives up after ten minutes of pings alone."""
+        """A ping and an empty delta, because Claude Code gives up after ten minutes with pings only."""
         ping = named_event("ping", {})
         if not self._started:
             return ping
@@ -84,7 +80,6 @@ class MessagesRun:
                 return opened + self._block_delta({"type": "input_json_delta", "partial_json": ""}) + ping
 
     def failed(self, error: ApiError) -> bytes:
-        """The last event of a stream that fails."""
         return named_event("error", error.anthropic_body())
 
     def _delta(self, delta: Delta) -> bytes:
@@ -110,7 +105,7 @@ class MessagesRun:
         self._block += 1
         self._open = kind
         start = named_event("content_block_start", {"index": self._block, "content_block": block})
-        # as upstream: clients know from then on that pings may come
+        # the official service sends its first ping here
         return start + named_event("ping", {}) if self._block == 0 else start
 
     def _close(self) -> bytes:
@@ -138,13 +133,13 @@ class MessagesRun:
 
     def _stop(self) -> dict[str, Any]:
         found, finish = self.job.answer.stop_string, self.job.answer.finish_reason
-        # in the text of a broken block it does not hide that a call was left unfinished
+        # a stop string in the text of a broken block must not hide that a call is unfinished
         if found is not None and finish == "stop":
             return {"stop_reason": "stop_sequence", "stop_sequence": found}
         return {"stop_reason": STOP_REASONS.get(finish, "end_turn"), "stop_sequence": None}
 
     def _usage(self) -> dict[str, Any]:
-        """Token counts so far; those from the cache are counted apart."""
+        """Token counts so far; `input_tokens` leaves out the cached ones."""
         return {
             "input_tokens": len(self.job.prompt) - self.job.reused,
             "cache_creation_input_tokens": 0,
@@ -155,9 +150,8 @@ class MessagesRun:
 
 
 def prepare_messages(body: Any, backend: Backend, key: str) -> MessagesRun:
-    """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
+    """Check a decoded body and encode its prompt; key: the name of the client's key. Raises ApiError."""
     request = parse_messages(body)
     model = backend.model_name if request.model is None else request.model
     job = prepare(backend, read_messages(request, backend.tokenizer.dialect, model, key))
-    # ids are made when the first call is seen
     return MessagesRun(job, streaming=bool(request.stream))

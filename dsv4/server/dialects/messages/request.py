@@ -1,7 +1,7 @@
-"""What a request to Anthropic's messages may say. Lenient: clients send much that has no meaning here.
+"""The fields of a request to Anthropic's messages.
 
-Fields that only inform, mark caches or ask for beta behaviour are ignored. What would change the answer and cannot be
-done (tools that run on the server) is left out, and what the model cannot read becomes a placeholder.
+Informative fields, marks of caches and beta options are ignored. Tools that would run on the server are left out, and
+parts that the model cannot read become placeholders.
 """
 
 from collections.abc import Mapping
@@ -24,26 +24,24 @@ from dsv4.server.dialects.fields import (
 from dsv4.server.dialects.messages.client_tools import known_tool
 from dsv4.server.dialects.parts import Unsupported, text_of_parts
 from dsv4.server.dialects.request import ToolChoice
-from dsv4.server.wire.errors import invalid, show
+from dsv4.server.wire.errors import naming_field, show
 
-# a line some clients put first, which changes with every version of theirs
+# the first line of some clients, which changes with each of their versions
 HIDDEN_PREFIX = "x-anthropic-"
 
 
 def system_text(value: object, unsupported: Unsupported | None) -> str | None:
-    """System text from a string or a list of blocks; None if there is none. Raises ApiError 400."""
+    """The system text of a string or a list of blocks; None for null. Raises ApiError 400."""
     if value is None:
         return None
     if isinstance(value, list):
         value = [block for block in value if not (isinstance(block, Mapping) and _is_hidden(block.get("text")))]
-    try:
+    with naming_field("system"):
         return text_of_parts(value, unsupported)
-    except ValueError as error:
-        raise invalid("system", str(error)) from error
 
 
 def content_blocks(value: object) -> object:
-    """Content as a string or a list of blocks: strings in the list are texts, and those that are null are none."""
+    """Content as a string or a list of blocks; strings in the list become text blocks, nulls are skipped."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -117,5 +115,5 @@ def parse_messages(body: object) -> MessagesRequest:
 
 
 def runs_here(tool: Mapping[str, Any]) -> bool:
-    """Whether the client runs a tool itself; those of Anthropic's servers (web search, code) do not exist here."""
+    """Whether the client runs a tool itself; tools of Anthropic's servers (web search, code) are not available."""
     return tool.get("type") in (None, "custom") or "input_schema" in tool or known_tool(tool) is not None

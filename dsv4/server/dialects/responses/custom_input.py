@@ -1,21 +1,20 @@
-"""The text a custom tool is called with, read out of the call's arguments while they arrive."""
+"""The input text of a custom tool, extracted from the arguments of its call while they arrive."""
 
 import json
 import re
 
-# the arguments of a custom tool are one text, which the parser of calls writes as {"input": "..."}
+# the arguments of a custom tool are one text; the parser of calls writes them as {"input": "..."}
 PREFIX = '{"input": "'
-# an escape may be cut anywhere; pairs of surrogates are one character
+# an incomplete escape at the end; a pair of surrogates is one character
 INCOMPLETE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
-# what stands before an unescaped quote
-INSIDE = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
+# the first quote without an escape, and what stands before it
+QUOTE = re.compile(r'((?:[^"\\]|\\.)*)"', re.DOTALL)
 
 
 class CustomInput:
-    """Takes pieces of arguments, gives pieces of the text.
+    """Takes pieces of the arguments and returns pieces of the text.
 
-    found: whether the arguments are of that form; without it they are no text of a custom tool. What follows the text
-    is ignored.
+    found: whether the arguments have the form {"input": "..."}. Anything after the text is ignored.
 
     >>> reader = CustomInput()
     >>> reader.feed('{"input": "a'), reader.feed("\\\\nb"), reader.feed('"}')
@@ -28,7 +27,7 @@ class CustomInput:
         self._over = False
 
     def feed(self, text: str) -> str:
-        """More of the arguments; the text they add."""
+        """Take more of the arguments; returns the text that they add."""
         if self._over:
             return ""
         self._held += text
@@ -36,10 +35,9 @@ class CustomInput:
             if not self._held.startswith(PREFIX):
                 return ""
             self.found, self._held = True, self._held[len(PREFIX) :]
-        inside = INSIDE.match(self._held)
-        assert inside is not None
-        self._over = self._held[inside.end() :].startswith('"')
-        raw = inside.group()
+        quote = QUOTE.match(self._held)
+        self._over = quote is not None
+        raw = quote[1] if quote is not None else self._held
         cut = INCOMPLETE.search(raw)
         if cut is not None and not self._over and _begins_escape(raw, cut.start()):
             raw = raw[: cut.start()]
@@ -48,8 +46,7 @@ class CustomInput:
 
 
 def input_of(arguments: str) -> str:
-    """The text in whole arguments of any form; they themselves if there is none, since a model may write other
-    ones than it was told to."""
+    """The text in complete arguments; the arguments themselves if the model wrote them in another form."""
     try:
         value = json.loads(arguments)
     except (ValueError, RecursionError):

@@ -1,60 +1,60 @@
-"""From a checked Responses request to a `GenerationRequest`: items become messages of the encoding."""
+"""Turns a checked Responses request into a `GenerationRequest`: items become messages of the encoding."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from dsv4.encoding import Dialect
-from dsv4.server.dialects.fields import arguments_text
+from dsv4.server.dialects.fields import arguments_text, common_fields, sampling_fields
 from dsv4.server.dialects.parts import Unsupported, result_text, text_of_parts
 from dsv4.server.dialects.prompt import sort_calls
-from dsv4.server.dialects.request import GenerationRequest, effort_name, owner_name, thinks
-from dsv4.server.dialects.responses.request import LOCAL_SHELL, ResponsesRequest, Tool, choice_of_responses, prompt_name
+from dsv4.server.dialects.request import GenerationRequest, owner_name
+from dsv4.server.dialects.responses.request import (
+    LOCAL_SHELL,
+    PromptTool,
+    ResponsesRequest,
+    choice_of_responses,
+    prompt_name,
+)
 from dsv4.server.dialects.responses.sealed import unseal
-from dsv4.server.wire.errors import invalid, show
+from dsv4.server.wire.errors import invalid, naming_field, show
 
 NOT_STORED = "nothing is stored: send the item itself instead of a reference to it"
 
 
 def read_responses(
-    request: ResponsesRequest, tools: Mapping[str, Tool], dialect: Dialect, model: str, key: str
+    request: ResponsesRequest, tools: Mapping[str, PromptTool], dialect: Dialect, model: str, key: str
 ) -> GenerationRequest:
-    """What `request` asks of `model`. Raises ApiError 400 for an item that cannot be taken."""
-    thinking = thinks(model, request.effort, request.thinking_kind)
-    messages = _Messages(request, dialect).finished()
+    """The `GenerationRequest` of a Responses request to `model`. Raises ApiError 400 for an item that cannot be
+    read."""
     return GenerationRequest(
-        model=model,
-        messages=messages,
+        **common_fields(request, model, key, dialect),
+        messages=_ItemReader(request, dialect).finished(),
         functions=[tool.function for tool in tools.values()],
         choice=choice_of_responses(request.tool_choice, tools, dialect),
         forces_call=True,
         parallel=request.parallel_tool_calls is not False,
         strict=frozenset(tool.name for tool in tools.values() if tool.strict),
-        thinking=thinking,
-        effort=effort_name(request.effort, dialect) if thinking else None,
-        budget=request.budget,
-        task=request.task,
         limit=request.max_output_tokens,
-        sampling={"temperature": request.temperature, "top_p": request.top_p},
+        sampling=sampling_fields(request),
         logprobs=request.wants_logprobs,
         top_logprobs=request.top_logprobs or 0,
-        schema=request.schema_wanted,
-        any_object=request.wants_any_object,
+        schema=request.format.schema_wanted,
+        any_object=request.format.type == "json_object",
         owner=owner_name(key, request.user, request.safety_identifier),
-        key=key,
     )
 
 
 def _kind_of(item: Mapping[str, Any]) -> str:
-    """The kind of an item that does not say it: a message, or a reference that is nothing but an id."""
+    """The type of an item without one: a message, or a reference, which has only an id."""
     return "message" if "role" in item or "content" in item or "id" not in item else "item_reference"
 
 
-class _Messages:
-    """Builds messages item by item; those of one assistant turn become one message.
+class _ItemReader:
+    """Builds messages item by item; the items of one assistant turn become one message.
 
-    A result belongs right behind its call: clients put messages of their own in between. So results are kept with the
-    turn that called, in `results`, until all are known.
+    A result must follow its call, but clients put messages between them. So results are kept by the turn that called,
+    until all items are read.
     """
 
     def __init__(self, request: ResponsesRequest, dialect: Dialect) -> None:
@@ -63,7 +63,7 @@ class _Messages:
         self._list: list[dict[str, Any]] = []
         self._results: dict[int, list[dict[str, Any]]] = {}
         self._caller: dict[str, int] = {}  # call id -> the turn in the list that made it
-        self._turn: dict[str, Any] | None = None  # the assistant turn that is being put together
+        self._turn: dict[str, Any] | None = None  # the assistant turn that is being built
         if request.instructions:
             self._list.append({"role": "system", "content": request.instructions})
         if isinstance(request.input, str):
@@ -92,18 +92,17 @@ class _Messages:
             case "local_shell_call":
                 self._call({**item, "name": LOCAL_SHELL}, arguments_text(item.get("action")))
             case "function_call_output" | "custom_tool_call_output" | "local_shell_call_output":
-                try:
+                with naming_field(f"{place}.output"):
                     text = result_text(item.get("output"), self._unsupported)
-                except ValueError as error:
-                    raise invalid(f"{place}.output", str(error)) from error
                 self._output(str(item.get("call_id") or item.get("id") or ""), text)
             case "item_reference":
                 raise invalid(place, NOT_STORED)
             case _:
-                pass  # web searches and the like, which ran elsewhere
+                pass  # web searches and other tools that ran elsewhere
 
     def _message(self, item: Mapping[str, Any], place: str) -> None:
-        text = self._text(item.get("content"), f"{place}.content")
+        with naming_field(f"{place}.content"):
+            text = text_of_parts(item.get("content"), self._unsupported)
         match item.get("role"):
             case "assistant":
                 turn = self._assistant()
@@ -111,34 +110,32 @@ class _Messages:
                     f"{turn['content']}\n\n{text}" if turn["content"] and text else turn["content"] or text
                 )
             case "user" | "latest_reminder" as role:
-                self._say(role, text)
+                self._append(role, text)
             case "system":
-                self._say("system", text)
+                self._append("system", text)
             case "developer":
-                # a dialect without system turns would move it to the head of the prompt
-                self._say("system" if self._dialect.system else "user", text)
+                # a dialect without system turns would move a system message to the head of the prompt
+                self._append("system" if self._dialect.system else "user", text)
             case role:
                 raise invalid(f"{place}.role", f"expected user, assistant, system or developer, got {show(role)}")
 
     def _reasoning(self, item: Mapping[str, Any], place: str) -> None:
-        try:
+        with naming_field(f"{place}.content"):
             text = text_of_parts(item.get("content"), self._unsupported, joiner="\n")
-        except ValueError as error:
-            raise invalid(f"{place}.content", str(error)) from error
         text = text or unseal(item.get("encrypted_content")) or ""
         if not text:
-            return  # nothing, or sealed by another server
+            return  # empty, or sealed by another server
         turn = self._assistant(thinks=True)
         earlier = turn.get("reasoning_content")
         turn["reasoning_content"] = f"{earlier}\n{text}" if earlier else text
 
-    def _say(self, role: str, text: str) -> None:
+    def _append(self, role: str, text: str) -> None:
         self._turn = None
         self._list.append({"role": role, "content": text})
 
     def _assistant(self, *, thinks: bool = False) -> dict[str, Any]:
-        """The turn that is being put together. A thought begins a new one behind a text, but not behind a call that
-        has no result yet."""
+        """The turn that is being built. Reasoning begins a new turn after a text, but not after a call that has no
+        result yet."""
         turn = self._turn
         if turn is None or (thinks and turn["content"] and "tool_calls" not in turn):
             self._turn = turn = {"role": "assistant", "content": ""}
@@ -160,12 +157,6 @@ class _Messages:
             self._list.append(message)
         else:
             self._results.setdefault(caller, []).append(message)
-        # what the model says next answers the result; unless the turn that called is long over
+        # the next items answer the result, unless other turns follow the turn that called
         if caller is None or caller == len(self._list) - 1:
             self._turn = None
-
-    def _text(self, content: object, place: str) -> str:
-        try:
-            return text_of_parts(content, self._unsupported)
-        except ValueError as error:
-            raise invalid(place, str(error)) from error

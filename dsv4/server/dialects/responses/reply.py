@@ -1,4 +1,4 @@
-"""The Responses interface: one job as output items, answered whole or as a stream of numbered events."""
+"""The reply of the Responses interface: output items, whole or as a stream of numbered events."""
 
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -10,11 +10,12 @@ from dsv4.answer import TokenRecord
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import logprob_entry
-from dsv4.server.dialects.job import Job, prepare
+from dsv4.server.dialects.job import prepare
 from dsv4.server.dialects.responses.custom_input import CustomInput, input_of
 from dsv4.server.dialects.responses.read import read_responses
-from dsv4.server.dialects.responses.request import ResponsesRequest, Tool, parse_responses, tools_of
+from dsv4.server.dialects.responses.request import PromptTool, ResponsesRequest, parse_responses, tools_of
 from dsv4.server.dialects.responses.sealed import seal
+from dsv4.server.dialects.run import Run
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.sse import named_event
 
@@ -23,31 +24,27 @@ PART_NAMES = {"reasoning": "reasoning_text", "message": "output_text"}
 
 
 @dataclass(slots=True)
-class ResponseRun:
-    """One response, ready to run once: `complete` or `stream`.
+class ResponseRun(Run):
+    """One response. `output` holds the finished items; one item is open at a time.
 
-    `output` holds the finished items; one item is open at a time. A call that was cut off is no finished item, since
-    clients run what they are told is done.
+    A call that was cut off is no finished item, because clients execute finished calls.
     """
 
-    job: Job
     request: ResponsesRequest
-    tools: Mapping[str, Tool]
-    streaming: bool
+    tools: Mapping[str, PromptTool]
     output: list[dict[str, Any]] = field(default_factory=list)
-    _item: dict[str, Any] | None = None
+    _item: "_OpenItem | None" = None
+    _calls: dict[int, "_OpenItem"] = field(default_factory=dict)
     _index: int = -1
     _number: int = -1
 
     async def complete(self) -> dict[str, Any]:
-        """The whole response. Raises ApiError."""
         async with aclosing(self._events()) as events:
             async for _ in events:
                 pass
         return self._response(self._status())
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The response as events. Raises ApiError, perhaps after some events."""
         for name in ("created", "in_progress"):
             yield self._wire(f"response.{name}", {"response": self._response("in_progress")})
         async with aclosing(self._events()) as events:
@@ -57,21 +54,20 @@ class ResponseRun:
         yield self._wire(f"response.{status}", {"response": self._response(status)})
 
     def keep_alive(self) -> bytes:
-        """The event that keeps Codex waiting; it does not look at comments."""
+        """An event that keeps Codex waiting, because Codex ignores comments."""
         return self._wire("response.in_progress", {"response": self._response("in_progress")})
 
     def failed(self, error: ApiError) -> bytes:
-        """The last event of a stream that fails."""
         problem = {"code": error.code or "server_error", "message": error.message}
         return self._wire("response.failed", {"response": {**self._response("failed"), "error": problem}})
 
     async def _events(self) -> AsyncGenerator[Event, None]:
-        async with aclosing(self.job.pieces()) as pieces:
-            async for piece in pieces:
-                for delta in piece.deltas:
-                    for event in self._delta(delta, piece.logprobs):
+        async with aclosing(self.job.steps()) as steps:
+            async for step in steps:
+                for delta in step.deltas:
+                    for event in self._delta(delta, step.logprobs):
                         yield event
-        if self._item is not None and self._item["type"] in PART_NAMES:
+        if self._item is not None and self._item.kind in PART_NAMES:
             for event in self._close():
                 yield event
 
@@ -82,81 +78,78 @@ class ResponseRun:
             case ContentDelta(text):
                 yield from self._text("message", text, records)
             case ToolCallStart(index, name):
-                if self._item is not None and self._item["type"] == "message":
-                    self._item["phase"] = "commentary"  # the answer comes behind the call's result
+                if self._item is not None and self._item.kind == "message":
+                    self._item.fields["phase"] = "commentary"  # the answer follows the call's result
                 yield from self._close()
-                yield from self._open(self._call_item(index, name))
-            case ToolCallArguments(_, text):
-                assert self._item is not None
-                self._item["_arguments"] += text
-                if self._item["type"] == "function_call":
-                    yield self._at("response.function_call_arguments.delta", {"delta": text})
-                elif new := self._item["_input"].feed(text):
-                    self._item["input"] += new
-                    yield self._at("response.custom_tool_call_input.delta", {"delta": new})
+                self._calls[index] = item = self._open(*self._call_fields(index, name))
+                yield item.added()
+            case ToolCallArguments(index, text):
+                item = self._calls[index]
+                item.text += text
+                if item.custom is None:
+                    yield item.event("response.function_call_arguments.delta", {"delta": text})
+                elif new := item.custom.feed(text):
+                    item.fields["input"] += new
+                    yield item.event("response.custom_tool_call_input.delta", {"delta": new})
             case ToolCallEnd():
                 yield from self._close()
 
     def _text(self, kind: str, text: str, records: Sequence[TokenRecord]) -> Iterator[Event]:
-        if self._item is None or self._item["type"] != kind:
-            if self._item is not None and self._item["type"] not in PART_NAMES:
-                self._item = None  # a call that broke: it is never done
+        item = self._item
+        if item is None or item.kind != kind:
+            if item is not None and item.kind not in PART_NAMES:
+                self._item = None  # a broken call is never completed
             yield from self._close()
-            yield from self._open(_text_item(kind))
-            yield self._at("response.content_part.added", {"content_index": 0, "part": _part(kind, "", [])})
-        assert self._item is not None
+            item = self._open(_text_fields(kind))
+            yield item.added()
+            yield item.event("response.content_part.added", {"content_index": 0, "part": _part(kind, "", [])})
         entries = [logprob_entry(self.job.backend.tokenizer, record) for record in records]
-        self._item["_text"] += text
-        self._item["_logprobs"] += entries
+        item.text += text
+        item.logprobs += entries
         extra = {"logprobs": entries} if kind == "message" else {}
-        yield self._at(f"response.{PART_NAMES[kind]}.delta", {"content_index": 0, "delta": text, **extra})
+        yield item.event(f"response.{PART_NAMES[kind]}.delta", {"content_index": 0, "delta": text, **extra})
 
-    def _open(self, item: dict[str, Any]) -> Iterator[Event]:
-        self._item = item
+    def _open(self, fields: dict[str, Any], custom: CustomInput | None = None) -> "_OpenItem":
         self._index += 1
-        yield "response.output_item.added", {"output_index": self._index, "item": _public(item)}
+        self._item = item = _OpenItem(self._index, fields, custom)
+        return item
 
     def _close(self) -> Iterator[Event]:
         item = self._item
         if item is None:
             return
-        item["status"] = "completed"
-        match item["type"]:
+        fields, text = item.fields, item.text
+        fields["status"] = "completed"
+        match item.kind:
             case "reasoning" | "message" as kind:
-                part = _part(kind, item["_text"], item["_logprobs"])
-                item["content"] = [part]
+                part = _part(kind, text, item.logprobs)
+                fields["content"] = [part]
                 if kind == "reasoning" and self.request.seals_reasoning:
-                    item["encrypted_content"] = seal(item["_text"])
-                extra = {"logprobs": item["_logprobs"]} if kind == "message" else {}
-                fields = {"content_index": 0, "text": item["_text"], **extra}
-                yield self._at(f"response.{PART_NAMES[kind]}.done", fields)
-                yield self._at("response.content_part.done", {"content_index": 0, "part": part})
+                    fields["encrypted_content"] = seal(text)
+                extra = {"logprobs": item.logprobs} if kind == "message" else {}
+                yield item.event(f"response.{PART_NAMES[kind]}.done", {"content_index": 0, "text": text, **extra})
+                yield item.event("response.content_part.done", {"content_index": 0, "part": part})
             case "function_call":
-                item["arguments"] = item["_arguments"]
-                fields = {"name": item["name"], "arguments": item["arguments"]}
-                yield self._at("response.function_call_arguments.done", fields)
+                fields["arguments"] = text
+                done = {"name": fields["name"], "arguments": text}
+                yield item.event("response.function_call_arguments.done", done)
             case _:
-                if not item["_input"].found:
-                    item["input"] = input_of(item["_arguments"])
-                    yield self._at("response.custom_tool_call_input.delta", {"delta": item["input"]})
-                yield self._at("response.custom_tool_call_input.done", {"input": item["input"]})
+                if item.custom is None or not item.custom.found:
+                    fields["input"] = input_of(text)
+                    yield item.event("response.custom_tool_call_input.delta", {"delta": fields["input"]})
+                yield item.event("response.custom_tool_call_input.done", {"input": fields["input"]})
         self._item = None
-        self.output.append(_public(item))
-        yield "response.output_item.done", {"output_index": self._index, "item": self.output[-1]}
+        self.output.append(fields)
+        yield "response.output_item.done", {"output_index": item.index, "item": fields}
 
-    def _call_item(self, index: int, name: str) -> dict[str, Any]:
-        tool = self.tools.get(name, Tool(name, name, {}))
-        call = {"call_id": self.job.call_id(index), "name": tool.own, "status": "in_progress", "_arguments": ""}
+    def _call_fields(self, index: int, name: str) -> tuple[dict[str, Any], CustomInput | None]:
+        tool = self.tools.get(name, PromptTool(name, name, {}))
+        call = {"call_id": self.job.call_id(index), "name": tool.own, "status": "in_progress"}
         if tool.namespace is not None:
             call["namespace"] = tool.namespace
         if tool.custom:
-            own = {"id": f"ctc_{uuid.uuid4().hex}", "input": "", "_input": CustomInput()}
-            return {"type": "custom_tool_call", **call, **own}
-        return {"type": "function_call", "id": f"fc_{uuid.uuid4().hex}", **call, "arguments": ""}
-
-    def _at(self, name: str, fields: Mapping[str, Any]) -> Event:
-        assert self._item is not None
-        return name, {"item_id": self._item["id"], "output_index": self._index, **fields}
+            return {"type": "custom_tool_call", **call, "id": f"ctc_{uuid.uuid4().hex}", "input": ""}, CustomInput()
+        return {"type": "function_call", "id": f"fc_{uuid.uuid4().hex}", **call, "arguments": ""}, None
 
     def _wire(self, name: str, fields: Mapping[str, Any]) -> bytes:
         self._number += 1
@@ -205,26 +198,45 @@ class ResponseRun:
 
 
 def prepare_response(body: Any, backend: Backend, key: str) -> ResponseRun:
-    """Check a decoded body and encode its prompt; `key` is the name of its key. Raises ApiError."""
+    """Check a decoded body and encode its prompt; key: the name of the client's key. Raises ApiError."""
     request = parse_responses(body)
     tools = tools_of(request, backend.tokenizer.dialect)
     model = request.model or backend.model_name
     job = prepare(backend, read_responses(request, tools, backend.tokenizer.dialect, model, key))
-    return ResponseRun(job, request, tools, streaming=bool(request.stream))
+    return ResponseRun(job, bool(request.stream), request, tools)
 
 
-def _text_item(kind: str) -> dict[str, Any]:
-    own: dict[str, Any] = {"_text": "", "_logprobs": [], "content": [], "status": "in_progress"}
+@dataclass(slots=True)
+class _OpenItem:
+    """An output item that is being generated. fields: those of its JSON object; text: of the item, or the arguments of
+    its call; custom: reads the input of a custom tool's call."""
+
+    index: int
+    fields: dict[str, Any]
+    custom: CustomInput | None = None
+    text: str = ""
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return self.fields["type"]
+
+    def added(self) -> Event:
+        return "response.output_item.added", {"output_index": self.index, "item": self.fields}
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> Event:
+        return name, {"item_id": self.fields["id"], "output_index": self.index, **fields}
+
+
+def _text_fields(kind: str) -> dict[str, Any]:
     if kind == "reasoning":
-        return {"type": kind, "id": f"rs_{uuid.uuid4().hex}", "summary": [], "encrypted_content": None, **own}
-    return {"type": kind, "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "phase": "final_answer", **own}
+        own = {"id": f"rs_{uuid.uuid4().hex}", "summary": [], "encrypted_content": None}
+    else:
+        own = {"id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "phase": "final_answer"}
+    return {"type": kind, **own, "content": [], "status": "in_progress"}
 
 
 def _part(kind: str, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
     if kind == "reasoning":
         return {"type": "reasoning_text", "text": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
-
-
-def _public(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in item.items() if not name.startswith("_")}

@@ -1,7 +1,7 @@
-"""What a request to the Responses interface may say, and the tools it may bring.
+"""The fields of a request to the Responses interface, and its tools.
 
-Nothing is stored: what refers to an earlier response is refused. Fields that only inform are ignored, and so are tools
-that would run on the server.
+The server stores nothing, so a reference to an earlier response is refused. Informative fields and tools that would run
+on the server are ignored.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ from dsv4.server.dialects.fields import (
     function_object,
 )
 from dsv4.server.dialects.request import ToolChoice
-from dsv4.server.wire.errors import invalid, show
+from dsv4.server.wire.errors import invalid, naming_field, show
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED = "reasoning.encrypted_content"
 LOCAL_SHELL = "local_shell"
-# field -> why a value that is not null or false is refused
+# field -> the reason for refusing any value but null and false
 REFUSED = {
     "previous_response_id": "responses are not stored; send the whole conversation as input",
     "conversation": "conversations are not stored; send the whole conversation as input",
@@ -38,10 +38,10 @@ REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool as the model sees it. name: unique in the prompt; own: what the client calls it, within `namespace`.
+class PromptTool:
+    """A tool in the form of the prompt. name: unique in the prompt; own: the client's name, within `namespace`.
 
-    custom: takes one text instead of an object.
+    custom: its input is one text instead of an object.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Tool:
 
 
 def input_items(value: object) -> object:
-    """Input as a string or a list of items; those that are null are none."""
+    """Input as a string or a list of items; nulls in the list are skipped."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -70,6 +70,11 @@ def input_items(value: object) -> object:
 class TextFormat(Fields):
     type: Literal["text", "json_object", "json_schema"]
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The schema that the answer must follow, None for plain text."""
+        return {"text": None, "json_object": {"type": "object"}, "json_schema": self.schema_}[self.type]
 
 
 class TextOptions(Fields):
@@ -106,7 +111,7 @@ class ResponsesRequest(Switches):
 
     @property
     def seals_reasoning(self) -> bool:
-        """Whether the client wants its reasoning back in a form that it can replay."""
+        """Whether the client wants sealed reasoning, which it sends back in later requests."""
         return SEALED in (self.include or ()) or self.store is False
 
     @property
@@ -114,35 +119,26 @@ class ResponsesRequest(Switches):
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
     @property
-    def wants_any_object(self) -> bool:
-        """Whether the answer must be JSON of no particular schema."""
-        format_ = self.text.format if self.text else None
-        return format_ is not None and format_.type == "json_object"
-
-    @property
-    def schema_wanted(self) -> dict[str, Any] | None:
-        """The schema an answer must follow, None for plain text."""
-        format_ = self.text.format if self.text else None
-        if format_ is None or format_.type == "text":
-            return None
-        return {"type": "object"} if format_.type == "json_object" else format_.schema_
+    def format(self) -> TextFormat:
+        """The form of the answer's text."""
+        return (self.text.format if self.text else None) or TextFormat(type="text")
 
 
 def parse_responses(body: object) -> ResponsesRequest:
     """Check a decoded body. Raises ApiError 400 naming the first wrong field."""
     request = checked(ResponsesRequest, body)
-    format_ = request.text.format if request.text else None
-    if format_ is not None and format_.type == "json_schema" and format_.schema_ is None:
+    if request.format.type == "json_schema" and request.format.schema_ is None:
         raise invalid("text.format.schema", "required with type json_schema")
     return request
 
 
-def tools_of(request: ResponsesRequest, dialect: Dialect = V4) -> dict[str, Tool]:
-    """The tools by the name the model sees. Those of a namespace carry its name; those of the server are left out.
+def tools_of(request: ResponsesRequest, dialect: Dialect = V4) -> dict[str, PromptTool]:
+    """The tools by their names in the prompt. Names of tools in a namespace contain its name; tools of the server are
+    left out.
 
     Raises ApiError 400.
     """
-    found: list[tuple[Tool | None, str]] = []
+    found: list[tuple[PromptTool | None, str]] = []
     for index, fields in enumerate(request.tools or ()):
         place = f"tools[{index}]"
         if fields.get("type") == "namespace":
@@ -157,7 +153,7 @@ def tools_of(request: ResponsesRequest, dialect: Dialect = V4) -> dict[str, Tool
 
 
 def prompt_name(name: str, namespace: object, dialect: Dialect) -> str:
-    """How the model sees a tool of a namespace."""
+    """The name in the prompt of a tool in a namespace."""
     if not isinstance(namespace, str) or not namespace:
         return name
     separator = dialect.namespace_separator
@@ -165,19 +161,19 @@ def prompt_name(name: str, namespace: object, dialect: Dialect) -> str:
     return f"{namespace}{name}" if joined else f"{namespace}{separator}{name}"
 
 
-def choice_of_responses(value: Any, tools: Mapping[str, Tool], dialect: Dialect = V4) -> ToolChoice:
+def choice_of_responses(value: Any, tools: Mapping[str, PromptTool], dialect: Dialect = V4) -> ToolChoice:
     """A tool choice in any of its forms. Raises ApiError 400."""
-    try:
+    with naming_field("tool_choice"):
         choice = choice_of(value)
-    except ValueError as error:
-        raise invalid("tool_choice", str(error)) from error
     if choice.name is not None:
         choice = replace(choice, name=prompt_name(choice.name, choice.namespace, dialect))
     check_choice(choice, list(tools))
     return choice
 
 
-def _tool(fields: Mapping[str, Any], place: str, space: Mapping[str, Any] | None, dialect: Dialect) -> Tool | None:
+def _tool(
+    fields: Mapping[str, Any], place: str, space: Mapping[str, Any] | None, dialect: Dialect
+) -> PromptTool | None:
     kind, name = fields.get("type"), fields.get("name")
     if kind not in ("function", "custom"):
         return None
@@ -191,16 +187,16 @@ def _tool(fields: Mapping[str, Any], place: str, space: Mapping[str, Any] | None
     if kind == "custom":
         text = {"type": "string", "description": _custom_text(fields.get("format"))}
         schema: Any = {"type": "object", "properties": {"input": text}, "required": ["input"]}
-        return Tool(seen, name, function_object(seen, description, schema), namespace, custom=True)
+        return PromptTool(seen, name, function_object(seen, description, schema), namespace, custom=True)
     schema = fields.get("parameters")
     if schema is not None and not isinstance(schema, dict):
         raise invalid(f"{place}.parameters", f"must be an object, got {show(schema)}")
     function = function_object(seen, description, schema)
-    return Tool(seen, name, function, namespace, strict=fields.get("strict") is True)
+    return PromptTool(seen, name, function, namespace, strict=fields.get("strict") is True)
 
 
 def _custom_text(form: Any) -> str:
-    """What the model is told about the text of a custom tool; a grammar is shown to it, not enforced."""
+    """The description of a custom tool's text; a grammar is shown to the model and not enforced."""
     text = "The whole input of the tool, as plain text."
     match form:
         case {"type": "grammar", "definition": str(definition)}:
