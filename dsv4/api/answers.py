@@ -1,4 +1,4 @@
-"""What `dsv4.load(...).chat` and `.stream` give: a finished answer, and one in the making."""
+"""The results of `dsv4.load(...).chat` and `.stream`: a finished answer, and a stream of deltas."""
 
 import uuid
 from collections.abc import Generator, Iterator
@@ -18,7 +18,7 @@ class Answer:
     """A finished chat answer. `reasoning` is empty with thinking off; `prompt_tokens` counts the prompt.
 
     tool_calls: the complete calls in OpenAI's form: {"id", "type": "function", "function": {"name", "arguments"}} with
-    the arguments as JSON text. finish: why it ended; `completion` has the tokens, and `completion.error` what failed.
+    the arguments as JSON text. finish: the reason of the end; `completion` has the tokens and an error of the engine.
     """
 
     content: str
@@ -56,7 +56,7 @@ class Answer:
 
 
 class AnswerStream:
-    """Iterates over the deltas of one answer; `finish` says afterwards why it ended, `answer()` gives the whole."""
+    """Iterates over the deltas of one answer. Afterwards `finish` is the reason of its end and `answer()` the whole."""
 
     def __init__(
         self, events: Generator[TokenEvent, None, None], progress: AnswerInProgress, prompt_tokens: int
@@ -74,7 +74,7 @@ class AnswerStream:
         return next(self._deltas)
 
     def close(self) -> None:
-        """Stop the work now. `finish` is then `abort`, unless the answer had ended."""
+        """Stop the generation now. `finish` is then `abort`, unless the answer had ended."""
         self._deltas.close()
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class AnswerStream:
         return self._completion.finish
 
     def answer(self) -> Answer:
-        """What has been said so far."""
+        """The answer so far."""
         message = self._progress.parsed.message()
         calls = message.get("tool_calls") or ()
         while len(self._ids) < len(calls):

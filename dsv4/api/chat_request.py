@@ -12,15 +12,15 @@ from dsv4.server.dialects.prompt import begun, cache_points, encode
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError
 
-# what the released encoding reads from a message, and what a request says beside its messages
+# fields that the released encoding reads from a message, and that a request has beside its messages
 OUTSIDE = ("tools", "response_format", "task")
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedChat:
-    """A conversation ready to run: prompt ids, where later prompts may branch off, what the answer must follow.
+    """A conversation ready to run: its prompt's ids, the positions where later prompts may differ, and the constraint.
 
-    begun: what of the answer's markup the prompt ends with.
+    begun: the markup of the answer at the end of the prompt.
     """
 
     request: GenerationRequest
@@ -31,15 +31,15 @@ class PreparedChat:
 
 
 def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) -> PreparedChat:
-    """Check, render and encode. desk: the model's tokenizer and grammars. fields: as in the body of a chat completion,
-    None where nothing is said.
+    """Check, render and encode. desk: the model's tokenizer and grammars. fields: as in the body of a chat completion;
+    None = not given.
 
-    Raises ValueError naming the field and what it may be.
+    Raises ValueError naming the field and its allowed values.
     """
     body = {name: value for name, value in fields.items() if value is not None}
     body["messages"] = _messages(messages)
     if body.get("reasoning_effort") == "none":
-        # an effort of none is meant, whatever the argument beside it is by default
+        # an effort of none takes precedence over the default of `thinking`
         body.pop("thinking", None)
     if "tools" in body and not isinstance(body["tools"], str | bytes):
         body["tools"] = list(body["tools"])
@@ -54,7 +54,7 @@ def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) ->
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages of a conversation that is to go on, copied. Raises ValueError naming message and field."""
+    """A copy of the messages of a conversation. Raises ValueError naming message and field."""
     checked = _messages(messages) if messages else []
     try:
         parse_chat({"messages": [*checked, {"role": "user", "content": ""}]})

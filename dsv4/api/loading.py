@@ -1,4 +1,4 @@
-"""`dsv4.load`: a checkpoint folder becomes a model that answers."""
+"""`dsv4.load`: loads a checkpoint folder as a `LocalModel`."""
 
 import hashlib
 import warnings
@@ -53,10 +53,10 @@ def load(
     mode: "fp32" (exact, for research), "bf16", or "release" (the released quantised numerics).
     context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
     memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
-    read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where
-    prefixes outlive the process, in at most prefix_bytes. dialect: v4, v4-0731 or v4.1, how conversations are written;
-    default: what the folder says of itself. The rest is as in dsv4.engine.Engine.
-    Raises ValueError or FileNotFoundError naming the file, tensor or field that is wrong.
+    read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where prefixes
+    are kept after the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that
+    of the folder. The other arguments are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming
+    the wrong file, tensor or field.
     """
     check_mode(mode)
     path = Path(folder) if folder is not None else default_model_folder()
@@ -98,8 +98,8 @@ def _budget(memory: int | None) -> int:
 
 
 def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:
-    """A folder's config with every token that ends an answer, its files, and how to sample. Warns of what lies there
-    and is not used."""
+    """A folder's config with every token that ends an answer, its reader, and its sampling defaults. Warns of unused
+    files and settings."""
     opened = open_folder(folder)
     advice = read_generation(folder, opened.config.vocab_size)
     ends = dict.fromkeys((*opened.config.end_token_ids, *advice.end_token_ids))
@@ -114,8 +114,8 @@ def _disk_tier(folder: Path | None, budget: int, fingerprint: str) -> DiskTier |
 
 
 def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> None:
-    """Bound the memory of routed experts, which then stay in the checkpoint's files. Raises ValueError where they
-    cannot, or where the budget does not hold what one token needs."""
+    """Limit the memory of routed experts, which then stay in the checkpoint's files. Raises ValueError for a checkpoint
+    that does not allow it, and for a budget below the experts of one token."""
     if budget is None:
         limit_experts((), None)
         return
@@ -132,7 +132,7 @@ def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | N
 
 
 def _fingerprint(folder: Path, *settings: object) -> str:
-    """What a cached row depends on: configuration, weight files, and how rows are computed and stored."""
+    """A digest of everything a cached row depends on: configuration, weight files, numerics and storage."""
     digest = hashlib.blake2b(f"{settings} {native.isa() if native.available() else 'torch'}".encode(), digest_size=16)
     digest.update((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):

@@ -30,8 +30,8 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class LocalModel:
-    """A loaded model. Every method may be called from any thread: answers that are open together are batched, and each
-    is what it would be alone. `service` is for servers. Belongs to the process that loaded it; cannot be pickled."""
+    """A loaded model. Every method may be called from any thread. Answers that run at the same time are batched, with
+    the same tokens as alone. `service` is for servers. A model belongs to its process and cannot be pickled."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class LocalModel:
 
     @property
     def mode(self) -> str:
-        """The numerics: fp32, bf16 or release."""
+        """The name of the numerics: fp32, bf16 or release."""
         return next((name for name, numerics in MODES.items() if numerics == self.model.numerics), "of its own")
 
     def memory_text(self) -> str:
-        """One line: what the cache holds and takes at most."""
+        """One line with the size of the cache, the kernels and the step."""
         store, engine = self.engine.store, self.engine
         tokens = store.pages.count * store.spec.page_tokens
         kept = engine.prefixes.policy.snapshots

@@ -1,4 +1,4 @@
-"""Token ids as people hold them: a list, a tensor, an array."""
+"""Token ids in any form: a list, a tensor, an array."""
 
 import operator
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ TokenIds = Sequence[int] | Tensor
 def token_list(value: Any, name: str = "token_ids") -> list[int]:
     """The ids of a sequence of integers, a tensor or a numpy array of one dimension.
 
-    Raises ValueError naming what was given instead.
+    Raises ValueError naming the wrong value.
     """
     if isinstance(value, str | bytes):
         raise ValueError(

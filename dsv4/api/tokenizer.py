@@ -1,4 +1,4 @@
-"""A folder's tokenizer, tried out before it is relied on."""
+"""Loads the tokenizer of a model folder and tests it on a few texts."""
 
 import warnings
 from dataclasses import replace
@@ -34,7 +34,7 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None, dialect: str | N
         for text in _PROBES:
             tokenizer.encode_text(text)
     except BaseException as error:
-        # the library's own crashes are no Exception, so nothing else would stop them
+        # a panic of the library is no Exception, so no other handler would catch it
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError(f"{file}: the tokenizers library fails on it: {error}") from None
@@ -42,9 +42,9 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None, dialect: str | N
 
 
 def check_tokenizer(report: "CheckReport") -> "CheckReport":
-    """A report with what `load_tokenizer` finds added."""
+    """`report` with the problems that `load_tokenizer` finds."""
     if any("tokenizer.json: " in problem for problem in report.problems):
-        return report  # said already
+        return report  # it already has them
     try:
         load_tokenizer(Path(report.folder))
     except (ValueError, OSError) as error:

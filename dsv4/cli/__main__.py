@@ -1,4 +1,4 @@
-"""`dsv4`: every verb, loaded only when it is called, so that `dsv4 --help` stays quick."""
+"""`dsv4`: every command is imported only when it is called, so that `dsv4 --help` is fast."""
 
 import io
 import os
@@ -23,12 +23,12 @@ VERBS = {
     "train": "Train a model from a recipe, or go on with a run.",
     "bench": "Measure prefill and decode speed by context length.",
 }
-# what torch says of memory it cannot have
+# in torch's message about memory that it cannot allocate
 NO_MEMORY = "can't allocate memory"
 
 
 def make_app() -> "App":
-    """The command line as data; a test freezes its verbs and flags."""
+    """The command line as data; a test fixes its commands and flags."""
     from cyclopts import App
 
     app = App(
@@ -52,10 +52,10 @@ def main() -> None:
             _flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output has enough
+    except BrokenPipeError:  # the reader of the output has closed it
         _mute(sys.stdout)
         sys.exit(1)
-    except (ValueError, OSError, MemoryError) as error:  # mistakes of the user or the machine: a sentence, no traceback
+    except (ValueError, OSError, MemoryError) as error:  # faults of the user or the machine: no traceback
         _fail(sentence(error))
     except RuntimeError as error:
         if NO_MEMORY not in str(error):
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def refuse_empty(arguments: list[str]) -> None:
-    """Raises ValueError for an argument without a character: an unset variable of a script, which as a path would be
+    """Raise ValueError for an empty argument. It is usually an unset variable of a script, and as a path it would mean
     the current folder."""
     before = ""
     for place, argument in enumerate(arguments, 1):
@@ -77,7 +77,7 @@ def refuse_empty(arguments: list[str]) -> None:
 
 
 def sentence(error: ValueError | OSError | MemoryError) -> str:
-    """What went wrong, for a user: `runs/x: No space left on device`."""
+    """The message of an error for a user: `runs/x: No space left on device`."""
     if isinstance(error, MemoryError):
         return "there is not enough memory"
     if not isinstance(error, OSError) or error.strerror is None:
@@ -89,25 +89,25 @@ def sentence(error: ValueError | OSError | MemoryError) -> str:
 def _fail(text: str) -> NoReturn:
     from dsv4.observe import printable
 
-    _mute(sys.stdout)  # what it holds back cannot be written, or is half a line
+    _mute(sys.stdout)  # its buffer cannot be written, or holds half a line
     print(f"dsv4: {printable(text, lines=True)}", file=sys.stderr)
     sys.exit(1)
 
 
 def _open_streams() -> None:
-    """Streams that were closed before we came lead nowhere; a character the terminal's encoding lacks is escaped."""
+    """Replace closed standard streams by the null device; escape characters that the terminal's encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (stays open)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="strict")  # in the C locale Python would let wrong bytes pass
+        sys.stdin.reconfigure(errors="strict")  # in the C locale Python would accept wrong bytes
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _flush() -> None:
-    """Say now, not while Python ends, that the output cannot be written."""
+    """Report now, not while Python exits, that the output cannot be written."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -117,10 +117,10 @@ def _flush() -> None:
 
 
 def _mute(stream: TextIO) -> None:
-    """Let what is still buffered go nowhere: Python writes it at its end, and would complain."""
+    """Send the rest of the buffer to the null device: Python writes it at exit, and would fail."""
     try:
         number = stream.fileno()
-    except OSError:  # no file behind it
+    except OSError:  # the stream has no file
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)

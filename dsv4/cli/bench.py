@@ -158,11 +158,11 @@ def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str
                 append_lines(json, [{**about, "isa": native.isa(), **rate.to_dict()}])
 
 
-_WORDS = {"kernels": _kernels, "model": _model}  # what may stand in place of a folder
+_WORDS = {"kernels": _kernels, "model": _model}  # words that may replace the folder
 
 
 class _PromptStatus:
-    """A live line: what runs, how far the prompt is, how long it will take."""
+    """A live line: the measurement, the progress of the prompt, and the time left."""
 
     def __init__(self, console: "Console", text: str) -> None:
         self._status, self._text = console.status(text), text

@@ -29,16 +29,16 @@ def chat(
     dialect: str | None = None,
     fused: bool | None = None,
 ) -> None:
-    """Talk to a model in the terminal. /help lists the commands.
+    """Chat with a model in the terminal. /help lists the commands.
 
     Parameters
     ----------
     folder
         Checkpoint folder. Default: the bundled model.
     thinking
-        Show the model's thought (dimmed) before its answer.
+        Let the model think before it answers; its reasoning is dimmed.
     effort
-        How much it thinks: none, low, high or max, as far as the model knows them.
+        Reasoning effort: none, low, high or max. Not every model has all of them.
     system
         System message.
     max_tokens
@@ -71,7 +71,7 @@ def chat(
 
 
 def _converse(model: "LocalModel", effort: str, system: str | None, options: dict[str, Any]) -> None:
-    """Read and answer until the end of input or /exit."""
+    """Read lines and answer them until the end of input or /exit."""
     from dsv4.cli.chat_commands import Commands
     from dsv4.cli.chat_screen import Screen
     from dsv4.cli.conversation import Conversation
@@ -90,7 +90,7 @@ def _converse(model: "LocalModel", effort: str, system: str | None, options: dic
             if line is None:
                 return
             _take(line, commands, screen, options)
-        except KeyboardInterrupt:  # in a terminal it never ends the conversation
+        except KeyboardInterrupt:  # in a terminal Ctrl-C does not end the conversation
             if not screen.terminal:
                 raise
 
@@ -104,7 +104,7 @@ def _reader(commands: "Commands", screen: "Screen") -> "Editor | PlainLines":
 
 
 def _take(line: str, commands: "Commands", screen: "Screen", options: dict[str, Any]) -> None:
-    """One line of the user: a command, or a message to answer. Mistakes end with a sentence, not with the program."""
+    """Handle one line of the user: a command or a message. An error is shown, and the conversation continues."""
     text = line.strip()
     talk = commands.talk
     if not text:
@@ -143,7 +143,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
 
 def _answer(commands: "Commands", screen: "Screen", options: dict[str, Any]) -> None:
-    """Stream one answer; a stopped one stays in the conversation as far as it got."""
+    """Stream one answer; the conversation keeps the part of an answer that was stopped."""
     from dsv4.cli.chat_screen import AnswerView, remark
 
     model, talk, view = commands.model, commands.talk, AnswerView(screen)

@@ -1,4 +1,4 @@
-"""The lines of `dsv4 chat` that begin with a slash."""
+"""The commands of `dsv4 chat`: lines that begin with a slash."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,30 +12,29 @@ if TYPE_CHECKING:
     from dsv4.api.local_model import LocalModel
 
 HELP = """\
-/system TEXT   what the model is told first; alone shows it, /system - removes it
-/effort NAME   how much it thinks: {efforts}
-/file PATH     put a text file before the next message; alone lists them, /file - drops them
+/system TEXT   set the system message; /system shows it, /system - removes it
+/effort NAME   set the reasoning effort: {efforts}
+/file PATH     put a text file before the next message; /file lists the files, /file - drops them
 /retry         answer the last message again
-/undo          take the last message and its answer back
-/clear         start over, the system message stays
+/undo          remove the last message and its answer
+/clear         start a new conversation with the same system message
 /save FILE     write the conversation as a JSON list of messages
-/load FILE     go on with a saved one
-/help          this list
-/exit          leave, as Ctrl-D does
+/load FILE     continue a saved conversation
+/help          show this list
+/exit          leave; so does Ctrl-D
 A line that begins with // is sent with one slash. Alt-Enter, or a backslash at the end, begins a new line.
 Ctrl-C stops an answer, or clears what is typed."""
 
-# how earlier versions and other programs call them
+# names of earlier versions and of other programs
 ALIASES = {"/new": "/clear", "/quit": "/exit", "/think": "/effort high", "/nothink": "/effort none"}
 WITH_FILES = ("/file", "/save", "/load")
 
 
 @dataclass(slots=True)
 class Commands:
-    """Carries commands out on a conversation; what they say goes to `note`.
+    """Executes commands on a conversation. note: shows their output.
 
-    effort: what answers are asked with. wanted: set when the last message is to be answered; over: when the user wants
-    to leave.
+    effort: the reasoning effort of the next answers. wanted: the last message needs an answer. over: the user leaves.
     """
 
     model: "LocalModel"
@@ -50,7 +49,7 @@ class Commands:
         return supported_efforts(self.model.tokenizer.dialect)
 
     def run(self, line: str) -> None:
-        """One line with a slash. Raises ValueError or OSError with a sentence for the user."""
+        """Execute one line. Raises ValueError or OSError with a message for the user."""
         name, _, rest = line.partition(" ")
         if name in ALIASES:
             name, _, rest = f"{ALIASES[name]} {rest}".partition(" ")
@@ -60,7 +59,7 @@ class Commands:
         command(rest.strip())
 
     def complete(self, line: str) -> Iterator[str]:
-        """What may stand in place of the last word of a line being typed."""
+        """Completions of the last word of a line."""
         name, space, rest = line.partition(" ")
         if not line.startswith("/"):
             return
@@ -72,7 +71,7 @@ class Commands:
             yield from _paths(rest)
 
     def prompt_tokens(self, line: str = "") -> int:
-        """Tokens of the conversation if `line` were said now."""
+        """The tokens of the conversation with `line` as its next message."""
         return len(self.model.encode_chat([*self.talk.messages, self.talk.said(line)]))
 
     def _table(self) -> dict[str, Callable[[str], None]]:
@@ -154,7 +153,7 @@ class Commands:
 
 
 def _path(text: str) -> Path:
-    """A path as typed, perhaps with ~ or in quotes."""
+    """The path that the user typed, with ~ and quotes resolved."""
     bare = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if not bare:
         raise ValueError("a file's name is missing")
@@ -165,7 +164,7 @@ def _path(text: str) -> Path:
 
 
 def _paths(begun: str) -> Iterable[str]:
-    """Files and folders that begin as typed."""
+    """Files and folders whose paths begin with `begun`."""
     folder, slash, start = begun.rpartition("/")
     place = Path(folder + slash or ".").expanduser()
     try:

@@ -1,4 +1,4 @@
-"""What the user types into `dsv4 chat`: an editor in a terminal, plain lines elsewhere."""
+"""The input of `dsv4 chat`: a line editor in a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
 MARK = "> "
-MOST_HISTORY = 1 << 20  # bytes; the older half goes when it is more
+MOST_HISTORY = 1 << 20  # bytes; the older half of a larger file is dropped
 Complete = Callable[[str], Iterable[str]]
 
 
 def history_file() -> Path | None:
-    """Where what was typed is kept: XDG_STATE_HOME or ~/.local/state. None where there is no home."""
+    """The file of the history, in XDG_STATE_HOME or ~/.local/state; None without a home folder."""
     state = os.environ.get("XDG_STATE_HOME")
     try:
         return (Path(state) if state else Path.home() / ".local" / "state") / "dsv4" / "chat_history"
@@ -34,7 +34,7 @@ class PlainLines:
         self._number = 0
 
     def read(self) -> str | None:
-        """The next line; None at the end of input. Raises ValueError when it is no text."""
+        """The next line; None at the end of input. Raises ValueError for bytes that are not text."""
         if sys.stdin is None:
             return None
         if sys.stdin.isatty():
@@ -48,7 +48,7 @@ class PlainLines:
 
 class Editor:
     """Lines with editing, history, completion and pasted line breaks. Enter sends; Alt-Enter, or a backslash before
-    Enter, begins a new line. complete: the words that may go on from a line. note: told when history cannot be kept.
+    Enter, begins a new line. complete: completions of a line. note: shows that the history cannot be kept.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ def _completer(complete: Complete) -> "Completer":
 
 
 def _history(file: Path | None, note: Callable[[str], None]) -> "History":
-    """The file's, readable by its owner alone; in memory where there can be none."""
+    """The history in a file that only its owner can read; in memory if there is no such file."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     class Kept(FileHistory):

@@ -1,4 +1,4 @@
-"""What `dsv4 chat` shows: text of the model without anything a terminal acts on, thoughts and notes dimmed."""
+"""The output of `dsv4 chat`: the model's text without control sequences, reasoning and notes dimmed."""
 
 import os
 import sys
@@ -16,25 +16,26 @@ DIM, RED, BOLD, PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 class Screen:
-    """Answers go to stdout. Notes too in a terminal, else to stderr, so that a pipe gets the conversation alone."""
+    """Writes answers to stdout. Notes go to stdout in a terminal and else to stderr, so that a pipe gets only
+    answers."""
 
     def __init__(self) -> None:
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
         self._styled = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def note(self, text: str) -> None:
-        """A line that is not the model's."""
+        """Show a line that is not from the model."""
         self._line(text, DIM)
 
     def head(self, text: str) -> None:
         self._line(text, BOLD)
 
     def problem(self, text: str) -> None:
-        """A line about what went wrong."""
+        """Show a line about an error."""
         self._line(text, RED)
 
     def write(self, text: str, style: str = "") -> None:
-        """Text of the model, as it comes."""
+        """Show text of the model at once."""
         sys.stdout.write(self._in(style, printable(text, lines=True)))
         sys.stdout.flush()
 
@@ -47,7 +48,7 @@ class Screen:
 
 
 class AnswerView:
-    """One answer while it comes: shows its deltas, counts its time."""
+    """Shows the deltas of one answer and measures its time."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen, self._began = screen, time.perf_counter()
@@ -56,7 +57,7 @@ class AnswerView:
         self._section, self._fresh = "", True  # fresh: the cursor is at the beginning of a line
 
     def show(self, delta: Delta) -> None:
-        """One more delta."""
+        """Show the next delta."""
         self._last = time.perf_counter()
         self._first = self._first or self._last
         match delta:
@@ -66,7 +67,7 @@ class AnswerView:
                 self._write("content", text, "")
 
     def end(self) -> None:
-        """End the line the answer stands in."""
+        """End the last line of the answer."""
         if not self._fresh:
             self._write(self._section, "\n", "")
 
@@ -93,7 +94,7 @@ class AnswerView:
 
 
 def remark(answer: "Answer", max_tokens: int, context: int) -> str | None:
-    """What the user should know of how an answer ended; None if it ended well."""
+    """A note about the end of an answer; None for a complete one."""
     used = answer.prompt_tokens + len(answer.completion.tokens)
     match answer.finish:
         case FinishReason.ERROR:

@@ -1,4 +1,4 @@
-"""A conversation as `dsv4 chat` keeps it: a system message, turns, and text files for the next message."""
+"""The conversation of `dsv4 chat`: a system message, turns, and text files for the next message."""
 
 import json
 import os
@@ -14,7 +14,7 @@ MOST_BYTES = 64 << 20  # of a file that is read
 
 @dataclass(slots=True)
 class Conversation:
-    """messages of user, assistant and tool in order; files: (name, text) that the next message begins with."""
+    """turns: messages of user, assistant and tool in order. files: (name, text) at the start of the next message."""
 
     system: str | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Conversation:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """What the model is asked with."""
+        """The messages for the model."""
         head = [{"role": "system", "content": self.system}] if self.system else []
         return [*head, *self.turns]
 
@@ -31,11 +31,11 @@ class Conversation:
         return {"role": "user", "content": "\n\n".join([*(f"{name}:\n{text}" for name, text in self.files), line])}
 
     def clear(self) -> None:
-        """Forget everything but the system message."""
+        """Remove everything but the system message."""
         self.turns, self.files = [], []
 
     def undo(self) -> str | None:
-        """Take the last message of the user back, and what followed; gives its text, None if there is none."""
+        """Remove the last message of the user and everything after it; returns its text, None if there is none."""
         last = next((i for i in reversed(range(len(self.turns))) if self.turns[i]["role"] == "user"), None)
         if last is None:
             return None
@@ -44,14 +44,14 @@ class Conversation:
         return str(message["content"])
 
     def reopen(self) -> bool:
-        """Take the last answer back, so that it can be given again. False if there is nothing to answer."""
+        """Remove the last answer, so that the model can answer again. False if there is no message to answer."""
         while self.turns and self.turns[-1]["role"] == "assistant":
             self.turns.pop()
         return bool(self.turns)
 
     def save(self, file: Path) -> None:
-        """Write the messages as OpenAI's list. Raises ValueError for a file that is there and no saved conversation,
-        OSError where it cannot be written; then what was there stays."""
+        """Write the messages as OpenAI's list. Raises ValueError for an existing file that is no saved conversation,
+        and OSError if it cannot be written; an existing file then stays as it is."""
         if file.exists():
             try:
                 read_messages(file)
@@ -67,7 +67,7 @@ class Conversation:
             staging.unlink(missing_ok=True)
 
     def load(self, file: Path) -> None:
-        """Go on with a saved conversation instead of this one. Raises ValueError or OSError; then this one stays."""
+        """Replace this conversation by a saved one. Raises ValueError or OSError; then nothing changes."""
         messages = read_messages(file)
         head = messages[0] if messages and messages[0]["role"] in ("system", "developer") else None
         self.system = None if head is None else str(head["content"])
@@ -75,7 +75,7 @@ class Conversation:
 
 
 def read_messages(file: Path) -> list[dict[str, Any]]:
-    """The messages of a JSON file. Raises ValueError naming file, line or field; OSError where it cannot be read."""
+    """The messages of a JSON file. Raises ValueError naming file, line or field, OSError if it cannot be read."""
     from dsv4.api.chat_request import check_messages
 
     try:
@@ -95,8 +95,8 @@ def read_messages(file: Path) -> list[dict[str, Any]]:
 
 
 def read_text(file: Path) -> str:
-    """A text file, without a byte order mark. Raises ValueError for what is no file, too large or no UTF-8, OSError
-    where it cannot be read."""
+    """The text of a file, without a byte order mark. Raises ValueError for a missing or too large file or one that is
+    not UTF-8, OSError if it cannot be read."""
     if not file.exists():
         raise ValueError(f"{file}: no such file")
     if not file.is_file():
@@ -110,5 +110,5 @@ def read_text(file: Path) -> str:
 
 
 def fits(used: int, context: int) -> str:
-    """How much of the context is taken, in words."""
+    """The used and the free part of the context, as a text."""
     return f"{used:,} of {context:,} tokens used, {max(0, context - used):,} left"

@@ -1,4 +1,4 @@
-"""The flags that shape an engine, shared by the verbs that run one."""
+"""The flags of the engine, shared by the commands that run one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,41 +9,20 @@ from dsv4.config import Mode
 
 @dataclass(frozen=True, slots=True)
 class EngineFlags:
-    """How much memory and how it is used.
+    """Memory, numerics and scheduling of the engine.
 
-    Parameters
-    ----------
-    mode
-        Numerics: fp32 (exact), bf16, or release (quantised as released).
-    context
-        Largest prompt plus answer in tokens. Default: the smaller of the model's and 131,072.
-    memory
-        Budget of the cache: a size (8GiB) or a share of free memory (50%).
-    expert_memory
-        Most memory that routed experts may take: the others are read from the checkpoint when they are chosen. A size
-        (20GiB) or a share of free memory. With --mode release. Default: no limit.
-    sequences
-        Requests that run at once.
-    cache_dtype
-        How cached rows are stored: fp32, bf16, or release (584 bytes an entry). Default: as the mode computes.
-    queue
-        Requests that may wait; more are refused as busy.
-    windows
-        What is kept of the windows of finished prefixes: periodic, full (no recomputation), or none.
-    interval
-        With periodic: tokens between two kept prefixes of a prompt.
-    snapshots
-        Finished prefixes kept in memory at most; 0 turns reuse off.
-    prefix_dir
-        Folder where prefixes outlive the process. Default: memory only.
-    prefix_disk
-        Budget of that folder.
-    dialect
-        Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own.
-    speculate
-        Let the model's prediction block draft a token per step; the text does not change.
-    fused
-        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
+    Parameters ---------- mode Numerics: fp32 (exact), bf16, or release (quantised as released). context Largest prompt
+    plus answer in tokens. Default: the smaller of the model's and 131,072. memory Budget of the cache: a size (8GiB) or
+    a share of free memory (50%). expert_memory Memory of the routed experts: a size (20GiB) or a share of free memory.
+    The other experts are read from the checkpoint when they are chosen. Needs --mode release. Default: no limit.
+    sequences Requests that run at the same time. cache_dtype Storage of cached rows: fp32, bf16, or release (584 bytes
+    an entry). Default: that of the mode. queue Waiting requests; further ones are refused as busy. windows Windows of
+    finished prefixes that are kept: periodic, full (no recomputation), or none. interval With periodic: tokens between
+    two kept prefixes of a prompt. snapshots Largest number of finished prefixes in memory; 0 turns reuse off.
+    prefix_dir Folder that keeps prefixes after the process ends. Default: memory only. prefix_disk Largest size of that
+    folder. dialect Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own. speculate Let the model's
+    prediction block draft one token per step; the text does not change. fused Run each step as one native call;
+    --no-fused runs it op by op, with the same bits. Default: fused where possible.
     """
 
     mode: Mode = "fp32"
@@ -63,7 +42,7 @@ class EngineFlags:
     fused: bool | None = None
 
     def options(self) -> dict[str, Any]:
-        """Arguments of dsv4.api.loading.load. Raises ValueError for a flag outside its range, before anything is
+        """The arguments of dsv4.api.loading.load. Raises ValueError for a flag outside its range, before the model is
         loaded."""
         from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.flags import at_least

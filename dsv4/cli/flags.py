@@ -1,11 +1,11 @@
-"""Checks of flags that several verbs have, before anything is loaded; the messages name the flag as it is typed."""
+"""Checks of flags that several commands share, before the model is loaded. The messages name the flag as typed."""
 
 from pathlib import Path
 from typing import Any
 
 
 def check_sampling(**options: Any) -> dict[str, Any]:
-    """The options of an answer as given, None where nothing is said. Raises ValueError for one outside its range."""
+    """`options`, the sampling options of an answer; None = not given. Raises ValueError for one outside its range."""
     from dsv4.generation import SamplingParams
 
     for name, value in options.items():
@@ -19,15 +19,15 @@ def check_sampling(**options: Any) -> dict[str, Any]:
 
 
 def at_least(least: int, **flags: int | None) -> None:
-    """Raises ValueError for a flag below `least`; None is no value."""
+    """Raise ValueError for a flag below `least`; None = not given."""
     for name, value in flags.items():
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
 
 def writable(flag: str, file: Path | None, suffix: str = "") -> None:
-    """Raises ValueError for a file that cannot be written, or has another ending than `suffix`: hours of measuring
-    should not be lost to a typing mistake."""
+    """Raise ValueError for a file that cannot be written or does not end in `suffix`, before hours of measurements that
+    could not be saved."""
     if file is None:
         return
     if suffix and file.suffix != suffix:

@@ -37,7 +37,7 @@ def generate(
     chat
         Treat the prompt as a user's message instead of raw text.
     thinking
-        With --chat: let the model think first (the thought goes to stderr).
+        With --chat: let the model think first (the reasoning goes to stderr).
     max_tokens
         Longest answer in tokens.
     temperature
@@ -85,13 +85,13 @@ def _text(prompt: str | None) -> str:
 
 
 def _write(text: str, to_stderr: bool = False) -> None:
-    """Text of the model: as it is into a file or pipe, without what acts on a terminal into one."""
+    """Write text of the model, without control sequences if the output is a terminal."""
     out = sys.stderr if to_stderr else sys.stdout
     print(printable(text, lines=True) if out.isatty() else text, end="", file=out, flush=True)
 
 
 def _answer(model: "LocalModel", text: str, thinking: bool, options: dict[str, Any]) -> None:
-    """The thought to stderr, the answer to stdout."""
+    """Write the reasoning to stderr and the answer to stdout."""
     from dsv4.encoding import ContentDelta, ReasoningDelta
     from dsv4.generation import FinishReason
 

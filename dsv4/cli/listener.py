@@ -1,4 +1,4 @@
-"""The listening socket of `dsv4 serve`, and how many connections it may give out. Standard library only."""
+"""The listening socket of `dsv4 serve`, and the largest number of its connections. Standard library only."""
 
 import errno
 import os
@@ -11,27 +11,27 @@ from typing import Any
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 MOST_CONNECTIONS = 1 << 16
-# descriptors that stay free for files: a part of what the process may open, and no fewer than this
+# descriptors that stay free for files: a share of the process's limit, and the least number
 SPARE, LEAST_SPARE = 1 / 16, 16
-# a connection that has just come is about to say something
+# a new connection will soon send its request
 LEAST_IDLE_SECONDS = 0.5
-# idle connections closed at once when there is no room for another: a part of all
+# the share of idle connections that is closed when there is no room for another
 CLOSED_AT_ONCE = 1 / 8
 
 
 class Listener(socket.socket):
-    """A listening socket that takes no connection its process has no room for.
+    """A listening socket that accepts no connection for which its process has no room.
 
-    The oldest idle ones are closed for a new one. When none is idle, or the system has no descriptors, `accept` fails
-    as a full system does, at most once a second: asyncio then waits a second (and would otherwise try again at once,
-    as often as the backlog is long).
+    The oldest idle connections are closed for a new one. When none is idle, or the system has no descriptors, `accept`
+    fails like a full system, at most once a second: asyncio then waits a second. Otherwise it would try again at once,
+    as often as the backlog is long.
 
-    most: how many there may be; None = no limit. connections: those there are; each has `transport`, `idle_since` and
-    `waits_for_head()`. made: how many of those given out have been put there so far.
+    most: the largest number of connections; None = no limit. connections: the open ones; each has `transport`,
+    `idle_since` and `waits_for_head()`. made: the number of accepted connections that have been added to `connections`.
     """
 
     def __init__(self, family: int = socket.AF_INET) -> None:
-        # with this protocol asyncio sends small writes at once: else every answer waits for a delayed acknowledgement
+        # with this protocol asyncio sends small writes at once; else each answer waits for a delayed acknowledgement
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.most: int | None = None
         self.connections: MutableSet[Any] = set()
@@ -39,7 +39,7 @@ class Listener(socket.socket):
         self.made = 0
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As of the base class. Raises OSError or BlockingIOError when there is no room."""
+        """As in the base class. Raises OSError or BlockingIOError when there is no room."""
         if self.most is not None and len(self.connections) + self._given - self.made >= self.most:
             if self._make_room() or self._given > self.made:
                 raise BlockingIOError(errno.EAGAIN, "old connections are being closed")
@@ -54,7 +54,7 @@ class Listener(socket.socket):
         return connection
 
     def _make_room(self) -> bool:
-        """Close some of the connections that are idle, the oldest first; whether any is going."""
+        """Close some idle connections, the oldest first. Returns whether any connection is closing."""
         closing = [one for one in self.connections if one.transport.is_closing()]
         latest = time.monotonic() - LEAST_IDLE_SECONDS
         idle = [one for one in self.connections if one.waits_for_head() and one.idle_since < latest]
@@ -74,15 +74,15 @@ class Listener(socket.socket):
 
 
 def open_listener(host: str, port: int) -> Listener:
-    """A listening socket. Raises ValueError for a port that is none, OSError for an address that is busy or cannot be
-    had."""
+    """A listening socket. Raises ValueError for a port outside [0, 65535], OSError for an address that is in use or not
+    available."""
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be in [0, 65535], got {port}")
     listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        # claims the port: two sockets may bind to it while neither listens
+        # this reserves the port: two sockets may bind to it while neither listens
         listener.listen()
     except (OSError, UnicodeError) as error:
         listener.close()
@@ -94,7 +94,7 @@ def open_listener(host: str, port: int) -> Listener:
 
 
 def connection_limit() -> int:
-    """How many connections the process has descriptors for, beside what it has open and may still need."""
+    """The number of connections for which the process has descriptors, beside its open files and a reserve."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS

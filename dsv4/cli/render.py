@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-# of the released models; it bounds how many values a request may hold
+# the context of the released models, which limits the number of values in a request
 CONTEXT = 1 << 20
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ def render(
     model: Path | None = None,
     tokens: bool = False,
 ) -> None:
-    """Print the prompts of requests, exactly as the server would send them to the model.
+    """Print the prompts that the server would send to the model for given requests.
 
-    Reads one JSON object a line, {"api": "chat" | "messages" | "responses", "body": {...}}, and prints one a line:
-    {"prompt": "..."}, or {"error": {...}} as the server would answer. Exit code 1 if there was an error.
+    Reads one JSON object per line, {"api": "chat" | "messages" | "responses", "body": {...}}, and prints one per line:
+    {"prompt": "..."}, or {"error": {...}} as the server would answer. The exit code is 1 if there was an error.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def render(
     for line in _lines(file):
         answer = _rendered(line, chosen, tokenizer)
         failed = failed or "error" in answer
-        # as bytes: the terminal's encoding must not decide what a file holds
+        # bytes, so that a file does not depend on the terminal's encoding
         sys.stdout.buffer.write(json_line(answer) + b"\n")
     sys.stdout.flush()
     if failed:

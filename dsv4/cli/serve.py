@@ -1,4 +1,4 @@
-"""`dsv4 serve`: the model behind an HTTP interface that clients of the official service understand."""
+"""`dsv4 serve`: an HTTP server for the model, for clients of the official service."""
 
 import gc
 import signal
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from dsv4.api.local_model import LocalModel
     from dsv4.server.accounts.ledger import Ledger
 
-# how long a thread that computes may keep the one that answers waiting (Python's own choice is 5 ms)
+# the time a computing thread may delay the thread that answers (Python's default is 5 ms)
 SWITCH_SECONDS = 0.0005
-# new objects until Python looks for cycles, as gc.set_threshold: with its own choice it walks all objects of a large
-# request again and again, half a second at a time, while every other thread stands still
+# new objects between two searches for cycles, as in gc.set_threshold: with its default Python walks all objects of a
+# large request many times, for half a second each, while all other threads wait
 COLLECTED_AFTER = (20_000, 10, 100)
 DEFAULT_ENGINE = EngineFlags()
 DEFAULT_SERVER = ServerFlags()
@@ -44,15 +44,15 @@ def serve(
     folder
         Checkpoint folder; the bundled model if left out.
     host
-        Address to listen on. Others than this machine's own (127.0.0.1, ::1, localhost) need keys.
+        Address to listen on. An address of other machines than this one (127.0.0.1, ::1, localhost) needs keys.
     port
         Port to listen on; 0 takes a free one.
     """
     began = time.perf_counter()
     options, settings = engine.options(), server.settings(host)
-    # SIGTERM ends as Ctrl-C does, by KeyboardInterrupt
+    # SIGTERM ends the server like Ctrl-C, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # before the model: a wrong address should not cost a minute of loading
+    # before the model is loaded, so that a wrong address is reported at once
     with open_listener(host, port) as listener:
         from dsv4.api.loading import load
         from dsv4.server import create_app
@@ -60,7 +60,7 @@ def serve(
         ledger = server.open_ledger()
         model = load(folder, **options)
         gc.collect()
-        gc.freeze()  # the model stays: walking its thousands of tensors took 3 % of the time of a step
+        gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
         print(model.memory_text(), file=sys.stderr, flush=True)
         app = create_app(
             model.service,
@@ -81,7 +81,7 @@ def serve(
         try:
             run_server(app, listener, ready, server.drain)
         except KeyboardInterrupt:
-            # uvicorn has finished what was running and raises Ctrl-C again: here it is the normal end
+            # uvicorn raises Ctrl-C again after the drain: here it is the normal end
             print("stopped", file=sys.stderr)
         finally:
             lost = _close(model, ledger)
@@ -90,8 +90,8 @@ def serve(
 
 
 def _close(model: "LocalModel", ledger: "Ledger | None") -> int:
-    """End the engine and the ledger; how many rows of usage could not be written."""
-    # one more signal must not cost the usage that is being written
+    """End the engine and the ledger. Returns the number of rows of usage that could not be written."""
+    # a further signal must not interrupt the writing of usage
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     model.service.close()
@@ -99,9 +99,9 @@ def _close(model: "LocalModel", ledger: "Ledger | None") -> int:
 
 
 def run_server(app: "Starlette", listener: Listener, ready: Callable[[], None], drain: int) -> None:
-    """Answer requests until a signal; then new ones are refused and running ones have `drain` seconds.
+    """Answer requests until a signal; then refuse new ones and give running ones `drain` seconds.
 
-    Raises KeyboardInterrupt at the end, if a signal ended it.
+    Raises KeyboardInterrupt at the end if a signal ended it.
     """
     from dsv4.server.draining import DrainingServer
 
@@ -112,7 +112,7 @@ def run_server(app: "Starlette", listener: Listener, ready: Callable[[], None], 
 
 
 def ready_text(name: str, url: str, context: int, seconds: float) -> str:
-    """What the user sees once requests are answered: where, and two lines to copy."""
+    """The text for the user when the server is ready: its address, and two lines to copy."""
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "What is 17 + 25?"}}]}}'
     return (
         f"ready in {seconds:.1f} s - {url} - {name} - context {context}\n"

@@ -1,4 +1,4 @@
-"""The flags that say who may use a server and how it answers."""
+"""The flags of the server: keys, limits, accounts."""
 
 import os
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ KEYS_VARIABLE = "DSV4_API_KEYS"
 
 @dataclass(frozen=True, slots=True)
 class ServerFlags:
-    """Who may use the server and how it answers.
+    """Keys, limits and accounts of the server.
 
     Parameters
     ----------
     keys
-        File of API keys, one a line: `name key`, perhaps with limits behind: `requests=60 tokens=100000` per minute,
-        `day=5000000` tokens, `concurrent=4`. Or in the variable DSV4_API_KEYS, with commas between the keys.
+        File of API keys, one per line: `name key`, with optional limits behind: `requests=60 tokens=100000` per minute,
+        `day=5000000` tokens, `concurrent=4`. The variable DSV4_API_KEYS also holds keys, separated by commas.
     insecure
-        Serve other machines although there are no keys.
+        Serve other machines without keys.
     any_model
-        Answer to every model name instead of only to the known ones.
+        Accept every model name, not only the known ones.
     free_sampling
-        Let temperature, top_p and the like count while the model thinks; by default they are fixed there.
+        Apply temperature, top_p and the like while the model thinks; by default they are fixed there.
     requests
-        Answers in the making at once; more are refused as busy.
+        Requests that run at the same time; further ones are refused as busy.
     body_limit
-        The largest request body in MiB. By default 64 bytes for each token of the context, and 16 MiB at least.
+        The largest request body in MiB. Default: 64 bytes for each token of the context, and at least 16 MiB.
     drain
         Seconds that running answers may take to finish after Ctrl-C or SIGTERM; a second signal ends them at once.
     ledger
-        SQLite file that `dsv4 usage` reads; `none` keeps nothing. By default in the user's data folder.
+        SQLite file that records usage for `dsv4 usage`; `none` records nothing. Default: in the user's data folder.
     prices
         TOML file of prices in US dollars per million tokens; other models have the published prices.
     """
@@ -52,8 +52,8 @@ class ServerFlags:
     prices: Path | None = None
 
     def settings(self, host: str) -> "Settings":
-        """Settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
-        ValueError for an address others can reach without a key."""
+        """The settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
+        ValueError for an address that other machines can reach without a key."""
         from dsv4.server import Settings
         from dsv4.server.accounts.prices import Prices
         from dsv4.server.guard.origin import is_loopback
@@ -77,7 +77,7 @@ class ServerFlags:
         )
 
     def open_ledger(self) -> "Ledger | None":
-        """The ledger, None if none is kept. Raises OSError for a file that cannot be one."""
+        """The ledger, None without one. Raises OSError for a file that cannot be used."""
         from dsv4.server.accounts.ledger import OFF, Ledger, default_ledger
 
         return None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger())

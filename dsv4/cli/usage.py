@@ -1,4 +1,4 @@
-"""`dsv4 usage`: what a server has answered, by day, key and model."""
+"""`dsv4 usage`: tokens and costs of a server's answers, by day, key and model."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,16 +10,16 @@ WIDEST = 48
 
 
 def usage(*, ledger: Path | None = None, since: str | None = None, key: str | None = None, json: bool = False) -> None:
-    """Print tokens and costs from the ledger `dsv4 serve` writes. Costs are what the official service would have asked.
+    """Print tokens and costs from the ledger of `dsv4 serve`. The costs are those of the official service.
 
     Parameters
     ----------
     ledger
-        The file; by default the one `dsv4 serve` writes by default.
+        The ledger's file. Default: that of `dsv4 serve`.
     since
-        First day, as 2026-11-22 (UTC), or the last so many days, as 7d.
+        First day, as 2026-11-22 (UTC), or a number of days before today, as 7d.
     key
-        Only what was used with the key of this name.
+        Only the usage of the key with this name.
     json
         Print one JSON list instead of a table.
     """
@@ -46,13 +46,13 @@ def usage(*, ledger: Path | None = None, since: str | None = None, key: str | No
 
 
 def _cell(text: str) -> str:
-    """A name as it may stand in the table: older ledgers hold whatever a client wrote."""
+    """A name, made printable and short; older ledgers hold unchecked names of clients."""
     shown = printable(text[: WIDEST + 1])
     return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"
 
 
 def first_day(since: str | None, now: datetime | None = None) -> str:
-    """`since` as a day, "" without one. Raises ValueError for anything but a date or so many days."""
+    """`since` as a day, "" without one. Raises ValueError for anything but a date or a number of days."""
     if since is None:
         return ""
     if match := re.fullmatch(r"(\d{1,4})d", since):

@@ -15,7 +15,6 @@ feeds this parser once and so has the same rules:
   invent a call that the model did not make.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
@@ -27,7 +26,6 @@ from dsv4.encoding.deltas import ContentDelta, Delta, ReasoningDelta
 from dsv4.encoding.dialect import V4, Dialect
 
 # may become the start of a block; the newlines belong to it
-OPENING = re.compile(r"\n{0,2}<?\Z")
 
 
 class _Region(Enum):
@@ -141,14 +139,11 @@ class StreamParser:
         """Process one part of the buffer; False if it needs more text."""
         found = ANY.search(self._buffer)
         if found is None:
-            opening = OPENING.search(self._buffer)
-            assert opening is not None
-            self._text(self._cut(opening.start()))
+            self._text(self._cut(_opening(self._buffer)))
             return False
         at, mark = found.start(), found.group()
         if mark == DSML and self._buffer[:at].endswith("<"):
-            head = self._buffer[: at - 1]
-            start = len(head) - min(2, len(head) - len(head.rstrip("\n")))
+            start = _opening(self._buffer[:at])
             rest = self._buffer[at + 1 :]
             for tag in (self.dialect.calls_tag, self.dialect.invoke_tag):
                 if rest.startswith(tag):
@@ -221,3 +216,9 @@ class StreamParser:
     def _text(self, text: str) -> None:
         if text:
             self._out.append(ReasoningDelta(text) if self._state is _Region.REASONING else ContentDelta(text))
+
+
+def _opening(text: str) -> int:
+    """The position at the end of `text` where the opening of a block may begin: up to two line breaks and a `<`."""
+    head = text.removesuffix("<")
+    return len(head) - min(2, len(head) - len(head.rstrip("\n")))

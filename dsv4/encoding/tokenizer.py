@@ -31,7 +31,7 @@ from dsv4.encoding.segments import Segment
 
 FILE_NAME = "tokenizer.json"
 MODES = ("safe", "official")
-# longer texts are encoded piece by piece, without Python's lock: others go on, and memory does not grow with the text
+# longer texts are encoded in pieces and without Python's lock, so that other threads run and memory stays small
 LONG_TEXT = 4096
 _MARKED = re.compile(r"<[｜|].+[｜|]>", re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""uvicorn's server with an orderly end."""
+"""uvicorn's server with a drain: it refuses new requests and lets running ones finish."""
 
 import asyncio
 import socket
@@ -13,22 +13,22 @@ from dsv4.observe import log
 from dsv4.server.backend import Backend
 from dsv4.server.guard.connection import MOST_HEADER_BYTES, HeaderClock
 
-# how long streams have for their last event once the time to finish is over
+# after the drain, the time in which streams may send their last event
 LAST_WORDS_SECONDS = 3.0
 
 
 class ListeningSocket(Protocol):
-    """What a listening socket wants to know: the connections there are, and how many were made of those it gave."""
+    """A listening socket that limits connections. connections: the open ones; made: those created so far."""
 
     connections: MutableSet[Any]
     made: int
 
 
 class DrainingServer(uvicorn.Server):
-    """A server whose end is orderly: after a signal new requests are refused, and running ones have `drain` seconds;
-    those that are left end with an error of their own. A second signal, of any kind, ends the waiting.
+    """A server that drains: after a signal it refuses new requests, and running ones have `drain` seconds. Those that
+    are left end with an error. A second signal ends the waiting.
 
-    ready: called once requests are answered.
+    ready: called when the server answers requests.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DrainingServer(uvicorn.Server):
         self._backend, self._listener, self._ready, self._drain = backend, listener, ready, drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal stops, a second one hurries."""
+        """The first signal starts the drain, the second one ends it."""
         self._captured_signals.append(sig)
         self.force_exit = self.should_exit
         self.should_exit = True
@@ -90,7 +90,7 @@ class DrainingServer(uvicorn.Server):
         await self.lifespan.shutdown()
 
     async def _finished(self, seconds: float) -> None:
-        """Wait until all requests are over and their answers sent, so long at most, or until a second signal."""
+        """Wait until all answers are sent, for `seconds` at most, or until a second signal."""
         end = time.monotonic() + seconds
         while (self.server_state.tasks or self.server_state.connections) and not self.force_exit:
             if time.monotonic() >= end:
@@ -99,6 +99,6 @@ class DrainingServer(uvicorn.Server):
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What went wrong outside of any request, in one line."""
+    """Log an error outside of any request, in one line."""
     error = context.get("exception")
     log("connection_trouble", message=context.get("message"), error=None if error is None else repr(error))

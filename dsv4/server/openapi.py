@@ -1,6 +1,6 @@
-"""The OpenAPI description of the server, made from the models that check the requests; served at `/openapi.json`.
+"""The OpenAPI description of the server at `/openapi.json`, made from the models that check the requests.
 
-Each route stands in it once, under `/v1`. What a field does is told in docs/api.md.
+It lists each route once, under `/v1`. docs/api.md describes the fields.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from dsv4.server.dialects.messages.request import MessagesRequest
 from dsv4.server.dialects.responses.request import ResponsesRequest
 
 TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
-# fields that take more forms than the type they are turned into
+# fields that accept more forms than the type of their model shows
 FORMS: dict[str, dict[str, Any]] = {
     "stop": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 16}]},
     "stop_sequences": {"type": "array", "items": {"type": "string"}, "maxItems": 16},
@@ -88,7 +88,7 @@ OPERATIONS = (
 
 
 def openapi_document(version: str) -> dict[str, Any]:
-    """The whole description, ready to be written as JSON."""
+    """The whole description as a JSON object."""
     models = [o.body for o in OPERATIONS if isinstance(o.body, type)]
     _, found = models_json_schema(
         [(model, "validation") for model in dict.fromkeys(models)], ref_template="#/components/schemas/{model}"

@@ -1,4 +1,4 @@
-"""From a prepared answer of any dialect to its HTTP response, whole or as a stream of events."""
+"""Turns the prepared answer of any dialect into an HTTP response, whole or as a stream of events."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -16,7 +16,7 @@ from dsv4.server.wire.response import EventStream, PatientResponse, race_disconn
 
 
 async def respond(request: Request, run: Run) -> Response:
-    """The response of a run, whole or streamed. Raises ApiError if the engine refuses it at once."""
+    """The response of a run, whole or streamed. Raises ApiError if the engine refuses the request at once."""
     job = run.job
     request.state.report = job.report
     seconds = job.backend.settings.keep_alive
@@ -45,7 +45,7 @@ async def respond(request: Request, run: Run) -> Response:
 
 
 async def guarded(run: Run) -> AsyncGenerator[bytes, None]:
-    """The stream of `run`, in which a failure becomes a last event: the status line is long sent."""
+    """The stream of `run`. A failure becomes its last event, because the status line is already sent."""
     chunks = run.stream()
     try:
         async for chunk in chunks:

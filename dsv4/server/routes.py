@@ -20,7 +20,7 @@ from dsv4.server.wire.response import json_response
 
 
 class PlainRoutes:
-    """The small routes of one server."""
+    """The routes of one server that generate no answer."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -45,7 +45,7 @@ class PlainRoutes:
 
     async def models(self, request: Request) -> Response:
         names = dict.fromkeys((self._backend.model_name, *ALIASES))
-        # Anthropic's clients read the last three
+        # the last three are for Anthropic's clients
         page = {"has_more": False, "first_id": self._backend.model_name, "last_id": ALIASES[-1]}
         return json_response({"object": "list", "data": [self._entry(name) for name in names], **page})
 
@@ -91,7 +91,7 @@ class PlainRoutes:
 
 @cache
 def _openapi() -> bytes:
-    """The description; made once, since that takes longer than a token."""
+    """The description, made once."""
     return to_json(openapi_document(_version()))
 
 

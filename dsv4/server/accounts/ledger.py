@@ -1,6 +1,6 @@
-"""Who used how much: an SQLite file with one row per day, key and model. Days are those of UTC.
+"""The ledger of usage: an SQLite file with one row per day (UTC), key and model.
 
-Requests are handed to a thread of its own, so that no answer waits for the disk. Keys appear by name only.
+A thread of its own writes it, so that no answer waits for the disk. It holds the names of keys, not the keys.
 """
 
 import os
@@ -18,7 +18,7 @@ from dsv4.server.wire.names import short_name
 OFF = "none"
 BUSY_SECONDS = 10.0
 RETRY_SECONDS = 10.0
-# models of one key and day under their own names; what comes later is summed up as one
+# models of one key and day that have rows of their own; later ones share the row OTHER
 MOST_MODELS, OTHER = 100, "other"
 MOST_SEEN = 10_000
 SCHEMA = """
@@ -34,7 +34,7 @@ INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (day, key, mode
 
 
 def default_ledger() -> Path:
-    """Where the ledger lies unless told otherwise: in the user's data folder."""
+    """The default file of the ledger, in the user's data folder."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "dsv4" / "usage.sqlite"
 
@@ -43,7 +43,7 @@ def default_ledger() -> Path:
 class Usage:
     """Tokens and cost of one request or of many. day: as 2026-11-22; key: a name, "" without keys; cost: US dollars.
 
-    prompt counts the cached ones too, completion those of the reasoning.
+    `prompt` includes the cached tokens, `completion` those of the reasoning.
     """
 
     day: str
@@ -61,7 +61,7 @@ NAMES = ", ".join(item.name for item in fields(Usage))
 
 
 class Ledger:
-    """Adds requests to a file from a thread of its own. Close it at the end: what is queued is written then.
+    """Adds requests to a file in a thread of its own. `close` writes the queued ones.
 
     The file and a folder made for it are the user's alone. Rows that cannot be written wait and are tried again every
     `retry` seconds. Raises OSError if the file cannot be opened as a ledger.
@@ -74,7 +74,7 @@ class Ledger:
             with closing(_connect(file)) as connection, connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(SCHEMA)
-                # a file that is broken further in, or has other columns, is told now
+                # a damaged file, or one with other columns, is refused at the start
                 found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if found != "ok":
                     raise sqlite3.DatabaseError(found)
@@ -94,8 +94,8 @@ class Ledger:
         self._queue.put(usage)
 
     def close(self) -> int:
-        """Write what is queued and stop; how many rows could not be written (each is then a line of the log). Does
-        nothing the second time."""
+        """Write the queued requests and stop. Returns the number of rows that could not be written; each of them is a
+        line of the log. A second call does nothing."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -128,23 +128,23 @@ class Ledger:
                 connection.executemany(ADD, map(astuple, self._pending.values()))
             self._pending.clear()
         except sqlite3.Error as error:
-            # the disk may have room again later; nothing is forgotten until then
+            # the rows are kept in memory: the disk may have room again later
             log("ledger_failed", file=str(self.file), error=str(error), pending=len(self._pending))
 
     def _bounded(self, usage: Usage) -> Usage:
-        """With names of bounded length, and of a bounded number: clients may call a model what they like."""
+        """`usage` with a short name of its model, and one of few: clients choose these names freely."""
         model = short_name(usage.model)
         known = self._models.setdefault((usage.day, usage.key), set())
         if model not in known and len(known) >= MOST_MODELS:
             model = OTHER
         known.add(model)
-        # days long over are asked for no more
+        # drop the names of past days
         while len(self._models) > MOST_SEEN:
             del self._models[next(iter(self._models))]
         return replace(usage, model=model)
 
     def _take(self) -> Iterator[Usage | None]:
-        """Wait for one request, or, while some could not be written, for the time to try again; then all there is."""
+        """Wait for one request, or for the next try if rows are pending; then give all queued requests."""
         try:
             yield self._queue.get(timeout=self._retry if self._pending else None)
             while True:
@@ -154,7 +154,7 @@ class Ledger:
 
 
 def read_usage(file: Path, *, since: str = "", key: str | None = None) -> list[Usage]:
-    """The rows of a ledger from day `since` on, oldest first. key: only those of one.
+    """The rows of a ledger from day `since` on, oldest first. key: only the rows of this key.
 
     Raises FileNotFoundError, or ValueError for a file that is no ledger.
     """
@@ -178,7 +178,7 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 
 def _make_private(file: Path) -> None:
-    """Make the file, and folders that are missing, for the user alone; SQLite gives its other files the same mode."""
+    """Create the file and missing folders, readable by the user only; SQLite gives its other files the same mode."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
     if file.is_file() and file.stat().st_uid == os.getuid():

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, in its text form, under the names dashboards for vLLM know and our prefix."""
+"""Metrics in the text format of Prometheus. The names are those of vLLM's dashboards with the prefix `dsv4_`."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -47,7 +47,7 @@ class Metrics:
     whole: Histogram = field(default_factory=lambda: Histogram(SECONDS))
 
     def text(self, running: int, counters: Mapping[str, float]) -> str:
-        """The page. running: answers in the making; counters: of the engine, shown under their own names."""
+        """The page. running: answers that are being generated; counters: of the engine, under their own names."""
         values: dict[str, float] = {
             "num_requests_running": counters.get("running", running),
             "num_requests_waiting": counters.get("waiting", 0),

@@ -1,10 +1,10 @@
-"""What an answer would have cost: US dollars per million tokens, by the model that answered and the day.
+"""Prices in US dollars per million tokens, by the model that answered and the day.
 
-The defaults are the official prices, with twice as much in the peak hours since 16 August 2026 (01-04 and 06-10 UTC,
-Monday to Friday; Chinese holidays are not known here). Only official models have one: others cost nothing, whatever
-name a client calls them by. A file replaces or adds entries:
+The defaults are the official prices, doubled in the peak hours since 16 August 2026 (01-04 and 06-10 UTC, Monday to
+Friday; Chinese holidays are ignored). Only official models have a price: others are free under every name that a client
+uses. A file replaces or adds entries:
 
-    [my-model]              # a model, or a name clients ask for, or `default` for those that are not listed
+    [my-model]              # a model, a name that clients request, or `default` for models that are not listed
     hit = 0.022             # prompt tokens that came from the prefix cache
     miss = 0.66             # other prompt tokens
     output = 1.98           # sampled tokens
@@ -33,7 +33,7 @@ class Price:
     peak: float = 1.0
 
 
-# what is asked from a moment on, the newest last
+# prices and the times from which they apply, the newest last
 Course = tuple[tuple[datetime, Price], ...]
 LAUNCH = datetime(2026, 4, 24, tzinfo=UTC)
 AUGUST = datetime(2026, 8, 16, 16, tzinfo=UTC)  # peak hours begin
@@ -57,9 +57,9 @@ PUBLISHED: dict[str, Course] = {
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices by name; an entry also stands for longer names that begin with it and a dash. The case does not count.
+    """Prices by name. An entry also applies to longer names that begin with it and a dash. Case is ignored.
 
-    own: entries that count for the name a client asks for, whichever model answers.
+    own: entries that apply to the name in the request, whichever model answers.
     """
 
     entries: Mapping[str, Course] = field(default_factory=lambda: PUBLISHED)
@@ -76,17 +76,17 @@ class Prices:
         return cls({**PUBLISHED, **own}, frozenset(own) - {DEFAULT})
 
     def cost(self, model: str, *, hit: int, miss: int, output: int, at: datetime, asked: str = "") -> float:
-        """US dollars for so many tokens of `model` at the time `at` (UTC); `asked`: what the client called it."""
+        """US dollars for tokens of `model` at the time `at` (UTC). asked: the name of the model in the request."""
         entry = _entry(asked, self.own) or _entry(model, self.entries) or DEFAULT
         course = self.entries[entry]
-        # a clock that is wrong gets the first price
+        # a time before all entries, from a wrong clock, has the first price
         price = next((price for since, price in reversed(course) if at >= since), course[0][1])
         dollars = (hit * price.hit + miss * price.miss + output * price.output) / 1e6
         return dollars * (price.peak if at.weekday() < SATURDAY and at.hour in PEAK_HOURS else 1.0)
 
 
 def _entry(model: str, entries: Iterable[str]) -> str | None:
-    """The longest entry that stands for `model`."""
+    """The longest entry that applies to `model`."""
     name = model.split("[")[0].lower()
     return max((entry for entry in entries if name == entry or name.startswith(f"{entry}-")), key=len, default=None)
 

@@ -26,7 +26,7 @@ from dsv4.server.backend.models import check_model
 from dsv4.server.dialects.constraints import constraint
 from dsv4.server.dialects.prompt import begun, cache_points, encode
 from dsv4.server.dialects.request import GenerationRequest
-from dsv4.server.guard.sizes import check_fits, prompt_texts
+from dsv4.server.guard.sizes import check_fits
 from dsv4.server.wire.errors import ApiError, ContextOverflow, busy
 
 # how long a stream waits for a refusal of the engine before it sends its status line
@@ -239,8 +239,9 @@ def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
     """Encode the prompt and choose the sampling. A long conversation or a large grammar takes seconds: do not call it
     in an event loop. Raises ApiError."""
     check_model(request.model, backend.model_name, any_name=backend.settings.any_model)
-    context = backend.generator.context_length
-    check_fits(prompt_texts(request.messages), backend.tokenizer.longest_token, context)
+    # the prompt certainly holds the contents; it may leave out reasoning
+    contents = [message.get("content") for message in request.messages]
+    check_fits(contents, backend.tokenizer.longest_token, backend.generator.context_length)
     prompt, points, grammar = _work_out(backend, request)
     params = sampling(backend, request, prompt, grammar)
     options = RequestOptions(owner=request.owner, cache_points=points, progress=True)

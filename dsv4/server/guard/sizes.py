@@ -3,8 +3,7 @@
 A prompt that cannot fit the context is refused before it is tokenised. The dialects validate the fields.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from dsv4.server.wire.errors import ApiError, ContextOverflow, invalid
 from dsv4.server.wire.json import has_more
@@ -65,11 +64,6 @@ def check_fits(texts: Iterable[object], longest_token: int, context_length: int)
         size = sum(len(text.encode("utf-8", errors="replace")) for text in strings)
     if size > most:
         raise ContextOverflow(size // longest_token, 1, context_length)
-
-
-def prompt_texts(messages: Sequence[Mapping[str, Any]]) -> list[object]:
-    """The texts of messages that the prompt certainly holds; it may leave out reasoning."""
-    return [message.get("content") for message in messages]
 
 
 def _count(name: str, value: object, most: int) -> None:

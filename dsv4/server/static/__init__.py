@@ -1,6 +1,6 @@
-"""The chat page at `/`: a few static files, which talk to the server as every other client does.
+"""The chat page at `/`: static files that use the server's interface like any other client.
 
-They are readable without a key (they hold nothing), may load nothing from elsewhere and stand in no frame.
+They need no key, because they hold no data. They load nothing from other sites and refuse to be framed.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ FILES = {
     "/markdown.js": ("markdown.js", "text/javascript"),
 }
 HEADERS = {
-    # styles that scripts set on elements are no inline styles in this sense; nothing else is needed
+    # styles that scripts set on elements are not inline styles in the sense of this policy
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -28,7 +28,7 @@ HEADERS = {
 
 
 def page_routes() -> list[Route]:
-    """A route for each of its files. They are read once."""
+    """One route for each file. The files are read once, at the start."""
     return [Route(path, _file((FOLDER / name).read_bytes(), kind)) for path, (name, kind) in FILES.items()]
 
 

@@ -167,10 +167,10 @@ class ChatRequest(Switches, SamplingFields):
         return self.max_completion_tokens or self.max_tokens
 
 
-def check_together(request: ChatRequest) -> None:
-    """Raise a 400 for fields that only make sense with another one."""
-    last = request.messages[-1]
-    if last.prefix and request.task is not None:
+def parse_chat(body: object) -> ChatRequest:
+    """Check a decoded body. Raises ApiError 400 naming the first wrong field."""
+    request = checked(ChatRequest, body)
+    if request.messages[-1].prefix and request.task is not None:
         raise invalid("task", "not together with prefix")
     request.check_stream()
     if request.top_logprobs and not request.logprobs:
@@ -181,12 +181,6 @@ def check_together(request: ChatRequest) -> None:
     names = [tool.function.name for tool in request.tools or []]
     check_tool_names(names, [f"tools[{index}].function.name" for index in range(len(names))])
     check_choice(request.tool_choice, names)
-
-
-def parse_chat(body: object) -> ChatRequest:
-    """Check a decoded body. Raises ApiError 400 naming the first wrong field."""
-    request = checked(ChatRequest, body)
-    check_together(request)
     return request
 
 
