@@ -13,7 +13,7 @@ from dsv4.kernels.autograd import node
 from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.vocab_loss import native, reference, torch
 
-__all__ = ["CHUNK_LOGITS", "RowLogprobs", "VocabLoss", "row_logprobs", "vocab_loss"]
+__all__ = ["CHUNK_LOGITS", "RowLogprobs", "VocabLoss", "chunk_rows", "row_logprobs", "vocab_loss"]
 
 CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MiB in fp32
 
@@ -51,7 +51,7 @@ def vocab_loss(
     row_weight_T = row_weight_T.detach().to(compute)
     if total is None:
         total = row_weight_T.sum().clamp(min=finfo(compute).tiny)
-    row_weight_T, chunk = row_weight_T / total, _rows(chunk, weight_VD)
+    row_weight_T, chunk = row_weight_T / total, chunk_rows("vocab_loss", chunk, len(weight_VD))
     return VocabLoss(*dispatch("vocab_loss", impl, _VOCAB_LOSS, x_TD, weight_VD, target_T, row_weight_T, chunk))
 
 
@@ -81,7 +81,7 @@ def row_logprobs(
     _check(x_TD, weight_VD, target_T, None)
     if kept_TK is not None and (kept_TK.dim() != 2 or len(kept_TK) != len(x_TD)):
         raise ValueError(f"row_logprobs: kept_TK must have shape [{len(x_TD)}, K], got {list(kept_TK.shape)}")
-    chunk = _rows(chunk, weight_VD)
+    chunk = chunk_rows("row_logprobs", chunk, len(weight_VD))
     return RowLogprobs(*dispatch("row_logprobs", impl, _ROW_LOGPROBS, x_TD, weight_VD, target_T, kept_TK, chunk))
 
 
@@ -94,10 +94,12 @@ def _check(x_TD: Tensor, weight_VD: Tensor, target_T: Tensor, row_weight_T: Tens
             raise ValueError(f"vocab_loss: {name} must have shape [{rows}], got {list(given.shape)}")
 
 
-def _rows(chunk: int | None, weight_VD: Tensor) -> int:
+def chunk_rows(operation: str, chunk: int | None, logits: int) -> int:
+    """Rows at once: `chunk`, or as many as make CHUNK_LOGITS logits where a row has `logits`. Raises ValueError naming
+    the operation."""
     if chunk is not None and chunk < 1:
-        raise ValueError(f"vocab_loss: chunk must be at least 1, got {chunk}")
-    return chunk or max(1, CHUNK_LOGITS // weight_VD.shape[0])
+        raise ValueError(f"{operation}: chunk must be at least 1, got {chunk}")
+    return chunk or max(1, CHUNK_LOGITS // logits)
 
 
 _GIVE: dict[str, Any] = {"keep": slice(3, None), "give": 3, "differentiable": 1}
