@@ -85,7 +85,7 @@ def restored(folder: Path, length: int) -> dict[str, float]:
         model.engine.close()
         again = opened(folder, length + 64, sequences=1, prefix_folder=Path(place))
         warm = first_token(again, [*prompt, 70, 71])
-        reused = again.engine.prefixes.counts.hit_tokens
+        reused = again.engine.cache.prefixes.counts.hit_tokens
         again.engine.close()
     return {"prefill": cold, "restore": warm, "restored_tokens": reused, "ratio": cold / warm}
 

@@ -12,13 +12,13 @@ from dsv4.api.local_model import LocalModel
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.cache import CacheDtype, CacheSpec
 from dsv4.cache.disk import DiskTier
+from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, check_shapes, load_into, open_folder
 from dsv4.config import Mode, ModelConfig
 from dsv4.config.generation_file import read_generation
 from dsv4.config.modes import check_mode
 from dsv4.engine import Engine
-from dsv4.engine.engine import default_cache_dtype
 from dsv4.engine.memory import DEFAULT_SHARE, check_budget, parse_memory, plan_memory
 from dsv4.files import stamp
 from dsv4.generation import SamplingDefaults

@@ -50,7 +50,7 @@ class LocalModel:
         raise TypeError("a loaded model cannot be pickled or copied: call dsv4.load in every process that needs one")
 
     def __repr__(self) -> str:
-        store = self.engine.store
+        store = self.engine.cache.store
         count = parameters(self.config).total
         return (
             f"LocalModel({self.name!r}, {count / 1e6:,.1f}M parameters, mode {self.mode}, "
@@ -64,9 +64,9 @@ class LocalModel:
 
     def memory_text(self) -> str:
         """One line with the size of the cache, the kernels and the step."""
-        store, engine = self.engine.store, self.engine
+        store, engine = self.engine.cache.store, self.engine
         tokens = store.pages.count * store.spec.page_tokens
-        kept = engine.prefixes.policy.snapshots
+        kept = engine.cache.prefixes.policy.snapshots
         return (
             f"cache: up to {store.bytes / 2**20:,.0f} MiB for {tokens:,} tokens ({store.spec.dtype} rows) in "
             f"{engine.sequences} running sequences and {kept} kept prefixes; kernels: {native.describe()}; "

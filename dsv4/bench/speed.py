@@ -79,7 +79,7 @@ class Ours:
         """Prefill `context` tokens, then decode `decode` more; the first decoded token ends the prefill."""
         prompt = random_prompt(self.model.config.vocab_size, context, seed)
         params = SamplingParams(max_tokens=decode + 1, temperature=0)
-        spec = self.model.engine.store.spec
+        spec = self.model.engine.cache.store.spec
         times = [time.perf_counter()]
         reset_peak()
         for event in self.model.engine.generate(prompt, params, RequestOptions(progress=progress is not None)):

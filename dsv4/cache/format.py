@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dsv4.config import Mode, ModelConfig
 from dsv4.kernels import rows
+from dsv4.model.transformer import Transformer
 
 CacheDtype = Mode
 _PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -63,3 +64,10 @@ class RowFormat:
     def store_index(self, key_NI: Tensor) -> Tensor:
         """Indexer keys as they are stored, [N, X]."""
         return rows.pack_index(key_NI) if self.name == "release" else key_NI.to(self.dtype)
+
+
+def default_cache_dtype(model: Transformer) -> CacheDtype:
+    """Rows as the model computes them."""
+    if model.numerics.simulate:
+        return "release"
+    return "bf16" if model.numerics.activations == torch.bfloat16 else "fp32"

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dsv4.cache import CacheDtype, CacheStore
 from dsv4.cache.disk import DiskTier
-from dsv4.cache.prefix import PrefixCache, ReusePolicy
-from dsv4.cache.reuse import Reuse
+from dsv4.cache.format import default_cache_dtype
+from dsv4.cache.manager import CacheManager
+from dsv4.cache.prefix import ReusePolicy
 from dsv4.engine.counts import Counts
 from dsv4.engine.door import bounded, check_params, check_tokens, start_sampler
 from dsv4.engine.faults import SamplingError, fault_of
@@ -88,17 +89,16 @@ class Engine:
         self.sequences, self.queue = sequences, queue
         self.ends = frozenset(model.config.end_tokens)  # tokens that end every answer
         policy = reuse or ReusePolicy()
-        self.store = CacheStore(
+        store = CacheStore(
             model.config,
             cache_dtype or default_cache_dtype(model),
             tokens=max(cache_tokens or sequences * context_length, context_length),
             slots=sequences + policy.snapshots,
         )
-        self.prefixes = PrefixCache(self.store, policy)
-        self.disk, self.reuse = disk, Reuse(self.prefixes, disk)
-        self.runner = Runner(model, self.store, predict=speculate, fused=fused)
+        self.cache = CacheManager(store, policy, disk)
+        self.runner = Runner(model, store, predict=speculate, fused=fused)
         if not self.runner.repeats:
-            self.reuse.disk = None
+            self.cache.disk_off = True
         self.counts = Counts()
         self._clock, self._vocabulary, self._observer = clock, sampled_vocabulary or rows, observer
         self.admitting = True  # False: no waiting request is admitted
@@ -140,7 +140,7 @@ class Engine:
             params=replace(params, max_tokens=min(params.max_tokens, room)),
             options=options,
             sampler=start_sampler(params, self._vocabulary, len(prompt)),
-            points=self._points(len(prompt), options),
+            points=self.cache.points(len(prompt), options.cache_points),
             expires=None if options.deadline is None else self._clock() + options.deadline,
         )
 
@@ -243,19 +243,16 @@ class Engine:
 
     def close(self) -> None:
         """Write what is still to be written to disk. The engine may not be used afterwards."""
-        if self.disk is not None:
-            self.disk.close()
+        self.cache.shut_down()
 
     def forget(self) -> None:
-        """Drop all kept prefixes: what must happen when the weights change. Prefixes on disk belong to the old weights
-        too, so the disk is not used any more."""
-        self.prefixes.clear()
-        self.reuse.disk = None
+        """Drop all kept prefixes; call it when the weights change. The disk is not used any more."""
+        self.cache.forget()
         for request in self._running:
             request.keep = False
 
     def _forget(self, why: str) -> None:
-        if len(self.prefixes) or self.reuse.disk is not None:
+        if len(self.cache.prefixes) or not self.cache.disk_off:
             log("prefixes_forgotten", reason=why)
         self.forget()
 
@@ -267,15 +264,7 @@ class Engine:
     def check_integrity(self) -> bool:
         """True when no request runs or waits, and the number of users of every page and slot equals the number of kept
         prefixes that hold it."""
-        return not self.busy and self.prefixes.check_integrity()
-
-    def _points(self, prompt_length: int, options: RequestOptions) -> list[int]:
-        """The positions at which chunks of the prompt end, so that the prefix can be kept."""
-        spacing = self.prefixes.policy.spacing
-        if not self.reuse.active:
-            return []
-        own = {p for p in options.cache_points if 0 < p < prompt_length}
-        return sorted(own | set(range(spacing, prompt_length, spacing)))
+        return not self.busy and self.cache.prefixes.check_integrity()
 
     def _wait(self, request: Request) -> None:
         insort(self._waiting, request, key=lambda r: r.job().rank)
@@ -328,13 +317,13 @@ class Engine:
         # only the first in rank may come next
         first = self._waiting[:1] if self.admitting else []
         waiting = tuple(r.job() for r in first)
-        page = self.store.spec.page_tokens
+        page = self.cache.store.spec.page_tokens
         # what could be asked for at most; counting what prefixes could give back is only worth it when that is short
         demand = len(running) * (-(-self.step_tokens // page) + 1) + sum(j.known // page + 1 for j in waiting)
-        free = self.store.pages.free
+        free = self.cache.store.pages.free
         if free < demand:
-            free += self.prefixes.reclaimable()
-            waiting = tuple(r.job(self.reuse.shared_pages(r.tokens, r.options.owner)) for r in first)
+            free += self.cache.prefixes.reclaimable()
+            waiting = tuple(r.job(self.cache.shared_pages(r.tokens, r.options.owner)) for r in first)
         return Load(running, waiting, free, self.sequences - len(running), self.step_tokens, page)
 
     def _admit(self, request: Request) -> None:
@@ -342,7 +331,7 @@ class Engine:
         self._look(thorough=True)
         if self.runner.weights_changed():
             self._forget("weights were written to")
-        request.place, request.cached = self.reuse.open(request.tokens, request.options.owner)
+        request.place, request.cached = self.cache.open(request.tokens, request.options.owner)
         if request.started is None:
             request.reused = min(request.cached, request.prompt_length)
             self.counts.reused_tokens += request.reused
@@ -367,12 +356,7 @@ class Engine:
         self._wait(request)
 
     def _grow(self, work: Work) -> None:
-        place = work.request.place
-        assert place is not None
-        count = self.store.spec.pages_for(work.end) - len(place.pages)
-        if count > 0:
-            self.prefixes.make_room(pages=count)
-            work.request.place = replace(place, pages=[*place.pages, *self.store.pages.take(count)])
+        work.request.place = self.cache.grow(work.request.running_place, work.end)
 
     def _advance(self, work: Work, ran: Ran, which: int) -> None:
         """Count what is cached now; sample from the rows of logits while they continue what was sampled."""
@@ -437,16 +421,12 @@ class Engine:
         at = bisect_left(request.points, length)
         marked = at < len(request.points) and request.points[at] == length
         place = request.place
-        if place is None or not (length and request.keep and self.reuse.active and (marked or always)):
+        if place is None or not (length and request.keep and (marked or always) and self.runner.repeats):
             return
-        if not self.runner.repeats:
-            return
-        # a prefix without windows says nothing new before it is past what it began with
-        if length >= place.entries_from:
-            try:
-                self.reuse.keep(request.tokens[:length], request.options.owner, place)
-            except BaseException as error:  # a border: what may only save time must not cost the answer
-                log("prefix_not_kept", request=request.number, error=fault_of(error))
+        try:
+            self.cache.keep(request.tokens[:length], request.options.owner, place)
+        except BaseException as error:  # a border: what may only save time must not cost the answer
+            log("prefix_not_kept", request=request.number, error=fault_of(error))
 
     def _cut_drafts(self) -> None:
         """Remove the drafts of answers that end with the next token."""
@@ -455,10 +435,8 @@ class Engine:
                 request.drafts = []
 
     def _free(self, request: Request) -> None:
-        assert request.place is not None
         self._running.remove(request)
-        self.store.slots.give_back([request.place.slot])
-        self.store.pages.give_back(request.place.pages)
+        self.cache.close(request.running_place)
         request.place = None
 
     def _end(self, request: Request) -> None:
@@ -477,10 +455,3 @@ def _check_numbers(broken: int | None, reached: int) -> None:
             f"the model's numbers are not finite (NaN or infinity) at position {broken}: its weights are damaged, or "
             "this sequence overflows them"
         )
-
-
-def default_cache_dtype(model: Transformer) -> CacheDtype:
-    """Rows as the model computes them."""
-    if model.numerics.simulate:
-        return "release"
-    return "bf16" if model.numerics.activations == torch.bfloat16 else "fp32"

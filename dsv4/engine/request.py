@@ -46,6 +46,13 @@ class Request:
     expires: float | None = None
 
     @property
+    def running_place(self) -> Place:
+        """The place of a running request. Raises RuntimeError for one that has none."""
+        if self.place is None:
+            raise RuntimeError("the request has no place in the cache")
+        return self.place
+
+    @property
     def uncached(self) -> int:
         return len(self.tokens) - self.cached
 

@@ -165,7 +165,7 @@ class Runner:
                 rows.append(carried)
             tokens.append(request.tokens[start + 1 : old + 1])
             starts.append(start)
-            place = _place(request)
+            place = request.running_place
             places.append(Place(place.slot, place.pages, window_from=min(request.predicted_from, start)))
             request.predicted = old
         if not live:
@@ -178,7 +178,7 @@ class Runner:
 
     def _forward(self, works: list[Work], rows: list[int]) -> tuple[Tensor, Tensor]:
         """Streams of the works' tokens, and logits of some rows of them."""
-        places = [_place(work.request) for work in works]
+        places = [work.request.running_place for work in works]
         cached = [work.start for work in works]
         if self._fused is not None:
             return self._fused.run([work.tokens for work in works], cached, places, rows)
@@ -205,15 +205,14 @@ class Runner:
         request = work.request
         if not self.predict or request.predicted >= request.cached:
             return None
-        assert request.place is not None
-        return self.store.streams_SRHD[request.place.slot, (request.cached - 1) % STREAM_ROWS].to(
+        return self.store.streams_SRHD[request.running_place.slot, (request.cached - 1) % STREAM_ROWS].to(
             self.model.numerics.activations, copy=True
         )
 
     def _remember(self, works: list[Work], first: list[int], x_TSD: Tensor) -> None:
         """Keep the streams of the last tokens: a prefix hit starts the prediction block one position back."""
         for work, start in zip(works, first, strict=True):
-            slot = _place(work.request).slot
+            slot = work.request.running_place.slot
             for position in range(max(work.start, work.end - STREAM_ROWS), work.end):
                 row = start + position - work.start
                 self.store.streams_SRHD[slot, position % STREAM_ROWS].copy_(x_TSD[row])
@@ -232,8 +231,3 @@ def _broken(
         fine = [a and b for a, b in zip(fine_T[start : start + work.count], of_logits, strict=True)]
         broken.append(work.start + fine.index(False) if False in fine else None)
     return broken
-
-
-def _place(request: Request) -> Place:
-    assert request.place is not None, "the request has no place in the cache"
-    return request.place

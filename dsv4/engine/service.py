@@ -60,12 +60,12 @@ class EngineService:
         """What a metrics page shows: totals since the start, and what is going on now. Read without a lock: each number
         is right, together they may be one step apart."""
         engine = self._engine
-        store, reuse = engine.store, engine.prefixes
+        store, reuse = engine.cache.store, engine.cache.prefixes
         counts = {f"{name}_total": value for name, value in asdict(engine.counts).items()}
         counts |= {f"prefix_{name}_total": value for name, value in asdict(reuse.counts).items()}
-        if engine.disk is not None:
-            counts |= {f"disk_{name}_total": value for name, value in asdict(engine.disk.counts).items()}
-            counts["disk_off"] = int(engine.reuse.disk is None)
+        if engine.cache.disk is not None:
+            counts |= {f"disk_{name}_total": value for name, value in asdict(engine.cache.disk.counts).items()}
+            counts["disk_off"] = int(engine.cache.disk_off)
         return counts | {
             "failed_steps_total": self._failed_steps,
             "failing": int(self.failing is not None),

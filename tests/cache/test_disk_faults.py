@@ -74,20 +74,20 @@ def test_whatever_the_disk_raises_the_request_is_computed(
 ) -> None:
     engine = engine_on(tmp_path)
     wanted = collect(engine.generate(PROMPT, SHORT))
-    assert engine.disk is not None
-    engine.disk.flush()
-    engine.prefixes.clear()
+    assert engine.cache.disk is not None
+    engine.cache.disk.flush()
+    engine.cache.prefixes.clear()
 
     def broken(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(engine.disk, reader, broken)
+    monkeypatch.setattr(engine.cache.disk, reader, broken)
     for prompt in (PROMPT, [*PROMPT, 4], PROMPT):
         got = collect(engine.generate(prompt, SHORT))
         assert got.finish is FinishReason.LENGTH
         assert got.tokens == wanted.tokens or prompt is not PROMPT
     assert capfd.readouterr().err.count("prefix_disk_off") == 1
-    assert engine.reuse.disk is None
+    assert engine.cache.disk_off
     engine.close()
     assert engine.check_integrity()
 
@@ -96,9 +96,9 @@ def test_whatever_the_disk_raises_the_request_is_computed(
 def test_a_folder_that_breaks_while_it_is_used_costs_no_answer(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     engine = engine_on(tmp_path)
     wanted = collect(engine.generate(PROMPT, SHORT))
-    assert engine.disk is not None
-    engine.disk.flush()
-    engine.prefixes.clear()
+    assert engine.cache.disk is not None
+    engine.cache.disk.flush()
+    engine.cache.prefixes.clear()
     damage(tmp_path)
     assert collect(engine.generate(PROMPT, SHORT)).tokens == wanted.tokens
     assert collect(engine.generate(PROMPT, SHORT)).tokens == wanted.tokens
@@ -111,9 +111,9 @@ def test_a_folder_that_breaks_while_it_is_used_costs_no_answer(tmp_path: Path, d
 def test_a_busy_index_is_a_miss_and_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_on(tmp_path)
     wanted = collect(engine.generate(PROMPT, SHORT))
-    assert engine.disk is not None
-    engine.disk.flush()
-    engine.prefixes.clear()
+    assert engine.cache.disk is not None
+    engine.cache.disk.flush()
+    engine.cache.prefixes.clear()
     error = sqlite3.OperationalError("database is locked")
     error.sqlite_errorcode = sqlite3.SQLITE_BUSY
 
@@ -121,11 +121,11 @@ def test_a_busy_index_is_a_miss_and_nothing_more(tmp_path: Path, monkeypatch: py
         def execute(self, *arguments: object) -> None:
             raise error
 
-    real = engine.disk._reader
-    monkeypatch.setattr(engine.disk, "_reader", Busy())
+    real = engine.cache.disk._reader
+    monkeypatch.setattr(engine.cache.disk, "_reader", Busy())
     assert collect(engine.generate(PROMPT, SHORT)) == wanted
-    engine.prefixes.clear()
-    monkeypatch.setattr(engine.disk, "_reader", real)
+    engine.cache.prefixes.clear()
+    monkeypatch.setattr(engine.cache.disk, "_reader", real)
     assert collect(engine.generate(PROMPT, SHORT)).reused == 299
     engine.close()
 

@@ -297,7 +297,7 @@ def test_any_workload_ends_every_request_once_and_shares_no_place(work: list[tup
         step()
     assert engine.check_integrity()
     engine.forget()
-    assert engine.store.check_integrity()
+    assert engine.cache.store.check_integrity()
     for request in requests:
         finishes = ends.get(request, [])
         assert request.state is State.ENDED

@@ -113,7 +113,7 @@ def test_a_reused_prefix_changes_no_bit(length: int, windows: Windows) -> None:
         if windows == "periodic" and prompt is second:
             assert request.reused == len(opening.tokens) - 1
     if windows == "periodic" and length > 1:
-        assert recorder.engine.prefixes.counts.hits == 4
+        assert recorder.engine.cache.prefixes.counts.hits == 4
 
 
 @pytest.mark.parametrize("length", [1100, 1155])
@@ -125,7 +125,7 @@ def test_long_prefixes_are_reused_in_every_strategy(length: int, windows: Window
     recorder.finish()
     again = recorder.submit([*prompt[:-1], 5, 6])
     recorder.finish()
-    warm_up = recorder.engine.prefixes.warm_up if windows == "none" else 0
+    warm_up = recorder.engine.cache.prefixes.warm_up if windows == "none" else 0
     assert again.reused == length - 1 - warm_up
     fresh = Recorder(context_length=2048, step_tokens=4096)
     wanted = fresh.submit([*prompt[:-1], 5, 6])

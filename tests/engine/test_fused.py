@@ -62,7 +62,7 @@ class Recorder:
         self.logits.setdefault(request.number, []).append(logits_V.clone())
 
     def rows(self) -> list[Tensor]:
-        layers = self.engine.store.layers
+        layers = self.engine.cache.store.layers
         return [t for layer in layers for t in (*layer.slot_tensors(), *layer.page_tensors())]
 
     def submit(self, length: int, answer: int, seed: int, **options: Any) -> None:

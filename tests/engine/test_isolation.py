@@ -244,7 +244,7 @@ def test_a_failure_of_the_plan_ends_the_request_it_is_for(where: str, monkeypatc
     owner, name = {
         "_grow": (engine, "_grow"),
         "_admit": (engine, "_admit"),
-        "reuse": (engine.prefixes, "open"),
+        "reuse": (engine.cache.prefixes, "open"),
         "shared": (engine, "_load"),
     }[where]
     prompt = [4] * 40
@@ -332,12 +332,12 @@ def test_a_loop_that_always_fails_slows_down_tells_everybody_and_is_red_until_it
 
 def test_a_cancel_that_fails_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make()
-    service, real = EngineService(engine), engine.reuse.keep
+    service, real = EngineService(engine), engine.cache.keep
 
     def broken(*arguments: Any) -> None:
         raise Panic("no")
 
-    monkeypatch.setattr(type(engine.reuse), "keep", broken)
+    monkeypatch.setattr(type(engine.cache), "keep", broken)
 
     async def work() -> None:
         stream = service.stream([3], SamplingParams(max_tokens=400))

@@ -58,14 +58,14 @@ def soak(count: int, windows: Windows, speculate: bool, seed: int) -> Engine:
     assert all(r.generated == r.params.max_tokens for r in finished)
     assert engine.check_integrity()
     engine.forget()
-    assert engine.store.check_integrity()
+    assert engine.cache.store.check_integrity()
     return engine
 
 
 @pytest.mark.parametrize("windows", ["periodic", "none"])
 def test_a_short_soak(windows: Windows) -> None:
     engine = soak(60, windows, speculate=windows == "periodic", seed=1)
-    assert engine.prefixes.counts.hits > 5 or windows == "none"  # prompts shorter than the warm-up
+    assert engine.cache.prefixes.counts.hits > 5 or windows == "none"  # prompts shorter than the warm-up
 
 
 @pytest.mark.slow
@@ -74,4 +74,4 @@ def test_a_short_soak(windows: Windows) -> None:
 def test_2000_requests(windows: Windows, speculate: bool) -> None:
     engine = soak(2000, windows, speculate, seed=2)
     assert engine.counts.preempted > 0
-    assert engine.prefixes.counts.evicted > 0
+    assert engine.cache.prefixes.counts.evicted > 0

@@ -1,39 +1,48 @@
-"""Finds the longest prefix of a new request in memory or on disk, and keeps prefixes for later requests."""
+"""The owner of a request's pages and slot, from its admission to its end, and of the prefixes kept for later ones."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from dsv4.cache.disk import Content, DiskBusyError, DiskTier
 from dsv4.cache.layers import Place
 from dsv4.cache.pages import OutOfCacheError
-from dsv4.cache.prefix import PrefixCache
-from dsv4.cache.store import from_bytes, to_bytes
+from dsv4.cache.prefix import PrefixCache, ReusePolicy
+from dsv4.cache.store import CacheStore, from_bytes, to_bytes
 from dsv4.observe import log
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Reuse:
-    """Looks in memory first, then on disk. Reuse changes only how much is computed, not the results.
+class CacheManager:
+    """Opens, grows and closes the places of running requests, and keeps prefixes of them.
 
-    `disk` becomes None when it cannot be read, because a disk that only saves time must not fail answers.
+    A new request starts at the longest known prefix, in memory or on disk. Reuse changes only how much is computed, not
+    the results. A disk that cannot be read is not used any more (`disk_off`), because a disk that only saves time must
+    not fail answers.
     """
 
-    prefixes: PrefixCache
-    disk: DiskTier | None = None
+    def __init__(self, store: CacheStore, policy: ReusePolicy, disk: DiskTier | None = None) -> None:
+        self.store, self.prefixes, self.disk = store, PrefixCache(store, policy), disk
+        self.disk_off = disk is None
 
     @property
     def active(self) -> bool:
         """Whether anything can be kept."""
         return self.prefixes.policy.snapshots > 0 or self.prefixes.policy.windows == "none"
 
+    def points(self, length: int, marked: Collection[int]) -> list[int]:
+        """The positions at which chunks of a prompt end, so that the prefix can be kept: the marked ones, and those of
+        the policy."""
+        if not self.active:
+            return []
+        spacing = self.prefixes.policy.spacing
+        return sorted({p for p in marked if 0 < p < length} | set(range(spacing, length, spacing)))
+
     def open(self, tokens: Sequence[int], owner: str) -> tuple[Place, int]:
         """A place for these tokens and how many of them it holds already: at most all but the last, whose logits are
         still to be computed. Raises OutOfCacheError when no slot is free."""
-        prefixes, store = self.prefixes, self.prefixes.store
-        counts = prefixes.counts
+        prefixes, counts = self.prefixes, self.prefixes.counts
         counts.lookups += 1
         if not prefixes.make_room(pages=0, slots=1):
             raise OutOfCacheError("no slot is free")
@@ -41,26 +50,56 @@ class Reuse:
         limit = len(tokens) - 1
         record = prefixes.find(tokens, owner, limit)
         known = prefixes.usable(record) if record else 0
-        if self.disk is not None and (place := self._restore(self.disk, tokens, owner, limit, known)) is not None:
-            return place
+        if (disk := self._used_disk()) is not None and (found := self._restore(disk, tokens, owner, limit, known)):
+            return found
         if record is None or not known:
-            return Place(store.slots.take(1)[0], []), 0
+            return Place(self.store.slots.take(1)[0], []), 0
         counts.hits += 1
         counts.hit_tokens += known
         return prefixes.open(record), known
 
+    def grow(self, place: Place, length: int) -> Place:
+        """The place with pages for so many tokens; kept prefixes give theirs up. Raises OutOfCacheError."""
+        count = self.store.spec.pages_for(length) - len(place.pages)
+        if count <= 0:
+            return place
+        self.prefixes.make_room(pages=count)
+        return replace(place, pages=[*place.pages, *self.store.pages.take(count)])
+
     def keep(self, tokens: Sequence[int], owner: str, place: Place) -> None:
         """Keep a prefix that a place holds; its slot is at these tokens or one further. With the policy `none` the
-        windows are not kept, because the place may have begun at a prefix without a snapshot (`Place.window_from`)."""
+        windows are not kept, because the place may have begun at a prefix without a snapshot (`Place.window_from`);
+        such a place has nothing new before it is past that prefix."""
+        if not self.active or len(tokens) < place.entries_from:
+            return
         windows = self.prefixes.policy.windows != "none"
         added = self.prefixes.record(tokens, owner, place.pages, place.slot if windows else None)
-        if added and (disk := self.disk) is not None:
+        if added and (disk := self._used_disk()) is not None:
             self._guarded(lambda: self._write(disk, tokens, owner, place, windows))
+
+    def close(self, place: Place) -> None:
+        """Give back the slot and the pages of a request."""
+        self.store.slots.give_back([place.slot])
+        self.store.pages.give_back(place.pages)
+
+    def forget(self) -> None:
+        """Drop all kept prefixes, because the weights changed. Those on disk belong to the old weights too, so the disk
+        is not used any more."""
+        self.prefixes.clear()
+        self.disk_off = True
+
+    def shut_down(self) -> None:
+        """Write what is still to be written to disk."""
+        if self.disk is not None:
+            self.disk.close()
 
     def shared_pages(self, tokens: Sequence[int], owner: str) -> int:
         """Pages of the best record that running requests hold too: they need not be free to be reused."""
         record = self.prefixes.find(tokens, owner, len(tokens) - 1)
         return self.prefixes.shared(record) if record and self.prefixes.usable(record) else 0
+
+    def _used_disk(self) -> DiskTier | None:
+        return None if self.disk_off else self.disk
 
     def _guarded(self, work: Callable[[], T]) -> T | None:
         """What the disk gives; None when it is busy or broken. A broken one is said once and not asked again."""
@@ -71,11 +110,11 @@ class Reuse:
         except Exception as error:  # a border: files and index are outside our hands
             folder = str(self.disk.folder) if self.disk else ""
             log("prefix_disk_off", folder=folder, error=f"{type(error).__name__}: {error}", until="restart")
-            self.disk = None
+            self.disk_off = True
             return None
 
     def _write(self, disk: DiskTier, tokens: Sequence[int], owner: str, place: Place, windows: bool) -> None:
-        store = self.prefixes.store
+        store = self.store
         chain = disk.chain(tokens, owner)
         missing = disk.missing(chain.pages)
         for page, key in zip(place.pages, chain.pages, strict=False):
@@ -98,7 +137,7 @@ class Reuse:
         self, disk: DiskTier, tokens: Sequence[int], owner: str, limit: int, known: int
     ) -> tuple[Place, int] | None:
         """A place filled from disk, when the disk has more than memory."""
-        prefixes, store = self.prefixes, self.prefixes.store
+        prefixes, store = self.prefixes, self.store
         windows = prefixes.policy.windows != "none"
         warm_up = 0 if windows else prefixes.warm_up
         found = self._guarded(lambda: self._read(disk, tokens[:limit], owner, known + warm_up))
@@ -116,8 +155,7 @@ class Reuse:
             views = store.page_views(pages[-1], rest) if rest else []
             from_bytes(data.end, [*views, *(store.slot_views(slot) if windows else [])])
         except ValueError:  # a record of another shape: as good as none
-            store.pages.give_back(pages)
-            store.slots.give_back([slot])
+            self.close(Place(slot, pages))
             return None
         start = length - warm_up
         prefixes.counts.hits += 1
