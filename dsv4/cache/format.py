@@ -1,6 +1,6 @@
 """How a cached row is stored: plain fp32 or bf16 values, or the release's packing (report 5.2.1).
 
-N rows, C entry dim, I indexer dim, X stored width.
+Legend: N stored rows, C head dim, I indexer dim, X stored width.
 """
 
 from dataclasses import dataclass

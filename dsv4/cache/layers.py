@@ -1,7 +1,7 @@
 """LayerCache on pages and slots. All index arithmetic of a step is done once and shared by its layers.
 
-T new tokens, B sequences, W window rows of a step, C entry dim, X width of a row, R joined rows, N finished entries,
-P pages, I indexer dim.
+Legend: T tokens, B sequences, W window rows, C head dim, X stored width, R gathered rows, N finished entries, M entry
+rows, P pages, I indexer dim, S slots.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The tensors of a cache: per layer, pages of entries and slots of rings.
 
-S slots, W window rows, C entry dim, I indexer dim, X stored width, M entry rows, F tail rows, H residual streams,
-D hidden size.
+Legend: S slots, W window rows, C head dim, I indexer dim, X stored width, M entry rows, F tail rows, R stream rows, H
+residual streams, D hidden size.
 """
 
 from dataclasses import dataclass

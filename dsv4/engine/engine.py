@@ -1,6 +1,6 @@
 """The engine: admits requests, runs one packed step at a time, samples, frees. Single-threaded and synchronous.
 
-V vocabulary.
+Legend: V vocabulary, N wanted rows.
 """
 
 import time

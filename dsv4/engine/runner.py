@@ -1,6 +1,6 @@
 """From requests to one packed forward pass and back: tokens in, rows of logits out; and the drafts of the next step.
 
-T tokens of a step, S residual streams, D hidden size, V vocabulary, N rows.
+Legend: T tokens, S streams, D hidden size, V vocabulary, N wanted rows.
 """
 
 from dataclasses import dataclass

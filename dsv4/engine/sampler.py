@@ -2,7 +2,7 @@
 position in the sequence: its neighbours in the batch do not change it, and an answer that was interrupted goes on as it
 would have.
 
-V vocabulary.
+Legend: V vocabulary.
 """
 
 import hashlib

@@ -14,7 +14,9 @@ GENERAL = {row[0]: row[1] for row in ROWS if len(row) == 3}
 EXCEPTIONS = {
     (row[0], row[1], place.strip().strip("`")) for row in ROWS if len(row) == 4 for place in row[2].split(",")
 }
-FILES = sorted(file for part in ("model", "kernels") for file in (ROOT / "dsv4" / part).rglob("*.py"))
+FILES = sorted(
+    file for part in ("model", "kernels", "cache", "engine") for file in (ROOT / "dsv4" / part).rglob("*.py")
+)
 
 
 def legend_of(file: Path) -> list[tuple[str, str]]:
