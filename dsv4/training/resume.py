@@ -32,7 +32,7 @@ def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict
     if found is not None:
         field, was, now = found
         raise ValueError(
-            f"{folder} was made with another recipe: {field} was {was!r}, now it is {now!r}; "
+            f"{folder} was made with another recipe: {field} differs (it was {was!r}, now it is {now!r}); "
             f"use another folder, or set {field} back to its old value"
         )
     if known is None:

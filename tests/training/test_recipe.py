@@ -24,7 +24,7 @@ def test_values_arrive_with_their_types() -> None:
     ("change", "message"),
     [
         ({"nonsense": 1}, "nonsense is not a field; known fields: "),
-        ({"stages": [{"tokens": 1, "length": 1, "fase": "x"}]}, "stages.0.fase: Unexpected"),
+        ({"stages": [{"tokens": 1, "length": 1, "fase": "x"}]}, "stages.0.fase is not a field; known fields: "),
         ({"stages": [{"tokens": 0, "length": 1}]}, r"^stages\.0\.tokens must be positive, got 0"),
         ({"lr": {**raw_recipe()["lr"], "peak": -1}}, "lr.peak must be positive, got -1"),
         (
