@@ -13,14 +13,15 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dsv4.files import is_full, write_whole
 from dsv4.generation import WeightSink
@@ -30,6 +31,7 @@ from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.policy import PolicyBatch, pack_samples
 from dsv4.posttraining.prompts import Prompts
 from dsv4.posttraining.recipe import GrpoRecipe
+from dsv4.posttraining.steps import run_steps
 from dsv4.posttraining.types import Group, Prompt, Sample
 from dsv4.training.states import load_state
 
@@ -50,6 +52,10 @@ class Sources:
     shown: Callable[[Sequence[Group]], list[dict[str, Any]]] = lambda groups: []
 
 
+class _StopRequested(Exception):
+    """Whoever is told of the steps wants no more."""
+
+
 class GrpoRun:
     """A recipe at work in a folder; with a state there it goes on from it. Raises ValueError where that state belongs
     to another recipe."""
@@ -60,60 +66,61 @@ class GrpoRun:
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self._reference: Transformer | None = None
         self._reference_of = 0
-        self._ahead: asyncio.Task[tuple[list[Group], float]] | None = None
-        self._saved = time.monotonic()
+        self._record: Record = {}
+        self._generated: dict[int, float] = {}  # seconds that a step's rollouts took
+        self._saved = self._began = time.monotonic()
         self._load()
 
     @property
     def done(self) -> bool:
         return self.step >= self.recipe.steps
 
-    async def run(self) -> AsyncIterator[Record]:
-        """Steps to the end of the recipe, a record each. Saves now and then, and at the end; closing the iterator does
-        not save."""
+    async def run(self, tell: Callable[[Record], bool]) -> bool:
+        """Steps to the end of the recipe. tell: is given each step's record, and says whether to go on. Saves now and
+        then, at the end, and when told to stop. True if the run reached its end."""
+        await self._sink.publish(self.learner.weights(self.folder), self.step)
+        steps = range(self.step, self.recipe.steps)
         try:
-            await self._publish()
-            while not self.done:
-                yield await self._advance()
-                if time.monotonic() - self._saved >= self.recipe.save_seconds:
-                    self._save_if_there_is_room()
+            await run_steps(
+                steps, self._generate, self._learn_from, partial(self._publish, tell),
+                ahead=self.recipe.rollouts.asynchronous,
+            )  # fmt: skip
+        except _StopRequested:
             self.save()
-        finally:
-            if self._ahead is not None:
-                self._ahead.cancel()
-                with suppress(asyncio.CancelledError):
-                    await self._ahead
+            return self.done
+        self.save()
+        return True
 
-    async def _advance(self) -> Record:
-        began, step = time.perf_counter(), self.step
-        groups, rollout_seconds = await (self._ahead or self._rollouts(step))
-        self._ahead = None
-        judged = judge(groups, self.recipe.policy, self.recipe.efforts, step)
-        if self.recipe.rollouts.asynchronous:
-            if step + 1 < self.recipe.steps:
-                self._ahead = asyncio.create_task(self._rollouts(step + 1))
-            learned = await asyncio.to_thread(self._learn, judged, step)
-            if self._ahead is not None:
-                await asyncio.wait([self._ahead])  # its tokens are all of one version
-        else:
-            learned = self._learn(judged, step)
-        self.step += 1
-        await self._publish()
-        sampled = sum(rollout.length for group in groups for rollout in group.rollouts)
-        self.tokens += sampled
-        record: Record = {"step": step, "tokens": self.tokens, "phase": "grpo", **told(groups, judged), **learned}
-        record |= {"rollout_seconds": rollout_seconds, "rollout_tokens_per_second": sampled / rollout_seconds}
-        record |= await self._trial(step)
-        record["samples"] = self._sources.shown(groups)
-        record["seconds"] = time.perf_counter() - began
-        self.seconds += record["seconds"]
-        return record
-
-    async def _rollouts(self, step: int) -> tuple[list[Group], float]:
+    async def _generate(self, step: int) -> list[Group]:
         began = time.perf_counter()
         prompts = self._sources.prompts.batch(step, self.recipe.rollouts.prompts)
         groups = await self._sources.groups(prompts, step)
-        return groups, time.perf_counter() - began
+        self._generated[step] = time.perf_counter() - began
+        return groups
+
+    async def _learn_from(self, step: int, groups: Sequence[Group]) -> dict[str, Tensor]:
+        judged = judge(groups, self.recipe.policy, self.recipe.efforts, step)
+        learned = await asyncio.to_thread(self._learn, judged, step)
+        sampled = sum(rollout.length for group in groups for rollout in group.rollouts)
+        self.tokens += sampled
+        self._record = {"step": step, "tokens": self.tokens, "phase": "grpo", **told(groups, judged), **learned}
+        seconds = self._generated.pop(step)
+        self._record |= {"rollout_seconds": seconds, "rollout_tokens_per_second": sampled / seconds}
+        self._record["samples"] = self._sources.shown(groups)
+        return self.learner.weights(self.folder)
+
+    async def _publish(self, tell: Callable[[Record], bool], weights: Mapping[str, Tensor], version: int) -> None:
+        """The end of a step: the engine has its weights, and its numbers are told."""
+        await self._sink.publish(weights, version)
+        self.step = version
+        record = self._record | await self._trial(version - 1)
+        now = time.monotonic()
+        record["seconds"], self._began = now - self._began, now
+        self.seconds += record["seconds"]
+        if not tell(record):
+            raise _StopRequested
+        if now - self._saved >= self.recipe.save_seconds and not self.done:
+            self._save_if_there_is_room()
 
     async def _trial(self, step: int) -> Record:
         every = self.recipe.held_out.every
@@ -126,9 +133,6 @@ class GrpoRun:
             "held_out_length": fmean(rollout.length for rollout in rollouts),
             "held_out_finished": fmean(float(rollout.finished) for rollout in rollouts),
         }
-
-    async def _publish(self) -> None:
-        await self._sink.publish(self.learner.weights(self.folder), self.step)
 
     def _learn(self, judged: Judged, step: int) -> Record:
         """The updates of a step, and their numbers together."""

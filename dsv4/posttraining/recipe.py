@@ -49,7 +49,8 @@ class SamplingSettings:
     """How rollouts are made. prompts: of a step; group: rollouts of each. concurrent: how many run at once. numerics:
     what the engine computes in. replay: the learner repeats the engine's choices of experts, entries and kept ids;
     truncated sampling (top_p, top_k, min_p) needs it. asynchronous: the next step's rollouts are made while this one's
-    are learned, with weights one step behind. Temperature is 1: learning assumes it."""
+    are learned, with weights one step behind. context: longest prompt and answer together, tool results included.
+    Temperature is 1: learning assumes it."""
 
     prompts: int = 32
     group: int = 16
@@ -60,10 +61,11 @@ class SamplingSettings:
     min_p: float = 0.0
     replay: bool = True
     asynchronous: bool = False
+    context: int = 4096
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
-        for name, least in (("prompts", 1), ("group", 2), ("concurrent", 1)):
+        for name, least in (("prompts", 1), ("group", 2), ("concurrent", 1), ("context", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"rollouts.{name} must be at least {least}, got {getattr(self, name)}")
 

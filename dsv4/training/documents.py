@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,18 +120,23 @@ _TRIED = 4
 
 def function_of(settings: SourceSettings) -> Maker:
     """The function a generator source names. Raises ValueError naming the source."""
-    module, colon, name = settings.path.partition(":")
+    return named_function(f"source {settings.name}", settings.path, settings.options)
+
+
+def named_function(where: str, path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """What "module:function" names, which must have these options. Raises ValueError that begins with `where`."""
+    module, colon, name = path.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing runs the user's own code: it may raise anything
         what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"source {settings.name}: path {settings.path!r} is no module:function ({what})") from error
+        raise ValueError(f"{where}: path {path!r} is no module:function ({what})") from error
     if not colon or not callable(made):
-        raise ValueError(f"source {settings.name}: path must be module:function, got {settings.path!r}")
+        raise ValueError(f"{where}: path must be module:function, got {path!r}")
     known = inspect.signature(made).parameters
-    unknown = [option for option in settings.options if option not in known]
+    unknown = [option for option in options if option not in known]
     if unknown:
-        raise ValueError(f"source {settings.name}: {settings.path} has no option {unknown[0]!r}")
+        raise ValueError(f"{where}: {path} has no option {unknown[0]!r}")
     return made
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dsv4.encoding import Tokenizer
 from dsv4.engine import Engine
 from dsv4.engine.service import EngineService
 from dsv4.engine.weights import EngineWeights
@@ -13,7 +14,7 @@ from dsv4.generation import FinishReason
 from dsv4.model.init import init_weights
 from dsv4.model.layers import FP32, Numerics
 from dsv4.model.transformer import Transformer
-from dsv4.posttraining.environment import More, Verdict
+from dsv4.posttraining.environment import Environment, More, Verdict
 from dsv4.posttraining.grpo_run import GrpoRun, Sources
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.recipe import GrpoRecipe
@@ -37,6 +38,16 @@ class Small:
 
     async def verdict(self, finish: FinishReason) -> Verdict:
         return Verdict(self.share)
+
+
+def environment(tokenizer: Tokenizer) -> Environment:
+    """For recipes."""
+    return Small()
+
+
+def prompt(rng: random.Random, tokenizer: Tokenizer) -> Prompt:
+    """For recipes."""
+    return Prompt(f"{rng.random()}", (0, *(rng.randrange(2, 97) for _ in range(6))), "d")
 
 
 class RandomPrompts:

@@ -17,19 +17,14 @@ TIMES = ("seconds", "per_second")
 
 def take(made: GrpoRun, steps: int) -> list[dict[str, Any]]:
     """So many steps, and a state."""
+    found: list[dict[str, Any]] = []
 
-    async def steps_of() -> list[dict[str, Any]]:
-        found = []
-        stream = made.run()
-        async for record in stream:
-            found.append(record)
-            if len(found) == steps:
-                break
-        await stream.aclose()
-        made.save()
-        return found
+    def tell(record: dict[str, Any]) -> bool:
+        found.append(record)
+        return len(found) < steps
 
-    return asyncio.run(steps_of())
+    asyncio.run(made.run(tell))
+    return found
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
