@@ -1,143 +1,46 @@
-"""A GRPO run: rollouts, judgement, updates, new weights for the engine, and all that a resumed run needs.
+"""A GRPO run: rollouts, judgement, updates against a reference that follows the policy (see `rollout_run`)."""
 
-    for each step: prompts -> groups (engine) -> samples with advantages -> updates (learner) -> weights (sink)
-
-One step's rollouts may be made while the last one's are learned (`rollouts.asynchronous`). Both ways a run that was
-killed goes on bit for bit: prompts, seeds and weights of a step follow from its number and the state, and what the
-engine had said already is in the rollouts' log.
-"""
-
-import asyncio
 import copy
-import logging
 import random
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from dsv4.files import is_full, write_whole
+from dsv4.files import write_whole
 from dsv4.generation import WeightSink
 from dsv4.model.transformer import Transformer
 from dsv4.posttraining.grpo import Judged, PolicyLoss, judge
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.policy import PolicyBatch, pack_samples
-from dsv4.posttraining.prompts import Prompts
 from dsv4.posttraining.recipe import GrpoRecipe
-from dsv4.posttraining.steps import run_steps
-from dsv4.posttraining.types import Group, Prompt, Sample
+from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources, together
+from dsv4.posttraining.types import Group, Sample
 from dsv4.training.states import load_state
 
-_log = logging.getLogger(__name__)
-Record = dict[str, Any]
 
+class GrpoRun(RolloutRun[GrpoRecipe]):
+    """A recipe of GRPO at work in a folder. Raises ValueError also where the file of the reference is missing."""
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where a run gets its groups. groups(prompts, number): rollouts of a step. forget(before): drops the logs of
-    earlier steps. trial: of the held-out prompts, None where there are none. shown: what a log keeps of a step's groups
-    for people to read."""
-
-    prompts: Prompts
-    groups: Callable[[Sequence[Prompt], int], Awaitable[list[Group]]]
-    forget: Callable[[int], None]
-    trial: Callable[[int], Awaitable[list[Group]]] | None = None
-    shown: Callable[[Sequence[Group]], list[dict[str, Any]]] = lambda groups: []
-
-
-class _StopRequested(Exception):
-    """Whoever is told of the steps wants no more."""
-
-
-class GrpoRun:
-    """A recipe at work in a folder; with a state there it goes on from it. Raises ValueError where that state belongs
-    to another recipe."""
+    phase: ClassVar[str] = "grpo"
 
     def __init__(self, recipe: GrpoRecipe, folder: Path, learner: Learner, sources: Sources, sink: WeightSink) -> None:
-        self.recipe, self.folder, self.learner = recipe, folder, learner
-        self._sources, self._sink = sources, sink
-        self.step, self.tokens, self.seconds = 0, 0, 0.0
         self._reference: Transformer | None = None
         self._reference_of = 0
-        self._record: Record = {}
-        self._generated: dict[int, float] = {}  # seconds that a step's rollouts took
-        self._saved = self._began = time.monotonic()
-        self._load()
+        if recipe.kl.used:
+            self._reference = copy.deepcopy(learner.model).requires_grad_(False)
+        super().__init__(recipe, folder, learner, sources, sink)
 
-    @property
-    def done(self) -> bool:
-        return self.step >= self.recipe.steps
-
-    async def run(self, tell: Callable[[Record], bool]) -> bool:
-        """Steps to the end of the recipe. tell: is given each step's record, and says whether to go on. Saves now and
-        then, at the end, and when told to stop. True if the run reached its end."""
-        await self._sink.publish(self.learner.weights(self.folder), self.step)
-        steps = range(self.step, self.recipe.steps)
-        try:
-            await run_steps(
-                steps, self._generate, self._learn_from, partial(self._publish, tell),
-                ahead=self.recipe.rollouts.asynchronous,
-            )  # fmt: skip
-        except _StopRequested:
-            self.save()
-            return self.done
-        self.save()
-        return True
-
-    async def _generate(self, step: int) -> list[Group]:
-        began = time.perf_counter()
-        prompts = self._sources.prompts.batch(step, self.recipe.rollouts.prompts)
-        groups = await self._sources.groups(prompts, step)
-        self._generated[step] = time.perf_counter() - began
-        return groups
-
-    async def _learn_from(self, step: int, groups: Sequence[Group]) -> dict[str, Tensor]:
+    def _learn(self, groups: Sequence[Group], step: int) -> Record:
         judged = judge(groups, self.recipe.policy, self.recipe.efforts, step)
-        learned = await asyncio.to_thread(self._learn, judged, step)
-        sampled = sum(rollout.length for group in groups for rollout in group.rollouts)
-        self.tokens += sampled
-        self._record = {"step": step, "tokens": self.tokens, "phase": "grpo", **told(groups, judged), **learned}
-        seconds = self._generated.pop(step)
-        self._record |= {"rollout_seconds": seconds, "rollout_tokens_per_second": sampled / seconds}
-        self._record["samples"] = self._sources.shown(groups)
-        return self.learner.weights(self.folder)
+        return {**told_of(judged), **self._update(judged, step)}
 
-    async def _publish(self, tell: Callable[[Record], bool], weights: Mapping[str, Tensor], version: int) -> None:
-        """The end of a step: the engine has its weights, and its numbers are told."""
-        await self._sink.publish(weights, version)
-        self.step = version
-        record = self._record | await self._trial(version - 1)
-        now = time.monotonic()
-        record["seconds"], self._began = now - self._began, now
-        self.seconds += record["seconds"]
-        if not tell(record):
-            raise _StopRequested
-        if now - self._saved >= self.recipe.save_seconds and not self.done:
-            self._save_if_there_is_room()
-
-    async def _trial(self, step: int) -> Record:
-        every = self.recipe.held_out.every
-        if self._sources.trial is None or not every or (self.step % every and not self.done):
-            return {}
-        rollouts = [rollout for group in await self._sources.trial(step) for rollout in group.rollouts]
-        judged = [float(rollout.reward) for rollout in rollouts if rollout.reward is not None]
-        return {
-            "held_out_reward": fmean(judged) if judged else float("nan"),
-            "held_out_length": fmean(rollout.length for rollout in rollouts),
-            "held_out_finished": fmean(float(rollout.finished) for rollout in rollouts),
-        }
-
-    def _learn(self, judged: Judged, step: int) -> Record:
+    def _update(self, judged: Judged, step: int) -> Record:
         """The updates of a step, and their numbers together."""
         recipe, records = self.recipe, list[dict[str, float]]()
-        for number, samples in enumerate(_parts(judged.samples, recipe.policy.updates, f"{recipe.seed} {step}")):
+        for number, samples in enumerate(parts(judged.samples, recipe.policy.updates, f"{recipe.seed} {step}")):
             if not samples:
                 continue
             # only the first update's policy is the one that was sampled from
@@ -148,7 +51,7 @@ class GrpoRun:
             lr = recipe.lr.at(step * recipe.policy.updates + number, recipe.updates)
             records.append(self.learner.step(batches, PolicyLoss(recipe.policy, divisor), lr=lr))
             self._renew_reference()
-        return _together(records)
+        return _numbers(records)
 
     def _batches(self, samples: Sequence[Sample], version: int) -> list[PolicyBatch]:
         betas = {sample.domain: self.recipe.kl.of(sample.domain) for sample in samples}
@@ -167,29 +70,14 @@ class GrpoRun:
             self._reference_of = self.learner.updates
 
     def save(self) -> None:
-        """Write the state in one piece, and drop the logs of rollouts that are learned."""
-        self._saved = time.monotonic()
-        header = {
-            "recipe": self.recipe.to_dict(),
-            "run_step": self.step,
-            "sampled": self.tokens,
-            "seconds": self.seconds,
-            "reference": self._reference_of,
-        }
         if self._reference is not None and not (file := self._reference_file(self._reference_of)).exists():
             reference = self._reference.state_dict()
             write_whole(file, lambda out: torch.save(reference, out))
-        self.learner.save(self.folder, header)
-        self._sources.forget(self.step)
+        super().save()
         self._drop_references()
 
-    def _save_if_there_is_room(self) -> None:
-        try:
-            self.save()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            _log.warning("no state was written (%s); the one before stays, and the run goes on", error)
+    def _header(self) -> Record:
+        return {**super()._header(), "reference": self._reference_of}
 
     def _reference_file(self, update: int) -> Path:
         return self.folder / f"reference-{update}.pt"
@@ -200,14 +88,8 @@ class GrpoRun:
         for file in files[:-2]:
             file.unlink(missing_ok=True)
 
-    def _load(self) -> None:
-        if self.recipe.kl.used:
-            self._reference = copy.deepcopy(self.learner.model).requires_grad_(False)
-        state = self.learner.load(self.folder)
-        if state is None:
-            return
-        self.recipe.check_resume(state["recipe"], self.folder)
-        self.step, self.tokens, self.seconds = state["run_step"], state["sampled"], state["seconds"]
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        super()._resume(state)
         self._reference_of = state["reference"]
         if self._reference is not None:
             file = self._reference_file(self._reference_of)
@@ -216,7 +98,7 @@ class GrpoRun:
             self._reference.load_state_dict(load_state(file))
 
 
-def _parts(samples: Sequence[Sample], count: int, seed: str) -> list[list[Sample]]:
+def parts(samples: Sequence[Sample], count: int, seed: str) -> list[list[Sample]]:
     """Shuffled and dealt into as many updates."""
     if count == 1:
         return [list(samples)]
@@ -228,35 +110,23 @@ def _parts(samples: Sequence[Sample], count: int, seed: str) -> list[list[Sample
 _MEANS = ("entropy", "kl", "clipped", "off_policy")
 
 
-def _together(records: Sequence[dict[str, float]]) -> Record:
+def _numbers(records: Sequence[dict[str, float]]) -> Record:
     """The numbers of a step's updates: means over learned tokens, sums of what is counted. Empty where nothing was
     learned."""
     if not records:
         return {"learned": 0.0, "skipped": 0.0}
-    total: Counter[str] = Counter()
-    for record in records:
-        total.update(record)
-    chosen, seconds = max(1.0, total["chosen"]), total["seconds"]
-    found: Record = {name: total[name] / chosen for name in _MEANS}
+    total, found = together(records)
+    chosen = max(1.0, total["chosen"])
+    found |= {name: total[name] / chosen for name in _MEANS}
     if total["fresh"]:
         found["mismatch"] = total["mismatch"] / total["fresh"]
-    found |= {name: total[name] / len(records) for name in ("loss", "grad_norm")}
-    found |= {"lr": records[-1]["lr"], "skipped": total["skipped"], "learned": total["chosen"]}
-    return found | {"update_seconds": seconds, "tokens_per_second": total["tokens"] / seconds}
+    return found | {"learned": total["chosen"]}
 
 
-def told(groups: Sequence[Group], judged: Judged) -> Record:
-    """What a step's rollouts were like: rewards, lengths, what was left out, the environment's own numbers."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+def told_of(judged: Judged) -> Record:
+    """What was left out of a step's rollouts, and the rewards of the rest."""
     found: Record = {name: float(getattr(judged, name)) for name in ("broken", "stale", "equal", "small", "masked")}
-    found |= {"samples_learned": float(len(judged.samples)), "length": fmean(r.length for r in rollouts)}
-    found["finished"] = fmean(float(rollout.finished) for rollout in rollouts)
+    found["samples_learned"] = float(len(judged.samples))
     if judged.rewards:
         found |= {"reward": fmean(judged.rewards), "reward_with_penalty": fmean(judged.penalised)}
-    by_kind: dict[str, list[float]] = {}
-    for rollout in rollouts:
-        if rollout.reward is not None:
-            by_kind.setdefault(f"reward.{rollout.prompt.domain}.{rollout.prompt.effort}", []).append(rollout.reward)
-        for name, value in rollout.metrics.items():
-            by_kind.setdefault(f"env.{name}", []).append(value)
-    return found | {name: fmean(values) for name, values in sorted(by_kind.items())}
+    return found

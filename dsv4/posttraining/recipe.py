@@ -1,4 +1,5 @@
-"""A GRPO run as data: one frozen object read from a TOML file, checked before anything is loaded. No torch."""
+"""A run that learns from rollouts as data: one frozen object read from a TOML file, checked before anything is loaded.
+No torch."""
 
 import json
 import tomllib
@@ -65,7 +66,7 @@ class SamplingSettings:
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
-        for name, least in (("prompts", 1), ("group", 2), ("concurrent", 1), ("context", 2)):
+        for name, least in (("prompts", 1), ("group", 1), ("concurrent", 1), ("context", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"rollouts.{name} must be at least {least}, got {getattr(self, name)}")
 
@@ -89,11 +90,11 @@ class HeldOutSettings:
             raise ValueError("held_out.every must be at least 0, held_out.prompts and held_out.samples at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class GrpoRecipe:
-    """A whole run. init: folder of the model it starts from. steps: of rollouts. numerics: what the learner computes
-    in. micro: tokens of one forward pass. qat_from: update from which it computes with the released numbers. efforts:
-    by reasoning mode. save_seconds: between states."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRecipe:
+    """What all runs that learn from rollouts have. init: folder of the model it starts from. steps: of rollouts.
+    numerics: what the learner computes in. micro: tokens of one forward pass. qat_from: update from which it computes
+    with the released numbers. efforts: by reasoning mode. save_seconds: between states."""
 
     name: str
     init: str
@@ -108,8 +109,6 @@ class GrpoRecipe:
     save_seconds: float = 300.0
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     rollouts: SamplingSettings = field(default_factory=SamplingSettings)
-    policy: PolicySettings = field(default_factory=PolicySettings)
-    kl: KlSettings = field(default_factory=KlSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
     __pydantic_config__ = _STRICT
@@ -129,13 +128,6 @@ class GrpoRecipe:
         cuts = self.rollouts.top_p < 1 or self.rollouts.top_k > 0 or self.rollouts.min_p > 0
         if cuts and not self.rollouts.replay:
             raise ValueError("rollouts: top_p, top_k and min_p need replay: without the kept ids ratios are biased")
-        if self.rollouts.asynchronous and self.policy.stale < 1:
-            raise ValueError("policy.stale must be at least 1 where rollouts are asynchronous")
-
-    @property
-    def updates(self) -> int:
-        """Of the whole run."""
-        return self.steps * self.policy.updates
 
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
@@ -157,16 +149,21 @@ class GrpoRecipe:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Raises ValueError naming a field that is unknown, missing or wrong."""
-        check_fields(cls, {name: value for name, value in raw.items() if name != "efforts"})
+        check_fields(cls, {name: value for name, value in raw.items() if name not in cls.by_name()})
         try:
             # JSON, because its strict reading still makes tuples of lists
             return TypeAdapter(cls).validate_json(json.dumps(whole_numbers(raw), default=str), strict=True)
         except ValidationError as error:
             raise ValueError(explain(error)) from None
 
+    @classmethod
+    def by_name(cls) -> set[str]:
+        """Fields that are tables of tables, under names of the user."""
+        return {"efforts"}
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: what a run's folder keeps."""
-        return TypeAdapter(GrpoRecipe).dump_python(self, mode="json")
+        return TypeAdapter(type(self)).dump_python(self, mode="json")
 
     def check_resume(self, made: Mapping[str, Any], folder: Path) -> None:
         """Raise ValueError naming a field by which the run of the state in `folder` would have gone otherwise. Free are
@@ -179,3 +176,24 @@ class GrpoRecipe:
                     f"{folder} was made with another recipe: {name} differs (it was {made.get(name)!r}, now it is "
                     f"{value!r}); use another folder, or set it as it was"
                 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoRecipe(RolloutRecipe):
+    """A GRPO run."""
+
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    kl: KlSettings = field(default_factory=KlSettings)
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        RolloutRecipe.__post_init__(self)  # super() does not know a class that slots have made anew
+        if self.rollouts.group < 2:
+            raise ValueError(f"rollouts.group must be at least 2, got {self.rollouts.group}")
+        if self.rollouts.asynchronous and self.policy.stale < 1:
+            raise ValueError("policy.stale must be at least 1 where rollouts are asynchronous")
+
+    @property
+    def updates(self) -> int:
+        """Of the whole run."""
+        return self.steps * self.policy.updates

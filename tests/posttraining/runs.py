@@ -15,10 +15,11 @@ from dsv4.model.init import init_weights
 from dsv4.model.layers import FP32, Numerics
 from dsv4.model.transformer import Transformer
 from dsv4.posttraining.environment import Environment, More, Verdict
-from dsv4.posttraining.grpo_run import GrpoRun, Sources
+from dsv4.posttraining.grpo_run import GrpoRun
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
+from dsv4.posttraining.rollout_run import Sources
 from dsv4.posttraining.types import Prompt
 from dsv4.testing.tiny import tiny_config
 
