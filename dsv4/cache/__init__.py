@@ -1,19 +1,20 @@
-"""Memory of running sequences: what grows lies in pages, what is fixed lies in slots (report 5.2, figure 6)."""
+"""The memory of sequences: what grows with their length lies in pages, what has a fixed size lies in slots (report 5.2,
+figure 6)."""
 
+from dsv4.cache.allocator import Allocator, OutOfCacheError
 from dsv4.cache.format import CacheDtype, RowFormat
 from dsv4.cache.layers import Place, StepCache
-from dsv4.cache.pages import OutOfCacheError, Pool
 from dsv4.cache.spec import PAGE_TOKENS, CacheSpec
 from dsv4.cache.store import CacheStore
 
 __all__ = [
     "PAGE_TOKENS",
+    "Allocator",
     "CacheDtype",
     "CacheSpec",
     "CacheStore",
     "OutOfCacheError",
     "Place",
-    "Pool",
     "RowFormat",
     "StepCache",
 ]

@@ -1,9 +1,10 @@
-"""Prefixes that outlive the process (report 5.2.2): page files and end files in a folder, and a SQLite index.
+"""Prefixes that outlive the process (report 5.2.2): page files and end files in a folder, and an SQLite index.
 
-A file is written to a temporary name, synced, renamed, and only then entered in the index, so whatever moment the
-process dies at, the index names whole files. Every file carries a checksum and is read back against it. Keys are hashes
-of the model's fingerprint, the owner and all tokens up to there: a page of another model or owner cannot be found.
-Only this user may read folder, files and index: they hold what people have said.
+A file is written to a temporary name, synced, renamed, and then entered in the index. The index therefore names whole
+files only, at whatever moment the process dies. Every file has a checksum, which is verified when the file is read.
+The key of a file is a hash of the model's fingerprint, the owner and all tokens up to its end, so a page of another
+model or owner cannot be found. Only the user of this process may read folder, files and index, because they hold
+conversations.
 """
 
 import errno
@@ -27,12 +28,12 @@ from dsv4.observe import log
 
 _MAGIC = b"dsv4\x01\x00\x00\x00"
 _HEADER = len(_MAGIC) + 4
-_STALE_SECONDS = 3600  # temporary files of a dead process are swept after this
+_STALE_SECONDS = 3600  # age at which temporary files of a dead process are deleted
 _BATCH = 500
-_PENDING = 1 << 28  # bytes waiting to be written before `put_page` and `put_end` wait for the disk ...
-_PATIENCE = 2.0  # ... at most so many seconds; then records are dropped until the disk has caught up
-_RESERVE = 2**30  # bytes of the file system left to others, at most a tenth of it
-_BUSY_SECONDS = 0.5  # how long a reader waits for the index; writers have a thread of their own and wait longer
+_PENDING = 1 << 28  # bytes in the queue above which `put_page` and `put_end` wait for the disk ...
+_PATIENCE = 2.0  # ... at most so many seconds; then files are dropped until the queue is shorter
+_RESERVE = 2**30  # bytes of the file system that stay free, at most a tenth of it
+_BUSY_SECONDS = 0.5  # the longest wait of a reader for the index; the writer has its own thread and waits longer
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
@@ -42,7 +43,7 @@ DROP INDEX IF EXISTS ends;
 CREATE INDEX IF NOT EXISTS ends_by_length ON files (base, length) WHERE base IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_use ON files (used);
 """
-# the distinct lengths of the ends behind one page, longest first: one look into the index for each, however many ends
+# the distinct lengths of the ends behind one page, longest first; the query looks into the index once for each length
 _LENGTHS = """
 WITH RECURSIVE known(length) AS (
     SELECT MAX(length) FROM files WHERE base = ?1 AND length <= ?2
@@ -54,12 +55,13 @@ SELECT length FROM known WHERE length IS NOT NULL
 
 
 class DiskBusyError(RuntimeError):
-    """Another process holds the index just now; nothing is wrong with it."""
+    """Another process holds the index at the moment; the index is not damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The keys of a token sequence: one per full page, and the end (the rest of the tokens and the snapshot)."""
+    """The hash chain of a token sequence: one key for each full page, and one for the end (the rest of the tokens and
+    the snapshot). Each key includes the key before it."""
 
     root: bytes
     pages: list[bytes]
@@ -68,29 +70,29 @@ class Chain:
 
     @property
     def base(self) -> bytes:
-        """The key that the end follows."""
+        """The key before the end."""
         return self.pages[-1] if self.pages else self.root
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What is stored of a prefix: full pages, and the end."""
+class StoredPrefix:
+    """The bytes of a prefix on disk: full pages, and the end."""
 
     pages: list[bytes]
     end: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _FileWrite:
     key: bytes
-    base: bytes | None  # of an end: the key before it
+    base: bytes | None  # the key before an end; None for a page
     length: int
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Touch:
-    """These files were used at that time."""
+    """A use of these files, for the order of eviction."""
 
     keys: tuple[bytes, ...]
     when: float
@@ -98,8 +100,8 @@ class _Touch:
 
 @dataclass(slots=True)
 class DiskCounts:
-    """What happened since the tier was opened. corrupt: files whose checksum did not fit (dropped, never used).
-    dropped: records not handed over because the disk was too slow."""
+    """Events since the tier was opened. corrupt: files with a wrong checksum (deleted, never used). dropped: files that
+    were not queued because the disk was too slow."""
 
     written: int = 0
     written_bytes: int = 0
@@ -111,15 +113,16 @@ class DiskCounts:
 
 
 class DiskTier:
-    """A folder of cached prefixes with a byte budget, least recently used out first. Several processes may share it.
+    """A folder of cached prefixes with a byte budget; the least recently used file is deleted first. Several processes
+    may share it.
 
-    Reading happens in the caller's thread, writing in one of its own: a slow disk holds up answers for two seconds at
-    most, once 256 MiB wait to be written. A tenth of the file system (at most 1 GiB) is left to others: what is kept
-    here gives way to that. fingerprint: identifies model and storage format; keys of different fingerprints never meet.
+    The caller's thread reads, a thread of the tier writes. A slow disk delays an answer by two seconds at most, when
+    256 MiB are in the queue. A tenth of the file system (at most 1 GiB) stays free, even if the budget is larger.
+    fingerprint: identifies model and storage format; keys of different fingerprints differ.
 
-    Raises ValueError for a budget under 1 MiB and for a folder that cannot be used. What later goes wrong with writing
-    is counted, logged once, and nothing else; reading raises what the file system and SQLite raise, DiskBusyError where
-    it may be tried again.
+    Raises ValueError for a budget under 1 MiB and for a folder that cannot be used. A later failure of a write is
+    counted, and the first of a series is logged. Reading raises the errors of the file system and of SQLite, and
+    DiskBusyError where the caller may try again.
     """
 
     def __init__(self, folder: Path, *, budget: int, fingerprint: str, page_tokens: int = PAGE_TOKENS) -> None:
@@ -137,11 +140,11 @@ class DiskTier:
         except (OSError, sqlite3.Error) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise ValueError(f"the folder for prefixes {str(folder)!r} cannot be used: {why}") from error
-        self._jobs: deque[_Job | _Touch] = deque()
+        self._queue: deque[_FileWrite | _Touch] = deque()
         self._pending: dict[bytes, int] = {}
         self._moved = threading.Condition()
         self._closing = self._behind = self._unwritable = False
-        self._thread = threading.Thread(target=self._write_jobs, name="dsv4-disk", daemon=True)
+        self._thread = threading.Thread(target=self._write_queue, name="dsv4-disk", daemon=True)
         self._thread.start()
 
     @property
@@ -150,12 +153,12 @@ class DiskTier:
         return self._rows("SELECT COALESCE(SUM(bytes), 0) FROM files")[0][0]
 
     def flush(self) -> None:
-        """Wait until everything handed over is written."""
+        """Wait until the queue is written."""
         with self._moved:
             self._moved.wait_for(lambda: not self._pending)
 
     def close(self) -> None:
-        """Write what is left, then let go of the folder."""
+        """Write the rest of the queue, end the thread and close the index."""
         with self._moved:
             self._closing = True
             self._moved.notify_all()
@@ -165,7 +168,7 @@ class DiskTier:
                 connection.close()
 
     def chain(self, tokens: Sequence[int], owner: str) -> Chain:
-        """The keys of these tokens."""
+        """The hash chain of these tokens."""
         key, width = token_key(tokens), self._page_tokens * 4
         root = last = hashlib.blake2b(
             f"{self._fingerprint}\0{owner}".encode("utf-8", "surrogatepass"), digest_size=20
@@ -178,22 +181,22 @@ class DiskTier:
         return Chain(root, pages, _end_key(last, rest), len(tokens))
 
     def has(self, key: bytes) -> bool:
-        """Whether this file is stored or about to be."""
+        """Whether this file is stored or in the queue."""
         return key in self._pending or bool(self._rows("SELECT 1 FROM files WHERE key = ?", (key,)))
 
     def missing(self, keys: list[bytes]) -> set[bytes]:
-        """Which of these files are neither stored nor about to be."""
-        # NOTE: pending first: a file that is written meanwhile is then found in the index
+        """The files that are neither stored nor in the queue."""
+        # NOTE: the queue is read first: a file that is written after that is found in the index
         idle = [key for key in keys if key not in self._pending]
         return set(idle) - self._known(idle)
 
     def put_page(self, key: bytes, data: bytes) -> None:
-        """Store one full page, soon. When it cannot be written (a full disk) that is counted and nothing else."""
-        self._hand_over(_Job(key, None, 0, data))
+        """Queue one full page. A failure of its write (a full disk) is counted and not raised."""
+        self._enqueue(_FileWrite(key, None, 0, data))
 
     def put_end(self, chain: Chain, data: bytes) -> None:
-        """Store the end of a prefix, after its pages; with it the prefix can be found."""
-        self._hand_over(_Job(chain.end, chain.base, chain.length, data))
+        """Queue the end of a prefix, after its pages; once it is written, `find` finds the prefix."""
+        self._enqueue(_FileWrite(chain.end, chain.base, chain.length, data))
 
     def find(self, tokens: Sequence[int], owner: str) -> Chain | None:
         """The longest stored prefix of these tokens whose pages are all in the index."""
@@ -212,13 +215,14 @@ class DiskTier:
                     return Chain(full.root, full.pages[: length // self._page_tokens], end, length)
         return None
 
-    def read(self, chain: Chain) -> Content | None:
-        """The files of a prefix that was found. None when one is missing or damaged: it is then forgotten."""
+    def read(self, chain: Chain) -> StoredPrefix | None:
+        """The bytes of a prefix that `find` returned. None when a file is missing or damaged; that file is then
+        deleted."""
         parts = []
         for key in (*chain.pages, chain.end):
             data = self._read(key)
             if data is None:
-                # NOTE: not by the writer's connection, which may wait long for other processes
+                # NOTE: not through the writer's connection, which may wait long for other processes
                 with self._read_lock, suppress(sqlite3.Error), self._reader:
                     self._reader.execute("DELETE FROM files WHERE key = ?", (key,))
                 with suppress(OSError):
@@ -226,12 +230,12 @@ class DiskTier:
                 return None
             parts.append(data)
         with self._moved:
-            self._jobs.append(_Touch((*chain.pages, chain.end), time.time()))
+            self._queue.append(_Touch((*chain.pages, chain.end), time.time()))
             self._moved.notify_all()
-        return Content(parts[:-1], parts[-1])
+        return StoredPrefix(parts[:-1], parts[-1])
 
     def _with_ends(self, bases: list[bytes]) -> list[bytes]:
-        """Those behind which an end is stored, in their order."""
+        """The keys behind which an end is stored, in their order."""
         found: set[bytes] = set()
         for at in range(0, len(bases), _BATCH):
             batch = bases[at : at + _BATCH]
@@ -257,9 +261,9 @@ class DiskTier:
                 raise DiskBusyError(str(error)) from error
             raise
 
-    def _hand_over(self, job: _Job) -> None:
+    def _enqueue(self, task: _FileWrite) -> None:
         with self._moved:
-            if job.key in self._pending or self._closing:
+            if task.key in self._pending or self._closing:
                 return
             room = self._moved.wait_for(
                 lambda: sum(self._pending.values()) < _PENDING, timeout=0 if self._behind else _PATIENCE
@@ -270,54 +274,54 @@ class DiskTier:
             if not room:
                 self.counts.dropped += 1
                 return
-            self._pending[job.key] = len(job.data)
-            self._jobs.append(job)
+            self._pending[task.key] = len(task.data)
+            self._queue.append(task)
             self._moved.notify_all()
 
-    def _write_jobs(self) -> None:
+    def _write_queue(self) -> None:
         while True:
             with self._moved:
-                self._moved.wait_for(lambda: self._jobs or self._closing)
-                if not self._jobs:
+                self._moved.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
                     return
-                job = self._jobs.popleft()
+                task = self._queue.popleft()
             try:
-                self._touch(job) if isinstance(job, _Touch) else self._write(job)
-            except Exception as error:  # the border of the thread: without it nothing would be written any more
+                self._touch(task) if isinstance(task, _Touch) else self._write(task)
+            except Exception as error:  # the border of the thread: without it the thread would end
                 self._not_written(error)
             with self._moved:
-                if isinstance(job, _Job):
-                    del self._pending[job.key]
+                if isinstance(task, _FileWrite):
+                    del self._pending[task.key]
                 self._moved.notify_all()
 
-    def _touch(self, job: _Touch) -> None:
+    def _touch(self, task: _Touch) -> None:
         with self._lock, suppress(sqlite3.Error), self._db:
-            # the earlier pages last: they go out after what builds on them
+            # later pages get earlier times: they are evicted before the pages that they depend on
             self._db.executemany(
                 "UPDATE files SET used = ? WHERE key = ?",
-                [(job.when - i * 1e-6, key) for i, key in enumerate(job.keys)],
+                [(task.when - i * 1e-6, key) for i, key in enumerate(task.keys)],
             )
 
     def _not_written(self, error: Exception) -> None:
-        """Count it; the first of a series is logged."""
+        """Count a failed write; log the first of a series."""
         self.counts.failed_writes += 1
         if not self._unwritable:
             log("prefix_not_written", folder=str(self.folder), error=f"{type(error).__name__}: {error}")
         self._unwritable = True
 
-    def _write(self, job: _Job) -> None:
-        path = self._path(job.key)
+    def _write(self, task: _FileWrite) -> None:
+        path = self._path(task.key)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        size = len(job.data) + _HEADER
+        size = len(task.data) + _HEADER
         try:
             self._make_room(size)
             path.parent.mkdir(exist_ok=True, mode=0o700)
             with open(temporary, "wb", opener=_private) as file:
-                file.write(_MAGIC + zlib.crc32(job.data).to_bytes(4, "little"))
-                file.write(job.data)
+                file.write(_MAGIC + zlib.crc32(task.data).to_bytes(4, "little"))
+                file.write(task.data)
                 sync(file)
             rename(temporary, path)
-            row = (job.key, job.base, job.length, size, time.time())
+            row = (task.key, task.base, task.length, size, time.time())
             with self._lock, self._db:
                 self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", row)
         except (OSError, sqlite3.Error) as error:
@@ -333,7 +337,7 @@ class DiskTier:
 
     def _read(self, key: bytes) -> bytes | None:
         try:
-            # NOTE: not blocking: somebody may have put a pipe there
+            # NOTE: not blocking, because the path may be a pipe
             with open(os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 raw = file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
         except OSError:
@@ -346,8 +350,8 @@ class DiskTier:
         return data
 
     def _make_room(self, size: int) -> None:
-        """Delete the least recently used files until `size` more bytes fit, into the budget and beside the reserve of
-        the file system. The index row goes first. Raises OSError when there is nothing to delete and no room."""
+        """Delete the least recently used files until `size` more bytes fit into the budget and leave the reserve of the
+        file system free. The index row is deleted before its file. Raises OSError when the room does not suffice."""
         over = max(self.total_bytes + size - self.budget, size - self._room())
         while over > 0:
             rows = self._rows("SELECT key, bytes FROM files ORDER BY used LIMIT 64")
@@ -362,7 +366,7 @@ class DiskTier:
             self._forget(gone)
             self.counts.evicted += len(gone)
         if self._room() < size:
-            raise OSError(errno.ENOSPC, "what is left of the disk is left to others")
+            raise OSError(errno.ENOSPC, "the free space of the disk is reserved for other programs")
 
     def _room(self) -> int:
         """Bytes that may be written to the file system."""
@@ -385,7 +389,7 @@ class DiskTier:
         return self.folder / "index.sqlite"
 
     def _open_index(self) -> sqlite3.Connection:
-        """The index; a damaged one is begun anew (its files are swept later)."""
+        """The index. A damaged index is replaced by an empty one; `_sweep` deletes its files later."""
         for attempt in range(2):
             with open(self._index, "ab", opener=_private) as file, suppress(OSError):
                 os.fchmod(file.fileno(), 0o600)  # SQLite gives its other files the same mode
@@ -397,7 +401,7 @@ class DiskTier:
                 return db
             except sqlite3.Error as error:
                 db.close()
-                # NOTE: a full disk or a lock is not damage: the index stays
+                # NOTE: a full disk or a lock is not damage, so the index stays
                 if attempt or getattr(error, "sqlite_errorcode", None) not in _DAMAGED:
                     raise
                 for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
@@ -405,7 +409,7 @@ class DiskTier:
         raise AssertionError
 
     def _sweep(self) -> None:
-        """Remove files the index does not know, when they are old enough not to be another process's work."""
+        """Delete files that are not in the index and too old to be those of a running process."""
         known = {row[0] for row in self._rows("SELECT key FROM files")}
         limit = time.time() - _STALE_SECONDS
         for path in self.folder.glob("??/*"):

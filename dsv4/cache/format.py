@@ -1,4 +1,4 @@
-"""How a cached row is stored: plain fp32 or bf16 values, or the release's packing (report 5.2.1).
+"""Formats of a cached row: plain fp32 or bf16 values, or the release's packing (report 5.2.1).
 
 Legend: N stored rows, C head dim, I indexer dim, X stored width.
 """
@@ -19,8 +19,8 @@ _PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """Stores rows and gives them back. `release` packs an entry into 584 bytes and an indexer key into 68 (V4's dims):
-    lossless for a model in release numerics, a rounding for any other.
+    """Converts rows to their stored form and back. `release` packs an entry into 584 bytes and an indexer key into 68
+    (with V4's dims). The packing is lossless for a model in release numerics and a rounding for any other.
 
     Raises ValueError for an unknown name.
     """
@@ -50,24 +50,24 @@ class RowFormat:
         return rows.index_bytes(c.index_head_dim) if self.name == "release" else c.index_head_dim
 
     def store_entry(self, kv_NC: Tensor) -> Tensor:
-        """Rows as they are stored, [N, X]."""
+        """Entries or window rows in stored form, [N, X]."""
         if self.name == "release":
             return rows.pack_entry(kv_NC, self.config.qk_rope_head_dim)
         return kv_NC.to(self.dtype)
 
     def read_entry(self, rows_NX: Tensor, dtype: torch.dtype) -> Tensor:
-        """Stored rows as values, [N, C] in `dtype`."""
+        """The values of stored rows, [N, C] in `dtype`."""
         if self.name == "release":
             return rows.unpack_entry(rows_NX, self.config.head_dim, self.config.qk_rope_head_dim, dtype)
         return rows_NX.to(dtype)
 
     def store_index(self, key_NI: Tensor) -> Tensor:
-        """Indexer keys as they are stored, [N, X]."""
+        """Indexer keys in stored form, [N, X]."""
         return rows.pack_index(key_NI) if self.name == "release" else key_NI.to(self.dtype)
 
 
 def default_cache_dtype(model: Transformer) -> CacheDtype:
-    """Rows as the model computes them."""
+    """The format in which the model computes rows: `release` in release numerics, else that of the activations."""
     if model.numerics.simulate:
         return "release"
     return "bf16" if model.numerics.activations == torch.bfloat16 else "fp32"

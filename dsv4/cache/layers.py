@@ -1,4 +1,4 @@
-"""LayerCache on pages and slots. All index arithmetic of a step is done once and shared by its layers.
+"""LayerCache on pages and slots. A StepCache computes all indices of a step once, and its layers share them.
 
 Legend: T tokens, B sequences, W window rows, C head dim, X stored width, R gathered rows, N finished entries, M entry
 rows, P pages, I indexer dim, S slots.
@@ -18,11 +18,11 @@ from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one sequence lives in the store.
+    """The slot and the pages of one sequence in the store.
 
-    pages: at least as many as its tokens after this step need. window_from: the first position whose ring rows the slot
-    holds; later than 0 only where a prefix without a snapshot is being warmed up. entries_from: entries of earlier
-    tokens are in the pages already and are not written again.
+    pages: at least as many as the sequence needs after this step. window_from: the first position whose ring rows the
+    slot holds; it is above 0 only where the windows of a prefix without a snapshot are computed again. entries_from:
+    the pages hold the entries of earlier tokens already, so these are not written again.
     """
 
     slot: int
@@ -32,8 +32,9 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class _Join:
-    """Kept rows of rings and new rows, put in order per sequence; and which new rows the rings keep."""
+class _RingPlan:
+    """Reads and writes of one kind of ring in a step: the order of kept rows and new rows in each sequence, and the new
+    rows that the rings keep."""
 
     kept: Tensor  # rows of the flattened rings to read
     order: Tensor | None  # order of [kept rows, new rows]; None = as they are
@@ -41,15 +42,11 @@ class _Join:
     keep_at: Tensor  # ... and the rows of the flattened rings they go to
 
 
-def _join(places: Sequence[Place], spans: list[tuple[int, int]], firsts: list[int], ring: int) -> _Join:
-    """spans: tokens cached before and new ones, per sequence. firsts: the first position to read. ring: its rows."""
-    kept, order, keep, keep_at, new = (
-        [],
-        [],
-        [],
-        [],
-        sum(old - first for (old, _), first in zip(spans, firsts, strict=True)),
-    )
+def _plan_ring(places: Sequence[Place], spans: list[tuple[int, int]], firsts: list[int], ring: int) -> _RingPlan:
+    """spans: for each sequence, the number of tokens that are cached and of new tokens. firsts: for each sequence, the
+    first position to read. ring: rows of one ring."""
+    kept, order, keep, keep_at = [], [], [], []
+    new = sum(old - first for (old, _), first in zip(spans, firsts, strict=True))
     read, row = 0, 0
     for place, (old, count), first in zip(places, spans, firsts, strict=True):
         base = place.slot * ring
@@ -59,7 +56,7 @@ def _join(places: Sequence[Place], spans: list[tuple[int, int]], firsts: list[in
         keep += range(row + count - last, row + count)
         keep_at += [base + p % ring for p in range(old + count - last, old + count)]
         read, row = read + old - first, row + count
-    return _Join(
+    return _RingPlan(
         torch.tensor(kept, dtype=torch.int64),
         None if order == list(range(len(order))) else torch.tensor(order),
         None if len(keep) == row else torch.tensor(keep),
@@ -67,18 +64,18 @@ def _join(places: Sequence[Place], spans: list[tuple[int, int]], firsts: list[in
     )
 
 
-def _write(join: _Join, rings_SX: Tensor, new_TX: Tensor) -> None:
-    rows = new_TX if join.keep is None else new_TX.index_select(0, join.keep)
-    rings_SX.index_copy_(0, join.keep_at, rows)
+def _write(plan: _RingPlan, rings_SX: Tensor, new_TX: Tensor) -> None:
+    rows = new_TX if plan.keep is None else new_TX.index_select(0, plan.keep)
+    rings_SX.index_copy_(0, plan.keep_at, rows)
 
 
-def _in_order(join: _Join, kept_RX: Tensor | None, new_TX: Tensor) -> Tensor:
+def _in_order(plan: _RingPlan, kept_RX: Tensor | None, new_TX: Tensor) -> Tensor:
     rows = new_TX if kept_RX is None else torch.cat([kept_RX, new_TX])
-    return rows if join.order is None else rows.index_select(0, join.order)
+    return rows if plan.order is None else rows.index_select(0, plan.order)
 
 
 class StepCache:
-    """The cache of one forward pass: some sequences of a store, each with its place."""
+    """The cache of one forward pass: the sequences of a batch, each with its place in the store."""
 
     def __init__(self, store: CacheStore, sequences: Sequences, places: Sequence[Place]) -> None:
         self.store, self.sequences, self.places = store, sequences, places
@@ -90,7 +87,7 @@ class StepCache:
         firsts = [
             max(old - window + 1, min(p.window_from, old), 0) for p, (old, _) in zip(places, self._spans, strict=True)
         ]
-        self._window = _join(places, self._spans, firsts, window)
+        self._window = _plan_ring(places, self._spans, firsts, window)
         self._window_T2 = self._ranges(window, firsts)
         self._tails = {ratio: self._tail(ratio) for ratio in sequences.blocks}
         widest = max(len(p.pages) for p in places)
@@ -102,7 +99,7 @@ class StepCache:
         return PagedLayer(self, self.store.layers[index])
 
     def _ranges(self, window: int, firsts: list[int]) -> Tensor:
-        """[first, last) of the joined window rows for each new token."""
+        """For each new token, the range [first, last) of the window rows that it reads."""
         parts, start = [], 0
         for (old, new), first in zip(self._spans, firsts, strict=True):
             last = start + old - first + torch.arange(1, new + 1)
@@ -110,16 +107,17 @@ class StepCache:
             start += old - first + new
         return torch.cat(parts)
 
-    def _tail(self, ratio: int) -> _Join:
+    def _tail(self, ratio: int) -> _RingPlan:
         firsts = [old - tail_length(ratio, old) for old, _ in self._spans]
-        return _join(self.places, self._spans, firsts, tail_rows(ratio))
+        return _plan_ring(self.places, self._spans, firsts, tail_rows(ratio))
 
     def _table(self, ratio: int) -> PageTable:
         per_page = self.store.spec.page_tokens // ratio
         return PageTable(self._pages_BP * per_page, per_page, self.sequences.sequence_T)
 
     def _entry_rows(self, ratio: int, blocks: Blocks) -> tuple[Tensor, Tensor | None]:
-        """Buffer rows of the finished entries; and which of the finished entries those are, None = all."""
+        """Rows of the entry buffer for the finished entries, and the indices of these entries among all finished ones
+        (None = all)."""
         per_page = self.store.spec.page_tokens // ratio
         rows, which, at = [], [], 0
         for place, first, count in zip(self.places, blocks.first_entry, blocks.new_entries, strict=True):
@@ -142,10 +140,10 @@ class PagedLayer:
         self._step, self._store, self._format = step, store, step.store.spec.format
 
     def join_tail(self, name: TailName, rows_TW: Tensor, blocks: Blocks) -> Tensor:
-        join, rings_SX = self._step._tails[blocks.ratio], self._store.tails[name].flatten(0, 1)
-        kept_RX = rings_SX.index_select(0, join.kept) if join.kept.numel() else None
-        _write(join, rings_SX, rows_TW)
-        return _in_order(join, kept_RX, rows_TW)
+        plan, rings_SX = self._step._tails[blocks.ratio], self._store.tails[name].flatten(0, 1)
+        kept_RX = rings_SX.index_select(0, plan.kept) if plan.kept.numel() else None
+        _write(plan, rings_SX, rows_TW)
+        return _in_order(plan, kept_RX, rows_TW)
 
     def append_index(self, entries_NI: Tensor, blocks: Blocks) -> tuple[Tensor, PageTable]:
         assert self._store.index_MX is not None
@@ -153,15 +151,15 @@ class PagedLayer:
         return self._store.index_MX, self._step._tables[blocks.ratio]
 
     def append(self, kv_TC: Tensor, entries_NC: Tensor | None, blocks: Blocks | None) -> KeyBuffer:
-        join, rings_SX = self._step._window, self._store.window_SWX.flatten(0, 1)
+        plan, rings_SX = self._step._window, self._store.window_SWX.flatten(0, 1)
         new_TX = self._format.store_entry(kv_TC)
-        # NOTE: new rows are read back as stored: a row must not change value between this step and the next
+        # NOTE: new rows are read back as they are stored, so that a row has the same values in this step and the next
         new_TC = self._format.read_entry(new_TX, kv_TC.dtype)
         kept_RC = None
-        if join.kept.numel():
-            kept_RC = self._format.read_entry(rings_SX.index_select(0, join.kept), kv_TC.dtype)
-        _write(join, rings_SX, new_TX)
-        window_WC = _in_order(join, kept_RC, new_TC)
+        if plan.kept.numel():
+            kept_RC = self._format.read_entry(rings_SX.index_select(0, plan.kept), kv_TC.dtype)
+        _write(plan, rings_SX, new_TX)
+        window_WC = _in_order(plan, kept_RC, new_TC)
         if entries_NC is None or blocks is None:
             return KeyBuffer(window_WC, self._step._window_T2, None)
         assert self._store.entries_MX is not None

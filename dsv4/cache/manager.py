@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from dsv4.cache.disk import Content, DiskBusyError, DiskTier
+from dsv4.cache.allocator import OutOfCacheError
+from dsv4.cache.disk import DiskBusyError, DiskTier, StoredPrefix
 from dsv4.cache.layers import Place
-from dsv4.cache.pages import OutOfCacheError
 from dsv4.cache.prefix import PrefixCache, ReusePolicy
 from dsv4.cache.store import CacheStore, from_bytes, to_bytes
 from dsv4.observe import log
@@ -18,8 +18,8 @@ class CacheManager:
     """Opens, grows and closes the places of running requests, and keeps prefixes of them.
 
     A new request starts at the longest known prefix, in memory or on disk. Reuse changes only how much is computed, not
-    the results. A disk that cannot be read is not used any more (`disk_off`), because a disk that only saves time must
-    not fail answers.
+    the results. After an error of the disk the manager stops using it (`disk_off`), because the disk only saves time
+    and must not fail an answer.
     """
 
     def __init__(self, store: CacheStore, policy: ReusePolicy, disk: DiskTier | None = None) -> None:
@@ -28,7 +28,7 @@ class CacheManager:
 
     @property
     def active(self) -> bool:
-        """Whether anything can be kept."""
+        """Whether prefixes are kept at all."""
         return self.prefixes.policy.snapshots > 0 or self.prefixes.policy.windows == "none"
 
     def points(self, length: int, marked: Collection[int]) -> list[int]:
@@ -40,26 +40,27 @@ class CacheManager:
         return sorted({p for p in marked if 0 < p < length} | set(range(spacing, length, spacing)))
 
     def open(self, tokens: Sequence[int], owner: str) -> tuple[Place, int]:
-        """A place for these tokens and how many of them it holds already: at most all but the last, whose logits are
-        still to be computed. Raises OutOfCacheError when no slot is free."""
+        """A place for these tokens, and the number of tokens that it holds already. The last token is never one of
+        them, because its logits are still to be computed. Raises OutOfCacheError when no slot is free."""
         prefixes, counts = self.prefixes, self.prefixes.counts
         counts.lookups += 1
         if not prefixes.make_room(pages=0, slots=1):
             raise OutOfCacheError("no slot is free")
         prefixes.make_room(pages=1)
         limit = len(tokens) - 1
-        record = prefixes.find(tokens, owner, limit)
-        known = prefixes.usable(record) if record else 0
+        prefix = prefixes.find(tokens, owner, limit)
+        known = prefixes.usable(prefix) if prefix else 0
         if (disk := self._used_disk()) is not None and (found := self._restore(disk, tokens, owner, limit, known)):
             return found
-        if record is None or not known:
+        if prefix is None or not known:
             return Place(self.store.slots.take(1)[0], []), 0
         counts.hits += 1
         counts.hit_tokens += known
-        return prefixes.open(record), known
+        return prefixes.open(prefix), known
 
     def grow(self, place: Place, length: int) -> Place:
-        """The place with pages for so many tokens; kept prefixes give theirs up. Raises OutOfCacheError."""
+        """The place with pages for `length` tokens; kept prefixes are dropped where pages are short. Raises
+        OutOfCacheError."""
         count = self.store.spec.pages_for(length) - len(place.pages)
         if count <= 0:
             return place
@@ -67,13 +68,13 @@ class CacheManager:
         return replace(place, pages=[*place.pages, *self.store.pages.take(count)])
 
     def keep(self, tokens: Sequence[int], owner: str, place: Place) -> None:
-        """Keep a prefix that a place holds; its slot is at these tokens or one further. With the policy `none` the
-        windows are not kept, because the place may have begun at a prefix without a snapshot (`Place.window_from`);
-        such a place has nothing new before it is past that prefix."""
+        """Keep a prefix that a place holds; the rings of its slot are at the end of these tokens or one token further.
+        With the policy `none` the windows are not kept, because the place may have begun at a prefix without a snapshot
+        (`Place.window_from`); up to the end of that prefix such a place has nothing new."""
         if not self.active or len(tokens) < place.entries_from:
             return
         windows = self.prefixes.policy.windows != "none"
-        added = self.prefixes.record(tokens, owner, place.pages, place.slot if windows else None)
+        added = self.prefixes.add(tokens, owner, place.pages, place.slot if windows else None)
         if added and (disk := self._used_disk()) is not None:
             self._guarded(lambda: self._write(disk, tokens, owner, place, windows))
 
@@ -83,31 +84,33 @@ class CacheManager:
         self.store.pages.give_back(place.pages)
 
     def forget(self) -> None:
-        """Drop all kept prefixes, because the weights changed. Those on disk belong to the old weights too, so the disk
-        is not used any more."""
+        """Drop all kept prefixes, because the weights changed. The prefixes on disk belong to the old weights too, so
+        the disk is not used any more."""
         self.prefixes.clear()
         self.disk_off = True
 
     def shut_down(self) -> None:
-        """Write what is still to be written to disk."""
+        """Write the queue of the disk tier and close it."""
         if self.disk is not None:
             self.disk.close()
 
     def shared_pages(self, tokens: Sequence[int], owner: str) -> int:
-        """Pages of the best record that running requests hold too: they need not be free to be reused."""
-        record = self.prefixes.find(tokens, owner, len(tokens) - 1)
-        return self.prefixes.shared(record) if record and self.prefixes.usable(record) else 0
+        """The number of pages of the longest cached prefix that running requests hold too. A request that reuses the
+        prefix needs no free pages for them."""
+        prefix = self.prefixes.find(tokens, owner, len(tokens) - 1)
+        return self.prefixes.shared(prefix) if prefix and self.prefixes.usable(prefix) else 0
 
     def _used_disk(self) -> DiskTier | None:
         return None if self.disk_off else self.disk
 
     def _guarded(self, work: Callable[[], T]) -> T | None:
-        """What the disk gives; None when it is busy or broken. A broken one is said once and not asked again."""
+        """The result of `work`; None when the disk is busy or fails. After a failure, which is logged once, the disk is
+        not used any more."""
         try:
             return work()
         except DiskBusyError:
             return None
-        except Exception as error:  # a border: files and index are outside our hands
+        except Exception as error:  # a process border: other programs may change folder and index
             folder = str(self.disk.folder) if self.disk else ""
             log("prefix_disk_off", folder=folder, error=f"{type(error).__name__}: {error}", until="restart")
             self.disk_off = True
@@ -125,8 +128,8 @@ class CacheManager:
         disk.put_end(chain, to_bytes([*views, *(store.slot_views(place.slot) if windows else [])]))
 
     @staticmethod
-    def _read(disk: DiskTier, tokens: Sequence[int], owner: str, more_than: int) -> tuple[int, Content] | None:
-        """The longest prefix on disk, when it has more than so many tokens: its length and its content."""
+    def _read(disk: DiskTier, tokens: Sequence[int], owner: str, more_than: int) -> tuple[int, StoredPrefix] | None:
+        """The length and the bytes of the longest prefix on disk, if it has more than `more_than` tokens."""
         found = disk.find(tokens, owner)
         if found is None or found.length <= more_than:
             return None
@@ -136,7 +139,7 @@ class CacheManager:
     def _restore(
         self, disk: DiskTier, tokens: Sequence[int], owner: str, limit: int, known: int
     ) -> tuple[Place, int] | None:
-        """A place filled from disk, when the disk has more than memory."""
+        """A place filled from disk, and the number of its tokens, if the disk has a longer prefix than memory."""
         prefixes, store = self.prefixes, self.store
         windows = prefixes.policy.windows != "none"
         warm_up = 0 if windows else prefixes.warm_up
@@ -154,13 +157,13 @@ class CacheManager:
             rest = length % store.spec.page_tokens
             views = store.page_views(pages[-1], rest) if rest else []
             from_bytes(data.end, [*views, *(store.slot_views(slot) if windows else [])])
-        except ValueError:  # a record of another shape: as good as none
+        except ValueError:  # bytes of another shape cannot be used
             self.close(Place(slot, pages))
             return None
         start = length - warm_up
         prefixes.counts.hits += 1
         prefixes.counts.hit_tokens += start
-        prefixes.record(tokens[:length], owner, pages, slot if windows else None)
+        prefixes.add(tokens[:length], owner, pages, slot if windows else None)
         if windows:
             return Place(slot, pages), start
         return Place(slot, pages, window_from=start, entries_from=length), start

@@ -1,7 +1,8 @@
-"""Cache sizes as arithmetic, before anything is allocated (report 5.2.1, 5.2.2).
+"""Sizes of the cache, computed before anything is allocated (report 5.2.1, 5.2.2).
 
-A page covers a fixed number of source tokens in every layer at once, so all layers agree on its borders. A slot holds
-what one sequence keeps whatever its length: the window and the tokens the compressors have not finished with.
+A page covers a fixed number of source tokens in every layer, so all layers have the same page borders. A slot holds the
+state of a sequence that does not grow with its length: the window, and the tokens that are not in a compressed entry
+yet.
 """
 
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from dsv4.cache.format import CacheDtype, RowFormat
 from dsv4.config import AttentionKind, LayerSpec, ModelConfig, tail_rows
 
 PAGE_TOKENS = 256
-# rows of the last hidden states a slot keeps: the prediction block may have to redo the position before last
+# rows of the last hidden states that a slot keeps: the prediction block may repeat the position before the last
 STREAM_ROWS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
-    """Sizes for one model and one way of storing rows; tails and hidden states are always fp32."""
+    """Sizes for one model and one format of rows; tails and hidden states are always fp32. Raises ValueError when a
+    page does not end on a border of entries in every layer."""
 
     config: ModelConfig
     dtype: CacheDtype
@@ -36,18 +38,18 @@ class CacheSpec:
         return (*self.config.layers, *self.config.mtp_layers)
 
     def page_bytes(self) -> int:
-        """One page, all layers: compressed entries and indexer keys of `page_tokens` source tokens."""
+        """Bytes of one page in all layers: compressed entries and indexer keys of `page_tokens` source tokens."""
         return sum(self._entry_bytes(spec) * (self.page_tokens // spec.ratio) for spec in self.layers if spec.ratio)
 
     def slot_bytes(self) -> int:
-        """One sequence's window rows, compressor tails and last hidden states, all layers."""
+        """Bytes of one slot in all layers: window rows, compressor tails and last hidden states."""
         form = self.format
         window = self.config.sliding_window * form.entry_width * form.dtype.itemsize
         streams = STREAM_ROWS * self.config.hc_mult * self.config.hidden_size * 4 if self.config.mtp_layers else 0
         return streams + sum(window + self._tail_bytes(spec) for spec in self.layers)
 
     def pages_for(self, tokens: int) -> int:
-        """Pages that `tokens` source tokens need."""
+        """The number of pages that `tokens` source tokens need."""
         return -(-tokens // self.page_tokens)
 
     def total_bytes(self, pages: int, slots: int) -> int:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsv4.cache.allocator import Allocator
 from dsv4.cache.format import CacheDtype
-from dsv4.cache.pages import Pool
 from dsv4.cache.spec import STREAM_ROWS, CacheSpec
 from dsv4.config import AttentionKind, LayerSpec, ModelConfig, tail_rows
 from dsv4.model.inputs import TailName
@@ -18,10 +18,11 @@ from dsv4.model.inputs import TailName
 
 @dataclass(frozen=True, slots=True)
 class LayerStore:
-    """One layer's tensors. Their content is undefined until written; readers mask what they may not see.
+    """One layer's tensors. Their content is undefined until it is written; readers mask the rows that a
+    query may not read.
 
     Window and tails are rings addressed by position, one per slot: the row of position p is row p modulo the ring.
-    That is why taking the last token back needs no work: the row it overwrote is one no later token can see.
+    Taking the last token back therefore needs no work: no later token can see the row that it overwrote.
     """
 
     spec: LayerSpec
@@ -38,17 +39,17 @@ class LayerStore:
 
 
 class CacheStore:
-    """All layers' tensors and the pools of pages and slots. Memory is committed as it is first written.
+    """The tensors of all layers, and the allocators of pages and slots. Memory is committed when it is first written.
 
-    tokens: source tokens that fit in all sequences together, rounded up to whole pages. slots: running sequences and
+    tokens: source tokens of all sequences together, rounded up to whole pages. slots: running sequences and
     snapshots together.
     """
 
     def __init__(self, config: ModelConfig, dtype: CacheDtype, *, tokens: int, slots: int, device: str = "cpu") -> None:
         self.config = config
         self.spec = CacheSpec(config, dtype)
-        self.pages = Pool(self.spec.pages_for(tokens), "pages")
-        self.slots = Pool(slots, "slots")
+        self.pages = Allocator(self.spec.pages_for(tokens), "pages")
+        self.slots = Allocator(slots, "slots")
         self.layers = [self._layer(spec, torch.device(device)) for spec in self.spec.layers]
         streams = (slots, STREAM_ROWS, config.hc_mult, config.hidden_size) if config.mtp_layers else (slots, 0)
         # the residual streams of the last tokens, for the prediction block; row = position modulo STREAM_ROWS
@@ -56,20 +57,20 @@ class CacheStore:
 
     @property
     def bytes(self) -> int:
-        """What the tensors take, counted from the tensors themselves."""
+        """Bytes of all tensors, counted from the tensors themselves."""
         tensors = [t for layer in self.layers for t in (*layer.slot_tensors(), *layer.page_tensors())]
         return sum(t.numel() * t.element_size() for t in (*tensors, self.streams_SRHD))
 
     def check_integrity(self) -> bool:
-        """True when nothing is held: what an idle engine without a prefix cache must look like."""
+        """True when no page and no slot has a user, as in an idle engine without kept prefixes."""
         return self.pages.free == self.pages.count and self.slots.free == self.slots.count
 
     def slot_views(self, slot: int) -> list[Tensor]:
-        """Everything of one slot: views, in a fixed order."""
+        """Views of all tensors of one slot, in a fixed order."""
         return [t[slot] for layer in self.layers for t in layer.slot_tensors()] + [self.streams_SRHD[slot]]
 
     def page_views(self, page: int, tokens: int | None = None) -> list[Tensor]:
-        """The rows of the first `tokens` source tokens of a page (default: all): views, in a fixed order."""
+        """Views of the rows of the first `tokens` source tokens of a page (default: all), in a fixed order."""
         views = []
         for layer in self.layers:
             if layer.spec.ratio:
@@ -83,7 +84,7 @@ class CacheStore:
             b.copy_(a)
 
     def copy_page(self, source: int, target: int, tokens: int) -> None:
-        """The rows of the first `tokens` source tokens."""
+        """Copy the rows of the first `tokens` source tokens."""
         for a, b in zip(self.page_views(source, tokens), self.page_views(target, tokens), strict=True):
             b.copy_(a)
 
@@ -110,15 +111,15 @@ class CacheStore:
 
 
 def to_bytes(views: list[Tensor]) -> bytes:
-    """The memory of CPU tensors one after another."""
+    """The bytes of CPU tensors, one after another."""
     return b"".join(v.contiguous().view(torch.uint8).numpy().tobytes() if v.numel() else b"" for v in views)
 
 
 def from_bytes(data: bytes | memoryview, views: list[Tensor]) -> None:
-    """Fill views from what `to_bytes` gave. Raises ValueError when the sizes differ; then nothing is written."""
+    """Fill views with bytes of `to_bytes`. Raises ValueError when the sizes differ; then nothing is written."""
     sizes = [v.numel() * v.element_size() for v in views]
     if sum(sizes) != len(data):
-        raise ValueError(f"the record has {len(data)} bytes, {sum(sizes)} are needed")
+        raise ValueError(f"the stored prefix has {len(data)} bytes, {sum(sizes)} are needed")
     flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
     for view, part in zip(views, flat.split(sizes), strict=True):
         if view.numel():

@@ -1,4 +1,5 @@
-"""A radix tree over token ids. Each value sits at one token sequence; a query finds the longest one that begins it."""
+"""A radix tree over token ids. It maps token sequences to values and finds the sequences that are prefixes of a
+query."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -9,14 +10,15 @@ _WIDTH = 4
 
 
 def token_key(tokens: Sequence[int]) -> bytes:
-    """Token ids as bytes, four each: comparing long prefixes is then one memory comparison."""
+    """Token ids as bytes, four for each: two prefixes are then compared in one memory comparison."""
     key = array("I", tokens)
     assert key.itemsize == _WIDTH
     return key.tobytes()
 
 
 def _agree(edge: bytes, key: bytes, at: int) -> int:
-    """How many bytes of `edge` stand in `key` at `at`, in whole tokens; by halving, so that long edges cost little."""
+    """The number of bytes, in whole tokens, in which `edge` agrees with `key` from `at` on; by binary search, because
+    edges may be long."""
     if key.startswith(edge, at):
         return len(edge)
     low, high = 0, min(len(edge), len(key) - at) // _WIDTH
@@ -39,22 +41,22 @@ class _Node(Generic[T]):
 
 
 class RadixTree(Generic[T]):
-    """Maps token sequences (as `token_key`) to values; the empty sequence cannot hold one."""
+    """Maps token sequences (as `token_key`) to values. The empty sequence has no value."""
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node(b"", None)
 
     def __bool__(self) -> bool:
-        """Whether it holds any value."""
+        """Whether the tree has a value."""
         return bool(self._root.children)
 
     def get(self, key: bytes) -> T | None:
-        """The value at exactly this sequence."""
+        """The value of exactly this sequence."""
         node, at, rest = self._walk(key)
         return node.value if at == len(key) and not rest else None
 
     def prefixes(self, key: bytes) -> Iterator[T]:
-        """The values of all sequences that begin `key`, shortest first."""
+        """The values of all sequences that are prefixes of `key`, the shortest first."""
         node, at = self._root, 0
         while (child := node.children.get(key[at : at + _WIDTH])) is not None and key.startswith(child.edge, at):
             node, at = child, at + len(child.edge)
@@ -62,9 +64,9 @@ class RadixTree(Generic[T]):
                 yield node.value
 
     def set(self, key: bytes, value: T) -> None:
-        """Put a value at a sequence; replaces the one there. Raises ValueError for the empty sequence."""
+        """Set the value of a sequence. Raises ValueError for the empty sequence."""
         if not key:
-            raise ValueError("the empty sequence holds no value")
+            raise ValueError("the empty sequence has no value")
         node, at, shared = self._walk(key)
         if shared:
             node = self._split(node.children[key[at : at + _WIDTH]], shared)
@@ -76,7 +78,7 @@ class RadixTree(Generic[T]):
         node.value = value
 
     def remove(self, key: bytes) -> None:
-        """Take the value at a sequence away. Raises KeyError when there is none."""
+        """Remove the value of a sequence. Raises KeyError when there is none."""
         node, at, rest = self._walk(key)
         if at != len(key) or rest or node.value is None:
             raise KeyError(key)
@@ -92,7 +94,8 @@ class RadixTree(Generic[T]):
             node = parent
 
     def _walk(self, key: bytes) -> tuple[_Node[T], int, int]:
-        """The deepest node whose sequence begins `key`, its length, and how far its next edge still agrees."""
+        """The deepest node whose sequence is a prefix of `key`, the length of that sequence, and the number of bytes in
+        which the next edge agrees."""
         node, at = self._root, 0
         while (child := node.children.get(key[at : at + _WIDTH])) is not None:
             shared = _agree(child.edge, key, at)
@@ -103,7 +106,7 @@ class RadixTree(Generic[T]):
 
     @staticmethod
     def _split(node: _Node[T], length: int) -> _Node[T]:
-        """Cut an edge; returns the new node at the cut."""
+        """Cut an edge. Returns the new node at the cut."""
         parent = node.parent
         assert parent is not None
         upper = _Node(node.edge[:length], parent)

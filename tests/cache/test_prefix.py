@@ -15,7 +15,7 @@ def made(pages: int = 12, slots: int = 6, **policy: object) -> PrefixCache:
 def keep(cache: PrefixCache, tokens: list[int], owner: str = "a", slot: bool = True) -> bool:
     """As a request that ends right after."""
     pages, slots = cache.store.pages.take(cache.store.spec.pages_for(len(tokens))), cache.store.slots.take(1)
-    kept = cache.record(tokens, owner, pages, slots[0] if slot else None)
+    kept = cache.add(tokens, owner, pages, slots[0] if slot else None)
     cache.store.pages.give_back(pages)
     cache.store.slots.give_back(slots)
     assert cache.check_integrity()
@@ -23,8 +23,8 @@ def keep(cache: PrefixCache, tokens: list[int], owner: str = "a", slot: bool = T
 
 
 def length_of(cache: PrefixCache, tokens: list[int], owner: str = "a", limit: int = 10**6) -> int:
-    record = cache.find(tokens, owner, limit)
-    return record.length if record else 0
+    prefix = cache.find(tokens, owner, limit)
+    return prefix.length if prefix else 0
 
 
 def test_the_longest_prefix_within_the_limit_is_found() -> None:
@@ -48,11 +48,11 @@ def test_owners_do_not_see_each_other() -> None:
 def test_full_pages_are_shared_and_the_last_one_is_copied() -> None:
     cache, tokens = made(), [1] * 600
     keep(cache, tokens)
-    (record,) = cache._records
-    place = cache.open(record)
-    assert list(place.pages)[:2] == record.pages[:2]
-    assert place.pages[2] not in record.pages
-    assert cache.shared(record) == 2
+    (prefix,) = cache._prefixes
+    place = cache.open(prefix)
+    assert list(place.pages)[:2] == prefix.pages[:2]
+    assert place.pages[2] not in prefix.pages
+    assert cache.shared(prefix) == 2
     assert cache.reclaimable() == 1
     cache.store.pages.give_back(place.pages)
     cache.store.slots.give_back([place.slot])
@@ -83,10 +83,10 @@ def test_room_is_made_by_forgetting_and_only_as_much_as_needed() -> None:
 def test_opening_without_room_takes_nothing() -> None:
     cache = made(pages=3, slots=2)
     keep(cache, [1] * 300)
-    (record,) = cache._records
+    (prefix,) = cache._prefixes
     pages = cache.store.pages.take(1)
     with pytest.raises(OutOfCacheError):
-        cache.open(record)
+        cache.open(prefix)
     cache.store.pages.give_back(pages)
     assert cache.check_integrity()
 
@@ -95,9 +95,9 @@ def test_a_prefix_without_windows_saves_what_lies_before_the_warm_up() -> None:
     cache = made(windows="none")
     assert cache.warm_up == 5 * 128
     keep(cache, [1] * 1000, slot=False)
-    (record,) = cache._records
-    place = cache.open(record)
-    assert (cache.usable(record), place.window_from, place.entries_from) == (360, 360, 1000)
+    (prefix,) = cache._prefixes
+    place = cache.open(prefix)
+    assert (cache.usable(prefix), place.window_from, place.entries_from) == (360, 360, 1000)
 
 
 @pytest.mark.parametrize(

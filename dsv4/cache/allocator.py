@@ -1,4 +1,4 @@
-"""Allocates numbered places: pages and slots. No torch, no clock."""
+"""Allocation of pages and slots by number, with reference counts. No torch, no clock."""
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
@@ -8,8 +8,11 @@ class OutOfCacheError(RuntimeError):
     """There are not enough free pages or slots; nothing was taken."""
 
 
-class Pool:
-    """Numbers 0..count-1, each free or held by one or more users. The lowest free numbers are taken first."""
+class Allocator:
+    """Hands out the numbers 0..count-1. A number is free or has one or more users; the lowest free numbers go first.
+
+    what: the plural that error messages use ("pages").
+    """
 
     def __init__(self, count: int, what: str) -> None:
         self._free = list(range(count))  # a heap
@@ -21,11 +24,11 @@ class Pool:
         return len(self._free)
 
     def users(self, number: int) -> int:
-        """How many hold this number; 0 = free."""
+        """The number of users of this number; 0 = it is free."""
         return self._users[number]
 
     def take(self, count: int) -> list[int]:
-        """Take `count` free numbers, all or none. Raises OutOfCacheError naming what is short and by how much."""
+        """Take `count` free numbers, all or none. Raises OutOfCacheError with both counts when there are too few."""
         if count > len(self._free):
             raise OutOfCacheError(f"{count} {self._what} needed, {len(self._free)} of {self.count} free")
         numbers = [heappop(self._free) for _ in range(count)]
@@ -34,14 +37,14 @@ class Pool:
         return numbers
 
     def share(self, numbers: Iterable[int]) -> None:
-        """One more user for numbers that are held already. Raises ValueError for a free one; then nothing changes."""
+        """Add one user to numbers that are in use. Raises ValueError for a free number; then nothing changes."""
         numbers = list(numbers)
         self._check(numbers)
         for number in numbers:
             self._users[number] += 1
 
     def give_back(self, numbers: Sequence[int]) -> None:
-        """One user less; the last one frees the number. Raises ValueError for a number that is not held (a double
+        """Remove one user of each number; a number without users is free. Raises ValueError for a free number (a double
         free); then nothing changes."""
         self._check(numbers)
         given: dict[int, int] = {}
