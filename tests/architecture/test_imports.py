@@ -1,6 +1,7 @@
-"""Imports point one way: the table of docs/reading.md, walked over the syntax trees."""
+"""Imports point one way: the table of docs/reading.md, compared with the syntax trees."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": {"files"},
     "observe": set(),
     "parameters": {"config"},
-    "evals": {"generation", "encoding", "observe"},
     "answer": {"generation", "encoding"},
     "server": {"answer", "generation", "encoding", "observe"},
     "api": {
@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "training", "files", "observe",
     },
 }  # fmt: skip
-FREE = {"cli", "__init__"}  # the only places that wire everything
+FREE = {"cli", "__init__"}  # may import everything; `recipes` too, which lies beside the package
 SOURCES = sorted((ROOT / "dsv4").rglob("*.py"))
 
 
@@ -66,6 +66,34 @@ def imports_of(file: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "dsv4"}
     return found
+
+
+def parts() -> set[str]:
+    """The top-level parts that exist; a folder without Python files (`configs`) is none."""
+    return {part_of(file) for file in SOURCES}
+
+
+def test_the_table_names_every_part_and_no_other() -> None:
+    assert parts() == ALLOWED.keys() | FREE
+    assert not {name for allowed in ALLOWED.values() for name in allowed} - ALLOWED.keys()
+
+
+def test_the_table_of_the_tour_is_this_one() -> None:
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+    levels: dict[str, int] = {}
+    listed: dict[str, set[str]] = {}
+    for level, names, imports in re.findall(r"^\| (\d) \| (.*?) \| (.*?) \|$", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", names):
+            levels[name] = int(level)
+            listed[name] = {"everything"} if imports == "everything" else set(re.findall(r"`(\w+)`", imports))
+    assert listed == {**ALLOWED, "cli": {"everything"}, "recipes": {"everything"}}
+    assert not [(a, b) for a, allowed in ALLOWED.items() for b in allowed if levels[b] >= levels[a]]
+    assert max(levels.values()) == levels["cli"]
+
+
+def test_the_drawing_of_the_tour_names_every_part() -> None:
+    drawing = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8").split("```")[1]
+    assert set(re.findall(r"\w+", drawing)) >= parts() - {"__init__"}
 
 
 # the rooms of the server, each with the rooms it may import; what all requests share lies in `backend`, and the files
