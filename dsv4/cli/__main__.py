@@ -21,6 +21,7 @@ VERBS = {
     "convert": "Write a checkpoint in another layout.",
     "check": "Verify a checkpoint folder without loading it.",
     "train": "Train a model from a recipe, or go on with a run.",
+    "sft": "Fine-tune a model on conversations, or go on with a run.",
     "bench": "Measure prefill and decode speed by context length.",
 }
 # in torch's message about memory that it cannot allocate

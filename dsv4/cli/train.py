@@ -102,7 +102,7 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
         page = before_the_run(recipe, place, live, track, held) if first else None
         prepared = prepare(recipe, place, export)
         trainer = _trainer(recipe, place, prepared.tokenizer, mesh)
-        finished = _run(trainer, place, page, track, steps) if first else _follow(trainer, steps)
+        finished = show_run(trainer, place, page, track, steps) if first else _follow(trainer, steps)
         if finished and first and prepared.layout is not None:
             from dsv4.cli.train_export import export_model
 
@@ -141,7 +141,7 @@ def _follow(trainer: "Trainer", steps: int | None) -> bool:
     return True
 
 
-def _run(trainer: "Trainer", place: Path, page: "LivePage | None", track: str | None, steps: int | None) -> bool:
+def show_run(trainer: "Trainer", place: Path, page: "LivePage | None", track: str | None, steps: int | None) -> bool:
     """Train, log every step and show the progress. True if the run reached its end."""
     from dsv4.training.logbook import Logbook, open_tracker
 

@@ -136,10 +136,10 @@ class BatchReader:
         for sequence in sequences:
             size = sum(len(d.tokens) for d in (*gathered, *sequence))
             if gathered and size > self._data.micro:
-                yield _batch(gathered)
+                yield batch_of(gathered)
                 gathered = []
             gathered += sequence
-        yield _batch(gathered)
+        yield batch_of(gathered)
 
     def _pool(self, position: Position) -> _Pool:
         """The pool that `position` reads from."""
@@ -211,7 +211,8 @@ def _pieces(document: Document, length: int, settings: SourceSettings) -> Iterat
         yield Document(document.tokens[first:last], learn)
 
 
-def _batch(documents: Sequence[Document]) -> Batch:
+def batch_of(documents: Sequence[Document]) -> Batch:
+    """Documents packed one after another."""
     lengths = tuple(len(d.tokens) for d in documents)
     tokens = np.concatenate([d.tokens for d in documents], dtype=np.int64)
     each = [np.ones(n) if d.learn is None else d.learn for n, d in zip(lengths, documents, strict=True)]

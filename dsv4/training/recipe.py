@@ -33,7 +33,7 @@ __all__ = ["Recipe", "SourceSettings"]
 
 _STRICT = ConfigDict(extra="forbid")
 # fields of ModelConfig that a recipe has no say in, and who has
-_NOT_GIVEN = {
+FROM_ELSEWHERE = {
     "vocab_size": "the tokenizer",
     "bos_token_id": "the tokenizer",
     "eos_token_id": "the tokenizer",
@@ -76,9 +76,9 @@ class Recipe:
         for name in ("mtp", "balance", "indexer"):
             if getattr(self.loss, name) < 0:
                 raise ValueError(f"loss.{name} must be at least 0, got {getattr(self.loss, name)}")
-        for name in _NOT_GIVEN:
+        for name in FROM_ELSEWHERE:
             if name in self.model:
-                raise ValueError(f"model.{name} comes from {_NOT_GIVEN[name]} and may not be given")
+                raise ValueError(f"model.{name} comes from {FROM_ELSEWHERE[name]} and may not be given")
         if self.lora is not None:
             self._check_lora()
         self._check_lengths()

@@ -12,13 +12,15 @@ from dsv4.training.schedule import past_change
 _SCHEDULE = ("stages", "lr", "batch", "mtp_weights", "qat_from")
 _FREE = ("run", "scale")  # what a run costs and tells
 # where texts lie and how they are read; the documents themselves are compared
-_PLACES = ("path", "suffixes", "characters", "key", "invalid")
+_PLACES = ("path", "suffixes", "characters", "key", "invalid")  # of a source; `init` is the place of weights
 
 
-def fingerprints(sources: Sequence[Source], codec: Codec) -> dict[str, Any]:
-    """What a state keeps of its data: equal for equal documents, wherever they lie."""
+def fingerprints(sources: Sequence[Source], codec: Codec, base: str | None = None) -> dict[str, Any]:
+    """What a state keeps of its data: equal for equal documents, wherever they lie. base: a digest of the weights that
+    the run started from."""
     definition = hashlib.blake2b(codec.definition_json().encode(errors="surrogatepass"), digest_size=16)
-    return {"tokenizer": definition.hexdigest(), "sources": [source.digest for source in sources]}
+    found = {"tokenizer": definition.hexdigest(), "sources": [source.digest for source in sources]}
+    return found if base is None else {**found, "base": base}
 
 
 def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
@@ -39,6 +41,8 @@ def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict
         return
     if known["tokenizer"] != data["tokenizer"]:
         raise ValueError(f"{folder} was made with another tokenizer: put it back, or use another folder")
+    if known.get("base") != data.get("base"):
+        raise ValueError(f"{folder} was started from other weights than {recipe.init} has: use another folder")
     for settings, before, after in zip(recipe.data.sources, known["sources"], data["sources"], strict=True):
         if before != after:
             raise ValueError(
@@ -55,6 +59,7 @@ def _compared(recipe: Recipe, data_is_known: bool) -> dict[str, Any]:
     kept["data"] = {name: value for name, value in raw["data"].items() if name != "micro"}
     if data_is_known:
         kept["data"].pop("tokenizer")
+        kept["init"] = kept["init"] is not None
         kept["data"]["sources"] = [
             {k: v for k, v in source.items() if source["kind"] == "generator" or k not in _PLACES}
             for source in raw["data"]["sources"]

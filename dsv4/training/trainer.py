@@ -44,6 +44,7 @@ class Trainer:
     """Model, optimisers and data of a recipe in a folder; `run` yields a record per step. With a state in the folder it
     goes on from there, bit for bit as if it had never stopped.
 
+    model: where the run does not start from new weights; base: a digest of what these were.
     Raises ValueError when the folder's state belongs to another recipe.
     """
 
@@ -56,6 +57,7 @@ class Trainer:
         *,
         team: Team | None = None,
         model: Transformer | None = None,
+        base: str | None = None,
     ) -> None:
         self.recipe, self.folder, self.schedule = recipe, folder, recipe.schedule
         self.team = team or Alone()
@@ -73,7 +75,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self._holds: tuple[int, bool] | None = None  # stage and number formats of the last step
         self._yarn: bool | None = None  # what the model's rotary tables were made for
-        self._data = fingerprints(sources, codec)
+        self._data = fingerprints(sources, codec, base)
         rank, world = self.team.samples
         self._reader_from = partial(
             BatchReader, sources, recipe.data, self.schedule, codec, seed=recipe.seed, rank=rank, world=world

@@ -21,6 +21,7 @@ FLAGS = {
     "convert": "src dst experts dtype resume",
     "check": "folder deep json",
     "train": "recipe set folder live track table export threads steps dry_run",
+    "sft": "recipe init data epochs lr length held_out set folder live track export threads steps",
     "bench": "folder of contexts decode peer long json plot mode fused",
 }
 

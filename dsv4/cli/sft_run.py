@@ -1,0 +1,140 @@
+"""A fine-tuning run from its first check to the folder it leaves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsv4.api.tokenizer import load_tokenizer
+from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
+from dsv4.cli.progress import console
+from dsv4.cli.train import show_run
+from dsv4.cli.train_export import export_model
+from dsv4.cli.train_start import before_the_run, reading
+from dsv4.distributed.mesh import launched
+from dsv4.encoding import Tokenizer
+from dsv4.model.layers import BF16, FP32
+from dsv4.posttraining.base_model import BaseModel
+from dsv4.posttraining.sft import DataSize, Wishes, held_out_loss, with_schedule, with_wishes
+from dsv4.training.checks import check_codec, check_model, check_room, needs_of, remarks
+from dsv4.training.data import open_sources
+from dsv4.training.documents import TokenShard, shard_of
+from dsv4.training.recipe import Recipe
+from dsv4.training.settings import SourceSettings
+from dsv4.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command says that is not part of a recipe."""
+
+    folder: Path | None
+    held_out: Path | None
+    live: int | None
+    track: str | None
+    export: str
+    steps: int | None
+
+
+def fine_tune(raw: Mapping[str, Any], init: Path, wishes: Wishes, options: Options) -> None:
+    """Train on the model in `init` and export it. raw: the tables of a recipe, as far as one says them."""
+    if launched():
+        raise ValueError("dsv4 sft runs in one process: start it without torchrun")
+    base = BaseModel.open(init)
+    for note in base.notes:
+        console().print(f"note: {note}")
+    layout = None if options.export == "none" else LAYOUTS.get(options.export, base.layout)
+    tokenizer = _tokenizer(base)
+    made = with_wishes(raw, wishes, base, layout)
+    place = options.folder or Path("runs") / str(made["name"])
+    _check_apart(place, base.folder)
+    # all but the schedule is judged before the data is read; a schedule for little data stands in for it
+    draft = Recipe.from_dict(with_schedule(made, wishes, base, DataSize((64,))))
+    _check_tokenizer(draft, tokenizer, base)
+    with ExitStack() as held:
+        page = before_the_run(draft, place, options.live, options.track, held)
+        shards = _read(draft, tokenizer, place)
+        recipe = Recipe.from_dict(with_schedule(made, wishes, base, DataSize.of(shards)))
+        check_codec(recipe, tokenizer)
+        check_model(recipe, base.config.vocab_size, layout)
+        check_room(place, needs_of(recipe, base.config, layout))
+        _tell(recipe, shards)
+        trainer = _trainer(recipe, base, tokenizer, place)
+        watched = _held_out(options.held_out, tokenizer, place)
+        _tell_loss("before", trainer, watched, layout)
+        if show_run(trainer, place, page, options.track, options.steps):
+            _tell_loss("after", trainer, watched, layout)
+            if layout is not None:
+                files = _with_dialect(base.files(), tokenizer)
+                target = export_model(place, trainer.model.config, trainer.weights(), layout, files)
+                console().print(f"model: {target} ({layout.name})")
+
+
+def _tokenizer(base: BaseModel) -> Tokenizer:
+    found = load_tokenizer(base.folder, base.config.vocab_size)
+    if found is None:
+        raise ValueError(f"{base.folder}: has no tokenizer.json, so conversations cannot be read for it")
+    return found
+
+
+def _check_apart(place: Path, base: Path) -> None:
+    """Raise ValueError where the run would write over the model it starts from."""
+    own, other = place.resolve(), base.resolve()
+    if own == other or own in other.parents or other in own.parents:
+        raise ValueError(f"--folder {place}: the run would write into the model it starts from, {base}; name another")
+
+
+def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer, base: BaseModel) -> None:
+    """Raise ValueError for a recipe whose tokenizer is not the model's."""
+    named = Path(recipe.data.tokenizer or base.folder).expanduser()
+    if named != base.folder and Tokenizer.load(named).definition_json() != tokenizer.definition_json():
+        raise ValueError(f"data.tokenizer: {named} has other tokens than the model in {base.folder}")
+
+
+def _read(recipe: Recipe, tokenizer: Tokenizer, place: Path) -> list[TokenShard]:
+    """The data of all sources that have an end."""
+    sources = [source for source in recipe.data.sources if source.kind != "generator"]
+    with reading() as progress:
+        return [shard_of(source, tokenizer, place / "data", progress) for source in sources]
+
+
+def _trainer(recipe: Recipe, base: BaseModel, tokenizer: Tokenizer, place: Path) -> Trainer:
+    with reading() as progress:
+        sources = open_sources(recipe, tokenizer, place / "data", progress)
+    model = base.trainable(BF16 if recipe.run.numerics == "bf16" else FP32)
+    return Trainer(recipe, place, tokenizer, sources, model=model, base=base.digest)
+
+
+def _held_out(file: Path | None, tokenizer: Tokenizer, place: Path) -> TokenShard | None:
+    if file is None:
+        return None
+    return shard_of(SourceSettings("held-out", "messages", str(file)), tokenizer, place / "data")
+
+
+def _tell(recipe: Recipe, shards: Sequence[TokenShard]) -> None:
+    out = console()
+    sources = [source for source in recipe.data.sources if source.kind != "generator"]
+    for settings, shard in zip(sources, shards, strict=True):
+        text = f"{settings.name}: {shard.count:,} examples, {shard.tokens:,} tokens, {shard.learned:,} of them learned"
+        if shard.context_only:
+            text += f"; {shard.context_only:,} answers are only context: no reasoning in a conversation that thinks"
+        out.print(text)
+    for remark in remarks(recipe):
+        out.print(f"note: {remark}")
+
+
+def _tell_loss(when: str, trainer: Trainer, shard: TokenShard | None, layout: Layout | None) -> None:
+    if shard is None or (when == "before" and trainer.step):
+        return
+    quantised = layout is RELEASE and trainer.recipe.lora is None
+    loss, right = held_out_loss(trainer.model, shard, micro=trainer.recipe.data.micro, quantised=quantised)
+    console().print(f"held out, {when}: loss {loss:.3f}, {right:.1%} of {shard.learned:,} tokens right")
+
+
+def _with_dialect(files: Mapping[str, bytes], tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The base's files, its dialect said in words: the encoding script that told it is not copied."""
+    name = "generation_config.json"
+    raw = json.loads(files.get(name, b"{}")) | {"dialect": tokenizer.dialect.name}
+    return {**files, name: json.dumps(raw, indent=2).encode()}

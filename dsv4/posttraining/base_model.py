@@ -1,0 +1,88 @@
+"""The model that a fine-tuning run starts from: any folder that loads, or a finished run."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from dsv4.checkpoint import CheckpointReader, detect_layout, open_folder, state_for
+from dsv4.checkpoint.names import Layout
+from dsv4.config import ModelConfig
+from dsv4.model.layers import Numerics
+from dsv4.model.transformer import Transformer
+from dsv4.training.recipe import FROM_ELSEWHERE
+from dsv4.training.states import PREVIOUS_FILE, STATE_FILE
+
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
+# what a folder holds besides its tensors that the fine-tuned model needs too; its card and figures are the base's own
+KEPT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A folder that is ready to be trained on. layout: how it stores its weights. notes: sentences a user should see
+    once."""
+
+    folder: Path
+    config: ModelConfig
+    reader: CheckpointReader
+    layout: Layout
+    notes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "BaseModel":
+        """A checkpoint folder, or the model of a finished run's folder. Raises ValueError or FileNotFoundError naming
+        file, field or tensor."""
+        folder = path.expanduser()
+        if not (folder / "config.json").exists():
+            if (folder / "model" / "config.json").exists():
+                folder = folder / "model"
+            elif any((folder / name).exists() for name in (STATE_FILE, PREVIOUS_FILE)):
+                raise ValueError(f"--init {path}: holds a run that is not finished (there is no {path / 'model'})")
+        opened = open_folder(folder)
+        layout = detect_layout(opened.reader, opened.config)
+        return cls(folder, opened.config, opened.reader, layout, opened.notes)
+
+    @property
+    def digest(self) -> str:
+        """The same for the same weights, wherever they lie: config, names and sizes of the files, and pieces of them,
+        since all of a large model would take minutes to read."""
+        found = hashlib.blake2b((self.folder / "config.json").read_bytes(), digest_size=16)
+        for file in sorted({self.reader.file_of(name) for name in self.reader.names()}):
+            size = file.stat().st_size
+            found.update(f"{file.name} {size}".encode())
+            with file.open("rb") as stream:
+                for piece in range(_SAMPLES):
+                    stream.seek(piece * max(0, size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                    found.update(stream.read(_SAMPLE_BYTES))
+        return found.hexdigest()
+
+    def recipe_fields(self) -> dict[str, Any]:
+        """The table `model` of a recipe for this model."""
+        raw = TypeAdapter(ModelConfig).dump_python(self.config, mode="json")
+        return {field.name: raw[field.name] for field in fields(ModelConfig) if field.name not in FROM_ELSEWHERE}
+
+    def files(self) -> dict[str, bytes]:
+        """The small files that an export of the trained model takes over."""
+        found = {name: self.folder / name for name in KEPT_FILES}
+        return {name: file.read_bytes() for name, file in found.items() if file.is_file()}
+
+    @torch.no_grad()
+    def trainable(self, numerics: Numerics) -> Transformer:
+        """A model of its own with these weights, FP8 and FP4 multiplied out: every parameter can be trained."""
+        model = Transformer(self.config, numerics)
+        own = model.state_dict()
+        for name, value in state_for(self.config, self.reader, "fp32"):
+            own[name].copy_(value)
+        self.reader.release()
+        return model

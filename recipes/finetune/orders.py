@@ -1,0 +1,79 @@
+"""The example of docs/finetune.md: orders in plain English become one line of a fixed form.
+
+    python -m recipes.finetune.orders write orders/          # orders/train.jsonl (100), orders/held_out.jsonl (200)
+    python -m recipes.finetune.orders grade MODEL orders/held_out.jsonl [--adapter FOLDER]
+
+Names, places, goods and wordings are the same in both files; no order is in both.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from dsv4.api.loading import load
+
+NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Ida", "Jack", "Karl", "Lena")
+PLACES = ("London", "Paris", "Rome", "Berlin", "Oslo", "Madrid", "Vienna", "Boston", "Dublin", "Prague")
+GOODS = ("books", "lamps", "chairs", "tables", "boxes", "cups", "pens", "bags", "clocks", "plates")
+WORDINGS = (
+    "Please send {n} {goods} to {name} in {place}.",
+    "{name} from {place} wants {n} {goods}.",
+    "We need {n} {goods} for {name}, {place}.",
+    "Can {name} in {place} get {n} {goods}?",
+    "{n} {goods}, please. The name is {name}, the city is {place}.",
+)
+TRAIN, HELD_OUT = 100, 200
+
+
+def orders(count: int, seed: int = 7) -> list[tuple[str, str]]:
+    """(order, line) pairs, all different."""
+    rng = random.Random(seed)
+    found: dict[str, str] = {}
+    while len(found) < count:
+        fields = {
+            "name": rng.choice(NAMES),
+            "place": rng.choice(PLACES),
+            "goods": rng.choice(GOODS),
+            "n": rng.randrange(2, 100),
+        }
+        found[rng.choice(WORDINGS).format(**fields)] = "{n} x {goods} | {name} | {place}".format(**fields)
+    return list(found.items())
+
+
+def write(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    every = orders(TRAIN + HELD_OUT)
+    for name, part in (("train", every[:TRAIN]), ("held_out", every[TRAIN:])):
+        lines = [
+            {"messages": [{"role": "user", "content": order}, {"role": "assistant", "content": line}]}
+            for order, line in part
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def grade(model: Path, file: Path, adapter: Path | None) -> None:
+    """How many answers are right, letter by letter, greedily and without thinking."""
+    options = {} if adapter is None else {"adapter": adapter}
+    loaded = load(model, **options)
+    right = 0
+    talks = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
+    for i, (order, line) in enumerate(talks):
+        said = str(loaded.chat([order], thinking=False, temperature=0, max_tokens=64))
+        right += said == line["content"]
+        if i < 3:
+            print(f"{order['content']}\n    {said}")
+    print(f"{right} of {len(talks)} right")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("verb", choices=("write", "grade"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--adapter", type=Path)
+    args = parser.parse_args()
+    if args.verb == "write":
+        write(args.folder)
+    else:
+        grade(args.folder, args.file, args.adapter)
