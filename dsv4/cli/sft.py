@@ -29,9 +29,7 @@ def sft(
     threads: int | None = None,
     steps: int | None = None,
 ) -> None:
-    """Fine-tune a model on conversations, or go on with a run that was stopped.
-
-    dsv4 sft --init models/nano --data my.jsonl
+    """Fine-tune a model on conversations (--init models/nano --data my.jsonl), or go on with a run that was stopped.
 
     Parameters
     ----------
@@ -64,26 +62,21 @@ def sft(
     steps
         Save and stop after this many steps; the same command resumes.
     """
-    from dsv4.cli.flags import at_least
     from dsv4.cli.sft_run import Options, fine_tune
     from dsv4.posttraining.sft import Wishes
 
-    at_least(1, threads=threads, steps=steps, length=length)
-    for name, value in (("epochs", epochs), ("lr", lr)):
+    _check(epochs=epochs, lr=lr, length=length, threads=threads, steps=steps)
+    wishes = Wishes(tuple(data), None, epochs, lr, length)
+    options = Options(folder, held_out, live, track, export, threads, steps)
+    with told_in_sentences():
+        fine_tune(_read(recipe, set), init, wishes, options)
+
+
+def _check(**flags: float | None) -> None:
+    """Raise ValueError for a flag that is not positive."""
+    for name, value in flags.items():
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be positive, got {value}")
-    raw = _read(recipe, set)
-    where = init if init is not None else raw.get("init")
-    if where is None:
-        raise ValueError("--init: which model to start from? `dsv4 train` trains one from scratch")
-    wishes = Wishes(tuple(data), None, epochs, lr, length)
-    options = Options(folder, held_out, live, track, export, steps)
-    with told_in_sentences():
-        import torch
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        fine_tune(raw, Path(where), wishes, options)
 
 
 def _read(recipe: Path | None, changes: Sequence[str]) -> dict[str, Any]:

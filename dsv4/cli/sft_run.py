@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
 from dsv4.cli.progress import console
@@ -35,14 +37,21 @@ class Options:
     live: int | None
     track: str | None
     export: str
+    threads: int | None
     steps: int | None
 
 
-def fine_tune(raw: Mapping[str, Any], init: Path, wishes: Wishes, options: Options) -> None:
-    """Train on the model in `init` and export it. raw: the tables of a recipe, as far as one says them."""
+def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, options: Options) -> None:
+    """Train on the model in `init`, or where the recipe says, and export it. raw: the tables of a recipe, as far as one
+    says them."""
     if launched():
         raise ValueError("dsv4 sft runs in one process: start it without torchrun")
-    base = BaseModel.open(init)
+    where = init or raw.get("init")
+    if not isinstance(where, str | Path):
+        raise ValueError("--init: which model to start from? `dsv4 train` trains one from scratch")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    base = BaseModel.open(Path(where))
     for note in base.notes:
         console().print(f"note: {note}")
     layout = None if options.export == "none" else LAYOUTS.get(options.export, base.layout)
