@@ -15,6 +15,7 @@ from dsv4.cache.disk import DiskTier
 from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, check_shapes, load_into, open_folder
+from dsv4.checkpoint.adapter import Adapter, read_adapter
 from dsv4.config import Mode, ModelConfig
 from dsv4.config.generation_file import read_generation
 from dsv4.config.modes import check_mode
@@ -25,6 +26,7 @@ from dsv4.generation import SamplingDefaults
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import limit_experts
 from dsv4.model.layers import MODES
+from dsv4.model.lora import attach_adapter, merge_adapters
 from dsv4.model.transformer import Transformer
 
 DEFAULT_CONTEXT = 131_072
@@ -47,6 +49,7 @@ def load(
     step_tokens: int = 512,
     dialect: str | None = None,
     fused: bool | None = None,
+    adapter: str | Path | None = None,
 ) -> LocalModel:
     """Load a checkpoint folder (released layout, Base layout or plain floats); None = the bundled model.
 
@@ -55,8 +58,9 @@ def load(
     memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
     read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where prefixes
     are kept after the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that
-    of the folder. The other arguments are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming
-    the wrong file, tensor or field.
+    of the folder. adapter: folder of a LoRA adapter in PEFT's layout; it is added to weights that are floats in this
+    mode, and kept beside quantised ones, whose steps then run op by op. The other arguments are those of
+    dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
     """
     check_mode(mode)
     path = Path(folder) if folder is not None else default_model_folder()
@@ -66,13 +70,14 @@ def load(
     with torch.device("meta"):
         model = Transformer(config, MODES[mode])
     load_into(model, config, reader, mode)
+    adapted = None if adapter is None else _add_adapter(model, read_adapter(adapter, config))
     model.requires_grad_(False).eval()
     _limit_experts(model, reader, expert_memory)
     context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
     dtype, reuse = cache_dtype or default_cache_dtype(model), reuse or ReusePolicy()
     budget, spec = _budget(memory), CacheSpec(config, dtype)
     plan = plan_memory(spec, budget, context_length=context, sequences=sequences, snapshots=reuse.snapshots)
-    disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, mode, dtype, reuse.windows, speculate))
+    disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, mode, dtype, reuse.windows, speculate, adapted))
     engine = Engine(
         model,
         context_length=context,
@@ -88,6 +93,14 @@ def load(
         sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, config.vocab_size),
     )
     return LocalModel(path.resolve().name, model, engine, tokenizer, defaults)
+
+
+def _add_adapter(model: Transformer, adapter: Adapter) -> str:
+    """Put an adapter on a model; its digest."""
+    for layer in adapter.factors:
+        attach_adapter(model, layer, adapter.layer(layer))
+    merge_adapters(model)
+    return adapter.digest
 
 
 def _budget(memory: int | None) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dsv4.checkpoint.adapter import Adapter, read_adapter
 from dsv4.checkpoint.check import detect_layout
 from dsv4.checkpoint.folder import open_folder
 from dsv4.checkpoint.format import CheckpointError, read_json
@@ -42,6 +43,7 @@ def convert(
     *,
     experts: ExpertDtype | None = None,
     dtype: TargetDtype = "release",
+    adapter: str | Path | None = None,
     resume: bool = True,
     progress: ByteProgress | None = None,
     max_shard_bytes: int | None = None,
@@ -50,6 +52,7 @@ def convert(
 
     dtype     release (FP8, e8m0 scales), base (FP8, float32 scales), bf16 or fp32 (no scales)
     experts   fp4 or fp8 with release; by default as in the source, or fp4 when the source is not quantised
+    adapter   folder of a LoRA adapter: its changes are added in float32, then the weights are stored (quantised anew)
     resume    continue an interrupted conversion of the same source; False starts it anew
     progress  called after each parameter with (bytes done, bytes in all, name)
 
@@ -68,9 +71,11 @@ def convert(
     check_shapes(config, layout=layout)
     plan = expected_tensors(config, layout)
     shard = shards_by_size(plan, max_shard_bytes) if max_shard_bytes else lambda name: shard_of(name, config)
-    _claim(target, _fingerprint(reader, layout, max_shard_bytes), resume)
+    merged = None if adapter is None else read_adapter(adapter, config)
+    same = _fingerprint(reader, layout, max_shard_bytes) | ({} if merged is None else {"adapter": merged.digest})
+    _claim(target, same, resume)
     with CheckpointWriter(target, plan, shard, keep_finished=True) as writer:
-        _convert_all(wanted, reader, layout, writer, progress)
+        _convert_all(wanted, reader, layout, merged, writer, progress)
         _copy_small_files(source, target)
         write_configs(target, config, layout)
     (target / UNFINISHED_NAME).unlink()
@@ -125,6 +130,7 @@ def _convert_all(
     wanted: list[Parameter],
     reader: CheckpointReader,
     layout: Layout,
+    adapter: Adapter | None,
     writer: CheckpointWriter,
     progress: ByteProgress | None,
 ) -> None:
@@ -133,7 +139,12 @@ def _convert_all(
     total, done, mapped = sum(sizes), 0, 0
     for parameter, size in zip(wanted, sizes, strict=True):
         if not finished.issuperset(stored(parameter, layout)):
-            for name, tensor in convert_parameter(parameter, reader, layout).items():
+            if adapter is not None and parameter.name.removesuffix(".weight") in adapter.factors:
+                value = adapter.merged(parameter, reader.dequantized(parameter.name))
+                tensors = store_parameter(parameter, value, layout)
+            else:
+                tensors = convert_parameter(parameter, reader, layout)
+            for name, tensor in tensors.items():
                 if name not in finished:
                     writer.write(name, tensor)
         done += size

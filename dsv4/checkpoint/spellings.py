@@ -66,6 +66,28 @@ def released_name(name: str) -> str:
     return name
 
 
+# layers whose module transformers calls otherwise, longer names before their parts
+_MODULES = (
+    (".attn.indexer.wq_b", ".self_attn.compressor.indexer.q_b_proj"),
+    (".attn.wq_a", ".self_attn.q_a_proj"),
+    (".attn.wq_b", ".self_attn.q_b_proj"),
+    (".attn.wkv", ".self_attn.kv_proj"),
+    (".attn.wo_a", ".self_attn.o_a_proj"),
+    (".attn.wo_b", ".self_attn.o_b_proj"),
+    (".ffn.", ".mlp."),
+)
+_EXPERT_MODULES = ((".w1", ".gate_proj"), (".w2", ".down_proj"), (".w3", ".up_proj"))
+
+
+def transformers_name(layer: str) -> str:
+    """The name of a linear layer's module in transformers: `layers.0.attn.wq_a` -> `model.layers.0.self_attn.q_a_proj`.
+    transformers has the routed experts of a layer in one tensor, so a single one's name is its own there only in
+    form."""
+    for ours, theirs in (*_MODULES, *(_EXPERT_MODULES if "experts." in layer else ())):
+        layer = layer.replace(ours, theirs)
+    return f"model.{layer}"
+
+
 def released_entries(entries: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The same tensors under released names and types. Raises CheckpointError if two tensors get the same name."""
     renamed = [(released_name(name), entry) for name, entry in entries.items() if "rotary_emb." not in name]

@@ -28,6 +28,7 @@ def chat(
     mode: Mode = "fp32",
     dialect: str | None = None,
     fused: bool | None = None,
+    adapter: Path | None = None,
 ) -> None:
     """Chat with a model in the terminal. /help lists the commands.
 
@@ -55,6 +56,8 @@ def chat(
         Dialect of the prompt: v4, v4-0731 or v4.1. Default: the folder's own.
     fused
         Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
+    adapter
+        Folder of a LoRA adapter to use on top of the model.
     """
     from rich.console import Console
 
@@ -66,7 +69,7 @@ def chat(
     with Console(stderr=True).status("loading"):
         from dsv4.api.loading import load
 
-        model = load(folder, mode, dialect=dialect, fused=fused)
+        model = load(folder, mode, dialect=dialect, fused=fused, adapter=adapter)
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
 
 

@@ -10,6 +10,7 @@ def convert(
     *,
     experts: Literal["fp4", "fp8", "bf16"] | None = None,
     dtype: Literal["release", "base", "bf16", "fp32"] = "release",
+    adapter: Path | None = None,
     resume: bool = True,
 ) -> None:
     """Write a checkpoint in another layout. An interrupted conversion continues when the command is repeated.
@@ -25,6 +26,8 @@ def convert(
         lossless.
     dtype
         release: FP8 with e8m0 scales. base: FP8 with float32 scales. bf16, fp32: no quantisation.
+    adapter
+        Folder of a LoRA adapter whose changes are added to the weights before they are stored.
     resume
         Continue an interrupted conversion; --no-resume discards its files in dst and starts again.
     """
@@ -35,5 +38,5 @@ def convert(
     from dsv4.files import naming
 
     with byte_progress("converting") as show, naming(dst):
-        layout = convert_folder(src, dst, experts=experts, dtype=dtype, resume=resume, progress=show)
+        layout = convert_folder(src, dst, experts=experts, dtype=dtype, adapter=adapter, resume=resume, progress=show)
     print(f"{dst}: complete, layout {layout.name}", file=sys.stderr)

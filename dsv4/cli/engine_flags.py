@@ -11,18 +11,42 @@ from dsv4.config import Mode
 class EngineFlags:
     """Memory, numerics and scheduling of the engine.
 
-    Parameters ---------- mode Numerics: fp32 (exact), bf16, or release (quantised as released). context Largest prompt
-    plus answer in tokens. Default: the smaller of the model's and 131,072. memory Budget of the cache: a size (8GiB) or
-    a share of free memory (50%). expert_memory Memory of the routed experts: a size (20GiB) or a share of free memory.
-    The other experts are read from the checkpoint when they are chosen. Needs --mode release. Default: no limit.
-    sequences Requests that run at the same time. cache_dtype Storage of cached rows: fp32, bf16, or release (584 bytes
-    an entry). Default: that of the mode. queue Waiting requests; further ones are refused as busy. windows Windows of
-    finished prefixes that are kept: periodic, full (no recomputation), or none. interval With periodic: tokens between
-    two kept prefixes of a prompt. snapshots Largest number of finished prefixes in memory; 0 turns reuse off.
-    prefix_dir Folder that keeps prefixes after the process ends. Default: memory only. prefix_disk Largest size of that
-    folder. dialect Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own. speculate Let the model's
-    prediction block draft one token per step; the text does not change. fused Run each step as one native call;
-    --no-fused runs it op by op, with the same bits. Default: fused where possible.
+    Parameters
+    ----------
+    mode
+        Numerics: fp32 (exact), bf16, or release (quantised as released).
+    context
+        Largest prompt plus answer in tokens. Default: the smaller of the model's and 131,072.
+    memory
+        Budget of the cache: a size (8GiB) or a share of free memory (50%).
+    expert_memory
+        Memory of the routed experts: a size (20GiB) or a share of free memory. The other experts are read from the
+        checkpoint when they are chosen. Needs --mode release. Default: no limit.
+    sequences
+        Requests that run at the same time.
+    cache_dtype
+        Storage of cached rows: fp32, bf16, or release (584 bytes an entry). Default: that of the mode.
+    queue
+        Waiting requests; further ones are refused as busy.
+    windows
+        Windows of finished prefixes that are kept: periodic, full (no recomputation), or none.
+    interval
+        With periodic: tokens between two kept prefixes of a prompt.
+    snapshots
+        Largest number of finished prefixes in memory; 0 turns reuse off.
+    prefix_dir
+        Folder that keeps prefixes after the process ends. Default: memory only.
+    prefix_disk
+        Largest size of that folder.
+    dialect
+        Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own.
+    speculate
+        Let the model's prediction block draft one token per step; the text does not change.
+    fused
+        Run each step as one native call; --no-fused runs it op by op, with the same bits. Default: fused where
+        possible.
+    adapter
+        Folder of a LoRA adapter to use on top of the model (`dsv4 sft --lora` makes one).
     """
 
     mode: Mode = "fp32"
@@ -40,6 +64,7 @@ class EngineFlags:
     dialect: str | None = None
     speculate: bool = False
     fused: bool | None = None
+    adapter: Path | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments of dsv4.api.loading.load. Raises ValueError for a flag outside its range, before the model is
@@ -68,6 +93,7 @@ class EngineFlags:
             "dialect": self.dialect,
             "speculate": self.speculate,
             "fused": self.fused,
+            "adapter": self.adapter,
         }
 
 

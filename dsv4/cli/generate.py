@@ -25,6 +25,7 @@ def generate(
     mode: Mode = "fp32",
     dialect: str | None = None,
     fused: bool | None = None,
+    adapter: Path | None = None,
 ) -> None:
     """Continue a prompt. The answer goes to stdout; Ctrl-C stops it.
 
@@ -54,6 +55,8 @@ def generate(
         With --chat: dialect of the prompt, v4, v4-0731 or v4.1. Default: the folder's own.
     fused
         Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
+    adapter
+        Folder of a LoRA adapter to use on top of the model.
     """
     from dsv4.cli.flags import check_sampling
 
@@ -63,7 +66,7 @@ def generate(
     text = _text(prompt)
     from dsv4.api.loading import load
 
-    model = load(folder, mode, dialect=dialect, fused=fused)
+    model = load(folder, mode, dialect=dialect, fused=fused, adapter=adapter)
     if chat:
         _answer(model, text, thinking, {**options, "stop": stop})
         return

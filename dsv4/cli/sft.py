@@ -3,13 +3,14 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.train_start import told_in_sentences
 
-Export = Literal["auto", "release", "release_fp8", "base", "bf16", "fp32", "none"]
+DEFAULT_RUN = RunFlags()
 
 
 def sft(
@@ -17,17 +18,12 @@ def sft(
     *,
     init: Path | None = None,
     data: Annotated[Sequence[Path], Parameter(negative=())] = (),
+    lora: int | None = None,
     epochs: float | None = None,
     lr: float | None = None,
     length: int | None = None,
-    held_out: Path | None = None,
     set: Annotated[Sequence[str], Parameter(negative=())] = (),
-    folder: Path | None = None,
-    live: int | None = 0,
-    track: Literal["trackio", "tensorboard", "wandb"] | None = None,
-    export: Export = "auto",
-    threads: int | None = None,
-    steps: int | None = None,
+    run: Annotated[RunFlags, Parameter(name="*")] = DEFAULT_RUN,
 ) -> None:
     """Fine-tune a model on conversations (--init models/nano --data my.jsonl), or go on with a run that was stopped.
 
@@ -39,44 +35,26 @@ def sft(
         The model to start from: a checkpoint folder, or the folder of a finished run.
     data
         JSON lines of conversations ({"messages": [...]}), a file or a folder of them; repeat the flag for several.
+    lora
+        Train adapters of this rank instead of the weights, which stay as they are stored; writes FOLDER/adapter.
     epochs
         How often every conversation is seen.
     lr
         Highest learning rate.
     length
         Tokens of a packed sequence; longer conversations are left out, and told. Default: the longest, at most 4,096.
-    held_out
-        Conversations that are not learned: their loss is printed before and after.
     set
         Change a field of the recipe: --set optimizer.kind=muon; repeat the flag for several.
-    folder
-        Where the run lives: state, log, report, model. Default: runs/NAME.
-    live
-        Port of the page with the curves on 127.0.0.1; 0 takes a free one, -1 turns it off.
-    track
-        Also log to trackio, tensorboard or wandb (offline); needs that package.
-    export
-        Layout of the finished model in FOLDER/model: auto is the layout of the model it started from.
-    threads
-        CPU threads. Default: all cores this process may use.
-    steps
-        Save and stop after this many steps; the same command resumes.
     """
-    from dsv4.cli.sft_run import Options, fine_tune
+    from dsv4.cli.sft_run import fine_tune
     from dsv4.posttraining.sft import Wishes
 
-    _check(epochs=epochs, lr=lr, length=length, threads=threads, steps=steps)
-    wishes = Wishes(tuple(data), None, epochs, lr, length)
-    options = Options(folder, held_out, live, track, export, threads, steps)
-    with told_in_sentences():
-        fine_tune(_read(recipe, set), init, wishes, options)
-
-
-def _check(**flags: float | None) -> None:
-    """Raise ValueError for a flag that is not positive."""
+    flags = {"lora": lora, "epochs": epochs, "lr": lr, "length": length, "threads": run.threads, "steps": run.steps}
     for name, value in flags.items():
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be positive, got {value}")
+    with told_in_sentences():
+        fine_tune(_read(recipe, set), init, Wishes(tuple(data), lora, epochs, lr, length), run)
 
 
 def _read(recipe: Path | None, changes: Sequence[str]) -> dict[str, Any]:

@@ -3,24 +3,27 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dsv4.api.tokenizer import load_tokenizer
+from dsv4.checkpoint.adapter import adaptable, write_adapter
 from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
 from dsv4.cli.progress import console
+from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.train import show_run
 from dsv4.cli.train_export import export_model
 from dsv4.cli.train_start import before_the_run, reading
 from dsv4.distributed.mesh import launched
 from dsv4.encoding import Tokenizer
 from dsv4.model.layers import BF16, FP32
+from dsv4.model.lora import adapters_of
 from dsv4.posttraining.base_model import BaseModel
+from dsv4.posttraining.lora import adapted, target_layers
 from dsv4.posttraining.sft import DataSize, Wishes, held_out_loss, with_schedule, with_wishes
-from dsv4.training.checks import check_codec, check_model, check_room, needs_of, remarks
+from dsv4.training.checks import StorageNeeds, check_codec, check_model, check_room, needs_of, remarks
 from dsv4.training.data import open_sources
 from dsv4.training.documents import TokenShard, shard_of
 from dsv4.training.recipe import Recipe
@@ -28,20 +31,7 @@ from dsv4.training.settings import SourceSettings
 from dsv4.training.trainer import Trainer
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command says that is not part of a recipe."""
-
-    folder: Path | None
-    held_out: Path | None
-    live: int | None
-    track: str | None
-    export: str
-    threads: int | None
-    steps: int | None
-
-
-def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, options: Options) -> None:
+def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, run: RunFlags) -> None:
     """Train on the model in `init`, or where the recipe says, and export it. raw: the tables of a recipe, as far as one
     says them."""
     if launched():
@@ -49,36 +39,35 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, options
     where = init or raw.get("init")
     if not isinstance(where, str | Path):
         raise ValueError("--init: which model to start from? `dsv4 train` trains one from scratch")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
     base = BaseModel.open(Path(where))
     for note in base.notes:
         console().print(f"note: {note}")
-    layout = None if options.export == "none" else LAYOUTS.get(options.export, base.layout)
+    if run.export not in ("auto", "none") and ("lora" in raw or wishes.lora is not None):
+        raise ValueError("--export: with LoRA the run writes an adapter; `dsv4 convert --adapter` writes a model")
+    layout = None if run.export == "none" else LAYOUTS.get(run.export, base.layout)
     tokenizer = _tokenizer(base)
     made = with_wishes(raw, wishes, base, layout)
-    place = options.folder or Path("runs") / str(made["name"])
+    place = run.folder or Path("runs") / str(made["name"])
     _check_apart(place, base.folder)
     # all but the schedule is judged before the data is read; a schedule for little data stands in for it
     draft = Recipe.from_dict(with_schedule(made, wishes, base, DataSize((64,))))
     _check_tokenizer(draft, tokenizer, base)
     with ExitStack() as held:
-        page = before_the_run(draft, place, options.live, options.track, held)
+        page = before_the_run(draft, place, run.live, run.track, held)
         shards = _read(draft, tokenizer, place)
         recipe = Recipe.from_dict(with_schedule(made, wishes, base, DataSize.of(shards)))
         check_codec(recipe, tokenizer)
-        check_model(recipe, base.config.vocab_size, layout)
-        check_room(place, needs_of(recipe, base.config, layout))
+        _check_size(recipe, base, place, layout)
         _tell(recipe, shards)
         trainer = _trainer(recipe, base, tokenizer, place)
-        watched = _held_out(options.held_out, tokenizer, place)
+        watched = _held_out(run.held_out, tokenizer, place)
         _tell_loss("before", trainer, watched, layout)
-        if show_run(trainer, place, page, options.track, options.steps):
+        if show_run(trainer, place, page, run.track, run.steps):
             _tell_loss("after", trainer, watched, layout)
             if layout is not None:
-                files = _with_dialect(base.files(), tokenizer)
-                target = export_model(place, trainer.model.config, trainer.weights(), layout, files)
-                console().print(f"model: {target} ({layout.name})")
+                _export(trainer, base, tokenizer, place, layout)
 
 
 def _tokenizer(base: BaseModel) -> Tokenizer:
@@ -112,8 +101,38 @@ def _read(recipe: Recipe, tokenizer: Tokenizer, place: Path) -> list[TokenShard]
 def _trainer(recipe: Recipe, base: BaseModel, tokenizer: Tokenizer, place: Path) -> Trainer:
     with reading() as progress:
         sources = open_sources(recipe, tokenizer, place / "data", progress)
-    model = base.trainable(BF16 if recipe.run.numerics == "bf16" else FP32)
+    stored = recipe.run.numerics == "bf16"
+    if recipe.lora is not None:
+        model = adapted(base, recipe.lora, recipe.seed, stored=stored)
+    else:
+        model = base.trainable(BF16 if stored else FP32)
     return Trainer(recipe, place, tokenizer, sources, model=model, base=base.digest)
+
+
+def _check_size(recipe: Recipe, base: BaseModel, place: Path, layout: Layout | None) -> None:
+    """Raise ValueError for a run that memory or disk cannot hold, or a layout that cannot hold the model."""
+    if recipe.lora is None:
+        check_model(recipe, base.config.vocab_size, layout)
+        check_room(place, needs_of(recipe, base.config, layout))
+        return
+    linears = adaptable(base.config)
+    sizes = [sum(linears[layer].shape) for layer in target_layers(base.config, recipe.lora.targets)]
+    weights = 4 * recipe.lora.rank * sum(sizes)
+    check_room(place, StorageNeeds(state=3 * weights, memory=4 * weights, model=weights))
+
+
+def _export(trainer: Trainer, base: BaseModel, tokenizer: Tokenizer, place: Path, layout: Layout) -> None:
+    """What the run leaves: a model in a layout, or an adapter."""
+    recipe, out = trainer.recipe, console()
+    if recipe.lora is None:
+        files = _with_dialect(base.files(), tokenizer)
+        target = export_model(place, trainer.model.config, trainer.weights(), layout, files)
+        out.print(f"model: {target} ({layout.name})")
+        return
+    target = place / "adapter"
+    write_adapter(target, adapters_of(trainer.model), str(base.folder), recipe.lora.alpha)
+    out.print(f"adapter: {target}; use it: dsv4 chat {base.folder} --adapter {target}")
+    out.print(f"merge it: dsv4 convert {base.folder} {place / 'model'} --adapter {target}")
 
 
 def _held_out(file: Path | None, tokenizer: Tokenizer, place: Path) -> TokenShard | None:

@@ -115,7 +115,10 @@ class Linear(KernelModule):
 
     A quantised weight has a `scale` beside it; its inputs are quantised per 128 columns as in the release. dtype: what
     a float weight's product is computed in; the weight itself may be stored narrower (bfloat16 under float32).
+    adapter: a module whose result is added (`dsv4.model.lora`).
     """
+
+    adapter: "Callable[..., Tensor] | None"
 
     def __init__(self, inputs: int, outputs: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -123,13 +126,16 @@ class Linear(KernelModule):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
         self.register_parameter("scale", None)
         self.cast: Callable[[Tensor], Tensor] | None = None  # training for a quantised release: what inputs go through
+        self.register_module("adapter", None)
 
     def forward(self, x: Tensor) -> Tensor:
+        given = x
         if self.cast is not None:
             x = self.cast(x)
         if self.scale is None:
             x = x.to(torch.promote_types(self.dtype, self.weight.dtype))
-        return matmul.linear(x, self.weight, self.scale, impl=self.impl)
+        y = matmul.linear(x, self.weight, self.scale, impl=self.impl)
+        return y if self.adapter is None else (y + self.adapter(given)).to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.inputs} -> {self.outputs}, {str(self.weight.dtype).removeprefix('torch.')}"
@@ -151,7 +157,12 @@ class GroupedLinear(Linear):
             matmul.linear(x_TK.contiguous(), weight_NK, scale, quantize_activations=False, impl=self.impl)
             for x_TK, weight_NK, scale in zip(x.to(self.dtype).unbind(1), weights, scales, strict=True)
         ]
-        return torch.cat(low, dim=1)
+        y = torch.cat(low, dim=1)
+        if self.adapter is None:
+            return y
+        size = self.outputs // self.groups
+        added = [self.adapter(x[:, g], slice(g * size, (g + 1) * size)) for g in range(self.groups)]
+        return (y + torch.cat(added, dim=1)).to(y.dtype)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -97,12 +97,13 @@ class MoE(KernelModule):
         return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
 
     def _routed(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        """The routed experts with gradients, or called one by one; experts without float weights have no gradient."""
+        """The routed experts with gradients, or called one by one: quantised experts, and those with adapters."""
         if not torch.is_grad_enabled():
             return kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
         experts = [expert for expert in self.experts if isinstance(expert, Expert)]
         first = experts[0]
-        if first.w1.scale is not None or first.w1.weight.dtype != x_TD.dtype:
+        adapted = any(linear.adapter is not None for e in experts for linear in (e.w1, e.w2, e.w3))
+        if adapted or first.w1.scale is not None or first.w1.weight.dtype != x_TD.dtype:
             return kernel.run_experts(x_TD, ids_TK, weight_TK, len(experts), self._run)
         w1, w2, w3 = ([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3"))
         impl = "reference" if self.impl == "reference" else None

@@ -135,6 +135,8 @@ def alien(*roots: nn.Module) -> str | None:
             return f"{where}.{patched} is replaced"
         if getattr(module, "cast", None) is not None:
             return f"{where} casts its inputs"
+        if getattr(module, "adapter", None) is not None:
+            return f"{where} has an adapter"
     return class_patches()
 
 

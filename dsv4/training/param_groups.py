@@ -4,15 +4,16 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from dsv4.config import ModelConfig
+from dsv4.model.lora import layer_of
 from dsv4.model.transformer import Transformer
-from dsv4.parameters import Mover, Parameter, parameter_table
+from dsv4.parameters import Mover, Parameter, Storage, parameter_table
 from dsv4.training.muon import Muon
 
 DECAY = 0.1
@@ -21,12 +22,18 @@ Named = Iterable[tuple[str, nn.Parameter]]
 
 
 def place(config: ModelConfig, names: Iterable[str]) -> list[Parameter]:
-    """What the table says of each name, in the order given. Raises ValueError for a name that is not in it."""
+    """What the table says of each name, in the order given; an adapter's matrices have the role of their layer. Raises
+    ValueError for a name that is not in it."""
     known = parameter_table(config)
-    strays = [name for name in names if name not in known]
-    if strays:
-        raise ValueError(f"no optimiser is known for the parameter {strays[0]!r}: the model has none of that name")
-    return [known[name] for name in names]
+    found = []
+    for name in names:
+        layer = layer_of(name)
+        parameter = known.get(name if layer is None else f"{layer}.weight")
+        if parameter is None:
+            raise ValueError(f"no optimiser is known for the parameter {name!r}: the model has none of that name")
+        adapter = replace(parameter, name=name, storage=Storage.FLOAT, mover=Mover.MUON, rows=())
+        found.append(parameter if layer is None else adapter)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

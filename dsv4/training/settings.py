@@ -90,14 +90,15 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Low-rank adapters in place of training the weights: y = W x + alpha / rank * B A x. targets: names of linears as
-    the release writes them, alone (`wq_b`) or with what they are in (`indexer.wq_b`, `shared_experts.w1`).
+    """Low-rank adapters in place of training the weights: y = W x + alpha / rank * B A x. targets: the last parts
+    of the released names of linears, * for any part (`attn.wo_a`, `shared_experts.*`, `experts.*.w1`).
 
     With run.numerics "bf16" the weights stay as they are stored, FP8 and FP4 included; "fp32" multiplies them out."""
 
     rank: int = 16
     alpha: float = 32.0
-    targets: tuple[str, ...] = ("wq_a", "wq_b", "wkv", "wo_b")
+    # not wo_a: PEFT cannot run an adapter on transformers' grouped linear
+    targets: tuple[str, ...] = ("attn.wq_a", "attn.wq_b", "attn.wkv", "attn.wo_b")
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:

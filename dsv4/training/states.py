@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dsv4.files import write_whole
+from dsv4.model.lora import learned_state, load_learned_state
 from dsv4.model.transformer import Transformer
 from dsv4.training.param_groups import Optimizers
 
@@ -96,13 +97,13 @@ def _whole(path: Path) -> bool:
 
 
 def capture_state(model: Transformer, optimizers: Optimizers) -> dict[str, Any]:
-    """A copy in memory of weights, router biases and optimiser states."""
-    return _copy({"model": model.state_dict(), "optimizers": optimizers.state_dict()})
+    """A copy in memory of optimiser states, weights and router biases; with adapters, of them in place of weights."""
+    return _copy({"model": learned_state(model), "optimizers": optimizers.state_dict()})
 
 
 def restore_state(model: Transformer, optimizers: Optimizers, state: dict[str, Any]) -> None:
     """Put a copy of `capture_state` back, bit for bit; the copy stays usable."""
-    model.load_state_dict(state["model"])
+    load_learned_state(model, state["model"])
     optimizers.load_state_dict(_copy(state["optimizers"]))
 
 

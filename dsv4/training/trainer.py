@@ -65,7 +65,7 @@ class Trainer:
         numerics = BF16 if recipe.run.numerics == "bf16" else FP32
         self.model = model or self.team.build(config, numerics, recipe.seed)
         self.masters = Masters(self.model)
-        named = self.masters.named_parameters()
+        named = ((name, p) for name, p in self.masters.named_parameters() if recipe.lora is None or p.requires_grad)
         self.optimizers = self.team.optimizers(config, named, recipe.lr.peak, recipe.optimizer)
         self._fake = nullcontext()
         if recipe.qat_from is not None:
@@ -206,7 +206,7 @@ class Trainer:
 
     def _capture(self) -> dict[str, Any]:
         state = capture_state(self.model, self.optimizers)
-        if self.recipe.run.numerics != "fp32":  # otherwise the model holds them
+        if self.recipe.run.numerics != "fp32" and self.recipe.lora is None:  # otherwise the model holds them
             state["masters"] = {name: value.clone() for name, value in self.masters.state_dict().items()}
         return state
 

@@ -8,33 +8,36 @@ from importlib import import_module
 
 from dsv4.cli.__main__ import VERBS
 from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
 
 FLAGS = {
-    "chat": "folder thinking effort system max_tokens temperature top_p seed mode dialect fused",
+    "chat": "folder thinking effort system max_tokens temperature top_p seed mode dialect fused adapter",
     "serve": "folder host port server engine",
     "usage": "ledger since key json",
-    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode dialect fused",
+    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode dialect fused adapter",
     "render": "file dialect model tokens",
     "inspect": "model json plot",
-    "convert": "src dst experts dtype resume",
+    "convert": "src dst experts dtype adapter resume",
     "check": "folder deep json",
     "train": "recipe set folder live track table export threads steps dry_run",
-    "sft": "recipe init data epochs lr length held_out set folder live track export threads steps",
+    "sft": "recipe init data lora epochs lr length set run",
     "bench": "folder of contexts decode peer long json plot mode fused",
 }
 
 
 ENGINE_FLAGS = (
     "mode context memory expert_memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk "
-    "dialect speculate fused"
+    "dialect speculate fused adapter"
 )
+RUN_FLAGS = "folder held_out live track export threads steps"
 SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices"
 
 
 def test_shared_flags() -> None:
     assert " ".join(inspect.signature(EngineFlags).parameters) == ENGINE_FLAGS
+    assert " ".join(inspect.signature(RunFlags).parameters) == RUN_FLAGS
     assert " ".join(inspect.signature(ServerFlags).parameters) == SERVER_FLAGS
 
 

@@ -6,6 +6,7 @@ Legend: T tokens, K input columns, N output rows.
 import torch
 from torch import Tensor
 
+from dsv4.kernels.autograd import node
 from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.matmul import native, reference
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK
@@ -29,7 +30,9 @@ def linear(
 
     With a quantised weight x is cast to FP8 in blocks of 128 columns and the product is block-scaled (report
     5.2.1, spec checkpoint.md section 3). `quantize_activations=False` multiplies x with the exactly
-    dequantised weight instead. K need not divide by 128. Sums are float32. Raises ValueError when shapes, dtype
+    dequantised weight instead. K need not divide by 128. Sums are float32. Differentiable in x and in a float weight;
+    a quantised weight has no gradient, and that of x is the one of the dequantised weight, as if x had not been cast
+    (report 5.2.1: straight through). Raises ValueError when shapes, dtype
     and scale do not fit together.
 
     impl="native" reads the weight in place; a row of y depends on its own row of x alone, bit for bit, for every T and
@@ -61,7 +64,13 @@ def _check(x_TK: Tensor, weight: Tensor, scale: Tensor | None) -> None:
         raise ValueError(f"linear: weight {list(weight.shape)} {weight.dtype} needs scale {expected}, got {got}")
 
 
+def _only_quantised(x_TK: Tensor, weight: Tensor, scale: Tensor | None, *_: object) -> str | None:
+    return "its node has no gradient for a float weight" if scale is None else None
+
+
 _LINEAR = (
-    Implementation("native", native.linear, native.takes),
-    Implementation("reference", reference.linear, differentiable=reference.linear),
+    Implementation(
+        "native", native.linear, native.takes, node(native.linear, reference.input_gradient), _only_quantised
+    ),
+    Implementation("reference", reference.linear, differentiable=reference.differentiable_linear),
 )

@@ -5,10 +5,13 @@ The quantised products accumulate as the released kernels do (spec: checkpoint.m
 partial per block of K, scaled, then added.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsv4.kernels.autograd import node
 from dsv4.kernels.quant import (
     FP4_BLOCK,
     FP8_BLOCK,
@@ -46,6 +49,20 @@ def linear(
     return y_TN.to(x_TK.dtype).reshape(*x_TK.shape[:-1], weight.shape[0])
 
 
+def differentiable_linear(x_TK: Tensor, weight: Tensor, scale: Tensor | None, quantize_activations: bool) -> Tensor:
+    """`linear` with gradients: torch's own for a float weight, `input_gradient` for a quantised one."""
+    run = linear if scale is None else _quantised_node
+    return run(x_TK, weight, scale, quantize_activations)
+
+
+def input_gradient(
+    gradients: Sequence[Tensor], kept: object, x_TK: Tensor, weight: Tensor, scale: Tensor, *_: object
+) -> tuple[Tensor]:
+    """Of the input of a product with a quantised weight, in float32: the casts of x count as the identity."""
+    dequantize = dequantize_fp4_weight if weight.dtype == torch.int8 else dequantize_fp8_weight
+    return ((gradients[0].to(torch.float32) @ dequantize(weight, scale, torch.float32)).to(x_TK.dtype),)
+
+
 def _fp8_matmul(q_TK: Tensor, scale_TB: Tensor, w_NK: Tensor, scale: Tensor, accumulator: torch.dtype) -> Tensor:
     T, N = q_TK.shape[0], w_NK.shape[0]
     scale_NB = scale.to(torch.float32).repeat_interleave(FP8_BLOCK, dim=0)[:N]
@@ -71,3 +88,6 @@ def _fp4_matmul(q_TK: Tensor, scale_TB: Tensor, packed: Tensor, scale: Tensor, a
         for i in range(w_NBK.shape[1]):
             acc_TN += q[:, i * FP4_BLOCK : (i + 1) * FP4_BLOCK] @ w_NBK[:, i].T
     return acc_TN
+
+
+_quantised_node = node(linear, input_gradient)
