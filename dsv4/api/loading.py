@@ -15,7 +15,7 @@ from dsv4.cache.disk import DiskTier
 from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, check_shapes, load_into, open_folder
-from dsv4.checkpoint.adapter import Adapter, read_adapter
+from dsv4.checkpoint.adapter import read_adapter
 from dsv4.config import Mode, ModelConfig
 from dsv4.config.generation_file import read_generation
 from dsv4.config.modes import check_mode
@@ -58,20 +58,15 @@ def load(
     memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
     read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where prefixes
     are kept after the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that
-    of the folder. adapter: folder of a LoRA adapter in PEFT's layout; it is added to weights that are floats in this
-    mode, and kept beside quantised ones, whose steps then run op by op. The other arguments are those of
-    dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
+    of the folder. adapter: folder of a LoRA adapter; beside quantised weights its steps run op by op. The others are
+    those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
     """
     check_mode(mode)
     path = Path(folder) if folder is not None else default_model_folder()
     config, reader, defaults = _open(path)
     check_shapes(config, release_numerics=mode == "release")
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
-    with torch.device("meta"):
-        model = Transformer(config, MODES[mode])
-    load_into(model, config, reader, mode)
-    adapted = None if adapter is None else _add_adapter(model, read_adapter(adapter, config))
-    model.requires_grad_(False).eval()
+    model, adapted = _model(config, reader, mode, adapter)
     _limit_experts(model, reader, expert_memory)
     context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
     dtype, reuse = cache_dtype or default_cache_dtype(model), reuse or ReusePolicy()
@@ -95,12 +90,20 @@ def load(
     return LocalModel(path.resolve().name, model, engine, tokenizer, defaults)
 
 
-def _add_adapter(model: Transformer, adapter: Adapter) -> str:
-    """Put an adapter on a model; its digest."""
-    for layer in adapter.factors:
-        attach_adapter(model, layer, adapter.layer(layer))
-    merge_adapters(model)
-    return adapter.digest
+def _model(
+    config: ModelConfig, reader: CheckpointReader, mode: Mode, adapter: str | Path | None
+) -> tuple[Transformer, str | None]:
+    """The folder's model, with an adapter on it; the adapter's digest."""
+    with torch.device("meta"):
+        model = Transformer(config, MODES[mode])
+    load_into(model, config, reader, mode)
+    added = None if adapter is None else read_adapter(adapter, config)
+    if added is not None:
+        for layer in added.factors:
+            attach_adapter(model, layer, added.layer(layer))
+        merge_adapters(model)
+    model.requires_grad_(False).eval()
+    return model, None if added is None else added.digest
 
 
 def _budget(memory: int | None) -> int:

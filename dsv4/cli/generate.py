@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsv4.cli.flags import check_sampling
 from dsv4.config import Mode
 from dsv4.observe import printable
 
@@ -58,8 +59,6 @@ def generate(
     adapter
         Folder of a LoRA adapter to use on top of the model.
     """
-    from dsv4.cli.flags import check_sampling
-
     options = check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if "" in stop:
         raise ValueError("--stop must not be empty")
@@ -68,8 +67,7 @@ def generate(
 
     model = load(folder, mode, dialect=dialect, fused=fused, adapter=adapter)
     if chat:
-        _answer(model, text, thinking, {**options, "stop": stop})
-        return
+        return _answer(model, text, thinking, {**options, "stop": stop})
     for piece in model.generate_pieces(text, stop=stop, **options):
         _write(piece)
     print()
