@@ -26,6 +26,7 @@ from dsv4.engine.runner import Ran, Runner, Work
 from dsv4.engine.sampler import logprobs_of
 from dsv4.engine.scheduler import State as Load
 from dsv4.engine.scheduler import decide
+from dsv4.engine.trace import RequestTrace
 from dsv4.generation import (
     BusyError,
     ContextLengthError,
@@ -101,6 +102,7 @@ class Engine:
             self.cache.disk_off = True
         self.counts = Counts()
         self._clock, self._vocabulary, self._observer = clock, sampled_vocabulary or rows, observer
+        self.version: int | None = None  # of the weights, where somebody counts: events carry it
         self.admitting = True  # False: no waiting request is admitted
         self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
@@ -141,6 +143,7 @@ class Engine:
             options=options,
             sampler=start_sampler(params, self._vocabulary, len(prompt)),
             points=self.cache.points(len(prompt), options.cache_points),
+            trace=RequestTrace() if params.trace else None,
             expires=None if options.deadline is None else self._clock() + options.deadline,
         )
 
@@ -361,6 +364,9 @@ class Engine:
     def _advance(self, work: Work, ran: Ran, which: int) -> None:
         """Count what is cached now; sample from the rows of logits while they continue what was sampled."""
         request, drafts = work.request, work.request.drafts
+        if request.trace is not None and (piece := ran.traced(which, work)) is not None:
+            told = request.trace.add(piece)
+            self._events += [(request, TokenEvent(None, trace=told))] if told is not None else []
         rows_NV = ran.logits_NV[ran.logits_of[which]]
         if not len(rows_NV):
             _check_numbers(ran.broken[which], work.end)
@@ -404,7 +410,8 @@ class Engine:
             finish = FinishReason.STOP
         elif request.generated >= params.max_tokens:
             finish = FinishReason.LENGTH
-        return TokenEvent(token, finish, scores, reused=reused)
+        trace = None if request.trace is None else request.trace.take(request.sampler.kept, request.sampler.mass)
+        return TokenEvent(token, finish, scores, reused=reused, trace=trace, version=self.version)
 
     def _progress(self, request: Request, done: int | None = None) -> None:
         if not request.options.progress or request.generated:
@@ -429,9 +436,10 @@ class Engine:
             log("prefix_not_kept", request=request.number, error=fault_of(error))
 
     def _cut_drafts(self) -> None:
-        """Remove the drafts of answers that end with the next token."""
+        """Remove the drafts of answers that end with the next token, and of those that are traced: a draft that is not
+        accepted has no trace."""
         for request in self._running:
-            if request.generated + 1 >= request.params.max_tokens:
+            if request.trace is not None or request.generated + 1 >= request.params.max_tokens:
                 request.drafts = []
 
     def _free(self, request: Request) -> None:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from dsv4.cache import Place
 from dsv4.engine.sampler import Sampler
 from dsv4.engine.scheduler import Job
+from dsv4.engine.trace import RequestTrace
 from dsv4.generation import RequestOptions, SamplingParams
 
 
@@ -42,6 +43,7 @@ class Request:
     keep: bool = True  # False: its cache is not what these tokens and weights give, nobody may reuse it
     failed: str | None = None  # a step with it raised: what its client is told
     suspect: bool = False  # was in a step that raised: goes through the model alone
+    trace: RequestTrace | None = None  # where the caller wants one
     started: float | None = None  # clock at admission
     expires: float | None = None
 

@@ -15,7 +15,10 @@ from dsv4.cache.spec import STREAM_ROWS
 from dsv4.engine.request import Request
 from dsv4.engine.sampler import finite
 from dsv4.engine.step import FusedStep, UnfitError, misplaced
+from dsv4.engine.trace import StepTrace
+from dsv4.generation import TokenTrace
 from dsv4.model.inputs import Sequences
+from dsv4.model.step import PLAIN
 from dsv4.model.transformer import Transformer
 from dsv4.model.watch import Watch, WeightWatch, alien
 from dsv4.observe import log
@@ -58,7 +61,15 @@ class Ran:
     carry: list[Tensor | None]
     logits_NV: Tensor
     logits_of: list[slice]
+    trace: StepTrace | None  # where one of the works wants it
     broken: list[int | None]  # of each work: the first position whose numbers are not finite
+
+    def traced(self, which: int, work: Work) -> TokenTrace | None:
+        """What was chosen at the positions of a work; None for those that only warm the windows of a reused prefix."""
+        skip = max(0, work.request.running_place.entries_from - work.start)
+        if self.trace is None or skip >= work.count:
+            return None
+        return self.trace.rows(work.start + skip, self.first[which] + skip, work.count - skip)
 
 
 class Runner:
@@ -140,11 +151,12 @@ class Runner:
             rows += range(start + work.count - work.wanted, start + work.count)
             start += work.count
         carry = [self._carry(work) for work in works]
-        x_TSD, logits_NV = self._forward(works, rows)
+        trace = StepTrace() if any(work.request.trace is not None for work in works) else None
+        x_TSD, logits_NV = self._forward(works, rows, trace)
         if self.predict:
             self._remember(works, first, x_TSD)
         broken = _broken(works, first, x_TSD, logits_NV, logits_of)
-        return Ran(x_TSD, first, carry, logits_NV, logits_of, broken)
+        return Ran(x_TSD, first, carry, logits_NV, logits_of, trace, broken)
 
     def draft(self, works: list[Work], ran: Ran) -> None:
         """Bring the prediction block's window up to each request's cached tokens; those that are about to decode get a
@@ -176,15 +188,16 @@ class Runner:
         for n, token in zip(ready, logits_NV.argmax(dim=1).tolist(), strict=True):
             works[live[n]].request.drafts = [token]
 
-    def _forward(self, works: list[Work], rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Streams of the works' tokens, and logits of some rows of them."""
+    def _forward(self, works: list[Work], rows: list[int], trace: StepTrace | None) -> tuple[Tensor, Tensor]:
+        """Streams of the works' tokens, and logits of some rows of them. With a trace it runs op by op."""
         places = [work.request.running_place for work in works]
         cached = [work.start for work in works]
-        if self._fused is not None:
+        if self._fused is not None and trace is None:
             return self._fused.run([work.tokens for work in works], cached, places, rows)
         tokens = torch.tensor([token for work in works for token in work.tokens])
         sequences = self.model.pack([work.count for work in works], cached)
-        x_TSD = self.model.hidden(tokens, sequences, StepCache(self.store, sequences, places))
+        regime = PLAIN if trace is None else trace.regime
+        x_TSD = self.model.hidden(tokens, sequences, StepCache(self.store, sequences, places), trace, regime)
         return x_TSD, self.model.logits(x_TSD[torch.tensor(rows, dtype=torch.int64)])
 
     def _predict(

@@ -8,6 +8,8 @@ Legend: V vocabulary.
 import hashlib
 import math
 import secrets
+from array import array
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,12 +22,14 @@ class Sampler:
     """The state of one answer: its random numbers, its tokens, and the state of its grammar.
 
     vocabulary: ids from here on are never chosen (None = all may be): rows a model has beyond its tokenizer. position:
-    of the first token to choose.
+    of the first token to choose. kept, mass: of the last choice, as in TokenTrace, where `params.trace`.
     """
 
     def __init__(self, params: SamplingParams, vocabulary: int | None = None, position: int = 0) -> None:
         self._seed = (params.seed if params.seed is not None else secrets.randbits(63)) % 2**63
         self.params, self.generator, self._position = params, torch.Generator(), position
+        self.kept: Sequence[int] | None = None
+        self.mass = 0.0
         self._vocabulary = vocabulary
         self._said: dict[int, int] = {}
         self._constraint: TokenConstraint | None = params.constraint.start() if params.constraint else None
@@ -46,7 +50,10 @@ class Sampler:
         if self.params.temperature > 0:
             self.generator.manual_seed(_seed_at(self._seed, self._position))
         self._position += 1
-        token = sample(self._shape(logits_V), self.params, self.generator)
+        shaped_V = self._shape(logits_V)
+        token = sample(shaped_V, self.params, self.generator)
+        if self.params.trace:
+            self.kept, self.mass = _kept(logits_V, shaped_V, self.params, token)
         if self.params.presence_penalty or self.params.frequency_penalty:
             self._said[token] = self._said.get(token, 0) + 1
         if self._constraint is not None:
@@ -90,6 +97,15 @@ def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator)
     min-p have cut the tail."""
     if params.temperature == 0:
         return int(logits_V.argmax())
+    probability_V = _truncated(logits_V, params)
+    noise_V = torch.empty_like(probability_V).exponential_(1, generator=generator)
+    token = int((probability_V / noise_V).argmax())
+    # logits so far apart that dividing them by a small temperature overflows: what is left is the largest
+    return token if probability_V[token] > 0 else int(logits_V.argmax())
+
+
+def _truncated(logits_V: Tensor, params: SamplingParams) -> Tensor:
+    """Probabilities at the temperature, 0 where the tail is cut."""
     probability_V = (logits_V / max(params.temperature, 1e-5)).softmax(dim=0)
     if 0 < params.top_k < logits_V.shape[0]:
         probability_V = _first(probability_V, params.top_k)
@@ -97,10 +113,19 @@ def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator)
         probability_V = _nucleus(probability_V, params.top_p)
     if params.min_p > 0:
         probability_V = probability_V.masked_fill(probability_V < params.min_p * probability_V.max(), 0.0)
-    noise_V = torch.empty_like(probability_V).exponential_(1, generator=generator)
-    token = int((probability_V / noise_V).argmax())
-    # logits so far apart that dividing them by a small temperature overflows: what is left is the largest
-    return token if probability_V[token] > 0 else int(logits_V.argmax())
+    return probability_V
+
+
+def _kept(logits_V: Tensor, shaped_V: Tensor, params: SamplingParams, token: int) -> tuple[Sequence[int] | None, float]:
+    """The ids among which `token` was chosen, ascending, and the log-probability of them together at temperature 1;
+    (None, 0) where all could be. A greedy choice is made among all."""
+    cut = params.top_p < 1 or 0 < params.top_k < len(shaped_V) or params.min_p > 0
+    if params.temperature == 0 or not (cut or shaped_V.isinf().any()):
+        return None, 0.0
+    left_V = _truncated(shaped_V, params) > 0 if cut else shaped_V > float("-inf")
+    left_V[token] = True
+    ids = left_V.nonzero().flatten()
+    return array("i", ids.tolist()), float(logits_V.log_softmax(dim=0)[ids].logsumexp(dim=0))
 
 
 def _first(probability_V: Tensor, k: int) -> Tensor:

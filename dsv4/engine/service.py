@@ -33,7 +33,7 @@ class EngineService:
         self._commands: list[Callable[[], None]] = []
         # each returns whether its caller still listens
         self._listeners: dict[Request, Callable[[TokenEvent], bool]] = {}
-        self._updates: list[tuple[Callable[[Transformer], None], bool, Future[int]]] = []
+        self._updates: list[tuple[Callable[[Transformer], None], bool, int | None, Future[int]]] = []
         self._version = 0
         self._failed_steps = self._failed_in_a_row = 0
         self._last_failure = ("", 0.0)  # what, and when
@@ -90,15 +90,18 @@ class EngineService:
             self._wake.notify_all()
         self._thread.join()
 
-    def update_weights(self, apply: Callable[[Transformer], None], *, wait: bool = True) -> "Future[int]":
+    def update_weights(
+        self, apply: Callable[[Transformer], None], *, wait: bool = True, version: int | None = None
+    ) -> "Future[int]":
         """Change the model between two steps, in the engine's thread; the future gives the new version number, or what
         `apply` raised.
 
         wait: running requests finish on the old weights first, while new ones queue. Otherwise they go on with the new
-        weights over what the old ones have cached. Kept prefixes are dropped in any case.
+        weights over what the old ones have cached. Kept prefixes are dropped in any case. version: what the events of
+        tokens carry from then on.
         """
         future: Future[int] = Future()
-        if not self._command(lambda: self._updates.append((apply, wait, future))):
+        if not self._command(lambda: self._updates.append((apply, wait, version, future))):
             raise RuntimeError("the engine is closed")
         return future
 
@@ -192,7 +195,7 @@ class EngineService:
     def _update(self) -> None:
         """Apply what can be applied now; while an update waits for running requests, no waiting one is admitted."""
         while self._updates and (not self._updates[0][1] or not self._engine.running):
-            apply, _, future = self._updates.pop(0)
+            apply, _, version, future = self._updates.pop(0)
             try:
                 apply(self._engine.model)
                 self._engine.forget()
@@ -200,6 +203,7 @@ class EngineService:
                 future.set_exception(error)
                 continue
             self._version += 1
+            self._engine.version = version
             log("weights_updated", version=self._version)
             future.set_result(self._version)
         self._engine.admitting = not self._updates
@@ -232,5 +236,5 @@ class EngineService:
             self._guarded(partial(self._engine.cancel, request))
             listener(event)
         if event.finish is FinishReason.ABORT:
-            for _, _, future in self._updates:
+            for *_, future in self._updates:
                 future.cancel()

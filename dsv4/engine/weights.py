@@ -13,13 +13,14 @@ Put = Callable[[Transformer, Mapping[str, Tensor]], None]
 
 
 class EngineWeights:
-    """Puts weights into a running service's model, between two steps and when no request runs.
+    """Puts weights into a running service's model, between two steps. Events of its tokens then carry the version.
 
-    put: how they get in; default: by name, rounded to what the model holds.
+    put: how they get in; default: by name, rounded to what the model holds. wait: running requests finish on the old
+    weights first, and new ones wait; otherwise they go on with the new weights over what the old ones have cached.
     """
 
-    def __init__(self, service: EngineService, put: Put | None = None) -> None:
-        self._service, self._put, self._version = service, put or copy_weights, 0
+    def __init__(self, service: EngineService, put: Put | None = None, *, wait: bool = True) -> None:
+        self._service, self._put, self._wait, self._version = service, put or copy_weights, wait, 0
 
     @property
     def version(self) -> int:
@@ -29,7 +30,9 @@ class EngineWeights:
     async def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Replace parameters by name; returns when tokens are chosen with them, and kept prefixes of the old ones are
         gone. Raises ValueError for a name or a shape that the model does not have, and then changes nothing."""
-        await asyncio.wrap_future(self._service.update_weights(lambda model: self._put(model, weights)))
+        await asyncio.wrap_future(
+            self._service.update_weights(lambda model: self._put(model, weights), wait=self._wait, version=version)
+        )
         self._version = version
 
 

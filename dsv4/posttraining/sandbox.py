@@ -29,8 +29,8 @@ _LAUNCH = Path(__file__).with_name("sandbox_child.py")
 @dataclass(frozen=True, slots=True)
 class Limits:
     """seconds: of the clock. cpu_seconds: of the processor, for each process. memory: MiB of address space of each
-    process. output: bytes of standard output and error together. file: bytes of the largest file. processes: of the program,
-    threads included. Raises ValueError naming the field."""
+    process. output: bytes of standard output and error together. file: bytes of the largest file. processes: of the
+    program, threads included. Raises ValueError naming the field."""
 
     seconds: float = 5.0
     cpu_seconds: int = 5
