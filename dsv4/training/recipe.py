@@ -164,7 +164,7 @@ class Recipe:
 
 
 def _known_recipes() -> str:
-    """The recipes of the checkout, for a message."""
+    """The recipes of the checkout, for a message. Deeper folders hold data of generators."""
     folder = Path(__file__).parents[2] / "recipes"
-    found = ", ".join(str(file.relative_to(folder.parent)) for file in sorted(folder.rglob("*.toml")))
+    found = ", ".join(str(file.relative_to(folder.parent)) for file in sorted(folder.glob("*/*.toml")))
     return f"; there are {found}" if found else ""

@@ -9,7 +9,7 @@ from dsv4.training.schedule import Phase
 from tests.conftest import ROOT
 from tests.training.runs import raw_recipe, recipe
 
-SHIPPED = sorted(ROOT.glob("recipes/**/*.toml"))
+SHIPPED = sorted(ROOT.glob("recipes/*/*.toml"))  # deeper folders hold data of generators
 
 
 def test_values_arrive_with_their_types() -> None:
