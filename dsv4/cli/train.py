@@ -160,7 +160,7 @@ def show_run(trainer: "Trainer", place: Path, page: "LivePage | None", track: st
             place_now = f"step {record.step:,}  {record.tokens:,} tokens"
             bar.show(trainer.tokens, place_now, record.phase, record.summary())
             if record.spike is not None:
-                out.print(f"spike at {record.spike}: back to step {record.back_to}, routing ahead for a while")
+                out.print(f"spike at {record.spike}: back to step {record.back_to}, with Anticipatory Routing")
             if trainer.team.agree(stop.requested):
                 trainer.save()
                 out.print("saved; the same command resumes the run")

@@ -162,9 +162,10 @@ class LossWeights:
 
 @dataclass(frozen=True, slots=True)
 class RecoverySettings:
-    """snapshot_every, snapshots: how often the state is kept in memory, and how many. margin: how many steps before a
-    spike a snapshot must lie to be trusted. hold: how many steps the mode stays on. attempts: spikes in a row, without
-    `hold` calm steps between, before the run is given up."""
+    """snapshot_every, snapshots: steps between copies of the state in memory, and how many copies are kept. margin: how
+    many steps before a spike a snapshot must lie to be trusted. hold: steps of Anticipatory Routing after a spike.
+    attempts: spikes of the loss, or values that are not finite, without `hold` calm steps between, before the run ends
+    with an error. Finite gradient norms do not count."""
 
     snapshot_every: int = 16
     snapshots: int = 2

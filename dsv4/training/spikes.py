@@ -1,5 +1,4 @@
-"""Noticing that a run goes wrong: a detector of NaN and of sudden jumps (report 4.4). The report does not publish its
-own."""
+"""A detector of loss spikes: NaN, infinity and sudden jumps (report 4.4, which does not publish its own detector)."""
 
 import math
 from collections import deque
@@ -12,7 +11,7 @@ _MAD_TO_STD = 1.4826  # of a normal distribution
 
 @dataclass(frozen=True, slots=True)
 class Spike:
-    """A value out of the ordinary. limit: what was still ordinary; NaN or infinity is never."""
+    """A value above `limit`, the largest that was ordinary at that step, or NaN or infinity."""
 
     step: int
     name: str
@@ -24,19 +23,30 @@ class Spike:
 
 
 class SpikeDetector:
-    """Compares each step with the median of the last `window` ordinary ones.
+    """Compares each step with the last `window` ordinary ones.
 
-    Above median + threshold * deviation is a spike; the deviation is 1.4826 times the median distance from the median,
-    at least `floor` times the median, so that a very calm run does not cry wolf. Drops are no spikes. Values that spike
-    do not enter the window. Before `minimum` values only NaN and infinity count.
+    A value above median + threshold * deviation is a spike; the deviation is 1.4826 times the median distance from the
+    median, at least `floor` times the median, so that a very calm run has a limit too. A drop is no spike. A value that
+    spikes does not enter the window. Before `minimum` values only NaN and infinity are spikes.
+
+    heavy_tailed: names of values that are far above their median in healthy runs too, such as gradient norms of small,
+    mixed batches. They are also ordinary up to twice the largest value in the window.
     """
 
-    def __init__(self, window: int = 128, minimum: int = 16, threshold: float = 8.0, floor: float = 0.05) -> None:
+    def __init__(
+        self,
+        window: int = 128,
+        minimum: int = 16,
+        threshold: float = 8.0,
+        floor: float = 0.05,
+        heavy_tailed: tuple[str, ...] = ("grad_norm",),
+    ) -> None:
         if not 1 < minimum <= window:
             raise ValueError(f"minimum must be in [2, window {window}], got {minimum}")
         if threshold <= 0 or floor < 0:
             raise ValueError(f"threshold must be positive and floor at least 0, got {threshold} and {floor}")
         self.window, self.minimum, self.threshold, self.floor = window, minimum, threshold, floor
+        self.heavy_tailed = heavy_tailed
         self._seen: dict[str, deque[float]] = {}
 
     def limit(self, name: str) -> float:
@@ -46,20 +56,27 @@ class SpikeDetector:
             return math.inf
         middle = median(seen)
         deviation = _MAD_TO_STD * median(abs(value - middle) for value in seen)
-        return middle + self.threshold * max(deviation, self.floor * abs(middle))
+        limit = middle + self.threshold * max(deviation, self.floor * abs(middle))
+        return max(limit, 2 * max(seen)) if name in self.heavy_tailed else limit
 
     def check(self, step: int, **values: float) -> Spike | None:
-        """The first of the named values that spikes; otherwise all of them are remembered.
+        """The first of the named values that spikes, NaN and infinity before others; without one, all values are
+        remembered.
 
         detector.check(step, loss=2.31, grad_norm=0.8)
         """
-        for name, value in values.items():
-            limit = self.limit(name)
-            if not math.isfinite(value) or value > limit:
-                return Spike(step, name, value, limit)
+        limits = {name: self.limit(name) for name in values}
+        spiking = [name for name, value in values.items() if not math.isfinite(value) or value > limits[name]]
+        if spiking:
+            name = min(spiking, key=lambda name: math.isfinite(values[name]))
+            return Spike(step, name, values[name], limits[name])
+        self.remember(**values)
+        return None
+
+    def remember(self, **values: float) -> None:
+        """Add values to the window without a check: the caller has decided that they are ordinary."""
         for name, value in values.items():
             self._seen.setdefault(name, deque(maxlen=self.window)).append(value)
-        return None
 
     def reset(self) -> None:
         """Forget what was ordinary: a new stage has other losses."""

@@ -162,19 +162,63 @@ def test_a_run_that_keeps_spiking_is_given_up() -> None:
     run.recovery.detector.check = lambda step, **values: (  # type: ignore[method-assign]
         SpikeDetector.check(SpikeDetector(), step, loss=float("nan")) if step == 3 else None
     )
-    with pytest.raises(Diverged, match=r"step 3: loss nan .* going back 2 times did not help"):
+    with pytest.raises(Diverged, match=r"step 3: loss nan .* 2 returns to a snapshot did not help"):
         run.advance(8)
     assert [step for step, _ in run.trace] == [0, 1, 2, 3, 2, 3, 2, 3]
 
 
-def test_a_batch_that_spikes_again_with_finite_values_is_let_pass() -> None:
-    run = Run(small(), RecoverySettings(snapshot_every=2, margin=0, hold=6, attempts=2), set())
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_batch_that_spikes_again_with_finite_values_is_let_pass(name: str) -> None:
+    run = Run(small(), RecoverySettings(snapshot_every=2, margin=0, hold=3, attempts=2), set())
     run.recovery.detector.check = lambda step, **values: (  # type: ignore[method-assign]
-        Spike(step, "grad_norm", 9.0, 1.0) if step in (3, 6) else None
+        Spike(step, name, 9.0, 1.0) if step in (3, 6) else None
     )
     run.advance(9)
     assert [step for step, _ in run.trace] == [0, 1, 2, 3, 2, 3, 4, 5, 6, 6, 7, 8]
     assert [spike.step for spike in run.recovery.spikes] == [3, 6]
+
+
+def test_a_loss_that_jumps_at_ever_other_steps_ends_the_run() -> None:
+    run = Run(small(), RecoverySettings(snapshot_every=2, margin=0, hold=6, attempts=2), set())
+    run.recovery.detector.check = lambda step, **values: (  # type: ignore[method-assign]
+        Spike(step, "loss", 9.0, 1.0) if step >= 3 else None
+    )
+    with pytest.raises(Diverged, match=r"step 5: loss 9 is above 1; 2 returns to a snapshot did not help"):
+        run.advance(9)
+    assert [step for step, _ in run.trace] == [0, 1, 2, 3, 2, 3, 4, 4, 5]
+
+
+def heavy_tailed_norms(steps: int) -> list[float]:
+    """Gradient norms of small, mixed batches: calm, but one step in 20 is 3 to 30 times above the others."""
+    generator = torch.Generator().manual_seed(0)
+    calm = 0.6 + 0.05 * torch.randn(steps, generator=generator)
+    peaks = 3 * 10 ** torch.rand(steps, generator=generator)
+    return torch.where(torch.rand(steps, generator=generator) < 0.05, calm * peaks, calm).tolist()
+
+
+@pytest.mark.parametrize("settings", [RecoverySettings(), RecoverySettings(hold=1, attempts=1, snapshot_every=40)])
+def test_gradient_norms_with_a_heavy_tail_do_not_end_a_run(settings: RecoverySettings) -> None:
+    steps = 2000
+    norms = heavy_tailed_norms(steps)
+    state = {"step": -1}
+    recovery = Recovery(SpikeDetector(), lambda: dict(state), state.update, settings)
+    step = calls = 0
+    while step < steps:
+        recovery.before_step(step)
+        calls += 1
+        back = recovery.judge(step, loss=5 - step / steps, grad_norm=norms[step])
+        if back is not None:
+            assert state["step"] == back - 1
+            step = back
+            continue
+        state["step"], step = step, step + 1
+    assert recovery.spikes  # the sequence does exceed the detector's limits
+    assert len(recovery.spikes) <= 12
+    assert calls < 1.25 * steps
+    for _ in range(settings.attempts):
+        assert recovery.judge(steps, loss=4.0, grad_norm=float("inf")) is not None
+    with pytest.raises(Diverged, match="grad_norm inf"):
+        recovery.judge(steps, loss=4.0, grad_norm=float("inf"))
 
 
 def test_state_of_a_recovery_survives_a_restart() -> None:

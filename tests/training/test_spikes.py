@@ -83,6 +83,26 @@ def test_a_very_calm_run_has_a_floor() -> None:
     assert detector.check(10, loss=2.5) is None
 
 
+def test_heavy_tailed_values_are_ordinary_up_to_twice_the_largest() -> None:
+    detector = SpikeDetector(minimum=4)
+    for step in range(10):
+        detector.check(step, loss=1.0, grad_norm=1.0)
+    detector.remember(grad_norm=5.0, loss=5.0)
+    assert detector.limit("grad_norm") == 10.0
+    assert detector.limit("loss") == pytest.approx(1.4)
+    assert detector.check(10, loss=1.0, grad_norm=9.0) is None
+    assert detector.check(11, loss=1.0, grad_norm=18.1) is not None
+
+
+def test_values_that_are_not_finite_are_told_first() -> None:
+    detector = SpikeDetector(minimum=4)
+    for step in range(10):
+        detector.check(step, loss=1.0, grad_norm=1.0)
+    spike = detector.check(10, loss=9.0, grad_norm=math.inf)
+    assert spike is not None
+    assert spike.name == "grad_norm"
+
+
 def test_state_comes_back() -> None:
     one, two = SpikeDetector(), SpikeDetector()
     noisy(one, 50)
