@@ -4,7 +4,8 @@ The server and `dsv4.load` share this code. It contains no HTTP and loads no tor
 """
 
 from dsv4.answer.logprobs import LogprobTrack, Section, TokenRecord
+from dsv4.answer.plain import PlainAnswer
 from dsv4.answer.progress import AnswerInProgress, AnswerStep
 from dsv4.answer.stopping import StopStrings
 
-__all__ = ["AnswerInProgress", "AnswerStep", "LogprobTrack", "Section", "StopStrings", "TokenRecord"]
+__all__ = ["AnswerInProgress", "AnswerStep", "LogprobTrack", "PlainAnswer", "Section", "StopStrings", "TokenRecord"]

@@ -35,6 +35,7 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int | None, between(0, 20)] = None
     n: Annotated[int | None, between(1, 1)] = None
     best_of: Annotated[int | None, between(1, 1)] = None
+    return_token_ids: bool | None = None
 
 
 @dataclass(slots=True)
@@ -48,26 +49,31 @@ class CompletionRun(Run):
         """The whole answer as a `text_completion`."""
         records = await self.job.collect()
         text = self.echo + self.job.answer.parsed.content
-        choice = self._choice(text, records, self.job.answer.finish_reason)
+        choice = self._choice(text, records, self.job.answer.finish_reason, self.job.tokens)
         return {**head(self.job, KIND), "choices": [choice], "usage": usage_of(self.job)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, closed by `[DONE]`; usage comes on the last."""
-        usage = {"usage": None} if self.include_usage else {}
+        usage, told = {"usage": None} if self.include_usage else {}, 0
         if self.echo:
             yield event({**head(self.job, KIND), "choices": [self._choice(self.echo, [], None)], **usage})
         async with aclosing(self.job.steps()) as steps:
             async for step in steps:
                 text = "".join(delta.text for delta in step.deltas if isinstance(delta, ContentDelta))
-                if text:
-                    yield event({**head(self.job, KIND), "choices": [self._choice(text, step.logprobs, None)], **usage})
+                new, told = self.job.tokens[told:], len(self.job.tokens)
+                if text or (new and self.job.request.plain):
+                    choice = self._choice(text, step.logprobs, None, new)
+                    yield event({**head(self.job, KIND), "choices": [choice], **usage})
         last = self._choice("", [], self.job.answer.finish_reason)
         yield event({**head(self.job, KIND), "choices": [last], "usage": usage_of(self.job)})
         yield DONE
 
-    def _choice(self, text: str, records: Sequence[TokenRecord], finish: str | None) -> dict[str, Any]:
+    def _choice(
+        self, text: str, records: Sequence[TokenRecord], finish: str | None, tokens: Sequence[int] = ()
+    ) -> dict[str, Any]:
         logprobs = _logprobs(self.job.backend.tokenizer, records) if self.job.params.logprobs else None
-        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        return {**choice, "token_ids": [*tokens]} if self.job.request.plain else choice
 
 
 def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
@@ -76,6 +82,10 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
     request.check_stream()
     if request.echo and (request.suffix or request.logprobs is not None):
         raise invalid("echo", "not together with suffix or logprobs")
+    if request.return_token_ids and (request.echo or request.stop):
+        raise invalid(
+            "return_token_ids", "not together with echo or stop: the answer is what the model says, token by token"
+        )
     texts = (request.prompt, *(request.prompt if isinstance(request.prompt, list) else ()), request.suffix)
     check_fits(texts, backend.tokenizer.longest_token, backend.generator.context_length)
     ids = _prompt(request, backend.tokenizer)
@@ -91,6 +101,7 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         owner=owner_name(key, request.user_id, request.user),
         key=key,
         raw=tuple(ids),
+        plain=bool(request.return_token_ids),
     )
     return CompletionRun(
         prepare(backend, wanted),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dsv4.answer import AnswerInProgress, AnswerStep, TokenRecord
+from dsv4.answer import AnswerInProgress, AnswerStep, PlainAnswer, TokenRecord
 from dsv4.generation import (
     BusyError,
     ConstraintFactory,
@@ -245,7 +245,12 @@ def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
     prompt, points, grammar = _work_out(backend, request)
     params = sampling(backend, request, prompt, grammar)
     options = RequestOptions(owner=request.owner, cache_points=points, progress=True)
-    answer = AnswerInProgress(
+    answer = PlainAnswer(backend.tokenizer) if request.plain else _answer(backend, request)
+    return AnswerJob(backend, request, prompt, params, options, answer)
+
+
+def _answer(backend: Backend, request: GenerationRequest) -> AnswerInProgress:
+    return AnswerInProgress(
         backend.tokenizer,
         thinking=request.opens_thinking,
         stops=request.stop,
@@ -254,7 +259,6 @@ def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
         begun=begun(request, backend.tokenizer.dialect),
         continued=request.continued or request.raw is not None,
     )
-    return AnswerJob(backend, request, prompt, params, options, answer)
 
 
 def _work_out(

@@ -55,7 +55,8 @@ class GenerationRequest:
     continued: the last message is the beginning of the answer. forces_call: the prompt begins the required call, unless
     the model thinks first.
     owner: owners share no cached prefixes. key: the name of the client's key, "" without keys.
-    raw: the prompt's ids, for a request that is no conversation; then there are no messages.
+    raw: the prompt's ids, for a request that is no conversation; then there are no messages. plain: the client reads
+    the answer by the token.
     """
 
     model: str
@@ -81,6 +82,7 @@ class GenerationRequest:
     owner: str = ""
     key: str = ""
     raw: tuple[int, ...] | None = None
+    plain: bool = False
 
     @property
     def tools(self) -> bool:
