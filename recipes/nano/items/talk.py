@@ -119,7 +119,7 @@ def small_talk(rng: random.Random, intent: str | None = None) -> tuple[str, str,
     return _draw(rng, intent or rng.choice(list(intents())))
 
 
-def _answers(intent: str, text: str) -> tuple[str, ...]:
+def answers_of(intent: str, text: str) -> tuple[str, ...]:
     """Every answer that would be right, with every hint; of names, the one that the text has."""
     name = next((word for word in re.findall(r"\w+", text) if word in NAMES), "")
     return tuple(
@@ -140,7 +140,12 @@ def talk_about(rng: random.Random, intent: str) -> Item:
         {"role": "assistant", "content": answer, "reasoning_content": thought},
     )
     return Item(
-        "talk", intent, messages, _answers(intent, text), "one_of", deep=f"{thought} I answer in one or two sentences."
+        "talk",
+        intent,
+        messages,
+        answers_of(intent, text),
+        "one_of",
+        deep=f"{thought} I answer in one or two sentences.",
     )
 
 

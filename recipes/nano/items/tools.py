@@ -33,6 +33,12 @@ class _Chat:
     task: str = ""
     answer: str | tuple[str, ...] = ""
     deep: str = ""
+    told: dict[str, str] = field(default_factory=dict)
+
+    def tell(self, tool: Tool, values: list[Any]) -> str:
+        """What a tool returns; the same for the same call, so that a grader can tell from the item alone."""
+        call = json.dumps([tool.name, values])
+        return self.told.setdefault(call, tool.tell(self.rng, values))
 
     def ask(self, task: str, text: str) -> None:
         self.task = task
@@ -83,7 +89,7 @@ def _purpose(tool: Tool, values: list[Any]) -> str:
 
 def _one(chat: _Chat, tool: Tool, task: str) -> None:
     values = _draw_values(chat.rng, tool)
-    out = tool.tell(chat.rng, values)
+    out = chat.tell(tool, values)
     chat.ask(task, _asked(chat.rng, tool, values))
     chat.call(f"I need {_purpose(tool, values)}.", (tool, values, out))
     chat.say(f"The tool says: {out}", _said(tool, values, out), out)
@@ -95,7 +101,7 @@ def _several(chat: _Chat, tool: Tool, other: Tool) -> None:
     calls = []
     for one in tools:
         values = _draw_values(chat.rng, one)
-        calls.append((one, values, one.tell(chat.rng, values)))
+        calls.append((one, values, chat.tell(one, values)))
     asks = [_asked(chat.rng, one, values) for one, values, _ in calls]
     names = " and ".join(_purpose(one, values) for one, values, _ in calls)
     chat.ask("several", " ".join(asks) if chat.rng.random() < 0.6 else "\n".join(asks))
@@ -108,7 +114,7 @@ def _file_error(chat: _Chat, tool: Tool) -> None:
     """The name is wrong, and the error has the right one."""
     right = tool_kinds.file_name(chat.rng)
     wrong = chat.rng.choice((right.replace(".", "s."), right.rsplit(".")[0], "my_" + right, right[1:]))
-    out = tool.tell(chat.rng, [right])
+    out = chat.tell(tool, [right])
     error = chat.rng.choice(("error: no file {}, there is {}", "error: {} not found. Did you mean {}?")).format(
         wrong, right
     )
@@ -121,7 +127,7 @@ def _file_error(chat: _Chat, tool: Tool) -> None:
 def _key_error(chat: _Chat, tool: Tool) -> None:
     """The key is not there; the error has the ones that are, or nothing helps."""
     key = chat.rng.choice(THINGS)
-    wrong, out = key + "s", tool.tell(chat.rng, [key])
+    wrong, out = key + "s", chat.tell(tool, [key])
     chat.ask("error", _asked(chat.rng, tool, [wrong]))
     if chat.rng.random() < 0.7:
         chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], f"error: unknown {wrong}, try {key}"))
@@ -145,7 +151,7 @@ def _chain(chat: _Chat, first: Tool, second: Tool) -> None:
     source = rng.choice(("Look up {}", "Find {}") if "file" not in first.description else ("Read {}", "Open {}"))
     chat.ask("chain", f"{source.format(key)} and {what}.")
     chat.call(f"First I need {first.name} for {key}.", (first, [key], middle))
-    out = second.tell(rng, [middle])
+    out = chat.tell(second, [middle])
     chat.call(f"The tool says: {middle}. Now I need {second.name} for {middle}.", (second, [middle], out))
     chat.say(f"The tool says: {out}", _said(second, [middle], out), out)
 
