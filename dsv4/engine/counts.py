@@ -1,11 +1,11 @@
-"""What an engine has done, in numbers."""
+"""The counters of an engine."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Counts:
-    """Counters since the engine was made, for metrics pages. Seconds are spent inside steps."""
+class EngineCounts:
+    """Counts since the engine was made, for the metrics page. seconds: the time inside steps."""
 
     requests: int = 0
     ended: int = 0

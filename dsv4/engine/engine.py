@@ -1,4 +1,5 @@
-"""The engine: admits requests, runs one packed step at a time, samples, frees. Single-threaded and synchronous.
+"""The engine: it admits requests, runs one packed step at a time, samples tokens and frees the cache. One thread uses
+it.
 
 Legend: V vocabulary, N wanted rows.
 """
@@ -18,15 +19,14 @@ from dsv4.cache.disk import DiskTier
 from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.manager import CacheManager
 from dsv4.cache.prefix import ReusePolicy
-from dsv4.engine.counts import Counts
-from dsv4.engine.door import bounded, check_params, check_tokens, start_sampler
+from dsv4.engine.counts import EngineCounts
 from dsv4.engine.faults import SamplingError, fault_of
-from dsv4.engine.request import Request, State
-from dsv4.engine.runner import Ran, Runner, Work
+from dsv4.engine.request import Request, RequestStatus
+from dsv4.engine.runner import Chunk, Runner, StepOutput
 from dsv4.engine.sampler import logprobs_of
-from dsv4.engine.scheduler import State as Load
-from dsv4.engine.scheduler import decide
+from dsv4.engine.scheduler import SchedulerState, decide
 from dsv4.engine.trace import RequestTrace
+from dsv4.engine.validation import bounded, check_params, check_tokens, start_sampler
 from dsv4.generation import (
     BusyError,
     ContextLengthError,
@@ -46,14 +46,15 @@ STEP_FAILED = "the engine failed on this step"
 class Engine:
     """Continuous batching over a paged cache.
 
-    context_length: largest prompt plus completion. cache_tokens: source tokens of all running sequences and kept
-    prefixes together (default: a full context for each sequence; memory is committed only as it is written).
-    sequences: how many run at once. step_tokens: token budget of one step; longer prompts are prefilled in chunks
-    between the others' tokens. cache_dtype: how rows are stored; default: the model's activation dtype, `release` for a
-    model in release numerics. reuse: what is kept of finished prefixes. disk: where prefixes outlive the process.
-    speculate: let the prediction block draft a token per step. queue: how many may wait. sampled_vocabulary: ids from
-    here on are never chosen: rows the model has beyond its tokenizer (None = all may be). fused: as in Runner.
-    observer: is told of each request and the row of logits before a token of it is sampled.
+    context_length: the largest prompt plus completion. cache_tokens: source tokens of all running sequences and kept
+    prefixes together (default: a full context for each sequence; memory is committed only when it is written).
+    sequences: the largest number of running requests. step_tokens: the token budget of one step; a longer prompt is
+    prefilled in chunks, and the other requests decode in the same steps. cache_dtype: the format of cached rows
+    (default: the activation dtype of the model, `release` for a model in release numerics). reuse: the policy of kept
+    prefixes. disk: keeps prefixes beyond the life of the process. speculate: the prediction block drafts a token in
+    each step. queue: the largest number of waiting requests. sampled_vocabulary: ids from here on are never sampled,
+    because the model has more rows than its tokenizer has tokens (None = all may be sampled). fused: as in Runner.
+    observer: called with each request and its row of logits before a token is sampled.
     """
 
     def __init__(
@@ -100,14 +101,14 @@ class Engine:
         self.runner = Runner(model, store, predict=speculate, fused=fused)
         if not self.runner.repeats:
             self.cache.disk_off = True
-        self.counts = Counts()
+        self.counts = EngineCounts()
         self._clock, self._vocabulary, self._observer = clock, sampled_vocabulary or rows, observer
-        self.version: int | None = None  # of the weights, where somebody counts: events carry it
+        self.version: int | None = None  # of the weights, as given to `update_weights`; in the events of tokens
         self.admitting = True  # False: no waiting request is admitted
         self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
         self._inboxes: dict[Request, deque[TokenEvent]] = {}
-        self._events: list[Emitted] = []  # not yet handed out: a step that raises loses none
+        self._events: list[Emitted] = []  # not yet returned, so that a step that raises loses none
 
     @property
     def busy(self) -> bool:
@@ -122,13 +123,13 @@ class Engine:
         return len(self._running)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None) -> Request:
-        """Queue a request; `max_tokens` is cut to what fits. Raises ValueError for an empty prompt, an id outside the
-        vocabulary or a constraint that cannot be started, ContextLengthError for a prompt that leaves no room,
-        BusyError when the queue is full."""
+        """Queue a request; `max_tokens` is reduced to the room in the context. Raises ValueError for an empty prompt,
+        an id outside the vocabulary or a constraint that cannot be started, ContextLengthError for a prompt that leaves
+        no room, BusyError when the queue is full."""
         return self.enter(self.prepare(prompt, params, options))
 
     def prepare(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None) -> Request:
-        """Everything of `submit` but the queue; any thread may call it while the engine runs."""
+        """All of `submit` except queueing; any thread may call it while the engine runs."""
         vocabulary = self.model.config.vocab_size
         check_tokens(prompt, vocabulary)
         check_params(params, vocabulary)
@@ -148,7 +149,7 @@ class Engine:
         )
 
     def enter(self, request: Request) -> Request:
-        """Queue what `prepare` has made. Raises BusyError."""
+        """Queue a request that `prepare` has made. Raises BusyError."""
         if len(self._waiting) >= self.queue:
             raise BusyError(len(self._waiting))
         request.number, request.arrival = self.counts.requests, self.counts.steps
@@ -157,69 +158,69 @@ class Engine:
         return request
 
     def cancel(self, request: Request) -> None:
-        """Stop a request now and free its place; what it has computed is kept. Does nothing when it has ended."""
-        if request.state is not State.ENDED:
+        """Stop a request now and free its place; its prefix is kept. Does nothing for a request that has ended."""
+        if request.status is not RequestStatus.ENDED:
             self._keep(request, request.cached, always=True)
             self._end(request)
 
     @torch.inference_mode()
     def step(self) -> list[Emitted]:
-        """Run one step; returns the events of the requests that moved.
+        """Run one step. Returns the events of its requests.
 
-        What one request causes (its grammar, its sampling, its place in the cache) ends that request with an error.
-        When the model itself raises on several requests, they are computed again, each alone from then on, so that
-        only the one that causes it ends. When nothing of a step could be computed, the step raises: its requests have
-        failed, the next step ends them and goes on with the others.
+        A fault that one request causes (its grammar, its sampling, its place in the cache) ends that request with an
+        error. When the model itself raises on several requests, they are computed again, and each of them alone from
+        then on, so that only the request that causes the fault ends. When nothing of a step could be computed, the step
+        raises. Its requests have then failed; the next step ends them and continues with the others.
         """
         began = time.perf_counter()
         self._expire()
         self._look(thorough=False)
-        works = self._plan()
+        chunks = self._plan()
         try:
-            self._run(works)
+            self._run(chunks)
         except BaseException:
-            # NOTE: also Ctrl-C: the rings may hold rows of a step that never happened
-            for work in works:
-                work.request.failed, work.request.keep = work.request.failed or STEP_FAILED, False
+            # NOTE: also after Ctrl-C, because the rings may hold rows of a step that did not finish
+            for chunk in chunks:
+                chunk.request.failed, chunk.request.keep = chunk.request.failed or STEP_FAILED, False
             raise
         self.counts.seconds += time.perf_counter() - began
         emitted, self._events = self._events, []
         return emitted
 
-    def _run(self, works: list[Work]) -> None:
-        if not works:
+    def _run(self, chunks: list[Chunk]) -> None:
+        if not chunks:
             return
         if self.runner.problem is not None:
-            for work in works:
-                self._fail(work.request, f"the model cannot run: {self.runner.problem}")
+            for chunk in chunks:
+                self._fail(chunk.request, f"the model cannot run: {self.runner.problem}")
             return
-        groups = [[w for w in works if not w.request.suspect], *([w] for w in works if w.request.suspect)]
+        groups = [[w for w in chunks if not w.request.suspect], *([w] for w in chunks if w.request.suspect)]
         errors = [self._compute(group) for group in groups if group]
         if None not in errors:
             raise next(error for error in errors if error is not None)
         self.counts.steps += 1
 
-    def _compute(self, works: list[Work]) -> BaseException | None:
-        """Works through the model together. What it raised for a single one is returned; several are put back to be
-        computed alone."""
+    def _compute(self, chunks: list[Chunk]) -> BaseException | None:
+        """Run the model on several chunks. Returns the exception if there is one chunk; several chunks are put back,
+        and each is computed alone."""
         try:
-            ran = self.runner.run(works)
-            for i, work in enumerate(works):
+            output = self.runner.run(chunks)
+            for i, chunk in enumerate(chunks):
                 try:
-                    self._advance(work, ran, i)
-                except BaseException as error:  # the border of a request: a panic in a grammar is no Exception
-                    self._fail(work.request, fault_of(error))
+                    self._advance(chunk, output, i)
+                except BaseException as error:  # the border of a request; a panic in a grammar is no Exception
+                    self._fail(chunk.request, fault_of(error))
             if self.runner.predict:
-                self.runner.draft(works, ran)
+                self.runner.draft(chunks, output)
                 self._cut_drafts()
         except BaseException as error:  # the border of a step
             message = fault_of(error)
-            if len(works) == 1:
-                (request,) = (work.request for work in works)
+            if len(chunks) == 1:
+                (request,) = (chunk.request for chunk in chunks)
                 request.failed, request.keep = message if request.suspect else STEP_FAILED, False
                 return error
-            log("step_repeated", requests=[work.request.number for work in works], error=message)
-            for request in (work.request for work in works if work.request.state is State.RUNNING):
+            log("step_repeated", requests=[chunk.request.number for chunk in chunks], error=message)
+            for request in (chunk.request for chunk in chunks if chunk.request.status is RequestStatus.RUNNING):
                 request.suspect = True
                 self._put_back(request)
         return None
@@ -227,7 +228,8 @@ class Engine:
     def generate(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
     ) -> Iterator[TokenEvent]:
-        """Run one request to its end in this thread; several iterators may be open at once. Closing one cancels it."""
+        """Run one request to its end in this thread. Several iterators may be open at once; closing one cancels its
+        request."""
         request = self.submit(prompt, params, options)
         inbox = self._inboxes[request] = deque()
         try:
@@ -245,11 +247,11 @@ class Engine:
             self.cancel(request)
 
     def close(self) -> None:
-        """Write what is still to be written to disk. The engine may not be used afterwards."""
+        """Write the queue of the disk tier. The engine may not be used afterwards."""
         self.cache.shut_down()
 
     def forget(self) -> None:
-        """Drop all kept prefixes; call it when the weights change. The disk is not used any more."""
+        """Drop all kept prefixes and stop using the disk. Call it when the weights change."""
         self.cache.forget()
         for request in self._running:
             request.keep = False
@@ -260,7 +262,7 @@ class Engine:
         self.forget()
 
     def _look(self, *, thorough: bool) -> None:
-        """The model in hand is the one that runs."""
+        """Adapt to a changed model; drop the prefixes of the old one."""
         if self.runner.notice(thorough=thorough):
             self._forget("the model was changed")
 
@@ -270,7 +272,7 @@ class Engine:
         return not self.busy and self.cache.prefixes.check_integrity()
 
     def _wait(self, request: Request) -> None:
-        insort(self._waiting, request, key=lambda r: r.job().rank)
+        insort(self._waiting, request, key=lambda r: r.view().rank)
 
     def _expire(self) -> None:
         now = self._clock()
@@ -283,20 +285,20 @@ class Engine:
             self._events.append((request, abort))
 
     def _fail(self, request: Request, message: str) -> None:
-        """End a request with an error of its own; nobody may reuse what it has."""
+        """End a request with an error of its own; its cache is not reused."""
         log("request_failed", request=request.number, error=message)
         request.keep = False
         self._end(request)
         self.counts.failed += 1
         self._events.append((request, TokenEvent(None, FinishReason.ERROR, error=message)))
 
-    def _plan(self) -> list[Work]:
-        """Ask the scheduler until there is a step to run; carry out what it says before. Whoever a part of the plan is
-        for answers for its failure, so that no failure comes again for ever."""
+    def _plan(self) -> list[Chunk]:
+        """Carry out the decisions of the scheduler until one is a step to run. A failure ends the request that the
+        decision concerns, so that no failure repeats for ever."""
         while self._running or (self._waiting and self.admitting):
             cause = self._running[-1] if self._running else self._waiting[0]
             try:
-                decision = decide(self._load())
+                decision = decide(self._scheduler_state())
                 requests = {r.number: r for r in (*self._running, *self._waiting[:1])}
                 if decision.preempt is not None:
                     cause = requests[decision.preempt]
@@ -305,32 +307,32 @@ class Engine:
                     cause = requests[decision.admit]
                     self._admit(cause)
                 else:
-                    works = []
+                    chunks = []
                     for number, count in decision.parts:
                         cause = requests[number]
-                        works.append(Work.of(cause, count))
-                        self._grow(works[-1])
-                    return works
+                        chunks.append(Chunk.of(cause, count))
+                        self._grow(chunks[-1])
+                    return chunks
             except BaseException as error:  # the border of a request, as in `_run`
                 self._fail(cause, fault_of(error))
         return []
 
-    def _load(self) -> Load:
-        running = tuple(r.job() for r in self._running)
-        # only the first in rank may come next
+    def _scheduler_state(self) -> SchedulerState:
+        running = tuple(r.view() for r in self._running)
+        # only the first in rank can be admitted next
         first = self._waiting[:1] if self.admitting else []
-        waiting = tuple(r.job() for r in first)
+        waiting = tuple(r.view() for r in first)
         page = self.cache.store.spec.page_tokens
-        # what could be asked for at most; counting what prefixes could give back is only worth it when that is short
-        demand = len(running) * (-(-self.step_tokens // page) + 1) + sum(j.known // page + 1 for j in waiting)
+        # the most pages that a decision may need; counting the pages of prefixes is slow, so it is done only below that
+        demand = len(running) * (-(-self.step_tokens // page) + 1) + sum(r.known // page + 1 for r in waiting)
         free = self.cache.store.pages.free
         if free < demand:
             free += self.cache.prefixes.reclaimable()
-            waiting = tuple(r.job(self.cache.shared_pages(r.tokens, r.options.owner)) for r in first)
-        return Load(running, waiting, free, self.sequences - len(running), self.step_tokens, page)
+            waiting = tuple(r.view(self.cache.shared_pages(r.tokens, r.options.owner)) for r in first)
+        return SchedulerState(running, waiting, free, self.sequences - len(running), self.step_tokens, page)
 
     def _admit(self, request: Request) -> None:
-        """Take a slot, and pages for the reused prefix; further pages are taken when they are written."""
+        """Allocate a slot, and pages for the reused prefix; further pages are allocated before they are written."""
         self._look(thorough=True)
         if self.runner.weights_changed():
             self._forget("weights were written to")
@@ -341,12 +343,12 @@ class Engine:
             request.started = self._clock()
         request.predicted = max(0, request.cached - 1)
         request.predicted_from = max(0, request.cached - self.model.config.sliding_window + 1)
-        request.state = State.RUNNING
+        request.status = RequestStatus.RUNNING
         self._waiting.remove(request)
         self._running.append(request)
 
     def _preempt(self, request: Request) -> None:
-        """Preempt a request; it waits with its old rank. Its state is kept like any prefix, so it resumes from memory,
+        """Preempt a request; it waits with its old rank. Its state is kept as a prefix, so it resumes from memory,
         from disk, or, if neither had room, by computing the state again."""
         self._keep(request, request.cached, always=True)
         self._put_back(request)
@@ -355,35 +357,36 @@ class Engine:
     def _put_back(self, request: Request) -> None:
         self._free(request)
         request.drafts, request.cached, request.predicted, request.predicted_from = [], 0, 0, 0
-        request.state = State.WAITING
+        request.status = RequestStatus.WAITING
         self._wait(request)
 
-    def _grow(self, work: Work) -> None:
-        work.request.place = self.cache.grow(work.request.running_place, work.end)
+    def _grow(self, chunk: Chunk) -> None:
+        chunk.request.place = self.cache.grow(chunk.request.running_place, chunk.end)
 
-    def _advance(self, work: Work, ran: Ran, which: int) -> None:
-        """Count what is cached now; sample from the rows of logits while they continue what was sampled."""
-        request, drafts = work.request, work.request.drafts
-        if request.trace is not None and (piece := ran.traced(which, work)) is not None:
+    def _advance(self, chunk: Chunk, output: StepOutput, which: int) -> None:
+        """Update the number of cached tokens, and sample from the rows of logits as long as each draft equals the
+        sampled token."""
+        request, drafts = chunk.request, chunk.request.drafts
+        if request.trace is not None and (piece := output.traced(which, chunk)) is not None:
             told = request.trace.add(piece)
             self._events += [(request, TokenEvent(None, trace=told))] if told is not None else []
-        rows_NV = ran.logits_NV[ran.logits_of[which]]
+        rows_NV = output.logits_NV[output.logits_of[which]]
         if not len(rows_NV):
-            _check_numbers(ran.broken[which], work.end)
-            request.cached = work.end
-            self.counts.prompt_tokens += work.count
+            _check_numbers(output.broken[which], chunk.end)
+            request.cached = chunk.end
+            self.counts.prompt_tokens += chunk.count
             self._keep(request, request.cached)
             self._progress(request)
             return
         if request.generated == 0:
-            self.counts.prompt_tokens += work.count
-            self._progress(request, work.end)
+            self.counts.prompt_tokens += chunk.count
+            self._progress(request, chunk.end)
         request.drafts = []
         for i in range(len(rows_NV)):
             request.cached = len(request.tokens)
-            _check_numbers(ran.broken[which], request.cached)
+            _check_numbers(output.broken[which], request.cached)
             if i == 0 and request.generated == 0:
-                # rings are addressed by position: as they are now, they also are as they were one token before
+                # rings are addressed by position, so this state also serves the prompt without its last token
                 self._keep(request, request.prompt_length - 1, always=True)
             event = self._sample(request, rows_NV[i])
             self._events.append((request, event))
@@ -424,7 +427,7 @@ class Engine:
         self._events.append((request, event))
 
     def _keep(self, request: Request, length: int, *, always: bool = False) -> None:
-        """Keep a prefix when its length is one of the marked points, or in any case."""
+        """Keep a prefix if its length is one of the request's points, or if `always` is set."""
         at = bisect_left(request.points, length)
         marked = at < len(request.points) and request.points[at] == length
         place = request.place
@@ -432,12 +435,12 @@ class Engine:
             return
         try:
             self.cache.keep(request.tokens[:length], request.options.owner, place)
-        except BaseException as error:  # a border: what may only save time must not cost the answer
+        except BaseException as error:  # a border: keeping a prefix only saves time and must not fail an answer
             log("prefix_not_kept", request=request.number, error=fault_of(error))
 
     def _cut_drafts(self) -> None:
-        """Remove the drafts of answers that end with the next token, and of those that are traced: a draft that is not
-        accepted has no trace."""
+        """Remove the drafts of answers that end with the next token, and of traced requests, because a draft that is
+        not accepted has no trace."""
         for request in self._running:
             if request.trace is not None or request.generated + 1 >= request.params.max_tokens:
                 request.drafts = []
@@ -448,16 +451,17 @@ class Engine:
         request.place = None
 
     def _end(self, request: Request) -> None:
-        if request.state is State.RUNNING:
+        if request.status is RequestStatus.RUNNING:
             self._free(request)
         elif request in self._waiting:
             self._waiting.remove(request)
-        request.state = State.ENDED
+        request.status = RequestStatus.ENDED
         self.counts.ended += 1
 
 
 def _check_numbers(broken: int | None, reached: int) -> None:
-    """Raises SamplingError when one of the first `reached` positions broke; a draft behind them may still be wrong."""
+    """Raises SamplingError when one of the first `reached` positions has numbers that are not finite; later positions
+    are drafts, which may be rejected."""
     if broken is not None and broken < reached:
         raise SamplingError(
             f"the model's numbers are not finite (NaN or infinity) at position {broken}: its weights are damaged, or "

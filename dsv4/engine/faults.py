@@ -1,18 +1,19 @@
-"""Exceptions at the border of one request: which of them end only that request, and what its client is told."""
+"""Exceptions at the border of one request: which of them end only that request, and the message for its client."""
 
-# these mean the program, not a request: they go on to whoever runs the engine
+# these concern the program, not a request; the caller of the engine gets them
 _PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _LONGEST = 400
 
 
 class SamplingError(RuntimeError):
-    """No token can be chosen for one answer; the message is for its client."""
+    """No token can be sampled for one answer; the client of the answer gets the message."""
 
 
 def fault_of(error: BaseException) -> str:
-    """What to tell of an exception that one request has caused. Whatever stops the program is raised again.
+    """The message for the client of a request that caused an exception. Exceptions that stop the program are raised
+    again.
 
-    Takes any BaseException: a panic in a Rust library is no Exception.
+    Accepts any BaseException, because a panic in a Rust library is no Exception.
     """
     if isinstance(error, _PROGRAM):
         raise error

@@ -1,4 +1,4 @@
-"""A memory budget becomes pages, running sequences and snapshots, before anything is allocated."""
+"""The division of a memory budget into pages, running sequences and snapshots, before anything is allocated."""
 
 import re
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from dsv4.cache import CacheSpec
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "tb": 10**12}
 DEFAULT_SHARE = "50%"
-OVERCOMMIT = 1.25  # memory is committed as it is written, and what is free changes: a budget may exceed it by so much
+OVERCOMMIT = 1.25  # largest ratio of a budget to free memory: memory is committed when it is first written
 
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int:
-    """Bytes that can be had without swapping: what the system has, and what the limit of a container leaves; 8 GiB
-    where neither tells."""
+    """Bytes that can be allocated without swapping: the free memory of the system, or less under the limit of a
+    container; 8 GiB where the system reports neither."""
     known = _known_free()
     return 8 * 2**30 if known is None else known
 
 
 def check_budget(name: str, budget: int) -> None:
-    """Raises ValueError with both numbers for a budget of more than `OVERCOMMIT` times the memory that is free, where
-    the system tells. `name` is what the message calls it."""
+    """Raises ValueError with both numbers for a budget of more than `OVERCOMMIT` times the free memory, where the
+    system reports it. name: of the budget, for the message."""
     free = _known_free()
     if free is not None and budget > OVERCOMMIT * free:
         raise ValueError(
             f"{name} must be at most {_size(int(OVERCOMMIT * free))}, {OVERCOMMIT} times the {_size(free)} of memory "
-            f"that are free (in the machine, or under the limit of its container), got {_size(budget)}"
+            f"that is free (in the machine, or under the limit of its container), got {_size(budget)}"
         )
 
 
@@ -47,7 +47,8 @@ def _system(field: str) -> int | None:
 
 
 def _container_room() -> int | None:
-    """What control groups (v2, v1) of this process and those above it leave; None without a limit."""
+    """Bytes left under the limits of the control groups (v2, v1) of this process and their parents; None without a
+    limit."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -90,7 +91,7 @@ def parse_memory(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What fits. tokens: cached source tokens of all sequences and kept prefixes together."""
+    """The sizes that fit a budget. tokens: cached source tokens of all sequences and kept prefixes together."""
 
     tokens: int
     sequences: int
@@ -99,10 +100,11 @@ class MemoryPlan:
 
 
 def plan_memory(spec: CacheSpec, budget: int, *, context_length: int, sequences: int, snapshots: int) -> MemoryPlan:
-    """Slots first, the rest is pages, never more than every sequence and as many kept prefixes at full context need.
+    """Divide a budget: slots first, then pages for the rest, at most as many as all sequences and an equal number of
+    kept prefixes need at full context.
 
-    At most a third of the budget goes into snapshots. Raises ValueError naming both numbers when not even one sequence
-    of `context_length` tokens fits.
+    At most a third of the budget goes into snapshots. Raises ValueError naming both sizes when one sequence of
+    `context_length` tokens does not fit.
     """
     slot, page = spec.slot_bytes(), max(1, spec.page_bytes())
     least = spec.total_bytes(spec.pages_for(context_length), 1)

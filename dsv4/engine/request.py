@@ -1,4 +1,4 @@
-"""One request while it runs: its tokens, its place in the cache, its sampler."""
+"""The state of one request: its tokens, its place in the cache, its sampler."""
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from enum import StrEnum
 
 from dsv4.cache import Place
 from dsv4.engine.sampler import Sampler
-from dsv4.engine.scheduler import Job
+from dsv4.engine.scheduler import RequestView
 from dsv4.engine.trace import RequestTrace
 from dsv4.generation import RequestOptions, SamplingParams
 
 
-class State(StrEnum):
+class RequestStatus(StrEnum):
     WAITING = "waiting"  # no place in the cache
     RUNNING = "running"
     ENDED = "ended"
@@ -19,10 +19,11 @@ class State(StrEnum):
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """`tokens` is the prompt and everything sampled since; the first `cached` of them are in the cache.
+    """`tokens` is the prompt and all tokens sampled since; the cache holds the first `cached` of them.
 
-    points: positions where a prompt chunk ends because the prefix is kept there, ascending. drafts: tokens the
-    prediction block proposes to follow `tokens`. predicted: positions the prediction block has seen.
+    points: ascending positions at which a chunk of the prompt ends, because the prefix is kept there. drafts: the
+    tokens that the prediction block proposes after `tokens`. predicted: the number of positions that the prediction
+    block has processed.
     """
 
     tokens: list[int]
@@ -31,18 +32,18 @@ class Request:
     options: RequestOptions
     sampler: Sampler
     points: list[int]
-    number: int = -1  # both are given when it is queued
-    arrival: int = -1  # the engine's step count then
-    state: State = State.WAITING
+    number: int = -1  # both are set when the request is queued
+    arrival: int = -1  # the engine's number of steps at that time
+    status: RequestStatus = RequestStatus.WAITING
     cached: int = 0
     reused: int = 0
     place: Place | None = None
     drafts: list[int] = field(default_factory=list)
     predicted: int = 0
-    predicted_from: int = 0  # the first position its window holds
-    keep: bool = True  # False: its cache is not what these tokens and weights give, nobody may reuse it
-    failed: str | None = None  # a step with it raised: what its client is told
-    suspect: bool = False  # was in a step that raised: goes through the model alone
+    predicted_from: int = 0  # the first position in the window of the prediction block
+    keep: bool = True  # False: its cache does not match its tokens and the weights, so it may not be reused
+    failed: str | None = None  # the message for its client after a failed step
+    suspect: bool = False  # it was in a failed step, so from now on it is computed alone
     trace: RequestTrace | None = None  # where the caller wants one
     started: float | None = None  # clock at admission
     expires: float | None = None
@@ -62,11 +63,11 @@ class Request:
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
 
-    def job(self, shared_pages: int = 0) -> Job:
-        """What the scheduler needs to know."""
+    def view(self, shared_pages: int = 0) -> RequestView:
+        """The scheduler's view of this request. shared_pages: of its prefix, while it waits."""
         at = bisect_right(self.points, self.cached)
         stop = self.points[at] if at < len(self.points) else len(self.tokens)
-        return Job(
+        return RequestView(
             number=self.number,
             arrival=self.arrival,
             priority=self.options.priority,

@@ -1,4 +1,4 @@
-"""From requests to one packed forward pass and back: tokens in, rows of logits out; and the drafts of the next step.
+"""One packed forward pass for the chunks of a step: tokens in, rows of logits out; and the drafts of the next step.
 
 Legend: T tokens, S streams, D hidden size, V vocabulary, N wanted rows.
 """
@@ -25,9 +25,9 @@ from dsv4.observe import log
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Positions start..end-1 of a request go into the step. tokens: of those known, then of its drafts. wanted: rows of
-    logits to compute, from the last known token on."""
+class Chunk:
+    """The part of a request that one step computes: positions start to end - 1. tokens: known tokens, then drafts.
+    wanted: the number of rows of logits, counted from the end; they begin at the last known token."""
 
     request: Request
     start: int
@@ -35,8 +35,8 @@ class Work:
     wanted: int
 
     @classmethod
-    def of(cls, request: Request, count: int) -> "Work":
-        """The next `count` tokens."""
+    def of(cls, request: Request, count: int) -> "Chunk":
+        """The next `count` tokens of a request."""
         end = request.cached + count
         fed = request.tokens[request.cached : end]
         fed += request.drafts[: count - len(fed)]
@@ -52,34 +52,35 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What a step left behind. first: the step's row of each work's first token; carry: the streams of the token before
-    it, where the prediction block still needs them."""
+class StepOutput:
+    """The results of a step. first: the row of the first token of each chunk. carry: the streams of the token before
+    it, if the prediction block still needs them. logits_of: the rows of logits of each chunk."""
 
     x_TSD: Tensor
     first: list[int]
     carry: list[Tensor | None]
     logits_NV: Tensor
     logits_of: list[slice]
-    trace: StepTrace | None  # where one of the works wants it
-    broken: list[int | None]  # of each work: the first position whose numbers are not finite
+    trace: StepTrace | None  # if the request of a chunk is traced
+    broken: list[int | None]  # for each chunk, the first position whose numbers are not finite
 
-    def traced(self, which: int, work: Work) -> TokenTrace | None:
-        """What was chosen at the positions of a work; None for those that only warm the windows of a reused prefix."""
-        skip = max(0, work.request.running_place.entries_from - work.start)
-        if self.trace is None or skip >= work.count:
+    def traced(self, which: int, chunk: Chunk) -> TokenTrace | None:
+        """The trace of the positions of a chunk; None if they only compute the windows of a reused prefix again."""
+        skip = max(0, chunk.request.running_place.entries_from - chunk.start)
+        if self.trace is None or skip >= chunk.count:
             return None
-        return self.trace.rows(work.start + skip, self.first[which] + skip, work.count - skip)
+        return self.trace.rows(chunk.start + skip, self.first[which] + skip, chunk.count - skip)
 
 
 class Runner:
-    """Runs steps of one model on one store. predict: keep the prediction block's window up to date and make drafts.
+    """Runs steps of one model on one store. predict: keep the window of the prediction block up to date and make
+    drafts.
 
-    fused: a step is one native call instead of one per operation; the same bits. None: where that is possible. Raises
-    ValueError with the reason where it is asked for and not possible.
+    fused: True runs a step as one native call and raises ValueError with the reason if that is not possible; False runs
+    one call for each operation; None fuses where possible. The bits are the same.
 
-    The model may be changed between steps. `notice` says so; what is not this package's own code, or set otherwise than
-    the configuration says, is run op by op, and fused again when it is gone.
+    The model may be changed between steps; `notice` finds the change. A model with code of others, or with settings
+    that differ from its configuration, runs op by op until the change is undone.
     """
 
     def __init__(self, model: Transformer, store: CacheStore, *, predict: bool, fused: bool | None = None) -> None:
@@ -90,7 +91,7 @@ class Runner:
         self._seen: tuple[object, ...] = ()
         self._alien: str | None = None
         self._reason: str | None = None
-        self.problem: str | None = None  # why no step can run at all
+        self.problem: str | None = None  # the reason why no step can run
         self.notice()
         if fused and self._fused is None:
             raise ValueError(f"steps cannot be fused: {self._reason}")
@@ -101,19 +102,19 @@ class Runner:
         return self._fused is not None
 
     def describe(self) -> str:
-        """Which step runs, and why it is not the fused one."""
-        return "fused" if self.fused else f"op by op ({self._reason or 'as asked'})"
+        """The step that runs, with the reason if it is not the fused one."""
+        return "fused" if self.fused else f"op by op ({self._reason or 'fused is off'})"
 
     @property
     def repeats(self) -> bool:
-        """Whether what was computed may be used again later: not where foreign code runs, which may do another thing at
-        every call, nor with weights whose changes cannot be seen."""
+        """Whether results may be reused later. They may not while code of others runs, because it may compute something
+        else in the next call, nor when changes of the weights cannot be noticed."""
         return self._alien is None and self._weights.counted
 
     def notice(self, *, thorough: bool = True) -> bool:
-        """Whether the model is put together in another way than at the last call; then this runner has adapted. Not
-        thorough: what is done around the modules' methods (`parameter.data = ...`, their dictionaries, functions of
-        classes) is found some calls later."""
+        """Whether the model has changed since the last call; if it has, this runner has adapted. Without `thorough`, a
+        change around the modules' methods (`parameter.data = ...`, their dictionaries, functions of classes) is found
+        some calls later."""
         tables = self._tables()
         same = all(map(is_, tables, self._seen))
         if same and not thorough and self._alien is None and not self._watch.stirred():
@@ -131,47 +132,49 @@ class Runner:
         self._seen, self._weights = tables, WeightWatch(self.model)
         if self.problem or self._alien or (before != self.fused and not first):
             how = "fused" if self.fused else "op by op"
-            log("model_runs", steps=how, reason=self._reason or "all is as the configuration says")
+            log("model_runs", steps=how, reason=self._reason or "the model is as its configuration says")
         return True
 
     def weights_changed(self) -> bool:
-        """Whether weights were written to since the last call."""
+        """Whether a weight was written since the last call."""
         return self._weights.changed()
 
     def _tables(self) -> tuple[object, ...]:
         rotary = self.model.rotary
         return getattr(rotary, "plain_P", None), getattr(rotary, "long_P", None)
 
-    def run(self, works: list[Work]) -> Ran:
-        """Feed the works through the model; their cache rows are written, their `cached` is left to the caller."""
+    def run(self, chunks: list[Chunk]) -> StepOutput:
+        """Run the model on the chunks and write their cache rows. The caller updates `cached` of their requests."""
         first, rows, logits_of, start = [], [], [], 0
-        for work in works:
+        for chunk in chunks:
             first.append(start)
-            logits_of.append(slice(len(rows), len(rows) + work.wanted))
-            rows += range(start + work.count - work.wanted, start + work.count)
-            start += work.count
-        carry = [self._carry(work) for work in works]
-        trace = StepTrace() if any(work.request.trace is not None for work in works) else None
-        x_TSD, logits_NV = self._forward(works, rows, trace)
+            logits_of.append(slice(len(rows), len(rows) + chunk.wanted))
+            rows += range(start + chunk.count - chunk.wanted, start + chunk.count)
+            start += chunk.count
+        carry = [self._carry(chunk) for chunk in chunks]
+        trace = StepTrace() if any(chunk.request.trace is not None for chunk in chunks) else None
+        x_TSD, logits_NV = self._forward(chunks, rows, trace)
         if self.predict:
-            self._remember(works, first, x_TSD)
-        broken = _broken(works, first, x_TSD, logits_NV, logits_of)
-        return Ran(x_TSD, first, carry, logits_NV, logits_of, trace, broken)
+            self._remember(chunks, first, x_TSD)
+        broken = _broken(chunks, first, x_TSD, logits_NV, logits_of)
+        return StepOutput(x_TSD, first, carry, logits_NV, logits_of, trace, broken)
 
-    def draft(self, works: list[Work], ran: Ran) -> None:
-        """Bring the prediction block's window up to each request's cached tokens; those that are about to decode get a
-        draft. Needs the token after the last cached one, so it runs after sampling."""
-        live = [i for i, work in enumerate(works) if work.request.place is not None]
+    def draft(self, chunks: list[Chunk], output: StepOutput) -> None:
+        """Update the window of the prediction block to the cached tokens of each request, and make a draft for requests
+        that decode next. It needs the token after the last cached one, so it runs after sampling."""
+        live = [i for i, chunk in enumerate(chunks) if chunk.request.place is not None]
         window = self.store.config.sliding_window
         rows, tokens, starts, places = [], [], [], []
         for i in live:
-            request, old = works[i].request, works[i].request.cached
+            request, old = chunks[i].request, chunks[i].request.cached
             start = max(request.predicted, old - window)
             if start > request.predicted:
                 request.predicted_from = start
             for position in range(start, old):
                 carried = (
-                    ran.carry[i] if position < works[i].start else ran.x_TSD[ran.first[i] + position - works[i].start]
+                    output.carry[i]
+                    if position < chunks[i].start
+                    else output.x_TSD[output.first[i] + position - chunks[i].start]
                 )
                 assert carried is not None
                 rows.append(carried)
@@ -182,20 +185,20 @@ class Runner:
             request.predicted = old
         if not live:
             return
-        # NOTE: the end of a prompt runs without a draft: its snapshot serves one token further back, not two
-        ready = [n for n, i in enumerate(live) if works[i].request.uncached == 1 and works[i].request.generated]
+        # NOTE: no draft at the end of a prompt, because its snapshot serves one token further back, not two
+        ready = [n for n, i in enumerate(live) if chunks[i].request.uncached == 1 and chunks[i].request.generated]
         logits_NV = self._predict(torch.stack(rows), tokens, starts, places, ready)
         for n, token in zip(ready, logits_NV.argmax(dim=1).tolist(), strict=True):
-            works[live[n]].request.drafts = [token]
+            chunks[live[n]].request.drafts = [token]
 
-    def _forward(self, works: list[Work], rows: list[int], trace: StepTrace | None) -> tuple[Tensor, Tensor]:
-        """Streams of the works' tokens, and logits of some rows of them. With a trace it runs op by op."""
-        places = [work.request.running_place for work in works]
-        cached = [work.start for work in works]
+    def _forward(self, chunks: list[Chunk], rows: list[int], trace: StepTrace | None) -> tuple[Tensor, Tensor]:
+        """The streams of all tokens of the chunks, and the logits of `rows`. With a trace the model runs op by op."""
+        places = [chunk.request.running_place for chunk in chunks]
+        cached = [chunk.start for chunk in chunks]
         if self._fused is not None and trace is None:
-            return self._fused.run([work.tokens for work in works], cached, places, rows)
-        tokens = torch.tensor([token for work in works for token in work.tokens])
-        sequences = self.model.pack([work.count for work in works], cached)
+            return self._fused.run([chunk.tokens for chunk in chunks], cached, places, rows)
+        tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens])
+        sequences = self.model.pack([chunk.count for chunk in chunks], cached)
         regime = PLAIN if trace is None else trace.regime
         x_TSD = self.model.hidden(tokens, sequences, StepCache(self.store, sequences, places), trace, regime)
         return x_TSD, self.model.logits(x_TSD[torch.tensor(rows, dtype=torch.int64)])
@@ -203,7 +206,7 @@ class Runner:
     def _predict(
         self, x_TSD: Tensor, tokens: list[list[int]], starts: list[int], places: list[Place], ready: list[int]
     ) -> Tensor:
-        """Logits of the prediction block after the last token of those sequences that are `ready`."""
+        """Logits of the prediction block after the last token of each sequence in `ready`."""
         ends = list(accumulate(map(len, tokens)))
         last = [ends[n] - 1 for n in ready]
         if self._fused is not None:
@@ -214,33 +217,34 @@ class Runner:
         y_TSD = self.model.mtp_hidden(x_TSD, flat, sequences, cache)
         return self.model.mtp_logits(y_TSD[torch.tensor(last, dtype=torch.int64)])
 
-    def _carry(self, work: Work) -> Tensor | None:
-        request = work.request
+    def _carry(self, chunk: Chunk) -> Tensor | None:
+        request = chunk.request
         if not self.predict or request.predicted >= request.cached:
             return None
         return self.store.streams_SRHD[request.running_place.slot, (request.cached - 1) % STREAM_ROWS].to(
             self.model.numerics.activations, copy=True
         )
 
-    def _remember(self, works: list[Work], first: list[int], x_TSD: Tensor) -> None:
-        """Keep the streams of the last tokens: a prefix hit starts the prediction block one position back."""
-        for work, start in zip(works, first, strict=True):
-            slot = work.request.running_place.slot
-            for position in range(max(work.start, work.end - STREAM_ROWS), work.end):
-                row = start + position - work.start
+    def _remember(self, chunks: list[Chunk], first: list[int], x_TSD: Tensor) -> None:
+        """Store the streams of the last tokens, because a prefix hit starts the prediction block one position back."""
+        for chunk, start in zip(chunks, first, strict=True):
+            slot = chunk.request.running_place.slot
+            for position in range(max(chunk.start, chunk.end - STREAM_ROWS), chunk.end):
+                row = start + position - chunk.start
                 self.store.streams_SRHD[slot, position % STREAM_ROWS].copy_(x_TSD[row])
 
 
 def _broken(
-    works: list[Work], first: list[int], x_TSD: Tensor, logits_NV: Tensor, logits_of: list[slice]
+    chunks: list[Chunk], first: list[int], x_TSD: Tensor, logits_NV: Tensor, logits_of: list[slice]
 ) -> list[int | None]:
-    """Where each work's streams or logits stop being finite; two sums where all is well."""
+    """For each chunk, the first position with streams or logits that are not finite. If all are, this costs two
+    sums."""
     if finite(x_TSD) and finite(logits_NV):
-        return [None] * len(works)
+        return [None] * len(chunks)
     fine_T, fine_N = x_TSD.isfinite().flatten(1).all(1).tolist(), logits_NV.isfinite().all(1).tolist()
     broken: list[int | None] = []
-    for work, start, rows in zip(works, first, logits_of, strict=True):
-        of_logits = [True] * (work.count - work.wanted) + fine_N[rows]
-        fine = [a and b for a, b in zip(fine_T[start : start + work.count], of_logits, strict=True)]
-        broken.append(work.start + fine.index(False) if False in fine else None)
+    for chunk, start, rows in zip(chunks, first, logits_of, strict=True):
+        of_logits = [True] * (chunk.count - chunk.wanted) + fine_N[rows]
+        fine = [a and b for a, b in zip(fine_T[start : start + chunk.count], of_logits, strict=True)]
+        broken.append(chunk.start + fine.index(False) if False in fine else None)
     return broken

@@ -1,6 +1,6 @@
-"""Choosing a token from one row of logits. The random numbers of a token depend on the request's seed and the token's
-position in the sequence: its neighbours in the batch do not change it, and an answer that was interrupted goes on as it
-would have.
+"""Sampling of a token from one row of logits. The random numbers of a token depend on the request's seed and on the
+position of the token in its sequence. The batch therefore does not change a token, and an interrupted answer continues
+with the same tokens.
 
 Legend: V vocabulary.
 """
@@ -21,8 +21,9 @@ from dsv4.generation import SamplingParams, TokenConstraint, TokenLogprobs
 class Sampler:
     """The state of one answer: its random numbers, its tokens, and the state of its grammar.
 
-    vocabulary: ids from here on are never chosen (None = all may be): rows a model has beyond its tokenizer. position:
-    of the first token to choose. kept, mass: of the last choice, as in TokenTrace, where `params.trace`.
+    vocabulary: ids from here on are never sampled, because the model has more rows than its tokenizer has tokens (None
+    = all may be sampled). position: of the first token to sample. kept, mass: of the last token, as in TokenTrace, if
+    `params.trace` is set.
     """
 
     def __init__(self, params: SamplingParams, vocabulary: int | None = None, position: int = 0) -> None:
@@ -38,12 +39,12 @@ class Sampler:
         self._bias = torch.tensor([value for _, value in bias], dtype=torch.float32)
 
     def known(self, logits_V: Tensor) -> Tensor:
-        """The logits of the ids that may be chosen."""
+        """The logits of the ids that may be sampled."""
         return logits_V if self._vocabulary is None else logits_V[: self._vocabulary]
 
     def choose(self, logits_V: Tensor) -> int:
-        """The next token; remembers it. Raises SamplingError when logits are not finite or nothing is allowed, and
-        whatever the grammar raises."""
+        """Sample the next token and update the state. Raises SamplingError when logits are not finite or no token is
+        allowed, and the exceptions of the grammar."""
         logits_V = self.known(logits_V)
         if not finite(logits_V):
             raise SamplingError("the model's logits are not finite")
@@ -81,31 +82,31 @@ class Sampler:
 
 
 def _seed_at(seed: int, position: int) -> int:
-    """The seed of one token. The generator reads 32 bits of it, so seeds and positions must be mixed in those."""
+    """The seed of one token. The generator reads 32 bits of a seed, so these bits must depend on seed and position."""
     digest = hashlib.blake2b(seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=4).digest()
     return int.from_bytes(digest, "little")
 
 
 def finite(rows: Tensor) -> bool:
-    """Whether all numbers are: one sum where they are, which is less than looking at each."""
+    """Whether all numbers are finite. If they are, this costs one sum, which is cheaper than a test of each number."""
     return math.isfinite(float(rows.sum())) or bool(rows.isfinite().all())
 
 
 def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """A token id whose logit is not -inf, where there is one. Temperature 0 takes the largest logit (the lowest id on
-    ties); otherwise the released rule: probabilities divided by Exponential(1) noise, argmax, after top-k, top-p and
-    min-p have cut the tail."""
+    """A token id whose logit is not -inf, if there is one. Temperature 0 takes the largest logit (the lowest id on
+    ties). Otherwise the released rule applies: top-k, top-p and min-p cut the tail, then the token is the argmax of
+    probabilities divided by Exponential(1) noise."""
     if params.temperature == 0:
         return int(logits_V.argmax())
     probability_V = _truncated(logits_V, params)
     noise_V = torch.empty_like(probability_V).exponential_(1, generator=generator)
     token = int((probability_V / noise_V).argmax())
-    # logits so far apart that dividing them by a small temperature overflows: what is left is the largest
+    # a small temperature may overflow when logits are far apart; the largest logit is then the only choice
     return token if probability_V[token] > 0 else int(logits_V.argmax())
 
 
 def _truncated(logits_V: Tensor, params: SamplingParams) -> Tensor:
-    """Probabilities at the temperature, 0 where the tail is cut."""
+    """Probabilities at the temperature of `params`; 0 for tokens that top-k, top-p and min-p cut."""
     probability_V = (logits_V / max(params.temperature, 1e-5)).softmax(dim=0)
     if 0 < params.top_k < logits_V.shape[0]:
         probability_V = _first(probability_V, params.top_k)
@@ -118,7 +119,7 @@ def _truncated(logits_V: Tensor, params: SamplingParams) -> Tensor:
 
 def _kept(logits_V: Tensor, shaped_V: Tensor, params: SamplingParams, token: int) -> tuple[Sequence[int] | None, float]:
     """The ids among which `token` was chosen, ascending, and the log-probability of them together at temperature 1;
-    (None, 0) where all could be. A greedy choice is made among all."""
+    (None, 0) if it was chosen among all ids, as a greedy choice always is."""
     cut = params.top_p < 1 or 0 < params.top_k < len(shaped_V) or params.min_p > 0
     if params.temperature == 0 or not (cut or shaped_V.isinf().any()):
         return None, 0.0
@@ -135,16 +136,17 @@ def _first(probability_V: Tensor, k: int) -> Tensor:
 
 
 def _nucleus(probability_V: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of tokens that reaches `top_p` of what is left; the most likely one stays."""
+    """Zero all but the smallest set of tokens that reaches `top_p` of the sum; the most likely token always stays."""
     sorted_V, order_V = probability_V.sort(descending=True, stable=True)
     before_V = sorted_V.cumsum(0) - sorted_V
     cut_V = before_V >= top_p * sorted_V.sum()
-    cut_V[0] = False  # a share below the smallest float would cut all
+    cut_V[0] = False  # a top_p below the smallest float would cut all tokens
     return probability_V.index_fill(0, order_V[cut_V], 0.0)
 
 
 def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprobs:
-    """Log-probabilities at temperature 1 of the chosen token and of the `top` best (at most the vocabulary)."""
+    """Log-probabilities at temperature 1 of the sampled token and of the `top` most likely ones (at most the
+    vocabulary)."""
     log_V = logits_V.log_softmax(dim=0)
     best = log_V.topk(min(top, log_V.shape[0])) if top else None
     pairs = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best else ()

@@ -1,26 +1,26 @@
-"""Which requests run in the next step and how many tokens of each: a pure function of plain data.
+"""The choice of the requests of the next step and of the number of tokens of each: a pure function of plain data.
 
-The engine carries a decision out and calls `decide` again, until the decision is a step to run.
+The engine carries out a decision and calls `decide` again, until the decision is a step to run.
 """
 
 from dataclasses import dataclass
 
-# one step of priority is worth this many engine steps of waiting
+# one unit of priority counts as this many engine steps of waiting
 PRIORITY_STEPS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RequestView:
     """The scheduler's view of one request."""
 
     number: int
-    arrival: int  # engine step at which it came
+    arrival: int  # the engine's number of steps when the request was queued
     priority: int
     known: int  # tokens of prompt and answer so far
-    cached: int  # of these, in the cache
-    stop: int  # where the next chunk must end at the latest
-    drafts: int = 0  # proposed tokens to check in the same step
-    pages: int = 0  # held; while waiting: pages of its prefix that others hold anyway
+    cached: int  # those of them that are in the cache
+    stop: int  # the last position at which the next chunk may end
+    drafts: int = 0  # proposed tokens that the same step checks
+    pages: int = 0  # pages that it holds; while it waits: pages of its prefix that running requests hold
 
     @property
     def uncached(self) -> int:
@@ -28,17 +28,17 @@ class Job:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Smaller goes first. It never changes, so the first request stays first until it ends: no request starves, and
-        none is preempted for ever."""
+        """The smallest rank is served first. It never changes, so the first request stays first until it ends: no
+        request starves, and none is preempted for ever."""
         return self.arrival - self.priority * PRIORITY_STEPS, self.number
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """free_pages includes the pages that are freed by dropping kept prefixes."""
+class SchedulerState:
+    """The requests and the free resources. free_pages includes the pages that only kept prefixes hold."""
 
-    running: tuple[Job, ...]
-    waiting: tuple[Job, ...]
+    running: tuple[RequestView, ...]
+    waiting: tuple[RequestView, ...]
     free_pages: int
     free_slots: int
     budget: int  # tokens of one step
@@ -47,16 +47,16 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """At most one of the three is not empty; all three are empty when nothing can be done. parts: (request number,
-    tokens)."""
+    """What the engine does next. At most one of the three fields is set; none is set when nothing can be done. parts:
+    the step as pairs (request number, tokens)."""
 
     parts: tuple[tuple[int, int], ...] = ()
     admit: int | None = None
     preempt: int | None = None
 
 
-def decide(state: State) -> Decision:
-    """The next thing to do.
+def decide(state: SchedulerState) -> Decision:
+    """The next decision.
 
     Decoding requests get their token in every step. Prompts share the rest of the budget equally, so neither an answer
     nor a short prompt waits for a long prompt. When pages run out, the request that is last in rank is preempted.
@@ -64,38 +64,38 @@ def decide(state: State) -> Decision:
     and the running requests have so far. The length of their answers is unknown, so long answers may be preempted. A
     waiting request takes the slot of a running one only with a higher priority.
     """
-    running = sorted(state.running, key=lambda job: job.rank)
+    running = sorted(state.running, key=lambda request: request.rank)
     parts = _parts(running, state.budget)
-    missing = sum(_growth(job, count, state.page_tokens) for job, count in parts) - state.free_pages
+    missing = sum(_growth(request, count, state.page_tokens) for request, count in parts) - state.free_pages
     if missing > 0:
         if len(running) > 1:
             return Decision(preempt=running[-1].number)
         raise RuntimeError(f"a single request needs {missing} pages more than there are")
     if state.waiting:
-        head = min(state.waiting, key=lambda job: job.rank)
+        head = min(state.waiting, key=lambda request: request.rank)
         needed = _growth(head, head.uncached + 1, state.page_tokens)
-        promised = sum(_growth(job, job.uncached + job.drafts, state.page_tokens) for job in running)
+        promised = sum(_growth(request, request.uncached + request.drafts, state.page_tokens) for request in running)
         if state.free_slots and needed + promised <= state.free_pages:
             return Decision(admit=head.number)
         if running and head.priority > running[-1].priority and head.rank < running[-1].rank:
             return Decision(preempt=running[-1].number)
-    return Decision(parts=tuple((job.number, count) for job, count in parts))
+    return Decision(parts=tuple((request.number, count) for request, count in parts))
 
 
-def _parts(running: list[Job], budget: int) -> list[tuple[Job, int]]:
-    """Tokens of each job, in rank order."""
-    decoding = [job for job in running if job.uncached == 1]
-    prompts = [job for job in running if job.uncached > 1]
-    parts = [(job, 1 + job.drafts) for job in decoding]
+def _parts(running: list[RequestView], budget: int) -> list[tuple[RequestView, int]]:
+    """The requests of a step and the number of tokens of each, in rank order."""
+    decoding = [request for request in running if request.uncached == 1]
+    prompts = [request for request in running if request.uncached > 1]
+    parts = [(request, 1 + request.drafts) for request in decoding]
     left = max(len(prompts), budget - sum(count for _, count in parts))
-    for i, job in enumerate(prompts):
+    for i, request in enumerate(prompts):
         share = -(-left // (len(prompts) - i))
-        count = min(share, job.stop - job.cached)
-        parts.append((job, count))
+        count = min(share, request.stop - request.cached)
+        parts.append((request, count))
         left -= count
     return sorted(parts, key=lambda part: part[0].rank)
 
 
-def _growth(job: Job, count: int, page_tokens: int) -> int:
-    """Pages to take before `count` more tokens are written."""
-    return max(0, -(-(job.cached + count) // page_tokens) - job.pages)
+def _growth(request: RequestView, count: int, page_tokens: int) -> int:
+    """The number of pages to allocate before `count` more tokens are written."""
+    return max(0, -(-(request.cached + count) // page_tokens) - request.pages)

@@ -1,4 +1,4 @@
-"""The asyncio front door: the engine runs in its own thread, callers stream events. Implements TokenGenerator."""
+"""The engine for asyncio: it runs in its own thread, and callers stream events. Implements TokenGenerator."""
 
 import asyncio
 import threading
@@ -14,29 +14,29 @@ from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenE
 from dsv4.model.transformer import Transformer
 from dsv4.observe import log
 
-# a prompt of more tokens takes longer to look at than a thread takes to begin
+# checking a longer prompt takes more time than starting a thread
 SHORT_PROMPT = 4096
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # seconds after a failed step; doubled with each one that follows
-_FAILING = 3  # failed steps in a row until the service calls itself failing
-_GIVE_UP = 6  # ... and until everybody who still waits is told
-_FORGIVEN = 30.0  # seconds without a failed step after which requests are let in again
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # seconds after a failed step; doubled after each further one
+_FAILING = 3  # failed steps in a row until the service reports that it is failing
+_GIVE_UP = 6  # ... and until all waiting callers get an error
+_FORGIVEN = 30.0  # seconds without a failed step after which requests are accepted again
 
 
 class EngineService:
-    """Feeds one Engine from any number of event loops. Start it once, close it at the end.
+    """Serves one Engine to any number of event loops. Make it once, and close it at the end.
 
-    Everything that touches the engine happens in its thread; callers hand over small commands.
+    Only its own thread uses the engine; callers send commands to that thread.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._commands: list[Callable[[], None]] = []
-        # each returns whether its caller still listens
+        # each returns False once the loop of its caller is closed
         self._listeners: dict[Request, Callable[[TokenEvent], bool]] = {}
         self._updates: list[tuple[Callable[[Transformer], None], bool, int | None, Future[int]]] = []
         self._version = 0
         self._failed_steps = self._failed_in_a_row = 0
-        self._last_failure = ("", 0.0)  # what, and when
+        self._last_failure = ("", 0.0)  # message and time
         self._wake = threading.Condition()
         self._closing = self._draining = False
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
@@ -48,7 +48,8 @@ class EngineService:
 
     @property
     def failing(self) -> str | None:
-        """Why nothing should be sent here now: steps fail again and again, or the thread is gone. None = all well."""
+        """The reason why no request should be sent now: steps fail repeatedly, or the thread has ended. None = it
+        works."""
         if not (self._thread.is_alive() or self._closing):
             return "the engine's thread has ended"
         what, when = self._last_failure
@@ -57,8 +58,8 @@ class EngineService:
         return f"{self._failed_in_a_row} steps in a row have failed: {what}"
 
     def counters(self) -> dict[str, float]:
-        """What a metrics page shows: totals since the start, and what is going on now. Read without a lock: each number
-        is right, together they may be one step apart."""
+        """The numbers of the metrics page: totals since the start, and the current state. They are read without a lock:
+        each number is right, but two of them may be one step apart."""
         engine = self._engine
         store, reuse = engine.cache.store, engine.cache.prefixes
         counts = {f"{name}_total": value for name, value in asdict(engine.counts).items()}
@@ -93,12 +94,12 @@ class EngineService:
     def update_weights(
         self, apply: Callable[[Transformer], None], *, wait: bool = True, version: int | None = None
     ) -> "Future[int]":
-        """Change the model between two steps, in the engine's thread; the future gives the new version number, or what
-        `apply` raised.
+        """Change the model between two steps, in the engine's thread; the future has the new version number, or the
+        exception of `apply`.
 
-        wait: running requests finish on the old weights first, while new ones queue. Otherwise they go on with the new
-        weights over what the old ones have cached. Kept prefixes are dropped in any case. version: what the events of
-        tokens carry from then on.
+        wait: running requests finish with the old weights first, and new ones wait. Otherwise running requests continue
+        with the new weights on rows that the old weights have cached. Kept prefixes are dropped in both cases. version:
+        the version in the events of later tokens.
         """
         future: Future[int] = Future()
         if not self._command(lambda: self._updates.append((apply, wait, version, future))):
@@ -108,11 +109,11 @@ class EngineService:
     async def stream(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
     ) -> AsyncIterator[TokenEvent]:
-        """One event per token; the last carries `finish`. Raises what Engine.submit raises for a request it refuses.
-        Closing the iterator cancels the request within one step."""
+        """One event for each token; the last one has `finish`. Raises the exceptions of Engine.submit for a request
+        that is refused. Closing the iterator cancels the request within one step."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
-        own: list[Request] = []  # empty until the engine's thread has queued it
+        own: list[Request] = []  # empty until the engine's thread has queued the request
 
         def listen(event: TokenEvent | Exception) -> bool:
             try:
@@ -129,7 +130,7 @@ class EngineService:
         def submit() -> None:
             try:
                 self._engine.enter(request)
-            except Exception as error:  # the caller's to handle; the engine's thread goes on
+            except Exception as error:  # the caller handles it; the engine's thread continues
                 listen(error)
                 return
             own.append(request)
@@ -152,7 +153,7 @@ class EngineService:
             self._command(lambda: self._cancel(*own))
 
     def _command(self, command: Callable[[], None]) -> bool:
-        """Hand over a command; False when the engine is closed and has ended everything."""
+        """Send a command to the engine's thread; False when the engine is closed."""
         with self._wake:
             if self._closing:
                 return False
@@ -169,7 +170,7 @@ class EngineService:
         while True:
             with self._wake:
                 while not (self._commands or self._engine.busy or self._updates or self._closing):
-                    self._wake.notify_all()  # whoever drains
+                    self._wake.notify_all()  # `close` may wait for this
                     self._wake.wait()
                 commands, self._commands = self._commands, []
                 closing = self._closing
@@ -183,23 +184,23 @@ class EngineService:
                 self._step()
 
     def _guarded(self, work: Callable[[], object]) -> bool:
-        """Do a piece of work at the border of the thread: whatever it raises is logged, the thread goes on."""
+        """Call `work` at the border of the thread: an exception is logged, and the thread continues."""
         try:
             work()
-        except BaseException as error:  # also panics of libraries, which are no Exception
+        except BaseException as error:  # also panics of Rust libraries, which are no Exception
             self._last_failure = (f"{type(error).__name__}: {error}"[:400], time.monotonic())
             log("step_failed", error=self._last_failure[0])
             return False
         return True
 
     def _update(self) -> None:
-        """Apply what can be applied now; while an update waits for running requests, no waiting one is admitted."""
+        """Apply the updates that need not wait. While an update waits for running requests, no request is admitted."""
         while self._updates and (not self._updates[0][1] or not self._engine.running):
             apply, _, version, future = self._updates.pop(0)
             try:
                 apply(self._engine.model)
                 self._engine.forget()
-            except BaseException as error:  # the caller's to handle; the engine's thread goes on
+            except BaseException as error:  # the caller handles it; the engine's thread continues
                 future.set_exception(error)
                 continue
             self._version += 1
@@ -209,8 +210,8 @@ class EngineService:
         self._engine.admitting = not self._updates
 
     def _step(self) -> None:
-        """A failed step's requests are told by the next one. When none succeeds, the loop slows down, and in the end
-        everybody is told."""
+        """Run one step and send its events. After a failed step, the next step ends its requests. When steps keep
+        failing, the loop slows down, and in the end all callers get an error."""
         emitted = []
         if self._guarded(lambda: emitted.extend(self._engine.step())):
             self._failed_in_a_row = 0

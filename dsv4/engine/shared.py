@@ -1,7 +1,8 @@
-"""One engine for callers in any number of threads, without an event loop: what a model in a Python program needs.
+"""One engine for callers in any number of threads, without an event loop, as a model in a Python program needs it.
 
-Steps are taken only while somebody waits for a token, and by one thread of its own: Ctrl-C in a caller then never
-falls into a step that others share. Callers reach it through queues alone, which a signal cannot leave half locked.
+A thread of its own runs the steps, and only while a caller waits for a token. Ctrl-C in a caller therefore never
+interrupts a step that others share. Callers reach the thread through queues only, because a signal cannot leave a queue
+half locked.
 """
 
 import os
@@ -23,15 +24,15 @@ Command = Callable[["SharedEngine"], None]
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """A caller's request and what it has been told."""
+    """A caller's request and the events for it."""
 
     inbox: "SimpleQueue[TokenEvent | BaseException]" = field(default_factory=SimpleQueue)
     request: Request | None = None
 
 
 class SharedEngine:
-    """`generate` and `alone` may be called from any thread at any time; requests that are open together are batched,
-    and none changes another's tokens. Belongs to the process that made it."""
+    """`generate` and `alone` may be called from any thread at any time; requests that are open at the same time are
+    batched, and none changes another's tokens. Only the process that made it may use it."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -41,17 +42,17 @@ class SharedEngine:
         self._process = os.getpid()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._user: int | None = None  # the thread that has the engine for itself, by `alone`
+        self._user: int | None = None  # the thread that is inside `alone`
 
     def generate(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
     ) -> Generator[TokenEvent, None, None]:
-        """Run one request to its end; closing the iterator cancels it. Raises what Engine.submit raises, what a step
-        raised, and RuntimeError in a forked process or when called by the model itself (from a hook)."""
+        """Run one request to its end; closing the iterator cancels it. Raises the exceptions of Engine.submit and of a
+        step, and RuntimeError in a forked process or in a hook of the model."""
         ticket = _Ticket()
         threads = torch.get_num_threads()
         try:
-            # in the caller's thread: a grammar may take seconds to start
+            # in the caller's thread, because a grammar may take seconds to start
             request = self._engine.prepare(prompt, params, options)
             self._do(lambda shared: shared._submit(ticket, threads, request))
             while True:
@@ -68,7 +69,8 @@ class SharedEngine:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While this is held no step runs: the calling thread may use the model itself. A thread may hold it twice."""
+        """No step runs inside this context, so the calling thread may use the model itself. A thread may enter it
+        twice."""
         me = threading.get_ident()
         if me == self._user or self._is_worker():
             yield
@@ -91,11 +93,11 @@ class SharedEngine:
     def _do(self, command: Command) -> None:
         if os.getpid() != self._process:
             raise RuntimeError(
-                "this model was loaded before the process forked, and its threads stayed behind: "
+                "this model was loaded before the process forked, and its threads exist only in the old process: "
                 "call dsv4.load in the new process (or start it with multiprocessing's 'spawn')"
             )
         if self._is_worker() or threading.get_ident() == self._user:
-            raise RuntimeError("a hook of the model asked the same model for an answer, which would wait for itself")
+            raise RuntimeError("a hook of the model called the same model, which would wait for itself")
         with self._starting:
             if self._thread is None:
                 weakref.finalize(self, self._commands.put, None)
@@ -106,14 +108,14 @@ class SharedEngine:
                 thread.start()
         self._commands.put(command)
 
-    # what follows runs in the thread of the steps
+    # the methods below run in the thread of the steps
 
     def _submit(self, ticket: _Ticket, threads: int, request: Request) -> None:
         if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)  # torch counts them per thread
+            torch.set_num_threads(threads)  # torch has a setting for each thread
         try:
             ticket.request = self._engine.enter(request)
-        except Exception as error:  # the caller's to handle
+        except Exception as error:  # the caller handles it
             ticket.inbox.put(error)
             return
         self._tickets[ticket.request] = ticket
@@ -135,7 +137,7 @@ class SharedEngine:
     def _step(self) -> None:
         try:
             emitted = self._engine.step()
-        except BaseException as error:  # the border of the thread: whoever had a part in the step is told
+        except BaseException as error:  # the border of the thread: the callers of the step get the error
             failed = [ticket for request, ticket in self._tickets.items() if request.failed] or list(self._waiting)
             for ticket in failed:
                 self._give(ticket, error)
@@ -150,7 +152,7 @@ class SharedEngine:
 
 
 def _work(owner: "weakref.ref[SharedEngine]", commands: "SimpleQueue[Command | None]") -> None:
-    """Commands first, then a step if anybody waits; ends when the engine's owner is gone."""
+    """Run commands, then a step if a caller waits; end when the SharedEngine is garbage-collected."""
     while (command := commands.get()) is not None:
         shared = owner()
         if shared is None:

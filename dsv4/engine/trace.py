@@ -1,7 +1,7 @@
-"""Recording what the model chooses inside, for requests that ask for it (`SamplingParams.trace`).
+"""Traces of a model's choices (experts, entries, kept ids), for requests with `SamplingParams.trace`.
 
-A step with such a request runs op by op, because only the modules tell their choices; its numbers are those of the
-fused step. Steps without one are not touched.
+A step with such a request runs op by op, because only the modules report their choices; the bits are those of the fused
+step. Other steps do not change.
 
 T tokens of a step, E experts, K choices, V vocabulary.
 """
@@ -19,7 +19,8 @@ Row = Sequence[int]
 
 
 class StepTrace:
-    """Watches one step: the observer of its pass, and the regime that tells the indexers' choices."""
+    """Records the choices of one step. It is the observer of the pass, and its regime reports the choices of
+    indexers."""
 
     def __init__(self) -> None:
         self._experts: dict[int, Tensor] = {}
@@ -50,7 +51,7 @@ class StepTrace:
 
 
 def _read(chosen: list[list[int]] | None, visible: list[int]) -> list[Row]:
-    """The entries that each position read; a range where that is all of them."""
+    """The entries that each position read; a range if it read all of them."""
     if chosen is None:
         return [range(count) for count in visible]
     rows = [[entry for entry in row if entry >= 0] for row in chosen]
@@ -59,13 +60,13 @@ def _read(chosen: list[list[int]] | None, visible: list[int]) -> list[Row]:
 
 @dataclass(slots=True)
 class RequestTrace:
-    """What a request's next event will tell: the positions computed since the one before."""
+    """The trace for the next event of a request: the positions that were computed since the event before."""
 
     pending: list[TokenTrace] = field(default_factory=list)
 
     def add(self, piece: TokenTrace) -> TokenTrace | None:
-        """Take what a step has computed. Returns what must be told first, where it is not continued: a request that was
-        preempted may go on from a prefix that somebody else has computed further."""
+        """Add the positions of a step. Returns the earlier positions if the new ones do not follow them, for an event
+        of their own: a preempted request may resume at a prefix that another request has extended."""
         told = None
         if self.pending and self.pending[-1].last != piece.first:
             told = self.take(None, 0.0)
@@ -73,7 +74,7 @@ class RequestTrace:
         return told
 
     def take(self, kept: Row | None, mass: float) -> TokenTrace | None:
-        """All of it as one trace. kept, mass: of the token that was chosen after the last position."""
+        """Take all positions as one trace. kept, mass: of the token that was sampled after the last position."""
         pieces, self.pending = self.pending, []
         if not pieces:
             return None

@@ -1,4 +1,4 @@
-"""New weights for an engine that serves in this process: the `WeightSink` of a trainer beside it."""
+"""New weights for an engine in this process: the `WeightSink` of a trainer in the same process."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -13,10 +13,11 @@ Put = Callable[[Transformer, Mapping[str, Tensor]], None]
 
 
 class EngineWeights:
-    """Puts weights into a running service's model, between two steps. Events of its tokens then carry the version.
+    """Puts weights into a running service's model, between two steps. The events of its tokens then have the version.
 
-    put: how they get in; default: by name, rounded to what the model holds. wait: running requests finish on the old
-    weights first, and new ones wait; otherwise they go on with the new weights over what the old ones have cached.
+    put: writes the weights; default: by name, rounded to the dtypes of the model. wait: running requests finish with
+    the old weights first, and new requests wait; otherwise running requests continue with the new weights on rows that
+    the old weights have cached.
     """
 
     def __init__(self, service: EngineService, put: Put | None = None, *, wait: bool = True) -> None:
@@ -24,12 +25,13 @@ class EngineWeights:
 
     @property
     def version(self) -> int:
-        """The version of the weights that new tokens are chosen with."""
+        """The version of the weights that sample new tokens."""
         return self._version
 
     async def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Replace parameters by name; returns when tokens are chosen with them, and kept prefixes of the old ones are
-        gone. Raises ValueError for a name or a shape that the model does not have, and then changes nothing."""
+        """Replace parameters by name. Returns when new tokens are sampled with them and kept prefixes of the old
+        weights are dropped. Raises ValueError for a name or a shape that the model does not have, and then changes
+        nothing."""
         await asyncio.wrap_future(
             self._service.update_weights(lambda model: self._put(model, weights), wait=self._wait, version=version)
         )
@@ -38,7 +40,7 @@ class EngineWeights:
 
 @torch.no_grad()
 def copy_weights(model: Transformer, weights: Mapping[str, Tensor]) -> None:
-    """Write weights in place. Raises ValueError naming the first that does not fit, before any is written."""
+    """Write weights in place. Raises ValueError naming the first weight that does not fit, before it writes any."""
     own = model.state_dict()
     for name, value in weights.items():
         if name not in own:

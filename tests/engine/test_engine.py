@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from dsv4.engine import Engine
-from dsv4.engine.request import Request, State
+from dsv4.engine.request import Request, RequestStatus
 from dsv4.generation import Completion, FinishReason, SamplingParams, TokenEvent, collect
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_config, tiny_model
@@ -158,7 +158,7 @@ def test_cancel_frees_at_once(engine: Engine, steps: int) -> None:
         engine.step()
     engine.cancel(drop)
     engine.cancel(drop)
-    assert drop.state is State.ENDED
+    assert drop.status is RequestStatus.ENDED
     assert engine.running == (1 if steps else 0)
     events = drain(engine)
     assert drop not in events
@@ -177,7 +177,7 @@ def test_closing_the_iterator_cancels(engine: Engine) -> None:
 def test_more_requests_than_slots_wait_and_finish_in_order(engine: Engine) -> None:
     requests = [engine.submit(prompt_of(4, seed), GREEDY) for seed in range(5)]
     engine.step()
-    assert [r.state for r in requests] == [State.RUNNING] * 3 + [State.WAITING] * 2
+    assert [r.status for r in requests] == [RequestStatus.RUNNING] * 3 + [RequestStatus.WAITING] * 2
     events = drain(engine)
     assert all(events[r][-1].finish is FinishReason.LENGTH for r in requests)
     for seed, request in enumerate(requests):
@@ -187,7 +187,11 @@ def test_more_requests_than_slots_wait_and_finish_in_order(engine: Engine) -> No
 def test_a_request_without_pages_waits_and_is_not_overtaken(engine: Engine) -> None:
     first, large, small = (engine.submit(prompt_of(n), GREEDY) for n in (300, 290, 8))
     engine.step()
-    assert [r.state for r in (first, large, small)] == [State.RUNNING, State.WAITING, State.WAITING]
+    assert [r.status for r in (first, large, small)] == [
+        RequestStatus.RUNNING,
+        RequestStatus.WAITING,
+        RequestStatus.WAITING,
+    ]
     assert engine.running == 1
     events = drain(engine)
     assert len(events[large]) == len(events[small]) == COUNT
@@ -273,7 +277,7 @@ def test_any_workload_ends_every_request_once_and_shares_no_place(work: list[tup
     def step() -> None:
         for request, event in engine.step():
             ends.setdefault(request, []).append(event.finish)
-        running = [r for r in requests if r.state is State.RUNNING]
+        running = [r for r in requests if r.status is RequestStatus.RUNNING]
         places = [(r, r.place) for r in running if r.place is not None]
         assert len(places) == len(running)
         slots, pages = [place.slot for _, place in places], [page for _, place in places for page in place.pages]
@@ -300,7 +304,7 @@ def test_any_workload_ends_every_request_once_and_shares_no_place(work: list[tup
     assert engine.cache.store.check_integrity()
     for request in requests:
         finishes = ends.get(request, [])
-        assert request.state is State.ENDED
+        assert request.status is RequestStatus.ENDED
         assert all(finish is None for finish in finishes[:-1])
         if finishes and finishes[-1] is not None:
             assert len(finishes) == request.params.max_tokens

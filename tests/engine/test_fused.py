@@ -181,7 +181,7 @@ def test_changed_weights_are_seen() -> None:
 def test_what_cannot_be_fused_says_why() -> None:
     model = tiny_model(impl="torch")
     store = Engine(model, context_length=64).store
-    with pytest.raises(ValueError, match="cannot be fused: the model: it asks for 'torch' kernels"):
+    with pytest.raises(ValueError, match="cannot be fused: the model: it runs on 'torch' kernels"):
         Runner(model, store, predict=False, fused=True)
     assert not Runner(model, store, predict=False).fused
     assert not Runner(tiny("fp32"), store, predict=False, fused=False).fused

@@ -6,71 +6,73 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from dsv4.engine.scheduler import PRIORITY_STEPS, Decision, Job, State, decide
+from dsv4.engine.scheduler import PRIORITY_STEPS, Decision, RequestView, SchedulerState, decide
 
 PAGE = 16
 
 
-def job(number: int, known: int, cached: int = 0, **other: int) -> Job:
+def view(number: int, known: int, cached: int = 0, **other: int) -> RequestView:
     values = {"arrival": 0, "priority": 0, "stop": known, "pages": -(-cached // PAGE)} | other
-    return Job(number=number, known=known, cached=cached, **values)
+    return RequestView(number=number, known=known, cached=cached, **values)
 
 
-def state(running: list[Job], waiting: list[Job], pages: int = 100, slots: int = 4, budget: int = 40) -> State:
-    return State(tuple(running), tuple(waiting), pages, slots, budget, PAGE)
+def state(
+    running: list[RequestView], waiting: list[RequestView], pages: int = 100, slots: int = 4, budget: int = 40
+) -> SchedulerState:
+    return SchedulerState(tuple(running), tuple(waiting), pages, slots, budget, PAGE)
 
 
 def test_answers_get_their_token_and_prompts_share_the_rest_equally() -> None:
-    running = [job(0, 9, 8), job(1, 300), job(2, 50, 49), job(3, 10), job(4, 200)]
+    running = [view(0, 9, 8), view(1, 300), view(2, 50, 49), view(3, 10), view(4, 200)]
     assert dict(decide(state(running, [], budget=40)).parts) == {0: 1, 1: 13, 2: 1, 3: 10, 4: 15}
 
 
 def test_a_prompt_moves_even_when_answers_fill_the_budget() -> None:
-    running = [job(n, 9, 8) for n in range(5)] + [job(5, 30), job(6, 30)]
+    running = [view(n, 9, 8) for n in range(5)] + [view(5, 30), view(6, 30)]
     assert dict(decide(state(running, [], budget=3)).parts) == {0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1}
 
 
 def test_a_chunk_ends_at_the_next_point_and_drafts_ride_along() -> None:
-    running = [job(0, 300, stop=7), job(1, 9, 8, drafts=1)]
+    running = [view(0, 300, stop=7), view(1, 9, 8, drafts=1)]
     assert dict(decide(state(running, [])).parts) == {0: 7, 1: 2}
 
 
 def test_the_first_in_rank_is_admitted_and_nobody_overtakes_it() -> None:
-    large, small = job(0, 17 * PAGE, arrival=1), job(1, 3, arrival=2)
+    large, small = view(0, 17 * PAGE, arrival=1), view(1, 3, arrival=2)
     assert decide(state([], [small, large], pages=18)).admit == 0
-    busy = [job(9, 8, 7)]
+    busy = [view(9, 8, 7)]
     assert decide(state(busy, [small, large], pages=17)) == Decision(parts=((9, 1),))
 
 
 def test_pages_promised_to_running_prompts_are_not_given_away() -> None:
-    running, waiting = [job(0, 10 * PAGE)], [job(1, 5 * PAGE)]
+    running, waiting = [view(0, 10 * PAGE)], [view(1, 5 * PAGE)]
     assert decide(state(running, waiting, pages=15)).admit is None
     assert decide(state(running, waiting, pages=16)).admit == 1
 
 
 def test_priority_counts_as_waiting_time_and_takes_slots() -> None:
-    running = [job(0, 9, 8, arrival=0), job(1, 9, 8, arrival=0, priority=-1)]
-    urgent = job(2, 5, arrival=3, priority=1)
+    running = [view(0, 9, 8, arrival=0), view(1, 9, 8, arrival=0, priority=-1)]
+    urgent = view(2, 5, arrival=3, priority=1)
     assert decide(state(running, [urgent], slots=0)).preempt == 1
     late = replace(urgent, arrival=3 + 2 * PRIORITY_STEPS)
     assert decide(state(running, [late], slots=0)).preempt is None
-    assert decide(state(running, [job(3, 5, arrival=3), late], slots=1)).admit == 3
+    assert decide(state(running, [view(3, 5, arrival=3), late], slots=1)).admit == 3
 
 
 def test_the_last_in_rank_gives_way_when_pages_run_out() -> None:
-    running = [job(0, PAGE + 1, PAGE), job(1, PAGE + 1, PAGE, arrival=1)]
+    running = [view(0, PAGE + 1, PAGE), view(1, PAGE + 1, PAGE, arrival=1)]
     assert decide(state(running, [], pages=1)).preempt == 1
     assert decide(state(running, [], pages=2)).preempt is None
 
 
 def test_one_request_that_can_never_fit_is_a_bug_of_the_caller() -> None:
     with pytest.raises(RuntimeError, match="a single request needs 2 pages more than there are"):
-        decide(state([job(0, 3 * PAGE)], [], pages=1, budget=100))
+        decide(state([view(0, 3 * PAGE)], [], pages=1, budget=100))
 
 
 @dataclass(slots=True)
 class Simulated:
-    job: Job
+    view: RequestView
     left: int  # tokens it will say
     waited: int = 0
 
@@ -88,9 +90,9 @@ class Machine:
     def step(self) -> None:
         while self.running or self.waiting:
             decision = decide(
-                State(
-                    tuple(s.job for s in self.running.values()),
-                    tuple(s.job for s in self.waiting.values()),
+                SchedulerState(
+                    tuple(s.view for s in self.running.values()),
+                    tuple(s.view for s in self.waiting.values()),
                     self.free,
                     self.slots - len(self.running),
                     self.budget,
@@ -99,9 +101,9 @@ class Machine:
             )
             if decision.preempt is not None:
                 out = self.running.pop(decision.preempt)
-                self.free += out.job.pages
-                out.job = replace(out.job, cached=0, pages=0, stop=out.job.known)
-                self.waiting[out.job.number] = out
+                self.free += out.view.pages
+                out.view = replace(out.view, cached=0, pages=0, stop=out.view.known)
+                self.waiting[out.view.number] = out
                 self.preempted += 1
             elif decision.admit is not None:
                 self.running[decision.admit] = self.waiting.pop(decision.admit)
@@ -112,20 +114,20 @@ class Machine:
 
     def run(self, decision: Decision) -> None:
         assert len({number for number, _ in decision.parts}) == len(decision.parts)
-        assert {n for n, s in self.running.items() if s.job.uncached == 1} <= {n for n, _ in decision.parts}
+        assert {n for n, s in self.running.items() if s.view.uncached == 1} <= {n for n, _ in decision.parts}
         for number, count in decision.parts:
             own = self.running[number]
-            assert 1 <= count <= own.job.uncached
-            cached = own.job.cached + count
-            pages = max(own.job.pages, -(-cached // PAGE))
-            self.free -= pages - own.job.pages
+            assert 1 <= count <= own.view.uncached
+            cached = own.view.cached + count
+            pages = max(own.view.pages, -(-cached // PAGE))
+            self.free -= pages - own.view.pages
             assert self.free >= 0, "pages were given twice"
-            own.job = replace(own.job, cached=cached, pages=pages)
-            if own.job.uncached == 0:
+            own.view = replace(own.view, cached=cached, pages=pages)
+            if own.view.uncached == 0:
                 own.left -= 1
-                own.job = replace(own.job, known=own.job.known + 1, stop=own.job.known + 1)
+                own.view = replace(own.view, known=own.view.known + 1, stop=own.view.known + 1)
             if own.left == 0:
-                self.free += own.job.pages
+                self.free += own.view.pages
                 self.done.append(number)
                 del self.running[number]
 
@@ -147,7 +149,7 @@ def test_every_request_of_any_workload_ends_exactly_once(
     while len(machine.done) < len(work):
         for number, (at, prompt, answer, priority) in enumerate(coming):
             if at == time:
-                made = job(number, prompt, arrival=time, priority=priority)
+                made = view(number, prompt, arrival=time, priority=priority)
                 machine.waiting[number] = Simulated(made, min(answer, pages * PAGE - prompt))
         machine.step()
         time += 1
@@ -158,9 +160,9 @@ def test_every_request_of_any_workload_ends_exactly_once(
 
 def test_a_low_priority_is_not_starved_by_a_stream_of_high_ones() -> None:
     machine = Machine(pages=8, slots=1, budget=16)
-    machine.waiting[0] = Simulated(job(0, 20, priority=-1), 5)
+    machine.waiting[0] = Simulated(view(0, 20, priority=-1), 5)
     for time in range(1, 4000):
-        machine.waiting[time] = Simulated(job(time, 3, arrival=time, priority=0), 2)
+        machine.waiting[time] = Simulated(view(time, 3, arrival=time, priority=0), 2)
         machine.step()
         if 0 in machine.done:
             assert time >= PRIORITY_STEPS

@@ -6,7 +6,7 @@ import pytest
 
 from dsv4.cache.prefix import ReusePolicy, Windows
 from dsv4.engine import Engine
-from dsv4.engine.request import Request, State
+from dsv4.engine.request import Request, RequestStatus
 from dsv4.generation import BusyError, RequestOptions, SamplingParams
 from dsv4.testing.tiny import tiny_config, tiny_model
 
@@ -51,7 +51,7 @@ def soak(count: int, windows: Windows, speculate: bool, seed: int) -> Engine:
             step()
     while engine.busy:
         step()
-    assert all(request.state is State.ENDED for request in live)
+    assert all(request.status is RequestStatus.ENDED for request in live)
     assert all(times <= 1 for times in ends.values()), "somebody ended twice"
     assert engine.counts.ended == engine.counts.requests == count
     finished = [r for r in live if ends.get(r)]

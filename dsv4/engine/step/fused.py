@@ -1,4 +1,4 @@
-"""Runs the steps of a model in native calls, and says why it cannot where it cannot."""
+"""Runs the steps of a model as native calls, and gives the reason for models that it cannot run."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,11 @@ from dsv4.model.watch import alien
 
 
 class FusedStep:
-    """Runs the steps of one model on one store in one native call each. Raises UnfitError with the reason where that
-    is not possible.
+    """Runs each step of one model on one store as one native call. Raises UnfitError with the reason if that is not
+    possible.
 
-    The weights may change in place. When a tensor was moved or replaced, or the model is put together in another way,
-    this must be made anew: `dsv4.model.watch.Watch` notices.
+    The weights may change in place. When a tensor was moved or replaced, or a module was changed, a new FusedStep is
+    needed; `dsv4.model.watch.Watch` notices such changes.
     """
 
     def __init__(self, model: Transformer, store: CacheStore) -> None:
@@ -48,13 +48,13 @@ class FusedStep:
         places: Sequence[Place],
         wanted: Sequence[int],
     ) -> Tensor:
-        """Logits [N, V] of the prediction block, from the backbone's streams and the token after each."""
+        """Logits [N, V] of the prediction block, from the streams of the backbone and the token after each position."""
         (predictor,) = self._predictors
         return run_step(predictor, tokens, cached, places, wanted, x_TSD)[1]
 
 
 def misplaced(model: Transformer, store: CacheStore, predict: bool) -> str | None:
-    """Why the layers of a changed model do not fit the cache that was made for it. None = they do."""
+    """The reason why the layers of a changed model do not fit its cache. None = they fit."""
     places: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if not isinstance(module, Attention):
@@ -66,12 +66,12 @@ def misplaced(model: Transformer, store: CacheStore, predict: bool) -> str | Non
             return f"{name} has no place in the cache (spec.index {index}): a changed plan needs a new engine"
         places[index] = name
     if predict and not model.mtp:
-        return "the prediction block that drafts is gone"
+        return "the prediction block was removed, and the engine needs it for drafts"
     return None
 
 
 def unusual(model: Transformer) -> str | None:
-    """Why a model must be run op by op: something in it is not what its configuration says. None = all is."""
+    """The reason why a model must run op by op: a part that differs from its configuration. None = no part differs."""
     reason = alien(model)
     if reason is not None:
         return reason
@@ -91,12 +91,12 @@ def unusual(model: Transformer) -> str | None:
 
 
 def _difference(model: Transformer, module: torch.nn.Module) -> str | None:
-    """What one module has set otherwise than the model it is in."""
+    """The setting of one module that differs from its model. None = there is none."""
     c = model.config
     if isinstance(module, KernelModule) and module.impl not in (None, "native"):
-        return f"it asks for {module.impl!r} kernels"
+        return f"it runs on {module.impl!r} kernels"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
-        return "it scales what it looks up"
+        return "it rescales the rows that it looks up (max_norm)"
     wanted: dict[str, object] = {"config": c, "eps": c.rms_norm_eps, "limit": c.swiglu_limit}
     if not isinstance(module, RMSNorm | Linear):
         wanted["numerics"] = model.numerics

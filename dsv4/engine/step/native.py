@@ -20,11 +20,11 @@ from dsv4.engine.step.pack import PackedStep, readable
 from dsv4.kernels import native
 from dsv4.kernels.native.structs import StepBatch
 
-_FEW, _MANY = 64, 32768  # numbers that one call of torch's cos takes
+_FEW, _MANY = 64, 32768  # sizes of the pieces that one call of torch's cos gets
 _WRONG = {
     1: (IndexError, "a token is not in the vocabulary"),
     2: (IndexError, "a slot does not exist"),
-    3: (IndexError, "a page does not exist, or a sequence has too few"),
+    3: (IndexError, "a page does not exist, or a sequence has too few pages"),
     4: (ValueError, "every sequence needs a token, and cached >= 0"),
     5: (IndexError, "an expert of the table does not exist"),
 }
@@ -41,7 +41,7 @@ def _rows_of_angles(packed: PackedStep, counts: Sequence[int], cached: Sequence[
 
 
 def _cos_sin(angle_RP: Tensor) -> tuple[Tensor, Tensor]:
-    """torch's own, so that they are the bits of `kernels.rope.rotation`."""
+    """By torch's functions, so that the bits are those of `kernels.rope.rotation`."""
     if angle_RP.numel() > _MANY:
         return angle_RP.cos(), angle_RP.sin()
     # MKL wakes all threads for 128 numbers; on a busy machine that takes longer than the rest of a small step
@@ -63,10 +63,10 @@ def run_step(
 ) -> tuple[Tensor, Tensor]:
     """(streams after the last block [T, S, D], logits [N, V] fp32 of the rows `wanted`); writes the store.
 
-    Per sequence: its new tokens, the number of tokens before them, and its place. A prediction block starts from
+    Each sequence has its new tokens, the number of tokens before them, and its place. A prediction block starts from
     `given_TSD`, the backbone's streams before each token. Records no gradient. Raises ValueError for an empty batch or
-    sequence and for lengths that do not fit, IndexError for a token, slot, page or row that does not exist; nothing is
-    written in either case.
+    sequence and for lengths that do not fit, IndexError for a token, slot, page or row that does not exist; in both
+    cases nothing is written.
     """
     counts = list(map(len, tokens))
     columns = [

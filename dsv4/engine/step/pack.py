@@ -1,5 +1,5 @@
-"""A Transformer and a CacheStore as the structs of the native step: addresses of their tensors, which stay where they
-are."""
+"""A Transformer and a CacheStore as the structs of the native step. The structs hold the addresses of their tensors; no
+tensor is copied."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,13 +39,13 @@ _ROW_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # RowKind of
 
 
 class UnfitError(ValueError):
-    """The native step cannot take this model or store; the message says why."""
+    """The native step cannot run this model or store; the message has the reason."""
 
 
 @dataclass(eq=False, slots=True)
 class PackedStep:
-    """The structs of some blocks and of their cache. Weights may change in place; when a tensor was replaced, pack
-    again.
+    """The structs of some blocks and of their cache. Weights may change in place; after a tensor was replaced, `pack`
+    must run again.
 
     ratios: of the blocks' compressors. predicts: the blocks are a prediction block, which starts from given streams.
     """
@@ -61,7 +61,7 @@ class PackedStep:
 def pack(
     model: Transformer, blocks: Sequence[Block], store: CacheStore, predictor: MultiTokenPredictor | None = None
 ) -> PackedStep:
-    """The backbone (its blocks), or the prediction block. Raises UnfitError."""
+    """The structs of the backbone (`blocks` are its layers) or of the prediction block. Raises UnfitError."""
     packer = _Packer(model)
     packed_model = packer.model_struct(blocks, predictor)
     packed_store = packer.store_struct(store, [store.layers[block.spec.index] for block in blocks])
@@ -76,7 +76,7 @@ def readable(tensor: Tensor) -> bool:
 
 @dataclass(slots=True)
 class _Packer:
-    """Turns modules into structs, and checks each tensor whose address it gives away."""
+    """Makes structs of modules, and checks each tensor whose address it stores."""
 
     model: Transformer
     dtype: torch.dtype = field(init=False)
@@ -97,7 +97,7 @@ class _Packer:
             )
 
     def address(self, tensor: Tensor | None, dtypes: Sequence[torch.dtype], otherwise: str) -> int | None:
-        """The address of a contiguous tensor of one of these types; None stays null."""
+        """The address of a contiguous tensor of one of these types, null for None. Raises UnfitError(otherwise)."""
         if tensor is None:
             return None
         if tensor.dtype not in dtypes or not readable(tensor):
@@ -110,7 +110,7 @@ class _Packer:
         return [self.address(tensor, (torch.float32,), reason) for tensor in tensors]
 
     def linear(self, layer: Linear) -> StepLinear:
-        """A product that takes and gives activations."""
+        """A product whose input and output are activations."""
         weight, scale = layer.weight, layer.scale
         kind, reason = weight_kind(weight, scale), f"no native product for weights of {weight.dtype}"
         if kind is None:
@@ -236,5 +236,5 @@ class _Packer:
 
 
 def _row_bytes(buffers: Sequence[Tensor | None]) -> int:
-    """Bytes of a row of these buffers, which agree; 0 when there is none."""
+    """Bytes of a row of these buffers, which is the same for all of them; 0 without buffers."""
     return max((t.shape[-1] * t.element_size() for t in buffers if t is not None), default=0)

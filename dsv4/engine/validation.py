@@ -1,4 +1,4 @@
-"""The checks of a request before it is queued. They run in the caller's thread, without the engine."""
+"""Validation of a request before it is queued. It runs in the caller's thread, without the engine."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dsv4.generation import RequestOptions, SamplingParams, shown
 
 
 def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
-    """Raises ValueError for an empty prompt, what is no integer, or a token id outside the vocabulary."""
+    """Raises ValueError for an empty prompt, an id that is no integer, or an id outside the vocabulary."""
     if not len(tokens):
         raise ValueError("the prompt is empty")
     try:
@@ -35,24 +35,24 @@ def check_params(params: SamplingParams, vocabulary: int) -> None:
 
 
 def start_sampler(params: SamplingParams, vocabulary: int, position: int) -> Sampler:
-    """The sampler of an answer whose first token has `position`; a grammar is started here, which may take seconds.
-    Raises ValueError where it cannot be."""
+    """The sampler of an answer whose first token has `position`; it also starts the grammar, which may take
+    seconds. Raises ValueError if the grammar cannot be started."""
     try:
         return Sampler(params, vocabulary, position)
-    except BaseException as error:  # a border: foreign grammars raise what they like
+    except BaseException as error:  # a process border: grammars of others may raise anything
         raise ValueError(f"constraint cannot be started: {fault_of(error)}") from error
 
 
 def bounded(options: RequestOptions | None) -> RequestOptions:
-    """The same options, the owner as a short name of its own: what clients write there is kept for as long as their
-    prefixes, at any length."""
+    """The same options with a digest as the owner, because a client's text may be long and is stored as long as its
+    prefixes."""
     options = options or RequestOptions()
     digest = hashlib.blake2b(options.owner.encode("utf-8", "surrogatepass"), digest_size=16)
     return replace(options, owner=digest.hexdigest())
 
 
 def _not_whole(tokens: Sequence[int]) -> str | None:
-    """The first that is no integer; numpy's integers and those of tensors are."""
+    """The first id that is no integer; integers of numpy and of tensors are integers."""
     for token in tokens:
         try:
             index(token)
