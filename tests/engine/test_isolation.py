@@ -245,7 +245,7 @@ def test_a_failure_of_the_plan_ends_the_request_it_is_for(where: str, monkeypatc
         "_grow": (engine, "_grow"),
         "_admit": (engine, "_admit"),
         "reuse": (engine.cache.prefixes, "open"),
-        "shared": (engine, "_load"),
+        "shared": (engine, "_scheduler_state"),
     }[where]
     prompt = [4] * 40
     if where == "reuse":

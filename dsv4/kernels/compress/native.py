@@ -26,7 +26,7 @@ def _function() -> Callable[..., None]:
 
 
 def takes(kv_RW: Tensor, score_RW: Tensor, own_Nm: Tensor, previous_Nm: Tensor | None) -> str | None:
-    """Why the native kernel does not take these; None if it does."""
+    """The reason why the native kernel does not accept these inputs; None if it accepts them."""
     return native.needs(kv_RW, (torch.float32,), "kv") or native.needs(score_RW, (torch.float32,), "the score")
 
 

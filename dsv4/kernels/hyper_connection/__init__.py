@@ -1,4 +1,4 @@
-"""Manifold-constrained hyper-connections: how four residual streams feed a sub-layer and take its output back
+"""Manifold-constrained hyper-connections: four residual streams feed a sub-layer and receive its output
 (report 2.2, eqs 1-8).
 
 Legend: T tokens, S streams, D hidden size, Z = S * D, X = (2 + S) * S mixes,

@@ -42,8 +42,8 @@ def _combine_backward() -> Callable[..., None]:
 
 
 def takes(x_TSD: Tensor, fn_XZ: Tensor, scale: Tensor, base: Tensor, *_: float) -> str | None:
-    """Why the native kernels do not take these: streams in float32 or bfloat16, parameters in float32. None if they
-    do."""
+    """The reason why the native kernels do not accept these inputs; None if they accept them: streams in float32 or
+    bfloat16, parameters in float32."""
     return _takes_streams(x_TSD) or _takes_float32(fn_XZ, scale, base)
 
 

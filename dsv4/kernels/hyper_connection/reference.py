@@ -1,4 +1,4 @@
-"""mHC as the report writes it, in plain torch.
+"""The definition of mHC in plain torch.
 
 Legend: T tokens, S streams, D hidden size, Z = S * D, X = (2 + S) * S mixes, in the order [pre | post | comb].
 """

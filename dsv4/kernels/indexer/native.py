@@ -24,7 +24,7 @@ def _function() -> Callable[..., None]:
 
 
 def takes(q_TJI: Tensor, weight_TJ: Tensor, keys_MI: Tensor, *_: object) -> str | None:
-    """Why the native kernel does not take these; None if it does."""
+    """The reason why the native kernel does not accept these inputs; None if it accepts them."""
     floats = (torch.float32, torch.bfloat16)
     return (
         native.needs(q_TJI, floats, "q")

@@ -1,4 +1,4 @@
-"""Native CPU kernels: C++ built at first use, called with raw pointers. Where they cannot be built, torch runs.
+"""Native CPU kernels: C++ that is built at first use and called with raw pointers. If the build fails, torch runs.
 
 DSV4_NATIVE=0 turns them off; DSV4_ISA=avx512|avx2|portable selects an instruction set.
 """
@@ -33,7 +33,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("DSV4_NATIVE") == "0":
         return None, "turned off by DSV4_NATIVE=0"
     try:
-        # torch is loaded already, so its OpenMP runtime is the one these kernels find: one thread pool
+        # torch is loaded already, so these kernels find its OpenMP runtime and share its threads
         return ctypes.CDLL(str(library_path(isa()))), ""
     except (BuildError, OSError, ValueError) as error:
         return None, str(error)
@@ -51,7 +51,7 @@ def available() -> bool:
 
 
 def why_not() -> str:
-    """Why they do not run here; empty when they do."""
+    """The reason why the native kernels do not run here; empty if they run."""
     return _load()[1]
 
 
@@ -69,7 +69,8 @@ def library() -> ctypes.CDLL:
 
 
 def function(name: str, arguments: Sequence[type], result: type | None = None) -> Callable[..., Any]:
-    """A function of the library with its C types. Keep it: declaring costs more than calling."""
+    """A function of the library with its C types. Callers keep it, because its declaration costs more time than
+    a call."""
     run = getattr(library(), name)
     run.argtypes, run.restype = list(arguments), result
     return run

@@ -1,4 +1,4 @@
-"""Compiling the native kernels: with the system's compiler, once, into a cache keyed by sources, compiler and machine.
+"""The build of the native kernels by the system's compiler, once for each set of sources, compiler and machine.
 
 The C++ files of the kernel folders have a plain C interface and use neither Python nor torch.
 """
@@ -17,9 +17,9 @@ from pathlib import Path
 from dsv4.files import rename, sync_path
 from dsv4.kernels.native import structs
 
-KERNELS = Path(__file__).parents[1]  # each operation's C++ lies in its folder, what they share in this one
+KERNELS = Path(__file__).parents[1]  # the C++ of an operation lies in its folder, shared C++ beside this file
 HEADER = "structs.h"  # written at build time
-# instruction sets, best first: what the machine must have (names as in /proc/cpuinfo), what the compiler is told
+# instruction sets, best first: features that the machine must have (as in /proc/cpuinfo), flags of the compiler
 ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "avx512": (
         frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx2", "fma"}),
@@ -33,7 +33,7 @@ _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-con
 
 
 class BuildError(RuntimeError):
-    """The native kernels could not be built; the message says why."""
+    """The native kernels could not be built; the message has the reason."""
 
 
 def machine_features() -> frozenset[str]:
@@ -94,8 +94,8 @@ def write_header(folder: Path) -> Path:
 
 
 def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
-    """Compile each source, link, and put the result in place in one step: two processes may build at once. Prints its
-    progress on stderr, since it may take a minute."""
+    """Compile each source, link, and rename the result to its place, because two processes may build at the same time.
+    Prints its progress on stderr, because a build may take a minute."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -121,7 +121,7 @@ def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) 
 
 
 class _Compilation:
-    """What is being compiled: one line that changes on a terminal, a line every few seconds elsewhere."""
+    """The progress of a build: one changing line on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, sources: int, target: str) -> None:
         self._sources, self._target, self._done = sources, target, 0

@@ -1,4 +1,4 @@
-"""The structs that native code is given, declared once: `header` writes them as the C++ that the kernels include.
+"""The structs that native functions receive, declared once. `header` writes them as the C++ that the kernels include.
 
 A field has the type of C++ by name. In Python a pointer is the address of a tensor (`native.pointer`); whoever fills a
 struct keeps its tensors alive until the call returns.
@@ -12,7 +12,7 @@ _Field = tuple[str, type]
 
 
 def _pointer(to: str) -> type[ctypes.c_void_p]:
-    """The type of an address; its name is the type of what lies there."""
+    """The type of an address; its name is the type of the value at that address."""
     return type(to, (ctypes.c_void_p,), {})
 
 
@@ -34,7 +34,7 @@ class Rows(ctypes.Structure):
 
 
 class AttentionCall(ctypes.Structure):
-    """Null: prefix_T without a prefix, chosen_TK where nothing is chosen; chosen_TK holds -1 for no row."""
+    """prefix_T is null without a prefix, chosen_TK without chosen entries; -1 in chosen_TK means no row."""
 
     _fields_ = (
         ("q_THC", FLOATS),

@@ -25,7 +25,7 @@ def _backward_function() -> Callable[..., None]:
 
 
 def takes(x: Tensor, weight_D: Tensor | None, eps: float) -> str | None:
-    """Why the native kernel does not take these; None if it does."""
+    """The reason why the native kernel does not accept these inputs; None if it accepts them."""
     return native.needs(x, (torch.float32, torch.bfloat16), "x") or native.needs(
         weight_D, (torch.float32,), "the weight"
     )

@@ -21,7 +21,7 @@ def _function() -> Callable[..., None]:
 
 
 def takes(x: Tensor, rotation_2TP: Tensor, inverse: bool) -> str | None:
-    """Why the native kernel does not take these; None if it does."""
+    """The reason why the native kernel does not accept these inputs; None if it accepts them."""
     if rotation_2TP.shape[1] != x.shape[0]:
         return f"the rotation has {rotation_2TP.shape[1]} rows for {x.shape[0]} tokens"
     return native.needs(x, (torch.float32, torch.bfloat16), "x") or native.needs(
@@ -52,5 +52,5 @@ def apply_rope(x: Tensor, rotation_2TP: Tensor, inverse: bool) -> Tensor:
 def backward(
     gradients: tuple[Tensor], kept: Sequence[Tensor], x: Tensor, rotation_2TP: Tensor, inverse: bool
 ) -> tuple[Tensor]:
-    """The gradient of x: that of the result, turned the other way. The rotation has none."""
+    """The gradient of x is the gradient of the result, rotated back. The rotation has no gradient."""
     return (apply_rope(gradients[0], rotation_2TP, not inverse),)

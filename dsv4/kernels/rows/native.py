@@ -29,7 +29,7 @@ def _run(name: str, source: Tensor, target: Tensor, *sizes: int) -> Tensor:
 
 
 def takes(x: Tensor, *_: int) -> str | None:
-    """Why the native casts do not take these rows; None if they do."""
+    """The reason why the native casts do not accept these rows; None if they accept them."""
     return native.needs(x, (x.dtype,), "the rows")
 
 

@@ -33,8 +33,8 @@ class Prefix:
     """HCA, and CSA with at most as many entries as it may choose: each query reads the first entries of its
     sequence."""
 
-    visible_T: Tensor  # int64: how many
-    pages: PageTable  # where they lie
+    visible_T: Tensor  # int64: the number of entries that each query reads
+    pages: PageTable  # the rows of these entries
     longest: int  # an upper bound of visible_T known on the host
 
 
@@ -47,7 +47,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """Rows that each query may read: a range of window rows, and perhaps compressed entries."""
+    """The rows that each query reads: a range of window rows, and compressed entries in CSA and HCA layers."""
 
     window_T2: Tensor  # int64 [first, last) of the window rows
     runs: tuple[int, ...]  # borders of the sequences among the queries: 0, ..., T

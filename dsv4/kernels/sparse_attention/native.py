@@ -30,7 +30,7 @@ def _backward_function() -> Callable[..., None]:
 
 
 def takes(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, *_: object) -> str | None:
-    """Why the native kernel does not take these; None if it does."""
+    """The reason why the native kernel does not accept these inputs; None if it accepts them."""
     floats = (torch.float32, torch.bfloat16)
     return (
         native.needs(q_THC, floats, "q")

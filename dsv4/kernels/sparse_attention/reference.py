@@ -1,4 +1,4 @@
-"""Sparse attention written as the definition: list every query's rows, gather them, one softmax.
+"""The definition of sparse attention: list the rows of each query, gather them, and take one softmax.
 
 Legend: T tokens, H heads, C head dim, R gathered rows (of a query), W window rows, M entry rows, K choices per token.
 """
@@ -31,7 +31,8 @@ def entry_rows(keys: KeySet) -> Tensor:
 
 
 def take(buffer_MC: Tensor, rows: Tensor, dim: int, rope_dim: int) -> Tensor:
-    """Rows of the buffer, rows.shape + [C]; packed ones as float32. Row numbers outside the buffer give some row."""
+    """Rows of the buffer, rows.shape + [C]; packed ones as float32. A row number outside the buffer gives an arbitrary
+    row."""
     rows = rows.clamp(0, buffer_MC.shape[0] - 1)
     taken = buffer_MC.index_select(0, rows.flatten())
     if taken.dtype == torch.uint8:
@@ -40,7 +41,7 @@ def take(buffer_MC: Tensor, rows: Tensor, dim: int, rope_dim: int) -> Tensor:
 
 
 def _gather(buffer_MC: Tensor, rows_TR: Tensor, dtype: torch.dtype, dim: int, rope_dim: int) -> Tensor:
-    # NOTE: an absent row may hold anything, NaN included; zero it before it meets a product.
+    # NOTE: an absent row may hold anything, also NaN; it becomes zero before the product.
     return take(buffer_MC, rows_TR, dim, rope_dim).to(dtype).masked_fill((rows_TR < 0)[:, :, None], 0)
 
 

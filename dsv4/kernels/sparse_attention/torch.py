@@ -21,7 +21,7 @@ from torch import Tensor
 from dsv4.kernels.sparse_attention.keys import Chosen, KeySet, Prefix, query_blocks
 from dsv4.kernels.sparse_attention.reference import take
 
-_QUERIES = 64  # per block: larger wastes masked work, smaller wastes calls
+_QUERIES = 64  # of a block: a larger block computes more masked products, a smaller one needs more calls
 _VALUES = 1 << 25  # gathered values held at once: 128 MiB in fp32
 
 
@@ -71,7 +71,7 @@ def sparse_attention(
 
 
 def _window(window_WC: Tensor, keys: KeySet, group: _Group, widest: int) -> tuple[Tensor, Tensor]:
-    """The union of each block's windows, [U, S, C], and which of it each query sees, [U, Q, S]."""
+    """The union of the windows of each block, [U, S, C], and a mask of the rows that each query reads, [U, Q, S]."""
     bounds_UQ2 = keys.window_T2[group.token_UQ]
     span = widest + group.token_UQ.shape[1] - 1
     row_US = bounds_UQ2[:, 0, :1] + torch.arange(span, device=bounds_UQ2.device)
@@ -80,7 +80,8 @@ def _window(window_WC: Tensor, keys: KeySet, group: _Group, widest: int) -> tupl
 
 
 def _prefix(entries_MC: Tensor, read: Prefix, group: _Group, dim: int, rope_dim: int) -> tuple[Tensor, Tensor]:
-    """The visible entries of each block's sequence, [U, N, C], and which of them each query sees, [U, Q, N]."""
+    """The visible entries of the sequence of each block, [U, N, C], and a mask of those that each query reads, [U, Q,
+    N]."""
     pages, visible_UQ = read.pages, read.visible_T[group.token_UQ]
     entry_N = torch.arange(read.longest, device=entries_MC.device)
     entry_UN = torch.where(entry_N < visible_UQ.amax(dim=1, keepdim=True), entry_N, 0)
@@ -111,7 +112,7 @@ def _attend(
         kv_UNC, seen_UQN = _prefix(entries_MC, keys.entries, group, dim, rope_dim)
         kv_URC = torch.cat([kv_URC.to(compute), kv_UNC.to(compute)], dim=1)
         seen_UQR = torch.cat([seen_UQR, seen_UQN], dim=2)
-    # NOTE: rows nobody in the block sees may hold anything, NaN included; zero them before the products.
+    # NOTE: rows that no query of the block reads may hold anything, also NaN; they become zero before the products.
     kv_URC = kv_URC.to(compute).masked_fill(~seen_UQR.any(dim=1)[..., None], 0)
     q_UYC = q_XHC.view(blocks, size * heads, dim)
     score = torch.bmm(q_UYC, kv_URC.transpose(1, 2)).view(blocks, size, heads, -1) * scale
@@ -138,16 +139,16 @@ def _attend(
 
 @dataclass(frozen=True, slots=True)
 class _QueryBlock:
-    """Queries first..last of one sequence and the rows any of them reads."""
+    """A range of queries of one sequence, and the rows that at least one of them reads."""
 
     queries: slice
     window: slice
-    entries: slice | Tensor  # of the entry rows; an empty slice where there are none
+    entries: slice | Tensor  # of the entry rows; an empty slice if there are none
     hidden_QR: Tensor  # rows (window, then entries) that a query does not read
 
 
 def has_gradient(q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, *_: object) -> str | None:
-    """Why there is no gradient of these; None if there is."""
+    """The reason why these inputs have no gradient; None if they have one."""
     return "packed entries have no gradient" if entries_MC.dtype == torch.uint8 else None
 
 
@@ -160,7 +161,7 @@ def sparse_attention_dense(
     scale: float,
     rope_dim: int,
 ) -> Tensor:
-    """The same by products with all rows of a block, as `backward` computes it; entries are floats."""
+    """As `sparse_attention`, by products with all rows of a block, as `backward` computes them; entries are floats."""
     o_THC = torch.empty_like(q_THC)
     for block in _blocks(keys, entries_MC.shape[0]):
         kv_RC, weight_YR, _ = _weights(block, q_THC, window_WC, entries_MC, sink_H, scale)
@@ -210,7 +211,7 @@ def _weights(
     """Rows kv_RC, softmax weights weight_YR on them, and the sinks' share sink_Y."""
     compute = torch.promote_types(q_THC.dtype, torch.float32)
     kv_RC = torch.cat([window_WC[block.window], entries_MC[block.entries]]).to(compute)
-    # NOTE: rows nobody in the block sees may hold anything, NaN included; zero them before the products
+    # NOTE: rows that no query of the block reads may hold anything, also NaN; they become zero before the products
     kv_RC = kv_RC.masked_fill_(block.hidden_QR.all(dim=0)[:, None], 0)
     q_QHC = q_THC[block.queries].to(compute)
     score_YR = (q_QHC.flatten(0, 1) * scale) @ kv_RC.T
@@ -239,7 +240,7 @@ def _blocks(keys: KeySet, entries: int) -> Iterator[_QueryBlock]:
 
 
 def _entries(queries: slice, keys: KeySet) -> tuple[slice | Tensor, Tensor] | None:
-    """The entry rows that some query of a block reads, and which of them each query does not read."""
+    """The entry rows that at least one query of a block reads, and a mask of those that each query does not read."""
     if isinstance(keys.entries, Chosen):
         chosen_QK = keys.entries.rows_TK[queries]
         last = int(chosen_QK.max()) + 1 if chosen_QK.shape[1] else 0
