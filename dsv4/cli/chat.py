@@ -77,10 +77,10 @@ def _converse(model: "LocalModel", effort: str, system: str | None, options: dic
     """Read lines and answer them until the end of input or /exit."""
     from dsv4.cli.chat_commands import Commands
     from dsv4.cli.chat_screen import Screen
-    from dsv4.cli.conversation import Conversation
+    from dsv4.cli.conversation import ChatSession
 
     screen = Screen()
-    commands = Commands(model, Conversation(system), effort, screen.note)
+    commands = Commands(model, ChatSession(system), effort, screen.note)
     if effort not in (*commands.efforts, DEFAULT_EFFORT):
         raise ValueError(f"--effort must be one of {', '.join(commands.efforts)}, got {effort}")
     screen.head(

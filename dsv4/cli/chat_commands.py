@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsv4.cli.conversation import Conversation, fits, read_text
+from dsv4.cli.conversation import ChatSession, fits, read_text
 from dsv4.server.dialects.request import supported_efforts
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Commands:
     """
 
     model: "LocalModel"
-    talk: Conversation
+    talk: ChatSession
     effort: str
     note: Callable[[str], None]
     wanted: bool = field(default=False, init=False)

@@ -13,7 +13,7 @@ MOST_BYTES = 64 << 20  # of a file that is read
 
 
 @dataclass(slots=True)
-class Conversation:
+class ChatSession:
     """turns: messages of user, assistant and tool in order. files: (name, text) at the start of the next message."""
 
     system: str | None = None

@@ -23,7 +23,7 @@ from dsv4.cli import chat
 from dsv4.cli.chat_commands import Commands
 from dsv4.cli.chat_input import MOST_HISTORY, Editor
 from dsv4.cli.chat_screen import AnswerView, Screen, remark
-from dsv4.cli.conversation import Conversation, read_messages
+from dsv4.cli.conversation import ChatSession, read_messages
 from dsv4.encoding import ContentDelta, ReasoningDelta
 from dsv4.generation import FinishReason
 from tests.conftest import ROOT
@@ -42,7 +42,7 @@ class Talk:
 
     def __init__(self, model: LocalModel, capsys: pytest.CaptureFixture[str]) -> None:
         self.screen, self._capsys = Screen(), capsys
-        self.commands = Commands(model, Conversation(), "none", self.screen.note)
+        self.commands = Commands(model, ChatSession(), "none", self.screen.note)
         self.talk = self.commands.talk
 
     def __call__(self, line: str, **options: Any) -> str:

@@ -14,7 +14,7 @@ from dsv4.cli.usage import first_day, usage
 from dsv4.server import ApiError, Keys
 from dsv4.server.accounts.ledger import Ledger, Usage, read_usage
 from dsv4.server.accounts.prices import Prices
-from dsv4.server.guard.limits import KeyLimits, Limits
+from dsv4.server.guard.limits import KeyLimits, UsageLimits
 from tests.server.conftest import Converse, Server
 
 SECRETS = {"ann": "secret-of-ann", "bob": "secret-of-bob"}
@@ -235,7 +235,7 @@ def refused(admit: Callable[[], None]) -> tuple[str, int]:
 
 def test_limits_by_key() -> None:
     clock = Clock()
-    limits = Limits(
+    limits = UsageLimits(
         {"a": KeyLimits(requests=2), "b": KeyLimits(tokens=100), "c": KeyLimits(day=100), "d": KeyLimits(concurrent=1)},
         clock,
         clock,
@@ -270,7 +270,7 @@ def test_limits_by_key() -> None:
 
 def test_a_clock_set_back_keeps_nobody_out() -> None:
     clock, wall = Clock(), Clock()
-    limits = Limits({"a": KeyLimits(requests=1, tokens=100, day=500)}, clock, wall)
+    limits = UsageLimits({"a": KeyLimits(requests=1, tokens=100, day=500)}, clock, wall)
     limits.enter("a")
     limits.admit("a", 90)
     wall.now -= 3 * 86_400  # only the minutes of the steady clock count

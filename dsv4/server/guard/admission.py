@@ -3,7 +3,7 @@
 from starlette.types import Scope
 
 from dsv4.server.guard.keys import Keys
-from dsv4.server.guard.limits import Limits
+from dsv4.server.guard.limits import UsageLimits
 from dsv4.server.guard.origin import headers_of, refusal
 from dsv4.server.wire.errors import ApiError, busy, stopping
 
@@ -16,7 +16,7 @@ class Admission:
 
     def __init__(self, keys: Keys, *, local_only: bool, max_requests: int) -> None:
         self._keys, self._local_only, self._max_requests = keys, local_only, max_requests
-        self.limits = Limits(keys.limits)
+        self.limits = UsageLimits(keys.limits)
         self.inside = 0
         self.draining = False
 

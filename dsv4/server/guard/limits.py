@@ -72,12 +72,12 @@ class _Account:
         self.today += tokens
 
 
-class Limits:
-    """Usage by key name. clock: monotonic seconds, for minutes; wall: seconds since 1970, for days.
+class UsageLimits:
+    """The usage of each key, and its limits. clock: monotonic seconds, for minutes; wall: seconds since 1970, for days.
 
     `enter` begins and `leave` ends every POST request; an answer also spends tokens.
 
-    >>> Limits({"ann": KeyLimits(concurrent=1)}).enter("ann")
+    >>> UsageLimits({"ann": KeyLimits(concurrent=1)}).enter("ann")
     """
 
     def __init__(

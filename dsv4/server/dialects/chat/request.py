@@ -98,7 +98,7 @@ class Function(Fields):
     strict: bool | None = None
 
 
-class Tool(Fields):
+class ChatTool(Fields):
     type: Annotated[Literal["function"], BeforeValidator(or_function)] = "function"
     function: Function
 
@@ -129,7 +129,7 @@ class ChatRequest(Switches, SamplingFields):
     seed: Annotated[int | None, between(-SEED_LIMIT, SEED_LIMIT - 1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, between(0, MAX_TOP_LOGPROBS)] = None
-    tools: list[Tool] | None = None
+    tools: list[ChatTool] | None = None
     tool_choice: Annotated[ToolChoice, BeforeValidator(choice_of)] = ToolChoice()
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
