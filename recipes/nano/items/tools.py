@@ -5,6 +5,7 @@ The block that explains tools costs hundreds of tokens, so a conversation has on
 
 import json
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from recipes.nano.items.talk import talk_about
 from recipes.nano.items.tool_kinds import Tool, spoken
 from recipes.nano.items.words import NAMES, PLACES, THINGS
 
+NOT_FOUND = "error: not found"
 _KINDS = (tool_kinds.calculator, tool_kinds.lookup, tool_kinds.read_file, tool_kinds.weather)
 # what no tool could answer
 _CONVERSATION = (
@@ -250,14 +252,23 @@ def make_no_tool(rng: random.Random, turns: int | None = None) -> Item:
     return chat.item(tools, 0)
 
 
-def result_of(item: Item, name: str, arguments: dict[str, Any]) -> str:
-    """What a tool of the item returns for a model's call: as in the item, or an error for any other call."""
-    calls: dict[str, tuple[str, str]] = {}
+def results_of(item: Item) -> list[tuple[str, dict[str, Any], str]]:
+    """Every call of the item with its result: name, arguments, text."""
+    calls: dict[str, tuple[str, dict[str, Any]]] = {}
+    found: list[tuple[str, dict[str, Any], str]] = []
     for message in item.messages:
         for call in message.get("tool_calls") or ():
-            calls[call["id"]] = call["function"]["name"], call["function"]["arguments"]
+            calls[call["id"]] = call["function"]["name"], json.loads(call["function"]["arguments"])
         if message["role"] == "tool":
-            called, given = calls[message["tool_call_id"]]
-            if called == name and json.loads(given) == arguments:
-                return message["content"]
-    return "error: not found"
+            found.append((*calls[message["tool_call_id"]], message["content"]))
+    return found
+
+
+def result_of(item: Item, name: str, arguments: dict[str, Any]) -> str:
+    """What a tool of the item returns for a model's call: as in the item, or an error for any other call."""
+    return recorded(results_of(item), name, arguments)
+
+
+def recorded(results: Iterable[Sequence[Any]], name: str, arguments: dict[str, Any]) -> str:
+    """The result of a call among those of `results_of`, or the error for a call that is not there."""
+    return next((text for known, given, text in results if (known, given) == (name, arguments)), NOT_FOUND)
