@@ -1,7 +1,6 @@
 """A GRPO run: rollouts, judgement, updates against a reference that follows the policy (see `rollout_run`)."""
 
 import copy
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +15,7 @@ from dsv4.posttraining.grpo import Judged, PolicyLoss, judge
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.policy import PolicyBatch, pack_samples
 from dsv4.posttraining.recipe import GrpoRecipe
-from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources, together
+from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources, parts, together
 from dsv4.posttraining.types import Group, Sample
 from dsv4.training.states import load_state
 
@@ -96,15 +95,6 @@ class GrpoRun(RolloutRun[GrpoRecipe]):
             if not file.exists():
                 raise ValueError(f"{file} is missing: the run cannot go on without the reference of its KL")
             self._reference.load_state_dict(load_state(file))
-
-
-def parts(samples: Sequence[Sample], count: int, seed: str) -> list[list[Sample]]:
-    """Shuffled and dealt into as many updates."""
-    if count == 1:
-        return [list(samples)]
-    order = list(samples)
-    random.Random(f"updates {seed}").shuffle(order)
-    return [order[i::count] for i in range(count)]
 
 
 _MEANS = ("entropy", "kl", "clipped", "off_policy")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels.vocab_loss import row_logprobs
-from dsv4.model.step import Observer, Regime
+from dsv4.model.step import PLAIN, Observer, Regime
 from dsv4.model.transformer import Transformer
 from dsv4.posttraining.replay import Replay
 from dsv4.posttraining.types import Sample
@@ -90,15 +90,22 @@ class Logprobs(NamedTuple):
     entropy_N: Tensor
 
 
+def learned_rows(
+    model: Transformer, batch: Batch, replay: Replay | None = None, observer: Observer | None = None
+) -> tuple[Tensor, Tensor]:
+    """The positions before each learned token, [N], and the head's input there, [N, D]; with `replay` experts and
+    entries are those of the sampler."""
+    regime = PLAIN if replay is None else Regime(routes=replay.routes or None, entries=replay.entries or None)
+    x_TSD = model.hidden(batch.tokens_T, model.pack(list(batch.lengths)), observer=observer, regime=regime)
+    row_N = batch.weights(1).nonzero().flatten()
+    return row_N, model.head_rows(x_TSD[row_N])
+
+
 def policy_logprobs(model: Transformer, batch: PolicyBatch, observer: Observer | None = None) -> Logprobs:
     """The log-probability of each learned token at temperature 1, among the ids that it was chosen from, and the
     entropy there; experts and entries are those of the sampler. Logits are made a chunk of rows at a time."""
-    replay = batch.replay
-    regime = Regime(routes=replay.routes or None, entries=replay.entries or None)
-    x_TSD = model.hidden(batch.tokens_T, model.pack(list(batch.lengths)), observer=observer, regime=regime)
-    row_N = batch.weights(1).nonzero().flatten()
-    rows_ND = model.head_rows(x_TSD[row_N])
-    kept_NK = None if replay.kept_TK is None else replay.kept_TK[row_N]
+    row_N, rows_ND = learned_rows(model, batch, batch.replay, observer)
+    kept_NK = None if batch.replay.kept_TK is None else batch.replay.kept_TK[row_N]
     out = row_logprobs(rows_ND, model.head.weight, batch.tokens_T[row_N + 1], kept_NK)
     return Logprobs(row_N + 1, out.logprob_T, out.entropy_T)
 

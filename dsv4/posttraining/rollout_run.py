@@ -10,6 +10,7 @@ engine had said already is in the rollouts' log. What is learned, and how, is th
 
 import asyncio
 import logging
+import random
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -33,6 +34,7 @@ from dsv4.posttraining.types import Group, Prompt
 _log = logging.getLogger(__name__)
 Record = dict[str, Any]
 R = TypeVar("R", bound=RolloutRecipe)
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,15 @@ class RolloutRun(ABC, Generic[R]):
             if not is_full(error):
                 raise
             _log.warning("no state was written (%s); the one before stays, and the run goes on", error)
+
+
+def parts(samples: Sequence[S], count: int, seed: str) -> list[list[S]]:
+    """Shuffled and dealt into as many updates."""
+    if count == 1:
+        return [list(samples)]
+    order = list(samples)
+    random.Random(f"updates {seed}").shuffle(order)
+    return [order[i::count] for i in range(count)]
 
 
 def together(records: Sequence[Mapping[str, float]]) -> tuple[Counter[str], Record]:
