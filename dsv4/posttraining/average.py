@@ -1,4 +1,4 @@
-"""The plain average of several models' weights: the cheapest way to merge specialists, and a control for distillation."""
+"""The plain average of several models' weights: the cheapest merge of specialists, and a control for distillation."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,7 +4,6 @@ kept in files; its logits are made again from these and its head when the studen
 N learned tokens, D hidden size, V vocabulary.
 """
 
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,16 +14,16 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from dsv4.checkpoint import ModelFolder, load_into, open_folder, state_for
+from dsv4.checkpoint import load_into, state_for
 from dsv4.config import Mode
 from dsv4.encoding import Tokenizer
 from dsv4.files import write_whole
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
+from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.policy import learned_rows
 from dsv4.training.batch import Batch
 
-_log = logging.getLogger(__name__)
 _SUFFIX = ".rows"
 
 
@@ -72,10 +71,9 @@ class Teachers:
     ) -> None:
         if resident < 1:
             raise ValueError(f"resident must be at least 1, got {resident}")
-        self.paths = [_model_folder(path) for path in paths]
-        self._opened = [open_folder(path) for path in self.paths]
-        for path, opened in zip(self.paths, self._opened, strict=True):
-            _check_vocabulary(path, opened, vocabulary, student)
+        self._opened = [BaseModel.open(path) for path in paths]
+        for opened in self._opened:
+            _check_vocabulary(opened, vocabulary, student)
         self._folder, self._numerics, self._width, self._resident = folder, numerics, width, resident
         self._models: OrderedDict[int, Transformer] = OrderedDict()
         self._head: tuple[int, Tensor] | None = None
@@ -169,15 +167,8 @@ def _rows(model: Transformer, batch: Batch) -> Tensor:
         return learned_rows(model, batch)[1]
 
 
-def _model_folder(path: Path) -> Path:
-    folder = path.expanduser()
-    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-        return folder / "model"
-    return folder
-
-
-def _check_vocabulary(path: Path, opened: ModelFolder, vocabulary: int, student: Tokenizer | None) -> None:
-    own = opened.config.vocab_size
+def _check_vocabulary(opened: BaseModel, vocabulary: int, student: Tokenizer | None) -> None:
+    path, own = opened.folder, opened.config.vocab_size
     if own != vocabulary:
         raise ValueError(
             f"teacher {path} has {own:,} ids, the student {vocabulary:,}: their distributions cannot be compared"
