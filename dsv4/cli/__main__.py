@@ -22,6 +22,7 @@ VERBS = {
     "check": "Verify a checkpoint folder without loading it.",
     "train": "Train a model from a recipe, or go on with a run.",
     "sft": "Fine-tune a model on conversations, or go on with a run.",
+    "grpo": "Make a specialist by reinforcement learning, or go on with such a run.",
     "bench": "Measure prefill and decode speed by context length.",
 }
 # in torch's message about memory that it cannot allocate

@@ -49,9 +49,10 @@ class EnvironmentSettings:
 class SamplingSettings:
     """How rollouts are made. prompts: of a step; group: rollouts of each. concurrent: how many run at once. numerics:
     what the engine computes in. replay: the learner repeats the engine's choices of experts, entries and kept ids;
-    truncated sampling (top_p, top_k, min_p) needs it. asynchronous: the next step's rollouts are made while this one's
-    are learned, with weights one step behind. context: longest prompt and answer together, tool results included.
-    Temperature is 1: learning assumes it."""
+    truncated sampling (top_p, top_k, min_p) needs it. Recording them costs speed, so by default it is on only where the
+    choices could differ: after truncation, and where engine and learner have other numerics. asynchronous: the next
+    step's rollouts are made while this one's are learned, with weights one step behind. context: longest prompt and
+    answer together, tool results included. Temperature is 1: learning assumes it."""
 
     prompts: int = 32
     group: int = 16
@@ -60,7 +61,7 @@ class SamplingSettings:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    replay: bool = True
+    replay: bool | None = None
     asynchronous: bool = False
     context: int = 4096
     __pydantic_config__ = _STRICT
@@ -69,6 +70,11 @@ class SamplingSettings:
         for name, least in (("prompts", 1), ("group", 1), ("concurrent", 1), ("context", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"rollouts.{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens cannot be chosen."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +131,15 @@ class RolloutRecipe:
             raise ValueError(f"save_seconds must be at least 0, got {self.save_seconds}")
         if not self.efforts:
             raise ValueError(f"efforts must not be empty; there are {', '.join(Effort)}")
-        cuts = self.rollouts.top_p < 1 or self.rollouts.top_k > 0 or self.rollouts.min_p > 0
-        if cuts and not self.rollouts.replay:
+        if self.rollouts.truncates and self.rollouts.replay is False:
             raise ValueError("rollouts: top_p, top_k and min_p need replay: without the kept ids ratios are biased")
+
+    @property
+    def replays(self) -> bool:
+        """Whether the engine records its choices and the learner repeats them."""
+        if self.rollouts.replay is not None:
+            return self.rollouts.replay
+        return self.rollouts.truncates or self.rollouts.numerics != self.numerics
 
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:

@@ -23,6 +23,7 @@ FLAGS = {
     "check": "folder deep json",
     "train": "recipe set folder live track table export threads steps dry_run",
     "sft": "recipe init data lora epochs lr length set run",
+    "grpo": "recipe set folder live track export threads steps",
     "bench": "folder of contexts decode peer long json plot mode fused",
 }
 

@@ -1,0 +1,56 @@
+"""`dsv4 grpo`: make a specialist by reinforcement learning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def grpo(
+    recipe: Path,
+    *,
+    set: Annotated[Sequence[str], Parameter(negative=())] = (),
+    folder: Path | None = None,
+    live: int | None = 0,
+    track: Literal["trackio", "tensorboard", "wandb"] | None = None,
+    export: Literal["auto", "release", "bf16", "fp32", "none"] = "auto",
+    threads: int | None = None,
+    steps: int | None = None,
+) -> None:
+    """Let a model try prompts, reward what it does, and learn from the comparison; or go on with such a run.
+
+    Parameters
+    ----------
+    recipe
+        TOML file; docs/posttraining.md describes every field.
+    set
+        Change a field: --set lr.peak=1e-4; repeat the flag for several.
+    folder
+        Where the run lives: state, log, rollouts, report, model. Default: runs/NAME of the recipe.
+    live
+        Port of the page with the curves and samples on 127.0.0.1; 0 takes a free one, -1 turns it off.
+    track
+        Also log to trackio, tensorboard or wandb (offline); needs that package.
+    export
+        Layout of the finished model in FOLDER/model: auto is release after quantisation-aware training, else bf16.
+    threads
+        CPU threads. Default: all cores this process may use.
+    steps
+        Save and stop after this many steps; the same command resumes.
+    """
+    from dsv4.cli.flags import at_least
+    from dsv4.cli.train_start import told_in_sentences
+    from dsv4.posttraining.recipe import GrpoRecipe
+
+    at_least(1, threads=threads, steps=steps)
+    made = GrpoRecipe.from_file(recipe, set)
+    with told_in_sentences():
+        import torch
+
+        from dsv4.cli.grpo_start import Options, run_recipe
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        place = folder or Path("runs") / made.name
+        run_recipe(made, place, Options(live, track, export, steps))

@@ -1,0 +1,253 @@
+"""A GRPO run from its first check to the folder it leaves: engine, environments and learner in one process."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsv4.api.tokenizer import load_tokenizer
+from dsv4.checkpoint.names import LAYOUTS, Layout
+from dsv4.cli.progress import RunProgress, StopAfterStep, check_live_port, live_page, report_at_end
+from dsv4.cli.rollout_engine import rollout_engine
+from dsv4.cli.train_export import export_model
+from dsv4.encoding import Tokenizer
+from dsv4.generation import TokenGenerator, WeightSink
+from dsv4.model.layers import BF16, FP32
+from dsv4.posttraining.base_model import BaseModel
+from dsv4.posttraining.chat import ChatEnvironment
+from dsv4.posttraining.environment import Environment
+from dsv4.posttraining.grpo_run import GrpoRun
+from dsv4.posttraining.learner import Learner
+from dsv4.posttraining.prompts import GeneratedPrompts, ListedPrompts, Prompts, read_prompts
+from dsv4.posttraining.recipe import GrpoRecipe, HeldOutSettings, PromptSettings
+from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
+from dsv4.posttraining.rollout_run import Record, Sources
+from dsv4.posttraining.settings import effort_settings
+from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
+from dsv4.posttraining.verifiers import VERIFIERS
+from dsv4.training.documents import named_function
+from dsv4.training.logbook import Logbook, check_tracker, open_tracker
+from dsv4.training.run_lock import RunLock
+
+_SHOWN = 1500  # characters of a prompt or an answer in the log
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command says that is not part of the recipe."""
+
+    live: int | None
+    track: str | None
+    export: str
+    steps: int | None
+
+
+def run_recipe(recipe: GrpoRecipe, place: Path, options: Options) -> None:
+    """Run or resume, and export the model at the end. All that can be judged at once is judged first."""
+    check_live_port(options.live)
+    if options.track is not None:
+        check_tracker(options.track)
+    base = BaseModel.open(Path(recipe.init))
+    tokenizer = load_tokenizer(base.folder, base.config.vocab_size)
+    if tokenizer is None:
+        raise ValueError(f"init: {base.folder} has no tokenizer.json")
+    layout = _layout(recipe, options.export)
+    prompts = prompt_source(recipe.prompts, tokenizer, recipe.seed, "prompts")
+    check_efforts(recipe, prompts.batch(0, recipe.rollouts.prompts))
+    environments = environments_of(recipe, tokenizer)
+    place.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        held.enter_context(RunLock(place))
+        page = held.enter_context(live_page(recipe.name, place / "log.jsonl", options.live))
+        model = base.trainable(BF16 if recipe.numerics == "bf16" else FP32)
+        learner = Learner(model, optimizer=recipe.optimizer, qat_from=recipe.qat_from)
+        engine, sink = held.enter_context(
+            rollout_engine(
+                base.config,
+                learner.weights(place),
+                recipe.rollouts.numerics,
+                context=recipe.rollouts.context,
+                sequences=recipe.rollouts.concurrent,
+            )
+        )
+        makers = Makers(recipe, engine, environments, tokenizer.eos_id, sink, place)
+        run = GrpoRun(recipe, place, learner, makers.sources(prompts, tokenizer), sink)
+        finished = _show(run, place, None if page is None else page.url, options)
+        if finished and layout is not None:
+            target = export_model(place, base.config, learner.weights(place), layout, base.files())
+            RunProgress(1).console.print(f"model: {target} ({layout.name})")
+
+
+def _layout(recipe: GrpoRecipe, export: str) -> Layout | None:
+    if export == "auto":
+        export = "release" if recipe.qat_from is not None else "bf16"
+    return None if export == "none" else LAYOUTS[export]
+
+
+def prompt_source(settings: PromptSettings | HeldOutSettings, tokenizer: Tokenizer, seed: int, where: str) -> Prompts:
+    """What a recipe names. Raises ValueError naming the field, or the line of a file."""
+    if ":" in settings.path and not settings.path.endswith(".jsonl"):
+        make = named_function(where, settings.path, settings.options)
+        return GeneratedPrompts(make, tokenizer, settings.options, seed)
+    return ListedPrompts(read_prompts(Path(settings.path), tokenizer), seed)
+
+
+def check_efforts(recipe: GrpoRecipe, prompts: Sequence[Prompt]) -> None:
+    """Raise ValueError where a prompt's mode has no settings."""
+    for prompt in prompts:
+        effort_settings(recipe.efforts, prompt.effort)
+
+
+class _OneForAll(dict[str, Environment]):
+    """The same environment for every domain."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__()
+        self._environment = environment
+
+    def __contains__(self, domain: object) -> bool:
+        return True
+
+    def __missing__(self, domain: str) -> Environment:
+        return self._environment
+
+
+def environments_of(recipe: GrpoRecipe, tokenizer: Tokenizer) -> Mapping[str, Environment]:
+    """By domain; single turns with the named verifiers where the recipe says nothing."""
+    settings = recipe.environment
+    if settings.path is None:
+        return _OneForAll(ChatEnvironment(tokenizer, VERIFIERS))
+    made = named_function("environment", settings.path, settings.options)(tokenizer, **settings.options)
+    return made if isinstance(made, Mapping) else _OneForAll(made)
+
+
+class Makers:
+    """Rollouts of the recipe's modes: each mode has its own longest answer, so its own runner."""
+
+    def __init__(
+        self,
+        recipe: GrpoRecipe,
+        engine: TokenGenerator,
+        environments: Mapping[str, Environment],
+        end: int,
+        sink: WeightSink,
+        place: Path,
+    ) -> None:
+        self._recipe, self._engine, self._environments = recipe, engine, environments
+        self._end, self._sink = end, sink
+        self._learning = {effort: self._runner(effort, place / "rollouts" / effort) for effort in recipe.efforts}
+        self._trying = {effort: self._runner(effort, None) for effort in recipe.efforts}
+
+    def _runner(self, effort: Effort, folder: Path | None) -> RolloutRunner:
+        """folder: None for held-out prompts, which nothing is learned from."""
+        sampling, held_out = self._recipe.rollouts, self._recipe.held_out
+        settings = RolloutSettings(
+            group=held_out.samples if folder is None else sampling.group,
+            max_tokens=self._recipe.efforts[effort].tokens,
+            concurrent=sampling.concurrent,
+            temperature=0.0 if folder is None and held_out.samples == 1 else 1.0,
+            top_p=1.0 if folder is None else sampling.top_p,
+            top_k=0 if folder is None else sampling.top_k,
+            min_p=0.0 if folder is None else sampling.min_p,
+            seed=self._recipe.seed,
+            trace=self._recipe.replays and folder is not None,
+        )
+        return RolloutRunner(
+            self._engine, self._environments, settings, end=self._end, weights=self._sink, folder=folder
+        )
+
+    async def _batch(
+        self, runners: Mapping[Effort, RolloutRunner], prompts: Sequence[Prompt], number: int
+    ) -> list[Group]:
+        """The groups in the order of the prompts."""
+        check_efforts(self._recipe, prompts)
+        parts = {effort: [p for p in prompts if p.effort is effort] for effort in runners}
+        made = await asyncio.gather(*(runners[effort].batch(part, number) for effort, part in parts.items() if part))
+        groups = {group.prompt.key: group for part in made for group in part}
+        return [groups[prompt.key] for prompt in prompts]
+
+    def sources(self, prompts: Prompts, tokenizer: Tokenizer) -> Sources:
+        """All that a run asks for."""
+        held_out = self._recipe.held_out
+        trial = None
+        if held_out.every:
+            source = prompt_source(held_out, tokenizer, self._recipe.seed, "held_out")
+            asked = source.batch(0, held_out.prompts)
+            check_efforts(self._recipe, asked)
+
+            async def trial(step: int) -> list[Group]:
+                return await self._batch(self._trying, asked, 0)
+
+        async def groups(prompts: Sequence[Prompt], number: int) -> list[Group]:
+            return await self._batch(self._learning, prompts, number)
+
+        def forget(before: int) -> None:
+            for runner in self._learning.values():
+                runner.forget(before)
+
+        return Sources(prompts, groups, forget, trial, lambda groups: shown(groups, tokenizer))
+
+
+def shown(groups: Sequence[Group], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The best and the worst answer to the prompt of a step whose rewards differ most, for people to read."""
+    judged = [sorted((r for r in group.rollouts if r.reward is not None), key=_reward) for group in groups]
+    widest = max((part for part in judged if part), key=lambda part: _reward(part[-1]) - _reward(part[0]), default=None)
+    if widest is None:
+        return []
+    return [
+        {
+            "prompt": tokenizer.decode(list(rollout.prompt.tokens))[-_SHOWN:],
+            "answer": tokenizer.decode(list(rollout.tokens))[:_SHOWN],
+            "reward": rollout.reward,
+            "length": rollout.length,
+        }
+        for rollout in (widest[-1], widest[0])[: len(widest)]
+    ]
+
+
+def _reward(rollout: Rollout) -> float:
+    return rollout.reward or 0.0
+
+
+def _show(run: GrpoRun, place: Path, url: str | None, options: Options) -> bool:
+    """Run, log every step and show the progress. True if the run reached its end."""
+    recipe = run.recipe
+    trackers = (open_tracker(options.track, recipe.name, place, recipe.to_dict()),) if options.track else ()
+    log = Logbook(place / "log.jsonl", run.step, trackers)
+    bar = RunProgress(recipe.steps, run.step)
+    bar.console.print(f"{recipe.name}: step {run.step:,} of {recipe.steps:,}")
+    if url is not None:
+        bar.console.print(f"curves and samples: {url}")
+    report = place / "report.html"
+    first = run.step
+
+    def tell(record: Record) -> bool:
+        log.write(record)
+        bar.show(run.step, f"step {record['step']:,}", record["phase"], summary(record))
+        return not stop.requested and run.step - first != options.steps
+
+    with report_at_end(recipe.name, log, report, {"recipe": recipe.to_dict()}), StopAfterStep() as stop, bar:
+        finished = asyncio.run(run.run(tell))
+        if not finished:
+            bar.console.print(f"saved after {run.step - first:,} steps; the same command resumes the run")
+        if stop.requested:
+            raise KeyboardInterrupt
+    if finished:
+        bar.console.print(f"done in {run.seconds / 60:.1f} minutes; report: {report}")
+    return finished
+
+
+_SUMMARY = (
+    ("reward", "reward {:.3f}"), ("held_out_reward", "held out {:.3f}"), ("length", "length {:.0f}"),
+    ("entropy", "entropy {:.2f}"), ("kl", "kl {:.4f}"), ("mismatch", "mismatch {:.1e}"), ("grad_norm", "norm {:.2f}"),
+    ("rollout_tokens_per_second", "rollouts {:,.0f} tok/s"), ("tokens_per_second", "updates {:,.0f} tok/s"),
+)  # fmt: skip
+
+
+def summary(record: Record) -> str:
+    """The most important numbers in one line of text."""
+    parts = [form.format(record[name]) for name, form in _SUMMARY if name in record]
+    parts += [f"{name} {record[name]:.0f}" for name in ("broken", "stale", "small", "skipped") if record.get(name)]
+    return "  ".join(parts)
