@@ -36,7 +36,7 @@ def logits_of(model: Transformer, dtype: CacheDtype | None, chunk: int) -> Tenso
 
 def test_the_default_is_how_the_model_computes() -> None:
     for numerics, dtype in ((FP32, "fp32"), (BF16, "bf16"), (RELEASE, "release")):
-        assert Engine(model_in(numerics), context_length=64).store.spec.dtype == dtype
+        assert Engine(model_in(numerics), context_length=64).cache.store.spec.dtype == dtype
 
 
 @pytest.mark.skipif(not native.available(), reason="bit for bit on native kernels only")

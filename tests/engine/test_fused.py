@@ -180,7 +180,7 @@ def test_changed_weights_are_seen() -> None:
 
 def test_what_cannot_be_fused_says_why() -> None:
     model = tiny_model(impl="torch")
-    store = Engine(model, context_length=64).store
+    store = Engine(model, context_length=64).cache.store
     with pytest.raises(ValueError, match="cannot be fused: the model: it runs on 'torch' kernels"):
         Runner(model, store, predict=False, fused=True)
     assert not Runner(model, store, predict=False).fused
