@@ -1,0 +1,116 @@
+"""`dsv4 recipe`: make a model from nothing, stage after stage."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dsv4.cli.recipe_chain import Chain, ChainRecord, ChainStage
+
+ROOT = Path(__file__).parents[2]  # of the checkout: recipes are no part of the installed package
+
+
+def recipe(
+    name: str,
+    *,
+    folder: Path | None = None,
+    stage: str | None = None,
+    set: Annotated[Sequence[str], Parameter(negative=())] = (),
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Run a whole chain (nano: from the tokenizer to a graded model), or go on with one that was stopped.
+
+    Parameters
+    ----------
+    name
+        A folder of recipes/ with a chain: nano.
+    folder
+        Where the stages work, each in a folder of its own. Default: as the chain says.
+    stage
+        Run this stage alone.
+    set
+        Change a setting of a stage: --set math.steps=10; repeat the flag for several.
+    dry_run
+        Print the plan with the time of each stage, and stop.
+    """
+    chain = Chain.from_file(chain_file(name))
+    changes = chain.changes(set)
+    chosen = chain.stages if stage is None else (chain.stage(stage),)
+    place = (folder or Path(chain.folder)).absolute()
+    record = ChainRecord.read(place)
+    commands = {one.name: one.call(_places(place), changes.get(one.name, {})) for one in chosen}
+    for one in chosen:
+        record.check(one, commands[one.name])
+    _print_plan(chain, record)
+    if dry_run:
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    for one in chosen:
+        if not record.finished(one):
+            _run(one, commands[one.name], record)
+            left = sum(record.left(later) for later in chain.stages)
+            _say(f"{one.name}: done in {record.seconds(one) / 60:.1f} minutes; about {left:.0f} minutes of stages left")
+
+
+def chain_file(name: str) -> Path:
+    """Raises ValueError where there is no such chain."""
+    file = ROOT / "recipes" / name / "chain" / "chain.toml"
+    if not file.is_file():
+        known = ", ".join(sorted(found.parents[1].name for found in ROOT.glob("recipes/*/chain/chain.toml")))
+        raise ValueError(f"there is no chain {name} in {ROOT / 'recipes'}; there are {known or 'none'}")
+    return file
+
+
+def _places(folder: Path) -> dict[str, str]:
+    return {"python": sys.executable, "dsv4": f"{sys.executable} -m dsv4.cli", "folder": str(folder)}
+
+
+def _print_plan(chain: Chain, record: ChainRecord) -> None:
+    for one in chain.stages:
+        seconds = record.seconds(one)
+        if record.finished(one):
+            state = f"done in {seconds / 60:.1f} minutes"
+        elif seconds:
+            state = f"begun, {seconds / 60:.1f} of about {one.minutes:g} minutes"
+        else:
+            state = f"about {one.minutes:g} minutes"
+        print(f"{one.name:12s} {state:36s} {one.about}")
+    left = sum(record.left(one) for one in chain.stages)
+    print(f"{record.folder}: about {left / 60:.1f} hours left of {sum(s.minutes for s in chain.stages) / 60:.1f}")
+
+
+def _run(stage: ChainStage, command: list[str], record: ChainRecord) -> None:
+    """Raises ValueError where the stage fails or makes nothing, KeyboardInterrupt where it was stopped."""
+    words = [word for part in command for word in (part.split(" ") if part.endswith(" -m dsv4.cli") else [part])]
+    _say(f"{stage.name}: {' '.join(words)}")
+    began = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    record.write(stage, command, began, finished=False)
+    child = subprocess.Popen(words, cwd=ROOT, env=environment)
+    # Ctrl-C reaches the child by itself; it saves, and its end is awaited here
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    term = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+    try:
+        code = child.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, term)
+        made = (record.folder / stage.makes).exists()
+        record.write(stage, command, began, finished=child.returncode == 0 and made)
+    if code in (130, -signal.SIGINT, -signal.SIGTERM):
+        _say("stopped; the same command goes on")
+        raise KeyboardInterrupt
+    if code:
+        raise ValueError(f"stage {stage.name} ended with code {code}; the same command tries it again")
+    if not made:
+        raise ValueError(f"stage {stage.name} ended without {record.folder / stage.makes}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
