@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def recipe(
     chosen = chain.stages if stage is None else (chain.stage(stage),)
     place = (folder or Path(chain.folder)).absolute()
     record = ChainRecord.read(place)
-    commands = {one.name: one.call(_places(place), changes.get(one.name, {})) for one in chosen}
+    commands = {one.name: one.call({"folder": str(place)}, changes.get(one.name, {})) for one in chosen}
     for one in chosen:
         record.check(one, commands[one.name])
     _print_plan(chain, record)
@@ -67,10 +68,6 @@ def chain_file(name: str) -> Path:
     return file
 
 
-def _places(folder: Path) -> dict[str, str]:
-    return {"python": sys.executable, "dsv4": f"{sys.executable} -m dsv4.cli", "folder": str(folder)}
-
-
 def _print_plan(chain: Chain, record: ChainRecord) -> None:
     for one in chain.stages:
         seconds = record.seconds(one)
@@ -87,23 +84,29 @@ def _print_plan(chain: Chain, record: ChainRecord) -> None:
 
 def _run(stage: ChainStage, command: list[str], record: ChainRecord) -> None:
     """Raises ValueError where the stage fails or makes nothing, KeyboardInterrupt where it was stopped."""
-    words = [word for part in command for word in (part.split(" ") if part.endswith(" -m dsv4.cli") else [part])]
+    words = [sys.executable if word == "{python}" else word for word in command]
     _say(f"{stage.name}: {' '.join(words)}")
     began = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     record.write(stage, command, began, finished=False)
-    child = subprocess.Popen(words, cwd=ROOT, env=environment)
-    # Ctrl-C reaches the child by itself; it saves, and its end is awaited here
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
-    term = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        """The stage saves and ends; its end is awaited. Ctrl-C in a terminal reaches it by itself."""
+        stopped.set()
+        if number == signal.SIGTERM:
+            child.terminate()
+
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        child = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path})
         code = child.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, term)
-        made = (record.folder / stage.makes).exists()
-        record.write(stage, command, began, finished=child.returncode == 0 and made)
-    if code in (130, -signal.SIGINT, -signal.SIGTERM):
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    made = (record.folder / stage.makes).exists()
+    record.write(stage, command, began, finished=code == 0 and made)
+    if stopped.is_set() and code:
         _say("stopped; the same command goes on")
         raise KeyboardInterrupt
     if code:

@@ -16,7 +16,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True)
 class ChainStage:
-    """command: with {python}, {dsv4} and {folder} in place of what is known when it runs. setting: how it takes one
+    """command: with {python} and {folder} in place of what is known when it runs. setting: how it takes one
     value, with {key} and {value}; empty where it takes none. makes: a file of the chain's folder that is there when the
     stage has finished. minutes: what is planned for it."""
 

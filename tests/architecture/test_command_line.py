@@ -24,6 +24,7 @@ FLAGS = {
     "train": "recipe set folder live track table export threads steps dry_run",
     "sft": "recipe init data lora epochs lr length set run",
     "grpo": "recipe set folder live track export threads steps",
+    "recipe": "name folder stage set dry_run",
     "bench": "folder of contexts decode peer long json plot mode fused",
 }
 
