@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dsv4.config import LayerSpec, ModelConfig, Routing
 from dsv4.kernels import matmul
 from dsv4.kernels import moe as kernel
+from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.model.layers import KernelModule, LayerList, Linear, Numerics
 from dsv4.model.step import Step
 from dsv4.model.watch import Watch, alien
@@ -48,8 +49,8 @@ class Gate(KernelModule):
         return score_TE, ids_TK, kernel.expert_weights(score_TE, ids_TK, self.config.routed_scaling_factor, self.impl)
 
     def _choose(self, score_TE: Tensor) -> Tensor:
-        assert self.bias is not None
-        return kernel.choose_experts(score_TE.detach(), self.bias, self.config.num_experts_per_tok, self.impl)
+        bias_E, k = self.get_parameter("bias"), self.config.num_experts_per_tok
+        return kernel.choose_experts(score_TE.detach(), bias_E, k, self.impl)
 
 
 class Expert(KernelModule):
@@ -91,23 +92,29 @@ class MoE(KernelModule):
         score_TE, ids_TK, weight_TK = self.gate(x_TD, step.tokens_T, given_TK)
         if step.observer is not None:
             step.observer.routed(self.index, score_TE, ids_TK)
-        if not torch.is_grad_enabled() and self.alien() is None:
-            return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self.weights(), self.impl).to(x_TD.dtype)
-        routed_TD = self._routed(x_TD, ids_TK, weight_TK)
-        return (routed_TD + self.shared_experts(x_TD).float()).to(x_TD.dtype)
+        return dispatch("experts", None, _EXPERTS, self, x_TD, ids_TK, weight_TK).to(x_TD.dtype)
 
-    def _routed(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        """The routed experts with gradients, or called one by one: quantised experts, and those with adapters."""
-        if not torch.is_grad_enabled():
-            return kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
-        experts = [expert for expert in self.experts if isinstance(expert, Expert)]
+    def _together(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        """One call of a kernel that reads the weights of all experts."""
+        return kernel.expert_mlp(x_TD, ids_TK, weight_TK, self.weights(), self.impl)
+
+    def _one_by_one(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        """A call of each expert's module."""
+        routed_TD = kernel.run_experts(x_TD, ids_TK, weight_TK, len(self.experts), self._run)
+        return routed_TD + self.shared_experts(x_TD).float()
+
+    def _with_gradients(self, x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        """One autograd node over the routed experts. Experts with adapters, and with weights of another dtype than x
+        (quantised ones too), are called one by one."""
+        experts = self.all_experts[:-1]
         first = experts[0]
         adapted = any(linear.adapter is not None for e in experts for linear in (e.w1, e.w2, e.w3))
         if adapted or first.w1.scale is not None or first.w1.weight.dtype != x_TD.dtype:
-            return kernel.run_experts(x_TD, ids_TK, weight_TK, len(experts), self._run)
+            return self._one_by_one(x_TD, ids_TK, weight_TK)
         w1, w2, w3 = ([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3"))
         impl = "reference" if self.impl == "reference" else None
-        return kernel.routed_experts(x_TD, ids_TK, weight_TK, w1, w2, w3, first.limit, first.w1.cast, impl)
+        routed_TD = kernel.routed_experts(x_TD, ids_TK, weight_TK, w1, w2, w3, first.limit, first.w1.cast, impl)
+        return routed_TD + self.shared_experts(x_TD).float()
 
     def _run(self, expert: int, x_nD: Tensor, weight_n1: Tensor) -> Tensor:
         return self.experts[expert](x_nD, weight_n1)
@@ -142,6 +149,12 @@ class MoE(KernelModule):
         if reason is None and len({(expert.limit, expert.impl) for expert in experts}) > 1:
             return "the experts' settings differ"
         return reason
+
+
+_EXPERTS = (
+    Implementation("together", MoE._together, lambda moe, *inputs: moe.alien()),
+    Implementation("one by one", MoE._one_by_one, differentiable=MoE._with_gradients),
+)
 
 
 @dataclass(slots=True)
