@@ -1,7 +1,7 @@
 """Exchanging rows between ranks, with gradients. Sums are made locally in the order of ranks, so they do not depend on
 how a library reduces (report 3.4: all-to-all, then a local sum).
 
-R rows of this rank, X whatever a row holds, P ranks of the group.
+Legend: R rows of this rank, X numbers of a row.
 """
 
 from collections.abc import Sequence

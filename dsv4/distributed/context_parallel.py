@@ -7,8 +7,8 @@ Stage one: the rank before sends its last window rows and, for each compressor, 
 all.
 In the order of ranks they lie as in one process, so visible ranges and chosen numbers mean the same.
 
-T tokens here, C entry dim, W projection width, N entries finished here, M entries of the whole batch, B documents,
-E experts, K experts per token, X whatever a row holds.
+Legend: T tokens (of this rank), C head dim, W projection width, N finished entries, I indexer dim,
+B sequences (documents), E experts, K choices per token, X numbers of a row.
 """
 
 from collections.abc import Collection, Sequence

@@ -2,8 +2,8 @@
 
 Rank r of P holds experts r * E / P up to (r + 1) * E / P. The router is on every rank and so is the shared expert.
 
-T tokens, D hidden size, E experts, K experts per token, A = T * K assignments sent, R assignments received, P ranks,
-L = E / P experts here.
+Legend: T tokens, D hidden size, E experts, K choices per token, A assignments sorted by expert (as sent), R received
+assignments, P ranks, L experts of a rank.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Batches of ranks: cut and joined so that all make equally many forward passes, and cut between context ranks.
 
-T packed tokens.
+Legend: T tokens.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The model on many ranks: the same parts under the same names, told where the others are.
 
-T packed tokens, S streams, D hidden size.
+Legend: T tokens, S streams, D hidden size.
 """
 
 import torch

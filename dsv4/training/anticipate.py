@@ -5,7 +5,7 @@ ago would have chosen: routers and experts no longer drive each other. A step's 
 expert ids are computed then with one forward pass and kept beside it; gate weights are today's. The delay is not
 published.
 
-T tokens, E experts, K experts per token.
+Legend: T tokens, S streams, D hidden size, E experts, K choices per token.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Expert balance: the bias rule without a loss, the small loss per sequence, and how uneven the load is (report 2.1).
 
-T tokens, E experts, K experts per token, B documents.
+Legend: T tokens, E experts, K choices per token, B sequences (documents).
 """
 
 from collections.abc import Mapping

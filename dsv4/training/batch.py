@@ -1,6 +1,6 @@
 """What one step learns from: packed documents, and which of their tokens count as targets.
 
-T packed tokens.
+Legend: T tokens.
 """
 
 from collections.abc import Iterable

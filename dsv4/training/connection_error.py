@@ -1,6 +1,6 @@
 """How far the hyper-connections' mixing matrices are from doubly stochastic (report 2.2).
 
-T tokens, X = (2 + S) * S mixes.
+Legend: T tokens, X = (2 + S) * S mixes.
 """
 
 import torch

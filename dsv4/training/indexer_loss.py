@@ -5,8 +5,8 @@ scores learn the distribution of the main attention: KL(p || softmax(I)), on det
 softmax (window, compressed entries, sink), summed over heads and L1-normalised over compressed entries: all visible
 ones in the dense warm-up, the chosen ones in the sparse stage.
 
-T queries, Q queries of a block, H heads, C head dim, W window rows, S entries considered, J indexer heads, I indexer
-dim, M entry rows, K entries chosen, R window rows of a block.
+Legend: T tokens, Q tokens of a block, H heads, C head dim, B sequences, P pages, W window rows, S considered entries,
+J indexer heads, I indexer dim, M entry rows, K choices per token, R gathered rows (of the window).
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,6 +1,6 @@
 """Everything a training step minimises (report 4.3): next token, token after next, balance, and the indexers' KL.
 
-T packed tokens, N rows with a target, S streams, D hidden size, E experts, K experts per token.
+Legend: T tokens, N rows with a target, S streams, D hidden size, E experts, K choices per token.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Muon as Algorithm 1 of the report (2.4): momentum, orthogonalised per matrix, rescaled to AdamW's update size.
 
-N matrices of one shape, n rows, m columns, P rows of a parameter.
+Legend: N matrices of one shape, n rows, m columns, P parameter rows.
 """
 
 from collections import defaultdict

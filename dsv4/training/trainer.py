@@ -1,6 +1,6 @@
 """A training run: batches in, updates of the model out, and everything needed to go on after a crash.
 
-T packed tokens.
+Legend: T tokens.
 """
 
 import logging
