@@ -149,8 +149,7 @@ def worker(args: argparse.Namespace) -> None:
 
 def lines_of(process: subprocess.Popen[str], name: str) -> Iterator[str]:
     """What a worker says, without what its libraries print. Raises RuntimeError when it ends."""
-    assert process.stdout is not None
-    for line in process.stdout:
+    for line in process.stdout or ():
         if line.startswith(("ready", "[")) and line.strip()[-1] in "]y":
             yield line
     raise RuntimeError(f"{name} ended with {process.wait()}")
@@ -222,9 +221,7 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
             names = list(workers)
             for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
                 process, said = workers[name]
-                assert process.stdin is not None
-                process.stdin.write(f"{turn}\n")
-                process.stdin.flush()
+                print(turn, file=process.stdin, flush=True)
                 found.setdefault(name, []).append(tuple(json.loads(next(said))))
                 prefill, decode = found[name][-1]
                 print(f"round {turn + 1} {name:13} prefill {shown(prefill, '8.1f')}   decode {shown(decode, '7.2f')}")

@@ -42,7 +42,6 @@ def prompts(model: LocalModel, streams: int) -> list[list[int]]:
 
 def params(model: LocalModel, tokens: int) -> SamplingParams:
     """Greedy, and never the end token, so that every answer is `tokens` long."""
-    assert model.tokenizer is not None
     ends = ((model.tokenizer.eos_id, -100.0),)
     return SamplingParams(max_tokens=tokens, temperature=0, logit_bias=ends)
 
@@ -89,7 +88,6 @@ def behind_service(model: LocalModel, streams: int, tokens: int) -> None:
 def served(model: LocalModel, streams: int, tokens: int, url: str, folder: Path) -> float:
     """All answers over HTTP; seconds from the first client's request to the last client's end."""
     model.engine.forget()
-    assert model.tokenizer is not None
     request = {"stream": True, "max_tokens": tokens, "temperature": 0}
     request["logit_bias"] = {str(model.tokenizer.eos_id): -100}
     files = []
@@ -108,7 +106,6 @@ class Served:
     """The model behind the server, in a thread of its own, while the block runs."""
 
     def __init__(self, model: LocalModel) -> None:
-        assert model.tokenizer is not None
         app = create_app(model.service, model.tokenizer, model_name=model.name, defaults=model.defaults)
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))

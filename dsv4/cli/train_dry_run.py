@@ -125,13 +125,12 @@ def _cost(trainer: "Trainer", trial: Trial, steps: int) -> Cost:
 
 def _state(trainer: "Trainer", folder: Path) -> float:
     """A state written and read again; seconds."""
-    from dsv4.training.states import find_state, load_state
+    from dsv4.training.states import STATE_FILE, load_state
 
     began = time.perf_counter()
     trainer.save()
     took = time.perf_counter() - began
-    file = find_state(folder)
-    assert file is not None
+    file = folder / STATE_FILE
     load_state(file)
     print(f"state: {size(file.stat().st_size)}, written and read again")
     return took

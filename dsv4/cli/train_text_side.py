@@ -24,7 +24,7 @@ def tokenizer_for(recipe: Recipe, place: Path, *, goes_on: bool) -> Tokenizer:
     elif goes_on and (place / _FILE).exists():
         found = Tokenizer.load(place)
     else:
-        found = _own(recipe, place)
+        found = _own(recipe, recipe.data.vocabulary or 0, place)
     _check_ids(found, recipe.data.tokenizer or str(place / _FILE))
     return found
 
@@ -46,16 +46,15 @@ def _named(recipe: Recipe) -> Path:
     return path
 
 
-def _own(recipe: Recipe, place: Path) -> Tokenizer:
+def _own(recipe: Recipe, vocabulary: int, place: Path) -> Tokenizer:
     """Trained on the text sources, whole or not there."""
-    assert recipe.data.vocabulary is not None
     origin, known = _origin(recipe), place / _ORIGIN
     if (place / _FILE).exists() and (place / _CONFIG).exists() and known.exists() and known.read_text() == origin:
         return Tokenizer.load(place)
     staging = place / f"{_FILE}.new"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        train_bpe(_texts(recipe), recipe.data.vocabulary, staging, extra=FIM_TOKENS if recipe.data.fim else ())
+        train_bpe(_texts(recipe), vocabulary, staging, extra=FIM_TOKENS if recipe.data.fim else ())
     except ValueError as error:
         text = str(error)
         raise ValueError(f"data.vocabulary: {text}" if text.startswith("vocab_size") else text) from None

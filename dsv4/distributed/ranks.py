@@ -68,7 +68,7 @@ class Ranks:
 
             muon = OwnedMatrices(groups, make, self.mesh, lr, settings.decay)
         self._masters, self._optimizers = tensors, (muon, adamw)
-        return Optimizers(muon, adamw)  # pyrefly: ignore
+        return Optimizers(muon, adamw)
 
     def fake_quantised(self, model: Transformer, masters: Mapping[str, Tensor]) -> ShardsFakeQuantised:
         return ShardsFakeQuantised(model, masters=masters)
@@ -128,8 +128,7 @@ class Ranks:
         return None if path is None else checkpoint.header(path)
 
     def restore(self, folder: Path, restore: Callable[[dict[str, Any]], None]) -> None:
-        path = latest_of_ranks(folder)
-        assert path is not None
+        path = _latest(folder)
         stored, tensors = checkpoint.names(path), self._weights()
         for optimizer in self._parts()[1]:
             if optimizer is not None:
@@ -150,9 +149,7 @@ class Ranks:
         return {f"model.{k}": v for k, v in state.items()} | {f"masters.{k}": v for k, v in masters.items()}
 
     def whole_weights(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        path = latest_of_ranks(folder)
-        if path is None:
-            raise ValueError(f"{folder} holds no checkpoint")
+        path = _latest(folder)
         return {**checkpoint.read(path, "model."), **checkpoint.read(path, "masters.")}
 
     def watch(self) -> AbstractContextManager[None]:
@@ -165,3 +162,11 @@ class Ranks:
 
     def barrier(self) -> None:
         dist.barrier()
+
+
+def _latest(folder: Path) -> Path:
+    """The newest whole checkpoint. Raises ValueError where there is none."""
+    path = latest_of_ranks(folder)
+    if path is None:
+        raise ValueError(f"{folder} holds no checkpoint")
+    return path

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,10 +118,8 @@ def open_tracker(kind: str, name: str, folder: Path, settings: dict[str, Any]) -
 
 class _Trackio:
     def __init__(self, name: str, folder: Path, settings: dict[str, Any]) -> None:
-        import trackio  # pyrefly: ignore
-
-        self._trackio = trackio
-        trackio.init(project=name, config=settings)
+        self._trackio = import_module("trackio")
+        self._trackio.init(project=name, config=settings)
 
     def log(self, numbers: dict[str, float], step: int) -> None:
         self._trackio.log(numbers, step=step)
@@ -131,11 +130,9 @@ class _Trackio:
 
 class _Wandb:
     def __init__(self, name: str, folder: Path, settings: dict[str, Any]) -> None:
-        import wandb  # pyrefly: ignore
-
         # NOTE: WANDB_MODE=online sends the numbers to the service
         mode = os.environ.get("WANDB_MODE", "offline")
-        self._run = wandb.init(project=name, config=settings, dir=str(folder), mode=mode)
+        self._run = import_module("wandb").init(project=name, config=settings, dir=str(folder), mode=mode)
 
     def log(self, numbers: dict[str, float], step: int) -> None:
         self._run.log(numbers, step=step)

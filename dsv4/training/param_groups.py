@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -64,16 +64,31 @@ class Groups:
         return cls(matrices, vectors)
 
 
+class Optimizer(Protocol):
+    """What a step calls of a torch.optim.Optimizer, or of one over several ranks (`dsv4.distributed.optimizers`)."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def step(self) -> Any: ...
+
+    def zero_grad(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Optimizers:
     """Both optimisers of a model behind one step; the learning rate is the same for both (report 2.4). muon: None where
     AdamW moves everything."""
 
-    muon: Muon | None
-    adamw: torch.optim.AdamW
+    muon: Optimizer | None
+    adamw: Optimizer
 
     @property
-    def all(self) -> list[torch.optim.Optimizer]:
+    def all(self) -> list[Optimizer]:
         return [self.adamw] if self.muon is None else [self.muon, self.adamw]
 
     def set_lr(self, lr: float) -> None:

@@ -138,7 +138,8 @@ class Alone:
         return None if self._state is None else load_state(self._state, mapped=True)
 
     def restore(self, folder: Path, restore: Callable[[dict[str, Any]], None]) -> None:
-        assert self._state is not None
+        if self._state is None:
+            raise RuntimeError("read must find a state before restore is called")
         restore(load_state(self._state))
 
     def whole_weights(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:

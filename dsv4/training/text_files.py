@@ -10,7 +10,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 _CHUNK = 1 << 20
 _SAMPLE = 4096
@@ -73,10 +73,18 @@ def _decoded(file: Path, replace: bool) -> Iterator[str]:
             raise ValueError(f"{file}: damaged gzip file ({error})") from None
 
 
+class _Peekable(Protocol):
+    """A buffered stream of bytes."""
+
+    def peek(self, size: int, /) -> bytes: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class _Decoder:
     """Decodes a stream piece by piece and remembers where it is, for messages."""
 
-    def __init__(self, file: Path, stream: BinaryIO, replace: bool) -> None:
+    def __init__(self, file: Path, stream: _Peekable, replace: bool) -> None:
         self._file, self._stream, self._replace = file, stream, replace
         self._line, self._column = 1, 1
 
@@ -107,9 +115,7 @@ class _Decoder:
                 return
 
     def _head(self) -> bytes:
-        peek = getattr(self._stream, "peek", None)
-        assert peek is not None
-        return peek(_SAMPLE)[:_SAMPLE]
+        return self._stream.peek(_SAMPLE)[:_SAMPLE]
 
     def _refuse_foreign(self, head: bytes, named: str | None) -> None:
         for mark, what in _FOREIGN:

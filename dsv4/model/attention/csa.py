@@ -86,17 +86,15 @@ class CompressedSparseAttention(Attention):
         given_TK = None if regime.entries is None else regime.entries.get(self.spec.index)
         # the best k of at most k entries are all of them: a range, and nothing to score
         everything = given_TK is None and (regime.dense or blocks.longest <= self.config.index_topk)
-        queries = chosen_TK = None
-        if not everything or regime.indexed is not None:
-            queries = self.indexer.queries(x_TD, latent_TL, step.rotations.of_tokens(self.spec.ratio))
-        if everything:
-            read: Prefix | Chosen = Prefix(blocks.visible_T, buffer.compressed.pages, blocks.longest)
-        else:
-            assert queries is not None
+        read: Prefix | Chosen = Prefix(blocks.visible_T, buffer.compressed.pages, blocks.longest)
+        if everything and regime.indexed is None:
+            return buffer, KeySet(buffer.window_T2, borders, read)
+        queries, chosen_TK = self.indexer.queries(x_TD, latent_TL, step.rotations.of_tokens(self.spec.ratio)), None
+        if not everything:
             chosen_TK = self._chosen(given_TK, queries, step, index)
             read = Chosen(buffer.compressed.pages.rows(chosen_TK))
         keys = KeySet(buffer.window_T2, borders, read)
-        if regime.indexed is not None and queries is not None:
+        if regime.indexed is not None:
             regime.indexed(self._seen(queries, index[0], chosen_TK, blocks, q_THC, buffer, keys))
         return buffer, keys
 
