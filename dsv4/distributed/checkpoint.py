@@ -1,9 +1,9 @@
 """Checkpoints of many ranks that any number of ranks can read (torch.distributed.checkpoint).
 
 A checkpoint is a folder `state-STEP` with one file per rank, an index of which tensor lies where, and `header.json`. It
-appears under its name when it is whole, and only then older ones go, all but the one before. Tensors are stored by
-name: a cut one as its parts, a copied one once, a split expert or an owned momentum by the rank that has it. All ranks
-must see the same folder.
+gets this name when it is complete; only then are older checkpoints removed, all but the previous one. Tensors are
+stored by name: a cut tensor as its parts, a copied one once, a split expert or an owned momentum by the rank that has
+it. All ranks must see the same folder.
 """
 
 import json
@@ -44,7 +44,7 @@ def save(folder: Path, step: int, header: Mapping[str, Any], tensors: Mapping[st
 
 
 def _synced(file: Path) -> int:
-    """Its bytes, once they are on the disk."""
+    """Sync a file; returns its size in bytes."""
     sync_path(file)
     return file.stat().st_size
 
@@ -61,7 +61,7 @@ def names(path: Path) -> set[str]:
 
 
 def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill tensors in place with the values stored under their names, each rank what it asks for; all ranks call it
+    """Fill tensors in place with the values stored under their names, each rank its own; all ranks call it
     together. Raises KeyError for a name that is not stored."""
     known = names(path)
     for name in tensors:

@@ -29,7 +29,7 @@ from dsv4.training.balance import Choices, affinity_share
 
 
 def reach(config: ModelConfig) -> int:
-    """How many tokens back a rank needs rows that are not entries: of its window and of every compressor's tail."""
+    """How many tokens before its first one a rank needs rows of: for its window and for every compressor's tail."""
     tails = [tail_rows(ratio) - 1 for ratio in config.compressor_ratios]
     return max([config.sliding_window - 1, 1, *tails])
 
@@ -74,7 +74,7 @@ class ContextSplit:
         return self.cuts[self.rank], self.cuts[self.rank + 1]
 
     def pieces(self, rank: int) -> list[DocumentSpan]:
-        """What a rank holds, in order."""
+        """The pieces of documents that a rank holds, in order."""
         first, last = self.cuts[rank], self.cuts[rank + 1]
         found = []
         for document, (begin, end) in enumerate(pairwise(accumulate(self.lengths, initial=0))):
@@ -105,9 +105,9 @@ class LocalSequences(Sequences):
 
 
 class ContextCache:
-    """What the ranks of a context group hold of each other: the consumer's LayerCache, differentiable.
+    """The LayerCache of a context group: rows that other ranks computed, differentiable.
 
-    Keeps nothing, so it serves every layer. All ranks of the group must make the same calls.
+    It has no state, so it serves every layer. All ranks of the group must make the same calls.
     """
 
     def __init__(self, sequences: LocalSequences, window: int, group: Any) -> None:
@@ -137,8 +137,8 @@ class ContextCache:
         return KeyBuffer(window_WC, self._window_T2, entries)
 
     def _behind(self, rows_TX: Tensor, needed: Any) -> Tensor:
-        """The last rows of the rank before, joined with this rank's. `needed` says how many a document needs that has
-        so many tokens on the ranks before."""
+        """The last rows of the previous rank, then this rank's. needed(n): how many rows a document needs that has n
+        tokens on the previous ranks."""
         split = self._split
         give, take = needed(split.open_at(split.rank + 1)), needed(split.open_at(split.rank))
         send, receive = [0] * split.ranks, [0] * split.ranks
@@ -173,8 +173,8 @@ def sum_documents(values_BX: Tensor, split: ContextSplit, group: Any) -> Tensor:
 
 
 class BalanceObserver:
-    """Stands before another observer and works out what its balance loss lacks: it sees this rank's pieces alone, but
-    how often a document chose an expert is a matter of all its tokens. All ranks of the group must make the same calls.
+    """Wraps another observer and computes what its balance loss lacks: that observer sees only this rank's pieces, but
+    the loss counts the choices of all tokens of a document. All ranks of the group must make the same calls.
 
     layers: those with a learned router.
     """

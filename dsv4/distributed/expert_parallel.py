@@ -1,4 +1,4 @@
-"""Routed experts split over ranks: each token's row goes to the ranks of its experts and comes back weighed.
+"""Routed experts split over ranks: the row of each token is sent to the ranks of its experts and returns weighted.
 
 Rank r of P holds experts r * E / P up to (r + 1) * E / P. The router is on every rank and so is the shared expert.
 
@@ -23,7 +23,7 @@ from dsv4.model.step import Step
 
 
 def check(config: ModelConfig, ranks: int) -> None:
-    """Raise ValueError unless the experts can be dealt out evenly."""
+    """Raise ValueError unless every rank gets equally many experts."""
     if config.n_routed_experts % ranks:
         raise ValueError(f"scale.expert must divide n_routed_experts {config.n_routed_experts}, got {ranks}")
 
@@ -75,9 +75,9 @@ class SplitMoE(MoE):
         return assignments.sums(y_AD)
 
     def _run_here(self, x_RD: Tensor, expert_RK: Tensor, weight_RK: Tensor) -> Tensor:
-        """What the experts here make of some rows, fp32; expert_RK counts from the first one here."""
+        """Outputs of this rank's experts for some rows, fp32; expert_RK counts from the first expert of this rank."""
         if not len(x_RD):
-            # nothing to compute, but the backward pass must still come through here to meet the other ranks
+            # nothing to compute, but the backward pass must still exchange with the other ranks
             return x_RD.float() * weight_RK
         experts = [expert for expert in self.experts.children() if isinstance(expert, Expert)]
         w1, w2, w3 = ([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3"))

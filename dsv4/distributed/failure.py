@@ -1,4 +1,4 @@
-"""What a run says when another rank is gone."""
+"""The error of a run whose connection to another rank is lost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ class RankLost(RuntimeError):
 
 @contextmanager
 def watched(rank: int, world: int, timeout: float) -> Iterator[None]:
-    """Errors of the connection to other ranks become RankLost, which says what to do; others pass.
+    """Turn errors of the connection to other ranks into RankLost, whose message says what to do; others pass.
 
-    A rank that dies closes its connections, which the others notice at once; one that hangs is given up after `timeout`
-    seconds.
+    A rank that dies closes its connections, and the others notice at once. A rank that hangs is given up after
+    `timeout` seconds.
     """
     try:
         yield

@@ -32,7 +32,7 @@ def shard(model: RankTransformer, mesh: Mesh) -> None:
     for block in model.blocks:
         if isinstance(block.attn, CompressedSparseAttention):
             # the indexer's loss leaves the block beside its output, and in the warm-up nothing else has a gradient
-            # kept until the backward pass: whether a rank asks for queries depends on how long its documents are
+            # kept until the backward pass: whether a rank computes queries depends on the length of its documents
             unit(block.attn.indexer, free=False)
             for method in ("queries", "remember"):
                 register_fsdp_forward_method(block.attn.indexer, method)
@@ -61,7 +61,7 @@ def stays_whole(name: str, p: nn.Parameter, model: Transformer) -> bool:
 
 
 def release(model: nn.Module) -> None:
-    """Drop gathered weights that are still held, so that the next pass gathers what the shards hold then."""
+    """Free gathered weights that are still held, so that the next pass gathers the shards again."""
     for part in model.modules():
         if isinstance(part, FSDPModule):
             part.reshard()

@@ -1,4 +1,4 @@
-"""Gradients of all ranks added up, whatever part of a parameter a rank holds.
+"""Sums of gradients over all ranks, for shards, copies and experts.
 
 Every rank's loss is its share of one loss that is divided by sums over all ranks, so gradients are added, never
 averaged. A parameter is held in one of three ways: a shard of it (fsdp), all of it on every rank, or - a routed
@@ -20,7 +20,7 @@ from dsv4.training.param_groups import Named
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor; writing to it writes to the tensor."""
+    """This rank's part of a tensor; writing to it writes to the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -32,7 +32,7 @@ def copies(name: str, p: Tensor) -> tuple[str, ...]:
 
 
 def by_copies(named: Named) -> dict[tuple[str, ...], list[nn.Parameter]]:
-    """Parameters that ask for gradients, by the axes of their copies; the keys are the same on all ranks."""
+    """Parameters that require gradients, by the axes of their copies; the keys are the same on all ranks."""
     kinds: dict[tuple[str, ...], list[nn.Parameter]] = {
         axes: [] for axes in (SHARD_COPIES, WHOLE_COPIES, EXPERT_COPIES)
     }

@@ -1,4 +1,4 @@
-"""Which rank does what: a mesh over (data, fsdp, context, expert), made from what torchrun puts into the environment.
+"""The mesh of ranks over (data, fsdp, context, expert), made from the environment that torchrun sets.
 
 data: whole copies of the dense weights. fsdp: ranks that share one copy of them. context: ranks that share each
 sequence. expert: ranks that share the routed experts. Ranks of one context group see the same sequences, all others
@@ -60,7 +60,7 @@ class Mesh:
         return cls(scale, kind)
 
     def wait(self) -> None:
-        """Until all ranks are here, however long that takes: for work that one does for all."""
+        """Wait for all ranks without a time limit: for work that one rank does for all."""
         dist.barrier(group=self._patient)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Batches of ranks: cut and joined so that all make equally many forward passes, and cut between context ranks.
+"""Batches of ranks: joined and cut so that all ranks make equally many forward passes, and cut for context ranks.
 
 Legend: T tokens.
 """
@@ -59,8 +59,8 @@ def _joined(a: Batch, b: Batch) -> Batch:
 
 
 def cut_batches(batches: Sequence[Batch], count: int, least: int = 1) -> list[Batch]:
-    """The same documents in `count` batches of at least `least` tokens: the largest that can be is cut between two
-    documents until there are enough. Raises ValueError where that is impossible."""
+    """The same documents in `count` batches of at least `least` tokens: the largest that can be cut is cut between two
+    documents until there are enough. Raises ValueError if that is impossible."""
     found = list(batches)
     while len(found) < count:
         for at in sorted(range(len(found)), key=lambda i: -len(found[i].tokens_T)):

@@ -1,8 +1,8 @@
 """Optimisers over parameters of which a rank holds a shard or one of several copies.
 
-What works element by element (AdamW) runs on what a rank holds. What needs whole matrices (Muon) gives each matrix to
-one owner: it gathers the gradient once, keeps the momentum, computes the update and sends everyone their part
-(report 3.4: whole matrices, dealt out by size).
+AdamW works element by element, so it runs on the part that a rank holds. Muon needs whole matrices, so each matrix has
+one owner: the owner gathers the gradient once, keeps the momentum, computes the update and sends each rank its part
+(report 3.4: whole matrices, assigned by size).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ Make = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 def deal(sizes: Sequence[int], ranks: int) -> list[int]:
-    """An owner for each matrix: the largest first, always to the rank with the least so far, the first among equals."""
+    """An owner for each matrix: the largest first, each to the first rank with the smallest sum so far."""
     load, owners = [0] * ranks, [0] * len(sizes)
     for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
         owners[i] = min(range(ranks), key=lambda rank: (load[rank], rank))
@@ -68,7 +68,7 @@ class LocalOptimizer:
             p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """By parameter name; only what this rank holds of each."""
+        """By parameter name; only this rank's part of each."""
         return {name: dict(self.inner.state[view]) for name, view in self._views.items() if self.inner.state[view]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -105,8 +105,8 @@ class _Matrix:
 class OwnedMatrices:
     """An optimiser of whole matrices; state and update of each are made by one rank.
 
-    groups: dicts with "named" [(name, parameter)] and settings for `make`, which builds the optimiser. It is run on
-    matrices of zeros without decay, so what it leaves there is the update; decay is applied where the weights are.
+    groups: dicts with "named" [(name, parameter)] and settings for `make`, which builds the optimiser. It runs
+    on matrices of zeros without decay, so its result is the update; decay is applied where the weights are.
     Parameters without a gradient are left alone; all ranks must agree on which.
     """
 
@@ -141,7 +141,7 @@ class OwnedMatrices:
 
     @property
     def owned(self) -> set[str]:
-        """Names of the matrices this rank moves."""
+        """Names of the matrices that this rank updates."""
         return set(self._scratches)
 
     @torch.no_grad()
@@ -262,7 +262,7 @@ def _deal_back(matrices: list[_Matrix], flat: Tensor, sizes: list[int], ranks: i
 
 
 def _like(value: Tensor, p: Tensor) -> Tensor:
-    """What a rank holds of something shaped like p, placed as p is."""
+    """This rank's part of a tensor shaped like p, placed as p is."""
     if not isinstance(p, DTensor):
         return value
     return DTensor.from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())

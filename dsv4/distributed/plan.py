@@ -1,4 +1,4 @@
-"""What a training run on many ranks needs: memory per rank and bytes it sends, as arithmetic. No tensors are made.
+"""Memory per rank and bytes sent by a training run on many ranks, as arithmetic. No tensors are made.
 
     python -m dsv4.distributed.plan dsv4/configs/flash.json --fsdp 8 --expert 256 --length 4096 --batch 75497472
 
@@ -204,7 +204,7 @@ def _context_bytes(c: ModelConfig, scale: Scale, tokens: int) -> float:
 
 
 def table(config: ModelConfig, scale: Scale, made: ScalePlan) -> str:
-    """A plan for people."""
+    """A plan as text."""
     axes = " x ".join(f"{name} {size}" for name, size in zip(AXES, scale.sizes, strict=True))
     lines = [f"{scale.world:,} ranks: {axes}"]
     w = weights(config)

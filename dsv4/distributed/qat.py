@@ -40,7 +40,7 @@ class ShardsFakeQuantised(FakeQuantised):
 
 
 def released_shard(parameter: Parameter, value: DTensor, layout: Layout = RELEASE) -> Tensor:
-    """The rows of `released_value` that this rank holds of a cut matrix; all ranks that share it must ask together.
+    """The rows of `released_value` that this rank holds of a cut matrix; all ranks that share it must call together.
 
     The matrix is gathered only where a block of rows with one scale lies on two ranks.
     """

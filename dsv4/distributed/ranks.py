@@ -1,4 +1,4 @@
-"""What a training step asks of several processes that share its sequences: `Team` over a mesh of ranks."""
+"""`Team` for several processes that share the sequences of each training step: a mesh of ranks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -42,7 +42,7 @@ class Ranks:
         self._optimizers: tuple[OwnedMatrices | None, LocalOptimizer] | None = None
 
     def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> RankTransformer:
-        """The whole model is made on every rank and cut then, so it is the same for every mesh."""
+        """Make the whole model on every rank, then cut it: the weights are the same for every mesh."""
         model = RankTransformer(config, self.mesh, numerics)
         ranks = self.mesh.scale.context
         self._least = ranks * reach(config) if ranks > 1 else 1
@@ -54,7 +54,7 @@ class Ranks:
         return model
 
     def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
-        """AdamW on what each rank holds, Muon on whole matrices with one owner each."""
+        """AdamW for the part that each rank holds, Muon for whole matrices with one owner each."""
         tensors = dict(named)
         found = Groups.of(config, tensors.items(), settings.kind)
         adam = [{"named": members, "weight_decay": settings.decay * on} for on, members in found.vectors.items()]
@@ -74,8 +74,8 @@ class Ranks:
         return ShardsFakeQuantised(model, masters=masters)
 
     def share(self, batches: list[Batch]) -> list[Batch]:
-        """Forward passes exchange tensors, so all ranks make equally many; every rank has as many sequences, so a
-        rank with fewer micro-batches can cut some between documents. Then context ranks cut each."""
+        """Forward passes exchange tensors, so all ranks must make equally many. All ranks have equally many sequences:
+        a rank with fewer micro-batches cuts some of them between documents. Then the context ranks cut each batch."""
         batches = join_batches(batches, self._least)
         count = torch.tensor(len(batches), device=self.mesh.device)
         dist.all_reduce(count, op=dist.ReduceOp.MAX)
@@ -142,7 +142,7 @@ class Ranks:
         return self._model, self._optimizers
 
     def _weights(self) -> dict[str, Tensor]:
-        """The model as it computes, and fp32 masters where they are others."""
+        """The weights that compute, and the fp32 masters of those that have another type."""
         model = self._parts()[0]
         state = model.state_dict()
         masters = {name: p.detach() for name, p in self._masters.items() if p.dtype != state[name].dtype}

@@ -1,4 +1,4 @@
-"""The model on many ranks: the same parts under the same names, told where the others are.
+"""The model on many ranks: the same modules and parameter names, with caches and observers that exchange rows.
 
 Legend: T tokens, S streams, D hidden size.
 """
@@ -17,7 +17,7 @@ from dsv4.model.transformer import Transformer
 
 
 class RankTransformer(Transformer):
-    """A Transformer of which this rank holds a part, once `fsdp.shard` and `expert_parallel.split` have been there.
+    """A Transformer of which this rank holds a part after `fsdp.shard` and `expert_parallel.split`.
 
     Parameter names stay those of the whole model. Every rank of the mesh must make the same calls.
     """
@@ -46,7 +46,7 @@ class RankTransformer(Transformer):
         observer: Observer | None = None,
         regime: Regime = PLAIN,
     ) -> Tensor:
-        """See Transformer.hidden. Tokens after those of `sequences` are passed over."""
+        """See Transformer.hidden. Tokens after those of `sequences` are ignored."""
         if isinstance(self.head, FSDPModule) and torch.is_grad_enabled():
             # the loss reads the head's weight without calling the head; the end of the backward pass frees it
             self.head.unshard()
@@ -62,13 +62,13 @@ class RankTransformer(Transformer):
         observer: Observer | None = None,
         regime: Regime = PLAIN,
     ) -> Tensor:
-        """See Transformer.mtp_hidden. Tokens after those of `sequences` are passed over."""
+        """See Transformer.mtp_hidden. Tokens after those of `sequences` are ignored."""
         tokens_T, observer = next_tokens_T[: sequences.tokens], self._balanced(observer, sequences)
         return super().mtp_hidden(x_TSD, tokens_T, sequences, cache or self._cache(sequences), observer, regime)
 
     def take_balance(self) -> Tensor | None:
-        """What the balance loss lacks that observers worked out since the last call, over all layers, not yet divided;
-        None where no documents are cut. Differentiable."""
+        """The part that the balance loss of all layers lacks, from the observers since the last call, not yet divided;
+        None if no document is cut. Differentiable."""
         found = [value for balance in self._balances for value in balance.found]
         for balance in self._balances:
             balance.open = False

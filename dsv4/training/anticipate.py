@@ -2,8 +2,8 @@
 
 While on, a step computes with today's parameters, but its tokens go to the experts that the parameters of `delay` steps
 ago would have chosen: routers and experts no longer drive each other. A step's data is fetched `delay` steps early, its
-expert ids are computed then with one forward pass and kept beside it; gate weights are today's. The delay is not
-published.
+expert ids are computed then with one forward pass and kept beside it; gate weights are today's. The report does not
+publish the delay.
 
 Legend: T tokens, S streams, D hidden size, E experts, K choices per token.
 """
@@ -57,7 +57,7 @@ class RoutedBatch:
 class BatchQueue:
     """Batches by step; while anticipating, fetched and routed `delay` steps before they are used.
 
-    fetch(step) gives the micro-batches of a step and must give the same ones when asked again. route(batch) computes
+    fetch(step) returns the micro-batches of a step, the same ones for every call. route(batch) computes
     expert ids with the parameters as they are when it is called.
     """
 
@@ -71,10 +71,9 @@ class BatchQueue:
         self._waiting: dict[int, list[RoutedBatch]] = {}
 
     def take(self, step: int, anticipating: bool) -> list[RoutedBatch]:
-        """What step `step` learns from; call before its update, once per step, in order.
+        """The micro-batches of step `step`; call before its update, once per step, in order.
 
-        The first `delay` steps after switching on find nothing prepared and use the parameters of that moment, the
-        oldest there are.
+        For the first `delay` steps after switching on nothing is prepared: they use the parameters of that moment.
         """
         if not anticipating:
             self.clear()
@@ -85,5 +84,5 @@ class BatchQueue:
         return self._waiting.pop(step)
 
     def clear(self) -> None:
-        """Forget what was prepared: after going back, parameters and steps are others."""
+        """Forget prepared batches: after a return to a snapshot their parameters and steps are wrong."""
         self._waiting = {}

@@ -1,4 +1,4 @@
-"""Expert balance: the bias rule without a loss, the small loss per sequence, and how uneven the load is (report 2.1).
+"""Expert balance: the rule that moves biases, the small loss per sequence, and a measure of the load (report 2.1).
 
 Legend: T tokens, E experts, K choices per token, B sequences (documents).
 """
@@ -49,7 +49,7 @@ def sequence_balance(score_TE: Tensor, ids_TK: Tensor, sequence_T: Tensor, docum
 
     As V3: f_e = E / (K tokens) * how often expert e was chosen, P_e = mean of its normalised affinity, each within one
     document - one training sample, since packed samples do not see each other. 1 per token is perfect balance. "Chosen"
-    means chosen with the biases, that is, the load there really was. Differentiable in score_TE.
+    means chosen with the biases: f_e counts the real load. Differentiable in score_TE.
     """
     share_BE = affinity_share(score_TE, sequence_T, documents)
     choices = Choices.of(ids_TK, sequence_T, documents, score_TE.shape[1])
@@ -58,7 +58,7 @@ def sequence_balance(score_TE: Tensor, ids_TK: Tensor, sequence_T: Tensor, docum
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the documents' tokens chose: how often each expert, and how many tokens there are."""
+    """How often the tokens of each document chose each expert, and how many tokens it has."""
 
     chosen_BE: Tensor
     tokens_B1: Tensor

@@ -1,4 +1,4 @@
-"""What one step learns from: packed documents, and which of their tokens count as targets.
+"""A batch of packed documents, and the weight of each token as a target.
 
 Legend: T tokens.
 """
@@ -45,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What losses are divided by: sums over all that one optimiser step learns from, all micro-batches and ranks.
+    """The divisors of the losses: sums over all micro-batches and ranks of one optimiser step.
 
     next, ahead: target weights of the next token and of the one after. tokens: all tokens.
     """

@@ -1,4 +1,4 @@
-"""What a whole run needs, judged before its first step: shapes, tokenizer, memory, room on the disk, data."""
+"""Checks of a whole run before its first step: shapes, tokenizer, memory, disk space, data."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def layout_of(recipe: Recipe, export: str) -> Layout | None:
 
 
 def needs_of(recipe: Recipe, config: ModelConfig, layout: Layout | None) -> StorageNeeds:
-    """By arithmetic; for one process."""
+    """Memory and disk space of a run in one process, as arithmetic."""
     p = accounting.parameters(config)
     numbers = p.total + p.mtp
     # AdamW keeps two numbers a weight, Muon one; the vocabulary is AdamW's
@@ -52,7 +52,7 @@ def needs_of(recipe: Recipe, config: ModelConfig, layout: Layout | None) -> Stor
 
 
 def model_bytes(config: ModelConfig, layout: Layout) -> int:
-    """Of a folder's tensors."""
+    """Bytes of all tensors of a model folder."""
     return sum(spec.nbytes for spec in expected_tensors(config_for(config, layout), layout).values())
 
 
@@ -86,7 +86,7 @@ def check_model(recipe: Recipe, vocabulary: int, layout: Layout | None) -> Model
 
 
 def check_codec(recipe: Recipe, codec: Codec) -> None:
-    """Raise ValueError for a tokenizer that lacks what the recipe asks for."""
+    """Raise ValueError for a tokenizer that lacks tokens which the recipe uses."""
     if not recipe.data.fim:
         return
     for token in FIM_TOKENS:
@@ -97,8 +97,7 @@ def check_codec(recipe: Recipe, codec: Codec) -> None:
 
 
 def check_room(folder: Path, needs: StorageNeeds) -> None:
-    """Raise ValueError where the disk has no room for the states and the model of the run. Text that becomes tokens is
-    not counted."""
+    """Raise ValueError if the disk has no room for the states and the model of the run. Token shards do not count."""
     there = sum(f.stat().st_size for f in (folder / STATE_FILE, folder / PREVIOUS_FILE) if f.exists())
     free = shutil.disk_usage(folder).free
     wanted = max(0, needs.disk - there)
@@ -110,7 +109,7 @@ def check_room(folder: Path, needs: StorageNeeds) -> None:
 
 
 def remarks(recipe: Recipe) -> list[str]:
-    """What is allowed and perhaps not meant."""
+    """Warnings about settings that are valid but probably a mistake."""
     schedule, lr = recipe.schedule, recipe.lr
     found = []
     if lr.warmup >= schedule.tokens:
@@ -124,7 +123,7 @@ def remarks(recipe: Recipe) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, with its unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

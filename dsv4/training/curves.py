@@ -1,4 +1,4 @@
-"""Curves of runs: a live page while one trains, and the same page as one file for afterwards."""
+"""Curves of runs: a live page during training, and the same page as one file."""
 
 import json
 import threading

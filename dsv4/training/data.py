@@ -1,7 +1,7 @@
-"""What each step learns from, as a function of where the run stands: shuffled, mixed, fill-in-the-middle, packed.
+"""The batches of each step: documents shuffled, mixed, reordered for fill-in-the-middle, and packed.
 
-A `Position` says how far every source has been read; nothing else is remembered, so a run resumes at the very next
-token, and a step asked for again gets the same batch.
+A `Position` holds how far every source has been read. Batches depend on nothing else, so a run resumes at the next
+token, and a repeated step gets the same batch.
 """
 
 import logging
@@ -37,9 +37,9 @@ FIM_TOKENS = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands. tokens: seen so far. next: the next document of each source; given: tokens it has given since
-    sequences have this length. Both hold for the pool being read, which is packed to `length`; bin is the next of its
-    sequences."""
+    """How far a run has read. tokens: seen so far. next: the next document of each source. given: tokens that each
+    source has given at this sequence length. Both are those of the current pool, which is packed to `length`; bin
+    is the next sequence of the pool."""
 
     tokens: int
     next: tuple[int, ...]
@@ -57,7 +57,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """Sequences packed together, and where the sources stand after them."""
+    """Sequences packed together, and the positions of the sources after them."""
 
     bins: tuple[tuple[Document, ...], ...]
     next: tuple[int, ...]
@@ -67,8 +67,8 @@ class _Pool:
 class BatchReader:
     """Batches by step.
 
-    fetch(step) may be asked for the newest step and for any before it that `forget` has not dropped; all ranks fetch
-    the same sequences and keep every `world`-th of them.
+    fetch(step) works for the next step and for any earlier one that `forget` has not dropped. All ranks read the same
+    sequences and keep every `world`-th of them.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class BatchReader:
         self._kept: tuple[Position, _Pool] | None = None
 
     def position(self, step: int) -> Position:
-        """Where the run stands before `step`: a step fetched, or the one after."""
+        """The position before `step`, which was fetched or follows the last fetched one."""
         return self._positions[step]
 
     def forget(self, before: int) -> None:
-        """Drop the positions of steps that will not be asked for again."""
+        """Drop the positions of steps before this one."""
         self._positions = {step: p for step, p in self._positions.items() if step >= before}
 
     def fetch(self, step: int) -> list[Batch]:

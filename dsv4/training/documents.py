@@ -1,4 +1,4 @@
-"""Documents by number: from shards of tokens on disk, or made by a function. The same number always gives the same one.
+"""Documents by number, from shards of tokens on disk or from a function. A number always gives the same document.
 
 Shards are memory-mapped: a corpus larger than memory costs no memory.
 """
@@ -45,7 +45,7 @@ class Document:
 
 
 class Codec(Protocol):
-    """What training needs of a tokenizer."""
+    """The methods of a tokenizer that training uses."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -82,9 +82,9 @@ Maker = Callable[..., Document | str]
 
 
 class GeneratedDocuments:
-    """Documents made by `function(rng, codec, **options)`; text is encoded between begin and end tokens.
+    """Documents made by `function(rng, codec, **options)`; a text is encoded between begin and end tokens.
 
-    Raises ValueError naming the source when the function fails or gives something else."""
+    Raises ValueError naming the source when the function fails or returns something else."""
 
     count = None
 
@@ -107,11 +107,11 @@ class GeneratedDocuments:
             at = f"{last.filename}, line {last.lineno}"
             raise ValueError(f"{where} raised {type(error).__name__}: {error} ({at})") from error
         if not isinstance(made, Document):
-            raise ValueError(f"{where} gave {type(made).__name__}; it must give text or a Document")
+            raise ValueError(f"{where} returned {type(made).__name__}; it must return text or a Document")
         low, high = min(made.tokens), max(made.tokens)
         if low < 0 or high >= self._codec.vocab_size:
             wrong = low if low < 0 else high
-            raise ValueError(f"{where} gave token {wrong}; tokens must be in [0, {self._codec.vocab_size})")
+            raise ValueError(f"{where} returned token {wrong}; tokens must be in [0, {self._codec.vocab_size})")
         return made
 
 
@@ -141,9 +141,9 @@ def named_function(where: str, path: str, options: Mapping[str, Any]) -> Callabl
 
 
 class TokenShard:
-    """Tokens of all documents in one file, and where each starts: made once, then mapped.
+    """Tokens of all documents in one file, and the start of each: written once, then memory-mapped.
 
-    Raises DamagedShard when what lies in the folder is not what was written: every opening reads it through once.
+    Raises DamagedShard when the content differs from what was written: opening reads all of it once.
     """
 
     def __init__(self, folder: Path) -> None:

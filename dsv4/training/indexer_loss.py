@@ -1,6 +1,6 @@
-"""The loss of the lightning indexer, and how much of dense attention its choice finds (report 2.3.1; V3.2's method).
+"""The loss of the lightning indexer, and the recall of its choice (report 2.3.1; the method of V3.2).
 
-The report gives no loss; without one the indexer gets no gradient at all, because a choice has none. As in V3.2, its
+The report gives no loss. Without one the indexer gets no gradient at all, because a choice has none. As in V3.2, its
 scores learn the distribution of the main attention: KL(p || softmax(I)), on detached inputs. p is the layer's own joint
 softmax (window, compressed entries, sink), summed over heads and L1-normalised over compressed entries: all visible
 ones in the dense warm-up, the chosen ones in the sparse stage.
@@ -30,7 +30,7 @@ _GATHER_ABOVE = 4  # entries visible per entry chosen above which gathering them
 
 @dataclass(frozen=True, slots=True)
 class _QueryBlock:
-    """Queries of one sequence and the entries they consider: the same for all, or a list for each."""
+    """Queries of one sequence, and the entries they consider: the same for all queries, or a list for each."""
 
     query_Q: Tensor
     row: Tensor  # [S], or [Q, S] where every query has its own: rows of entries_MC and index_MI
@@ -199,14 +199,14 @@ def recall(seen: IndexedAttention, k: int, sample: int = 32) -> Recall:
 
 
 def indexer_parameters(model: Transformer) -> list[tuple[str, nn.Parameter]]:
-    """What the warm-up trains: every parameter of every indexer, its compressor's included."""
+    """The parameters that the warm-up trains: those of all indexers, including their compressors."""
     known = parameter_table(model.config)
     return [(name, p) for name, p in model.named_parameters() if known[name].indexer]
 
 
 @contextmanager
 def only_indexers(model: Transformer) -> Iterator[None]:
-    """While entered, nothing but indexers asks for gradients, so a forward pass keeps no graph of the rest."""
+    """While entered, only parameters of indexers require gradients, so a forward pass keeps no graph of the rest."""
     keep = {id(p) for _, p in indexer_parameters(model)}
     frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in keep]
     for p in frozen:

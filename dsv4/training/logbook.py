@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line per step in a file that anything can read, and copies for the trackers people use."""
+"""The log of a run: one JSON line per step in a file, and copies for experiment trackers."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ TRACKERS = ("trackio", "tensorboard", "wandb")
 
 
 class Tracker(Protocol):
-    """Where numbers are also sent."""
+    """An experiment tracker that also receives the numbers."""
 
     def log(self, numbers: dict[str, float], step: int) -> None: ...
 
@@ -28,8 +28,8 @@ class Tracker(Protocol):
 class Logbook:
     """`log.jsonl` of a run. Opening it for a run that goes on from `step` drops the lines from there on.
 
-    On a full disk lines wait in memory for room. Trackers that fail are told of once and get no more. close() raises
-    OSError for lines that found no room.
+    On a full disk, lines wait in memory. A tracker that fails is reported once and gets no more numbers. close() raises
+    OSError for lines that could not be written.
     """
 
     def __init__(self, file: Path, step: int = 0, trackers: tuple[Tracker, ...] = ()) -> None:
@@ -50,7 +50,7 @@ class Logbook:
             if not is_full(error):
                 raise
             if not told:
-                _log.warning("%s; the log waits in memory for room", error)
+                _log.warning("%s; lines of the log wait in memory", error)
         numbers = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "step"}
         self._tell_trackers(lambda tracker: tracker.log(numbers, line["step"]))
 
@@ -62,7 +62,7 @@ class Logbook:
             self._out.close()
 
     def _flush(self) -> None:
-        """All that waits, or nothing of it: what was written in part is cut off again."""
+        """Write all waiting lines or none: a partial write is cut off again."""
         if not self._waiting:
             return
         end = self._out.seek(0, os.SEEK_END)
@@ -86,12 +86,12 @@ class Logbook:
 
 
 def _rounded(value: float) -> float | None:
-    """Six digits; what is not finite is null, because JSON has no word for it."""
+    """Six digits; null for NaN and infinity, which JSON cannot hold."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:
-    """Its lines; one that was cut off by a crash is passed over."""
+    """The lines of a log; a line that a crash cut off is left out."""
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:

@@ -1,4 +1,4 @@
-"""Everything a training step minimises (report 4.3): next token, token after next, balance, and the indexers' KL.
+"""The losses of a training step (report 4.3): next token, token after next, balance, and the indexers' KL.
 
 Legend: T tokens, N rows with a target, S streams, D hidden size, E experts, K choices per token.
 """

@@ -1,6 +1,6 @@
 """The optimisers of a model (report 2.4): Muon over the matrices of its linear maps, AdamW over the rest.
 
-`dsv4.parameters` says which parameter belongs where.
+The table of `dsv4.parameters` assigns each parameter.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,7 +38,7 @@ def place(config: ModelConfig, names: Iterable[str]) -> list[Parameter]:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Named parameters by what moves them. matrices: those of Muon, by the heights of the matrices stored in one.
+    """Named parameters by optimiser. matrices: those of Muon, by the heights of the matrices that one parameter stores.
     vectors: those of AdamW, by whether they decay."""
 
     matrices: Mapping[tuple[int, ...], list[tuple[str, nn.Parameter]]]
@@ -139,7 +139,7 @@ def make_adamw(groups: list[dict[str, Any]], lr: float) -> torch.optim.AdamW:
 
 
 def table(model: Transformer) -> str:
-    """The placement of a model's parameters for people: one line per kind, layers and experts counted together."""
+    """The optimiser of each parameter of a model, as text: one line per kind, layers and experts counted together."""
     lines: dict[tuple[str, ...], list[int]] = {}
     for p in place(model.config, [name for name, _ in model.named_parameters()]):
         kind = ".".join("*" if part.isdigit() else part for part in p.name.split("."))

@@ -1,4 +1,4 @@
-"""Training against the numbers that will be released (report 5.2.1): weights, cache rows and activations go through
+"""Quantisation-aware training for the released formats (report 5.2.1): weights, cache rows and activations go through
 their FP4 and FP8 forms, gradients go straight to the fp32 masters.
 
 The released layout keeps experts in FP4 (1 x 32), dense linears in FP8 (128 x 128), some matrices in bf16. The report's
@@ -20,7 +20,7 @@ from dsv4.parameters import Parameter, parameter_table
 
 
 def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE) -> Tensor:
-    """What a reader of the layout will find in place of a float parameter, in fp32; the same shape."""
+    """The value that a reader of the layout gets for a float parameter, in fp32, of the same shape."""
     tensors = store_parameter(parameter, value, layout)
     weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
     if scale is None:
@@ -30,7 +30,7 @@ def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE
 
 
 class FakeQuantised:
-    """While entered, the model computes with what the layout will store; outside nothing of it is left, or costs.
+    """While entered, the model computes with the values that the layout will store. Outside it has no effect.
 
         with FakeQuantised(model):
             compute_loss(model, batch).total.backward()   # p.grad belongs to the fp32 values
@@ -39,9 +39,9 @@ class FakeQuantised:
     Weights are cast once per entry, so one entry should span all micro-batches of a step. Gradients of a cast are those
     of the identity. cache: key-value rows go through FP8 and the indexers' queries and keys through Hadamard and FP4,
     as when serving. activations: inputs of quantised linears go through FP8 blocks of 128 columns. masters: fp32 values
-    by name to cast from, where the model itself holds rounded ones. `dsv4.distributed.qat` has it for matrices that
-    ranks share. Raises CheckpointError for a weight the layout cannot hold, on construction where the shape is to
-    blame.
+    by name to cast from, where the model itself holds rounded ones. `dsv4.distributed.qat` is for matrices that
+    ranks share. Raises CheckpointError for a weight that the layout cannot hold, on construction if its shape is the
+    reason.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class FakeQuantised:
         self._cast_inputs(None)
 
     def released(self, rule: Parameter, value: Tensor) -> Tensor:
-        """What stands in place of a weight while entered, fp32."""
+        """The value that replaces a weight while entered, fp32."""
         return released_value(rule, value, self.layout)
 
     def kept(self, p: nn.Parameter) -> Tensor:
-        """The weight's memory, to be put back."""
+        """The weight's memory, which is restored at the end."""
         return p.data
 
     def put(self, p: nn.Parameter, value: Tensor) -> None:

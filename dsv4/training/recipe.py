@@ -1,4 +1,4 @@
-"""A run as data: one frozen object read from a TOML file, checked before anything is loaded.
+"""A training run as one frozen object, read from a TOML file and checked before anything is loaded.
 
 recipe = Recipe.from_file("recipes/text/small.toml", ["lr.peak=1e-3", "seed=2"])
 """
@@ -32,7 +32,7 @@ from dsv4.training.text_files import read_text
 __all__ = ["Recipe", "SourceSettings"]
 
 _STRICT = ConfigDict(extra="forbid")
-# fields of ModelConfig that a recipe has no say in, and who has
+# fields of ModelConfig that a recipe may not set, and what sets them
 FROM_ELSEWHERE = {
     "vocab_size": "the tokenizer",
     "bos_token_id": "the tokenizer",
@@ -87,7 +87,7 @@ class Recipe:
             raise ValueError(f"scale.expert must divide model.n_routed_experts {experts}, got {self.scale.expert}")
 
     def _check_lora(self) -> None:
-        """Adapters beside the rest: the weights they lie on stay as they are."""
+        """Check adapters against the other fields: the weights under them do not change."""
         if self.init is None:
             raise ValueError("lora needs init: the folder whose weights the adapters lie on")
         if self.qat_from is not None:
@@ -98,7 +98,7 @@ class Recipe:
             raise ValueError(f"optimizer.balance_speed must be 0 with lora, got {self.optimizer.balance_speed}")
 
     def _check_lengths(self) -> None:
-        """Stages beside the model, the batch and the sources."""
+        """Check the stages against the model, the batch and the sources."""
         config = self.config(1024)  # what is wrong with the model is told now
         if CSA_RATIO not in config.compress_ratios and any(s.phase is Phase.WARMUP for s in self.stages):
             raise ValueError(f"stages: phase warmup trains indexers; model.compress_ratios has no {CSA_RATIO} (CSA)")
@@ -159,7 +159,7 @@ class Recipe:
             raise ValueError(explain(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: what a run's folder keeps."""
+        """The recipe as JSON values, which the run's folder keeps."""
         return TypeAdapter(Recipe).dump_python(self, mode="json")
 
 

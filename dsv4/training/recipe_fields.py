@@ -1,4 +1,4 @@
-"""The fields of a recipe by their dotted names: which there are, what `--set` changes, and what is wrong with one."""
+"""The fields of a recipe by their dotted names: unknown fields, changes by `--set`, and messages for wrong values."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import ValidationError
 
-# what pydantic calls a mistake -> what we say
+# pydantic's name of a mistake -> our message
 _MUST = {
     "int": "must be an integer",
     "float": "must be a number",
@@ -22,8 +22,8 @@ _MUST = {
 
 
 def set_field(raw: dict[str, Any], change: str) -> None:
-    """Set one field, given as "dotted.key=value" with a TOML value; one that is no TOML is taken for text. Raises
-    ValueError for a path that leads nowhere; whether the field exists is `check_fields`'s question."""
+    """Set one field, given as "dotted.key=value" with a TOML value; a value that is no TOML is text.
+    Raises ValueError for a path that leads nowhere; `check_fields` checks whether the field exists."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"--set needs key=value, got {change!r}")
@@ -74,7 +74,7 @@ def check_fields(kind: type, raw: Any, where: str = "") -> None:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass that a field holds, alone, in a tuple or perhaps."""
+    """The dataclass that a field holds: alone, in a tuple, or as an optional value."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint
     return next((found for arg in get_args(hint) if (found := _dataclass_in(arg)) is not None), None)
@@ -90,7 +90,7 @@ def whole_numbers(raw: Any) -> Any:
 
 
 def explain(error: ValidationError, where: str = "") -> str:
-    """The first mistake in words: the field, what it must be, what it is."""
+    """A message for the first mistake: the field, the values it may have, the value it has."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
     kind, given = first["type"], first["input"]

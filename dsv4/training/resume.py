@@ -1,4 +1,4 @@
-"""Whether a recipe may go on with the state of a run: what has happened must be what it would have done."""
+"""Check that a recipe may resume the state of a run: it must describe the same run up to that state."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import past_change
 
 _SCHEDULE = ("stages", "lr", "batch", "mtp_weights", "qat_from")
-_FREE = ("run", "scale")  # what a run costs and tells
+_FREE = ("run", "scale")  # they change cost and reports, not results
 # where texts lie and how they are read; the documents themselves are compared
 _PLACES = ("path", "suffixes", "characters", "key", "invalid")  # of a source; `init` is the place of weights
 
 
 def fingerprints(sources: Sequence[Source], codec: Codec, base: str | None = None) -> dict[str, Any]:
-    """What a state keeps of its data: equal for equal documents, wherever they lie. base: a digest of the weights that
-    the run started from."""
+    """Digests of tokenizer and documents: equal for equal content, wherever the files lie. base: a digest of the
+    weights that the run started from."""
     definition = hashlib.blake2b(codec.definition_json().encode(errors="surrogatepass"), digest_size=16)
     found = {"tokenizer": definition.hexdigest(), "sources": [source.digest for source in sources]}
     return found if base is None else {**found, "base": base}
 
 
 def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
-    """Raise ValueError naming the field by which the run of `state` would have gone otherwise, or the data that is not
-    what it began with. Free are `run` (but its numerics), `scale`, `data.micro`, and the future of the schedule."""
+    """Raise ValueError naming a field that would have changed the run of `state` so far, or data that differ from those
+    at its beginning. May change: `run` (except its numerics), `scale`, `data.micro`, the future of the schedule."""
     made, known = Recipe.from_dict(state["recipe"]), state.get("data")
     own, other = _compared(recipe, known is not None), _compared(made, known is not None)
     found = _first_difference(other, own)

@@ -1,4 +1,4 @@
-"""The parts of a recipe as data, checked where they are made; nothing here loads torch."""
+"""The tables of a recipe as frozen dataclasses that check their values. Nothing here loads torch."""
 
 import re
 from dataclasses import dataclass, field
@@ -62,8 +62,8 @@ class SourceSettings:
 class DataSettings:
     """tokenizer: a folder with tokenizer.json, or vocabulary: train one of that many tokens on the sources.
 
-    fim: share of text documents told as prefix, suffix, middle (PSM). pool: sequences packed together; more packs
-    tighter. micro: tokens of one forward pass, at least a sequence; memory grows with it.
+    fim: share of text documents reordered as prefix, suffix, middle (PSM). pool: sequences packed together; a
+    larger pool leaves fewer gaps. micro: tokens of one forward pass, at least a sequence; memory grows with it.
     """
 
     sources: tuple[SourceSettings, ...]
@@ -131,7 +131,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What the run costs and tells. save_seconds: between checkpoints. recall_every, recall_queries: steps between
+    """Cost and reports of a run. save_seconds: between checkpoints. recall_every, recall_queries: steps between
     measurements of the indexers, and how many queries each. recompute: keep only block inputs for the backward pass."""
 
     numerics: Literal["fp32", "bf16"] = "fp32"
@@ -152,7 +152,7 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How much each part counts beside the next token's 1. indexer: scale-free for Muon and AdamW; it matters only to
+    """Weights of the losses; that of the next token is 1. indexer: Muon and AdamW ignore its scale; it matters only to
     gradient clipping."""
 
     mtp: float = 0.3

@@ -40,7 +40,7 @@ def _suffix(file: Path) -> str:
 
 
 def _instead(settings: SourceSettings, found: Sequence[Path]) -> str:
-    """What a folder without wanted files has, and what would read it."""
+    """The files that a folder has instead, and the setting that reads them."""
     endings = Counter(_suffix(file) or "no ending" for file in found)
     if not endings:
         return "; the folder is empty"
@@ -51,8 +51,8 @@ def _instead(settings: SourceSettings, found: Sequence[Path]) -> str:
 
 
 def texts_of(settings: SourceSettings, files: Sequence[Path]) -> Iterator[str]:
-    """The documents of these files, one after another; blank ones are left out. Raises ValueError naming file and line
-    of what cannot be read."""
+    """The documents of these files, one after another, without blank ones. Raises ValueError naming file and line of a
+    text that cannot be read."""
     if settings.kind == "messages":
         yield from _texts_of_messages(settings, files)
         return
@@ -63,7 +63,7 @@ def texts_of(settings: SourceSettings, files: Sequence[Path]) -> Iterator[str]:
 
 def objects_of(settings: SourceSettings, file: Path, missing: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file's lines, each with its place for messages ("chats.jsonl, line 3"); blank lines are
-    left out. missing: what the message says of a line that is no object."""
+    left out. missing: the message for a line that is no object."""
     for number, line in enumerate(lines_of(file, replace=settings.invalid == "replace"), start=1):
         if line.strip():
             where = f"{file}, line {number}"
@@ -83,7 +83,7 @@ def _object_in(line: str, missing: str) -> dict[str, Any]:
 
 
 def _texts_of_messages(settings: SourceSettings, files: Sequence[Path]) -> Iterator[str]:
-    """What the messages of conversations say, for a tokenizer that is trained on it."""
+    """The texts of the messages of conversations, to train a tokenizer on."""
     for file in files:
         for _, conversation in objects_of(settings, file, "no conversation"):
             messages = conversation.get("messages")
@@ -114,7 +114,7 @@ def _kind(value: object) -> str:
 
 
 def _without_surrogates(settings: SourceSettings, text: str, where: str) -> str:
-    """JSON can write halves of a pair (\\ud83d) that stand for no character."""
+    """Replace or refuse lone surrogates (\\ud83d), which JSON can hold and UTF-8 cannot."""
     try:
         text.encode("utf-8")
         return text

@@ -1,7 +1,7 @@
 """The states of a run: the last one and the one before, each whole, in the run's folder.
 
-One process writes `state.pt`. Several write a folder `state-STEP` (`dsv4.distributed.checkpoint`); how to tell that one
-is whole stands here, because a run in one process must notice it.
+One process writes `state.pt`. Several write a folder `state-STEP` (`dsv4.distributed.checkpoint`); the check that
+one is whole is here, because a run in one process must notice it.
 """
 
 import json
@@ -30,9 +30,9 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def find_state(folder: Path) -> Path | None:
-    """The newest state that is whole; None where the folder has none at all.
+    """The newest state that is whole; None if the folder has no state.
 
-    A damaged one is reported and put aside as *.damaged. Raises ValueError when there are only damaged ones.
+    A damaged state is reported and renamed to *.damaged. Raises ValueError if all states are damaged.
     """
     damaged: list[str] = []
     for name in (STATE_FILE, PREVIOUS_FILE):
@@ -52,18 +52,18 @@ def find_state(folder: Path) -> Path | None:
 
 
 def remove_states(folder: Path) -> None:
-    """For runs that are finished and will not be extended."""
+    """Remove the states of a run that will not be extended."""
     for name in (STATE_FILE, PREVIOUS_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def load_state(file: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """What was written. mapped: tensors stay on the disk until they are read."""
+    """Read a state. mapped: tensors stay on the disk until they are used."""
     return torch.load(file, weights_only=True, mmap=mapped)
 
 
 def _fault(file: Path) -> str | None:
-    """What is wrong with a state, every byte compared with its checksum."""
+    """The fault of a state file, None if it has none; every byte is compared with its checksum."""
     try:
         with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()

@@ -1,4 +1,4 @@
-"""What a training step asks of the processes it runs in: one alone, or several that share each step's sequences."""
+"""The interface between a training step and its processes: one, or several that share the sequences of each step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,35 +21,35 @@ from dsv4.training.states import find_state, latest_of_ranks, load_state, write_
 
 
 class Team(Protocol):
-    """One process's view of all of them; every rank makes the same calls in the same order. `Alone` is one process,
-    `dsv4.distributed.ranks.Ranks` several."""
+    """What one process knows of all processes. Every rank must make the same calls in the same order. `Alone` is for
+    one process, `dsv4.distributed.ranks.Ranks` for several."""
 
     rank: int
     world: int
-    samples: tuple[int, int]  # which share of a step's sequences, of how many
+    samples: tuple[int, int]  # this rank's share of a step's sequences: its number, and the number of shares
 
     def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> Transformer:
         """A new model, or this rank's part of it."""
         ...
 
     def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
-        """`make_optimizers` over what `build` made."""
+        """`make_optimizers` for the model of `build`."""
         ...
 
     def fake_quantised(self, model: Transformer, masters: Mapping[str, Tensor]) -> FakeQuantised:
-        """`FakeQuantised` over what `build` made."""
+        """`FakeQuantised` for the model of `build`."""
         ...
 
     def share(self, batches: list[Batch]) -> list[Batch]:
-        """This rank's micro-batches of a step, from those of its share of the sequences: the same number on all."""
+        """This rank's micro-batches of a step, from those of its share of the sequences; all ranks get equally many."""
         ...
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
-        """Those of all ranks' batches together."""
+        """The totals over the batches of all ranks."""
         ...
 
     def complete(self, losses: Losses, balance: float, totals: Totals) -> None:
-        """Add what `compute_loss` could not know: the balance loss of documents that lie on several ranks."""
+        """Add to `losses` the balance loss of documents that lie on several ranks, which `compute_loss` cannot know."""
         ...
 
     def sum(self, tensor: Tensor) -> None:
@@ -57,7 +57,7 @@ class Team(Protocol):
         ...
 
     def sum_gradients(self, named: Named) -> None:
-        """Add up the gradients of what several ranks hold a copy of; a missing gradient counts as zero."""
+        """Sum the gradients of parameters of which several ranks hold a copy; a missing gradient counts as zero."""
         ...
 
     def clip(self, named: Named, largest: float) -> float:
@@ -65,28 +65,28 @@ class Team(Protocol):
         ...
 
     def save(self, folder: Path, header: dict[str, Any], capture: Callable[[], dict[str, Any]]) -> None:
-        """Write the state in one piece; the one before stays beside it. header: what JSON can hold;
-        capture: everything else, where one process has all of it."""
+        """Write the state as a whole; the previous state stays beside it. header: values that JSON can hold. capture:
+        returns everything else, for a process that holds all of it."""
         ...
 
     def read(self, folder: Path) -> dict[str, Any] | None:
-        """The header of the folder's state; None where there is none."""
+        """The header of the folder's state; None if the folder has no state."""
         ...
 
     def restore(self, folder: Path, restore: Callable[[dict[str, Any]], None]) -> None:
-        """Put the state back."""
+        """Load the state that `read` found."""
         ...
 
     def whole_weights(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All weights by name, fp32 masters where there are any: `own` or what was saved last."""
+        """All weights by name, in fp32 where there are masters: `own` in one process, else the last checkpoint's."""
         ...
 
     def watch(self) -> AbstractContextManager[None]:
-        """While entered, errors of the connection to other ranks say so."""
+        """While entered, an error of the connection to another rank is reported as such."""
         ...
 
     def agree(self, wish: bool) -> bool:
-        """What the first rank wishes: clocks differ."""
+        """The wish of the first rank, for decisions that depend on clocks."""
         ...
 
     def barrier(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Text files as people have them: encodings with a byte order mark, gzip, any line ends; what is no text is named.
+"""Reading text files: UTF-8, UTF-16 and UTF-32, gzip, any line ends; other files are refused by name.
 
 Read as a stream of lines. UTF-8 is assumed; a byte order mark says UTF-16 or UTF-32 and is never part of the text. Line
 ends become "\\n". Bytes that are not valid in the encoding, and NUL bytes, raise ValueError with file, line and column.
@@ -66,7 +66,7 @@ def _decoded(file: Path, replace: bool) -> Iterator[str]:
     with file.open("rb") as raw:
         packed = raw.peek(2).startswith(_GZIP)
         try:
-            # the wrapper only reads ahead: a GzipFile cannot be asked for its first bytes otherwise
+            # the wrapper provides peek, which a GzipFile lacks
             stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), _SAMPLE) if packed else raw
             yield from _Decoder(file, stream, replace)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -82,7 +82,7 @@ class _Peekable(Protocol):
 
 
 class _Decoder:
-    """Decodes a stream piece by piece and remembers where it is, for messages."""
+    """Decodes a stream piece by piece and counts lines and columns for messages."""
 
     def __init__(self, file: Path, stream: _Peekable, replace: bool) -> None:
         self._file, self._stream, self._replace = file, stream, replace

@@ -1,4 +1,4 @@
-"""Operations that training needs, and the operations per second of the machine: both give the MFU of a run."""
+"""Operations that training needs, and operations per second of the machine: their ratio gives the MFU of a run."""
 
 import time
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from dsv4.model import accounting
 
 def training_flops(config: ModelConfig, lengths: Sequence[int], *, dense: bool = False) -> float:
     """Operations that training on one token needs, the mean over documents of these lengths: 6 per active weight (2
-    forward, 4 backward), head, prediction block and attention with its indexers included. Nothing that is done twice
-    counts twice.
+    forward, 4 backward), head, prediction block and attention with its indexers included. Recomputation does not
+    count.
     """
     p = accounting.parameters(config)
     weights = float(p.active)

@@ -1,4 +1,4 @@
-"""A training run: batches in, updates of the model out, and everything needed to go on after a crash.
+"""The training loop: batches, losses, updates, recovery from spikes, and states to resume from.
 
 Legend: T tokens.
 """
@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Model, optimisers and data of a recipe in a folder; `run` yields a record per step. With a state in the folder it
-    goes on from there, bit for bit as if it had never stopped.
+    """Model, optimisers and data of a recipe in a folder; `run` yields a record per step. If the folder has a state,
+    the run resumes from it, bit for bit as if it had not stopped.
 
     model: where the run does not start from new weights; base: a digest of what these were.
     Raises ValueError when the folder's state belongs to another recipe.
@@ -95,9 +95,8 @@ class Trainer:
         return self.tokens >= self.schedule.tokens
 
     def run(self) -> Iterator[StepRecord]:
-        """Train to the end of the schedule. Saves now and then, and at the end; closing the iterator does not save.
-
-        Without room for a state the run goes on and tries again later; only at the end that is an error.
+        """Train to the end of the schedule. Saves every `run.save_seconds` and at the end; closing the iterator does
+        not save. On a full disk the run goes on and tries again later; at the end a full disk is an error.
         """
         while not self.done:
             with self.team.watch():
@@ -110,7 +109,7 @@ class Trainer:
             self.save()
 
     def advance(self) -> StepRecord:
-        """One step, or one return after a spike."""
+        """One step, or one return to a snapshot after a spike."""
         began, tokens, step = time.perf_counter(), self.tokens, self.step
         settings = self.schedule.at(tokens)
         self._apply(settings)
@@ -158,8 +157,8 @@ class Trainer:
         return record
 
     def stand_at(self, tokens: int, *, anticipating: bool = False) -> None:
-        """Go on as a run that has seen `tokens` tokens, with the weights of now and data from its beginning: for trying
-        stages, never in a run that is kept. anticipating: route ahead, as after a spike."""
+        """Continue as a run that has seen `tokens` tokens, with the present weights and the first documents: to try
+        stages in a run that is not kept. anticipating: use Anticipatory Routing, as after a spike."""
         zeros = (0,) * len(self.recipe.data.sources)
         position = Position(tokens, zeros, zeros, self.schedule.at(tokens).stage.length)
         self.reader = self._reader_from(start=(self.step, position))
@@ -167,7 +166,7 @@ class Trainer:
         self.recovery.route_ahead(self.step + 1_000_000 if anticipating else self.step)
 
     def save(self) -> None:
-        """Write the state in one piece: the old one stays until the new one is whole."""
+        """Write the state; the old one stays until the new one is complete."""
         self._saved = time.monotonic()
         header = {
             "recipe": self.recipe.to_dict(),
@@ -186,7 +185,7 @@ class Trainer:
         except OSError as error:
             if not is_full(error):
                 raise
-            _log.warning("no state was written (%s); the one before stays, and the run goes on", error)
+            _log.warning("no state was written (%s); the previous one stays, and the run goes on", error)
 
     def weights(self) -> dict[str, Tensor]:
         """All of the model's weights by name, in fp32 where the run keeps masters."""
@@ -221,7 +220,7 @@ class Trainer:
             self.model.use_yarn(settings.stage.yarn)
             self._yarn = settings.stage.yarn
         holds = (settings.stage_index, settings.qat)
-        if holds != self._holds:  # another loss from here on: what was ordinary is not any more
+        if holds != self._holds:  # the loss changes here, so the detector starts again
             self.recovery.detector.reset()
             self._holds = holds
 

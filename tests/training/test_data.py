@@ -162,8 +162,8 @@ def fails(rng: random.Random, codec: Letters, what: str) -> object:
     ("what", "message"),
     [
         ("raises", r"for document 0 raised KeyError: 'key' \(.*test_data\.py, line \d+\)"),
-        ("number", "for document 0 gave int; it must give text or a Document"),
-        ("outside", r"for document 0 gave token 97; tokens must be in \[0, 97\)"),
+        ("number", "for document 0 returned int; it must return text or a Document"),
+        ("outside", r"for document 0 returned token 97; tokens must be in \[0, 97\)"),
     ],
 )
 def test_generators_that_fail_are_named(what: str, message: str) -> None:

@@ -140,7 +140,7 @@ def test_lines_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     log._out = Stuck()  # type: ignore
     log.write({"step": 1, "next": float("nan")})
     log.write({"step": 2, "next": 1.0})
-    assert caplog.text.count("the log waits in memory") == 1
+    assert caplog.text.count("lines of the log wait in memory") == 1
     assert [line["step"] for line in read_log(log.file)] == [0]
     log._out = real
     log.close()
