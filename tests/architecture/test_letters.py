@@ -15,7 +15,9 @@ EXCEPTIONS = {
     (row[0], row[1], place.strip().strip("`")) for row in ROWS if len(row) == 4 for place in row[2].split(",")
 }
 FILES = sorted(
-    file for part in ("model", "kernels", "cache", "engine", "training", "distributed") for file in (ROOT / "dsv4" / part).rglob("*.py")
+    file
+    for part in ("model", "kernels", "cache", "engine", "training", "distributed")
+    for file in (ROOT / "dsv4" / part).rglob("*.py")
 )
 
 
