@@ -171,17 +171,17 @@ class OwnedMatrices:
             scratch.grad = None
 
     def _gather_gradients(self, matrices: list[_Matrix], group: Any) -> None:
-        ranks = dist.get_world_size(group)
-        grads = [(m.owner, local(m.p.grad).reshape(-1)) for m in matrices if m.p.grad is not None]
-        held = [[grad for owner, grad in grads if owner == rank] for rank in range(ranks)]
-        mine = [m.scratch for m in matrices if m.scratch is not None]
-        parts = [[shard_rows(one.shape[0], ranks)[rank] * one.shape[1] for one in mine] for rank in range(ranks)]
+        ranks, me = dist.get_world_size(group), dist.get_rank(group)
+        held = [[local(m.p.grad).reshape(-1) for m in matrices if m.owner == owner] for owner in range(ranks)]  # pyrefly: ignore
+        mine = [m for m in matrices if m.owner == me]
+        parts = [[shard_rows(m.p.shape[0], ranks)[rank] * m.p.shape[1] for m in mine] for rank in range(ranks)]
         send, receive = [sum(t.numel() for t in part) for part in held], [sum(part) for part in parts]
         flat = [t for part in held for t in part]
         got = exchange(torch.cat(flat) if flat else self._nothing(), send, receive, group)
         by_rank = [block.split(part) for block, part in zip(got.split(receive), parts, strict=True)]
-        for i, scratch in enumerate(mine):
-            scratch.grad = torch.cat([pieces[i] for pieces in by_rank]).view(scratch.shape)
+        for i, m in enumerate(mine):
+            assert m.scratch is not None
+            m.scratch.grad = torch.cat([pieces[i] for pieces in by_rank]).view(m.p.shape)
 
     def _return_shards(self, matrices: list[_Matrix], group: Any) -> list[Tensor]:
         ranks = dist.get_world_size(group)
