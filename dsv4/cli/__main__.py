@@ -24,6 +24,7 @@ VERBS = {
     "sft": "Fine-tune a model on conversations, or go on with a run.",
     "grpo": "Make a specialist by reinforcement learning, or go on with such a run.",
     "recipe": "Make a model from nothing: every stage of a chain, or those that are left.",
+    "distill": "Make one student from several teachers, or go on with such a run.",
     "bench": "Measure prefill and decode speed by context length.",
 }
 # in torch's message about memory that it cannot allocate

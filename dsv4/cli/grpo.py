@@ -46,11 +46,7 @@ def grpo(
     at_least(1, threads=threads, steps=steps)
     made = GrpoRecipe.from_file(recipe, set)
     with told_in_sentences():
-        import torch
+        from dsv4.cli.rollout_start import Options, run_recipe
+        from dsv4.posttraining.grpo_run import GrpoRun
 
-        from dsv4.cli.grpo_start import Options, run_recipe
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        place = folder or Path("runs") / made.name
-        run_recipe(made, place, Options(live, track, export, steps))
+        run_recipe(made, folder or Path("runs") / made.name, Options(live, track, export, steps, threads), GrpoRun)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 
-from dsv4.encoding import Tokenizer
 from dsv4.generation import WeightSink
 from dsv4.posttraining.distill import DistillObjective, distill_batches, with_rows
 from dsv4.posttraining.distill_recipe import DistillRecipe
@@ -21,19 +20,13 @@ _WIDTHS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class DistillRun(RolloutRun[DistillRecipe]):
-    """A recipe of distillation at work in a folder. tokenizer: the student's, which the teachers must share. Raises
-    ValueError also for a teacher that is no model or has another vocabulary."""
+    """A recipe of distillation at work in a folder. Raises ValueError also for a teacher that is no model, or that has
+    another vocabulary or tokenizer."""
 
     phase: ClassVar[str] = "distill"
 
     def __init__(
-        self,
-        recipe: DistillRecipe,
-        folder: Path,
-        learner: Learner,
-        sources: Sources,
-        sink: WeightSink,
-        tokenizer: Tokenizer | None = None,
+        self, recipe: DistillRecipe, folder: Path, learner: Learner, sources: Sources, sink: WeightSink
     ) -> None:
         config, cache = learner.model.config, recipe.cache
 
@@ -42,7 +35,7 @@ class DistillRun(RolloutRun[DistillRecipe]):
                 [Path(path) for path in paths],
                 config.vocab_size,
                 folder / place,
-                student=tokenizer,
+                student=sources.tokenizer,
                 numerics=cache.numerics,
                 width=_WIDTHS[cache.width],
                 resident=cache.resident,

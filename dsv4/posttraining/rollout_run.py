@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
+from dsv4.encoding import Tokenizer
 from dsv4.files import is_full
 from dsv4.generation import WeightSink
 from dsv4.posttraining.learner import Learner
@@ -41,13 +42,14 @@ S = TypeVar("S")
 class Sources:
     """Where a run gets its groups. groups(prompts, number): rollouts of a step. forget(before): drops the logs of
     earlier steps. trial: of the held-out prompts, None where there are none. shown: what a log keeps of a step's groups
-    for people to read."""
+    for people to read. tokenizer: of the prompts, None where ids have no text."""
 
     prompts: Prompts
     groups: Callable[[Sequence[Prompt], int], Awaitable[list[Group]]]
     forget: Callable[[int], None]
     trial: Callable[[int], Awaitable[list[Group]]] | None = None
     shown: Callable[[Sequence[Group]], list[dict[str, Any]]] = lambda groups: []
+    tokenizer: Tokenizer | None = None
 
 
 class _StopRequested(Exception):

@@ -25,6 +25,7 @@ FLAGS = {
     "sft": "recipe init data lora epochs lr length set run",
     "grpo": "recipe set folder live track export threads steps",
     "recipe": "name folder stage set dry_run",
+    "distill": "recipe set folder live track export threads steps",
     "bench": "folder of contexts decode peer long json plot mode fused",
 }
 

@@ -1,11 +1,14 @@
-"""A GRPO run from its first check to the folder it leaves: engine, environments and learner in one process."""
+"""A run that learns from rollouts, from its first check to the folder it leaves: engine, environments and learner in
+one process. `dsv4 grpo` and `dsv4 distill` differ in the run that they start."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.checkpoint.names import LAYOUTS, Layout
@@ -18,12 +21,11 @@ from dsv4.model.layers import BF16, FP32
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.chat import ChatEnvironment
 from dsv4.posttraining.environment import Environment
-from dsv4.posttraining.grpo_run import GrpoRun
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.prompts import GeneratedPrompts, ListedPrompts, Prompts, read_prompts
-from dsv4.posttraining.recipe import GrpoRecipe, HeldOutSettings, PromptSettings
+from dsv4.posttraining.recipe import HeldOutSettings, PromptSettings, RolloutRecipe
 from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
-from dsv4.posttraining.rollout_run import Record, Sources
+from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources
 from dsv4.posttraining.settings import effort_settings
 from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
 from dsv4.posttraining.verifiers import VERIFIERS
@@ -42,10 +44,17 @@ class Options:
     track: str | None
     export: str
     steps: int | None
+    threads: int | None
 
 
-def run_recipe(recipe: GrpoRecipe, place: Path, options: Options) -> None:
+R = TypeVar("R", bound=RolloutRecipe)
+Start = Callable[[R, Path, Learner, Sources, WeightSink], RolloutRun[R]]
+
+
+def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> None:
     """Run or resume, and export the model at the end. All that can be judged at once is judged first."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     check_live_port(options.live)
     if options.track is not None:
         check_tracker(options.track)
@@ -73,14 +82,14 @@ def run_recipe(recipe: GrpoRecipe, place: Path, options: Options) -> None:
             )
         )
         makers = Makers(recipe, engine, environments, tokenizer.eos_id, sink, place)
-        run = GrpoRun(recipe, place, learner, makers.sources(prompts, tokenizer), sink)
+        run = start(recipe, place, learner, makers.sources(prompts, tokenizer), sink)
         finished = _show(run, place, None if page is None else page.url, options)
         if finished and layout is not None:
             target = export_model(place, base.config, learner.weights(place), layout, base.files())
             RunProgress(1).console.print(f"model: {target} ({layout.name})")
 
 
-def _layout(recipe: GrpoRecipe, export: str) -> Layout | None:
+def _layout(recipe: RolloutRecipe, export: str) -> Layout | None:
     if export == "auto":
         export = "release" if recipe.qat_from is not None else "bf16"
     return None if export == "none" else LAYOUTS[export]
@@ -94,7 +103,7 @@ def prompt_source(settings: PromptSettings | HeldOutSettings, tokenizer: Tokeniz
     return ListedPrompts(read_prompts(Path(settings.path), tokenizer), seed)
 
 
-def check_efforts(recipe: GrpoRecipe, prompts: Sequence[Prompt]) -> None:
+def check_efforts(recipe: RolloutRecipe, prompts: Sequence[Prompt]) -> None:
     """Raise ValueError where a prompt's mode has no settings."""
     for prompt in prompts:
         effort_settings(recipe.efforts, prompt.effort)
@@ -114,7 +123,7 @@ class _OneForAll(dict[str, Environment]):
         return self._environment
 
 
-def environments_of(recipe: GrpoRecipe, tokenizer: Tokenizer) -> Mapping[str, Environment]:
+def environments_of(recipe: RolloutRecipe, tokenizer: Tokenizer) -> Mapping[str, Environment]:
     """By domain; single turns with the named verifiers where the recipe says nothing."""
     settings = recipe.environment
     if settings.path is None:
@@ -128,7 +137,7 @@ class Makers:
 
     def __init__(
         self,
-        recipe: GrpoRecipe,
+        recipe: RolloutRecipe,
         engine: TokenGenerator,
         environments: Mapping[str, Environment],
         end: int,
@@ -187,7 +196,7 @@ class Makers:
             for runner in self._learning.values():
                 runner.forget(before)
 
-        return Sources(prompts, groups, forget, trial, lambda groups: shown(groups, tokenizer))
+        return Sources(prompts, groups, forget, trial, lambda groups: shown(groups, tokenizer), tokenizer)
 
 
 def shown(groups: Sequence[Group], tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -211,7 +220,7 @@ def _reward(rollout: Rollout) -> float:
     return rollout.reward or 0.0
 
 
-def _show(run: GrpoRun, place: Path, url: str | None, options: Options) -> bool:
+def _show(run: RolloutRun[R], place: Path, url: str | None, options: Options) -> bool:
     """Run, log every step and show the progress. True if the run reached its end."""
     recipe = run.recipe
     trackers = (open_tracker(options.track, recipe.name, place, recipe.to_dict()),) if options.track else ()
@@ -249,5 +258,9 @@ _SUMMARY = (
 def summary(record: Record) -> str:
     """The most important numbers in one line of text."""
     parts = [form.format(record[name]) for name, form in _SUMMARY if name in record]
-    parts += [f"{name} {record[name]:.0f}" for name in ("broken", "stale", "small", "skipped") if record.get(name)]
+    parts += [
+        f"{name} {record[name]:.0f}"
+        for name in ("broken", "stale", "small", "repeating", "skipped")
+        if record.get(name)
+    ]
     return "  ".join(parts)

@@ -1,0 +1,92 @@
+"""`dsv4 distill` as people run it: a process that is killed goes on as if it had not been; mistakes are told."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import ROOT
+from tests.posttraining.killed_runs import killed_and_resumed, lines
+
+RECIPE = """
+name = "small"
+init = "models/nano"
+steps = 4
+save_seconds = 0
+[prompts]
+path = "tests.posttraining.runs:prompt"
+[environment]
+path = "tests.posttraining.runs:environment"
+[teachers.d]
+path = "TEACHER"
+[objective]
+reference = 0.01
+[lr]
+peak = 1e-4
+[efforts.high]
+tokens = 12
+[rollouts]
+prompts = 3
+group = 1
+context = 64
+[optimizer]
+kind = "adamw"
+"""
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model with another output norm: a teacher that says something else."""
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    shutil.copytree(ROOT / "models" / "nano", folder)
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        if "norm.weight" in tensors:
+            tensors["norm.weight"] = tensors["norm.weight"] * 0.5
+            save_file(tensors, file)
+    return folder
+
+
+def command(folder: Path, teacher: Path, *more: str) -> list[str]:
+    recipe = folder.parent / "small.toml"
+    recipe.write_text(RECIPE.replace("TEACHER", str(teacher)))
+    flags = ("--folder", str(folder), "--live", "-1", "--threads", "1", "--export", "fp32")
+    return [sys.executable, "-m", "dsv4.cli", "distill", str(recipe), *flags, *more]
+
+
+def test_a_killed_run_is_the_run_that_was_not(teacher: Path, tmp_path: Path) -> None:
+    killed_and_resumed(lambda folder: command(folder, teacher), tmp_path)
+    told = lines(tmp_path / "cut")
+    assert [line["step"] for line in told] == [0, 1, 2, 3]
+    assert told[0]["kl.d"] > 0.01
+    assert told[0]["reference_kl"] < 1e-5 < told[-1]["reference_kl"]
+    assert "reward.d.high" in told[0]
+    assert told[0]["samples"][0]["answer"]
+    assert not list((tmp_path / "cut" / "teachers").iterdir())
+
+
+def test_the_last_part_computes_with_the_released_numbers_and_leaves_them(teacher: Path, tmp_path: Path) -> None:
+    change = ("--set", "qat_from=1", "--set", "steps=2", "--export", "auto")
+    made = subprocess.run(command(tmp_path / "run", teacher, *change), cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert "(release)" in made.stderr
+    assert (tmp_path / "run" / "model" / "tokenizer.json").exists()
+
+
+def test_mistakes_are_told_before_anything_is_learned(teacher: Path, tmp_path: Path) -> None:
+    for change, message in (
+        ("objective.kind=other", "objective.kind must be"),
+        ("teachers={}", "teachers must not be empty"),
+        ("teachers.d.path=nowhere", "nowhere"),
+        ('teachers={e={path="models/nano"}}', "teachers.d is missing"),
+        ("qat_form=3", "qat_form is not a field"),
+    ):
+        made = subprocess.run(
+            command(tmp_path / "run", teacher, "--set", change), cwd=ROOT, capture_output=True, text=True
+        )
+        assert made.returncode == 1, change
+        assert message in made.stderr, made.stderr
+        assert "Traceback" not in made.stderr
