@@ -50,10 +50,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, teacher: Path, *more: str) -> list[str]:
+def command(folder: Path, teacher: Path, *more: str, export: str = "fp32") -> list[str]:
     recipe = folder.parent / "small.toml"
     recipe.write_text(RECIPE.replace("TEACHER", str(teacher)))
-    flags = ("--folder", str(folder), "--live", "-1", "--threads", "1", "--export", "fp32")
+    flags = ("--folder", str(folder), "--live", "-1", "--threads", "1", "--export", export)
     return [sys.executable, "-m", "dsv4.cli", "distill", str(recipe), *flags, *more]
 
 
@@ -69,8 +69,8 @@ def test_a_killed_run_is_the_run_that_was_not(teacher: Path, tmp_path: Path) -> 
 
 
 def test_the_last_part_computes_with_the_released_numbers_and_leaves_them(teacher: Path, tmp_path: Path) -> None:
-    change = ("--set", "qat_from=1", "--set", "steps=2", "--export", "auto")
-    made = subprocess.run(command(tmp_path / "run", teacher, *change), cwd=ROOT, capture_output=True, text=True)
+    asked = command(tmp_path / "run", teacher, "--set", "qat_from=1", "--set", "steps=2", export="auto")
+    made = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert "(release)" in made.stderr
     assert (tmp_path / "run" / "model" / "tokenizer.json").exists()
