@@ -54,4 +54,4 @@ def adapter_notes(folder: Path) -> list[str]:
     """Whether an adapter lies beside the model."""
     if not adapter_files(folder):
         return []
-    return [f"{describe_adapter(folder)} that is not applied: merge it into the base to use it"]
+    return [f"{describe_adapter(folder)} that is not applied: --adapter uses it"]

@@ -119,7 +119,7 @@ def _why_nothing(folder: Path) -> str:
     """Which other files a folder without safetensors files has."""
     present = sorted(path.name for path in folder.iterdir())
     if any(name in present for name in ("adapter_config.json", "adapter_model.safetensors", "adapters.safetensors")):
-        return describe_adapter(folder) + " and no model: merge it into its base, or load the base"
+        return describe_adapter(folder) + " and no model: load its base and give this folder as --adapter"
     kinds = (
         (".gguf", "GGUF files are not read: the safetensors release is needed"),
         (tuple(PICKLE_SUFFIXES), "pickle files can run code and are not read; convert them to safetensors"),
