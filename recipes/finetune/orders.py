@@ -59,7 +59,7 @@ def grade(model: Path, file: Path, adapter: Path | None) -> None:
     right = 0
     talks = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
     for i, (order, line) in enumerate(talks):
-        said = str(loaded.chat([order], thinking=False, temperature=0, max_tokens=64))
+        said = loaded.chat([order], thinking=False, temperature=0, max_tokens=64).content
         right += said == line["content"]
         if i < 3:
             print(f"{order['content']}\n    {said}")
