@@ -184,10 +184,12 @@ class RequestOptions:
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """What a model's generation_config.json recommends where a request says nothing; ranges as in SamplingParams."""
+    """What a model's generation_config.json recommends where a request says nothing; ranges as in SamplingParams.
+    example_prompts: what its makers suggest to ask."""
 
     temperature: float = 1.0
     top_p: float = 1.0
+    example_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         SamplingParams(temperature=self.temperature, top_p=self.top_p)

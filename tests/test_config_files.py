@@ -406,6 +406,7 @@ def test_a_config_that_is_no_file(tmp_path: Path) -> None:
         ({"temperature": 0.5, "do_sample": False}, GenerationAdvice(0.0)),
         ({"temperature": None, "top_p": None, "do_sample": None, "eos_token_id": None}, GenerationAdvice()),
         ({"eos_token_id": [1, 2, 2, 5]}, GenerationAdvice(end_token_ids=(1, 2, 5))),
+        ({"example_prompts": ["a", "b"]}, GenerationAdvice(example_prompts=("a", "b"))),
     ],
 )
 def test_generation_config(value: dict[str, Any], advice: GenerationAdvice, tmp_path: Path) -> None:
@@ -438,7 +439,7 @@ def test_advice_that_is_not_followed_is_told(tmp_path: Path) -> None:
     [
         {"temperature": "1"}, {"temperature": 3}, {"temperature": True}, {"top_p": 0}, {"top_p": []},
         {"do_sample": "no"}, {"do_sample": 1}, {"eos_token_id": [1, 97]}, {"eos_token_id": "1"},
-        {"eos_token_id": [None]},
+        {"eos_token_id": [None]}, {"example_prompts": "a"}, {"example_prompts": [1]}, {"example_prompts": [""]},
     ],
 )  # fmt: skip
 def test_wrong_types_in_generation_config_are_named(change: dict[str, Any], tmp_path: Path) -> None:

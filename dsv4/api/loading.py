@@ -122,7 +122,7 @@ def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults
     for note in (*opened.notes, *advice.notes):
         warnings.warn(note, stacklevel=3)
     config = opened.config.with_changes(end_token_ids=tuple(ends))
-    return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p)
+    return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p, advice.example_prompts)
 
 
 def _disk_tier(folder: Path | None, budget: int, fingerprint: str) -> DiskTier | None:

@@ -4,7 +4,7 @@ T tokens, V vocabulary.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -198,7 +198,7 @@ class LocalModel:
         unknown = [name for name in options if name not in known]
         if unknown:
             raise ValueError(f"unknown option {unknown[0]!r}; known: stop, {', '.join(known)}")
-        values: dict[str, Any] = asdict(self.defaults)
+        values: dict[str, Any] = {"temperature": self.defaults.temperature, "top_p": self.defaults.top_p}
         values.update({name: value for name, value in options.items() if value is not None})
         if isinstance(bias := values.get("logit_bias"), Mapping):
             values["logit_bias"] = tuple((token, float(value)) for token, value in bias.items())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dsv4.cli.chat_screen import Screen
 
 DEFAULT_EFFORT = "high"
+SHOWN_EXAMPLES = 4
 
 
 def chat(
@@ -86,6 +87,8 @@ def _converse(model: "LocalModel", effort: str, system: str | None, options: dic
     screen.head(
         f"{model.name}, context {model.engine.context_length:,} tokens. /help lists the commands, Ctrl-D leaves."
     )
+    if model.defaults.example_prompts:
+        screen.head(f"Try: {'  |  '.join(model.defaults.example_prompts[:SHOWN_EXAMPLES])}")
     reader = _reader(commands, screen)
     while not commands.over:
         try:

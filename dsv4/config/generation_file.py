@@ -25,16 +25,19 @@ _CHANGE_ANSWERS: dict[str, tuple[Any, ...]] = {
     "forced_eos_token_id": (),
 }
 FILE_NAME = "generation_config.json"
+LONGEST_EXAMPLE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationAdvice:
     """temperature 0..2 (0 is greedy), top_p in (0, 1], and token ids that end an answer beside those of config.json.
-    notes: a sentence for advice that would change answers and is not followed."""
+    example_prompts: what its makers suggest to ask. notes: a sentence for advice that would change answers and is not
+    followed."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     end_token_ids: tuple[int, ...] = ()
+    example_prompts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -74,4 +77,13 @@ def _advice(raw: dict[str, Any], vocab_size: int) -> GenerationAdvice:
     ids = [
         int(number("eos_token_id", end, int, 0, vocab_size - 1)) for end in (ends if isinstance(ends, list) else [ends])
     ]
-    return GenerationAdvice(temperature if sampled else 0.0, top_p, tuple(dict.fromkeys(ids)))
+    examples = _examples(raw.get("example_prompts", []))
+    return GenerationAdvice(temperature if sampled else 0.0, top_p, tuple(dict.fromkeys(ids)), examples)
+
+
+def _examples(value: Any) -> tuple[str, ...]:
+    texts = value if isinstance(value, list) else [None]
+    if not all(isinstance(text, str) and 0 < len(text) <= LONGEST_EXAMPLE for text in texts):
+        kind = f"a list of texts of 1 to {LONGEST_EXAMPLE} characters"
+        raise ValueError(f"example_prompts must be {kind}, got {shown(value)}")
+    return tuple(texts)

@@ -86,7 +86,14 @@ class PlainRoutes:
         backend = self._backend
         efforts = supported_efforts(backend.tokenizer.dialect)
         context = backend.generator.context_length
-        return model_entry(name, backend.model_name, created=self._started, context_length=context, efforts=efforts)
+        return model_entry(
+            name,
+            backend.model_name,
+            created=self._started,
+            context_length=context,
+            efforts=efforts,
+            example_prompts=backend.defaults.example_prompts,
+        )
 
 
 @cache

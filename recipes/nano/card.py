@@ -17,7 +17,7 @@ from dsv4.cli.recipe_chain import RECORD, Chain
 from dsv4.encoding import Tokenizer
 from dsv4.files import rename, write_whole
 from dsv4.model.accounting import parameters
-from recipes.nano.dialogues import answered, dialogues
+from recipes.nano.dialogues import answered, dialogues, example_prompts
 from recipes.nano.grade import FIGURES, SHEET, table
 from recipes.nano.grading.abilities import missed
 from recipes.nano.grading.figures import percent
@@ -36,6 +36,7 @@ def make(run: Path) -> Path:
     file = staging / "generation_config.json"
     advice = json.loads(file.read_text(encoding="utf-8"))
     advice |= {"temperature": TEMPERATURE, "dialect": Tokenizer.load(staging).dialect.name}
+    advice["example_prompts"] = example_prompts()
     _write(file, json.dumps(advice, indent=2) + "\n")
     for name in (FIGURES, SHEET):
         shutil.copy(run / "grade" / name, staging / name)

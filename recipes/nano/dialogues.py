@@ -14,6 +14,11 @@ def dialogues() -> list[list[str]]:
     return tomllib.loads(FILE.read_text(encoding="utf-8"))["dialogues"]
 
 
+def example_prompts() -> list[str]:
+    """What `dsv4 chat` and the web page suggest to ask."""
+    return tomllib.loads(FILE.read_text(encoding="utf-8"))["examples"]
+
+
 def answered(model: "dsv4.LocalModel", asked: list[list[str]]) -> str:
     """The dialogues with greedy answers in Markdown; thoughts in italics."""
     parts: list[str] = []

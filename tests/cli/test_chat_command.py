@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ class Talk:
 @pytest.fixture
 def talk(model: LocalModel, capsys: pytest.CaptureFixture[str]) -> Talk:
     return Talk(model, capsys)
+
+
+def test_example_prompts_are_shown(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    for examples, shown in ((), False), (("Who are you?", "Sort 3 1 2"), True):
+        monkeypatch.setattr(model, "defaults", replace(model.defaults, example_prompts=examples))
+        monkeypatch.setattr("dsv4.cli.chat_input.PlainLines.read", lambda lines: None)
+        chat._converse(model, "none", None, OPTIONS)
+        captured = capsys.readouterr()
+        assert ("Try: Who are you?  |  Sort 3 1 2" in captured.out + captured.err) == shown
 
 
 def test_a_turn_and_its_speed_line(talk: Talk) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dsv4.server import Keys
 from dsv4.server.static import FILES, FOLDER
 from tests.server.browser import Browser, find_chromium
-from tests.server.conftest import Converse, listening
+from tests.server.conftest import Converse, Server, listening
 
 ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> [x](javascript:window.hacked=1)'
 THOUGHT = "Six times seven, surely. <b>bold?</b>"
@@ -112,6 +113,33 @@ def test_stop_and_mode_in_a_browser(serve: Converse, browser: Browser) -> None:
         browser.wait("true")
     assert server.generator.calls[0].closed_early
     assert server.tokenizer.decode(server.generator.calls[0].prompt).endswith("</think>")
+
+
+def with_examples(server: Server) -> Server:
+    backend = server.app.state.backend
+    backend.defaults = replace(backend.defaults, example_prompts=("Who are you?", "Sort 3 1 2"))
+    return server
+
+
+def test_examples_of_a_model_are_listed(serve: Converse) -> None:
+    assert "example_prompts" not in serve("x").request("GET", "/v1/models").json()["data"][0]
+    entry = with_examples(serve("x")).request("GET", "/v1/models").json()["data"][0]
+    assert entry["example_prompts"] == ["Who are you?", "Sort 3 1 2"]
+
+
+@pytest.mark.slow
+def test_examples_are_offered_in_a_browser(serve: Converse, browser: Browser) -> None:
+    server = with_examples(serve("why</think>Yes."))
+    with listening(server) as url:
+        browser.open(url)
+        browser.wait('document.querySelectorAll("#examples button").length == 2')
+        browser.run('document.querySelector("#examples button").click()')
+        browser.wait('document.querySelector(".note")?.textContent.includes("tokens")')
+        assert browser.run('document.querySelector("article.user").textContent') == "Who are you?"
+        assert browser.run('document.getElementById("examples").hidden')
+        browser.run('document.getElementById("new").click()')
+        assert not browser.run('document.getElementById("examples").hidden')
+        assert browser.run('document.querySelectorAll("#examples button").length') == 2
 
 
 @pytest.mark.slow

@@ -36,10 +36,16 @@ def check_model(requested: str, served: str, *, any_name: bool = False) -> None:
 
 
 def model_entry(
-    name: str, served: str, *, created: int, context_length: int, efforts: tuple[str, ...]
+    name: str,
+    served: str,
+    *,
+    created: int,
+    context_length: int,
+    efforts: tuple[str, ...],
+    example_prompts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """One entry of `GET /models`, in the official form with OpenAI's `created`. The field `alias_of` is the served
-    model for an alias, and null for the served model itself."""
+    model for an alias, and null for the served model itself; `example_prompts` is there where the model has some."""
     return {
         "id": name,
         "object": "model",
@@ -54,4 +60,5 @@ def model_entry(
         "api_capabilities": {"anthropic_messages": {"system_prompt_update": "in-history"}},
         "alias_of": None if name == served else served,
         "deprecated": name in DEPRECATED,
+        **({"example_prompts": list(example_prompts)} if example_prompts else {}),
     }

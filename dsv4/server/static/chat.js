@@ -16,7 +16,7 @@ function nearBottom() {
 }
 
 function showQuestion(text) {
-  at("empty").hidden = true;
+  at("empty").hidden = at("examples").hidden = true;
   const article = at("talk").appendChild(element("article"));
   article.className = "user";
   article.append(element("div", text));
@@ -189,6 +189,17 @@ async function loadModels() {
   }
   const { data } = await response.json();
   at("model").replaceChildren(...data.filter((model) => !model.deprecated).map((model) => new Option(model.id)));
+  at("examples").replaceChildren(...(data[0]?.example_prompts ?? []).map(example));
+}
+
+function example(text) {
+  const button = element("button", text);
+  button.type = "button";
+  button.addEventListener("click", () => {
+    at("text").value = text;
+    at("form").requestSubmit();
+  });
+  return button;
 }
 
 function fit() {
@@ -217,8 +228,8 @@ at("stop").addEventListener("click", () => running?.abort());
 at("new").addEventListener("click", () => {
   running?.abort();
   messages = [];
-  at("talk").replaceChildren(at("empty"));
-  at("empty").hidden = false;
+  at("talk").replaceChildren(at("empty"), at("examples"));
+  at("empty").hidden = at("examples").hidden = false;
   at("text").focus();
 });
 at("key").addEventListener("change", loadModels);
