@@ -16,8 +16,9 @@ _STRICT = ConfigDict(extra="forbid")
 class TokenSettings:
     """Cures for known faults of learning from one's own samples (docs/posttraining.md).
 
-    repeats: where an answer ends in so many copies of the same at most `period` tokens, all copies but the first count
-    nothing; 0 = they count. A teacher also goes on with a loop, so loops look well learned and grow. cut: answers that
+    repeats: where an answer that was cut ends in so many copies of the same at most `period` tokens, all copies but the
+    first count nothing; 0 = they count. A teacher also goes on with a loop, so loops look well learned and grow. An
+    answer that the student ended itself has left its loop (10000 ends in one). cut: answers that
     ran into their limit are learned from like others, or masked. half_life: tokens after which a token counts half; 0 =
     all alike. wrong_prefix: of an answer whose reward is below `right`, only so many tokens count; 0 = all. What
     follows a mistake is text that the teacher would never have written. without: ids that are not learned and that
@@ -89,11 +90,12 @@ def choose(groups: Sequence[Group], settings: TokenSettings, teachers: Mapping[s
 
 
 def loop_start(rollout: Rollout, settings: TokenSettings) -> int:
-    """The first token that only repeats what stands before it, in a loop that lasts to the end; the number of tokens
-    where there is none."""
-    tokens = rollout.tokens[:-1] if rollout.finished else rollout.tokens
-    first = len(rollout.tokens)
-    for period in range(1, min(settings.period, len(tokens) // 2) + 1) if settings.repeats else ():
+    """The first token that only repeats what stands before it, in a loop that lasts to where the answer was cut; the
+    number of tokens where there is none."""
+    tokens, first = rollout.tokens, len(rollout.tokens)
+    if rollout.finished or not settings.repeats:
+        return first
+    for period in range(1, min(settings.period, len(tokens) // 2) + 1):
         same = len(tokens)
         while same > period and tokens[same - 1] == tokens[same - 1 - period]:
             same -= 1

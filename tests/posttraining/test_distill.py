@@ -49,8 +49,8 @@ def test_copies_of_a_loop_at_the_end_count_nothing() -> None:
     assert weights(rollout(LOOP, finished=False), TokenSettings()) == [1.0] * 5 + [0.0] * 10
     assert weights(rollout(LOOP, finished=False), PLAIN) == [1.0] * 15
     assert loop_start(rollout(LOOP[:11], finished=False), TokenSettings()) == 11  # three copies may be meant
-    assert loop_start(rollout([*LOOP, 4, 3, 1]), TokenSettings()) == 18  # the answer found its way out
-    assert loop_start(rollout([*LOOP, 1]), TokenSettings()) == 5  # the end token does not hide it
+    assert loop_start(rollout([*LOOP, 4, 3], finished=False), TokenSettings()) == 17  # it found its way out
+    assert weights(rollout([6, 5, 5, 5, 5, 1]), TokenSettings()) == [1.0] * 6  # 10000 is no loop
     found = choose([Group(rollout(LOOP).prompt, (rollout(LOOP, finished=False),))], TokenSettings(), NUMBERS)
     assert (found.repeating, found.looped) == (1, 10)
 
