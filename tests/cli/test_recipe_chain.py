@@ -13,6 +13,7 @@ from dsv4.cli import recipe as command
 from dsv4.cli.__main__ import VERBS
 from dsv4.cli.recipe import chain_file, recipe
 from dsv4.cli.recipe_chain import Chain, ChainRecord
+from dsv4.posttraining.distill_recipe import DistillRecipe
 from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.training.recipe import Recipe
 from tests.conftest import ROOT
@@ -176,10 +177,9 @@ def test_the_chain_of_nano_names_what_there_is(tmp_path: Path) -> None:
         assert not ChainRecord.read(tmp_path).finished(stage)
         if "dsv4.cli" in call:
             verb, file = call[call.index("dsv4.cli") + 1 :][:2]
-            kinds = {"train": Recipe, "grpo": GrpoRecipe}
-            if verb in kinds:
-                kinds[verb].from_file(ROOT / file, [call[i + 1] for i, word in enumerate(call) if word == "--set"][:-1])
-                assert verb in VERBS
+            kinds = {"train": Recipe, "grpo": GrpoRecipe, "distill": DistillRecipe}
+            kinds[verb].from_file(ROOT / file, [call[i + 1] for i, word in enumerate(call) if word == "--set"][:-1])
+            assert verb in VERBS
         else:
             module = call[call.index("-m") + 1]
             assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
