@@ -12,24 +12,26 @@ import torch
 
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.checkpoint.names import LAYOUTS, Layout
-from dsv4.cli.progress import RunProgress, StopAfterStep, check_live_port, live_page, report_at_end
+from dsv4.cli.progress import RunProgress, StopAfterStep, check_live_port, console, live_page, report_at_end
 from dsv4.cli.rollout_engine import rollout_engine
 from dsv4.cli.train_export import export_model
+from dsv4.cli.train_start import check_run_folder
 from dsv4.encoding import Tokenizer
 from dsv4.generation import TokenGenerator, WeightSink
 from dsv4.model.layers import BF16, FP32
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.chat import ChatEnvironment
 from dsv4.posttraining.environment import Environment
+from dsv4.posttraining.foreign import CallsHangError, ForeignFault, told_as_fault
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.prompts import GeneratedPrompts, ListedPrompts, Prompts, read_prompts
 from dsv4.posttraining.recipe import HeldOutSettings, PromptSettings, RolloutRecipe
-from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
+from dsv4.posttraining.rollout import EngineLostError, RolloutRunner, RolloutSettings
 from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources
 from dsv4.posttraining.settings import effort_settings
 from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
 from dsv4.posttraining.verifiers import VERIFIERS
-from dsv4.training.documents import named_function
+from dsv4.training.documents import call_named, named_function
 from dsv4.training.logbook import Logbook, check_tracker, open_tracker
 from dsv4.training.run_lock import RunLock
 
@@ -59,13 +61,17 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     if options.track is not None:
         check_tracker(options.track)
     base = BaseModel.open(Path(recipe.init))
+    for note in base.notes:
+        console().print(f"note: {note}")
+    base.check_apart(place)
+    check_run_folder(place)
     tokenizer = load_tokenizer(base.folder, base.config.vocab_size)
     if tokenizer is None:
         raise ValueError(f"init: {base.folder} has no tokenizer.json")
     layout = _layout(recipe, options.export)
     prompts = prompt_source(recipe.prompts, tokenizer, recipe.seed, "prompts")
-    check_efforts(recipe, prompts.batch(0, recipe.rollouts.prompts))
     environments = environments_of(recipe, tokenizer)
+    check_prompts(recipe, prompts.batch(0, recipe.rollouts.prompts), environments)
     place.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(RunLock(place))
@@ -99,7 +105,7 @@ def prompt_source(settings: PromptSettings | HeldOutSettings, tokenizer: Tokeniz
     """What a recipe names. Raises ValueError naming the field, or the line of a file."""
     if ":" in settings.path and not settings.path.endswith(".jsonl"):
         make = named_function(where, settings.path, settings.options)
-        return GeneratedPrompts(make, tokenizer, settings.options, seed)
+        return GeneratedPrompts(f"{where}: {settings.path}", make, tokenizer, settings.options, seed)
     return ListedPrompts(read_prompts(Path(settings.path), tokenizer), seed)
 
 
@@ -107,6 +113,26 @@ def check_efforts(recipe: RolloutRecipe, prompts: Sequence[Prompt]) -> None:
     """Raise ValueError where a prompt's mode has no settings."""
     for prompt in prompts:
         effort_settings(recipe.efforts, prompt.effort)
+
+
+def check_prompts(recipe: RolloutRecipe, prompts: Sequence[Prompt], environments: Mapping[str, Environment]) -> None:
+    """Raise ValueError where these prompts cannot be tried: no settings for the mode, no environment for the domain,
+    no room for an answer, or a task that the environment does not take."""
+    check_efforts(recipe, prompts)
+    for prompt in prompts:
+        if prompt.domain not in environments:
+            known = ", ".join(environments)
+            raise ValueError(f"prompt {prompt.key}: domain must be one of {known}, got {prompt.domain!r}")
+        if len(prompt.tokens) >= recipe.rollouts.context:
+            raise ValueError(
+                f"prompt {prompt.key}: has {len(prompt.tokens):,} tokens, which leaves no room for an answer in "
+                f"rollouts.context = {recipe.rollouts.context:,}"
+            )
+        try:
+            with told_as_fault(f"the environment of {prompt.domain}", passing=ValueError):
+                environments[prompt.domain].start(prompt)
+        except ForeignFault as error:
+            raise ValueError(f"prompt {prompt.key}: {error}") from error
 
 
 class _OneForAll(dict[str, Environment]):
@@ -128,7 +154,12 @@ def environments_of(recipe: RolloutRecipe, tokenizer: Tokenizer) -> Mapping[str,
     settings = recipe.environment
     if settings.path is None:
         return _OneForAll(ChatEnvironment(tokenizer, VERIFIERS))
-    made = named_function("environment", settings.path, settings.options)(tokenizer, **settings.options)
+    make = named_function("environment", settings.path, settings.options)
+    where = f"environment: {settings.path}"
+    made = call_named(where, make, tokenizer, **settings.options)
+    for environment in made.values() if isinstance(made, Mapping) else (made,):
+        if not callable(getattr(environment, "start", None)):
+            raise ValueError(f"{where} returned {type(environment).__name__}; an environment has a method start")
     return made if isinstance(made, Mapping) else _OneForAll(made)
 
 
@@ -238,7 +269,10 @@ def _show(run: RolloutRun[R], place: Path, url: str | None, options: Options) ->
         return not stop.requested and run.step - first != options.steps
 
     with report_at_end(recipe.name, log, report, {"recipe": recipe.to_dict()}), StopAfterStep() as stop, bar:
-        finished = asyncio.run(run.run(tell))
+        try:
+            finished = asyncio.run(run.run(tell))
+        except (EngineLostError, CallsHangError) as error:
+            raise ValueError(f"{error}; the same command goes on from the last state") from error
         if not finished:
             bar.console.print(f"saved after {run.step - first:,} steps; the same command resumes the run")
         if stop.requested:

@@ -51,8 +51,8 @@ def sft(
 
     flags = {"lora": lora, "epochs": epochs, "lr": lr, "length": length, "threads": run.threads, "steps": run.steps}
     for name, value in flags.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be positive, got {value}")
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{name} must be positive and finite, got {value}")
     with told_in_sentences():
         fine_tune(_read(recipe, set), init, Wishes(tuple(data), lora, epochs, lr, length), run)
 

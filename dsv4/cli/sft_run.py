@@ -50,7 +50,7 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, run: Ru
     tokenizer = _tokenizer(base)
     made = with_wishes(raw, wishes, base, layout)
     place = run.folder or Path("runs") / str(made["name"])
-    _check_apart(place, base.folder)
+    base.check_apart(place)
     # all but the schedule is judged before the data is read; a schedule for little data stands in for it
     draft = Recipe.from_dict(with_schedule(made, wishes, base, DataSize((64,))))
     _check_tokenizer(draft, tokenizer, base)
@@ -75,13 +75,6 @@ def _tokenizer(base: BaseModel) -> Tokenizer:
     if found is None:
         raise ValueError(f"{base.folder}: has no tokenizer.json, so conversations cannot be read for it")
     return found
-
-
-def _check_apart(place: Path, base: Path) -> None:
-    """Raise ValueError where the run would write over the model it starts from."""
-    own, other = place.resolve(), base.resolve()
-    if own == other or own in other.parents or other in own.parents:
-        raise ValueError(f"--folder {place}: the run would write into the model it starts from, {base}; name another")
 
 
 def _check_tokenizer(recipe: Recipe, tokenizer: Tokenizer, base: BaseModel) -> None:
@@ -116,7 +109,10 @@ def _check_size(recipe: Recipe, base: BaseModel, place: Path, layout: Layout | N
         check_room(place, needs_of(recipe, base.config, layout))
         return
     linears = adaptable(base.config)
-    sizes = [sum(linears[layer].shape) for layer in target_layers(base.config, recipe.lora.targets)]
+    shapes = [linears[layer].shape for layer in target_layers(base.config, recipe.lora.targets)]
+    sizes, most = [sum(shape) for shape in shapes], max(min(shape) for shape in shapes)
+    if recipe.lora.rank > most:
+        raise ValueError(f"lora.rank must be at most {most}, the size of the layers it lies on, got {recipe.lora.rank}")
     weights = 4 * recipe.lora.rank * sum(sizes)
     check_room(place, StorageNeeds(state=3 * weights, memory=4 * weights, model=weights))
 

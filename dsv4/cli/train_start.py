@@ -30,6 +30,14 @@ def before_the_run(
     if track is not None:
         check_tracker(track)
     check_sources(recipe)
+    check_run_folder(place)
+    place.mkdir(parents=True, exist_ok=True)
+    held.enter_context(RunLock(place))
+    return held.enter_context(live_page(recipe.name, place / "log.jsonl", live))
+
+
+def check_run_folder(place: Path) -> None:
+    """Raise ValueError for a file, and for a folder that holds a model and no run."""
     if place.exists() and not place.is_dir():
         raise ValueError(f"--folder {place}: is a file; a run needs a folder")
     foreign = [name for name in ("config.json", "tokenizer.json", "model") if (place / name).exists()]
@@ -37,9 +45,6 @@ def before_the_run(
         raise ValueError(
             f"--folder {place}: holds {foreign[0]}, but no run; a run writes there, so name another folder"
         )
-    place.mkdir(parents=True, exist_ok=True)
-    held.enter_context(RunLock(place))
-    return held.enter_context(live_page(recipe.name, place / "log.jsonl", live))
 
 
 class RunInputs(NamedTuple):

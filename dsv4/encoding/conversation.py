@@ -66,7 +66,7 @@ def read_conversation(raw: Any, dialect: Dialect) -> Conversation:
     """
     raw = expect_mapping(raw, "the line")
     _check_fields(raw)
-    messages = tuple(_message(raw["messages"], i) for i in range(len(expect_list(raw["messages"], "messages"))))
+    messages = read_messages(raw["messages"])
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise ValueError("messages: no message has the role assistant, so there is nothing to learn")
@@ -86,6 +86,27 @@ def read_conversation(raw: Any, dialect: Dialect) -> Conversation:
         tuple(learned),
         len(wanted) - len(learned),
     )
+
+
+def read_messages(raw: Any) -> tuple[dict[str, Any], ...]:
+    """Messages as the renderer takes them. Raises ValueError naming message and field."""
+    _check_unicode(raw, "messages")
+    messages = tuple(_message(raw, i) for i in range(len(expect_list(raw, "messages"))))
+    _check_results(messages)
+    return messages
+
+
+def check_functions(raw: Any, inner: str = "") -> None:
+    """Check function objects, each of them under the key `inner` of an object (OpenAI's tools: "function") or bare.
+    Raises ValueError naming tool and field."""
+    _check_unicode(raw, "tools")
+    for i, function in enumerate(expect_list(raw or [], "tools")):
+        where = f"tools[{i}]"
+        if inner:
+            function, where = expect_mapping(function, where).get(inner), f"{where}.{inner}"
+        function = expect_mapping(function, where)
+        expect_text(function.get("name"), f"{where}.name")
+        expect_mapping(function.get("parameters") or {}, f"{where}.parameters")
 
 
 def examples_of(conversation: Conversation, dialect: Dialect) -> Iterator[Example]:
@@ -131,9 +152,41 @@ def _check_fields(raw: Mapping[str, Any]) -> None:
     for name, instead in INSTEAD.items():
         if raw.get(name) not in _EMPTY:
             raise ValueError(f"{name}: is not read; write it as {instead}")
-    for i, tool in enumerate(expect_list(raw.get("tools") or [], "tools")):
-        function = expect_mapping(expect_mapping(tool, f"tools[{i}]").get("function"), f"tools[{i}].function")
-        expect_text(function.get("name"), f"tools[{i}].function.name")
+    check_functions(raw.get("tools"), "function")
+    _check_unicode(raw.get("response_format"), "response_format")
+    expect_mapping(raw.get("response_format") or {}, "response_format")
+
+
+def _check_unicode(value: Any, where: str) -> None:
+    """Raise ValueError naming the field of a text that UTF-8 cannot hold: JSON can write half a character (\\ud83d)."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where}: a lone surrogate at character {error.start + 1}") from None
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_unicode(key, f"{where}, a key")
+            _check_unicode(part, f"{where}.{key}")
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            _check_unicode(part, f"{where}[{i}]")
+
+
+def _check_results(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError for a tool's result that answers no call: results are shown in the order of their calls, so it
+    would stand in the place of another one."""
+    known: list[Any] = []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            known = [call["id"] for call in message.get("tool_calls", ())]
+        elif message["role"] == "tool":
+            answered, where = message["tool_call_id"], f"messages[{i}].tool_call_id"
+            if answered and answered not in known and (any(known) or not known):
+                calls = f"the ids are {', '.join(map(repr, known))}" if known else "there is none"
+                raise ValueError(f"{where}: {answered!r} answers no call of the message before; {calls}")
+            if not answered and len(known) > 1 and any(known):
+                raise ValueError(f"{where}: missing, and there are {len(known)} calls before it")
 
 
 def _message(messages: Sequence[Any], index: int) -> dict[str, Any]:
@@ -155,7 +208,7 @@ def _message(messages: Sequence[Any], index: int) -> dict[str, Any]:
         if raw.get("tool_calls"):
             found["tool_calls"] = _calls(raw["tool_calls"], f"{where}.tool_calls")
     if role == "tool":
-        found["tool_call_id"] = raw.get("tool_call_id") or ""
+        found["tool_call_id"] = expect_text(raw.get("tool_call_id") or "", f"{where}.tool_call_id")
     if role == "user" and raw.get("task") is not None:
         found["task"] = raw["task"]
     if role in ("assistant", "latest_reminder") and not (found["content"] or len(found) > 2):
@@ -174,12 +227,7 @@ def _content(raw: Mapping[str, Any], where: str) -> str:
         return "\n\n".join(expect_text(part.get("text"), f"{where}.content[{i}].text") for i, part in enumerate(parts))
     if value is None and raw["role"] == "assistant":
         return ""
-    text = expect_text(value, f"{where}.content")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}.content: a lone surrogate at character {error.start + 1}") from None
-    return text
+    return expect_text(value, f"{where}.content")
 
 
 def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
@@ -195,6 +243,7 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
             raise ValueError(f"{place}.arguments: not valid JSON ({error})") from None
         if not isinstance(parsed, Mapping):
             raise ValueError(f"{place}.arguments: expected a JSON object, got {describe(parsed)}")
+        _check_unicode(parsed, f"{place}.arguments")
         text = arguments if isinstance(arguments, str) else json.dumps(parsed, ensure_ascii=False)
         found.append({"id": call.get("id"), "type": "function", "function": {"name": name, "arguments": text}})
     return found

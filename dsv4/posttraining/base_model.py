@@ -47,11 +47,22 @@ class BaseModel:
         if not (folder / "config.json").exists():
             if (folder / "model" / "config.json").exists():
                 folder = folder / "model"
+            elif (folder / "adapter").exists():
+                merge = f"dsv4 convert BASE NEW --adapter {path / 'adapter'}"
+                raise ValueError(f"--init {path}: holds an adapter and no model; `{merge}` makes a model of both")
             elif any((folder / name).exists() for name in (STATE_FILE, PREVIOUS_FILE)):
                 raise ValueError(f"--init {path}: holds a run that is not finished (there is no {path / 'model'})")
         opened = open_folder(folder)
         layout = detect_layout(opened.reader, opened.config)
         return cls(folder, opened.config, opened.reader, layout, opened.notes)
+
+    def check_apart(self, place: Path) -> None:
+        """Raise ValueError where a run in the folder `place` would write over this model."""
+        own, other = place.resolve(), self.folder.resolve()
+        if own == other or own in other.parents or other in own.parents:
+            raise ValueError(
+                f"--folder {place}: the run would write into the model it starts from, {self.folder}; name another"
+            )
 
     @property
     def digest(self) -> str:

@@ -6,6 +6,7 @@ No torch. Everything an episode gives back is plain data, so that a log can hold
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Protocol
 
 from dsv4.generation import FinishReason
@@ -30,12 +31,21 @@ class Verdict:
     error: str | None = None
 
     def checked(self) -> "Verdict":
-        """The same, or without reward and with an error where the reward is no finite number."""
+        """The same, or without reward and with an error where the reward or a metric is no finite number."""
         if self.reward is None:
             return self if self.error else Verdict(None, self.metrics, "the environment gave no reward")
-        if not isinstance(self.reward, int | float) or not math.isfinite(self.reward):
-            return Verdict(None, self.metrics, f"the reward is {self.reward!r}, not a finite number")
-        return Verdict(float(self.reward), self.metrics, self.error)
+        for name, value in {"reward": self.reward, **{f"metric {k}": v for k, v in self.metrics.items()}}.items():
+            if _number(value) is None:
+                return Verdict(None, {}, f"the {name} is {value!r}, not a finite number")
+        return Verdict(_number(self.reward), {k: float(v) for k, v in self.metrics.items()}, self.error)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of any library, as a float; None for anything else."""
+    try:
+        return float(value) if isinstance(value, Real) and math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float holds
+        return None
 
 
 class Episode(Protocol):

@@ -3,7 +3,6 @@
 Which prompts a step has follows from the run's seed and the step's number alone, so a resumed run asks the same.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dsv4.encoding import Tokenizer
+from dsv4.encoding.conversation import check_functions, read_messages
+from dsv4.encoding.messages import expect_text
 from dsv4.posttraining.chat import chat_prompt
 from dsv4.posttraining.types import Effort, Prompt
+from dsv4.training.documents import call_named
+from dsv4.training.settings import SourceSettings
+from dsv4.training.source_texts import objects_of
 
 _DRAWS = 100  # before a generator that repeats itself is told
 _FIELDS = {"messages", "verifier", "answer", "domain", "effort", "key", "tools"}
@@ -29,8 +33,10 @@ class Prompts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPrompts:
-    """make(rng, tokenizer, **options) gives one prompt. Raises ValueError where it keeps giving keys that are there."""
+    """make(rng, tokenizer, **options) gives one prompt. name: of the function, for messages. Raises ValueError where it
+    raises anything, gives something else, or keeps giving keys that are there."""
 
+    name: str
     make: Make
     tokenizer: Tokenizer
     options: Mapping[str, Any]
@@ -40,13 +46,29 @@ class GeneratedPrompts:
         rng, found = random.Random(f"prompts {self.seed} {number}"), dict[str, Prompt]()
         for _ in range(count):
             for _ in range(_DRAWS):
-                prompt = self.make(rng, self.tokenizer, **self.options)
+                made = call_named(self.name, self.make, rng, self.tokenizer, **self.options)
+                prompt = _checked(made, self.name, self.tokenizer.vocab_size)
                 if prompt.key not in found:
                     break
             else:
-                raise ValueError(f"prompts: {_DRAWS} draws gave no prompt beside the {len(found)} that there are")
+                raise ValueError(f"{self.name}: {_DRAWS} draws gave no prompt beside the {len(found)} that there are")
             found[prompt.key] = prompt
         return list(found.values())
+
+
+def _checked(made: Any, name: str, vocabulary: int) -> Prompt:
+    """A prompt that a function has made, as far as an engine and a log can take it."""
+    if not isinstance(made, Prompt):
+        raise ValueError(f"{name} returned {type(made).__name__}; it must return a Prompt")
+    if not isinstance(made.key, str) or not isinstance(made.domain, str):
+        raise ValueError(f"{name}: key and domain must be strings, got {made.key!r} and {made.domain!r}")
+    where = f"{name}: prompt {made.key}"
+    if not isinstance(made.effort, Effort):
+        raise ValueError(f"{where}: effort must be an Effort, got {made.effort!r}")
+    wrong = [token for token in made.tokens if type(token) is not int or not 0 <= token < vocabulary]
+    if wrong:
+        raise ValueError(f"{where}: tokens must be whole numbers in [0, {vocabulary}), got {wrong[0]!r}")
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +106,32 @@ def read_prompts(file: Path, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
     if not file.is_file():
         raise ValueError(f"prompts.path: {file} is no file")
     found: dict[str, Prompt] = {}
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{file}, line {number}"
-            try:
-                prompt = _prompt(json.loads(line), str(number), tokenizer)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-            if prompt.key in found:
-                raise ValueError(f"{where}: key {prompt.key!r} is there twice")
-            found[prompt.key] = prompt
+    source = SourceSettings("prompts", "messages", str(file))
+    for where, raw in objects_of(source, file, "no prompt"):
+        try:
+            prompt = _prompt(raw, where.removeprefix(f"{file}, line "), tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if prompt.key in found:
+            raise ValueError(f"{where}: key {prompt.key!r} is there twice")
+        found[prompt.key] = prompt
     if not found:
         raise ValueError(f"prompts.path: {file} holds no prompts")
     return tuple(found.values())
 
 
-def _prompt(raw: Any, key: str, tokenizer: Tokenizer) -> Prompt:
-    if not isinstance(raw, dict):
-        raise ValueError(f"must be an object, got {raw!r:.60}")
+def _prompt(raw: Mapping[str, Any], key: str, tokenizer: Tokenizer) -> Prompt:
     unknown = sorted(raw.keys() - _FIELDS)
     if unknown:
         raise ValueError(f"{unknown[0]}: unknown field; known are {', '.join(sorted(_FIELDS))}")
     for name in ("messages", "verifier", "answer"):
         if name not in raw:
             raise ValueError(f"{name} is missing")
-    if not isinstance(raw["messages"], list) or not raw["messages"]:
+    messages = read_messages(raw["messages"])
+    if not messages:
         raise ValueError("messages must be a list that is not empty")
+    functions = raw.get("tools") or ()
+    check_functions(functions)
     try:
         effort = Effort(raw.get("effort", Effort.HIGH))
     except ValueError:
@@ -119,10 +139,10 @@ def _prompt(raw: Any, key: str, tokenizer: Tokenizer) -> Prompt:
     return chat_prompt(
         tokenizer,
         str(raw.get("key", key)),
-        raw["messages"],
-        domain=str(raw.get("domain", "default")),
+        messages,
+        domain=expect_text(raw.get("domain", "default"), "domain"),
         effort=effort,
-        functions=raw.get("tools", ()),
-        verifier=raw["verifier"],
+        functions=functions,
+        verifier=expect_text(raw["verifier"], "verifier"),
         answer=raw["answer"],
     )

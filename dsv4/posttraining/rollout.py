@@ -26,7 +26,7 @@ from dsv4.generation import (
 )
 from dsv4.observe import log
 from dsv4.posttraining.environment import Environment, Episode, More, Verdict
-from dsv4.posttraining.foreign import ForeignFault
+from dsv4.posttraining.foreign import ForeignFault, expected, told_as_fault
 from dsv4.posttraining.trajectory import Trajectory
 from dsv4.posttraining.types import Group, Prompt, Rollout
 from dsv4.posttraining.wal import LogWriteError, RolloutLog
@@ -206,14 +206,17 @@ class RolloutRunner:
     async def _play(self, trajectory: Trajectory, siblings: _Siblings, seed: int) -> None:
         """Turn by turn to the verdict."""
         try:
-            episode = self._environments[siblings.prompt.domain].start(siblings.prompt)
-            for tokens, more in trajectory.turns():
-                episode.replay(tokens, more)
+            # a ValueError here is about the prompt or the log, which others must mend: the batch stops
+            with told_as_fault("the environment", passing=ValueError):
+                episode = self._environments[siblings.prompt.domain].start(siblings.prompt)
+                for tokens, more in trajectory.turns():
+                    episode.replay(tokens, more)
             while True:
                 finish = await self._speak(trajectory, siblings, seed)
                 if finish is FinishReason.ERROR:
                     return
-                more = await episode.turn(trajectory.turn, finish)
+                with told_as_fault("the environment"):
+                    more = expected(await episode.turn(trajectory.turn, finish), More | None, "a turn")
                 if more is None or not self._fits(trajectory, more):
                     break
                 trajectory.insert(more)
@@ -222,7 +225,8 @@ class RolloutRunner:
             self._fail(trajectory, str(error))
 
     async def _judge(self, trajectory: Trajectory, episode: Episode, finish: FinishReason) -> None:
-        verdict = (await episode.verdict(finish)).checked()
+        with told_as_fault("the environment"):
+            verdict = expected(await episode.verdict(finish), Verdict, "the verdict").checked()
         if verdict.error is not None:
             log("rollout_not_judged", prompt=trajectory.prompt.key, index=trajectory.index, error=verdict.error)
         trajectory.end(finish, verdict)
@@ -253,6 +257,9 @@ class RolloutRunner:
             except LogWriteError:
                 raise
             except ContextLengthError:
+                if not trajectory.sampled:
+                    length, room = len(trajectory.all), self._generator.context_length
+                    return self._fail(trajectory, f"the prompt has {length} tokens, and the context {room}")
                 trajectory.cut()
                 break
             except BusyError:

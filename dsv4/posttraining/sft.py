@@ -106,6 +106,9 @@ def with_schedule(raw: Mapping[str, Any], wishes: Wishes, base: BaseModel, size:
         length = wishes.length or -(-min(max(size.lengths), LONGEST) // 64) * 64
         length = min(length, base.config.max_position_embeddings)
         made["stages"] = [{"tokens": max(1, round(size.within(length) * epochs)), "length": length, "yarn": yarn}]
+    stages = made["stages"]
+    if not isinstance(stages, list) or not stages or not all(_counted(stage) for stage in stages):
+        raise ValueError(f"stages: expected a list of tables with tokens and length, got {stages!r:.100}")
     total, longest = (f([stage[name] for stage in made["stages"]]) for f, name in ((sum, "tokens"), (max, "length")))
     if "batch" not in made:
         made["batch"] = {"full": max(longest, min(LARGEST_BATCH, size.within(longest) // STEPS))}
@@ -123,6 +126,11 @@ def with_schedule(raw: Mapping[str, Any], wishes: Wishes, base: BaseModel, size:
             "decay_to": max(total, warmup),
         }
     return made
+
+
+def _counted(stage: Any) -> bool:
+    """Whether a stage says its tokens and length; the recipe checks the rest."""
+    return isinstance(stage, Mapping) and all(isinstance(stage.get(name), int | float) for name in ("tokens", "length"))
 
 
 def _source(file: Path) -> dict[str, Any]:

@@ -98,14 +98,9 @@ class GeneratedDocuments:
     def document(self, number: int) -> Document:
         rng = random.Random(f"{self._seed}/{self._settings.name}/{number}")
         where = f"source {self._settings.name}: {self._settings.path} for document {number}"
-        try:
-            made = self._make(rng, self._codec, **self._settings.options)
-            if isinstance(made, str):
-                made = Document([self._codec.bos_id, *self._codec.encode_text(made), self._codec.eos_id])
-        except Exception as error:  # the user's own code: it may raise anything
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            at = f"{last.filename}, line {last.lineno}"
-            raise ValueError(f"{where} raised {type(error).__name__}: {error} ({at})") from error
+        made = call_named(where, self._make, rng, self._codec, **self._settings.options)
+        if isinstance(made, str):
+            made = Document([self._codec.bos_id, *self._codec.encode_text(made), self._codec.eos_id])
         if not isinstance(made, Document):
             raise ValueError(f"{where} returned {type(made).__name__}; it must return text or a Document")
         low, high = min(made.tokens), max(made.tokens)
@@ -138,6 +133,17 @@ def named_function(where: str, path: str, options: Mapping[str, Any]) -> Callabl
     if unknown:
         raise ValueError(f"{where}: {path} has no option {unknown[0]!r}")
     return made
+
+
+def call_named(where: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call what `named_function` gave. Whatever it raises becomes a ValueError that begins with `where` and names the
+    line of the user's file."""
+    try:
+        return function(*args, **options)
+    except Exception as error:  # the user's own code: it may raise anything
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{last.filename}, line {last.lineno}"
+        raise ValueError(f"{where} raised {type(error).__name__}: {error} ({at})") from error
 
 
 class TokenShard:

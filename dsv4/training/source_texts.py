@@ -63,22 +63,31 @@ def texts_of(settings: SourceSettings, files: Sequence[Path]) -> Iterator[str]:
 
 def objects_of(settings: SourceSettings, file: Path, missing: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file's lines, each with its place for messages ("chats.jsonl, line 3"); blank lines are
-    left out. missing: the message for a line that is no object."""
+    left out. missing: the message for a line that is no object. Of conversations a key may not be there twice: one of
+    its values would be lost."""
     for number, line in enumerate(lines_of(file, replace=settings.invalid == "replace"), start=1):
         if line.strip():
             where = f"{file}, line {number}"
-            yield where, _object_in(line, f"{where}: {missing}")
+            yield where, _object_in(line, f"{where}: {missing}", unique=settings.kind == "messages")
 
 
-def _object_in(line: str, missing: str) -> dict[str, Any]:
+def _object_in(line: str, missing: str, *, unique: bool) -> dict[str, Any]:
     try:
-        found: Any = json.loads(line.rstrip())
+        found: Any = json.loads(line.rstrip(), object_pairs_hook=_without_doubles if unique else None)
     except json.JSONDecodeError as error:
         raise ValueError(f"{missing}: not valid JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and brackets thousands deep
         raise ValueError(f"{missing}: not valid JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{missing}, but {_kind(found)}")
+    return found
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        doubled = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {doubled!r} is there twice in one object")
     return found
 
 

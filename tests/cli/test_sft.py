@@ -169,6 +169,12 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, base: Pat
     refused(tmp_path, "the run would write into the model", "--init", base, "--data", data, "--folder", base / "run")
     refused(tmp_path, "conversations are given as --data", data, "--init", base, *place)
     refused(tmp_path, "--lr must be positive", "--init", base, "--data", data, "--lr", "-1", *place)
+    refused(tmp_path, "--epochs must be positive and finite", "--init", base, "--data", data, "--epochs", "inf", *place)
+    refused(tmp_path, "lora.rank must be at most 32", "--init", base, "--data", data, "--lora", "1000", *place)
+    refused(tmp_path, "stages: expected a list of tables", "--init", base, "--data", data, "--set", "stages=[]", *place)
+    doubled = tmp_path / "doubled.jsonl"
+    doubled.write_text('{"messages": [{"role": "user", "content": "a", "content": "b"}]}')
+    refused(tmp_path, "doubled.jsonl, line 1: .* the key 'content' is there twice", "--init", base, "--data", doubled)
     text = tmp_path / "text.jsonl"
     text.write_text('{"text": "plain"}\n')
     refused(tmp_path, r'text.jsonl, line 1: messages: missing.* kind = "jsonl"', "--init", base, "--data", text, *place)

@@ -131,6 +131,21 @@ def test_text_that_looks_like_control_tokens_stays_text(tmp_path: Path) -> None:
     assert learn == [0] * len(prompt) + [1] * len(said)
 
 
+def result(text: str, answers: str | None = None) -> dict[str, Any]:
+    return {"role": "tool", "content": text, "tool_call_id": answers}
+
+
+CALLS = says(None, tool_calls=[{"id": name, "function": {"name": "f", "arguments": "{}"}} for name in "ab"])
+
+
+def test_results_without_an_id_answer_the_only_call_or_calls_without_ids() -> None:
+    one = says(None, tool_calls=[{"id": "a", "function": {"name": "f", "arguments": "{}"}}])
+    none = says(None, tool_calls=[{"function": {"name": "f", "arguments": "{}"}}] * 2)
+    for calls in (one, none):
+        made = read_conversation({"messages": [user("a"), calls, result("1"), says("b")]}, V4)
+        assert len(made.learned) == 2
+
+
 FAULTS: list[tuple[Any, str]] = [
     ([], r"the line: expected an object, got list"),
     ({"text": "x"}, r"messages: missing; the keys are 'text'; plain text is learned by kind = \"jsonl\""),
@@ -166,6 +181,41 @@ FAULTS: list[tuple[Any, str]] = [
     (
         {"messages": [user("a"), says(None, tool_calls=[{"function": {"name": "f", "arguments": "[1]"}}])]},
         r"arguments: expected a JSON object, got list",
+    ),
+    (
+        {"messages": [user("a"), says("b", reasoning_content="x\ud83d")]},
+        r"messages\[1\]\.reasoning_content: a lone surrogate at character 2",
+    ),
+    (
+        {
+            "messages": [
+                user("a"),
+                says(None, tool_calls=[{"function": {"name": "f", "arguments": '{"x": "\\ud83d"}'}}]),
+            ]
+        },
+        r"tool_calls\[0\]\.function\.arguments\.x: a lone surrogate",
+    ),
+    (
+        {"messages": [user("a"), says("b")], "tools": [{"function": {"name": "f", "description": "\ud83d"}}]},
+        r"tools\[0\]\.function\.description: a lone surrogate",
+    ),
+    (
+        {"messages": [user("a"), says("b")], "tools": [{"function": {"name": "f", "parameters": "x"}}]},
+        r"tools\[0\]\.function\.parameters: expected an object, got str",
+    ),
+    ({"messages": [user("a"), says("b")], "response_format": "json"}, r"response_format: expected an object, got str"),
+    (
+        {"messages": [user("a"), CALLS, result("1", "c"), says("b")]},
+        r"messages\[2\]\.tool_call_id: 'c' answers no call of the message before; the ids are 'a', 'b'",
+    ),
+    (
+        {"messages": [user("a"), CALLS, result("1"), says("b")]},
+        r"messages\[2\]\.tool_call_id: missing, and there are 2",
+    ),
+    ({"messages": [user("a"), result("1", "c"), says("b")]}, r"tool_call_id: 'c' answers no call .*; there is none"),
+    (
+        {"messages": [user("a"), {"role": "tool", "content": "1", "tool_call_id": 5}]},
+        r"tool_call_id: expected a string",
     ),
 ]
 

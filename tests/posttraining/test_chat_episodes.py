@@ -12,7 +12,7 @@ from dsv4.encoding import ParsedCompletion, Tokenizer
 from dsv4.generation import FinishReason
 from dsv4.posttraining.chat import ChatEnvironment, Tool, ToolError, chat_prompt, chat_segments
 from dsv4.posttraining.environment import More, Verdict
-from dsv4.posttraining.foreign import ForeignCalls, ForeignFault
+from dsv4.posttraining.foreign import CallsHangError, ForeignCalls, ForeignFault
 from dsv4.posttraining.types import Effort, Prompt
 from tests.posttraining.policies import run
 
@@ -217,7 +217,7 @@ def test_calls_that_hang_stop_the_run_when_they_are_many() -> None:
         for _ in range(2):
             with pytest.raises(ForeignFault):
                 await calls.run("it", 0.05, time.sleep, 30)
-        with pytest.raises(RuntimeError, match="2 calls have not returned, it would be one more"):
+        with pytest.raises(CallsHangError, match="2 calls have not returned, it would be one more"):
             await calls.run("it", 0.05, time.sleep, 30)
 
     run(many())

@@ -2,10 +2,18 @@
 
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dsv4.cli.rollout_start import Options, run_recipe
+from dsv4.posttraining.base_model import BaseModel
+from dsv4.posttraining.grpo_run import GrpoRun
+from dsv4.posttraining.recipe import GrpoRecipe
+from tests.cli.test_sft import write_base
 from tests.conftest import ROOT
 from tests.posttraining.killed_runs import killed_and_resumed, lines
 
@@ -63,9 +71,43 @@ def test_mistakes_are_told_before_anything_is_made(tmp_path: Path) -> None:
         ("prompts.path=nothing:none", "prompts: path 'nothing:none' is no module:function"),
         ("efforts={max={tokens=4}}", "efforts.high is missing"),
         ("rollouts.group=1", "rollouts.group must be at least 2, got 1"),
+        ("rollouts.context=4", "leaves no room for an answer in rollouts.context = 4"),
+        ("prompts.path=tests.posttraining.runs:environment", "runs:environment raised TypeError"),
+        (
+            "environment.path=tests.posttraining.runs:recipe",
+            "environment: tests.posttraining.runs:recipe raised TypeError",
+        ),
+        ("environment={}", "task.verifier is missing; it has nothing"),
     ):
         made = subprocess.run(command(tmp_path / "run", "--set", change), cwd=ROOT, capture_output=True, text=True)
         assert made.returncode == 1
         assert message in made.stderr, made.stderr
         assert "Traceback" not in made.stderr
         assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_write_into_a_model(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    for folder, message in (
+        (base / "run", "would write into the model it starts from"),
+        (tmp_path / "other", "no run"),
+    ):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text("{}")
+        with pytest.raises(ValueError, match=message):
+            run(GrpoRecipe.from_dict({**tomllib.loads(RECIPE), "init": str(base)}), folder)
+        assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["config.json"]
+        assert not (base / "run").exists()
+
+
+def run(recipe: GrpoRecipe, folder: Path) -> None:
+    run_recipe(recipe, folder, Options(live=-1, track=None, export="none", steps=1, threads=1), GrpoRun)
+
+
+def test_the_notes_of_the_model_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    opened = BaseModel.open(write_base(tmp_path / "base"))
+    monkeypatch.setattr(BaseModel, "open", lambda path: replace(opened, notes=("a thing to know",)))
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        run(GrpoRecipe.from_dict(tomllib.loads(RECIPE)), tmp_path / "run")
+    assert "note: a thing to know" in capsys.readouterr().err

@@ -3,9 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from dsv4.generation import FinishReason, SamplingParams
 from dsv4.posttraining.environment import More, Verdict
@@ -131,7 +135,8 @@ def test_an_answer_is_cut_at_the_limit_of_the_rollout_or_the_context() -> None:
         assert [(r.length, r.finish) for r in group.rollouts] == [(length, FinishReason.LENGTH)] * 3
     too_long = [Prompt("math/0", tuple(range(30)), "math")]
     (group,) = run(runner(endless).batch(too_long, 0))
-    assert [(r.length, r.finish) for r in group.rollouts] == [(0, FinishReason.LENGTH)] * 3
+    assert [(r.length, r.finish, r.reward) for r in group.rollouts] == [(0, FinishReason.ERROR, None)] * 3
+    assert group.rollouts[0].error == "the prompt has 30 tokens, and the context 30"
 
 
 def test_turns_of_the_environment_stand_between_those_of_the_policy() -> None:
@@ -162,6 +167,13 @@ def test_a_rollout_that_runs_out_of_tokens_between_turns_is_cut() -> None:
         (Verdict(float("inf")), "the reward is inf, not a finite number"),
         (Verdict(None), "the environment gave no reward"),
         (Verdict(None, error="no judge"), "no judge"),
+        (Verdict("good"), "the reward is 'good', not a finite number"),  # pyrefly: ignore
+        (Verdict(10**400), "the reward is 1000"),
+        (Verdict(1.0, {"x": "abc"}), "the metric x is 'abc', not a finite number"),  # pyrefly: ignore
+        (Verdict(1.0, {"x": float("nan")}), "the metric x is nan, not a finite number"),
+        (1.0, "the verdict must be a Verdict, the environment returned float"),
+        (None, "the verdict must be a Verdict, the environment returned NoneType"),
+        (KeyError("boom"), "the environment raised KeyError: 'boom'"),
         (ForeignFault("verifier number raised KeyError: 'x'"), "verifier number raised KeyError: 'x'"),
     ],
 )
@@ -181,9 +193,49 @@ def test_what_cannot_be_judged_has_no_reward_and_the_run_goes_on(verdict: Any, e
             return episode
 
     groups = run(runner(babble(), Broken()).batch(prompts(2), 0))
-    assert [(r.reward, r.error) for r in groups[0].rollouts] == [(None, error)] * 3
+    for rollout in groups[0].rollouts:
+        assert rollout.reward is None
+        assert (rollout.error or "").startswith(error)
     assert groups[0].rewards == []
     assert len(groups[1].rewards) == 3
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), torch.tensor(0.5).item()])
+def test_a_number_of_any_library_is_a_reward(number: Any) -> None:
+    assert Verdict(number, {"x": number}).checked() == Verdict(0.5, {"x": 0.5})
+
+
+@pytest.mark.parametrize("method", ["start", "turn", "replay"])
+def test_an_environment_that_raises_costs_its_own_rollouts_alone(method: str, tmp_path: Path) -> None:
+    class Broken(Lengths):
+        def start(self, prompt: Prompt) -> Any:
+            if prompt.key != "math/0":
+                return super().start(prompt)
+            if method == "start":
+                raise KeyError("gone")
+            episode = super().start(prompt)
+            setattr(episode, method, lambda *args: {}["gone"])
+            return episode
+
+    if method == "replay":  # the first turns are in the log of a run that was killed
+        lost = Mortal(babble(), [150] + [0] * 10_000, ConnectionError)
+        with pytest.raises(EngineLostError):
+            run(runner(lost, Lengths(turns=9), replace(SETTINGS, patience=0.1), folder=tmp_path).batch(prompts(2), 0))
+    broken = Broken(turns=9)
+    groups = run(runner(babble(), broken, folder=tmp_path).batch(prompts(2), 0))
+    errors = [rollout.error for rollout in groups[0].rollouts if rollout.reward is None]
+    assert errors
+    assert set(errors) == {"the environment raised KeyError: 'gone'"}
+    assert len(groups[1].rewards) == 3
+
+
+def test_a_prompt_that_its_environment_does_not_take_stops_the_batch() -> None:
+    class Picky(Lengths):
+        def start(self, prompt: Prompt) -> Any:
+            raise ValueError(f"prompt {prompt.key}: task.answer is missing")
+
+    with pytest.raises(ValueError, match=r"prompt math/0: task\.answer is missing"):
+        run(runner(babble(), Picky()).batch(prompts(1), 0))
 
 
 def test_groups_with_tokens_of_old_weights_are_not_learned_from() -> None:
