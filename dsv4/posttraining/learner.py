@@ -112,13 +112,17 @@ class Learner:
         folder.mkdir(parents=True, exist_ok=True)
         self.team.save(folder, {**header, "step": self.updates}, self.capture)
 
-    def load(self, folder: Path) -> dict[str, Any] | None:
-        """Go on from the newest whole state, bit for bit; its header, None where the folder has none. Raises ValueError
-        where only damaged ones are left."""
+    def load(
+        self, folder: Path, check: Callable[[Mapping[str, Any]], None] = lambda header: None
+    ) -> dict[str, Any] | None:
+        """Go on from the newest whole state, bit for bit; its header, None where the folder has none. check: is given
+        the header before anything is restored, and raises where the state is another run's. Raises ValueError where
+        only damaged ones are left."""
         state = self.team.read(folder)
         if state is None:
             return None
         header = {name: value for name, value in state.items() if name not in ("model", "optimizers", "masters")}
+        check(header)
         self.team.restore(folder, self.restore)
         self.updates = int(header["step"])
         return header

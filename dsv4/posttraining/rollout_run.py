@@ -69,10 +69,15 @@ class RolloutRun(ABC, Generic[R]):
         self._record: Record = {}
         self._generated: dict[int, float] = {}  # seconds that a step's rollouts took
         self._saved = self._began = time.monotonic()
-        state = learner.load(folder)
+        state = learner.load(folder, self._check)
         if state is not None:
-            recipe.check_resume(state["recipe"], folder)
             self._resume(state)
+
+    def _check(self, header: Mapping[str, Any]) -> None:
+        """Raise ValueError for the state of another recipe, or of a run that has no rollouts."""
+        if "run_step" not in header:
+            raise ValueError(f"{self.folder} holds a run of another kind, not one of {self.phase}: use another folder")
+        self.recipe.check_resume(header["recipe"], self.folder)
 
     @property
     def done(self) -> bool:

@@ -26,6 +26,8 @@ def fingerprints(sources: Sequence[Source], codec: Codec, base: str | None = Non
 def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
     """Raise ValueError naming a field that would have changed the run of `state` so far, or data that differ from those
     at its beginning. May change: `run` (except its numerics), `scale`, `data.micro`, the future of the schedule."""
+    if "position" not in state:  # of rollouts: its recipe has other fields
+        raise ValueError(f"{folder} holds a run of another kind, which learns from rollouts: use another folder")
     made, known = Recipe.from_dict(state["recipe"]), state.get("data")
     own, other = _compared(recipe, known is not None), _compared(made, known is not None)
     found = _first_difference(other, own)

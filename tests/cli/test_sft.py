@@ -174,7 +174,7 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, base: Pat
     refused(tmp_path, "stages: expected a list of tables", "--init", base, "--data", data, "--set", "stages=[]", *place)
     doubled = tmp_path / "doubled.jsonl"
     doubled.write_text('{"messages": [{"role": "user", "content": "a", "content": "b"}]}')
-    refused(tmp_path, "doubled.jsonl, line 1: .* the key 'content' is there twice", "--init", base, "--data", doubled)
+    refused(tmp_path, "doubled.jsonl, line 1: .*the key 'content' is there twice", "--init", base, "--data", doubled)
     text = tmp_path / "text.jsonl"
     text.write_text('{"text": "plain"}\n')
     refused(tmp_path, r'text.jsonl, line 1: messages: missing.* kind = "jsonl"', "--init", base, "--data", text, *place)

@@ -13,7 +13,9 @@ from dsv4.cli.rollout_start import Options, run_recipe
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.grpo_run import GrpoRun
 from dsv4.posttraining.recipe import GrpoRecipe
-from tests.cli.test_sft import write_base
+from dsv4.training.settings import OptimizerSettings
+from tests.cli.test_sft import run as sft
+from tests.cli.test_sft import write_base, write_talks
 from tests.conftest import ROOT
 from tests.posttraining.killed_runs import killed_and_resumed, lines
 
@@ -98,6 +100,21 @@ def test_a_run_does_not_write_into_a_model(tmp_path: Path) -> None:
             run(GrpoRecipe.from_dict({**tomllib.loads(RECIPE), "init": str(base)}), folder)
         assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["config.json"]
         assert not (base / "run").exists()
+
+
+def test_the_folder_of_another_kind_of_run_is_refused(tmp_path: Path) -> None:
+    """In both directions, and before a state is put into another optimiser."""
+    base, talks = write_base(tmp_path / "base"), write_talks(tmp_path / "talks.jsonl")
+    recipe = GrpoRecipe.from_dict({**tomllib.loads(RECIPE), "init": str(base)})
+    tune = ("--init", base, "--data", talks, "--export", "none", "--steps", "1")
+    sft(*tune, "--folder", tmp_path / "sft", "--set", "optimizer.kind=muon")
+    with pytest.raises(ValueError, match="sft holds a run of another kind, not one of grpo"):
+        run(recipe, tmp_path / "sft")
+    run(recipe, tmp_path / "grpo")
+    with pytest.raises(ValueError, match="grpo holds a run of another kind, which learns from rollouts"):
+        sft(*tune, "--folder", tmp_path / "grpo")
+    with pytest.raises(ValueError, match="grpo was made with another recipe: optimizer differs"):
+        run(replace(recipe, optimizer=OptimizerSettings(kind="muon")), tmp_path / "grpo")
 
 
 def run(recipe: GrpoRecipe, folder: Path) -> None:
