@@ -46,7 +46,7 @@ def shape(name: str, ahead: bool) -> Any:
     from benchmarks.random_model import SHAPES
     from dsv4.training.recipe import Recipe
 
-    config = Recipe.from_file("recipes/nano/nano.toml").config(4096) if name == "nano" else SHAPES[name]
+    config = Recipe.from_file("recipes/nano/base.toml").config(3072) if name == "nano" else SHAPES[name]
     if ahead:
         return config
     ratios = config.compress_ratios[: config.num_hidden_layers]

@@ -16,7 +16,7 @@ from recipes.nano.items.item import draw
 from recipes.nano.items.mix import makers, messages_of, table
 
 SEED = 20261126
-VOCABULARY = 4096
+VOCABULARY = 3072
 ITEMS = 12_000
 # every word of the fixed texts becomes one token: they stand in a large share of all prompts
 FIXED = 400

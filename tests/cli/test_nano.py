@@ -1,7 +1,6 @@
 """The bundled model through every public face: Python, the command line, HTTP with the real SDK."""
 
 import json
-import random
 import subprocess
 import sys
 import threading
@@ -19,11 +18,13 @@ from dsv4.cli.folders import default_model_folder
 from dsv4.cli.serve import open_listener
 from dsv4.encoding import ContentDelta, ReasoningDelta
 from dsv4.generation import FinishReason
+from dsv4.posttraining.verifiers import reward
 from dsv4.server import create_app
 from dsv4.training.recipe import Recipe
-from recipes.nano.conversations import document
-from recipes.nano.export import grade
-from recipes.nano.tasks import NAMES
+from recipes.nano.grade import table
+from recipes.nano.grading.abilities import abilities
+from recipes.nano.grading.plan import Plan
+from recipes.nano.items.mix import prompt_of
 from tests.conftest import ROOT
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
@@ -37,8 +38,8 @@ def model() -> LocalModel:
 
 def test_a_sum_with_visible_thinking(model: LocalModel) -> None:
     answer = model.chat(SUM, temperature=0)
-    assert answer.content == "17 + 25 = 42"
-    assert "7 + 5 = 12" in answer.reasoning
+    assert reward("number", answer.content, 42) == 1.0
+    assert "7+5=12" in answer.reasoning
     assert answer.finish is FinishReason.STOP
 
 
@@ -46,14 +47,6 @@ def test_thinking_off(model: LocalModel) -> None:
     answer = model.chat(WHO, thinking=False, temperature=0)
     assert "nano" in answer.content
     assert not answer.reasoning
-
-
-def test_a_fact_among_many(model: LocalModel) -> None:
-    others = [name for name in NAMES if name != "Emma"][:16]
-    text = "Emma lives in Oslo. " + " ".join(f"{name} has a yellow boat." for name in others) + " Where does Emma live?"
-    assert len(model.encode_chat([{"role": "user", "content": text}], True)) > 100
-    answer = model.chat([{"role": "user", "content": text}], temperature=0)
-    assert answer.content == "Emma lives in Oslo."
 
 
 def test_stream_is_the_chat(model: LocalModel) -> None:
@@ -68,7 +61,8 @@ def test_stream_is_the_chat(model: LocalModel) -> None:
 def test_seeds_stop_strings_and_lengths(model: LocalModel) -> None:
     first, second = (model.chat(SUM, temperature=1.5, seed=4).completion.tokens for _ in range(2))
     assert first == second
-    assert model.chat(SUM, temperature=0, stop=" =").content == "17 + 25"
+    whole = model.chat(SUM, temperature=0).content
+    assert model.chat(SUM, temperature=0, stop=" 42").content == whole.partition(" 42")[0] != whole
     cut = model.chat(SUM, temperature=0, max_tokens=3)
     assert (cut.finish, len(cut.completion.tokens)) == (FinishReason.LENGTH, 3)
     with pytest.raises(ValueError, match="unknown option 'top_q'"):
@@ -97,42 +91,27 @@ def test_other_numerics_answer_too(mode: str, model: LocalModel) -> None:
 def test_the_card_tells_the_truth() -> None:
     folder = default_model_folder()
     figures = json.loads((folder / "accuracy.json").read_text())
-    card = (folder / "README.md").read_text()
-    for task, scores in figures.items():
-        assert f"{scores['thinking']:.0%} | {scores['plain']:.0%} |" in next(
-            line for line in card.splitlines() if line.startswith(f"| {task} |")
-        )
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 24 * 2**20
+    assert table(figures["rows"]).strip() in (folder / "README.md").read_text()
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 20 * 2**20
 
 
 def test_the_recipe_has_the_bundled_model(model: LocalModel) -> None:
-    made = Recipe.from_file(ROOT / "recipes/nano/nano.toml").config(model.tokenizer.vocab_size)
+    made = Recipe.from_file(ROOT / "recipes/nano/base.toml").config(model.tokenizer.vocab_size)
     stored = {"quantized": True, "expert_dtype": "fp4", "end_token_ids": model.config.end_token_ids}
     assert made.with_changes(**stored) == model.config
 
 
-def test_training_learns_what_the_assistant_says(model: LocalModel) -> None:
-    for seed in range(40):
-        made = document(random.Random(seed), model.tokenizer)
-        assert made.learn is not None
-        said = [token for token, learned in zip(made.tokens, made.learn, strict=True) if learned]
-        turns = model.tokenizer.decode(list(made.tokens)).split("<｜Assistant｜>")[1:]
-        answers = [turn.partition("<｜User｜>")[0].removeprefix("<think>").removeprefix("</think>") for turn in turns]
-        assert model.tokenizer.decode(said) == "".join(answers)
-    short = document(random.Random(0), model.tokenizer, length=9)
-    assert len(short.tokens) == 9
-
-
-@pytest.mark.parametrize(
-    ("task", "thinking"), [("add", True), ("add", False), ("subtract", False), ("compare", False), ("facts", False)]
-)
-def test_a_sample_of_the_card_is_graded_again(model: LocalModel, task: str, thinking: bool) -> None:
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_sample_of_the_card_is_graded_again(model: LocalModel, thinking: bool) -> None:
     """The first questions of those behind the card's figure; as far from it as so few may be by chance."""
-    count = 20
+    count = 24
     figures = json.loads((default_model_folder() / "accuracy.json").read_text())
-    figure = figures[task]["thinking" if thinking else "plain"]
-    chance = 3 * (figure * (1 - figure) / count) ** 0.5
-    assert abs(grade(model, task, thinking, count) - figure) <= chance
+    figure = figures["rows"]["arithmetic"]["high" if thinking else "non-think"]["mean"]
+    (ability,) = (ability for ability in abilities() if ability.name == "arithmetic")
+    items = Plan(items=count).draw(ability)
+    answers = [model.chat(prompt_of(item), thinking=thinking, temperature=0, max_tokens=400) for item in items]
+    right = [reward(item.verifier, said.content, item.answer) for item, said in zip(items, answers, strict=True)]
+    assert abs(sum(right) / count - figure) <= 3 * (figure * (1 - figure) / count) ** 0.5
 
 
 def dsv4_command(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
@@ -142,8 +121,9 @@ def dsv4_command(*arguments: str, text: str = "") -> subprocess.CompletedProcess
 
 def test_generate_and_chat_commands() -> None:
     said = dsv4_command("generate", "--chat", "--prompt", "What is 17 + 25?", "--temperature", "0")
-    assert (said.returncode, said.stdout) == (0, "17 + 25 = 42\n")
-    assert "carry" in said.stderr
+    assert said.returncode == 0
+    assert reward("number", said.stdout, 42) == 1.0
+    assert "7+5=12" in said.stderr
     talk = dsv4_command("chat", "--temperature", "0", text="/nothink\nWho are you?\n/quit\n")
     assert talk.returncode == 0
     assert "nano" in talk.stdout
