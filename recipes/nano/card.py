@@ -74,7 +74,7 @@ def _rows(file: Path) -> dict[str, Any]:
 
 
 def _stages(run: Path) -> str:
-    """How long each stage took."""
+    """How long each stage took; a stage without a record was not run for these weights."""
     chain = Chain.from_file(FOLDER / "chain" / "chain.toml")
     file = run / RECORD
     taken = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -82,7 +82,8 @@ def _stages(run: Path) -> str:
     for stage in chain.stages:
         seconds = taken.get(stage.name, {}).get("seconds")
         if stage.name != "card":
-            lines.append(f"| {stage.name} | {'-' if seconds is None else f'{seconds / 60:.0f}'} | {stage.about} |")
+            minutes = "not run" if seconds is None else f"{seconds / 60:.0f}"
+            lines.append(f"| {stage.name} | {minutes} | {stage.about} |")
     return "\n".join(lines)
 
 
