@@ -278,7 +278,7 @@ def test_a_real_terminal(tmp_path: Path) -> None:
 
     def until(text: str) -> None:
         nonlocal seen
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while text not in seen:
             assert time.monotonic() < deadline, seen
             if select.select([main], [], [], 1)[0]:
