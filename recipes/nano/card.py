@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import dsv4
@@ -63,7 +64,7 @@ def card(run: Path, folder: Path, said: list[list[str]]) -> str:
         vocabulary=model.tokenizer.vocab_size,
         stages=_stages(run),
         figures=table(rows),
-        missed="; ".join(missing) or "none",
+        missed=fill("; ".join(missing) or "none", 118),
         numerics=_numerics(rows, _rows(run / "numerics" / FIGURES)),
         dialogues=answered(model, said),
     )

@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import dsv4
@@ -30,10 +31,14 @@ def answered(model: "dsv4.LocalModel", asked: list[list[str]]) -> str:
             answer = model.chat(messages, temperature=0, max_tokens=512)
             messages.append(answer.message)
             thought = " ".join(answer.reasoning.split())
-            lines += [f"   - **{_line(text)}**", f"   - *{_line(thought)}*" if thought else "   - (no thought)"]
-            lines.append(f"   - {_line(answer.content) or '(nothing)'}")
+            lines += [_item(f"**{_line(text)}**"), _item(f"*{_line(thought)}*" if thought else "(no thought)")]
+            lines.append(_item(_line(answer.content) or "(nothing)"))
         parts.append("\n".join(lines))
     return "\n".join(parts)
+
+
+def _item(text: str) -> str:
+    return fill(text, 118, initial_indent="   - ", subsequent_indent="     ", break_on_hyphens=False)
 
 
 def _line(text: str) -> str:

@@ -273,7 +273,7 @@ def test_a_folder_is_graded_through_its_own_server(tmp_path: Path) -> None:
     plan = Plan(items=2, only=("quick instructions", "english"), concurrent=4)
     rows = grade(FOLDER, tmp_path, plan)
     assert rows["quick instructions"]["high"]["n"] == 2
-    assert 0.5 < rows["english"]["stories"]["bits_per_byte"] < 8
+    assert 0.1 < rows["english"]["stories"]["bits_per_byte"] < 8
     assert json.loads((tmp_path / "accuracy.json").read_text())["rows"] == rows
 
 

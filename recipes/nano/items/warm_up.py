@@ -59,7 +59,7 @@ def _pairs(rng: random.Random, length: int) -> list[str]:
     keys = rng.sample(ANY if rng.random() < 0.5 else NAMES, rng.randint(2, 24))
     numbers = rng.random() < 0.5
     pairs = [form.format(key, rng.randrange(10_000) if numbers else rng.choice(ANY)) for key in keys]
-    return _shuffled(rng, pairs, length // 4)
+    return _shuffled(rng, pairs, length // 3 + 1)
 
 
 def _facts(rng: random.Random, length: int) -> list[str]:
@@ -68,7 +68,7 @@ def _facts(rng: random.Random, length: int) -> list[str]:
     sentences = [
         f" {sentence.strip(chr(46))}." for sentence in text.replace("\n", " ").split(". ") if "?" not in sentence
     ]
-    return _shuffled(rng, sentences, length // 6)
+    return _shuffled(rng, sentences, length // 4)
 
 
 def _shuffled(rng: random.Random, parts: list[str], count: int) -> list[str]:
