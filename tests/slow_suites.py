@@ -35,6 +35,7 @@ SUITES = (
     Suite("ranks", ("distributed/test_ranks.py", "distributed/test_torchrun.py"), "training in several processes"),
     Suite("sanitizers", ("kernels/test_sanitizers.py",), "kernels under AddressSanitizer and UBSan, on every ISA"),
     Suite("arm64", ("kernels/test_arm64.py",), "products on an emulated arm64"),
+    Suite("workers", ("posttraining/test_ray_workers.py",), "rollout workers of a local Ray cluster, one killed"),
     Suite("agents", ("agents/test_agents.py",), "real agents from npm and PyPI"),
 )
 

@@ -218,13 +218,13 @@ def test_a_tokenizer_that_crashes_its_library_is_refused(tmp_path: Path, capfd: 
     replaces_nothing = {"type": "Replace", "pattern": {"String": ""}, "content": "x"}
     (tmp_path / "tokenizer.json").write_text(_nano_tokenizer(normalizer=replaces_nothing))
     with pytest.raises(ValueError, match="the tokenizers library fails on it"):
-        load_tokenizer(tmp_path, 4096)
+        load_tokenizer(tmp_path, 3072)
     capfd.readouterr()  # the library prints where it crashed
 
 
 def test_a_padded_vocabulary_is_said_and_loads(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(_nano_tokenizer())
-    with pytest.warns(UserWarning, match="has 4,096 tokens, vocab_size is 4,160: the 64 ids above are padding"):
-        assert load_tokenizer(tmp_path, 4160) is not None
-    with pytest.raises(ValueError, match="has 4,096 tokens, more than vocab_size 4,000"):
-        load_tokenizer(tmp_path, 4000)
+    with pytest.warns(UserWarning, match="has 3,072 tokens, vocab_size is 3,136: the 64 ids above are padding"):
+        assert load_tokenizer(tmp_path, 3136) is not None
+    with pytest.raises(ValueError, match="has 3,072 tokens, more than vocab_size 3,000"):
+        load_tokenizer(tmp_path, 3000)
