@@ -1,20 +1,17 @@
 """A run that learns from rollouts as data: one frozen object read from a TOML file, checked before anything is loaded.
 No torch."""
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from dsv4.posttraining.settings import EffortSettings, KlSettings, PolicySettings, RateSettings
 from dsv4.posttraining.types import Effort
-from dsv4.training.recipe_fields import check_fields, explain, set_field, whole_numbers
+from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
 from dsv4.training.settings import PLAIN, OptimizerSettings, is_plain
-from dsv4.training.text_files import read_text
 
 _STRICT = ConfigDict(extra="forbid")
 NUMERICS = ("fp32", "bf16", "release")
@@ -144,29 +141,13 @@ class RolloutRecipe:
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
         """Read a TOML file; `changes` are "dotted.key=value" with TOML values. Raises ValueError naming the field."""
-        path = Path(file)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such recipe")
-        try:
-            raw = tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path}: {error}") from None
-        for change in changes:
-            set_field(raw, change)
-        try:
-            return cls.from_dict(raw)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return read_recipe(cls.from_dict, file, changes)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Raises ValueError naming a field that is unknown, missing or wrong."""
         check_fields(cls, {name: value for name, value in raw.items() if name not in cls.by_name()})
-        try:
-            # JSON, because its strict reading still makes tuples of lists
-            return TypeAdapter(cls).validate_json(json.dumps(whole_numbers(raw), default=str), strict=True)
-        except ValidationError as error:
-            raise ValueError(explain(error)) from None
+        return strictly(cls, raw)
 
     @classmethod
     def by_name(cls) -> set[str]:

@@ -3,17 +3,15 @@
 recipe = Recipe.from_file("recipes/text/small.toml", ["lr.peak=1e-3", "seed=2"])
 """
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from dsv4.config import CSA_RATIO, ModelConfig
-from dsv4.training.recipe_fields import check_fields, explain, set_field, whole_numbers
+from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
 from dsv4.training.schedule import BatchRamp, LearningRate, Phase, Schedule, Stage
 from dsv4.training.settings import (
     PLAIN,
@@ -27,7 +25,6 @@ from dsv4.training.settings import (
     SourceSettings,
     is_plain,
 )
-from dsv4.training.text_files import read_text
 
 __all__ = ["Recipe", "SourceSettings"]
 
@@ -126,37 +123,17 @@ class Recipe:
     def config(self, vocabulary: int) -> ModelConfig:
         """The model, for a tokenizer of `vocabulary` tokens. Raises ValueError naming a wrong field."""
         check_fields(ModelConfig, self.model, "model")
-        values = whole_numbers({"vocab_size": vocabulary, **self.model})
-        try:
-            return TypeAdapter(ModelConfig).validate_json(json.dumps(values, default=str), strict=True)
-        except ValidationError as error:
-            raise ValueError(explain(error, "model")) from None
+        return strictly(ModelConfig, {"vocab_size": vocabulary, **self.model}, "model")
 
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
         """Read a TOML file; `changes` are "dotted.key=value" with TOML values. Raises ValueError naming the field."""
-        path = Path(file)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such recipe{_known_recipes()}")
-        try:
-            raw = tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path}: {error}") from None
-        for change in changes:
-            set_field(raw, change)
-        try:
-            return cls.from_dict(raw)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return read_recipe(cls.from_dict, file, changes, _known_recipes)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         check_fields(cls, raw)
-        try:
-            # JSON, because its strict reading still makes tuples of lists
-            return TypeAdapter(cls).validate_json(json.dumps(whole_numbers(raw), default=str), strict=True)
-        except ValidationError as error:
-            raise ValueError(explain(error)) from None
+        return strictly(cls, raw)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON values, which the run's folder keeps."""

@@ -1,13 +1,18 @@
 """The fields of a recipe by their dotted names: unknown fields, changes by `--set`, and messages for wrong values."""
 
 import dataclasses
+import json
 import math
 import tomllib
-from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from dsv4.training.text_files import read_text
+
+R = TypeVar("R")
 # pydantic's name of a mistake -> our message
 _MUST = {
     "int": "must be an integer",
@@ -19,6 +24,35 @@ _MUST = {
     "dict": "must be a table",
     "dataclass": "must be a table",
 }
+
+
+def read_recipe(
+    make: Callable[[dict[str, Any]], R], file: str | Path, changes: Iterable[str], known: Callable[[], str] = str
+) -> R:
+    """What `make` gives for a TOML file with `changes`, "dotted.key=value" with TOML values. known: the end of the
+    message for a file that is not there. Raises ValueError naming the file and the field."""
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such recipe{known()}")
+    try:
+        raw = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for change in changes:
+        set_field(raw, change)
+    try:
+        return make(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def strictly(kind: type[R], values: Mapping[str, Any], where: str = "") -> R:
+    """The dataclass of these values; no value is converted but whole floats. Raises ValueError naming the field."""
+    try:
+        # JSON, because its strict reading still makes tuples of lists
+        return TypeAdapter(kind).validate_json(json.dumps(whole_numbers(values), default=str), strict=True)
+    except ValidationError as error:
+        raise ValueError(explain(error, where)) from None
 
 
 def set_field(raw: dict[str, Any], change: str) -> None:
