@@ -1,7 +1,8 @@
 """Rollouts over HTTP: the tokens are those of the engine, and a server that dies is continued elsewhere."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +94,42 @@ def test_rollouts_over_http_are_those_of_the_engine(tokenizer: Tokenizer, servic
     assert batch(client(tokenizer, address)) == batch(service)
 
 
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Close a connection in the end; who is cancelled does not wait for what is still to be sent."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def answering(answer: Answer) -> AsyncIterator[str]:
+    """The address of a server that answers so; all its connections are closed behind it."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with closing(writer):
+            await answer(reader, writer)
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.create_task(serve(reader, writer)))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -111,10 +148,8 @@ def test_a_server_that_dies_is_told(tokenizer: Tokenizer, answer: bytes, error: 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
-            writer.close()
 
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with answering(serve) as url:
             with pytest.raises(ServerLostError, match=error):
                 await told(client(tokenizer, url), [tokenizer.bos_id, 50], PARAMS)
 
@@ -125,10 +160,8 @@ def test_a_server_that_is_silent_or_gone_is_lost(tokenizer: Tokenizer) -> None:
     async def ask() -> str:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
-            writer.close()
 
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with answering(serve) as url:
             with pytest.raises(ServerLostError, match=r"said nothing for 0\.2 s"):
                 await told(client(tokenizer, url, silence=0.2), [tokenizer.bos_id, 50], PARAMS)
         return url
@@ -150,19 +183,18 @@ def test_a_rollout_goes_on_when_its_server_comes_back(
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            inner_writer.write(head + await reader.readexactly(length))
-            left = 3000 + 700 * len(cuts)
-            while left > 0 and (data := await inner_reader.read(500)):
-                writer.write(data)
-                left -= len(data)
-            cuts.append(left)
-            inner_writer.close()
-            writer.close()
+            async with closing(inner_writer):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                inner_writer.write(head + await reader.readexactly(length))
+                left = 3000 + 700 * len(cuts)
+                while left > 0 and (data := await inner_reader.read(500)):
+                    writer.write(data)
+                    left -= len(data)
+                cuts.append(left)
 
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            generator = client(tokenizer, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with answering(serve) as url:
+            generator = client(tokenizer, url)
             runner = RolloutRunner(generator, {"math": Lengths()}, settings, end=tokenizer.eos_id)
             groups = await runner.batch(prompts, 0)
         assert sum(left <= 0 for left in cuts) >= 2
