@@ -1,7 +1,8 @@
 """A GRPO run small enough for tests: a tiny random model, and a task that is judged by looking at the tokens."""
 
+import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,27 @@ from dsv4.posttraining.grpo_run import GrpoRun
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
-from dsv4.posttraining.rollout_run import Sources
+from dsv4.posttraining.rollout_run import RolloutRun, Sources
 from dsv4.posttraining.types import Prompt
 from dsv4.testing.tiny import tiny_config
+
+TIMES = ("seconds", "per_second")  # of a record, different in every run
+
+
+def take(made: RolloutRun, steps: int) -> list[dict[str, Any]]:
+    """So many steps, and a state."""
+    found: list[dict[str, Any]] = []
+
+    def tell(record: dict[str, Any]) -> bool:
+        found.append(record)
+        return len(found) < steps
+
+    asyncio.run(made.run(tell))
+    return found
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if not name.endswith(TIMES)}
 
 
 class Small:

@@ -1,9 +1,7 @@
 """Whole runs of distillation with the real engine: the student reaches both teachers where the average of their weights
 does not; controls run with the same tokens; a run that was stopped goes on bit for bit."""
 
-import asyncio
 import errno
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,9 @@ from dsv4.checkpoint.names import FP32
 from dsv4.posttraining import teachers as teachers_module
 from dsv4.posttraining.average import average_weights, save_average
 from dsv4.posttraining.base_model import BaseModel
-from dsv4.posttraining.distill_run import DistillRun
 from tests.posttraining import distill_runs
 from tests.posttraining.distill_runs import MARKS, right
-
-TIMES = ("seconds", "per_second")
-
-
-def take(made: DistillRun, steps: int) -> list[dict[str, Any]]:
-    """So many steps, and a state."""
-    found: list[dict[str, Any]] = []
-
-    def tell(record: dict[str, Any]) -> bool:
-        found.append(record)
-        return len(found) < steps
-
-    asyncio.run(made.run(tell))
-    return found
-
-
-def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if not name.endswith(TIMES)}
+from tests.posttraining.runs import numbers, take
 
 
 @pytest.fixture(scope="module")

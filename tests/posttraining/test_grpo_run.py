@@ -1,34 +1,15 @@
 """A whole run with the real engine: the reward rises, and a run that was stopped goes on bit for bit."""
 
-import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dsv4.posttraining.grpo_run import GrpoRun
 from tests.posttraining import runs
+from tests.posttraining.runs import numbers, take
 
 KL = {"beta": 0.01, "every": 2}
-TIMES = ("seconds", "per_second")
-
-
-def take(made: GrpoRun, steps: int) -> list[dict[str, Any]]:
-    """So many steps, and a state."""
-    found: list[dict[str, Any]] = []
-
-    def tell(record: dict[str, Any]) -> bool:
-        found.append(record)
-        return len(found) < steps
-
-    asyncio.run(made.run(tell))
-    return found
-
-
-def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if not name.endswith(TIMES)}
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
