@@ -9,7 +9,6 @@ engine had said already is in the rollouts' log. What is learned, and how, is th
 """
 
 import asyncio
-import logging
 import random
 import time
 from abc import ABC, abstractmethod
@@ -24,15 +23,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor
 
 from dsv4.encoding import Tokenizer
-from dsv4.files import is_full
 from dsv4.generation import WeightSink
 from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.prompts import Prompts
 from dsv4.posttraining.recipe import RolloutRecipe
 from dsv4.posttraining.steps import run_steps
 from dsv4.posttraining.types import Group, Prompt
+from dsv4.training.states import save_if_there_is_room
 
-_log = logging.getLogger(__name__)
 Record = dict[str, Any]
 R = TypeVar("R", bound=RolloutRecipe)
 S = TypeVar("S")
@@ -135,7 +133,7 @@ class RolloutRun(ABC, Generic[R]):
         if not tell(record):
             raise _StopRequested
         if now - self._saved >= self.recipe.save_seconds and not self.done:
-            self._save_if_there_is_room()
+            save_if_there_is_room(self.save)
 
     async def _trial(self, step: int) -> Record:
         every = self.recipe.held_out.every
@@ -167,14 +165,6 @@ class RolloutRun(ABC, Generic[R]):
     def _resume(self, state: Mapping[str, Any]) -> None:
         """Take what `_header` has given."""
         self.step, self.tokens, self.seconds = state["run_step"], state["sampled"], state["seconds"]
-
-    def _save_if_there_is_room(self) -> None:
-        try:
-            self.save()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            _log.warning("no state was written (%s); the one before stays, and the run goes on", error)
 
 
 def parts(samples: Sequence[S], count: int, seed: str) -> list[list[S]]:

@@ -8,13 +8,14 @@ import json
 import logging
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dsv4.files import write_whole
+from dsv4.files import is_full, write_whole
 from dsv4.model.lora import learned_state, load_learned_state
 from dsv4.model.transformer import Transformer
 from dsv4.training.param_groups import Optimizers
@@ -27,6 +28,16 @@ _log = logging.getLogger(__name__)
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Write the newest state; the one before stays. On an error both stay as they are, and OSError names the file."""
     write_whole(folder / STATE_FILE, lambda out: torch.save(state, out), keep=folder / PREVIOUS_FILE)
+
+
+def save_if_there_is_room(save: Callable[[], None]) -> None:
+    """Call `save`; a full disk is a warning, and the run goes on with the state before. Raises other OSErrors."""
+    try:
+        save()
+    except OSError as error:
+        if not is_full(error):
+            raise
+        _log.warning("no state was written (%s); the previous one stays, and the run goes on", error)
 
 
 def find_state(folder: Path) -> Path | None:

@@ -3,7 +3,6 @@
 Legend: T tokens.
 """
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv4.files import is_full
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
 from dsv4.training.anticipate import BatchQueue, RoutedBatch, routes_of
@@ -32,12 +30,10 @@ from dsv4.training.resume import check_resume, fingerprints
 from dsv4.training.schedule import Phase, StepSettings
 from dsv4.training.settings import LossWeights
 from dsv4.training.spikes import SpikeDetector
-from dsv4.training.states import capture_state, restore_state
+from dsv4.training.states import capture_state, restore_state, save_if_there_is_room
 from dsv4.training.step_record import StepRecord
 from dsv4.training.team import Alone, Team
 from dsv4.training.throughput import matmul_rate, training_flops
-
-_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -104,7 +100,7 @@ class Trainer:
             yield record
             with self.team.watch():
                 if self.team.agree(time.monotonic() - self._saved >= self.recipe.run.save_seconds):
-                    self._save_if_there_is_room()
+                    save_if_there_is_room(self.save)
         with self.team.watch():
             self.save()
 
@@ -178,14 +174,6 @@ class Trainer:
             "data": self._data,
         }
         self.team.save(self.folder, header, self._capture)
-
-    def _save_if_there_is_room(self) -> None:
-        try:
-            self.save()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            _log.warning("no state was written (%s); the previous one stays, and the run goes on", error)
 
     def weights(self) -> dict[str, Tensor]:
         """All of the model's weights by name, in fp32 where the run keeps masters."""
