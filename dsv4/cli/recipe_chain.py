@@ -113,7 +113,7 @@ class ChainRecord:
         from dsv4.files import write_whole
 
         seconds = self.seconds(stage) + time.monotonic() - began
-        self.stages[stage.name] = {"command": command, "seconds": round(seconds, 1), "finished": finished}
+        self.stages[stage.name] = {"command": command, "seconds": round(seconds, 3), "finished": finished}
         text = json.dumps(self.stages, indent=1) + "\n"
         write_whole(self.folder / RECORD, lambda out: out.write(text.encode()))
 
