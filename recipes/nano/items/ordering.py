@@ -109,14 +109,25 @@ def make_sort(rng: random.Random) -> Item:
     row: list[int] = []
     lines = []
     for number in numbers:
+        lines.append(f"+{number}{_place(number, row, down)}:")
         row = sorted([*row, number], reverse=down)
-        lines.append(f"+{number}:" + " ".join(map(str, row)))
+        lines[-1] += " ".join(map(str, row))
     answer = ", ".join(map(str, row))
     sign = ">" if down else "<"
     rising = "".join(f"{x}{'=' if x == y else sign}" for x, y in itertools.pairwise(row)) + str(row[-1])
     check = f"{len(numbers)} numbers\n{rising}"
     question = rng.choice(SORTS_DOWN if down else SORTS).format(text)
     return _said("sort", question, answer, "\n".join(lines), check, row, "order")
+
+
+def _place(number: int, row: list[int], down: bool) -> str:
+    """Comparisons of a sorted row with a number, up to the first entry that stays behind it: ` 12< 30< 71>`."""
+    out = ""
+    for entry in row:
+        out += f" {entry}{'<' if entry < number else '>' if entry > number else '='}"
+        if entry == number or (entry < number) == down:
+            break
+    return out
 
 
 def make_extreme(rng: random.Random) -> Item:

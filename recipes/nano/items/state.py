@@ -1,6 +1,6 @@
 """State tracking: the order of five things after up to 16 moves (words over the symmetric group S5).
 
-The thought writes the label of each move and the order after it; Think Max also repeats the move. Without a thought the
+The thought writes each move and the order after it; Think Max writes the order before it too. Without a thought the
 answer is a composition of permutations, which no model of a fixed depth reads off at once.
 """
 
@@ -33,9 +33,9 @@ def apply(order: str, places: Sequence[int]) -> str:
 def _item(task: str, question: str, moves: list[tuple[str, Sequence[int]]]) -> Item:
     order, short, long = START, START, START
     for label, (name, places) in zip(LABELS, moves, strict=False):
-        order = apply(order, places)
-        short += f" {label}{order}"
-        long += f" {label}{name}:{order}"
+        before, order = order, apply(order, places)
+        short += f" {label}{name}:{order}"
+        long += f" {label}{name} {before}:{order}"
     answer = [int(thing) for thing in order]
     reply = {"role": "assistant", "content": " ".join(order) + ".", "reasoning_content": short}
     user = {"role": "user", "content": question}
