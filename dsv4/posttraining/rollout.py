@@ -9,7 +9,7 @@ survive more often than long ones (`dsv4.posttraining.wal` keeps the tokens).
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,8 +47,9 @@ class RolloutSettings:
     rollouts that run at once. temperature, top_p, top_k, min_p: as in SamplingParams; learning assumes temperature 1.
     seed: of the run. trace: record what the model chooses inside; truncated sampling (top_p, top_k, min_p) needs it.
     retries: how often the engine may end one rollout with an error and be asked again. patience: seconds that the
-    engine may be gone before the batch stops. behind: how many weights versions older than the newest the oldest token
-    of a group may be, None = any; what is older is not learned from.
+    engine may be gone before the batch stops. environment: seconds that an environment may take for one turn or one
+    verdict; a rollout that waits longer is not learned from. behind: how many weights versions older than the newest
+    the oldest token of a group may be, None = any; what is older is not learned from.
 
     Raises ValueError naming the field.
     """
@@ -64,6 +65,7 @@ class RolloutSettings:
     trace: bool = False
     retries: int = 3
     patience: float = 120.0
+    environment: float = 1800.0
     behind: int | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class RolloutSettings:
             ("concurrent", 1),
             ("retries", 0),
             ("patience", 0),
+            ("environment", 0),
             ("behind", 0),
         ):
             value = getattr(self, name)
@@ -216,7 +219,8 @@ class RolloutRunner:
                 if finish is FinishReason.ERROR:
                     return
                 with told_as_fault("the environment"):
-                    more = expected(await episode.turn(trajectory.turn, finish), More | None, "a turn")
+                    turn = self._awaited(episode.turn(trajectory.turn, finish), "a turn")
+                    more = expected(await turn, More | None, "a turn")
                 if more is None or not self._fits(trajectory, more):
                     break
                 trajectory.insert(more)
@@ -226,10 +230,23 @@ class RolloutRunner:
 
     async def _judge(self, trajectory: Trajectory, episode: Episode, finish: FinishReason) -> None:
         with told_as_fault("the environment"):
-            verdict = expected(await episode.verdict(finish), Verdict, "the verdict").checked()
+            judged = await self._awaited(episode.verdict(finish), "the verdict")
+            verdict = expected(judged, Verdict, "the verdict").checked()
         if verdict.error is not None:
             log("rollout_not_judged", prompt=trajectory.prompt.key, index=trajectory.index, error=verdict.error)
         trajectory.end(finish, verdict)
+
+    async def _awaited(self, answer: Awaitable[T], what: str) -> T:
+        """What an environment answers. Raises ForeignFault where it takes longer than it may."""
+        clock = asyncio.timeout(self._settings.environment)
+        try:
+            async with clock:
+                return await answer
+        except TimeoutError as error:
+            if not clock.expired():  # the environment's own
+                raise
+            seconds = f"{self._settings.environment:g} s"
+            raise ForeignFault(f"the environment took more than {seconds} for {what}") from error
 
     def _fail(self, trajectory: Trajectory, error: str) -> FinishReason:
         log("rollout_failed", prompt=trajectory.prompt.key, index=trajectory.index, error=error)

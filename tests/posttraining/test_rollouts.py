@@ -55,6 +55,27 @@ def test_tokens_depend_on_run_batch_prompt_and_index_alone() -> None:
     assert len({seed_of(a, b, k, i) for a in range(3) for b in range(3) for k in "xy" for i in range(3)}) == 54
 
 
+@pytest.mark.parametrize("where", ["turn", "verdict"])
+def test_an_environment_that_does_not_answer_costs_its_rollout_alone(where: str) -> None:
+    class Silent(Lengths):
+        def start(self, prompt: Prompt) -> Any:
+            episode = super().start(prompt)
+            if prompt.key == "math/1":
+
+                async def never(*_: Any) -> Any:
+                    await asyncio.sleep(60)
+
+                setattr(episode, where, never)
+            return episode
+
+    groups = run(runner(babble(), Silent(), replace(SETTINGS, environment=0.2)).batch(prompts(3), 0))
+    for group in groups:
+        wanted = "more than 0.2 s" if group.prompt.key == "math/1" else None
+        for rollout in group.rollouts:
+            assert (rollout.reward is None) == (wanted is not None)
+            assert wanted is None or wanted in (rollout.error or "")
+
+
 def test_groups_come_as_they_finish() -> None:
     slow = {10: 0.2, 11: 0.0}
 
