@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dsv4.api.folders import default_model_folder
+from dsv4.api.folders import model_folder
 from dsv4.api.local_model import LocalModel
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.cache import CacheDtype, CacheSpec
@@ -23,6 +23,7 @@ from dsv4.engine import Engine
 from dsv4.engine.memory import DEFAULT_SHARE, check_budget, parse_memory, plan_memory
 from dsv4.files import stamp
 from dsv4.generation import SamplingDefaults
+from dsv4.hub import title
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import limit_experts
 from dsv4.model.layers import MODES
@@ -51,7 +52,8 @@ def load(
     fused: bool | None = None,
     adapter: str | Path | None = None,
 ) -> LocalModel:
-    """Load a checkpoint folder (released layout, Base layout or plain floats); None = the bundled model.
+    """Load a checkpoint folder (released layout, Base layout or plain floats) or a pulled model by its name (`flash`,
+    `owner/name`); None = the bundled model.
 
     mode: "fp32" (exact, for research), "bf16", or "release" (the released quantised numerics).
     context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
@@ -62,7 +64,7 @@ def load(
     those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
     """
     check_mode(mode)
-    path = Path(folder) if folder is not None else default_model_folder()
+    path = model_folder(folder)
     config, reader, defaults = _open(path)
     check_shapes(config, release_numerics=mode == "release")
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
@@ -87,7 +89,7 @@ def load(
         fused=fused,
         sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, config.vocab_size),
     )
-    return LocalModel(path.resolve().name, model, engine, tokenizer, defaults)
+    return LocalModel(title(path), model, engine, tokenizer, defaults)
 
 
 def _model(

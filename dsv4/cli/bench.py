@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dsv4.cli.flags import at_least, writable
 from dsv4.config import Mode
 from dsv4.files import naming
+from dsv4.hub import title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def bench(
     Parameters
     ----------
     folder
-        Checkpoint folder, or the word kernels or model. Default: the bundled model.
+        Checkpoint folder, the name of a pulled model, or the word kernels or model. Default: the bundled model.
     of
         After the word model: the checkpoint folder. Default: the bundled model.
     contexts
@@ -61,17 +62,17 @@ def bench(
         Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
     """
     from dsv4.bench.plot import speed_svg
-    from dsv4.cli.folders import default_model_folder
+    from dsv4.cli.folders import model_folder
 
     writable("--json", json)
     writable("--plot", plot, ".svg")
     at_least(1, decode=decode, contexts=min(contexts, default=1))
     if folder is not None and str(folder) in _WORDS and not folder.exists():
-        _WORDS[str(folder)](of or default_model_folder(), mode, json, fused)
+        _WORDS[str(folder)](model_folder(of), mode, json, fused)
         return
     if of is not None:
         raise ValueError(f"one folder is measured at a time, got {folder} and {of}")
-    path = folder or default_model_folder()
+    path = model_folder(folder)
     lengths = _lengths(path, contexts, decode, long)
     options = {"step_tokens": 2048 if long else 512, "fused": fused}
     rows = _measure(path, mode, lengths, decode, peer, options, json)
@@ -122,7 +123,7 @@ def _measure(
             _show(rows[-1], rows)
             if json is not None:
                 with naming(json):
-                    append_lines(json, [{"model": path.name, **rows[-1].to_dict()}])
+                    append_lines(json, [{"model": title(path), **rows[-1].to_dict()}])
     return rows
 
 
@@ -139,7 +140,7 @@ def _model(path: Path, mode: Mode, json: Path | None, fused: bool | None) -> Non
     """One line per way of using the model."""
     from dsv4.bench.model import model_rates
 
-    _show_rates(model_rates(path, mode, fused), json, {"model": path.name, "mode": mode})
+    _show_rates(model_rates(path, mode, fused), json, {"model": title(path), "mode": mode})
 
 
 def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str]) -> None:

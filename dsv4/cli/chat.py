@@ -36,7 +36,7 @@ def chat(
     Parameters
     ----------
     folder
-        Checkpoint folder. Default: the bundled model.
+        Checkpoint folder, or the name of a pulled model. Default: the bundled model.
     thinking
         Let the model think before it answers; its reasoning is dimmed.
     effort

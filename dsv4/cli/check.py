@@ -9,7 +9,7 @@ def check(folder: Path, *, deep: bool = False, json: bool = False) -> None:
     Parameters
     ----------
     folder
-        Folder with config.json and safetensors files.
+        Folder with config.json and safetensors files, or the name of a pulled model.
     deep
         Read every value and look for NaN and infinity; otherwise only where loading would.
     json
@@ -19,8 +19,10 @@ def check(folder: Path, *, deep: bool = False, json: bool = False) -> None:
 
     from dsv4.api.tokenizer import check_tokenizer
     from dsv4.checkpoint.check import check_folder
+    from dsv4.cli.folders import model_folder
     from dsv4.observe import printable
 
+    folder = model_folder(folder)
     if deep and not json:
         from dsv4.cli.progress import byte_progress
 

@@ -18,7 +18,7 @@ def convert(
     Parameters
     ----------
     src
-        Folder with config.json and safetensors files.
+        Folder with config.json and safetensors files, or the name of a pulled model.
     dst
         New folder to write; must not hold a finished checkpoint.
     experts
@@ -34,9 +34,11 @@ def convert(
     import sys
 
     from dsv4.checkpoint.convert import convert as convert_folder
+    from dsv4.cli.folders import model_folder
     from dsv4.cli.progress import byte_progress
     from dsv4.files import naming
 
+    src = model_folder(src)
     with byte_progress("converting") as show, naming(dst):
         layout = convert_folder(src, dst, experts=experts, dtype=dtype, adapter=adapter, resume=resume, progress=show)
     print(f"{dst}: complete, layout {layout.name}", file=sys.stderr)

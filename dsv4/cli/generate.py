@@ -33,7 +33,7 @@ def generate(
     Parameters
     ----------
     folder
-        Checkpoint folder. Default: the bundled model.
+        Checkpoint folder, or the name of a pulled model. Default: the bundled model.
     prompt
         Text to continue; "-" or nothing reads standard input.
     chat

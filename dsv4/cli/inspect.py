@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dsv4.cli.flags import writable
 from dsv4.config import ModelConfig
 from dsv4.files import naming
+from dsv4.hub import title
 
 if TYPE_CHECKING:
     from dsv4.checkpoint import Layout
@@ -22,7 +23,7 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
     Parameters
     ----------
     model
-        flash, pro, nano, or a folder with config.json.
+        flash, pro, nano, a folder with config.json, or the name of a pulled model.
     json
         Print one JSON object instead of tables.
     plot
@@ -44,17 +45,16 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
 
 
 def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
-    """The name and config behind `flash`, `pro`, `nano` or a folder, and the folder where there is one."""
+    """The name and config behind `flash`, `pro`, `nano`, a pulled model or a folder, and the folder where there is
+    one."""
+    from dsv4.cli.folders import model_folder
+
     if model in RELEASED:
         return model, ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{model}.json"), None
-    folder = Path(model)
-    if model == "nano" and not folder.exists():
-        from dsv4.cli.folders import default_model_folder
-
-        folder = default_model_folder()
+    folder = model_folder(None if model == "nano" and not Path(model).exists() else model)
     if not folder.exists():
         raise FileNotFoundError(f"{model}: not flash, pro or nano, and no such folder")
-    return folder.resolve().name, ModelConfig.from_file(folder), folder if folder.is_dir() else folder.parent
+    return title(folder), ModelConfig.from_file(folder), folder if folder.is_dir() else folder.parent
 
 
 def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict[str, Any]:

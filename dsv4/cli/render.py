@@ -37,13 +37,11 @@ def render(
     tokens
         Print the ids of each prompt too.
     """
-    from dsv4.cli.folders import default_model_folder
+    from dsv4.cli.folders import model_folder
     from dsv4.encoding import Tokenizer, dialect_named, dialect_of_folder
     from dsv4.server.wire.json import json_line
 
-    folder = model
-    if folder is None and (tokens or dialect is None):
-        folder = default_model_folder()
+    folder = None if model is None and not tokens and dialect is not None else model_folder(model)
     chosen = dialect_named(dialect) if dialect is not None else dialect_of_folder(folder or Path())
     tokenizer = Tokenizer.load(folder or Path(), dialect=chosen) if tokens else None
     failed = False

@@ -42,7 +42,7 @@ def serve(
     Parameters
     ----------
     folder
-        Checkpoint folder; the bundled model if left out.
+        Checkpoint folder, or the name of a pulled model; the bundled model if left out.
     host
         Address to listen on. An address of other machines than this one (127.0.0.1, ::1, localhost) needs keys.
     port

@@ -32,7 +32,7 @@ def sft(
     recipe
         TOML file with what the flags and the defaults do not say; docs/finetune.md describes it.
     init
-        The model to start from: a checkpoint folder, or the folder of a finished run.
+        The model to start from: a checkpoint folder, the folder of a finished run, or the name of a pulled model.
     data
         JSON lines of conversations ({"messages": [...]}), a file or a folder of them; repeat the flag for several.
     lora

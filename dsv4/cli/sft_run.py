@@ -11,6 +11,7 @@ import torch
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.checkpoint.adapter import adaptable, write_adapter
 from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
+from dsv4.cli.folders import model_folder
 from dsv4.cli.progress import console
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.train import show_run
@@ -41,7 +42,7 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, run: Ru
         raise ValueError("--init: which model to start from? `dsv4 train` trains one from scratch")
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    base = BaseModel.open(Path(where))
+    base = BaseModel.open(model_folder(where))
     for note in base.notes:
         console().print(f"note: {note}")
     if run.export not in ("auto", "none") and ("lora" in raw or wishes.lora is not None):
