@@ -60,12 +60,16 @@ def load(
     memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
     read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where prefixes
     are kept after the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that
-    of the folder. adapter: folder of a LoRA adapter; beside quantised weights its steps run op by op. The others are
-    those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
+    of the folder. speculate: draft with the folder's draft head or prediction block; the text does not change. A draft
+    head is loaded for this only. adapter: folder of a LoRA adapter; beside quantised weights its steps run op by op.
+    The others are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or
+    field.
     """
     check_mode(mode)
     path = model_folder(folder)
     config, reader, defaults = _open(path)
+    if config.dspark and not speculate:
+        config = config.without_prediction()  # the draft head does nothing else
     check_shapes(config, release_numerics=mode == "release")
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     model, adapted = _model(config, reader, mode, adapter)
