@@ -70,12 +70,36 @@ def train(
             torch.set_num_threads(threads)
         if table:
             _print_table(made)
+        elif dry_run and made.draft is not None:
+            raise ValueError("--dry-run: not for a recipe with [draft]; --steps 1 tries a step of it")
         elif dry_run:
             from dsv4.cli.train_dry_run import dry_run as rehearse
 
             rehearse(made, place, export, steps or 1)
+        elif made.draft is not None:
+            _train_draft(made, place, live, track, export, steps)
         else:
             _train(made, place, live, track, export, steps)
+
+
+def _train_draft(
+    recipe: "Recipe", place: Path, live: int | None, track: str | None, export: str, steps: int | None
+) -> None:
+    """A run of the draft head alone."""
+    from dsv4.cli.train_draft import base_of, draft_trainer, export_with_head, layout_for
+    from dsv4.distributed.mesh import launched
+
+    if launched():
+        raise ValueError("draft: a draft head is trained in one process: start it without torchrun")
+    recipe.scale.check(1)
+    base = base_of(recipe, place)
+    with ExitStack() as held:
+        page = before_the_run(recipe, place, live, track, held)
+        prepared = prepare(recipe, place, layout_for(base, export))
+        trainer = draft_trainer(recipe, base, place, prepared.tokenizer)
+        if show_run(trainer, place, page, track, steps) and prepared.layout is not None:
+            target = export_with_head(place, base, trainer, prepared.layout)
+            console().print(f"model: {target} ({prepared.layout.name})")
 
 
 def _print_table(recipe: "Recipe") -> None:
