@@ -70,14 +70,10 @@ def train(
             torch.set_num_threads(threads)
         if table:
             _print_table(made)
-        elif dry_run and made.draft is not None:
-            raise ValueError("--dry-run: not for a recipe with [draft]; --steps 1 tries a step of it")
         elif dry_run:
             from dsv4.cli.train_dry_run import dry_run as rehearse
 
             rehearse(made, place, export, steps or 1)
-        elif made.draft is not None:
-            _train_draft(made, place, live, track, export, steps)
         else:
             _train(made, place, live, track, export, steps)
 
@@ -116,6 +112,9 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
     """The run itself, on this process or, under torchrun, on all of them."""
     from dsv4.distributed.mesh import Mesh, launched
 
+    if recipe.draft is not None:
+        _train_draft(recipe, place, live, track, export, steps)
+        return
     if not launched():
         recipe.scale.check(1)
     mesh = Mesh.start(recipe.scale) if launched() else None

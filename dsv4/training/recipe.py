@@ -121,7 +121,7 @@ class Recipe:
         check_fields(ModelConfig, self.model, "model")
         if self.draft is None:
             return strictly(ModelConfig, {"vocab_size": vocabulary, **self.model}, "model")
-        from dsv4.training.draft_run import with_head  # it needs torch, and recipes are read without
+        from dsv4.training.draft_fields import with_head  # it needs torch, and recipes are read without
 
         # the model may have more rows than its tokenizer has tokens, and the noise token may be one of them
         vocabulary = max(vocabulary, (self.draft.noise_token_id or 0) + 1)
@@ -135,7 +135,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         if "draft" in raw:
-            from dsv4.training.draft_run import complete
+            from dsv4.training.draft_fields import complete
 
             raw = complete(raw)
         check_fields(cls, raw)
