@@ -7,6 +7,7 @@
     python3 run.py test           set up with the test tools, then lint, types and tests
     python3 run.py test ARGS      the same, but only pytest, with these arguments
     python3 run.py test --slow    the suites that take minutes, one after another, with a summary (names pick some)
+    python3 run.py wheels         build the wheels of a release into dist/ (`python3 run.py wheels --help`)
     python3 run.py setup          set up only; afterwards `.venv/bin/dsv4` is the command
     python3 run.py VERB ...       set up, then `dsv4 VERB ...` (chat, inspect, bench, ...)
     python3 run.py clean          remove the environment
@@ -368,7 +369,7 @@ def run_tests(arguments: list[str]) -> int:
     if "--slow" in arguments:
         names = [argument for argument in arguments if argument != "--slow"]
         return subprocess.run([*tools, "tests.slow_suites", *names], cwd=str(ROOT), env=environment).returncode
-    folders = ["dsv4", "tests", "recipes", "benchmarks", "run.py"]
+    folders = ["dsv4", "tests", "recipes", "benchmarks", "deploy", "run.py"]
     gates = [
         [*tools, "ruff", "check", *folders],
         [*tools, "ruff", "format", "--check", "--quiet", *folders],
@@ -398,7 +399,7 @@ def command_of(arguments: list[str]) -> list[str]:
         return arguments
     if first.startswith("-") or Path(first).is_dir():
         return ["serve", *arguments]
-    fail(f"no verb or folder is called {first!r}; verbs: setup, test, clean, {', '.join(verbs())}")
+    fail(f"no verb or folder is called {first!r}; verbs: setup, test, wheels, clean, {', '.join(verbs())}")
     raise AssertionError
 
 
@@ -412,10 +413,13 @@ def main() -> None:
     if verb == "clean":
         shutil.rmtree(VENV, ignore_errors=True)
         return
-    command = [] if verb in ("setup", "test") else command_of(arguments)  # before minutes of set-up
+    command = [] if verb in ("setup", "test", "wheels") else command_of(arguments)  # before minutes of set-up
     set_up("test" if verb == "test" else "run")
     if verb == "test":
         sys.exit(run_tests(arguments[1:]))
+    if verb == "wheels":
+        build = [str(PYTHON), "-m", "deploy.build_wheels", *arguments[1:]]
+        sys.exit(subprocess.run(build, cwd=str(ROOT)).returncode)
     if not command:
         return
     command = [str(BIN / "dsv4"), *command]

@@ -36,6 +36,7 @@ SUITES = (
     Suite("sanitizers", ("kernels/test_sanitizers.py",), "kernels under AddressSanitizer and UBSan, on every ISA"),
     Suite("arm64", ("kernels/test_arm64.py",), "products on an emulated arm64"),
     Suite("workers", ("posttraining/test_ray_workers.py",), "rollout workers of a local Ray cluster, one killed"),
+    Suite("wheels", ("deploy/test_wheels.py",), "both wheels in a new environment without a compiler"),
     Suite("agents", ("agents/test_agents.py",), "real agents from npm and PyPI"),
 )
 

@@ -33,8 +33,11 @@ def not_pulled(named: str, wanted: Repository) -> str:
 
 
 def default_model_folder() -> Path:
-    """The bundled model, models/nano of the checkout. Raises FileNotFoundError when it is not there."""
-    folder = Path(dsv4.__file__).parents[1] / "models" / "nano"
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"the bundled model is not at {folder}: name a model folder")
-    return folder
+    """The bundled model: models/nano of the checkout, or its copy in the installed package. Raises FileNotFoundError
+    when it is not there."""
+    package = Path(dsv4.__file__).parent
+    places = [base / "models" / "nano" for base in (package.parent, package)]
+    for folder in places:
+        if (folder / "config.json").is_file():
+            return folder
+    raise FileNotFoundError(f"the bundled model is not at {places[0]}: name a model folder")

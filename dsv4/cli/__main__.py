@@ -26,6 +26,7 @@ VERBS = {
     "recipe": "Make a model from nothing: every stage of a chain, or those that are left.",
     "distill": "Make one student from several teachers, or go on with such a run.",
     "bench": "Measure prefill and decode speed by context length.",
+    "completion": "Completion of verbs and flags for bash, zsh or fish.",
 }
 # in torch's message about memory that it cannot allocate
 NO_MEMORY = "can't allocate memory"

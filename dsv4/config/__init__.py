@@ -1,6 +1,5 @@
 """What a DeepSeek-V4 model is: `ModelConfig`, read from config files of three dialects. No torch."""
 
-from dsv4.config.dspark import DSpark
 from dsv4.config.model import (
     CSA_RATIO,
     HCA_RATIOS,
@@ -19,7 +18,6 @@ __all__ = [
     "CSA_RATIO",
     "HCA_RATIOS",
     "AttentionKind",
-    "DSpark",
     "LayerSpec",
     "Mode",
     "ModelConfig",

@@ -27,6 +27,7 @@ FLAGS = {
     "recipe": "name folder stage set dry_run",
     "distill": "recipe set folder live track export threads steps",
     "bench": "folder of contexts decode peer long json plot mode fused",
+    "completion": "shell install",
 }
 
 

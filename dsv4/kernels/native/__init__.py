@@ -1,4 +1,5 @@
-"""Native CPU kernels: C++ that is built at first use and called with raw pointers. If the build fails, torch runs.
+"""Native CPU kernels: C++ called with raw pointers. The library comes with the package dsv4-kernels or is compiled at
+first use; where neither is possible, torch runs.
 
 DSV4_NATIVE=0 turns them off; DSV4_ISA=avx512|avx2|portable selects an instruction set.
 """
@@ -7,12 +8,14 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsv4.kernels.native.build import BuildError, choose_isa, library_path
+from dsv4.kernels.native.packaged import packaged_folder
 
 __all__ = [
     "BuildError",
@@ -57,7 +60,10 @@ def why_not() -> str:
 
 def describe() -> str:
     """One line that tells users which kernels run."""
-    return f"native, {isa()}" if available() else f"plain torch ({why_not().splitlines()[0]})"
+    if not available():
+        return f"plain torch ({why_not().splitlines()[0]})"
+    packaged = Path(library()._name).parent == packaged_folder()
+    return f"native, {isa()}, {'from dsv4-kernels' if packaged else 'compiled here'}"
 
 
 def library() -> ctypes.CDLL:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dsv4.files import rename, sync_path
 from dsv4.kernels.native import structs
+from dsv4.kernels.native.packaged import packaged_library
 
 KERNELS = Path(__file__).parents[1]  # the C++ of an operation lies in its folder, shared C++ beside this file
 HEADER = "structs.h"  # written at build time
@@ -30,6 +31,8 @@ ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
 }
 SAY_EVERY = 10.0  # seconds between two lines about a build, where lines cannot be overwritten
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wno-psabi")
+# of a library for other machines: without -fopenmp it asks for no libgomp, which a system may lack; torch has loaded it
+_PORTABLE_LINK = ("-Wl,--strip-all",)
 
 
 class BuildError(RuntimeError):
@@ -72,19 +75,42 @@ def cache_folder() -> Path:
     return Path(base) / "dsv4" / "native"
 
 
+def source_digest() -> str:
+    """A digest of what the kernels are made from: sources, structs, and flags of all instruction sets. It depends on
+    neither compiler nor machine, so it tells whether a library from elsewhere belongs to these sources."""
+    flags = {name: options for name, (_, options) in ISA.items()}
+    digest = hashlib.sha256(f"{_FLAGS}{flags}{structs.header()}".encode())
+    for file in sorted([*KERNELS.glob("*/*.cpp"), *KERNELS.glob("*/*.h")]):
+        digest.update(f"{file.relative_to(KERNELS).as_posix()}".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def library_path(isa: str, extra: tuple[str, ...] = ()) -> Path:
-    """Build if needed; the shared library for `isa`. `extra`: more compiler flags (sanitizers)."""
-    cxx = compiler()
+    """The shared library for `isa`: that of an installed dsv4-kernels made from these sources, else one that is
+    compiled here if needed. `extra`: more compiler flags (sanitizers), always compiled here."""
+    sources = source_digest()
+    packaged, unfit = (None, "") if extra else packaged_library(isa, sources)
+    if packaged is not None:
+        return packaged
+    try:
+        cxx = compiler()
+    except BuildError as error:
+        raise BuildError(f"{error}{f'; {unfit}' if unfit else ''}") from None
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
     flags = (*_FLAGS, *ISA[isa][1], *extra)
-    files = sorted([*KERNELS.glob("*/*.cpp"), *KERNELS.glob("*/*.h")])
-    digest = hashlib.sha256(f"{version}{flags}{platform.machine()}{structs.header()}".encode())
-    for file in files:
-        digest.update(f"{file.relative_to(KERNELS)}".encode() + file.read_bytes())
+    digest = hashlib.sha256(f"{version}{flags}{platform.machine()}{sources}".encode())
     target = cache_folder() / f"dsv4-{isa}-{digest.hexdigest()[:16]}.so"
     if not target.exists():
-        _build(cxx, flags, [file for file in files if file.suffix == ".cpp"], target)
+        if unfit:
+            print(f"native kernels ({isa}): {unfit}", file=sys.stderr, flush=True)
+        _build(cxx, flags, flags, target)
     return target
+
+
+def build_portable(isa: str, target: Path, cxx: str) -> None:
+    """Compile the library for `isa` so that it runs on other machines of the compiler's kind, into `target`. Raises
+    BuildError."""
+    _build(cxx, (*_FLAGS, *ISA[isa][1]), _PORTABLE_LINK, target)
 
 
 def write_header(folder: Path) -> Path:
@@ -93,14 +119,15 @@ def write_header(folder: Path) -> Path:
     return folder
 
 
-def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
-    """Compile each source, link, and rename the result to its place, because two processes may build at the same time.
-    Prints its progress on stderr, because a build may take a minute."""
+def _build(cxx: str, flags: tuple[str, ...], link: tuple[str, ...], target: Path) -> None:
+    """Compile each source with `flags`, link with `link`, and rename the result to its place, because two processes may
+    build at the same time. Prints its progress on stderr, because a build may take a minute."""
+    sources = sorted(KERNELS.glob("*/*.cpp"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=target.parent) as folder,
-            _Compilation(len(sources), target.name) as progress,
+            _Compilation(len(sources), target.stem) as progress,
         ):
             include = [f"-I{KERNELS}", f"-I{write_header(Path(folder))}"]
             objects = [str(Path(folder) / f"{file.stem}.o") for file in sources]
@@ -113,7 +140,7 @@ def _build(cxx: str, flags: tuple[str, ...], sources: list[Path], target: Path) 
                     job.result()
                     progress.made(jobs[job])
             made = Path(folder) / target.name
-            _run([cxx, *flags, "-shared", *objects, "-o", str(made)])
+            _run([cxx, *link, "-shared", *objects, "-o", str(made)])
             sync_path(made)
             rename(made, target)
     except OSError as error:
