@@ -1,8 +1,7 @@
 """What every parameter of the model is: the one table that loading, export, training and arithmetic look up.
 
 A parameter's name and shape follow from the configuration; so do its role, how it may be stored, which optimiser moves
-it and which matrices lie in it. Parameter names of our modules are the released names. DSpark draft stages are not in
-the table.
+it and which matrices lie in it. Parameter names of our modules are the released names.
 
 Two choices that the report leaves open (2.4). Position biases (`ape`) are added to scores, one number per place and
 channel: they are not linear maps, so their singular values have no meaning, and AdamW moves them with the other biases.
@@ -32,7 +31,8 @@ class Role(StrEnum):
     HYPER_CONNECTION = "hyper-connection"
     HEAD_CONNECTION = "head connection"  # the hyper-connection before the head
     NORM = "norm"
-    PREDICTION = "prediction"  # projections into the prediction block
+    PREDICTION = "prediction"  # projections into the prediction block, or into the draft head
+    DRAFT = "draft"  # the draft head's bias by the token before, and its confidence
 
 
 class Storage(StrEnum):
@@ -41,7 +41,7 @@ class Storage(StrEnum):
     LINEAR = "linear"  # FP8 in the quantised layouts, bfloat16 where its tiles would be read in two ways
     EXPERT = "expert"  # a routed expert's linear: FP4 or FP8 (or bfloat16, as above)
     PLAIN = "plain"  # matrices never quantised: embedding, indexer weights
-    WIDE = "wide"  # stored in bfloat16, computes in float32: router, compressor, head
+    WIDE = "wide"  # stored in bfloat16, computes in float32: router, compressor, head, the draft head's own
     NORM = "norm"  # stored in bfloat16, computes in float32
     FLOAT = "float"  # always float32: hyper-connections, sinks, position biases, router bias
     TABLE = "table"  # int64: hash routing
@@ -95,7 +95,7 @@ class Parameter:
 
     @property
     def prediction(self) -> bool:
-        """Whether it belongs to a multi-token-prediction block."""
+        """Whether it belongs to the multi-token-prediction block or to the draft head."""
         return self.name.startswith("mtp.")
 
 
@@ -137,6 +137,30 @@ def parameters(config: ModelConfig) -> Iterator[Parameter]:
         for name in ("enorm", "hnorm", "norm"):
             yield _norm(f"{prefix}{name}.weight", D)
         yield from _head_connection(prefix, config)
+    yield from _draft_head(config)
+
+
+def _draft_head(config: ModelConfig) -> Iterator[Parameter]:
+    """The stages of DSpark under the released names: the first has the way in, the last the way out."""
+    if config.dspark is None:
+        return
+    D, V, r = config.hidden_size, config.vocab_size, config.dspark.markov_rank
+    *_, last = config.draft_layers
+    for i, layer in enumerate(config.draft_layers):
+        prefix = f"mtp.{i}."
+        yield from _block(prefix, layer, config)
+        if i == 0:
+            shape = (D, len(config.dspark.target_layer_ids) * D)
+            yield Parameter(f"{prefix}main_proj.weight", Role.PREDICTION, Storage.LINEAR, shape)
+            yield _norm(f"{prefix}main_norm.weight", D)
+        if layer == last:
+            yield _norm(f"{prefix}norm.weight", D)
+            yield from _head_connection(prefix, config)
+            for name in ("markov_w1", "markov_w2"):  # an embedding and a head of few columns
+                name = f"{prefix}markov_head.{name}.weight"
+                yield Parameter(name, Role.DRAFT, Storage.WIDE, (V, r), Mover.ADAMW)
+            name = f"{prefix}confidence_head.proj.weight"
+            yield Parameter(name, Role.DRAFT, Storage.WIDE, (1, D + r), Mover.ADAMW)
 
 
 def _norm(name: str, size: int, indexer: bool = False) -> Parameter:

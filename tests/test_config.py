@@ -10,7 +10,7 @@ import pytest
 
 import dsv4
 from dsv4.config import AttentionKind, LayerSpec, ModelConfig, Routing, Yarn
-from dsv4.testing.tiny import tiny_config
+from dsv4.testing.tiny import tiny_config, tiny_draft_config
 
 PACKAGED = Path(dsv4.__file__).parent / "configs"
 RELEASED = ["flash", "pro"]
@@ -56,14 +56,15 @@ def test_a_release_with_draft_stages(reference_data: Path) -> None:
     assert config.n_routed_experts == 160
     assert Counter(spec.kind.value for spec in config.layers) == PLANS["flash"]
     written = config.to_dict()
-    assert len(written["compress_ratios"]) == 43
-    again = ModelConfig.from_dict(written)
-    assert again == config.with_changes(draft_stages=0, compress_ratios=config.compress_ratios[:43])
+    assert len(written["compress_ratios"]) == 46
+    assert (written["dspark_block_size"], written["dspark_target_layer_ids"]) == (5, [40, 41, 42])
+    assert ModelConfig.from_dict(written) == config
 
 
 ROUND_TRIPS = {
     "flash": ModelConfig.from_dict(raw("flash")),
     "pro": ModelConfig.from_dict(raw("pro")),
+    "draft head": tiny_draft_config(),
     "tiny": tiny_config(),
     "no yarn": tiny_config(yarn=None),
     "fp8 experts": tiny_config(quantized=True, expert_dtype="fp8"),

@@ -12,7 +12,7 @@ import dsv4
 from dsv4.config import ModelConfig, Yarn
 from dsv4.config.generation_file import GenerationAdvice, read_generation
 from dsv4.config.ranges import RANGES
-from dsv4.testing.tiny import tiny_config
+from dsv4.testing.tiny import tiny_config, tiny_draft_config
 
 
 def released() -> dict[str, Any]:
@@ -246,12 +246,27 @@ def test_each_trace_of_a_prediction_block(blocks: int | None, extra: int, expect
 
 
 def test_draft_stages_are_counted_by_their_ratios() -> None:
-    raw = tiny_config().to_dict()
-    drafted = {**raw, "dspark_block_size": 5, "compress_ratios": [0, 4, 128, 4, 0, 0, 0]}
-    config = ModelConfig.from_dict(drafted)
+    config = ModelConfig.from_dict({**tiny_draft_config().to_dict(), "compress_ratios": [0, 4, 128, 4, 0, 0, 0]})
     assert (config.num_nextn_predict_layers, config.draft_stages) == (0, 3)
-    del drafted["dspark_block_size"]
-    assert ModelConfig.from_dict({**drafted, "dspark_markov_rank": 256}).draft_stages == 3
+    assert config.layers == tiny_config().layers
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dspark_markov_rank": None}, "dspark_markov_rank is missing"),
+        ({"dspark_block_size": 65}, r"dspark_block_size must be an integer in \[1, 64\]"),
+        ({"dspark_noise_token_id": 97}, "dspark_noise_token_id must be below vocab_size 97"),
+        ({"dspark_target_layer_ids": [1, 4]}, "dspark_target_layer_ids must be ascending layer numbers in"),
+        ({"dspark_target_layer_ids": [1, 1]}, "dspark_target_layer_ids must be ascending"),
+        ({"dspark_target_layer_ids": "1"}, "dspark_target_layer_ids must be a list"),
+        ({"compress_ratios": [0, 4, 128, 4]}, "compress_ratios must end with a 0 for each draft stage"),
+        ({"compress_ratios": [0, 4, 128, 4, 0, 4]}, "belongs to a prediction layer and must be 0"),
+    ],
+)
+def test_a_draft_head_that_cannot_be(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig.from_dict({**tiny_draft_config().to_dict(), **change})
 
 
 def test_a_list_of_end_tokens() -> None:
@@ -308,7 +323,7 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("name", sorted(RANGES.keys() - {"draft_stages"}))
+@pytest.mark.parametrize("name", sorted(RANGES))
 def test_hostile_numbers_end_in_a_sentence_with_field_and_range(name: str) -> None:
     kind, low, high = RANGES[name]
     for value in HOSTILE:

@@ -60,12 +60,13 @@ def load(
     memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
     read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where prefixes
     are kept after the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that
-    of the folder. adapter: folder of a LoRA adapter; beside quantised weights its steps run op by op. The others are
-    those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
+    of the folder. speculate: draft with the folder's prediction block or draft head, which is loaded for this only.
+    adapter: folder of a LoRA adapter; beside quantised weights its steps run op by op. The others are those of
+    dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
     """
     check_mode(mode)
     path = model_folder(folder)
-    config, reader, defaults = _open(path)
+    config, reader, defaults = _open(path, draft=speculate)
     check_shapes(config, release_numerics=mode == "release")
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     model, adapted = _model(config, reader, mode, adapter)
@@ -115,15 +116,17 @@ def _budget(memory: int | None) -> int:
     return memory
 
 
-def _open(folder: Path) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:
+def _open(folder: Path, *, draft: bool) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:
     """A folder's config with every token that ends an answer, its reader, and its sampling defaults. Warns of unused
-    files and settings."""
+    files and settings. draft: with the folder's draft head, if it has one."""
     opened = open_folder(folder)
     advice = read_generation(folder, opened.config.vocab_size)
     ends = dict.fromkeys((*opened.config.end_token_ids, *advice.end_token_ids))
     for note in (*opened.notes, *advice.notes):
         warnings.warn(note, stacklevel=3)
     config = opened.config.with_changes(end_token_ids=tuple(ends))
+    if config.dspark and not draft:
+        config = config.without_prediction()
     return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p, advice.example_prompts)
 
 

@@ -2,6 +2,7 @@
 figure 6)."""
 
 from dsv4.cache.allocator import Allocator, OutOfCacheError
+from dsv4.cache.drafts import DraftCache
 from dsv4.cache.format import CacheDtype, RowFormat
 from dsv4.cache.layers import Place, StepCache
 from dsv4.cache.spec import PAGE_TOKENS, CacheSpec
@@ -13,6 +14,7 @@ __all__ = [
     "CacheDtype",
     "CacheSpec",
     "CacheStore",
+    "DraftCache",
     "OutOfCacheError",
     "Place",
     "RowFormat",

@@ -87,7 +87,7 @@ class StepCache:
         firsts = [
             max(old - window + 1, min(p.window_from, old), 0) for p, (old, _) in zip(places, self._spans, strict=True)
         ]
-        self._window = _plan_ring(places, self._spans, firsts, window)
+        self._window = _plan_ring(places, self._spans, firsts, store.config.window_rows)
         self._window_T2 = self._ranges(window, firsts)
         self._tails = {ratio: self._tail(ratio) for ratio in sequences.blocks}
         widest = max(len(p.pages) for p in places)
@@ -109,7 +109,7 @@ class StepCache:
 
     def _tail(self, ratio: int) -> _RingPlan:
         firsts = [old - tail_length(ratio, old) for old, _ in self._spans]
-        return _plan_ring(self.places, self._spans, firsts, tail_rows(ratio))
+        return _plan_ring(self.places, self._spans, firsts, tail_rows(ratio, self.store.config.taken_back))
 
     def _table(self, ratio: int) -> PageTable:
         per_page = self.store.spec.page_tokens // ratio

@@ -35,7 +35,7 @@ class CacheSpec:
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        return (*self.config.layers, *self.config.mtp_layers)
+        return (*self.config.layers, *self.config.mtp_layers, *self.config.draft_layers)
 
     def page_bytes(self) -> int:
         """Bytes of one page in all layers: compressed entries and indexer keys of `page_tokens` source tokens."""
@@ -44,7 +44,7 @@ class CacheSpec:
     def slot_bytes(self) -> int:
         """Bytes of one slot in all layers: window rows, compressor tails and last hidden states."""
         form = self.format
-        window = self.config.sliding_window * form.entry_width * form.dtype.itemsize
+        window = self.config.window_rows * form.entry_width * form.dtype.itemsize
         streams = STREAM_ROWS * self.config.hc_mult * self.config.hidden_size * 4 if self.config.mtp_layers else 0
         return streams + sum(window + self._tail_bytes(spec) for spec in self.layers)
 
@@ -66,4 +66,4 @@ class CacheSpec:
         values = spec.width(self.config.head_dim)
         if spec.kind is AttentionKind.CSA:
             values += spec.width(self.config.index_head_dim)
-        return tail_rows(spec.ratio) * 2 * values * 4  # kv and score, fp32
+        return tail_rows(spec.ratio, self.config.taken_back) * 2 * values * 4  # kv and score, fp32

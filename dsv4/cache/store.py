@@ -22,7 +22,8 @@ class LayerStore:
     query may not read.
 
     Window and tails are rings addressed by position, one per slot: the row of position p is row p modulo the ring.
-    Taking the last token back therefore needs no work: no later token can see the row that it overwrote.
+    Rings have rows to spare: taking the last `config.taken_back` tokens back needs no work, because no later token can
+    see the rows that they overwrote.
     """
 
     spec: LayerSpec
@@ -90,7 +91,7 @@ class CacheStore:
 
     def _layer(self, spec: LayerSpec, device: torch.device) -> LayerStore:
         c, form, slots = self.config, self.spec.format, self.slots.count
-        window = torch.empty(slots, c.sliding_window, form.entry_width, dtype=form.dtype, device=device)
+        window = torch.empty(slots, c.window_rows, form.entry_width, dtype=form.dtype, device=device)
         if not spec.ratio:
             return LayerStore(spec, window, None, None, {})
         rows = self.pages.count * (self.spec.page_tokens // spec.ratio)
@@ -99,7 +100,8 @@ class CacheStore:
         if is_csa:
             widths["index"] = 2 * spec.width(c.index_head_dim)
         tails = {
-            name: torch.empty(slots, tail_rows(spec.ratio), width, device=device) for name, width in widths.items()
+            name: torch.empty(slots, tail_rows(spec.ratio, c.taken_back), width, device=device)
+            for name, width in widths.items()
         }
         return LayerStore(
             spec,

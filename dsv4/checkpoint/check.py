@@ -168,7 +168,7 @@ def _tensor_problems(config: ModelConfig, reader: CheckpointReader, inventory: I
     if inventory.problems:
         scales = {p.scale_name for p in wanted}
         return [text for text in state_problems(wanted, reader, skip_mtp=True) if not _blames(text, scales)]
-    return state_problems(wanted, reader, skip_mtp=not config.num_nextn_predict_layers)
+    return state_problems(wanted, reader, skip_mtp=not config.predicts)
 
 
 def _blames(text: str, scales: set[str]) -> bool:

@@ -56,9 +56,9 @@ def convert(
     resume    continue an interrupted conversion of the same source; False starts it anew
     progress  called after each parameter with (bytes done, bytes in all, name)
 
-    Other small files of `src` (tokenizer, licence) are copied; DSpark draft stages are left out. Raises
-    CheckpointError when the source is not complete, the target belongs to something else, or a step that must be
-    lossless is not; ValueError for a combination of dtype and experts that no layout has.
+    Other small files of `src` (tokenizer, licence) are copied. Raises CheckpointError when the source is not complete,
+    the target belongs to something else, or a step that must be lossless is not; ValueError for a combination of dtype
+    and experts that no layout has.
     """
     source, target = Path(src), Path(dst)
     if source.resolve() == target.resolve():
@@ -67,7 +67,7 @@ def convert(
     config, reader = folder.config, folder.reader
     layout = target_layout(detect_layout(reader, config), dtype, experts)
     wanted = list(parameters(config))
-    raise_problems(state_problems(wanted, reader, skip_mtp=not config.num_nextn_predict_layers))
+    raise_problems(state_problems(wanted, reader, skip_mtp=not config.predicts))
     check_shapes(config, layout=layout)
     plan = expected_tensors(config, layout)
     shard = shards_by_size(plan, max_shard_bytes) if max_shard_bytes else lambda name: shard_of(name, config)

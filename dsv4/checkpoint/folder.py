@@ -34,17 +34,20 @@ def open_folder(path: str | Path) -> ModelFolder:
 
 
 def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelConfig, list[str]]:
-    """The config without parts that the files do not hold. A model without its prediction block gives the same
-    answers."""
+    """The config without parts that the files do not hold. A model without its prediction block or draft
+    stages gives the same answers."""
     stored = any(name.startswith("mtp.") for name in reader.names())
     draft = "mtp.0.main_proj.weight" in reader
-    if config.draft_stages:
-        text = "the DSpark draft stages (mtp.*) are not loaded: drafting with them is not supported"
-        return config, [text] if stored else []
+    if config.dspark:
+        if draft:
+            return config, []
+        why = "mtp.* does not hold the draft stages of the config (dspark_*)" if stored else "no draft stages (mtp.*)"
+        return config.without_prediction(), [f"{why}: loaded without them"]
     if config.num_nextn_predict_layers and not stored:
         return config.without_prediction(), ["no tensors of the prediction block (mtp.*): loaded without it"]
     if config.num_nextn_predict_layers and draft:
-        return config.without_prediction(), ["mtp.* holds DSpark draft stages, which are not loaded"]
+        note = "mtp.* holds draft stages (DSpark), but the config has no dspark_* keys: loaded without them"
+        return config.without_prediction(), [note]
     if stored and not config.num_nextn_predict_layers:
         return config, ["mtp.* is not loaded: the config has no prediction block"]
     return config, []

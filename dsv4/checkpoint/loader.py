@@ -38,13 +38,13 @@ def state_for(
     """Yield (name, tensor) for every parameter of the model, in released order; quantised scales follow their
     weight.
 
-    Where nothing must be cast the tensor is a view of the file's map. `mtp=False` leaves the prediction block
-    out; DSpark draft stages (config.draft_stages) are always left out. Raises CheckpointError before the
-    first tensor when any is missing, unknown or of the wrong shape.
+    Where nothing must be cast the tensor is a view of the file's map. `mtp=False` leaves the prediction block and
+    the draft stages (DSpark) out. Raises CheckpointError before the first tensor when any is missing, unknown or of
+    the wrong shape.
     """
     check_mode(mode)
     wanted = [p for p in parameters(config) if mtp or not p.prediction]
-    raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or not config.num_nextn_predict_layers))
+    raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or not config.predicts))
     return _yield_state(wanted, reader, mode, config)
 
 

@@ -86,10 +86,11 @@ def expected_tensors(config: ModelConfig, layout: Layout) -> dict[str, TensorSpe
 
 
 def shard_of(name: str, config: ModelConfig) -> int:
-    """The released shard of a tensor, from 1: embedding, layers, head and final norm, prediction block."""
+    """The released shard of a tensor, from 1: embedding, layers, head and final norm, then each prediction block or
+    draft stage."""
     parts = name.split(".")
     if parts[0] == "embed":
         return 1
     if parts[0] == "layers":
         return int(parts[1]) + 2
-    return config.num_hidden_layers + (3 if parts[0] == "mtp" else 2)
+    return config.num_hidden_layers + (3 + int(parts[1]) if parts[0] == "mtp" else 2)

@@ -54,15 +54,9 @@ def quantize_state(
 
 
 def config_for(config: ModelConfig, layout: Layout) -> ModelConfig:
-    """The configuration that belongs to a folder in this layout; draft stages are not written."""
-    kept = config.num_hidden_layers + config.num_nextn_predict_layers
+    """The configuration that belongs to a folder in this layout."""
     experts = layout.experts if layout.linears == "fp8" else None
-    return config.with_changes(
-        quantized=layout.linears == "fp8",
-        expert_dtype=experts,
-        draft_stages=0,
-        compress_ratios=config.compress_ratios[:kept],
-    )
+    return config.with_changes(quantized=layout.linears == "fp8", expert_dtype=experts)
 
 
 def save_checkpoint(

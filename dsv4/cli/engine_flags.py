@@ -41,7 +41,8 @@ class EngineFlags:
     dialect
         Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own.
     speculate
-        Let the model's prediction block draft one token per step; the text does not change.
+        Let the model's draft head (DSpark) draft up to its block of tokens in each step, or its prediction block one;
+        the text does not change.
     fused
         Run each step as one native call; --no-fused runs it op by op, with the same bits. Default: fused where
         possible.

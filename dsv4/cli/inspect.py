@@ -86,6 +86,7 @@ def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict
         "model": name,
         "layers": [{"index": s.index, "attention": s.kind.value, "routing": s.routing.value} for s in config.layers],
         "prediction_layers": config.num_nextn_predict_layers,
+        "draft_stages": config.draft_stages,
         "parameters": {**asdict(parameters), "total": parameters.total, "active": parameters.active},
         "disk": {
             "layout": layout.name,
@@ -155,9 +156,9 @@ def _print(facts: dict[str, Any]) -> None:
     p, disk = facts["parameters"], facts["disk"]
     hashed = sum(layer["routing"] == "hash" for layer in facts["layers"])
     console.print(f"[bold]{facts['model']}[/bold]  {plan_text(facts['layers'])}; {hashed} hash-routed")
-    console.print(
-        f"parameters  {_count(p['total'])} total, {_count(p['active'])} active, prediction block {_count(p['mtp'])}"
-    )
+    stages = facts["draft_stages"]
+    extra = f"draft head of {stages} stages" if stages else "prediction block"
+    console.print(f"parameters  {_count(p['total'])} total, {_count(p['active'])} active, {extra} {_count(p['mtp'])}")
     parts = ("embedding", "head", "attention", "compressors", "indexers", "routers", "routed_experts")
     parts += ("shared_experts", "hyper_connections", "norms")
     console.print("  " + ", ".join(f"{part.replace('_', ' ')} {_count(p[part])}" for part in parts), soft_wrap=True)

@@ -78,6 +78,26 @@ def train(
             _train(made, place, live, track, export, steps)
 
 
+def _train_draft(
+    recipe: "Recipe", place: Path, live: int | None, track: str | None, export: str, steps: int | None
+) -> None:
+    """A run of the draft head alone."""
+    from dsv4.cli.train_draft import base_of, draft_trainer, export_with_head, layout_for
+    from dsv4.distributed.mesh import launched
+
+    if launched():
+        raise ValueError("draft: a draft head is trained in one process: start it without torchrun")
+    recipe.scale.check(1)
+    base = base_of(recipe, place)
+    with ExitStack() as held:
+        page = before_the_run(recipe, place, live, track, held)
+        prepared = prepare(recipe, place, layout_for(base, export))
+        trainer = draft_trainer(recipe, base, place, prepared.tokenizer)
+        if show_run(trainer, place, page, track, steps) and prepared.layout is not None:
+            target = export_with_head(place, base, trainer, prepared.layout)
+            console().print(f"model: {target} ({prepared.layout.name})")
+
+
 def _print_table(recipe: "Recipe") -> None:
     import torch
 
@@ -92,6 +112,9 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
     """The run itself, on this process or, under torchrun, on all of them."""
     from dsv4.distributed.mesh import Mesh, launched
 
+    if recipe.draft is not None:
+        _train_draft(recipe, place, live, track, export, steps)
+        return
     if not launched():
         recipe.scale.check(1)
     mesh = Mesh.start(recipe.scale) if launched() else None

@@ -49,6 +49,8 @@ def dry_run(recipe: Recipe, place: Path, export: str, steps: int = 1) -> None:
 
     if launched():
         raise ValueError("--dry-run tries a recipe in one process: start it without torchrun")
+    if recipe.draft is not None:
+        raise ValueError("--dry-run: not for a recipe with [draft]; --steps 1 tries a step of it")
     check_sources(recipe)
     parent = next(folder for folder in (place.parent, *place.parent.absolute().parents) if folder.is_dir())
     with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix=".dsv4-dry-run-", dir=parent) as name:

@@ -1,5 +1,6 @@
 """What a DeepSeek-V4 model is: `ModelConfig`, read from config files of three dialects. No torch."""
 
+from dsv4.config.dspark import DSpark
 from dsv4.config.model import (
     CSA_RATIO,
     HCA_RATIOS,
@@ -18,6 +19,7 @@ __all__ = [
     "CSA_RATIO",
     "HCA_RATIOS",
     "AttentionKind",
+    "DSpark",
     "LayerSpec",
     "Mode",
     "ModelConfig",

@@ -9,6 +9,7 @@ null means that a field is absent, for every field. There is no default layer pl
 
 from typing import Any
 
+from dsv4.config.dspark import read_dspark
 from dsv4.config.ranges import RANGES, field_number, number, shown
 from dsv4.config.rope import read_rope
 
@@ -134,8 +135,9 @@ def _settle_prediction(raw: dict[str, Any], values: dict[str, Any]) -> None:
     if layers is None:
         return
     extra = ratios[layers:]
-    if any(name.startswith("dspark_") and value for name, value in raw.items()):
-        values["draft_stages"], values["num_nextn_predict_layers"] = max(0, len(extra)), 0
+    values["dspark"] = read_dspark(raw, len(extra))
+    if values["dspark"]:
+        values["num_nextn_predict_layers"] = 0
         return
     if "num_nextn_predict_layers" not in values:
         values["num_nextn_predict_layers"] = min(1, len(extra))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4.config.dialects import ATTENTION_NAMES, CSA_RATIO, QUANTIZATION, read_fields
+from dsv4.config.dspark import DSpark
 from dsv4.config.json_file import line_of_field, parse_object, read_bounded
 from dsv4.config.ranges import MOST_EXPERTS, RANGES, field_number
 from dsv4.config.rope import Yarn
@@ -46,9 +47,10 @@ def tail_length(ratio: int, tokens: int) -> int:
     return tokens - closed * ratio
 
 
-def tail_rows(ratio: int) -> int:
-    """Rows that hold a compressor's longest tail and one more, so that the last token can be taken back."""
-    return 2 * ratio if overlaps(ratio) else ratio
+def tail_rows(ratio: int, taken_back: int = 1) -> int:
+    """Rows that hold a compressor's longest tail and further ones, so that the last `taken_back` tokens can be taken
+    back."""
+    return (2 * ratio if overlaps(ratio) else ratio) - 1 + taken_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class ModelConfig:
     end_token_ids: tuple[int, ...] = ()  # further tokens that end an answer
     expert_dtype: str | None = None  # "fp4" | "fp8" | None: as the files say
     quantized: bool = False  # the files hold FP8 linears with block scales
-    draft_stages: int = 0  # DSpark stages in place of the MTP block: stored under mtp.*, not loaded
+    dspark: DSpark | None = None  # a draft head in place of the MTP block, stored under mtp.* too
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -138,6 +140,33 @@ class ModelConfig:
             LayerSpec(first + i, self.compress_ratios[first + i], Routing.LEARNED)
             for i in range(self.num_nextn_predict_layers)
         )
+
+    @property
+    def draft_layers(self) -> tuple[LayerSpec, ...]:
+        """The plan of the draft stages (DSpark); their index continues the backbone's."""
+        first = self.num_hidden_layers
+        return tuple(LayerSpec(first + i, 0, Routing.LEARNED) for i in range(self.draft_stages))
+
+    @property
+    def draft_stages(self) -> int:
+        """How many draft stages there are; 0 without a draft head."""
+        return self.dspark.stages if self.dspark else 0
+
+    @property
+    def predicts(self) -> bool:
+        """Whether parameters under `mtp.*` belong to the model: a prediction block or a draft head."""
+        return bool(self.num_nextn_predict_layers or self.dspark)
+
+    @property
+    def taken_back(self) -> int:
+        """The most tokens of a step that may be taken back, because they were drafts and wrong: caches have room so
+        that these overwrite nothing that is still needed."""
+        return self.dspark.block_size if self.dspark else 1
+
+    @property
+    def window_rows(self) -> int:
+        """Rows of a window's ring. A draft block reads `sliding_window` rows before itself, a token one less."""
+        return self.sliding_window - 1 + self.taken_back + (1 if self.dspark else 0)
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -181,20 +210,21 @@ class ModelConfig:
     def without_prediction(self) -> "ModelConfig":
         """The same model without its prediction block or draft stages."""
         return self.with_changes(
-            num_nextn_predict_layers=0, draft_stages=0, compress_ratios=self.compress_ratios[: self.num_hidden_layers]
+            num_nextn_predict_layers=0, dspark=None, compress_ratios=self.compress_ratios[: self.num_hidden_layers]
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The Hugging Face dialect, complete enough for other engines to load: transformers reads `layer_types` and
         `compress_rates`, everything else `compress_ratios`."""
-        skip = {"yarn", "quantized", "draft_stages", "compress_ratios", "expert_dtype", "end_token_ids"}
+        skip = {"yarn", "quantized", "dspark", "compress_ratios", "expert_dtype", "end_token_ids"}
         out: dict[str, Any] = {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4"}
         out |= {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         if len(self.end_tokens) > 1:
             out["eos_token_id"] = list(self.end_tokens)
         out |= _HF_CONSTANTS
-        stored_layers = self.num_hidden_layers + self.num_nextn_predict_layers  # draft stages are not written
-        out["compress_ratios"] = list(self.compress_ratios[:stored_layers])
+        out["compress_ratios"] = list(self.compress_ratios)
+        if self.dspark:
+            out |= {"num_nextn_predict_layers": 1} | self.dspark.to_dict()  # 1 is what releases with three stages say
         out |= self._transformers_plan()
         if self.yarn:
             out["rope_scaling"] = {"type": "yarn"} | {f.name: getattr(self.yarn, f.name) for f in fields(Yarn)}
@@ -235,6 +265,10 @@ _REQUIRED = tuple(_NAMES[: _NAMES.index("n_shared_experts")])
 def _check_numbers(config: ModelConfig) -> None:
     for name in RANGES:
         field_number(name, getattr(config, name))
+    if config.dspark:
+        if config.num_nextn_predict_layers:
+            raise ValueError("num_nextn_predict_layers must be 0 beside a draft head (dspark)")
+        config.dspark.check(config.num_hidden_layers, config.vocab_size)
     for token in (config.bos_token_id, *config.end_tokens):
         if token >= config.vocab_size:
             name = "bos_token_id" if token == config.bos_token_id else "eos_token_id"

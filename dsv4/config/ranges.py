@@ -42,7 +42,6 @@ RANGES: Mapping[str, tuple[type, float, float]] = MappingProxyType(
         "max_position_embeddings": (int, 1, 1 << 31),
         "bos_token_id": (int, 0, (1 << 22) - 1),
         "eos_token_id": (int, 0, (1 << 22) - 1),
-        "draft_stages": (int, 0, 16),
     }
 )
 INCLUDED_ZERO = frozenset({"swiglu_limit"})

@@ -45,13 +45,14 @@ class RankTransformer(Transformer):
         cache: ModelCache | None = None,
         observer: Observer | None = None,
         regime: Regime = PLAIN,
+        taps: list[Tensor] | None = None,
     ) -> Tensor:
         """See Transformer.hidden. Tokens after those of `sequences` are ignored."""
         if isinstance(self.head, FSDPModule) and torch.is_grad_enabled():
             # the loss reads the head's weight without calling the head; the end of the backward pass frees it
             self.head.unshard()
         tokens_T, observer = tokens_T[: sequences.tokens], self._balanced(observer, sequences)
-        return super().hidden(tokens_T, sequences, cache or self._cache(sequences), observer, regime)
+        return super().hidden(tokens_T, sequences, cache or self._cache(sequences), observer, regime, taps)
 
     def mtp_hidden(
         self,

@@ -51,10 +51,10 @@ class Engine:
     sequences: the largest number of running requests. step_tokens: the token budget of one step; a longer prompt is
     prefilled in chunks, and the other requests decode in the same steps. cache_dtype: the format of cached rows
     (default: the activation dtype of the model, `release` for a model in release numerics). reuse: the policy of kept
-    prefixes. disk: keeps prefixes beyond the life of the process. speculate: the prediction block drafts a token in
-    each step. queue: the largest number of waiting requests. sampled_vocabulary: ids from here on are never sampled,
-    because the model has more rows than its tokenizer has tokens (None = all may be sampled). fused: as in Runner.
-    observer: called with each request and its row of logits before a token is sampled.
+    prefixes. disk: keeps prefixes beyond the life of the process. speculate: in each step the draft head drafts up to a
+    block of tokens, or the prediction block one. queue: the largest number of waiting requests. sampled_vocabulary: ids
+    from here on are never sampled, because the model has more rows than its tokenizer has tokens (None = all may be
+    sampled). fused: as in Runner. observer: called with each request and its row of logits before a token is sampled.
     """
 
     def __init__(
@@ -86,7 +86,10 @@ class Engine:
         if sampled_vocabulary is not None and not 1 <= sampled_vocabulary <= rows:
             raise ValueError(f"sampled_vocabulary must be in [1, {rows}], got {sampled_vocabulary}")
         if speculate and not model.mtp:
-            raise ValueError("speculate needs a model with a prediction block (num_nextn_predict_layers is 0)")
+            raise ValueError(
+                "speculate needs a model with a prediction block or a draft head (num_nextn_predict_layers is 0, and "
+                "there are no dspark_* keys)"
+            )
         self.model, self.context_length, self.step_tokens = model, context_length, step_tokens
         self.sequences, self.queue = sequences, queue
         self.ends = frozenset(model.config.end_tokens)  # tokens that end every answer
@@ -439,11 +442,9 @@ class Engine:
             log("prefix_not_kept", request=request.number, error=fault_of(error))
 
     def _cut_drafts(self) -> None:
-        """Remove the drafts of answers that end with the next token, and of traced requests, because a draft that is
-        not accepted has no trace."""
+        """Remove the drafts for which the next step has no room."""
         for request in self._running:
-            if request.trace is not None or request.generated + 1 >= request.params.max_tokens:
-                request.drafts = []
+            request.drafts = request.drafts[: request.room]
 
     def _free(self, request: Request) -> None:
         self._running.remove(request)

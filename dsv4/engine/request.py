@@ -22,8 +22,8 @@ class Request:
     """`tokens` is the prompt and all tokens sampled since; the cache holds the first `cached` of them.
 
     points: ascending positions at which a chunk of the prompt ends, because the prefix is kept there. drafts: the
-    tokens that the prediction block proposes after `tokens`. predicted: the number of positions that the prediction
-    block has processed.
+    tokens that the prediction block or the draft head proposes after `tokens`. predicted: the number of positions that
+    the prediction block has processed.
     """
 
     tokens: list[int]
@@ -58,6 +58,12 @@ class Request:
     @property
     def uncached(self) -> int:
         return len(self.tokens) - self.cached
+
+    @property
+    def room(self) -> int:
+        """How many drafts the next step may check: none for the last token of an answer, and none for a traced request,
+        because a draft that is not accepted has no trace."""
+        return 0 if self.trace is not None else max(0, self.params.max_tokens - self.generated - 1)
 
     @property
     def generated(self) -> int:

@@ -3,6 +3,7 @@
 Legend: T tokens, S streams, D hidden size, V vocabulary, N wanted rows.
 """
 
+import time
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import is_
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.cache.spec import STREAM_ROWS
+from dsv4.engine.draft_blocks import DraftBlocks
+from dsv4.engine.draft_pace import DraftPace, Pace
 from dsv4.engine.request import Request
 from dsv4.engine.sampler import finite
 from dsv4.engine.step import FusedStep, UnfitError, misplaced
@@ -73,8 +76,8 @@ class StepOutput:
 
 
 class Runner:
-    """Runs steps of one model on one store. predict: keep the window of the prediction block up to date and make
-    drafts.
+    """Runs steps of one model on one store. predict: keep the window of the prediction block or draft head up to
+    date, and make drafts.
 
     fused: True runs a step as one native call and raises ValueError with the reason if that is not possible; False runs
     one call for each operation; None fuses where possible. The bits are the same.
@@ -85,6 +88,8 @@ class Runner:
 
     def __init__(self, model: Transformer, store: CacheStore, *, predict: bool, fused: bool | None = None) -> None:
         self.model, self.store, self.predict = model, store, predict
+        self._blocks = DraftBlocks(model, store) if predict and model.config.dspark else None
+        self.pace: Pace = DraftPace()
         self._fused: FusedStep | None = None
         self._may_fuse = fused is not False
         self._watch, self._weights = Watch(), WeightWatch(model)
@@ -126,7 +131,7 @@ class Runner:
         first, before, self._fused, self._reason = not self._seen, self.fused, None, self.problem
         if self._may_fuse and self.problem is None:
             try:
-                self._fused = FusedStep(self.model, self.store)
+                self._fused = FusedStep(self.model, self.store, predict=self.predict)
             except UnfitError as reason:
                 self._reason = str(reason)
         self._seen, self._weights = tables, WeightWatch(self.model)
@@ -153,15 +158,33 @@ class Runner:
             start += chunk.count
         carry = [self._carry(chunk) for chunk in chunks]
         trace = StepTrace() if any(chunk.request.trace is not None for chunk in chunks) else None
+        began = time.perf_counter()
         x_TSD, logits_NV = self._forward(chunks, rows, trace)
-        if self.predict:
+        if self._blocks is not None and all(chunk.wanted == chunk.count for chunk in chunks):
+            self.pace.stepped(start, time.perf_counter() - began)
+        if self.predict and self._blocks is None:
             self._remember(chunks, first, x_TSD)
         broken = _broken(chunks, first, x_TSD, logits_NV, logits_of)
         return StepOutput(x_TSD, first, carry, logits_NV, logits_of, trace, broken)
 
     def draft(self, chunks: list[Chunk], output: StepOutput) -> None:
-        """Update the window of the prediction block to the cached tokens of each request, and make a draft for requests
-        that decode next. It needs the token after the last cached one, so it runs after sampling."""
+        """Make drafts for the requests that decode next. It needs the token after the last cached one, so it runs after
+        sampling."""
+        if self._blocks is not None:
+            self._draft_block(self._blocks, chunks)
+        else:
+            self._draft_one(chunks, output)
+
+    def _draft_block(self, blocks: DraftBlocks, chunks: list[Chunk]) -> None:
+        live = [chunk.request for chunk in chunks if chunk.request.place is not None]
+        ready = [request for request in live if request.uncached == 1 and request.generated and request.room]
+        if ready and self.pace.wanted():
+            began = time.perf_counter()
+            blocks.propose(ready, self.pace, self._fused)
+            self.pace.drafted(time.perf_counter() - began)
+
+    def _draft_one(self, chunks: list[Chunk], output: StepOutput) -> None:
+        """Update the window of the prediction block to the cached tokens of each request, and let it draft a token."""
         live = [i for i, chunk in enumerate(chunks) if chunk.request.place is not None]
         window = self.store.config.sliding_window
         rows, tokens, starts, places = [], [], [], []
@@ -200,7 +223,11 @@ class Runner:
         tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens])
         sequences = self.model.pack([chunk.count for chunk in chunks], cached)
         regime = PLAIN if trace is None else trace.regime
-        x_TSD = self.model.hidden(tokens, sequences, StepCache(self.store, sequences, places), trace, regime)
+        cache = StepCache(self.store, sequences, places)
+        taps: list[Tensor] | None = None if self._blocks is None else []
+        x_TSD = self.model.hidden(tokens, sequences, cache, trace, regime, taps)
+        if self._blocks is not None and taps is not None:
+            self._blocks.remember(taps, sequences, cache)
         return x_TSD, self.model.logits(x_TSD[torch.tensor(rows, dtype=torch.int64)])
 
     def _predict(
@@ -219,7 +246,7 @@ class Runner:
 
     def _carry(self, chunk: Chunk) -> Tensor | None:
         request = chunk.request
-        if not self.predict or request.predicted >= request.cached:
+        if not self.predict or self._blocks is not None or request.predicted >= request.cached:
             return None
         return self.store.streams_SRHD[request.running_place.slot, (request.cached - 1) % STREAM_ROWS].to(
             self.model.numerics.activations, copy=True

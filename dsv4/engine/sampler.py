@@ -61,14 +61,28 @@ class Sampler:
             self._constraint.accept(token)
         return token
 
-    def _shape(self, logits_V: Tensor) -> Tensor:
-        """Logits after constraint, penalties and bias; the input is not modified."""
+    def guess(self, logits_V: Tensor, ahead: int) -> int:
+        """The token that `choose` would take from these logits after `ahead` further tokens, without a grammar. Changes
+        no state. It uses the random numbers of that position, so a draft from almost the model's logits is almost
+        always the token that the model will be sampled to have (arXiv 2408.07978)."""
+        logits_V = self.known(logits_V)
+        if self.params.temperature > 0:
+            self.generator.manual_seed(_seed_at(self._seed, self._position + ahead))
+        return sample(self._moved(logits_V), self.params, self.generator)
+
+    def _moved(self, logits_V: Tensor) -> Tensor:
+        """Logits after bias and penalties; the input is not modified."""
         if len(self._bias):
             logits_V = logits_V.index_add(0, self._bias_ids, self._bias)
         if self._said:
             ids, times = torch.tensor(list(self._said)), torch.tensor(list(self._said.values()))
             penalty = self.params.presence_penalty + self.params.frequency_penalty * times
             logits_V = logits_V.index_add(0, ids, -penalty.float())
+        return logits_V
+
+    def _shape(self, logits_V: Tensor) -> Tensor:
+        """Logits after constraint, penalties and bias; the input is not modified."""
+        logits_V = self._moved(logits_V)
         mask = self._constraint.allowed() if self._constraint is not None else None
         if mask is not None:
             bits = torch.frombuffer(bytearray(mask), dtype=torch.uint8)

@@ -18,7 +18,8 @@ _KV_BLOCK, _INDEX_BLOCK, _ROW_ALIGNMENT = 64, 32, 8
 
 @dataclass(frozen=True, slots=True)
 class ParameterCounts:
-    """Counts by part of the backbone; `mtp` is the prediction block, not part of `total`."""
+    """Counts by part of the backbone; `mtp` is the prediction block or the draft head, not part of
+    `total`."""
 
     embedding: int
     head: int

@@ -9,6 +9,7 @@ from dsv4.model.moe import Gate
 from dsv4.model.transformer import Transformer
 
 GATE_INIT = 0.01  # the mHC paper's "gating factor init"
+MARKOV_INIT = 0.1  # a new draft head hardly looks at the token before
 _OPEN, _CLOSED, _DIAGONAL = 1.0, -2.0, 3.0
 
 
@@ -36,7 +37,9 @@ def init_weights(model: Transformer, seed: int = 0) -> Transformer:
         block.attn.wo_b.weight.mul_(damping)
         for expert in block.ffn.all_experts:
             expert.w2.weight.mul_(damping)
-    for owner in [model, *model.predictors]:
+    for stage in model.stages[-1:]:
+        stage.markov_head.markov_w1.weight.normal_(0, MARKOV_INIT, generator=generator)
+    for owner in [model, *model.predictors, *model.stages[-1:]]:
         owner.hc_head_fn.normal_(0, owner.hc_head_fn.shape[1] ** -0.5, generator=generator)
         owner.hc_head_scale.fill_(GATE_INIT)
     return model

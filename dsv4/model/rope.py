@@ -37,11 +37,14 @@ class RotaryTables:
             self.plain_P = frequencies(config.qk_rope_head_dim, config.rope_theta)
             self.long_P = frequencies(config.qk_rope_head_dim, config.compress_rope_theta, scaling)
 
+    def plain(self, positions_T: Tensor) -> Tensor:
+        """Rotations of layers without a compressor, [2, T, P] fp32."""
+        return rotation(self.plain_P.to(positions_T.device), positions_T)
+
     def step(self, sequences: Sequences) -> Rotations:
-        device = sequences.positions_T.device
-        plain_P, long_P = self.plain_P.to(device), self.long_P.to(device)
+        long_P = self.long_P.to(sequences.positions_T.device)
         return Rotations(
-            rotation(plain_P, sequences.positions_T),
+            self.plain(sequences.positions_T),
             rotation(long_P, sequences.positions_T),
             {ratio: rotation(long_P, blocks.position_N) for ratio, blocks in sequences.blocks.items()},
         )

@@ -1,6 +1,6 @@
 """Read this file first. DeepSeek-V4: embedding, blocks on four residual streams, collapse, norm, head (report 2).
 
-Legend: T tokens, S streams, D hidden size, V vocabulary.
+Legend: T tokens, S streams, D hidden size, O tapped dims, C head dim, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dsv4.config import ModelConfig
 from dsv4.model.block import Block
+from dsv4.model.dspark import DraftStage, stream_mean
 from dsv4.model.hyper_connection import collapse_head
 from dsv4.model.inputs import FreshCache, ModelCache, Sequences
 from dsv4.model.layers import FP32, KernelModule, LayerList, Linear, Numerics, RMSNorm
@@ -38,6 +39,8 @@ class Transformer(KernelModule):
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
         self.mtp = LayerList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
+        if config.dspark is not None:
+            self.mtp.extend(DraftStage(config, spec, numerics, config.dspark) for spec in config.draft_layers)
         self.use_yarn(True)
         for module in self.modules():
             if isinstance(module, KernelModule):
@@ -45,13 +48,18 @@ class Transformer(KernelModule):
 
     @property
     def blocks(self) -> list[Block]:
-        """Every block: the layers, then those of the prediction."""
+        """Every block: the layers, then those of the prediction or the draft head."""
         return cast("list[Block]", [*self.layers, *self.mtp])
 
     @property
     def predictors(self) -> list[MultiTokenPredictor]:
         """The blocks of the prediction."""
-        return cast("list[MultiTokenPredictor]", [*self.mtp])
+        return [block for block in self.mtp if isinstance(block, MultiTokenPredictor)]
+
+    @property
+    def stages(self) -> list[DraftStage]:
+        """The stages of the draft head (DSpark)."""
+        return [block for block in self.mtp if isinstance(block, DraftStage)]
 
     def use_yarn(self, on: bool) -> None:
         """Scale the long-range rotary table by the config's YaRN, or leave it unscaled (early training stages)."""
@@ -68,12 +76,16 @@ class Transformer(KernelModule):
         cache: ModelCache | None = None,
         observer: Observer | None = None,
         regime: Regime = PLAIN,
+        taps: list[Tensor] | None = None,
     ) -> Tensor:
-        """The residual streams after the last block, [T, S, D]. Without a cache, sequences start fresh."""
+        """The residual streams after the last block, [T, S, D]. Without a cache, sequences start fresh. taps: a list
+        that gets the rows [T, D] of each layer that the draft head reads."""
         step = self._step(tokens_T, sequences, cache, observer, regime)
         x_TSD = self.embed(tokens_T)[:, None].expand(-1, self.config.hc_mult, -1)
         for block in self.layers:
             x_TSD = _run(block, step, x_TSD, step)
+            if taps is not None and self._tapped(block):
+                taps.append(stream_mean(x_TSD))
         return x_TSD
 
     def head_rows(self, x_TSD: Tensor) -> Tensor:
@@ -108,8 +120,41 @@ class Transformer(KernelModule):
         """Logits [T, V] of the token after next, in fp32, from `mtp_hidden` rows. Embedding and head are shared."""
         return self.head(self.mtp_head_rows(x_TSD))
 
+    def draft_context(self, tap_TO: Tensor, positions_T: Tensor) -> list[Tensor]:
+        """The context rows [T, C] of each draft stage, from the tapped rows of `hidden`, joined to [T, O]."""
+        first, *_ = self.stages
+        context_TD = first.main_norm(first.main_proj(tap_TO))
+        rotation_2TP = self.rotary.plain(positions_T)
+        return [stage.attn.window_rows(context_TD, rotation_2TP) for stage in self.stages]
+
+    def draft_hidden(
+        self,
+        tokens_T: Tensor,
+        sequences: Sequences,
+        cache: ModelCache,
+        observer: Observer | None = None,
+        regime: Regime = PLAIN,
+    ) -> Tensor:
+        """Streams [T, S, D] of draft blocks: each sequence is one block. The cache gives every row the context rows and
+        the rows of its block (`dspark.BlockKeys`)."""
+        step = self._step(tokens_T, sequences, cache, observer, regime)
+        x_TSD = self.embed(tokens_T)[:, None].expand(-1, self.config.hc_mult, -1)
+        for stage in self.stages:
+            x_TSD = _run(stage, step, x_TSD, step)
+        return x_TSD
+
+    def draft_rows(self, x_TSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Collapsed rows of `draft_hidden` [T, D] for the confidence, and the head's input [T, D] fp32 made of them."""
+        *_, last = self.stages
+        x_TD = collapse_head(x_TSD, last.hc_head_fn, last.hc_head_scale, last.hc_head_base, self.config, self.impl)
+        return x_TD, last.norm(x_TD).float()
+
+    def _tapped(self, block: nn.Module) -> bool:
+        dspark = self.config.dspark
+        return dspark is not None and isinstance(block, Block) and block.spec.index in dspark.target_layer_ids
+
     def _predictor(self) -> MultiTokenPredictor:
-        if not self.mtp:
+        if not self.predictors:
             raise ValueError("this model has no prediction block (num_nextn_predict_layers is 0)")
         return self.predictors[0]
 

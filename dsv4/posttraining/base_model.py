@@ -13,7 +13,7 @@ from dsv4.checkpoint.names import Layout
 from dsv4.config import ModelConfig
 from dsv4.model.layers import Numerics
 from dsv4.model.transformer import Transformer
-from dsv4.training.recipe import FROM_ELSEWHERE
+from dsv4.training.settings import FROM_ELSEWHERE
 from dsv4.training.states import PREVIOUS_FILE, STATE_FILE
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16

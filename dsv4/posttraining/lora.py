@@ -40,7 +40,7 @@ def adapted(base: BaseModel, settings: LoraSettings, seed: int, *, stored: bool)
     them are multiplied out to float32. Raises ValueError naming a target or tensor.
     """
     mode: Mode = "release" if stored else "fp32"
-    config = base.config.without_prediction() if base.config.num_nextn_predict_layers else base.config
+    config = base.config.without_prediction() if base.config.predicts else base.config
     with torch.device("meta"):
         model = Transformer(config, MODES[mode])
     load_into(model, config, base.reader, mode, mtp=False)

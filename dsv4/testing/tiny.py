@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from dsv4.config import ModelConfig
+from dsv4.config import DSpark, ModelConfig
 from dsv4.model.init import init_weights
 from dsv4.model.layers import FP32, Numerics
 from dsv4.model.transformer import Transformer
@@ -36,6 +36,12 @@ def tiny_config(**changes: Any) -> ModelConfig:
         "swiglu_limit": 1.0,
     }
     return ModelConfig(**{**fields, **changes})
+
+
+def tiny_draft_config(**changes: Any) -> ModelConfig:
+    """`tiny_config` with a draft head of two stages in place of the prediction block."""
+    head = DSpark(stages=2, block_size=5, noise_token_id=96, markov_rank=16, target_layer_ids=(1, 3))
+    return tiny_config(num_nextn_predict_layers=0, compress_ratios=(0, 4, 128, 4, 0, 0), dspark=head, **changes)
 
 
 def tiny_model(

@@ -41,7 +41,7 @@ def routes_of(model: Transformer, batch: Batch, phase: Phase = Phase.SPARSE) -> 
     sequences = model.pack(list(batch.lengths))
     regime = Regime(dense=phase is not Phase.SPARSE)
     x_TSD = model.hidden(batch.tokens_T, sequences, observer=recorder, regime=regime)
-    if model.mtp:
+    if model.predictors:
         model.mtp_hidden(x_TSD, torch.roll(batch.tokens_T, -1), sequences, observer=recorder, regime=regime)
     return recorder.routes
 

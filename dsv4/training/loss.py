@@ -113,7 +113,7 @@ def compute_loss(
     x_TSD = model.hidden(batch.tokens_T, sequences, observer=observer, regime=regime)
     main, accuracy = _next_token(model, x_TSD, batch, totals)
     total, parts = main, {"next": main, "accuracy": accuracy}
-    if model.mtp and weights.mtp:  # a prediction block of weight 0 rests
+    if model.predictors and weights.mtp:  # a prediction block of weight 0 rests
         parts["mtp"] = _token_after(model, x_TSD, batch, sequences, totals, observer, regime)
         total = total + weights.mtp * parts["mtp"]
     balance, indexer = (value / totals.tokens for value in observer.close())

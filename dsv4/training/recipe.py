@@ -14,8 +14,10 @@ from dsv4.config import CSA_RATIO, ModelConfig
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
 from dsv4.training.schedule import BatchRamp, LearningRate, Phase, Schedule, Stage
 from dsv4.training.settings import (
+    FROM_ELSEWHERE,
     PLAIN,
     DataSettings,
+    DraftSettings,
     LoraSettings,
     LossWeights,
     OptimizerSettings,
@@ -29,23 +31,14 @@ from dsv4.training.settings import (
 __all__ = ["Recipe", "SourceSettings"]
 
 _STRICT = ConfigDict(extra="forbid")
-# fields of ModelConfig that a recipe may not set, and what sets them
-FROM_ELSEWHERE = {
-    "vocab_size": "the tokenizer",
-    "bos_token_id": "the tokenizer",
-    "eos_token_id": "the tokenizer",
-    "end_token_ids": "the tokenizer",
-    "quantized": "the layout of the export (--export)",
-    "expert_dtype": "the layout of the export (--export)",
-    "draft_stages": "a released checkpoint",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A whole run. `model` holds the fields of ModelConfig; vocab_size comes from the tokenizer.
 
-    init: a checkpoint folder whose weights the run starts from, and lora: adapters over them; `dsv4 sft` reads both."""
+    init: a checkpoint folder whose weights the run starts from, and lora: adapters over them; `dsv4 sft` reads both.
+    draft: train a draft head for the model of `init` and nothing else."""
 
     name: str
     model: dict[str, Any]
@@ -62,6 +55,7 @@ class Recipe:
     run: RunSettings = field(default_factory=RunSettings)
     init: str | None = None
     lora: LoraSettings | None = None
+    draft: DraftSettings | None = None
     scale: Scale = field(default_factory=Scale)  # ranks along each axis; a run may go on with another scale
     __pydantic_config__ = _STRICT
 
@@ -78,6 +72,8 @@ class Recipe:
                 raise ValueError(f"model.{name} comes from {FROM_ELSEWHERE[name]} and may not be given")
         if self.lora is not None:
             self._check_lora()
+        if self.draft is not None and (self.lora is not None or self.qat_from is not None):
+            raise ValueError("draft: not together with lora or qat_from; only the draft head is trained")
         self._check_lengths()
         experts = self.config(1024).n_routed_experts
         if experts % self.scale.expert:
@@ -123,7 +119,13 @@ class Recipe:
     def config(self, vocabulary: int) -> ModelConfig:
         """The model, for a tokenizer of `vocabulary` tokens. Raises ValueError naming a wrong field."""
         check_fields(ModelConfig, self.model, "model")
-        return strictly(ModelConfig, {"vocab_size": vocabulary, **self.model}, "model")
+        if self.draft is None:
+            return strictly(ModelConfig, {"vocab_size": vocabulary, **self.model}, "model")
+        from dsv4.training.draft_fields import with_head  # it needs torch, and recipes are read without
+
+        # the model may have more rows than its tokenizer has tokens, and the noise token may be one of them
+        vocabulary = max(vocabulary, (self.draft.noise_token_id or 0) + 1)
+        return with_head(strictly(ModelConfig, {"vocab_size": vocabulary, **self.model}, "model"), self.draft)
 
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
@@ -132,6 +134,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        if "draft" in raw:
+            from dsv4.training.draft_fields import complete
+
+            raw = complete(raw)
         check_fields(cls, raw)
         return strictly(cls, raw)
 

@@ -10,6 +10,16 @@ from pydantic import ConfigDict
 AXES = ("data", "fsdp", "context", "expert")
 PLAIN = "letters, digits, spaces and . _ + -, and begin with a letter or digit"
 _STRICT = ConfigDict(extra="forbid")
+# fields of ModelConfig that a recipe may not set, and what sets them
+FROM_ELSEWHERE = {
+    "vocab_size": "the tokenizer",
+    "bos_token_id": "the tokenizer",
+    "eos_token_id": "the tokenizer",
+    "end_token_ids": "the tokenizer",
+    "quantized": "the layout of the export (--export)",
+    "expert_dtype": "the layout of the export (--export)",
+    "dspark": "the [draft] table",
+}
 
 
 def is_plain(name: str) -> bool:
@@ -108,6 +118,38 @@ class LoraSettings:
             raise ValueError(f"lora.alpha must be positive, got {self.alpha}")
         if not self.targets:
             raise ValueError("lora.targets must not be empty")
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSettings:
+    """A draft head (DSpark) to train on the model that `init` names, which stays as it is.
+
+    stages, block_size, markov_rank, target_layer_ids, noise_token_id: as in config.json; the last layers and the last
+    token where nothing is said. An `init` that has a head already is trained further, and these must be left out.
+    anchors: blocks for each token of the batch. decay: places of a block after which its rows count 1/e. entropy,
+    distance, confidence: weights of the three losses.
+    """
+
+    stages: int | None = None
+    block_size: int | None = None
+    markov_rank: int | None = None
+    target_layer_ids: tuple[int, ...] | None = None
+    noise_token_id: int | None = None
+    anchors: float = 0.125
+    decay: float = 4.0
+    entropy: float = 0.1
+    distance: float = 0.9
+    confidence: float = 1.0
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if not 0 < self.anchors <= 1:
+            raise ValueError(f"draft.anchors must be in (0, 1], got {self.anchors}")
+        if not self.decay > 0:
+            raise ValueError(f"draft.decay must be positive, got {self.decay}")
+        for name in ("entropy", "distance", "confidence"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"draft.{name} must be at least 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

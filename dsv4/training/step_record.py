@@ -35,6 +35,8 @@ class StepRecord:
         losses = self.losses
         parts = [f"loss {losses['next']:.3f}"]
         parts += [f"{name} {losses[name]:.3f}" for name in ("mtp", "indexer") if name in losses]
+        accepts = [f"{value:.2f}" for name, value in losses.items() if name.startswith("accept_")]
+        parts += [f"accepted {' '.join(accepts)}"] if accepts else []
         if "recall_mass" in losses:
             parts.append(f"recall {losses['recall_mass']:.2f}")
         parts += [f"lr {self.lr:.2e}", f"norm {self.grad_norm:.2f}", f"load +{self.max_violation:.1f}"]

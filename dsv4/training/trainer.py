@@ -4,7 +4,7 @@ Legend: T tokens.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -60,8 +60,9 @@ class Trainer:
         config = recipe.config(codec.vocab_size).with_changes(bos_token_id=codec.bos_id, eos_token_id=codec.eos_id)
         numerics = BF16 if recipe.run.numerics == "bf16" else FP32
         self.model = model or self.team.build(config, numerics, recipe.seed)
+        whole = recipe.lora is None and recipe.draft is None
         self.masters = Masters(self.model)
-        named = ((name, p) for name, p in self.masters.named_parameters() if recipe.lora is None or p.requires_grad)
+        named = ((name, p) for name, p in self.masters.named_parameters() if whole or p.requires_grad)
         self.optimizers = self.team.optimizers(config, named, recipe.lr.peak, recipe.optimizer)
         self._fake = nullcontext()
         if recipe.qat_from is not None:
@@ -131,7 +132,7 @@ class Trainer:
             self.reader.forget(step - 4 * self.recipe.recovery.snapshot_every * self.recipe.recovery.snapshots)
         rate = totals.tokens / seconds
         dense = settings.stage.phase is not Phase.SPARSE
-        flops = training_flops(self.model.config, [n for b in batches for n in b.batch.lengths], dense=dense)
+        flops = self._flops([n for b in batches for n in b.batch.lengths], dense=dense)
         record = StepRecord(
             step=step,
             tokens=tokens,
@@ -211,6 +212,10 @@ class Trainer:
         if holds != self._holds:  # the loss changes here, so the detector starts again
             self.recovery.detector.reset()
             self._holds = holds
+
+    def _flops(self, lengths: Sequence[int], *, dense: bool) -> float:
+        """Operations of a token, for the MFU."""
+        return training_flops(self.model.config, lengths, dense=dense)
 
     def _fetch(self, step: int) -> list[Batch]:
         return self.team.share(self.reader.fetch(step))

@@ -22,12 +22,15 @@ from dsv4.checkpoint import (
     Layout,
     check_folder,
     convert,
+    open_folder,
+    save_checkpoint,
     state_for,
 )
 from dsv4.checkpoint.convert import target_layout
 from dsv4.checkpoint.inventory import INDEX_NAME, UNFINISHED_NAME
-from dsv4.config import ModelConfig
+from dsv4.config import DSpark, ModelConfig
 from dsv4.kernels import quant
+from dsv4.testing.tiny import tiny_draft_config, tiny_model
 
 TARGETS = {
     "release": {"dtype": "release", "experts": "fp4"},
@@ -225,16 +228,36 @@ def test_incomplete_sources_are_refused_before_anything_is_written(save, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_draft_stages_are_left_out(save, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_draft_head_is_saved_converted_and_loaded(layout: str, tmp_path: Path) -> None:
+    """Every layout holds it; what comes back from bf16 is what was saved, and the file can be left without it."""
+    config = tiny_draft_config(hidden_size=128, moe_intermediate_size=64)
+    state = {name: value.bfloat16().float() for name, value in tiny_model(config).state_dict().items()}
+    state |= {name: value.long() for name, value in state.items() if name.endswith("tid2eid")}
+    save_checkpoint(tmp_path / "src", config, state, BF16)
+    convert(tmp_path / "src", tmp_path / "out", **TARGETS[layout])  # type: ignore[arg-type]
+    assert check_folder(tmp_path / "out").ok
+    assert check_folder(tmp_path / "out").notes == ()
+    read = ModelConfig.from_file(tmp_path / "out")
+    assert read.dspark == config.dspark
+    reader = CheckpointReader(tmp_path / "out")
+    loaded = dict(state_for(read, reader, "fp32"))
+    assert loaded.keys() == state.keys()
+    if layout in ("bf16", "fp32"):
+        assert all(torch.equal(loaded[name], state[name]) for name in state)
+    assert ("mtp.0.main_proj.scale" in reader) == (layout in QUANTISED)
+    for name in ("markov_head.markov_w1", "markov_head.markov_w2", "confidence_head.proj"):
+        assert torch.equal(loaded[f"mtp.1.{name}.weight"], state[f"mtp.1.{name}.weight"])
+    assert not any(name.startswith("mtp.") for name, _ in state_for(read.without_prediction(), reader, mtp=False))
+
+
+def test_announced_draft_stages_that_are_not_there(save) -> None:
     src = save("release")
     raw = json.loads((src / "config.json").read_text())
-    raw["dspark_block_size"] = 5
-    (src / "config.json").write_text(json.dumps(raw))
-    convert(src, tmp_path / "out", dtype="bf16")
-    config = ModelConfig.from_file(tmp_path / "out")
-    assert (config.draft_stages, config.num_nextn_predict_layers) == (0, 0)
-    assert check_folder(tmp_path / "out").ok
-    assert not any(name.startswith("mtp.") for name in CheckpointReader(tmp_path / "out").names())
+    (src / "config.json").write_text(json.dumps(raw | DSpark(1, 5, 2, 16, (1,)).to_dict()))
+    opened = open_folder(src)
+    assert opened.config.dspark is None
+    assert "mtp.* does not hold the draft stages" in opened.notes[0]
 
 
 _MEASURE = """

@@ -158,12 +158,10 @@ def test_many_problems_are_counted(save, tiny: ModelConfig) -> None:
         state_for(tiny, reader, "int4")  # type: ignore[arg-type]
 
 
-def test_prediction_block_and_draft_stages_can_be_left_out(save, tiny: ModelConfig) -> None:
+def test_the_prediction_block_can_be_left_out(save, tiny: ModelConfig) -> None:
     folder = save("release")
     reader = CheckpointReader(folder)
     assert not any(name.startswith("mtp.") for name in _state(folder, "bf16", mtp=False))
-    drafted = tiny.with_changes(num_nextn_predict_layers=0, draft_stages=1)
-    assert not any(name.startswith("mtp.") for name, _ in state_for(drafted, reader))
     plain = tiny.with_changes(num_nextn_predict_layers=0, compress_ratios=tiny.compress_ratios[:4])
     assert not any(name.startswith("mtp.") for name, _ in state_for(plain, reader))
 

@@ -21,7 +21,7 @@ from dsv4.checkpoint import (
     parameters,
     shard_of,
 )
-from dsv4.config import ModelConfig
+from dsv4.config import DSpark, ModelConfig
 
 # tensors, bytes, parameters without and with the prediction block's, shards (spec: checkpoint.md section 2)
 RELEASED = {
@@ -102,6 +102,21 @@ def test_fp4_needs_whole_blocks(tiny: ModelConfig) -> None:
         expected_tensors(tiny.with_changes(moe_intermediate_size=48), RELEASE)
 
 
-def test_draft_stages_are_not_in_the_table(tiny: ModelConfig) -> None:
-    drafted = tiny.with_changes(num_nextn_predict_layers=0, draft_stages=1)
-    assert not any(name.startswith("mtp.") for name in expected_tensors(drafted, RELEASE))
+# of the final weights (0731, 0813): tensors, bytes, then those of the three draft stages alone
+FINALS = {
+    "flash": (72_317, 166_878_536_440, 4_705, 10_862_838_300),
+    "pro": (149_782, 892_727_580_904, 7_009, 41_979_375_900),
+}
+
+
+@pytest.mark.parametrize("model", FINALS)
+def test_the_final_weights_are_counted_to_the_byte(model: str, reference_data: Path) -> None:
+    config = ModelConfig.from_file(reference_data / "configs" / f"{model}_hf_config.json").without_prediction()
+    top = config.num_hidden_layers
+    head = DSpark(3, 5, 128799, 512 if model == "pro" else 256, (top - 3, top - 2, top - 1))
+    config = config.with_changes(dspark=head, compress_ratios=(*config.compress_ratios, 0, 0, 0))
+    expected = expected_tensors(config, RELEASE)
+    draft = [spec.nbytes for name, spec in expected.items() if name.startswith("mtp.")]
+    total = sum(spec.nbytes for spec in expected.values())
+    assert (len(expected), total, len(draft), sum(draft)) == FINALS[model]
+    assert {shard_of(name, config) for name in expected if name.startswith("mtp.")} == {top + 3, top + 4, top + 5}

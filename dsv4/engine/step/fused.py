@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.cache import CacheStore, Place
-from dsv4.engine.step.native import run_step
+from dsv4.engine.step.native import run_blocks, run_step
 from dsv4.engine.step.pack import UnfitError, pack
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.block import Block
 from dsv4.model.layers import KernelModule, Linear, RMSNorm
-from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.rope import RotaryTables
 from dsv4.model.transformer import Transformer
 from dsv4.model.watch import alien
@@ -20,19 +19,20 @@ from dsv4.model.watch import alien
 
 class FusedStep:
     """Runs each step of one model on one store as one native call. Raises UnfitError with the reason if that is not
-    possible.
+    possible. predict: a step also writes the context rows of the draft head, if the model has one.
 
     The weights may change in place. When a tensor was moved or replaced, or a module was changed, a new FusedStep is
     needed; `dsv4.model.watch.Watch` notices such changes.
     """
 
-    def __init__(self, model: Transformer, store: CacheStore) -> None:
+    def __init__(self, model: Transformer, store: CacheStore, *, predict: bool = True) -> None:
         reason = unusual(model)
         if reason is not None:
             raise UnfitError(reason)
-        self._backbone = pack(model, [block for block in model.layers if isinstance(block, Block)], store)
-        predictors = [block for block in model.mtp[:1] if isinstance(block, MultiTokenPredictor)]
-        self._predictors = [pack(model, [predictor], store, predictor) for predictor in predictors]
+        layers = [block for block in model.layers if isinstance(block, Block)]
+        self._backbone = pack(model, layers, store, context=predict and bool(model.stages))
+        self._predictors = [pack(model, [predictor], store) for predictor in model.predictors[:1]]
+        self._stages = pack(model, model.stages, store) if predict and model.stages else None
 
     def run(
         self, tokens: Sequence[Sequence[int]], cached: Sequence[int], places: Sequence[Place], wanted: Sequence[int]
@@ -52,6 +52,14 @@ class FusedStep:
         (predictor,) = self._predictors
         return run_step(predictor, tokens, cached, places, wanted, x_TSD)[1]
 
+    def draft(
+        self, tokens: Sequence[Sequence[int]], cached: Sequence[int], places: Sequence[Place]
+    ) -> tuple[Tensor, Tensor]:
+        """Collapsed rows [N, D] of draft blocks, one for each sequence, and their logits [N, V]."""
+        if self._stages is None:
+            raise RuntimeError("this step was made without the draft head")
+        return run_blocks(self._stages, tokens, cached, places)
+
 
 def misplaced(model: Transformer, store: CacheStore, predict: bool) -> str | None:
     """The reason why the layers of a changed model do not fit its cache. None = they fit."""
@@ -66,7 +74,7 @@ def misplaced(model: Transformer, store: CacheStore, predict: bool) -> str | Non
             return f"{name} has no place in the cache (spec.index {index}): a changed plan needs a new engine"
         places[index] = name
     if predict and not model.mtp:
-        return "the prediction block was removed, and the engine needs it for drafts"
+        return "the prediction block or draft head was removed, and the engine needs it for drafts"
     return None
 
 
@@ -82,6 +90,7 @@ def unusual(model: Transformer) -> str | None:
         if different is not None:
             return f"{name or 'the model'}: {different}"
     wide = [m for a in model.modules() if isinstance(a, Compressor) for m in (a.wkv, a.wgate)]
+    wide += [m for stage in model.stages[-1:] for m in (stage.markov_head.markov_w2, stage.confidence_head.proj)]
     for name, module in model.named_modules():
         if isinstance(module, Linear):
             dtype = torch.float32 if module is model.head or module in wide else model.numerics.activations

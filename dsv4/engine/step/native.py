@@ -20,6 +20,8 @@ from dsv4.engine.step.pack import PackedStep, readable
 from dsv4.kernels import native
 from dsv4.kernels.native.structs import StepBatch
 
+_COLUMNS = ("token_T", "count_B", "cached_B", "slot_B", "window_from_B", "entries_from_B")
+_COLUMNS += ("page_count_B", "pages", "wanted_N")
 _FEW, _MANY = 64, 32768  # sizes of the pieces that one call of torch's cos gets
 _WRONG = {
     1: (IndexError, "a token is not in the vocabulary"),
@@ -68,6 +70,39 @@ def run_step(
     sequence and for lengths that do not fit, IndexError for a token, slot, page or row that does not exist; in both
     cases nothing is written.
     """
+    T, model = sum(map(len, tokens)), packed.model
+    _check(packed, T, wanted, given_TSD)
+    x_TSD = torch.empty(T, model.streams, model.dim, dtype=packed.dtype)
+    logits_NV = torch.empty(len(wanted), model.vocabulary)
+    batch = StepBatch(given_TSD=native.pointer(given_TSD), x_TSD=x_TSD.data_ptr(), logits_NV=logits_NV.data_ptr())
+    _run(packed, batch, tokens, cached, places, wanted)
+    return x_TSD, logits_NV
+
+
+def run_blocks(
+    packed: PackedStep, tokens: Sequence[Sequence[int]], cached: Sequence[int], places: Sequence[Place]
+) -> tuple[Tensor, Tensor]:
+    """(collapsed rows [T, D] before the norm, logits [T, V] fp32) of draft blocks: each sequence is one block, whose
+    rows read the ring before it and each other. Writes no row of the store. Raises as `run_step`."""
+    T, model = sum(map(len, tokens)), packed.model
+    _check(packed, T, (), None)
+    x_TSD = torch.empty(T, model.streams, model.dim, dtype=packed.dtype)
+    rows_TD = torch.empty(T, model.dim, dtype=packed.dtype)
+    logits_TV = torch.empty(T, model.vocabulary)
+    batch = StepBatch(block=1, x_TSD=x_TSD.data_ptr(), rows_ND=rows_TD.data_ptr(), logits_NV=logits_TV.data_ptr())
+    _run(packed, batch, tokens, cached, places, range(T))
+    return rows_TD, logits_TV
+
+
+def _run(
+    packed: PackedStep,
+    batch: StepBatch,
+    tokens: Sequence[Sequence[int]],
+    cached: Sequence[int],
+    places: Sequence[Place],
+    wanted: Sequence[int],
+) -> None:
+    """Complete the batch, which has its outputs, and run it."""
     counts = list(map(len, tokens))
     columns = [
         [token for part in tokens for token in part],
@@ -80,25 +115,21 @@ def run_step(
         [page for place in places for page in place.pages],
         wanted,
     ]
-    T, model = sum(counts), packed.model
-    _check(packed, T, wanted, given_TSD)
     numbers, starts = array("q"), []
     for column in columns:
         starts.append(8 * len(numbers))
         numbers.extend(column)
     address = numbers.buffer_info()[0]
-    x_TSD = torch.empty(T, model.streams, model.dim, dtype=packed.dtype)
-    logits_NV = torch.empty(len(wanted), model.vocabulary)
-    angle_RP = torch.empty(_rows_of_angles(packed, counts, cached), model.pairs)
-    batch = StepBatch(T, len(counts), len(wanted), *(address + start for start in starts))
-    batch.given_TSD, batch.threads = native.pointer(given_TSD), torch.get_num_threads()
-    pointers = (ctypes.addressof(model), ctypes.addressof(packed.store), ctypes.addressof(batch))
+    angle_RP = torch.empty(_rows_of_angles(packed, counts, cached), packed.model.pairs)
+    batch.tokens, batch.sequences, batch.wanted = sum(counts), len(counts), len(wanted)
+    for name, start in zip(_COLUMNS, starts, strict=True):
+        setattr(batch, name, address + start)
+    batch.threads = torch.get_num_threads()
+    pointers = (ctypes.addressof(packed.model), ctypes.addressof(packed.store), ctypes.addressof(batch))
     _raise(_function("dsv4_step_plan", 4)(*pointers, angle_RP.data_ptr()))
     cos_RP, sin_RP = _cos_sin(angle_RP)
     batch.cos, batch.sin = cos_RP.data_ptr(), sin_RP.data_ptr()
-    batch.x_TSD, batch.logits_NV = x_TSD.data_ptr(), logits_NV.data_ptr()
     _raise(_function("dsv4_step", 3)(*pointers))
-    return x_TSD, logits_NV
 
 
 def _check(packed: PackedStep, T: int, wanted: Sequence[int], given_TSD: Tensor | None) -> None:

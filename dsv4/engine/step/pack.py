@@ -1,8 +1,11 @@
 """A Transformer and a CacheStore as the structs of the native step. The structs hold the addresses of their tensors; no
 tensor is copied."""
 
+import ctypes
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from dsv4.kernels.moe.native import packed_layer
 from dsv4.kernels.native.structs import (
     StepCompressor,
     StepConnection,
+    StepDraft,
     StepExperts,
     StepLayer,
     StepLinear,
@@ -29,6 +33,7 @@ from dsv4.kernels.rows import INDEX_BLOCK
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.block import Block
+from dsv4.model.dspark import DraftStage
 from dsv4.model.layers import Linear, RMSNorm
 from dsv4.model.moe import MoE
 from dsv4.model.mtp import MultiTokenPredictor
@@ -58,15 +63,17 @@ class PackedStep:
     tensors: list[object]  # kept alive: the structs hold their addresses only
 
 
-def pack(
-    model: Transformer, blocks: Sequence[Block], store: CacheStore, predictor: MultiTokenPredictor | None = None
-) -> PackedStep:
-    """The structs of the backbone (`blocks` are its layers) or of the prediction block. Raises UnfitError."""
+def pack(model: Transformer, blocks: Sequence[Block], store: CacheStore, *, context: bool = False) -> PackedStep:
+    """The structs of some blocks: the layers of the backbone, the prediction block, or the stages of the draft head.
+    context: a step of the backbone also writes the context rows of the draft head. Raises UnfitError."""
     packer = _Packer(model)
-    packed_model = packer.model_struct(blocks, predictor)
+    packed_model = packer.model_struct(blocks)
     packed_store = packer.store_struct(store, [store.layers[block.spec.index] for block in blocks])
+    if context:
+        packed_model.draft = packer.draft_struct(store)
     ratios = frozenset(block.spec.ratio for block in blocks) - {0}
-    return PackedStep(packed_model, packed_store, packer.dtype, ratios, predictor is not None, packer.tensors)
+    predicts = isinstance(blocks[-1], MultiTokenPredictor)
+    return PackedStep(packed_model, packed_store, packer.dtype, ratios, predicts, packer.tensors)
 
 
 def readable(tensor: Tensor) -> bool:
@@ -175,8 +182,9 @@ class _Packer:
             layer.index_q, layer.index_weight = self.linear(indexer.wq_b), self.linear(indexer.weights_proj)
         return layer
 
-    def model_struct(self, blocks: Sequence[Block], predictor: MultiTokenPredictor | None) -> StepModel:
-        model, c, owner = self.model, self.model.config, predictor or self.model
+    def model_struct(self, blocks: Sequence[Block]) -> StepModel:
+        model, c, last = self.model, self.model.config, blocks[-1]
+        owner = last if isinstance(last, MultiTokenPredictor | DraftStage) else model
         plain, long = self.floats(model.rotary.plain_P, model.rotary.long_P)
         made = StepModel(
             bf16=self.dtype == torch.bfloat16,
@@ -209,10 +217,29 @@ class _Packer:
             output=self.wide(model.head.weight),
             layer=(StepLayer * len(blocks))(*map(self.layer, blocks)),
         )
-        if predictor is not None:
-            made.embedded_proj, made.streams_proj = self.linear(predictor.e_proj), self.linear(predictor.h_proj)
-            made.embedded_norm, made.streams_norm = self.floats(predictor.enorm.weight, predictor.hnorm.weight)
+        if isinstance(last, MultiTokenPredictor):
+            made.embedded_proj, made.streams_proj = self.linear(last.e_proj), self.linear(last.h_proj)
+            made.embedded_norm, made.streams_norm = self.floats(last.enorm.weight, last.hnorm.weight)
         return made
+
+    def draft_struct(self, store: CacheStore) -> Any:
+        """A pointer to the draft head's way in and its stages."""
+        stages, head = self.model.stages, self.model.config.dspark
+        assert head is not None
+        ids = array("q", head.target_layer_ids)
+        rows = [store.layers[stage.spec.index].window_SWX for stage in stages]
+        reason = "the store must lie in contiguous CPU memory"
+        made = StepDraft(
+            len(stages),
+            len(ids),
+            ids.buffer_info()[0],
+            self.linear(stages[0].main_proj),
+            *self.floats(stages[0].main_norm.weight),
+            (StepLayer * len(stages))(*map(self.layer, stages)),
+            (StepStoreLayer * len(stages))(*(StepStoreLayer(self.address(t, (t.dtype,), reason)) for t in rows)),
+        )
+        self.tensors += [ids, made]
+        return ctypes.pointer(made)
 
     def store_struct(self, store: CacheStore, layers: Sequence[LayerStore]) -> StepStore:
         row_sets = [(layer.window_SWX, layer.entries_MX, layer.index_MX) for layer in layers]
@@ -231,6 +258,8 @@ class _Packer:
             page_tokens=store.spec.page_tokens,
             slots=store.slots.count,
             pages=store.pages.count,
+            window_rows=store.config.window_rows,
+            taken_back=store.config.taken_back,
             layer=(StepStoreLayer * len(made))(*(StepStoreLayer(*addresses) for addresses in made)),
         )
 

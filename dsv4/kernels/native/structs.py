@@ -139,8 +139,28 @@ class StepLayer(ctypes.Structure):
     )
 
 
+class StepStoreLayer(ctypes.Structure):
+    """One layer's cache: rings of all slots one after another, entries in pages. Null: it has none."""
+
+    _fields_ = (*_all(BYTES_OUT, "window entries index"), *_all(FLOATS_OUT, "main_tail index_tail"))
+
+
+class StepDraft(ctypes.Structure):
+    """The draft head beside a backbone: which layers it reads, the way in, and its stages with their cache."""
+
+    _fields_ = (
+        *_all(INT64, "stages taps"),
+        ("tap_layers", INTEGERS),
+        ("main_proj", StepLinear),
+        ("main_norm", FLOATS),
+        ("stage", ctypes.POINTER(StepLayer)),
+        ("store", ctypes.POINTER(StepStoreLayer)),
+    )
+
+
 class StepModel(ctypes.Structure):
-    """`embedded_*` and `streams_*` are set for a prediction block only: it starts from streams and the next token."""
+    """`embedded_*` and `streams_*` are set for a prediction block only: it starts from streams and the next token.
+    draft: null without a draft head whose context rows are to be written."""
 
     _fields_ = (
         *_all(INT64, "bf16 simulate layers streams dim vocabulary heads head_dim pairs groups window"),
@@ -152,36 +172,33 @@ class StepModel(ctypes.Structure):
         *_all(StepLinear, "output embedded_proj streams_proj"),
         *_all(FLOATS, "embedded_norm streams_norm"),
         ("layer", ctypes.POINTER(StepLayer)),
+        ("draft", ctypes.POINTER(StepDraft)),
     )
-
-
-class StepStoreLayer(ctypes.Structure):
-    """One layer's cache: rings of all slots one after another, entries in pages. Null: it has none."""
-
-    _fields_ = (*_all(BYTES_OUT, "window entries index"), *_all(FLOATS_OUT, "main_tail index_tail"))
 
 
 class StepStore(ctypes.Structure):
     """row_kind: 0 float32, 1 bfloat16, 2 packed. *_bytes: of a stored row. A ring row of position p is p modulo the
-    ring's length; entry e of a sequence is row e % n of its page e // n, n = page_tokens // ratio."""
+    ring's length: window_rows, or a compressor's longest tail and taken_back further rows; entry e of a sequence is
+    row e % n of its page e // n, n = page_tokens // ratio."""
 
     _fields_ = (
-        *_all(INT64, "row_kind entry_bytes index_bytes page_tokens slots pages"),
+        *_all(INT64, "row_kind entry_bytes index_bytes page_tokens slots pages window_rows taken_back"),
         ("layer", ctypes.POINTER(StepStoreLayer)),
     )
 
 
 class StepBatch(ctypes.Structure):
     """Per sequence: `count_B` new tokens after `cached_B` ones, its slot, its pages, and from which position its ring
-    rows are valid and its entries are written. given_TSD: streams a prediction block starts from, else null. cos, sin:
-    of the angles of `dsv4_step_plan`."""
+    rows are valid and its entries are written. block: not 0 for draft blocks, which read the rings before them and all
+    of their own rows, and keep none. given_TSD: streams a prediction block starts from, else null. cos, sin: of the
+    angles of `dsv4_step_plan`. rows_ND: null, or gets the collapsed wanted rows before the norm."""
 
     _fields_ = (
-        *_all(INT64, "tokens sequences wanted"),
+        *_all(INT64, "tokens sequences wanted block"),
         *_all(INTEGERS, "token_T count_B cached_B slot_B window_from_B entries_from_B page_count_B pages wanted_N"),
         *_all(FLOATS, "cos sin"),
         ("given_TSD", ANY),
-        ("x_TSD", ANY_OUT),
+        *_all(ANY_OUT, "x_TSD rows_ND"),
         ("logits_NV", FLOATS_OUT),
         ("threads", INT64),
     )

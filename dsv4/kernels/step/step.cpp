@@ -114,6 +114,18 @@ bool block(const StepRun& run, int64_t index, void* x, void* other) {
     return true;
 }
 
+// the mean of the streams of each token, as the draft head reads a layer: row t of place `at` among `taps`
+void tap(const StepRun& run, const void* x, int64_t at, int64_t taps, void* y) {
+    const int64_t S = run.model.streams, D = run.model.dim;
+    const float share = float(1.0 / double(S));
+    for (int64_t t = 0; t < run.T(); t++)
+        for (int64_t d = 0; d < D; d++) {
+            float total = get_either(x, run.bf16(), t * S * D + d);
+            for (int64_t s = 1; s < S; s++) total += get_either(x, run.bf16(), (t * S + s) * D + d);
+            put_either(y, run.bf16(), (t * taps + at) * D + d, total * share);
+        }
+}
+
 void head(const StepRun& run) {
     const StepModel& m = run.model;
     const int64_t N = run.batch.wanted, size = m.streams * m.dim * run.bytes();
@@ -121,9 +133,12 @@ void head(const StepRun& run) {
     for (int64_t n = 0; n < N; n++)
         std::memcpy(rows + n * size, (const char*)run.batch.x_TSD + run.batch.wanted_N[n] * size, size);
     void* y = run.act(run.space.head_y, N * m.dim);
-    dsv4_hyper_enter(rows, m.head.fn, m.head.scale, m.head.base, m.head.norm, y, nullptr, nullptr, N, m.streams, m.dim,
-                     1, m.connection_eps, m.norm_eps, run.bf16(),
+    void* collapsed = run.batch.rows_ND ? run.batch.rows_ND : y;
+    dsv4_hyper_enter(rows, m.head.fn, m.head.scale, m.head.base, run.batch.rows_ND ? nullptr : m.head.norm, collapsed,
+                     nullptr, nullptr, N, m.streams, m.dim, 1, m.connection_eps, m.norm_eps, run.bf16(),
                      run.threads(double(N) * double(m.streams * m.streams * m.dim)));
+    if (run.batch.rows_ND)
+        dsv4_rms_norm(collapsed, m.head.norm, y, N, m.dim, m.norm_eps, run.bf16(), run.threads(double(N * m.dim)));
     const float* y_float = floats_of(run, y, N * m.dim, run.space.head_float);
     apply_float(run, m.output, y_float, N, run.batch.logits_NV, m.vocabulary);
 }
@@ -200,8 +215,13 @@ extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const S
     else
         embed(run, (char*)batch->x_TSD);
     void* other = run.act(space.other_streams, batch->tokens * model->streams * model->dim);
-    for (int64_t i = 0; i < model->layers; i++)
+    const StepDraft* draft = model->draft;
+    void* taps = draft ? run.act(space.taps, batch->tokens * draft->taps * model->dim) : nullptr;
+    for (int64_t i = 0, at = 0; i < model->layers; i++) {
         if (!block(run, i, batch->x_TSD, other)) return 5;
+        if (draft && at < draft->taps && draft->tap_layers[at] == i) tap(run, batch->x_TSD, at++, draft->taps, taps);
+    }
+    if (draft) step_context(run, taps);
     if (batch->wanted) head(run);
     space.trim();
     helpers.leave();

@@ -122,6 +122,17 @@ const float* join_window(const StepRun& run, const StepStoreLayer& store, const 
     return joined;
 }
 
+// window rows as the store will hold them, [T, C] in activation dtype, in y
+void window_rows(const StepRun& run, const StepLayer& layer, const void* x, void* y) {
+    const int64_t T = run.T(), C = run.model.head_dim;
+    const Turn turn = run.of_tokens(layer.ratio);
+    const int threads = run.threads(double(T * C));
+    apply(run, layer.kv, x, T, y);
+    dsv4_rms_norm(y, layer.kv_norm, y, T, C, run.model.norm_eps, run.bf16(), threads);
+    rope(y, turn.cos, turn.sin, y, T, 1, C, run.model.pairs, false, run.bf16(), threads);
+    simulate_entry(run, y, T);
+}
+
 // the indexer's choice as rows of the store, [T, index_topk], -1 = none
 const int64_t* choose(const StepRun& run, const StepLayer& layer, const StepStoreLayer& store, const RatioPlan& plan,
                       const void* x, const void* latent) {
@@ -218,10 +229,7 @@ void step_attention(const StepRun& run, int64_t index, const void* x, void* y) {
     dsv4_rms_norm(q, nullptr, q, T * H, C, m.norm_eps, bf16, few);
     rope(q, turn.cos, turn.sin, q, T, H, C, m.pairs, false, bf16, few);
     void* kv = run.act(run.space.kv, T * C);
-    apply(run, layer.kv, x, T, kv);
-    dsv4_rms_norm(kv, layer.kv_norm, kv, T, C, m.norm_eps, bf16, run.threads(double(T * C)));
-    rope(kv, turn.cos, turn.sin, kv, T, 1, C, m.pairs, false, bf16, run.threads(double(T * C)));
-    simulate_entry(run, kv, T);
+    window_rows(run, layer, x, kv);
 
     float* out = run.space.attended.floats(T * H * C);
     AttentionCall call{};
@@ -242,6 +250,22 @@ void step_attention(const StepRun& run, int64_t index, const void* x, void* y) {
     if (bf16) to_activations(run, out, T * H * C, o);
     rope(o, turn.cos, turn.sin, o, T, H, C, m.pairs, true, bf16, few);
     project(run, layer, o, y);
+}
+
+void step_context(const StepRun& run, const void* taps) {
+    const StepDraft& draft = *run.model.draft;
+    const int64_t T = run.T(), D = run.model.dim, C = run.model.head_dim, bytes = run.store.entry_bytes;
+    void* context = run.act(run.space.y, T * D);
+    apply(run, draft.main_proj, taps, T, context);
+    dsv4_rms_norm(context, draft.main_norm, context, T, D, run.model.norm_eps, run.bf16(), run.threads(double(T * D)));
+    void* kv = run.act(run.space.kv, T * C);
+    const RingPlan& ring = run.plan.window;
+    for (int64_t s = 0; s < draft.stages; s++) {
+        window_rows(run, draft.stage[s], context, kv);
+        const uint8_t* fresh = stored(run, kv, T, C, bytes, false);
+        for (size_t i = 0; i < ring.keep.size(); i++)
+            std::memcpy(draft.store[s].window + ring.keep_at[i] * bytes, fresh + ring.keep[i] * bytes, size_t(bytes));
+    }
 }
 
 }  // namespace dsv4

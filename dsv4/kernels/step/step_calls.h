@@ -45,11 +45,12 @@ struct StepSpace {
     Scratch post, comb, x_float, wide, joined, pooled, window, attended, score, expert_weight, mixed;  // floats
     Scratch index_q_float, index_weight_float, head_float;
     Scratch stored, codes;  // rows as they are stored
+    Scratch taps;           // of the layers that the draft head reads
     std::vector<int64_t> ids, chosen;
 
     void trim() {
         for (Scratch* memory : {&other_streams, &y, &sub, &latent, &q, &kv, &entry, &low, &index_q, &x_float, &wide,
-                                &joined, &pooled, &window, &attended, &mixed, &index_q_float, &stored})
+                                &joined, &pooled, &window, &attended, &mixed, &index_q_float, &stored, &taps})
             memory->trim();
     }
 };
@@ -100,6 +101,8 @@ void apply_float(const StepRun& run, const StepLinear& layer, const float* x, in
 
 // A sub-layer's output [T, D] from its input, both in activation dtype.
 void step_attention(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
+// Writes the context rows of the draft head: from the tapped layers' rows [T, taps * D] in activation dtype.
+void step_context(const StepRun& run, const void* taps);
 // Returns false when an id names no expert.
 bool step_mixture(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
 

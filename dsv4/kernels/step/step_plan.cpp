@@ -7,7 +7,9 @@ namespace dsv4 {
 
 namespace {
 
-int64_t ring_rows(const RatioPlan& plan) { return plan.overlap ? 2 * plan.ratio : plan.ratio; }
+int64_t ring_rows(const RatioPlan& plan, const StepStore& store) {
+    return (plan.overlap ? 2 * plan.ratio : plan.ratio) - 1 + store.taken_back;
+}
 
 // how many of the last `tokens` tokens a compressor still needs
 int64_t tail_length(const RatioPlan& plan, int64_t tokens) {
@@ -42,34 +44,36 @@ int check(const StepModel& model, const StepStore& store, const StepBatch& batch
     return tokens == batch.tokens ? 0 : 4;
 }
 
-void plan_tokens(const StepModel& model, const StepBatch& batch, StepPlan& plan) {
+void plan_tokens(const StepModel& model, const StepStore& store, const StepBatch& batch, StepPlan& plan) {
+    const int64_t ring = store.window_rows;
     plan.runs.push_back(0);
     for (int64_t b = 0; b < batch.sequences; b++) {
         const int64_t old = batch.cached_B[b], count = batch.count_B[b], row = plan.runs.back();
         const int64_t from = std::min(batch.window_from_B[b], old);
-        const int64_t first = std::max({old - model.window + 1, from, int64_t(0)});
+        // a draft block reads the whole window before itself, a token one row less and itself
+        const int64_t first = std::max({old - model.window + (batch.block ? 0 : 1), from, int64_t(0)});
         const int64_t start = int64_t(plan.window_rows.size());
         for (int64_t p = first; p < old; p++) {
             plan.window_rows.push_back(int64_t(plan.window.kept.size()));
-            plan.window.kept.push_back(batch.slot_B[b] * model.window + p % model.window);
+            plan.window.kept.push_back(batch.slot_B[b] * ring + p % ring);
         }
         for (int64_t i = 0; i < count; i++) {
             plan.window_rows.push_back(-1 - (row + i));
             plan.position_T.push_back(old + i);
             plan.sequence_T.push_back(b);
-            const int64_t last = start + old - first + i + 1;
-            plan.window_T2.push_back(std::max(start, last - model.window));
+            const int64_t last = start + old - first + (batch.block ? count : i + 1);
+            plan.window_T2.push_back(batch.block ? start : std::max(start, last - model.window));
             plan.window_T2.push_back(last);
         }
-        keep_last(plan.window, batch.slot_B[b], model.window, row, old, count);
+        if (!batch.block) keep_last(plan.window, batch.slot_B[b], ring, row, old, count);
         plan.runs.push_back(row + count);
         plan.widest = std::max(plan.widest, batch.page_count_B[b]);
     }
 }
 
 // what one compressor does with the new tokens of sequence b; kept: joined rows of all sequences that are kept ones
-void plan_sequence(const StepBatch& batch, int64_t b, const int64_t* pages, int64_t row, RatioPlan& plan) {
-    const int64_t old = batch.cached_B[b], count = batch.count_B[b], ratio = plan.ratio, ring = ring_rows(plan);
+void plan_sequence(const StepBatch& batch, int64_t b, const int64_t* pages, int64_t row, int64_t ring, RatioPlan& plan) {
+    const int64_t old = batch.cached_B[b], count = batch.count_B[b], ratio = plan.ratio;
     const int64_t first = old / ratio, end = (old + count) / ratio, slot = batch.slot_B[b];
     keep_last(plan.tail, slot, ring, row, old, count);
     for (int64_t i = 0; i < count; i++) plan.visible_T.push_back((old + i + 1) / ratio);
@@ -96,7 +100,7 @@ RatioPlan plan_ratio(const StepStore& store, const StepBatch& batch, const StepP
     const int64_t* pages = batch.pages;
     plan.first_BP.assign(size_t(batch.sequences * step.widest), 0);
     for (int64_t b = 0; b < batch.sequences; b++) {
-        plan_sequence(batch, b, pages, step.runs[size_t(b)], plan);
+        plan_sequence(batch, b, pages, step.runs[size_t(b)], ring_rows(plan, store), plan);
         for (int64_t i = 0; i < batch.page_count_B[b]; i++)
             plan.first_BP[size_t(b * step.widest + i)] = pages[i] * plan.per_page;
         pages += batch.page_count_B[b];
@@ -118,7 +122,7 @@ const RatioPlan& StepPlan::of(int64_t ratio) const {
 
 int make_plan(const StepModel& model, const StepStore& store, const StepBatch& batch, StepPlan& plan) {
     if (const int wrong = check(model, store, batch)) return wrong;
-    plan_tokens(model, batch, plan);
+    plan_tokens(model, store, batch, plan);
     for (int64_t i = 0; i < model.layers; i++) {
         const int64_t ratio = model.layer[i].ratio;
         const auto same = [ratio](const RatioPlan& p) { return p.ratio == ratio; };

@@ -1,7 +1,7 @@
 """The part that all attention layers share (report 2.3): low-rank queries, one key-value head, sink, grouped output.
 
 Legend: T tokens, H heads, C head dim, D hidden size, L query latent, G output groups, N finished entries, W window
-rows, M entry rows.
+rows, M entry rows, P frequency pairs.
 """
 
 import torch
@@ -42,7 +42,7 @@ class Attention(KernelModule):
         latent_TL = self.q_norm(self.wq_a(x_TD))
         q_THC = self.wq_b(latent_TL).unflatten(-1, (self.config.num_attention_heads, -1))
         q_THC = apply_rope(rms(q_THC, self.config.rms_norm_eps, self.impl), rotation, impl=self.impl)
-        kv_TC = self.store(apply_rope(self.kv_norm(self.wkv(x_TD)), rotation, impl=self.impl))
+        kv_TC = self.window_rows(x_TD, rotation)
         buffer, keys = self.keys(x_TD, latent_TL, q_THC, kv_TC, step)
         o_THC = sparse_attention(
             q_THC,
@@ -61,6 +61,10 @@ class Attention(KernelModule):
     ) -> tuple[KeyBuffer, KeySet]:
         """Store this step's rows; return the buffer and what each query reads of it."""
         raise NotImplementedError
+
+    def window_rows(self, x_TD: Tensor, rotation_2TP: Tensor) -> Tensor:
+        """The uncompressed key-value row of each token [T, C], as the cache will hold it."""
+        return self.store(apply_rope(self.kv_norm(self.wkv(x_TD)), rotation_2TP, impl=self.impl))
 
     def store(self, kv_C: Tensor) -> Tensor:
         """A key-value row as the cache will hold it: in release numerics all but the rotary dims go through fp8."""
