@@ -190,7 +190,7 @@ class LocalModel:
     def _tokens(self, token_ids: TokenIds) -> Tensor:
         ids = token_list(token_ids)
         check_tokens(ids, self.config.vocab_size)
-        return torch.tensor(ids)
+        return torch.tensor(ids, device=self.model.device)
 
     def _params(self, options: dict[str, Any]) -> SamplingParams:
         """SamplingParams from keyword options; None means the default. Raises ValueError naming an unknown one."""

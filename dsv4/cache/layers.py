@@ -42,7 +42,9 @@ class _RingPlan:
     keep_at: Tensor  # ... and the rows of the flattened rings they go to
 
 
-def _plan_ring(places: Sequence[Place], spans: list[tuple[int, int]], firsts: list[int], ring: int) -> _RingPlan:
+def _plan_ring(
+    places: Sequence[Place], spans: list[tuple[int, int]], firsts: list[int], ring: int, device: torch.device
+) -> _RingPlan:
     """spans: for each sequence, the number of tokens that are cached and of new tokens. firsts: for each sequence, the
     first position to read. ring: rows of one ring."""
     kept, order, keep, keep_at = [], [], [], []
@@ -57,10 +59,10 @@ def _plan_ring(places: Sequence[Place], spans: list[tuple[int, int]], firsts: li
         keep_at += [base + p % ring for p in range(old + count - last, old + count)]
         read, row = read + old - first, row + count
     return _RingPlan(
-        torch.tensor(kept, dtype=torch.int64),
-        None if order == list(range(len(order))) else torch.tensor(order),
-        None if len(keep) == row else torch.tensor(keep),
-        torch.tensor(keep_at, dtype=torch.int64),
+        torch.tensor(kept, dtype=torch.int64, device=device),
+        None if order == list(range(len(order))) else torch.tensor(order, device=device),
+        None if len(keep) == row else torch.tensor(keep, device=device),
+        torch.tensor(keep_at, dtype=torch.int64, device=device),
     )
 
 
@@ -83,15 +85,17 @@ class StepCache:
         self._spans = list(zip(sequences.cached, lengths, strict=True))
         if len(places) != len(lengths):
             raise ValueError(f"{len(lengths)} sequences need as many places, got {len(places)}")
+        self._device = sequences.positions_T.device
         window = store.config.sliding_window
         firsts = [
             max(old - window + 1, min(p.window_from, old), 0) for p, (old, _) in zip(places, self._spans, strict=True)
         ]
-        self._window = _plan_ring(places, self._spans, firsts, store.config.window_rows)
+        self._window = _plan_ring(places, self._spans, firsts, store.config.window_rows, self._device)
         self._window_T2 = self._ranges(window, firsts)
         self._tails = {ratio: self._tail(ratio) for ratio in sequences.blocks}
         widest = max(len(p.pages) for p in places)
-        self._pages_BP = torch.tensor([[*p.pages, *[0] * (widest - len(p.pages))] for p in places])
+        pages = [[*p.pages, *[0] * (widest - len(p.pages))] for p in places]
+        self._pages_BP = torch.tensor(pages, device=self._device)
         self._tables = {ratio: self._table(ratio) for ratio in sequences.blocks}
         self._targets = {ratio: self._entry_rows(ratio, blocks) for ratio, blocks in sequences.blocks.items()}
 
@@ -105,11 +109,12 @@ class StepCache:
             last = start + old - first + torch.arange(1, new + 1)
             parts.append(torch.stack([(last - window).clamp(min=start), last], dim=1))
             start += old - first + new
-        return torch.cat(parts)
+        return torch.cat(parts).to(self._device)
 
     def _tail(self, ratio: int) -> _RingPlan:
         firsts = [old - tail_length(ratio, old) for old, _ in self._spans]
-        return _plan_ring(self.places, self._spans, firsts, tail_rows(ratio, self.store.config.taken_back))
+        ring = tail_rows(ratio, self.store.config.taken_back)
+        return _plan_ring(self.places, self._spans, firsts, ring, self._device)
 
     def _table(self, ratio: int) -> PageTable:
         per_page = self.store.spec.page_tokens // ratio
@@ -128,9 +133,8 @@ class StepCache:
             ]
             which += range(at + skip, at + count)
             at += count
-        return torch.tensor(rows, dtype=torch.int64), None if len(which) == at else torch.tensor(
-            which, dtype=torch.int64
-        )
+        row_N, which_N = (torch.tensor(part, dtype=torch.int64, device=self._device) for part in (rows, which))
+        return row_N, None if len(which) == at else which_N
 
 
 class PagedLayer:

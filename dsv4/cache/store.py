@@ -43,10 +43,18 @@ class CacheStore:
     """The tensors of all layers, and the allocators of pages and slots. Memory is committed when it is first written.
 
     tokens: source tokens of all sequences together, rounded up to whole pages. slots: running sequences and
-    snapshots together.
+    snapshots together. device: of the model; on a card memory is committed at once.
     """
 
-    def __init__(self, config: ModelConfig, dtype: CacheDtype, *, tokens: int, slots: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: CacheDtype,
+        *,
+        tokens: int,
+        slots: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.config = config
         self.spec = CacheSpec(config, dtype)
         self.pages = Allocator(self.spec.pages_for(tokens), "pages")
@@ -113,8 +121,8 @@ class CacheStore:
 
 
 def to_bytes(views: list[Tensor]) -> bytes:
-    """The bytes of CPU tensors, one after another."""
-    return b"".join(v.contiguous().view(torch.uint8).numpy().tobytes() if v.numel() else b"" for v in views)
+    """The bytes of tensors, one after another."""
+    return b"".join(v.contiguous().view(torch.uint8).cpu().numpy().tobytes() if v.numel() else b"" for v in views)
 
 
 def from_bytes(data: bytes | memoryview, views: list[Tensor]) -> None:

@@ -118,7 +118,7 @@ def write_adapter(folder: Path, adapters: Mapping[str, LowRankAdapter], base: st
         name = PREFIX + transformers_name(layer)
         tensors[name + DOWN], tensors[name + UP] = adapter.down.detach(), adapter.up.detach()
     specs = data_order({name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
-    data = [tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes() for name in specs]
+    data = [tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() for name in specs]
     write_whole(folder / WEIGHTS_NAME, lambda out: out.write(b"".join([encode_header(specs), *data])))
     ranks = {adapter.down.shape[0] for adapter in adapters.values()}
     write_json(folder / CONFIG_NAME, _config(adapters, base, ranks.pop(), alpha))

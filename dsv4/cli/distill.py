@@ -17,6 +17,7 @@ def distill(
     export: Literal["auto", "release", "bf16", "fp32", "none"] = "auto",
     threads: int | None = None,
     steps: int | None = None,
+    device: str | None = None,
 ) -> None:
     """Let a student answer prompts and learn from each domain's teacher how it would go on; or go on with such a run.
 
@@ -38,13 +39,15 @@ def distill(
         CPU threads. Default: all cores this process may use.
     steps
         Save and stop after this many steps; the same command resumes.
+    device
+        Where it computes: cpu, cuda (a card; not run on one yet), cuda:N, or auto. Default: as the recipe says, or cpu.
     """
-    from dsv4.cli.flags import at_least
+    from dsv4.cli.flags import at_least, device_change
     from dsv4.cli.train_start import told_in_sentences
     from dsv4.posttraining.distill_recipe import DistillRecipe
 
     at_least(1, threads=threads, steps=steps)
-    made = DistillRecipe.from_file(recipe, set)
+    made = DistillRecipe.from_file(recipe, [*set, *device_change("device", device)])
     with told_in_sentences():
         from dsv4.cli.rollout_start import Options, run_recipe
         from dsv4.posttraining.distill_run import DistillRun

@@ -18,6 +18,16 @@ def check_sampling(**options: Any) -> dict[str, Any]:
     return options
 
 
+def device_change(field: str, device: str | None) -> list[str]:
+    """--device as a change of a recipe's field, in the form of --set. Raises ValueError for a name of no device."""
+    from dsv4.config.device import check_device
+
+    if device is None:
+        return []
+    check_device(device, "--device")
+    return [f"{field}={device}"]
+
+
 def at_least(least: int, **flags: int | None) -> None:
     """Raise ValueError for a flag below `least`; None = not given."""
     for name, value in flags.items():

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from dsv4.cli.flags import device_change
 from dsv4.cli.recipe_chain import Chain, ChainRecord, ChainStage
 
 ROOT = Path(__file__).parents[2]  # of the checkout: recipes are no part of the installed package
@@ -23,6 +24,7 @@ def recipe(
     folder: Path | None = None,
     stage: str | None = None,
     set: Annotated[Sequence[str], Parameter(negative=())] = (),
+    device: str | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Run a whole chain (nano: from the tokenizer to a graded model), or go on with one that was stopped.
@@ -37,15 +39,18 @@ def recipe(
         Run this stage alone.
     set
         Change a setting of a stage: --set math.steps=10; repeat the flag for several.
+    device
+        Where the stages that train compute: cpu, cuda (a card; not run on one yet), cuda:N, or auto. Default: cpu.
     dry_run
         Print the plan with the time of each stage, and stop.
     """
+    device_change("", device)
     chain = Chain.from_file(chain_file(name))
     changes = chain.changes(set)
     chosen = chain.stages if stage is None else (chain.stage(stage),)
     place = (folder or Path(chain.folder)).absolute()
     record = ChainRecord.read(place)
-    commands = {one.name: one.call({"folder": str(place)}, changes.get(one.name, {})) for one in chosen}
+    commands = {one.name: one.call({"folder": str(place)}, changes.get(one.name, {}), device) for one in chosen}
     for one in chosen:
         record.check(one, commands[one.name])
     _print_plan(chain, record)

@@ -17,8 +17,8 @@ _STRICT = ConfigDict(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class ChainStage:
     """command: with {python} and {folder} in place of what is known when it runs. setting: how it takes one
-    value, with {key} and {value}; empty where it takes none. makes: a file of the chain's folder that is there when the
-    stage has finished. minutes: what is planned for it."""
+    value, with {key} and {value}; empty where it takes none. device: how it takes {device}, in the same way.
+    makes: a file of the chain's folder that is there when the stage has finished. minutes: what is planned for it."""
 
     name: str
     about: str
@@ -26,11 +26,14 @@ class ChainStage:
     makes: str
     minutes: float
     setting: tuple[str, ...] = ()
+    device: tuple[str, ...] = ()
     __pydantic_config__ = _STRICT
 
-    def call(self, places: Mapping[str, str], changes: Mapping[str, str]) -> list[str]:
+    def call(self, places: Mapping[str, str], changes: Mapping[str, str], device: str | None = None) -> list[str]:
         """The command with its places filled in and the changes behind it."""
         found = [_filled(part, places) for part in self.command]
+        if device is not None:
+            found += [_filled(part, {"device": device}) for part in self.device]
         for key, value in changes.items():
             found += [_filled(part, {"key": key, "value": value}) for part in self.setting]
         return found

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,14 +21,21 @@ from dsv4.model.transformer import Transformer
 
 @contextmanager
 def rollout_engine(
-    config: ModelConfig, weights: Mapping[str, Tensor], numerics: Mode, *, context: int, sequences: int
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    numerics: Mode,
+    *,
+    context: int,
+    sequences: int,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[EngineService, EngineWeights]]:
     """A running engine with these weights, and the sink that gives it others. release: experts in FP4, linears in FP8,
     stored and read again as a finished model would be."""
+    device = torch.device(device)
     if numerics == "release":
         config = config.with_changes(quantized=True, expert_dtype="fp4")
-    put = _put_released if numerics == "release" else copy_weights
-    with torch.device("meta" if numerics == "release" else "cpu"):
+    put = partial(_put_released, device=device) if numerics == "release" else copy_weights
+    with torch.device("meta") if numerics == "release" else device:
         model = Transformer(config, MODES[numerics])
     put(model, weights)
     model.requires_grad_(False).eval()
@@ -45,7 +53,7 @@ def rollout_engine(
         service.close()
 
 
-def _put_released(model: Transformer, weights: Mapping[str, Tensor]) -> None:
+def _put_released(model: Transformer, weights: Mapping[str, Tensor], device: torch.device) -> None:
     """Through files of the released layout: one way to quantise, and the model is checked as any folder is."""
     with tempfile.TemporaryDirectory(prefix="dsv4-weights-") as name:
         folder = Path(name) / "model"
@@ -54,4 +62,5 @@ def _put_released(model: Transformer, weights: Mapping[str, Tensor]) -> None:
         # what is not cast is a view of the files, which are gone in a moment
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
+        model.to(device)
     model.requires_grad_(False)

@@ -18,6 +18,7 @@ from dsv4.cli.train_export import export_model
 from dsv4.cli.train_start import check_run_folder
 from dsv4.encoding import Tokenizer
 from dsv4.generation import TokenGenerator, WeightSink
+from dsv4.model.device import choose_device
 from dsv4.model.layers import BF16, FP32
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.chat import ChatEnvironment
@@ -57,6 +58,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     """Run or resume, and export the model at the end. All that can be judged at once is judged first."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    device = choose_device(recipe.device)
     check_live_port(options.live)
     if options.track is not None:
         check_tracker(options.track)
@@ -76,7 +78,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     with ExitStack() as held:
         held.enter_context(RunLock(place))
         page = held.enter_context(live_page(recipe.name, place / "log.jsonl", options.live))
-        model = base.trainable(BF16 if recipe.numerics == "bf16" else FP32)
+        model = base.trainable(BF16 if recipe.numerics == "bf16" else FP32).to(device)
         learner = Learner(model, optimizer=recipe.optimizer, qat_from=recipe.qat_from)
         engine, sink = held.enter_context(
             rollout_engine(
@@ -85,6 +87,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
                 recipe.rollouts.numerics,
                 context=recipe.rollouts.context,
                 sequences=recipe.rollouts.concurrent,
+                device=device,
             )
         )
         makers = Makers(recipe, engine, environments, tokenizer.eos_id, sink, place)

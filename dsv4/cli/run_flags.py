@@ -25,6 +25,8 @@ class RunFlags:
         CPU threads. Default: all cores this process may use.
     steps
         Save and stop after this many steps; the same command resumes.
+    device
+        Where it computes: cpu, cuda (a card; not run on one yet), cuda:N, or auto. Default: as the recipe says, or cpu.
     """
 
     folder: Path | None = None
@@ -34,3 +36,4 @@ class RunFlags:
     export: Literal["auto", "release", "release_fp8", "base", "bf16", "fp32", "none"] = "auto"
     threads: int | None = None
     steps: int | None = None
+    device: str | None = None

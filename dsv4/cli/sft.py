@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from dsv4.cli.flags import device_change
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.train_start import told_in_sentences
 
@@ -54,7 +55,8 @@ def sft(
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name} must be positive and finite, got {value}")
     with told_in_sentences():
-        fine_tune(_read(recipe, set), init, Wishes(tuple(data), lora, epochs, lr, length), run)
+        changes = [*set, *device_change("run.device", run.device)]
+        fine_tune(_read(recipe, changes), init, Wishes(tuple(data), lora, epochs, lr, length), run)
 
 
 def _read(recipe: Path | None, changes: Sequence[str]) -> dict[str, Any]:

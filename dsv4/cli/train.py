@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from dsv4.cli.flags import at_least, device_change
 from dsv4.cli.progress import RunProgress, StopAfterStep, console, report_at_end
 from dsv4.cli.train_start import before_the_run, prepare, reading, told_in_sentences
 
@@ -29,6 +30,7 @@ def train(
     export: Literal["auto", "release", "bf16", "fp32", "none"] = "auto",
     threads: int | None = None,
     steps: int | None = None,
+    device: str | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Train a model from a recipe, or go on with a run that was stopped.
@@ -53,15 +55,15 @@ def train(
         CPU threads. Default: all cores this process may use.
     steps
         Save and stop after this many steps; the same command resumes. With --dry-run: steps of each stage (default 1).
+    device
+        Where it computes: cpu, cuda (a card; not run on one yet), cuda:N, or auto. Default: as the recipe says, or cpu.
     dry_run
         Run every stage for a step in a temporary folder, export and load the model, say what the run will cost.
     """
     from dsv4.training.recipe import Recipe
 
-    for name, value in (("threads", threads), ("steps", steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
-    made = Recipe.from_file(recipe, set)
+    at_least(1, threads=threads, steps=steps)
+    made = Recipe.from_file(recipe, [*set, *device_change("run.device", device)])
     place = folder or Path("runs") / made.name
     with told_in_sentences():
         import torch
@@ -117,7 +119,7 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
         return
     if not launched():
         recipe.scale.check(1)
-    mesh = Mesh.start(recipe.scale) if launched() else None
+    mesh = Mesh.start(recipe.scale, _rank_device(recipe.run.device)) if launched() else None
     if mesh is not None and mesh.rank:
         mesh.wait()  # the first rank makes what all read
     with ExitStack() as held:
@@ -134,6 +136,17 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
         if mesh is not None:
             mesh.wait()
             mesh.close()
+
+
+def _rank_device(device: str) -> str:
+    """The kind of device that ranks compute on; each process has a card of its own."""
+    from dsv4.model.device import choose_device
+
+    if ":" in device:
+        raise ValueError(
+            f"run.device must be cpu, cuda or auto under torchrun, where each process has its own card, got {device!r}"
+        )
+    return choose_device(device, "run.device").type
 
 
 def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh | None") -> "Trainer":

@@ -34,7 +34,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of the last step tried. peak: bytes of the process, its highest in this trial."""
+    """Of the last step tried. peak: bytes of the process, or of the card, the highest in this trial."""
 
     trial: Trial
     tokens: int
@@ -109,14 +109,15 @@ def whole_seconds(recipe: Recipe, costs: list[Cost]) -> float:
 
 def _cost(trainer: "Trainer", trial: Trial, steps: int) -> Cost:
     trainer.stand_at(trial.start, anticipating=trial.anticipating)
-    reset_peak()
+    device = trainer.team.device
+    reset_peak(device)
     line: Any = None
     for _ in range(steps):
         line = trainer.advance()
         if line.spike is not None:
             raise ValueError(f"{trial.name}: {line.spike}")
     tokens = round(line.tokens_per_second * line.seconds)
-    cost = Cost(trial, tokens, line.seconds, peak_bytes())
+    cost = Cost(trial, tokens, line.seconds, peak_bytes(device))
     print(
         f"{trial.name}: a step of {tokens:,} tokens in {line.seconds:.2f} s ({line.tokens_per_second:,.0f} tokens/s), "
         f"{size(cost.peak)} of memory, loss {line.losses['next']:.3f}",

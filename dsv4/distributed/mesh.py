@@ -39,7 +39,7 @@ class Mesh:
         scale.check(dist.get_world_size())
         self.scale = scale
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.device = torch.device(device)
+        self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
         self.devices = DeviceMesh(device, torch.arange(self.world).view(scale.sizes), mesh_dim_names=AXES)
         self._groups: dict[tuple[str, ...], Any] = {}
         # groups are made by all ranks together, so all that will be used are made here
@@ -49,15 +49,18 @@ class Mesh:
         self._patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
 
     @classmethod
-    def start(cls, scale: Scale, device: str | None = None) -> "Mesh":
-        """Join the processes that torchrun started: nccl on GPUs, gloo on CPUs. Raises ValueError for a wrong count."""
+    def start(cls, scale: Scale, device: str = "cpu") -> "Mesh":
+        """Join the processes that torchrun started, by gloo on CPUs; "cuda": by nccl, each process on the card that has
+        its number on this machine, which has not run on cards yet. Raises ValueError for a wrong count."""
         scale.check(started_world())
-        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if kind == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "nccl" if kind == "cuda" else "gloo"
+        if device == "cuda":
+            number, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if number >= cards:
+                raise ValueError(f"run.device cuda: each process needs a card of its own, and torch sees {cards}")
+            torch.cuda.set_device(number)
+        backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=scale.timeout))
-        return cls(scale, kind)
+        return cls(scale, device)
 
     def wait(self) -> None:
         """Wait for all ranks without a time limit: for work that one rank does for all."""

@@ -33,7 +33,7 @@ class Ranks:
     """Several processes that train one model, laid out as a mesh."""
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh = mesh
+        self.mesh, self.device = mesh, mesh.device
         self.rank, self.world = mesh.rank, mesh.world
         self.samples = (mesh.sample_rank, mesh.sample_world)
         self._least = 1  # tokens of a micro-batch

@@ -36,7 +36,7 @@ class RankTransformer(Transformer):
             return super().pack(lengths, cached)
         place, ranks = self.mesh.place("context"), self.mesh.scale.context
         split = ContextSplit.of(lengths, place, ranks, reach(self.config))
-        return LocalSequences.cut(split, self.config.compressor_ratios, self.hc_head_fn.device)
+        return LocalSequences.cut(split, self.config.compressor_ratios, self.device)
 
     def hidden(
         self,

@@ -49,7 +49,7 @@ class DraftBlocks:
         for k in range(head.block_size):
             embedded_Tr, bias_TV = last.markov_head(torch.tensor(previous, device=rows_TD.device))
             confidence = last.confidence_head(rows_BKD[:, k], embedded_Tr).tolist()
-            row_TV = logits_BKV[:, k] + bias_TV
+            row_TV = (logits_BKV[:, k] + bias_TV).cpu()  # tokens are sampled on the host
             previous = [request.sampler.guess(row_V, k) for request, row_V in zip(requests, row_TV, strict=True)]
             for i, (request, token) in enumerate(zip(requests, previous, strict=True)):
                 if k < request.room:

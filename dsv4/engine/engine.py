@@ -99,6 +99,7 @@ class Engine:
             cache_dtype or default_cache_dtype(model),
             tokens=max(cache_tokens or sequences * context_length, context_length),
             slots=sequences + policy.snapshots,
+            device=model.device,
         )
         self.cache = CacheManager(store, policy, disk)
         self.runner = Runner(model, store, predict=speculate, fused=fused)

@@ -4,6 +4,7 @@ Legend: T tokens, S streams, D hidden size, V vocabulary, N wanted rows.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import is_
@@ -220,7 +221,7 @@ class Runner:
         cached = [chunk.start for chunk in chunks]
         if self._fused is not None and trace is None:
             return self._fused.run([chunk.tokens for chunk in chunks], cached, places, rows)
-        tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens])
+        tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens], device=self.model.device)
         sequences = self.model.pack([chunk.count for chunk in chunks], cached)
         regime = PLAIN if trace is None else trace.regime
         cache = StepCache(self.store, sequences, places)
@@ -228,7 +229,12 @@ class Runner:
         x_TSD = self.model.hidden(tokens, sequences, cache, trace, regime, taps)
         if self._blocks is not None and taps is not None:
             self._blocks.remember(taps, sequences, cache)
-        return x_TSD, self.model.logits(x_TSD[torch.tensor(rows, dtype=torch.int64)])
+        return x_TSD, self._logits(self.model.logits, x_TSD, rows)
+
+    def _logits(self, head: Callable[[Tensor], Tensor], x_TSD: Tensor, rows: list[int]) -> Tensor:
+        """The logits of some rows in the memory of the host, where tokens are sampled: seeds, grammars and penalties
+        then give the same tokens whatever device the model is on."""
+        return head(x_TSD[torch.tensor(rows, dtype=torch.int64, device=x_TSD.device)]).cpu()
 
     def _predict(
         self, x_TSD: Tensor, tokens: list[list[int]], starts: list[int], places: list[Place], ready: list[int]
@@ -240,9 +246,9 @@ class Runner:
             return self._fused.predict(x_TSD, tokens, starts, places, last)
         sequences = Sequences.pack([len(part) for part in tokens], (), starts, x_TSD.device)
         cache = StepCache(self.store, sequences, places)
-        flat = torch.tensor([token for part in tokens for token in part])
+        flat = torch.tensor([token for part in tokens for token in part], device=x_TSD.device)
         y_TSD = self.model.mtp_hidden(x_TSD, flat, sequences, cache)
-        return self.model.mtp_logits(y_TSD[torch.tensor(last, dtype=torch.int64)])
+        return self._logits(self.model.mtp_logits, y_TSD, last)
 
     def _carry(self, chunk: Chunk) -> Tensor | None:
         request = chunk.request

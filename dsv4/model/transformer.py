@@ -61,13 +61,18 @@ class Transformer(KernelModule):
         """The stages of the draft head (DSpark)."""
         return [block for block in self.mtp if isinstance(block, DraftStage)]
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are; inputs must be there too."""
+        return self.hc_head_fn.device
+
     def use_yarn(self, on: bool) -> None:
         """Scale the long-range rotary table by the config's YaRN, or leave it unscaled (early training stages)."""
         self.rotary = RotaryTables(self.config, yarn=on)
 
     def pack(self, lengths: list[int], cached: list[int] | None = None) -> Sequences:
         """Sequences laid out for this model's compression ratios, on its device."""
-        return Sequences.pack(lengths, self.config.compressor_ratios, cached, self.hc_head_fn.device)
+        return Sequences.pack(lengths, self.config.compressor_ratios, cached, self.device)
 
     def hidden(
         self,

@@ -101,7 +101,7 @@ class DistillObjective:
         row_N, rows_ND = learned_rows(model, batch, batch.replay)
         total = max(totals.next, 1e-30)
         weight_N = batch.learn_T[row_N + 1]
-        head_VD, cached_ND = self.teachers.head(batch.teacher), batch.rows.read()
+        head_VD, cached_ND = self.teachers.head(batch.teacher), batch.rows.read().to(rows_ND.device)
         student = rows_ND, model.head.weight
         divergence, exact = self._divergence(), None
         if divergence is None:
@@ -120,9 +120,8 @@ class DistillObjective:
             metrics |= {f"kl.{domain}": exact.divergence_T[own_N].sum(), f"count.{domain}": own_N.sum()}
         if self.reference is not None:
             assert batch.reference is not None
-            held = distill_loss(
-                *student, batch.reference.read(), self.reference.head(0), weight_N, without=self.without, total=total
-            )
+            first_ND = batch.reference.read().to(rows_ND.device)
+            held = distill_loss(*student, first_ND, self.reference.head(0), weight_N, without=self.without, total=total)
             loss = loss + self.settings.reference * held.loss
             metrics["reference_kl"] = held.divergence_T.sum()
         return loss, metrics

@@ -39,6 +39,7 @@ class DistillRun(RolloutRun[DistillRecipe]):
                 numerics=cache.numerics,
                 width=_WIDTHS[cache.width],
                 resident=cache.resident,
+                device=learner.model.device,
             )
 
         self.teachers = opened(recipe.paths, "teachers")

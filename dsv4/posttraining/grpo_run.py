@@ -17,7 +17,7 @@ from dsv4.posttraining.policy import PolicyBatch, pack_samples
 from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources, parts, together
 from dsv4.posttraining.types import Group, Sample
-from dsv4.training.states import load_state
+from dsv4.training.states import load_state, on_host
 
 
 class GrpoRun(RolloutRun[GrpoRecipe]):
@@ -70,7 +70,7 @@ class GrpoRun(RolloutRun[GrpoRecipe]):
 
     def save(self) -> None:
         if self._reference is not None and not (file := self._reference_file(self._reference_of)).exists():
-            reference = self._reference.state_dict()
+            reference = on_host(self._reference.state_dict())
             write_whole(file, lambda out: torch.save(reference, out))
         super().save()
         self._drop_references()

@@ -35,7 +35,8 @@ class Learner:
         learner = Learner(model, optimizer=OptimizerSettings(kind="muon"))
         record = learner.step(batches, loss_of, lr=1e-5)
 
-    model: as `team` has built it, weights loaded. qat_from: the step from which the model computes with the numbers
+    model: as `team` has built it, weights loaded, on the device where it is to learn; batches are brought there.
+    qat_from: the step from which the model computes with the numbers
     that the release layout will store (report 5.2.1); None = never. balance: moves the routers' biases after each step
     by `optimizer.balance_speed`, from the loads that the loss reports; off, because the report names it for
     pre-training alone. optimizers: makes them where the model has parameters that no table knows (adapters).
@@ -150,7 +151,7 @@ class Learner:
         fake = self._fake if self.quantised else None
         with fake or nullcontext():
             for batch in batches:
-                loss, metrics = loss_of(self.model, batch, totals)
+                loss, metrics = loss_of(self.model, batch.to(self.model.device), totals)
                 if loss.requires_grad:  # nothing to learn from a micro-batch that only fills a rank's share
                     loss.backward()
                 self.masters.collect()

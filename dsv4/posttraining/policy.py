@@ -62,12 +62,13 @@ class PolicyBatch(Batch):
         )
 
     def with_reference(self, reference: Transformer) -> "PolicyBatch":
-        """The same with the reference's log-probabilities."""
+        """The same on the reference's device, with its log-probabilities."""
+        batch = self.to(reference.device)
         with torch.no_grad():
-            found = policy_logprobs(reference, self)
-        reference_T = torch.zeros_like(self.sampled_T)
+            found = policy_logprobs(reference, batch)
+        reference_T = torch.zeros_like(batch.sampled_T)
         reference_T[found.place_N] = found.logprob_N
-        return replace(self, reference_T=reference_T)
+        return replace(batch, reference_T=reference_T)
 
 
 def _check(sample: Sample, learn_T: Tensor) -> None:

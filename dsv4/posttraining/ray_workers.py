@@ -19,6 +19,7 @@ from dsv4.observe import log
 from dsv4.posttraining.environment import Environment
 from dsv4.posttraining.rollout import EngineLostError, RolloutRunner, RolloutSettings
 from dsv4.posttraining.types import Group, Prompt
+from dsv4.training.states import on_host
 
 _PAUSE, _PATIENCE = 0.5, 120.0  # seconds between two calls of a worker that restarts, and until it counts as dead
 
@@ -103,7 +104,7 @@ class RayRollouts:
 
     async def publish(self, weights: Mapping[str, Any], version: int) -> None:
         """Give all workers new weights; those that die meanwhile get them when they are back."""
-        self._published, self.version = self._put(dict(weights)), version
+        self._published, self.version = self._put(on_host(dict(weights))), version
         sent = [actor.publish.remote(self._published, version) for actor in self.actors]
         for result in await asyncio.gather(*map(_awaited, sent), return_exceptions=True):
             if isinstance(result, BaseException) and not isinstance(result, self._died):

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
+from dsv4.config.device import check_device
 from dsv4.posttraining.settings import EffortSettings, KlSettings, PolicySettings, RateSettings
 from dsv4.posttraining.types import Effort
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
@@ -96,8 +97,9 @@ class HeldOutSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRecipe:
     """What all runs that learn from rollouts have. init: folder of the model it starts from. steps: of rollouts.
-    numerics: what the learner computes in. micro: tokens of one forward pass. qat_from: update from which it computes
-    with the released numbers. efforts: by reasoning mode. save_seconds: between states."""
+    numerics: what the learner computes in. device: of learner, engine and teachers: cpu, cuda, cuda:N or auto. micro:
+    tokens of one forward pass. qat_from: update from which it computes with the released numbers. efforts: by reasoning
+    mode. save_seconds: between states."""
 
     name: str
     init: str
@@ -107,6 +109,7 @@ class RolloutRecipe:
     steps: int
     seed: int = 0
     numerics: Literal["fp32", "bf16"] = "fp32"
+    device: str = "cpu"
     micro: int = 4096
     qat_from: int | None = None
     save_seconds: float = 300.0
@@ -121,6 +124,7 @@ class RolloutRecipe:
             raise ValueError(f"name must be {PLAIN}, got {self.name!r}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
+        check_device(self.device)
         for name in ("steps", "micro"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -160,8 +164,8 @@ class RolloutRecipe:
 
     def check_resume(self, made: Mapping[str, Any], folder: Path) -> None:
         """Raise ValueError naming a field by which the run of the state in `folder` would have gone otherwise. Free are
-        steps (of a constant rate), save_seconds, micro, and what is held out."""
-        free = {"save_seconds", "micro", "held_out"} | ({"steps"} if self.lr.shape == "constant" else set())
+        steps (of a constant rate), save_seconds, micro, device, and what is held out."""
+        free = {"save_seconds", "micro", "device", "held_out"} | ({"steps"} if self.lr.shape == "constant" else set())
         own = {name: value for name, value in self.to_dict().items() if name not in free}
         for name, value in own.items():
             if value != made.get(name):

@@ -31,6 +31,13 @@ class Replay:
     entries: Mapping[int, Tensor] = field(default_factory=dict)
     kept_TK: Tensor | None = None
 
+    def to(self, device: torch.device) -> "Replay":
+        """The same with its tensors on a device."""
+        routes, entries = (
+            {layer: ids_TK.to(device) for layer, ids_TK in part.items()} for part in (self.routes, self.entries)
+        )
+        return Replay(routes, entries, None if self.kept_TK is None else self.kept_TK.to(device))
+
     @classmethod
     def of(cls, traces: Sequence[TokenTrace | None], lengths: Sequence[int]) -> "Replay":
         """The traces of a batch's sequences, one after another."""

@@ -152,6 +152,6 @@ def held_out_loss(model: Transformer, shard: TokenShard, *, micro: int, quantise
     loss = right = 0.0
     with FakeQuantised(model) if quantised else nullcontext():
         for batch in batches:
-            parts = compute_loss(model, batch, weights=weights, totals=totals).parts
+            parts = compute_loss(model, batch.to(model.device), weights=weights, totals=totals).parts
             loss, right = loss + float(parts["next"]), right + float(parts["accuracy"])
     return loss, right

@@ -54,6 +54,7 @@ class Teachers:
     those of the teachers must be equal; None where ids have no text. vocabulary: its number of ids. folder: of the
     files, which are removed by `clear` and at the start. numerics: what teachers compute in. width: the numbers of the
     files. resident: how many teachers may be in memory; from two on the next one is loaded while one computes.
+    device: where they compute, and where heads are given.
 
     Raises ValueError or FileNotFoundError naming a folder that is no model, or both vocabularies where they differ.
     """
@@ -68,6 +69,7 @@ class Teachers:
         numerics: Mode = "fp32",
         width: torch.dtype = torch.float32,
         resident: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         if resident < 1:
             raise ValueError(f"resident must be at least 1, got {resident}")
@@ -75,6 +77,7 @@ class Teachers:
         for opened in self._opened:
             _check_vocabulary(opened, vocabulary, student)
         self._folder, self._numerics, self._width, self._resident = folder, numerics, width, resident
+        self._device = torch.device(device)
         self._models: OrderedDict[int, Transformer] = OrderedDict()
         self._head: tuple[int, Tensor] | None = None
         self.loads, self.head_loads = 0, 0  # since the start
@@ -104,7 +107,8 @@ class Teachers:
         """The head's weight [V, D] of a teacher. One is kept: batches ordered by teacher load each once."""
         if self._head is None or self._head[0] != teacher:
             self._head = None
-            self._head = teacher, self._opened[teacher].reader.tensor("head.weight").float()
+            weight_VD = self._opened[teacher].reader.tensor("head.weight").float()
+            self._head = teacher, weight_VD.to(self._device)
             self.head_loads += 1
         return self._head[1]
 
@@ -159,12 +163,12 @@ class Teachers:
         model.use_yarn(True)  # its tables are made anew, not on the meta device
         load_into(model, config, opened.reader, self._numerics, mtp=False)
         self.loads += 1
-        return model.requires_grad_(False).eval()
+        return model.requires_grad_(False).eval().to(self._device)
 
 
 def _rows(model: Transformer, batch: Batch) -> Tensor:
     with torch.no_grad():
-        return learned_rows(model, batch)[1]
+        return learned_rows(model, batch.to(model.device))[1]
 
 
 def _check_vocabulary(opened: BaseModel, vocabulary: int, student: Tokenizer | None) -> None:

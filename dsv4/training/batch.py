@@ -4,7 +4,8 @@ Legend: T tokens.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ class Batch:
             )
         if not self.lengths or min(self.lengths) < 1 or sum(self.lengths) != tokens:
             raise ValueError(f"lengths must be positive and add up to {tokens} tokens, got {self.lengths}")
+
+    def to(self, device: torch.device) -> Self:
+        """The same with all its tensors on a device; files stay where they are."""
+        own: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in own.items() if hasattr(part, "to")})
 
     def weights(self, ahead: int) -> Tensor:
         """For each token t how much predicting token t + ahead counts, [T] fp32; 0 where that is another document."""

@@ -10,6 +10,7 @@ from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
 from dsv4.checkpoint.quantize import config_for
 from dsv4.config import ModelConfig
 from dsv4.model import accounting
+from dsv4.model.device import card_memory, choose_device
 from dsv4.training.data import FIM_TOKENS
 from dsv4.training.documents import Codec, function_of
 from dsv4.training.recipe import Recipe
@@ -67,14 +68,16 @@ def check_sources(recipe: Recipe) -> None:
 
 def check_model(recipe: Recipe, vocabulary: int, layout: Layout | None) -> ModelConfig:
     """The run's model. Raises ValueError for sizes that quantised training or the export cannot hold, and for weights
-    that this machine's memory cannot."""
+    that the memory of this machine, or of the card, cannot."""
     config = recipe.config(vocabulary)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    device = choose_device(recipe.run.device, "run.device")
+    card = device.type == "cuda"
+    memory = card_memory(device) if card else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     needed = needs_of(recipe, config, None).memory
     if recipe.scale.world == 1 and needed > memory:
         raise ValueError(
             f"model: weights, gradients, optimiser states and {recipe.recovery.snapshots} snapshots need "
-            f"{size(needed)}, this machine has {size(memory)} of memory"
+            f"{size(needed)}, {device if card else 'this machine'} has {size(memory)} of memory"
         )
     try:
         check_shapes(config, layout=layout, release_numerics=recipe.qat_from is not None)

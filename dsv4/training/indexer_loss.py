@@ -179,7 +179,8 @@ def recall(seen: IndexedAttention, k: int, sample: int = 32) -> Recall:
     eligible = (seen.visible_T > k).nonzero().flatten()
     if not len(eligible):
         return Recall(1.0, 1.0, 0)
-    picked = eligible[torch.linspace(0, len(eligible) - 1, min(sample, len(eligible))).long()]
+    spread = torch.linspace(0, len(eligible) - 1, min(sample, len(eligible)), device=eligible.device)
+    picked = eligible[spread.long()]
     found, mass = [], []
     for query_1 in picked.split(1):
         visible = int(seen.visible_T[query_1])

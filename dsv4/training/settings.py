@@ -1,15 +1,16 @@
-"""The tables of a recipe as frozen dataclasses that check their values. Nothing here loads torch."""
+"""The tables of a recipe as frozen dataclasses that check their values. Nothing here loads torch or pydantic, so losses
+and optimisers work without them."""
 
 import re
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from dsv4.config.device import check_device
 
 AXES = ("data", "fsdp", "context", "expert")
 PLAIN = "letters, digits, spaces and . _ + -, and begin with a letter or digit"
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = {"extra": "forbid"}  # pydantic's ConfigDict
 # fields of ModelConfig that a recipe may not set, and what sets them
 FROM_ELSEWHERE = {
     "vocab_size": "the tokenizer",
@@ -174,9 +175,11 @@ class OptimizerSettings:
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """Cost and reports of a run. save_seconds: between checkpoints. recall_every, recall_queries: steps between
-    measurements of the indexers, and how many queries each. recompute: keep only block inputs for the backward pass."""
+    measurements of the indexers, and how many queries each. recompute: keep only block inputs for the backward pass.
+    device: cpu, cuda, cuda:N or auto (docs/training.md); a run may go on on another."""
 
     numerics: Literal["fp32", "bf16"] = "fp32"
+    device: str = "cpu"
     recompute: bool = False
     save_seconds: float = 300.0
     recall_every: int = 20
@@ -186,6 +189,7 @@ class RunSettings:
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
+        check_device(self.device, "run.device")
         if self.recall_every < 1 or self.anticipation_delay < 1:
             raise ValueError("run.recall_every and run.anticipation_delay must be at least 1")
         if self.recall_queries < 0 or self.save_seconds < 0:

@@ -26,8 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the newest state; the one before stays. On an error both stay as they are, and OSError names the file."""
-    write_whole(folder / STATE_FILE, lambda out: torch.save(state, out), keep=folder / PREVIOUS_FILE)
+    """Write the newest state; the one before stays. On an error both stay as they are, and OSError names the file. The
+    file does not depend on the device: a run may go on on another."""
+    held = on_host(state)
+    write_whole(folder / STATE_FILE, lambda out: torch.save(held, out), keep=folder / PREVIOUS_FILE)
 
 
 def save_if_there_is_room(save: Callable[[], None]) -> None:
@@ -118,11 +120,20 @@ def restore_state(model: Transformer, optimizers: Optimizers, state: dict[str, A
     optimizers.load_state_dict(_copy(state["optimizers"]))
 
 
+def on_host(value: Any) -> Any:
+    """The same with every tensor in the memory of the host."""
+    return _each_tensor(value, Tensor.cpu)
+
+
 def _copy(value: Any) -> Any:
+    return _each_tensor(value, lambda tensor: tensor.detach().clone())
+
+
+def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return change(value)
     if isinstance(value, dict):
-        return {key: _copy(part) for key, part in value.items()}
+        return {key: _each_tensor(part, change) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_copy(part) for part in value)
+        return type(value)(_each_tensor(part, change) for part in value)
     return value

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from dsv4.config import ModelConfig
@@ -24,6 +25,7 @@ class Team(Protocol):
     """What one process knows of all processes. Every rank must make the same calls in the same order. `Alone` is for
     one process, `dsv4.distributed.ranks.Ranks` for several."""
 
+    device: Any  # torch.device of this process's model and batches
     rank: int
     world: int
     samples: tuple[int, int]  # this rank's share of a step's sequences: its number, and the number of shares
@@ -41,7 +43,8 @@ class Team(Protocol):
         ...
 
     def share(self, batches: list[Batch]) -> list[Batch]:
-        """This rank's micro-batches of a step, from those of its share of the sequences; all ranks get equally many."""
+        """This rank's micro-batches of a step on its device, from those of its share of the sequences; all ranks get
+        equally many."""
         ...
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
@@ -97,11 +100,13 @@ class Alone:
 
     rank, world, samples = 0, 1, (0, 1)
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
         self._state: Path | None = None  # the file that `read` chose
 
     def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> Transformer:
-        return init_weights(Transformer(config, numerics), seed)
+        # made on the host: the same seed gives the same weights on every device
+        return init_weights(Transformer(config, numerics), seed).to(self.device)
 
     def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
         kind, momentum, decay = settings.kind, settings.momentum, settings.decay
@@ -111,7 +116,7 @@ class Alone:
         return FakeQuantised(model, masters=masters)
 
     def share(self, batches: list[Batch]) -> list[Batch]:
-        return batches
+        return [batch.to(self.device) for batch in batches]
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
         return Totals.of(batches)

@@ -7,6 +7,7 @@ import torch
 
 from dsv4.config import AttentionKind, ModelConfig
 from dsv4.model import accounting
+from dsv4.model.device import synchronize
 
 
 def training_flops(config: ModelConfig, lengths: Sequence[int], *, dense: bool = False) -> float:
@@ -35,12 +36,15 @@ def training_flops(config: ModelConfig, lengths: Sequence[int], *, dense: bool =
     return 6 * weights + 6 * attention + 6 * config.index_n_heads * config.index_head_dim * indexed
 
 
-def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
+def matmul_rate(device: torch.device | str = "cpu", size: int = 1024, seconds: float = 0.3) -> float:
     """Operations per second of torch's fp32 matrix product here and now."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    where = torch.device(device)
+    a, b = torch.randn(size, size, device=where), torch.randn(size, size, device=where)
     a @ b
+    synchronize(where)
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         a @ b
+        synchronize(where)
         done += 1
     return 2 * size**3 * done / (time.perf_counter() - start)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsv4.model.device import choose_device
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
 from dsv4.training.anticipate import BatchQueue, RoutedBatch, routes_of
@@ -56,10 +57,10 @@ class Trainer:
         base: str | None = None,
     ) -> None:
         self.recipe, self.folder, self.schedule = recipe, folder, recipe.schedule
-        self.team = team or Alone()
+        self.team = team or Alone(choose_device(recipe.run.device, "run.device"))
         config = recipe.config(codec.vocab_size).with_changes(bos_token_id=codec.bos_id, eos_token_id=codec.eos_id)
         numerics = BF16 if recipe.run.numerics == "bf16" else FP32
-        self.model = model or self.team.build(config, numerics, recipe.seed)
+        self.model = self.team.build(config, numerics, recipe.seed) if model is None else model.to(self.team.device)
         whole = recipe.lora is None and recipe.draft is None
         self.masters = Masters(self.model)
         named = ((name, p) for name, p in self.masters.named_parameters() if whole or p.requires_grad)
@@ -79,7 +80,7 @@ class Trainer:
         )
         self.reader = self._reader_from(start=self._load())
         self._queue = BatchQueue(self._fetch, self._route, recipe.run.anticipation_delay)
-        self._rate = matmul_rate()
+        self._rate = matmul_rate(self.team.device)
         self._saved = time.monotonic()
 
     @property

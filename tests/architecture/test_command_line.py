@@ -21,11 +21,11 @@ FLAGS = {
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume",
     "check": "folder deep json",
-    "train": "recipe set folder live track table export threads steps dry_run",
+    "train": "recipe set folder live track table export threads steps device dry_run",
     "sft": "recipe init data lora epochs lr length set run",
-    "grpo": "recipe set folder live track export threads steps",
-    "recipe": "name folder stage set dry_run",
-    "distill": "recipe set folder live track export threads steps",
+    "grpo": "recipe set folder live track export threads steps device",
+    "recipe": "name folder stage set device dry_run",
+    "distill": "recipe set folder live track export threads steps device",
     "bench": "folder of contexts decode peer long json plot mode fused",
     "completion": "shell install",
 }
@@ -35,7 +35,7 @@ ENGINE_FLAGS = (
     "mode context memory expert_memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk "
     "dialect speculate fused adapter"
 )
-RUN_FLAGS = "folder held_out live track export threads steps"
+RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices"
 
 

@@ -26,7 +26,8 @@ class FusedStep:
     """
 
     def __init__(self, model: Transformer, store: CacheStore, *, predict: bool = True) -> None:
-        reason = unusual(model)
+        reason = f"the model is on {model.device}, native code runs on the CPU" if model.device.type != "cpu" else None
+        reason = reason or unusual(model)
         if reason is not None:
             raise UnfitError(reason)
         layers = [block for block in model.layers if isinstance(block, Block)]

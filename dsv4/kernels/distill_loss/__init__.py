@@ -7,7 +7,7 @@ Legend: T tokens, D hidden size, V vocabulary.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, arange, finfo, float32, isin, promote_types, tensor
+from torch import Tensor, arange, finfo, float32, int64, isin, promote_types
 
 from dsv4.kernels.autograd import node
 from dsv4.kernels.backend import Implementation, dispatch
@@ -81,7 +81,7 @@ def distill_loss(
     _check(x_TD, weight_VD, teacher_TD, teacher_VD, row_weight_T)
     compute = promote_types(x_TD.dtype, float32)
     if without:
-        kept_V = ~isin(arange(len(weight_VD), device=weight_VD.device), tensor(without, device=weight_VD.device))
+        kept_V = ~isin(arange(len(weight_VD), device=weight_VD.device), weight_VD.new_tensor(without, dtype=int64))
         weight_VD, teacher_VD = weight_VD[kept_V], teacher_VD[kept_V]
     if row_weight_T is None:
         row_weight_T = x_TD.new_ones(len(x_TD), dtype=compute)
