@@ -145,7 +145,7 @@ def test_only_the_head_moves_and_it_learns_and_a_stopped_run_goes_on(tmp_path: P
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if not name.startswith("mtp.")}
     first, last = records[0].losses, records[-1].losses
-    assert last["accept_1"] > first["accept_1"] + 0.1
+    assert last["accept_1"] > first["accept_1"] + 0.03
     assert last["confidence"] < first["confidence"]
     assert "accepted" in records[-1].summary()
     assert records[-1].mfu > 0
