@@ -4,6 +4,7 @@ Only safetensors files are read. Pickle files can run code when loaded and are r
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def take_inventory(folder: Path) -> Inventory:
     except (CheckpointError, OSError) as error:
         inventory.problems.append(str(error))
     return inventory
+
+
+def file_problems(file: Path, tensors: Collection[str] | None) -> list[str]:
+    """The problems of one weight file alone: of its header, and against the tensors that an index says it holds (None
+    without an index). Never raises for the file's content."""
+    inventory = Inventory()
+    _add_file(file, inventory)
+    if tensors is not None:
+        _compare_with_index(file.parent, dict.fromkeys(tensors, file.name), inventory)
+    return inventory.problems
 
 
 def _fill(folder: Path, inventory: Inventory) -> None:

@@ -15,6 +15,7 @@ VERBS = {
     "chat": "Talk to a model in the terminal.",
     "serve": "Start the HTTP server for OpenAI and Anthropic clients.",
     "usage": "What a server has answered: tokens and costs by day, key and model.",
+    "pull": "Fetch a model from a hub: flash, pro, or OWNER/NAME.",
     "generate": "Continue a prompt on stdout.",
     "render": "Print the prompts that requests become, without a model.",
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",

@@ -12,7 +12,7 @@ from dsv4.files import write_whole
 from dsv4.hub.names import SEPARATOR, Repository
 
 _MODELS = "models" + SEPARATOR
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 
 
 def find_pulled(repository: Repository) -> Path | None:
@@ -27,19 +27,22 @@ def is_complete(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     shards = {file.name for file in folder.glob("*.safetensors") if file.is_file()}
-    return bool(shards) and shards >= indexed_files(folder)
+    return bool(shards) and shards >= read_index(folder).keys()
 
 
-def indexed_files(folder: Path) -> set[str]:
-    """The weight files that a folder's index names; empty without an index. A file that is no index names none: who
-    loads the folder reports it."""
-    for file in sorted(folder.glob(f"*{INDEX_SUFFIX}")):
-        try:
-            weight_map = json.loads(file.read_bytes())["weight_map"]
-            return {name for name in weight_map.values() if isinstance(name, str)}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return set()
-    return set()
+def read_index(folder: Path) -> dict[str, list[str]]:
+    """The weight files that a folder's index names, and the tensors of each; empty without an index.
+
+    A file that is no index names none: who loads the folder reports it.
+    """
+    files: dict[str, list[str]] = {}
+    try:
+        weight_map = json.loads((folder / INDEX).read_bytes())["weight_map"]
+        for tensor, name in weight_map.items():
+            files.setdefault(name, []).append(tensor)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return files
 
 
 def title(folder: Path) -> str:

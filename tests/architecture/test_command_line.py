@@ -16,6 +16,7 @@ FLAGS = {
     "chat": "folder thinking effort system max_tokens temperature top_p seed mode dialect fused adapter",
     "serve": "folder host port server engine",
     "usage": "ledger since key json",
+    "pull": "name dir revision source include exclude workers force dry_run",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode dialect fused adapter",
     "render": "file dialect model tokens",
     "inspect": "model json plot",

@@ -13,16 +13,6 @@ from dsv4.hub.names import RELEASED
 OWN = "someone/Tiny-V4"
 
 
-@pytest.fixture(autouse=True)
-def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-
-
 def model_at(folder: Path, shards: int = 2, present: int | None = None) -> Path:
     """A folder whose index names `shards` files, of which `present` are there (default: all)."""
     folder.mkdir(parents=True)
