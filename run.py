@@ -44,7 +44,7 @@ PIP = [str(PYTHON), "-m", "pip"]
 TORCH = "torch==2.13.0"  # has builds for these versions of Python:
 PYTHONS = [(3, minor) for minor in range(11, 15)]
 LARGE_BUILD = "about 2.7 GB to download, 5 GB on disk"
-LEVELS = {"run": "", "test": "[test]"}
+LEVELS = {"run": "[hub]", "test": "[hub,test]"}
 HEARTBEAT = 10.0  # seconds between two lines about one step, where lines cannot be overwritten
 LIMIT = 60.0  # seconds that finding out what an index offers may take
 # a network that lets nothing through must not cost minutes

@@ -1,5 +1,6 @@
 """`dsv4 pull`: fetch a model from a hub, so that every verb takes its name."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,8 +65,13 @@ def pull(
     wishes = Wishes(dir, revision, tuple(include), tuple(exclude), workers, force)
     if dry_run:
         _show(_hub(source), wanted, wishes)
-    else:
+        return
+    # SIGTERM ends a pull like Ctrl-C: what has arrived is on the disk
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
         _fetch(source, name, wanted, wishes)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _hub(source: str) -> "Source":
@@ -91,21 +97,26 @@ def _show(hub: "Source", wanted: "Repository", wishes: "Wishes") -> None:
 
 def _fetch(source: str, name: str, wanted: "Repository", wishes: "Wishes") -> None:
     """Fetch, check the folder as a whole, and say how to go on."""
-    import signal
-
     from dsv4.checkpoint.check import check_folder
     from dsv4.cli.pull_progress import PullProgress
+    from dsv4.hub.folders import find_pulled
+    from dsv4.hub.pull import in_gib
     from dsv4.hub.pull import pull as fetch
+    from dsv4.hub.sources import OfflineError
 
-    # SIGTERM ends a pull like Ctrl-C: what has arrived is on the disk
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with PullProgress() as screen:
         try:
             folder = fetch(_hub(source), wanted, wishes, screen)
+        except OfflineError as error:
+            here = find_pulled(wanted)
+            if here is None or wishes.folder is not None or wishes.revision is not None:
+                raise
+            screen.note(f"{error}; the model is here")
+            folder = here
         except KeyboardInterrupt:
             screen.note("stopped; what has arrived is kept, and the same command goes on")
             raise
-        screen.note("all files are here and have the right hashes; checking the folder as a whole")
+        screen.note("all files are here; checking the folder as a whole")
         report = check_folder(folder)
         for note in report.notes:
             screen.note(f"note: {note}")
@@ -113,5 +124,5 @@ def _fetch(source: str, name: str, wanted: "Repository", wishes: "Wishes") -> No
     if not report.ok:
         more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
         raise ValueError(f"the model is here, and cannot be loaded as it is: {report.problems[0]}{more}")
-    size = f"{report.tensors:,} tensors, {report.bytes / 2**30:,.1f} GiB, layout {report.layout}"
+    size = f"{report.tensors:,} tensors, {in_gib(report.bytes)}, layout {report.layout}"
     print(f"{wanted.name} is ready ({size}): `dsv4 chat {name}`, `dsv4 serve {name}`", file=sys.stderr)

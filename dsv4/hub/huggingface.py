@@ -10,7 +10,18 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from dsv4.hub.sources import CHUNK, Address, Body, HubError, Listing, RemoteFile, missing_package, one_line, seconds
+from dsv4.hub.sources import (
+    CHUNK,
+    Address,
+    Body,
+    HubError,
+    Listing,
+    OfflineError,
+    RemoteFile,
+    missing_package,
+    one_line,
+    seconds,
+)
 
 SECONDS = 20.0  # of silence, then a connection counts as lost
 _RANGE = re.compile(r"bytes (\d+)-")
@@ -25,6 +36,10 @@ class HuggingFace:
     def __init__(self, endpoint: str | None = None) -> None:
         self._client = _client()
         self._address = Address(endpoint or self._client.constants.ENDPOINT, "HF_ENDPOINT", "HF_TOKEN")
+
+    @property
+    def url(self) -> str:
+        return self._address.url
 
     def listing(self, repo: str, revision: str) -> Listing:
         api = self._client.HfApi(endpoint=self._address.url, library_name="dsv4")
@@ -60,7 +75,7 @@ class HuggingFace:
         try:
             yield
         except errors.OfflineModeIsEnabled:
-            raise HubError(f"{repo}: HF_HUB_OFFLINE is set, so nothing is fetched: unset it to pull") from None
+            raise OfflineError(f"{repo}: HF_HUB_OFFLINE is set, so nothing is fetched: unset it to pull") from None
         except errors.HfHubHTTPError as error:
             raise self._refusal(error, repo, revision) from None
         except errors.HTTPError as error:  # of the connection

@@ -26,6 +26,10 @@ class ModelScope:
         self._api, self._token = modelscope_hub.HubApi(config), bool(config.token)
         self._address = Address(str(config.endpoint), "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN")
 
+    @property
+    def url(self) -> str:
+        return self._address.url
+
     def listing(self, repo: str, revision: str) -> Listing:
         with self._explained(repo, revision):
             try:

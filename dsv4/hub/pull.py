@@ -64,6 +64,7 @@ class Screen(Protocol):
 def find(source: Source, repository: Repository, wishes: Wishes, watch: Watch) -> Listing:
     """The files of a repository that a pull wants. Raises HubError."""
     revision = wishes.revision or source.default_revision
+    watch.note(f"{repository.name} ({revision}) on {source.url}")
     soon = Patience(wishes.patience.waits[:2], wishes.patience.most)  # nothing is lost yet: the user may look
     listing = insist(lambda: source.listing(repository.name, revision), soon, watch)
     if listing.repo != repository.name:

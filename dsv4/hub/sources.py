@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-CHUNK = 1 << 20  # bytes of a body that are handled at once
+CHUNK = 1 << 18  # bytes of a body that are handled at once; what a lost connection may cost
 
 
 class HubError(OSError):
@@ -18,6 +18,10 @@ class HubError(OSError):
     def __init__(self, text: str, *, again: bool = False, wait: float | None = None) -> None:
         super().__init__(text)
         self.again, self.wait = again, wait
+
+
+class OfflineError(HubError):
+    """The user has forbidden the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class Source(Protocol):
 
     name: str
     default_revision: str
+
+    @property
+    def url(self) -> str: ...
 
     def listing(self, repo: str, revision: str) -> Listing: ...
 

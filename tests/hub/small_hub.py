@@ -150,6 +150,8 @@ class SmallHub:
         handler.json({"id": repo, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0})
 
     def _resolve(self, handler: "_Handler", path: str, fault: Fault | None) -> None:
+        if "/resolve/" not in path:
+            return handler.send(404, b"{}")
         owner, name, _, _, file = path.removeprefix("/").split("/", 4)
         content = self.repositories[f"{owner}/{name}"][file]
         if file.endswith(LARGE):
