@@ -26,7 +26,7 @@ from dsv4.generation import SamplingDefaults
 from dsv4.hub import title
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import limit_experts
-from dsv4.model.layers import MODES
+from dsv4.model.layers import MODES, walk
 from dsv4.model.lora import attach_adapter, merge_adapters
 from dsv4.model.transformer import Transformer
 
@@ -98,15 +98,18 @@ def _model(
 ) -> tuple[Transformer, str | None]:
     """The folder's model, with an adapter on it; the adapter's digest."""
     with torch.device("meta"):
-        model = Transformer(config, MODES[mode])
+        model = Transformer(config, MODES[mode], stored_experts=adapter is None)
     load_into(model, config, reader, mode)
     added = None if adapter is None else read_adapter(adapter, config)
     if added is not None:
         for layer in added.factors:
             attach_adapter(model, layer, added.layer(layer))
         merge_adapters(model)
-    model.requires_grad_(False).eval()
-    return model, None if added is None else added.digest
+    for _, module in walk(model):
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                parameter.requires_grad_(False)
+    return model.eval(), None if added is None else added.digest
 
 
 def _budget(memory: int | None) -> int:
@@ -140,10 +143,11 @@ def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | N
     if budget is None:
         limit_experts((), None)
         return
-    first = model.layers[0].get_submodule("ffn.experts.0")
-    if not any(name.endswith("scale") for name, _ in first.named_parameters()):
+    weights = model.blocks[0].ffn.weights()
+    if weights.s1[0] is None:
         raise ValueError("expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts")
-    size = sum(p.numel() * p.element_size() for p in first.parameters())
+    lists = (weights.w1, weights.w2, weights.w3, weights.s1, weights.s2, weights.s3)
+    size = sum(part[0].numel() * part[0].element_size() for part in lists if part[0] is not None)
     least = 2 * size * model.config.num_experts_per_tok
     if budget < least:
         raise ValueError(

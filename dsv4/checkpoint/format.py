@@ -23,6 +23,7 @@ MAX_TENSORS = 400_000  # of one file or index; the largest release has 149,782
 _INDEX_BYTES = 256 << 20
 # Packed 4-bit floats, whose shape counts values: read as the bytes that other files call I8.
 _PACKED = "F4"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 # In the order in which the safetensors library lays tensors out: widest alignment first, so that all are
 # aligned.
@@ -101,7 +102,8 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{file}: truncated: the header needs {length} bytes, the file has {size - 8}")
         raw = _parse_header(file, stream.read(length))
     start = 8 + length
-    entries = [(name, _entry(file, name, value, start)) for name, value in raw.items() if name != "__metadata__"]
+    kinds: dict[tuple[str, tuple[int, ...]], tuple[TensorSpec, int]] = {}
+    entries = [(name, _entry(file, name, value, start, kinds)) for name, value in raw.items() if name != "__metadata__"]
     entries.sort(key=lambda item: (item[1].begin, item[1].end))
     position = start
     for name, entry in entries:
@@ -152,28 +154,42 @@ def _parse_header(file: Path, data: bytes) -> dict[str, Any]:
         raise CheckpointError(str(error)) from None
 
 
-def _entry(file: Path, name: str, value: Any, start: int) -> StoredTensor:
-    where = f"{file}: tensor {name!r}"
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: expected dtype, shape and data_offsets")
+def _entry(
+    file: Path, name: str, value: Any, start: int, kinds: dict[tuple[str, tuple[int, ...]], tuple[TensorSpec, int]]
+) -> StoredTensor:
+    """One tensor of a header. kinds: the specs seen before, with their bytes; tensors of one kind share theirs."""
+    if not isinstance(value, dict) or value.keys() != _FIELDS:
+        raise CheckpointError(f"{file}: tensor {name!r}: expected dtype, shape and data_offsets")
     label, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not _natural(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        where = f"{file}: tensor {name!r}"
+        raise CheckpointError(f"{where}: data_offsets must be [begin, end], got {shown(offsets)}")
+    known = kinds.get((label, tuple(shape))) if isinstance(label, str) and _natural(shape) else None
+    if known is None:
+        spec = _spec(f"{file}: tensor {name!r}", label, shape)
+        known = kinds[label, tuple(shape)] = spec, spec.nbytes
+    spec, size = known
+    if size != offsets[1] - offsets[0]:
+        text = f"{spec} needs {size} bytes, data_offsets give {offsets[1] - offsets[0]}"
+        raise CheckpointError(f"{file}: tensor {name!r}: {text}")
+    return StoredTensor(file, spec, start + offsets[0], start + offsets[1])
+
+
+def _spec(where: str, label: Any, shape: Any) -> TensorSpec:
     dtype = _DTYPES.get("I8" if label == _PACKED else label) if isinstance(label, str) else None
     if dtype is None:
         raise CheckpointError(f"{where}: unknown dtype {shown(label)}")
     if not _natural(shape) or len(shape) > 16:
         raise CheckpointError(f"{where}: shape must be a short list of integers from 0, got {shown(shape)}")
-    if not _natural(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{where}: data_offsets must be [begin, end], got {shown(offsets)}")
     if label == _PACKED:
         if not shape or shape[-1] % 2:
             raise CheckpointError(f"{where}: 4-bit values need an even last dimension, got {shown(shape)}")
         shape = [*shape[:-1], shape[-1] // 2]
-    spec = TensorSpec(dtype, tuple(shape))
-    if spec.nbytes != offsets[1] - offsets[0]:
-        raise CheckpointError(f"{where}: {spec} needs {spec.nbytes} bytes, data_offsets give {offsets[1] - offsets[0]}")
-    return StoredTensor(file, spec, start + offsets[0], start + offsets[1])
+    return TensorSpec(dtype, tuple(shape))
 
 
 def _natural(values: Any) -> bool:
     """A list of integers in [0, 2^63)."""
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+    if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+        return False
+    return not values or (min(values) >= 0 and max(values) < 2**63)

@@ -183,14 +183,15 @@ def _add_file(file: Path, inventory: Inventory) -> None:
 
 
 def _compare_with_index(folder: Path, index: dict[str, str], inventory: Inventory) -> None:
+    paths = {shard: folder / shard for shard in set(index.values())}
     for name, shard in index.items():
-        file = folder / shard
+        file = paths[shard]
         entry = inventory.entries.get(name)
         if file in inventory.unreadable:
             continue
         if entry is None:
             inventory.problems.append(f"{file}: tensor {name!r} is in the index but not in the file")
-        elif entry.file != file:
+        elif entry.file is not file and entry.file != file:
             inventory.problems.append(f"{file}: tensor {name!r} is in {entry.file.name} instead")
     for name, entry in inventory.entries.items():
         if name not in index:

@@ -12,7 +12,7 @@ checks norms, sinks, biases and the scales of linears for NaN and infinity. It c
 of FP8 weights that it multiplies out anyway (see `values`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from dsv4.checkpoint.values import is_small, read_at_load, value_problem
 from dsv4.config import Mode, ModelConfig
 from dsv4.config.modes import check_mode
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK, float_to_e8m0
-from dsv4.model.layers import Linear
+from dsv4.model.expert import MATRICES, StoredExperts
+from dsv4.model.layers import Linear, walk
 from dsv4.parameters import Parameter, Storage, parameters, scale_of
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -42,32 +43,80 @@ def state_for(
     the draft stages (DSpark) out. Raises CheckpointError before the first tensor when any is missing, unknown or of
     the wrong shape.
     """
+    return _yield_state(_wanted(config, reader, mode, mtp=mtp), reader, mode, config)
+
+
+def _wanted(config: ModelConfig, reader: CheckpointReader, mode: Mode, *, mtp: bool) -> list[Parameter]:
+    """The parameters that the folder must provide. Raises CheckpointError if it does not."""
     check_mode(mode)
     wanted = [p for p in parameters(config) if mtp or not p.prediction]
     raise_problems(state_problems(wanted, reader, skip_mtp=not mtp or not config.predicts))
-    return _yield_state(wanted, reader, mode, config)
+    return wanted
 
 
 def load_into(
     model: nn.Module, config: ModelConfig, reader: CheckpointReader, mode: Mode = "bf16", *, mtp: bool = True
 ) -> None:
     """Put a checkpoint's tensors in place of a model's parameters and buffers (which may be on the meta
-    device).
+    device). Routed experts that are tables (`StoredExperts`) stay tables.
 
     Raises CheckpointError when the model's names differ from the checkpoint's.
     """
-    state = dict(state_for(config, reader, mode, mtp=mtp))
+    wanted = _wanted(config, reader, mode, mtp=mtp)
+    tables = {name: part for name, part in walk(model) if isinstance(part, StoredExperts) and part.folded}
+    apart = {f"{name}.{e}.{w}.weight" for name in tables for e in range(config.n_routed_experts) for w in MATRICES}
+    state = dict(_yield_state([p for p in wanted if p.name not in apart], reader, mode, config))
     _make_room(model, state)
-    own = set(model.state_dict())
+    own = {
+        f"{path}.{name}" if path else name
+        for path, module in walk(model)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
     problems = [f"{reader.folder}: the model has no {name!r}" for name in state if name not in own]
     problems += [f"{reader.folder}: no tensor for the model's {name!r}" for name in sorted(own - set(state))]
     raise_problems(problems)
-    model.load_state_dict(state, strict=True, assign=True)
+    _put(model, state)
+    rest = {p.name: p for p in wanted if p.name in apart}
+    for name, experts in tables.items():
+        experts.fill(_tables(name, rest, reader, mode, config))
+
+
+def _put(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """As `model.load_state_dict(state, assign=True)`, which reads the whole list of names once for every module."""
+    for path, module in walk(model):
+        prefix = f"{path}." if path else ""
+        for name, old in module._parameters.items():
+            if old is not None:
+                module.register_parameter(name, nn.Parameter(state[prefix + name], requires_grad=old.requires_grad))
+        for name, old in module._buffers.items():
+            if old is not None:
+                module._buffers[name] = state[prefix + name]
+
+
+def _tables(
+    layer: str, wanted: dict[str, Parameter], reader: CheckpointReader, mode: Mode, config: ModelConfig
+) -> dict[str, Sequence[Tensor]]:
+    """The routed experts of a layer as `StoredExperts.tables`."""
+    tables: dict[str, Sequence[Tensor]] = {}
+    for matrix in MATRICES:
+        names = [f"{layer}.{e}.{matrix}.weight" for e in range(config.n_routed_experts)]
+        if mode == "release" and is_quantized(reader.spec(names[0])) and not is_small(reader):
+            scales = [scale_of(name) for name in names]
+            weights, codes = reader.equal_tensors(names), reader.equal_tensors(scales)
+            if weights is not None and codes is not None and reader.spec(scales[0]).dtype == torch.float8_e8m0fnu:
+                tables |= {f"{matrix}.weight": weights, f"{matrix}.scale": codes}
+                continue
+        state = dict(_yield_state([wanted[name] for name in names], reader, mode, config))
+        tables[f"{matrix}.weight"] = [state[name] for name in names]
+        if any(scale_of(name) in state for name in names):
+            tables[f"{matrix}.scale"] = [state.get(scale_of(name)) for name in names]
+    return tables
 
 
 def _make_room(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Give every linear layer whose weight comes quantised a frozen weight and a `scale` beside it."""
-    for name, module in model.named_modules():
+    for name, module in walk(model):
         scale = state.get(f"{name}.scale")
         if scale is not None and isinstance(module, Linear):
             module.weight = nn.Parameter(state[f"{name}.weight"], requires_grad=False)

@@ -1,6 +1,7 @@
 """Read a checkpoint folder through a memory map: headers at once, data on access."""
 
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError, StoredTensor, TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
+from dsv4.kernels.moe import EqualTensors
 from dsv4.kernels.quant import dequantize_fp4_weight, dequantize_fp8_weight
 from dsv4.parameters import scale_of
 
@@ -27,6 +29,7 @@ class CheckpointReader:
             inventory = take_inventory(self.folder)
             raise_problems(inventory.problems)
         self._entries = inventory.entries
+        self.nbytes = sum(entry.end - entry.begin for entry in self._entries.values())  # of all tensors
         self._maps: dict[Path, Tensor] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -50,12 +53,20 @@ class CheckpointReader:
     def tensor(self, name: str) -> Tensor:
         """The tensor exactly as stored."""
         entry = self._entry(name)
-        if entry.file not in self._maps:
-            self._maps[entry.file] = _map_file(entry.file)
-        data = self._maps[entry.file][entry.begin : entry.end]
+        data = self._map_of(entry.file)[entry.begin : entry.end]
         if entry.begin % entry.spec.dtype.itemsize:
             data = data.clone()  # the file does not align it, and a tensor may not start just anywhere
         return data.view(entry.spec.dtype).reshape(entry.spec.shape)
+
+    def equal_tensors(self, names: Sequence[str]) -> EqualTensors | None:
+        """Tensors of one type and shape, each exactly as stored and made when it is asked for; None if types or shapes
+        differ or a file does not align them."""
+        entries = [self._entry(name) for name in names]
+        spec = entries[0].spec
+        if any(entry.spec != spec or entry.begin % spec.dtype.itemsize for entry in entries):
+            return None
+        maps = [self._map_of(entry.file) for entry in entries]
+        return EqualTensors(maps, [entry.begin for entry in entries], spec.dtype, spec.shape)
 
     def dequantized(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """The values of a weight in a float dtype; a quantised one is multiplied out with its `.scale`.
@@ -83,6 +94,11 @@ class CheckpointReader:
     def release(self) -> None:
         """Drop the maps; tensors that were returned stay valid. Later reads map the files again."""
         self._maps.clear()
+
+    def _map_of(self, file: Path) -> Tensor:
+        if file not in self._maps:
+            self._maps[file] = _map_file(file)
+        return self._maps[file]
 
     def _entry(self, name: str) -> StoredTensor:
         entry = self._entries.get(name)

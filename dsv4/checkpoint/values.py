@@ -79,7 +79,7 @@ def read_at_load(parameter: Parameter, reader: CheckpointReader, *, whole: bool)
 
 def is_small(reader: CheckpointReader) -> bool:
     """Whether loading checks all values."""
-    return sum(reader.spec(name).nbytes for name in reader.names()) <= WHOLE_BYTES
+    return reader.nbytes <= WHOLE_BYTES
 
 
 def every_value(reader: CheckpointReader, progress: ByteProgress | None = None) -> Iterator[str]:

@@ -18,13 +18,15 @@ from dsv4.model.step import Step
 class Block(KernelModule):
     """X <- B X + C F(norm(A X)), first with F = attention, then with F = MoE."""
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
+    def __init__(
+        self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, *, stored_experts: bool = False
+    ) -> None:
         super().__init__()
         self.config, self.spec = config, spec
         self.attn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attn = make_attention(config, spec, numerics)
         self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.ffn = MoE(config, spec, numerics)
+        self.ffn = MoE(config, spec, numerics, stored_experts=stored_experts)
         mixes, width = (2 + config.hc_mult) * config.hc_mult, config.hc_mult * config.hidden_size
         self.hc_attn_fn = nn.Parameter(torch.zeros(mixes, width))
         self.hc_attn_base = nn.Parameter(torch.zeros(mixes))

@@ -54,8 +54,16 @@ class DraftStage(Block):
     markov_head: MarkovHead
     confidence_head: ConfidenceHead
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, head: DSpark) -> None:
-        super().__init__(config, spec, numerics)
+    def __init__(
+        self,
+        config: ModelConfig,
+        spec: LayerSpec,
+        numerics: Numerics,
+        head: DSpark,
+        *,
+        stored_experts: bool = False,
+    ) -> None:
+        super().__init__(config, spec, numerics, stored_experts=stored_experts)
         dim, rank = config.hidden_size, head.markov_rank
         if spec == config.draft_layers[0]:
             self.main_proj = Linear(len(head.target_layer_ids) * dim, dim, numerics.activations)

@@ -3,7 +3,7 @@
 Legend: T tokens, D normalised features, K input columns, N output rows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,15 @@ class Counted(nn.Module):
     def register_forward_pre_hook(self, *arguments: Any, **named: Any) -> RemovableHandle:
         Changes.count += 1
         return super().register_forward_pre_hook(*arguments, **named)
+
+
+def walk(root: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """`root.named_modules(remove_duplicate=False)`, but experts that are tables stay tables
+    (`dsv4.model.expert.StoredExperts`)."""
+    yield name, root
+    for key, child in vars(root)["_modules"].items():
+        if child is not None:
+            yield from walk(child, f"{name}.{key}" if name else key)
 
 
 class LayerList(Counted, nn.ModuleList):

@@ -1,10 +1,11 @@
 """DeepSeekMoE with hash and learned routing (report 2.1).
 
-Legend: T tokens, D hidden size, E experts, K choices per token, F expert inner size, n tokens of one expert.
+Legend: T tokens, D hidden size, E experts, K choices per token, n tokens of one expert.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from dsv4.config import LayerSpec, ModelConfig, Routing
 from dsv4.kernels import matmul
 from dsv4.kernels import moe as kernel
 from dsv4.kernels.backend import Implementation, dispatch
-from dsv4.model.layers import KernelModule, LayerList, Linear, Numerics
+from dsv4.model.expert import MATRICES, Expert, StoredExperts
+from dsv4.model.layers import KernelModule, LayerList, Numerics, walk
 from dsv4.model.step import Step
 from dsv4.model.watch import Watch, alien
 
@@ -53,32 +55,20 @@ class Gate(KernelModule):
         return kernel.choose_experts(score_TE.detach(), bias_E, k, self.impl)
 
 
-class Expert(KernelModule):
-    """Clamped SwiGLU: w1 is the gate, w3 the linear part, w2 the way back."""
-
-    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
-        super().__init__()
-        dim, inner, dtype = config.hidden_size, config.moe_intermediate_size, numerics.activations
-        self.limit = config.swiglu_limit
-        self.w1 = Linear(dim, inner, dtype)
-        self.w2 = Linear(inner, dim, dtype)
-        self.w3 = Linear(dim, inner, dtype)
-
-    def forward(self, x_nD: Tensor, weight_n1: Tensor | None = None) -> Tensor:
-        hidden_nF = kernel.clamped_swiglu(self.w1(x_nD), self.w3(x_nD), self.limit, self.impl)
-        if weight_n1 is not None:
-            hidden_nF = hidden_nF * weight_n1
-        return self.w2(hidden_nF.to(x_nD.dtype))
-
-
 class MoE(KernelModule):
-    """Routed experts plus one shared expert."""
+    """Routed experts plus one shared expert. stored_experts: the routed ones are tables until modules are needed."""
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
+    def __init__(
+        self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, *, stored_experts: bool = False
+    ) -> None:
         super().__init__()
         self.index = spec.index
         self.gate = Gate(config, spec)
-        self.experts = LayerList(Expert(config, numerics) for _ in range(config.n_routed_experts))
+        self.experts = (
+            StoredExperts(config, numerics)
+            if stored_experts
+            else LayerList(Expert(config, numerics) for _ in range(config.n_routed_experts))
+        )
         self.shared_experts = Expert(config, numerics)
         self._kept = _Gathered()
 
@@ -128,14 +118,17 @@ class MoE(KernelModule):
         """The weights of all experts, gathered once, and again after a weight was moved, replaced or loaded."""
         self._look()
         if self._kept.weights is None:
-            experts = self.all_experts
-            self._kept.weights = kernel.ExpertWeights(
-                *([getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3")),
-                *([getattr(expert, name).scale for expert in experts] for name in ("w1", "w2", "w3")),
-                limit=self.shared_experts.limit,
-                shared=True,
-            )
+            lists = (self._gather(name, part) for part in ("weight", "scale") for name in MATRICES)
+            self._kept.weights = kernel.ExpertWeights(*lists, limit=self.shared_experts.limit, shared=True)
         return self._kept.weights
+
+    def _gather(self, name: str, part: str) -> Sequence[Any]:
+        """One matrix of every expert, or its scale or None; that of the shared expert last."""
+        shared = getattr(getattr(self.shared_experts, name), part)
+        if not (isinstance(self.experts, StoredExperts) and self.experts.folded):
+            return [*(getattr(getattr(expert, name), part) for expert in self.experts), shared]
+        table = self.experts.tables.get(f"{name}.{part}", [None] * len(self.experts))
+        return table.followed_by(shared) if isinstance(table, kernel.EqualTensors) else [*table, shared]
 
     def _look(self) -> None:
         kept = self._kept
@@ -144,8 +137,8 @@ class MoE(KernelModule):
             kept.alien, kept.weights = self._why_called(), None
 
     def _why_called(self) -> str | None:
-        experts = [*self.experts, self.shared_experts]
         reason = alien(self.experts, self.shared_experts)
+        experts = (m for root in (self.experts, self.shared_experts) for _, m in walk(root) if isinstance(m, Expert))
         if reason is None and len({(expert.limit, expert.impl) for expert in experts}) > 1:
             return "the experts' settings differ"
         return reason

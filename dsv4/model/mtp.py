@@ -15,8 +15,10 @@ from dsv4.model.step import Step
 class MultiTokenPredictor(Block):
     """A sliding-window block over [embedding of the next token + the backbone's streams], with its own collapse."""
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec, numerics: Numerics) -> None:
-        super().__init__(config, spec, numerics)
+    def __init__(
+        self, config: ModelConfig, spec: LayerSpec, numerics: Numerics, *, stored_experts: bool = False
+    ) -> None:
+        super().__init__(config, spec, numerics, stored_experts=stored_experts)
         dim, dtype = config.hidden_size, numerics.activations
         self.e_proj = Linear(dim, dim, dtype)
         self.h_proj = Linear(dim, dim, dtype)

@@ -15,7 +15,7 @@ from dsv4.model.block import Block
 from dsv4.model.dspark import DraftStage, stream_mean
 from dsv4.model.hyper_connection import collapse_head
 from dsv4.model.inputs import FreshCache, ModelCache, Sequences
-from dsv4.model.layers import FP32, KernelModule, LayerList, Linear, Numerics, RMSNorm
+from dsv4.model.layers import FP32, KernelModule, LayerList, Linear, Numerics, RMSNorm, walk
 from dsv4.model.mtp import MultiTokenPredictor
 from dsv4.model.rope import RotaryTables
 from dsv4.model.step import PLAIN, Observer, Regime, Step
@@ -25,24 +25,39 @@ class Transformer(KernelModule):
     """The model. Parameter names are the released ones; weights are uninitialised until loaded or `init_weights`.
 
     numerics: how activations are held (FP32, BF16, RELEASE). impl: which kernels run: None = the best, "torch" =
-    the best in plain torch, "reference", or "native" = native ones or an error.
+    the best in plain torch, "reference", or "native" = native ones or an error. stored_experts: for loading without
+    training: routed experts are tables, and modules only when something asks for them.
     """
 
-    def __init__(self, config: ModelConfig, numerics: Numerics = FP32, impl: str | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        numerics: Numerics = FP32,
+        impl: str | None = None,
+        *,
+        stored_experts: bool = False,
+    ) -> None:
         super().__init__()
         self.config, self.numerics = config, numerics
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size, dtype=numerics.activations)
-        self.layers = LayerList(Block(config, spec, numerics) for spec in config.layers)
+        # NOTE: not drawn by nn.Embedding: on the meta device its `normal_` imports the whole compiler, a second's work
+        rows = torch.empty(config.vocab_size, config.hidden_size, dtype=numerics.activations)
+        self.embed = nn.Embedding.from_pretrained(rows, freeze=False)
+        self.layers = LayerList(Block(config, spec, numerics, stored_experts=stored_experts) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = Linear(config.hidden_size, config.vocab_size)
         self.hc_head_fn = nn.Parameter(torch.zeros(config.hc_mult, config.hc_mult * config.hidden_size))
         self.hc_head_base = nn.Parameter(torch.zeros(config.hc_mult))
         self.hc_head_scale = nn.Parameter(torch.zeros(1))
-        self.mtp = LayerList(MultiTokenPredictor(config, spec, numerics) for spec in config.mtp_layers)
+        self.mtp = LayerList(
+            MultiTokenPredictor(config, spec, numerics, stored_experts=stored_experts) for spec in config.mtp_layers
+        )
         if config.dspark is not None:
-            self.mtp.extend(DraftStage(config, spec, numerics, config.dspark) for spec in config.draft_layers)
+            self.mtp.extend(
+                DraftStage(config, spec, numerics, config.dspark, stored_experts=stored_experts)
+                for spec in config.draft_layers
+            )
         self.use_yarn(True)
-        for module in self.modules():
+        for _, module in walk(self):
             if isinstance(module, KernelModule):
                 module.impl = impl
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from dsv4.model.layers import Changes, Counted, class_patches, classes_of
+from dsv4.model.layers import Changes, Counted, class_patches, classes_of, walk
 
 _PLAIN = (nn.Embedding, nn.ModuleList)
 _OF_TORCH = frozenset(vars(nn.Module()))
@@ -35,7 +35,7 @@ class Watch:
 
     def look(self, *roots: nn.Module, sweep: bool = False) -> None:
         """Take them as they are now, with everything below them. sweep: `stirred` will be called."""
-        modules = list(dict.fromkeys(chain.from_iterable(root.modules() for root in roots)))
+        modules = list(dict.fromkeys(module for root in roots for _, module in walk(root)))
         classes = classes_of(modules)
         self._whole, self._next = _Part(modules, classes), 0
         self._parts = [_Part(modules[i::_SWEEP], classes[i::_SWEEP]) for i in range(_SWEEP if sweep else 0)]
@@ -71,7 +71,7 @@ class _Part:
 
     def __init__(self, modules: list[nn.Module], classes: list[type]) -> None:
         self._modules, self._types = modules, list(map(type, modules))
-        dicts = [part for m in modules for part in (m._modules, m._parameters, m._buffers) if part]
+        dicts = [part for m in modules for part in (vars(m)["_modules"], m._parameters, m._buffers) if part]
         hooks = [part for m in modules for part in (m._forward_hooks, m._forward_pre_hooks)]
         self._dicts = [*dicts, *hooks, *map(vars, modules)]
         self._sizes = list(map(len, self._dicts))
@@ -95,7 +95,9 @@ class WeightWatch:
     (`parameter.data`), by a few numbers of each weight. It cannot detect a write of single numbers through `data`."""
 
     def __init__(self, *roots: nn.Module) -> None:
-        tensors = dict.fromkeys(chain.from_iterable(chain(r.parameters(), r.buffers()) for r in roots))
+        modules = [module for root in roots for _, module in walk(root)]
+        held = (t for m in modules for part in (m._parameters, m._buffers) for t in part.values())
+        tensors = dict.fromkeys(t for t in held if t is not None)
         self._tensors = [t for t in tensors if not t.is_inference()]
         # tensors made under inference_mode have no counter
         self.counted = len(self._tensors) == len(tensors)
@@ -124,7 +126,7 @@ def alien(*roots: nn.Module) -> str | None:
     may be read."""
     if any(_GLOBAL_HOOKS):
         return "a hook is registered for all modules"
-    for name, module in chain.from_iterable(root.named_modules() for root in roots):
+    for name, module in chain.from_iterable(map(walk, roots)):
         where, kind = name or "the model", type(module)
         if kind not in _PLAIN and not kind.__module__.startswith("dsv4.model."):
             return f"{where} is a {kind.__module__}.{kind.__qualname__}"

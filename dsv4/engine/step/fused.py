@@ -11,7 +11,7 @@ from dsv4.engine.step.pack import UnfitError, pack
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.block import Block
-from dsv4.model.layers import KernelModule, Linear, RMSNorm
+from dsv4.model.layers import KernelModule, Linear, RMSNorm, walk
 from dsv4.model.rope import RotaryTables
 from dsv4.model.transformer import Transformer
 from dsv4.model.watch import alien
@@ -65,7 +65,7 @@ class FusedStep:
 def misplaced(model: Transformer, store: CacheStore, predict: bool) -> str | None:
     """The reason why the layers of a changed model do not fit its cache. None = they fit."""
     places: dict[int, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in walk(model):
         if not isinstance(module, Attention):
             continue
         index = module.spec.index
@@ -86,13 +86,13 @@ def unusual(model: Transformer) -> str | None:
         return reason
     if type(model.rotary) is not RotaryTables:
         return f"the rotary tables are a {type(model.rotary).__qualname__}"
-    for name, module in model.named_modules():
+    for name, module in walk(model):
         different = _difference(model, module)
         if different is not None:
             return f"{name or 'the model'}: {different}"
-    wide = [m for a in model.modules() if isinstance(a, Compressor) for m in (a.wkv, a.wgate)]
+    wide = [m for _, a in walk(model) if isinstance(a, Compressor) for m in (a.wkv, a.wgate)]
     wide += [m for stage in model.stages[-1:] for m in (stage.markov_head.markov_w2, stage.confidence_head.proj)]
-    for name, module in model.named_modules():
+    for name, module in walk(model):
         if isinstance(module, Linear):
             dtype = torch.float32 if module is model.head or module in wide else model.numerics.activations
             if module.dtype != dtype:

@@ -12,7 +12,7 @@ from dsv4.kernels.autograd import node
 from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.moe import native, reference, torch
 from dsv4.kernels.moe.assignments import Assignments
-from dsv4.kernels.moe.weights import ExpertWeights
+from dsv4.kernels.moe.weights import EqualTensors, ExpertWeights
 
 ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
 
@@ -110,6 +110,7 @@ _ROUTED_EXPERTS = _and_reference(
 
 __all__: Sequence[str] = (
     "Assignments",
+    "EqualTensors",
     "ExpertWeights",
     "affinity",
     "choose_experts",

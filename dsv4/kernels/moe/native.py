@@ -17,7 +17,7 @@ from torch import Tensor
 from dsv4.kernels import native
 from dsv4.kernels.matmul.native import BF16, F32, weight_kind
 from dsv4.kernels.moe.assignments import Assignments
-from dsv4.kernels.moe.weights import ExpertWeights
+from dsv4.kernels.moe.weights import EqualTensors, ExpertWeights
 
 _DTYPE_OF_KIND = {F32: torch.float32, BF16: torch.bfloat16}
 _POINTERS, _INTS, _LONGS = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
@@ -54,6 +54,9 @@ def _function(name: str) -> Callable[..., int]:
 
 def _kind_of(weights: ExpertWeights, experts: Sequence[int]) -> int | None:
     """The one kind of all matrices of these experts, contiguous on the CPU; None if there is no such kind."""
+    lists = (weights.w1, weights.w2, weights.w3, weights.s1, weights.s2, weights.s3)
+    if all(isinstance(part, EqualTensors) for part in lists):
+        experts = experts[:1]
     kinds = set()
     for part, scales in ((weights.w1, weights.s1), (weights.w2, weights.s2), (weights.w3, weights.s3)):
         for e in experts:
@@ -61,6 +64,10 @@ def _kind_of(weights: ExpertWeights, experts: Sequence[int]) -> int | None:
             fits = all(t is None or (t.is_contiguous() and t.device.type == "cpu") for t in (w, s))
             kinds.add(weight_kind(w, s) if fits else None)
     return kinds.pop() if len(kinds) == 1 else None
+
+
+def _addresses_of(part: Sequence[Tensor | None]) -> list[int]:
+    return part.addresses() if isinstance(part, EqualTensors) else [0 if t is None else t.data_ptr() for t in part]
 
 
 def packed_layer(weights: ExpertWeights) -> _PackedExperts | None:
@@ -71,7 +78,7 @@ def packed_layer(weights: ExpertWeights) -> _PackedExperts | None:
         layer = None
         if kind is not None and shared is not None:
             lists = (weights.w1, weights.w2, weights.w3, weights.s1, weights.s2, weights.s3)
-            table_6E = torch.tensor([[0 if t is None else t.data_ptr() for t in part] for part in lists])
+            table_6E = torch.tensor([_addresses_of(part) for part in lists])
             rows = tuple(row.data_ptr() for row in table_6E)
             layer = _PackedExperts(table_6E, rows, weights.w1[0].shape[0], kind, shared)
         weights.native["layer"] = layer

@@ -1,10 +1,58 @@
-"""The stored weights of a layer's experts, gathered once."""
+"""The stored weights of a layer's experts, gathered once.
+
+Legend: E experts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
+import torch
 from torch import Tensor
+
+
+class EqualTensors(Sequence[Tensor]):
+    """Contiguous tensors of one type and shape that lie in buffers of bytes on the CPU. A tensor is made when it is
+    asked for, so ten thousand cost no more than their addresses."""
+
+    def __init__(
+        self,
+        buffers: Sequence[Tensor],
+        begins: Sequence[int],
+        dtype: torch.dtype,
+        shape: tuple[int, ...],
+        last: Tensor | None = None,
+    ) -> None:
+        """Entry e begins at byte begins[e] of buffers[e]; last: one more entry, of any type and shape."""
+        self._buffers, self._begins, self._last = buffers, begins, last
+        self._dtype, self._shape = dtype, shape
+        self._bytes = dtype.itemsize * torch.Size(shape).numel()
+
+    def followed_by(self, last: Tensor) -> "EqualTensors":
+        """The same with one more entry."""
+        return EqualTensors(self._buffers, self._begins, self._dtype, self._shape, last)
+
+    def addresses(self) -> list[int]:
+        """Where each entry begins in memory."""
+        start = {id(buffer): buffer.data_ptr() for buffer in self._buffers}
+        found = [start[id(buffer)] + begin for buffer, begin in zip(self._buffers, self._begins, strict=True)]
+        return found if self._last is None else [*found, self._last.data_ptr()]
+
+    def __len__(self) -> int:
+        return len(self._begins) + (self._last is not None)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if self._last is not None and index == len(self._begins):
+            return self._last
+        begin = self._begins[index]
+        return self._buffers[index][begin : begin + self._bytes].view(self._dtype).view(self._shape)
 
 
 @dataclass(eq=False, slots=True)
