@@ -96,9 +96,9 @@ def _put(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 def _tables(
     layer: str, wanted: dict[str, Parameter], reader: CheckpointReader, mode: Mode, config: ModelConfig
-) -> dict[str, Sequence[Tensor]]:
+) -> dict[str, Sequence[Tensor | None]]:
     """The routed experts of a layer as `StoredExperts.tables`."""
-    tables: dict[str, Sequence[Tensor]] = {}
+    tables: dict[str, Sequence[Tensor | None]] = {}
     for matrix in MATRICES:
         names = [f"{layer}.{e}.{matrix}.weight" for e in range(config.n_routed_experts)]
         if mode == "release" and is_quantized(reader.spec(names[0])) and not is_small(reader):

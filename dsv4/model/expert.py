@@ -39,11 +39,11 @@ class StoredExperts(LayerList, KernelModule):
 
     A model of 11,000 experts would need 46,000 modules, which take longer to make than everything else of loading. Here
     the modules are made when something asks for one: an index, `parameters()`, `state_dict()`, `to()`, a copy. Until
-    then `tables` holds the weights: "w1.weight", "w1.scale" and so on, one entry per expert; float weights have no
-    scales.
+    then `tables` holds the weights: "w1.weight", "w1.scale" and so on, one entry per expert. Float weights have no
+    scales: None, or no table.
     """
 
-    tables: Mapping[str, Sequence[Tensor]]
+    tables: Mapping[str, Sequence[Tensor | None]]
 
     def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
         self.folded = False  # torch's own constructor sets `_modules`
@@ -51,7 +51,7 @@ class StoredExperts(LayerList, KernelModule):
         self.config, self.numerics = config, numerics
         self.tables, self.folded = {}, True
 
-    def fill(self, tables: Mapping[str, Sequence[Tensor]]) -> None:
+    def fill(self, tables: Mapping[str, Sequence[Tensor | None]]) -> None:
         """Use these tensors. Raises ValueError if a table has not one entry per expert."""
         for name, table in tables.items():
             if len(table) != self.config.n_routed_experts:
@@ -70,14 +70,15 @@ class StoredExperts(LayerList, KernelModule):
                 linear: Linear = getattr(expert, name)
                 linear.impl = self.impl
                 for part in ("weight", "scale"):
-                    if (table := tables.get(f"{name}.{part}")) is not None:
-                        linear.register_parameter(part, nn.Parameter(table[e], requires_grad=False))
+                    tensor = tables[key][e] if (key := f"{name}.{part}") in tables else None
+                    if tensor is not None:
+                        linear.register_parameter(part, nn.Parameter(tensor, requires_grad=False))
             expert.impl = self.impl
             self.add_module(str(e), expert.train(self.training))
 
     # every way of torch to a child reads this attribute
     @property
-    def _modules(self) -> dict[str, nn.Module | None]:
+    def _modules(self) -> dict[str, nn.Module | None]:  # pyrefly: ignore[bad-override-mutable-attribute]
         if vars(self).get("folded"):
             self.unfold()
         return vars(self)["_modules"]
