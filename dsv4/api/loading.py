@@ -141,19 +141,18 @@ def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | N
     """Limit the memory of routed experts, which then stay in the checkpoint's files. Raises ValueError for a checkpoint
     that does not allow it, and for a budget below the experts of one token."""
     if budget is None:
-        limit_experts((), None)
+        limit_experts({}, None)
         return
-    weights = model.blocks[0].ffn.weights()
-    if weights.s1[0] is None:
+    layers = [block.ffn.weights() for block in model.blocks]
+    if layers[0].s1[0] is None:
         raise ValueError("expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts")
-    lists = (weights.w1, weights.w2, weights.w3, weights.s1, weights.s2, weights.s3)
-    size = sum(part[0].numel() * part[0].element_size() for part in lists if part[0] is not None)
+    size = max(weights.expert_bytes() for weights in layers)
     least = 2 * size * model.config.num_experts_per_tok
     if budget < least:
         raise ValueError(
             f"expert_memory must be at least {least:,} bytes (twice the experts of a token), got {budget:,}"
         )
-    limit_experts(reader.maps(), budget)
+    limit_experts(reader.maps(), budget, size)
 
 
 def _fingerprint(folder: Path, *settings: object) -> str:

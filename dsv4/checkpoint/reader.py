@@ -1,8 +1,9 @@
 """Read a checkpoint folder through a memory map: headers at once, data on access."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -87,9 +88,9 @@ class CheckpointReader:
         except ValueError as error:
             raise CheckpointError(f"{self.file_of(scale_name)}: tensor {scale_name!r}: {error}") from None
 
-    def maps(self) -> tuple[Tensor, ...]:
+    def maps(self) -> Mapping[Path, Tensor]:
         """The maps of the files read so far, as bytes."""
-        return tuple(self._maps.values())
+        return MappingProxyType(self._maps)
 
     def release(self) -> None:
         """Drop the maps; tensors that were returned stay valid. Later reads map the files again."""

@@ -151,12 +151,13 @@ def _sentence(error: ValueError | OSError) -> str:
 def _answer(commands: "Commands", screen: "Screen", options: dict[str, Any]) -> None:
     """Stream one answer; the conversation keeps the part of an answer that was stopped."""
     from dsv4.cli.chat_screen import AnswerView, remark
+    from dsv4.cli.reading_experts import until_first
 
     model, talk, view = commands.model, commands.talk, AnswerView(screen)
     stopped = False
     with model.stream(talk.messages, effort=commands.effort, **options) as stream:
         try:
-            for delta in stream:
+            for delta in until_first(stream):
                 view.show(delta)
         except KeyboardInterrupt:
             if not screen.terminal:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsv4.cli.flags import check_sampling
+from dsv4.cli.reading_experts import until_first
 from dsv4.config import Mode
 from dsv4.observe import printable
 
@@ -68,7 +69,7 @@ def generate(
     model = load(folder, mode, dialect=dialect, fused=fused, adapter=adapter)
     if chat:
         return _answer(model, text, thinking, {**options, "stop": stop})
-    for piece in model.generate_pieces(text, stop=stop, **options):
+    for piece in until_first(model.generate_pieces(text, stop=stop, **options)):
         _write(piece)
     print()
 
@@ -97,7 +98,7 @@ def _answer(model: "LocalModel", text: str, thinking: bool, options: dict[str, A
     from dsv4.generation import FinishReason
 
     stream = model.stream([{"role": "user", "content": text}], thinking=thinking, **options)
-    for delta in stream:
+    for delta in until_first(stream):
         if isinstance(delta, ReasoningDelta):
             _write(delta.text, to_stderr=True)
         elif isinstance(delta, ContentDelta):

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from dsv4.cli.engine_flags import EngineFlags
 from dsv4.cli.listener import Listener, connection_limit, open_listener
+from dsv4.cli.reading_experts import in_log, reading_told
 from dsv4.cli.server_flags import ServerFlags
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def serve(
             print(ready_text(model.name, url, context, seconds), file=sys.stderr, flush=True)
 
         try:
-            run_server(app, listener, ready, server.drain)
+            with reading_told(in_log()):
+                run_server(app, listener, ready, server.drain)
         except KeyboardInterrupt:
             # uvicorn raises Ctrl-C again after the drain: here it is the normal end
             print("stopped", file=sys.stderr)

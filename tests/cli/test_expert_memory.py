@@ -4,6 +4,7 @@ import pytest
 
 import dsv4
 from dsv4.kernels import native
+from dsv4.kernels.moe.residency import expert_counts
 
 QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
 
@@ -11,9 +12,15 @@ QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
 @pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.why_not()}")
 def test_the_answer_is_the_same_within_a_budget() -> None:
     free = dsv4.load(mode="release").chat(QUESTION, temperature=0)
-    bound = dsv4.load(mode="release", expert_memory=2**20).chat(QUESTION, temperature=0)
-    assert bound.completion.tokens == free.completion.tokens
+    for fused in (True, False):
+        model = dsv4.load(mode="release", expert_memory=2**20, fused=fused)
+        bound = model.chat(QUESTION, temperature=0)
+        assert bound.completion.tokens == free.completion.tokens
+        counts = expert_counts()
+        assert 0 < counts.missed < counts.taken
+        assert counts.resident < 16
     dsv4.load(mode="release")  # without a budget the limit ends
+    assert expert_counts().taken == 0
 
 
 def test_a_budget_that_cannot_work_is_refused() -> None:

@@ -1,7 +1,8 @@
 """Experts read from their file within a budget: the same results, bounded memory."""
 
-import ctypes
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from torch import Tensor
 from dsv4.checkpoint.reader import CheckpointReader
 from dsv4.kernels import native, quant
 from dsv4.kernels.moe import ExpertWeights, expert_mlp
-from dsv4.kernels.moe.residency import limit_experts
+from dsv4.kernels.moe.residency import expert_counts, limit_experts
 
 EXPERTS, D, F = 24, 512, 1024
 ONE = 3 * D * F // 2 + 3 * D * F // 32  # bytes of an expert
+PLACE = -(-ONE // 4096) * 4096 + 12 * 4096  # with the blocks around its pieces
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.why_not()}")
 
@@ -46,7 +48,7 @@ def weights(reader: CheckpointReader) -> ExpertWeights:
 @pytest.fixture(autouse=True)
 def no_limit_afterwards() -> Iterator[None]:
     yield
-    limit_experts((), None)
+    limit_experts({}, None)
 
 
 def resident_bytes(file: Path) -> int:
@@ -62,28 +64,73 @@ def test_a_budget_changes_no_bit(reader: CheckpointReader, weights: ExpertWeight
     x, share = torch.randn(tokens, D), torch.rand(tokens, 4)
     ids = torch.stack([torch.randperm(EXPERTS)[:4] for _ in range(tokens)])
     expected = expert_mlp(x, ids, share, weights, "native")
-    for budget in (1, 2 * ONE, 9 * ONE, 10**12):
-        limit_experts(reader.maps(), budget)
+    for places in (2, 3, 9, EXPERTS + 4):
+        limit_experts(reader.maps(), places * PLACE, ONE)
         for _ in range(3):
             assert torch.equal(expert_mlp(x, ids, share, weights, "native"), expected)
+        assert expert_counts().resident <= places
+        if places > EXPERTS:
+            assert expert_counts().missed == len(ids.unique())
 
 
 @torch.inference_mode()
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux to see what is resident")
 def test_memory_stays_within_the_budget(reader: CheckpointReader, weights: ExpertWeights) -> None:
     file = reader.file_of("0.w1.weight")
-    limit_experts(reader.maps(), 6 * ONE)
+    limit_experts(reader.maps(), 6 * PLACE, ONE)
+    before = resident_bytes(file)
     for _ in range(4):
         ids = torch.stack([torch.randperm(EXPERTS)[:3] for _ in range(64)])
         expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "native")
-        assert 3 * ONE <= native.function("dsv4_residency_used", [], ctypes.c_int64)() <= 6 * ONE
-        # the system brings in some neighbouring pages of its own accord
-        assert resident_bytes(file) <= 9 * ONE
-    limit_experts((), None)
+        assert expert_counts().resident == 6
+        assert resident_bytes(file) == before  # experts are read, their map is not touched
+    limit_experts({}, None)
     expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "native")
     assert resident_bytes(file) >= 20 * ONE
 
 
-def test_a_budget_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="at least 1 byte, got 0"):
-        limit_experts((), 0)
+@torch.inference_mode()
+def test_what_is_asked_for_often_stays(reader: CheckpointReader, weights: ExpertWeights) -> None:
+    def missed(*ids: int) -> int:
+        before = expert_counts()
+        expert_mlp(torch.randn(1, D), torch.tensor([ids]), torch.rand(1, len(ids)), weights, "native")
+        after = expert_counts()
+        assert after.taken - before.taken == len(ids)
+        assert after.bytes_read - before.bytes_read >= (after.missed - before.missed) * ONE
+        return after.missed - before.missed
+
+    limit_experts(reader.maps(), 8 * PLACE, ONE)
+    assert missed(0, 1) == 2
+    for turn in range(6):
+        assert [missed(0, 1) for _ in range(4)] == [0] * 4
+        others = [2 + (7 * turn + i) % (EXPERTS - 2) for i in range(7)]  # the least recently used would be 0 and 1 now
+        assert sum(missed(other) for other in others) == 7
+
+
+@torch.inference_mode()
+def test_a_file_that_cannot_be_read_fails_the_call(reader: CheckpointReader, tmp_path: Path) -> None:
+    shutil.copy(reader.file_of("0.w1.weight"), tmp_path)
+    copy = CheckpointReader(tmp_path)
+    parts = [
+        [copy.tensor(f"{e}.{p}.{kind}") for e in range(4)] for kind in ("weight", "scale") for p in ("w1", "w2", "w3")
+    ]
+    weights = ExpertWeights(*parts, limit=10.0)
+    limit_experts(copy.maps(), 4 * PLACE, ONE)
+    x, ids, share = torch.randn(1, D), torch.tensor([[0, 3]]), torch.rand(1, 2)
+    expected = expert_mlp(x, ids, share, weights, "native")
+    limit_experts(copy.maps(), 4 * PLACE, ONE)
+    file = copy.file_of("0.w1.weight")
+    size = file.stat().st_size
+    os.truncate(file, 4096)
+    with pytest.raises(OSError, match="an expert could not be read from the checkpoint's files: "):
+        expert_mlp(x, ids, share, weights, "native")
+    shutil.copyfile(reader.file_of("0.w1.weight"), file)  # the same file, whole again
+    assert file.stat().st_size == size
+    assert torch.equal(expert_mlp(x, ids, share, weights, "native"), expected)
+
+
+def test_a_budget_must_hold_two_experts(reader: CheckpointReader) -> None:
+    with pytest.raises(ValueError, match="must hold two of 1,000 bytes, got 60,000"):
+        limit_experts(reader.maps(), 60_000, 1000)
+    with pytest.raises(ValueError, match="got 0"):
+        limit_experts(reader.maps(), 0, 1000)

@@ -18,6 +18,7 @@ from torch import Tensor
 from dsv4.cache import Place
 from dsv4.engine.step.pack import PackedStep, readable
 from dsv4.kernels import native
+from dsv4.kernels.moe.residency import unread
 from dsv4.kernels.native.structs import StepBatch
 
 _COLUMNS = ("token_T", "count_B", "cached_B", "slot_B", "window_from_B", "entries_from_B")
@@ -68,7 +69,7 @@ def run_step(
     Each sequence has its new tokens, the number of tokens before them, and its place. A prediction block starts from
     `given_TSD`, the backbone's streams before each token. Records no gradient. Raises ValueError for an empty batch or
     sequence and for lengths that do not fit, IndexError for a token, slot, page or row that does not exist; in both
-    cases nothing is written.
+    cases nothing is written. Raises OSError if an expert cannot be read from its file.
     """
     T, model = sum(map(len, tokens)), packed.model
     _check(packed, T, wanted, given_TSD)
@@ -147,6 +148,8 @@ def _check(packed: PackedStep, T: int, wanted: Sequence[int], given_TSD: Tensor 
 
 
 def _raise(code: int) -> None:
+    if code == 6:
+        raise unread()
     if code:
         kind, text = _WRONG[code]
         raise kind(f"run_step: {text}")

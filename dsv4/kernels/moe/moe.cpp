@@ -4,6 +4,7 @@
 // T tokens, D hidden size, F expert inner size, E experts, K experts per token. A slot is one expert for one token;
 // slots are numbered expert by expert.
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "matmul/gemm.h"
@@ -17,6 +18,12 @@ namespace {
 
 constexpr int64_t ROOM = int64_t(48) << 20;  // floats between the projections: bounds the tokens of one band
 
+// some slots of one expert, and where it is read
+struct Job {
+    int64_t expert, first, last;
+    Taken taken{};
+};
+
 // Pointers to the stored weights, E of each (E + 1 with the shared expert last). Scales are null for float weights.
 struct Experts {
     const void *const *w1, *const *w2, *const *w3, *const *s1, *const *s2, *const *s3;
@@ -27,32 +34,26 @@ struct Experts {
 
     int kind_of(int64_t e) const { return e == E ? shared_kind : kind; }
     bool quantizes(int64_t e) const { return e == E ? shared_quantize : quantize; }
-    static Weight weight(const void* const* w, const void* const* s, int64_t e, int kind, int64_t N, int64_t K) {
-        const void* scale = s ? s[e] : nullptr;
-        return {exact_kind(kind, scale, N, K), w[e], scale, N, K};
-    }
-    Weight gate(int64_t e) const { return weight(w1, s1, e, kind_of(e), F, D); }
-    Weight up(int64_t e) const { return weight(w3, s3, e, kind_of(e), F, D); }
-    Weight down(int64_t e) const { return weight(w2, s2, e, kind_of(e), D, F); }
-
-    int64_t bytes(int64_t e) const {
-        const Weight g = gate(e), d = down(e);
-        return 2 * (data_bytes(g) + scale_bytes(g)) + data_bytes(d) + scale_bytes(d);
-    }
-    void want(int64_t e) const {
-        Piece pieces[6];
-        const Weight all[3] = {gate(e), up(e), down(e)};
+    Weight gate(const Job& job) const { return weight(job, 0, F, D); }
+    Weight up(const Job& job) const { return weight(job, 2, F, D); }
+    Weight down(const Job& job) const { return weight(job, 4, D, F); }
+    // where an expert's matrices lie in its file: gate, up, down, the scale of each behind it
+    void stored(int64_t e, Piece* pieces) const {
+        const void *const* const data[] = {w1, w3, w2}, *const* const scales[] = {s1, s3, s2};
         for (int i = 0; i < 3; i++) {
-            pieces[2 * i] = {all[i].data, data_bytes(all[i])};
-            pieces[2 * i + 1] = {all[i].scale, scale_bytes(all[i])};
+            const void* scale = scales[i] ? scales[i][e] : nullptr;
+            const Weight w{kind_of(e), data[i][e], scale, i == 2 ? D : F, i == 2 ? F : D};
+            pieces[2 * i] = {w.data, data_bytes(w)};
+            pieces[2 * i + 1] = {scale, scale_bytes(w)};
         }
-        residency_want(pieces, 6);
     }
-};
 
-// some slots of one expert
-struct Job {
-    int64_t expert, first, last;
+   private:
+    // NOTE: it reads the scales, so the expert must be there
+    Weight weight(const Job& job, int piece, int64_t N, int64_t K) const {
+        const void* scale = job.taken.at[piece + 1];
+        return {exact_kind(kind_of(job.expert), scale, N, K), job.taken.at[piece], scale, N, K};
+    }
 };
 
 // One band of tokens and where its slots are.
@@ -83,7 +84,15 @@ struct Band {
             for (int64_t t = 0; t < T; t++) token_of[T * K + t] = t;
     }
     void add_jobs(int64_t expert, int64_t first, int64_t last) {
-        for (; first < last; first += TILE_ROWS) jobs.push_back({expert, first, std::min(first + TILE_ROWS, last)});
+        if (first == last) return;
+        Job job{expert, first, last};
+        Piece pieces[PIECES];
+        experts.stored(expert, pieces);
+        for (int i = 0; i < PIECES; i++) job.taken.at[i] = pieces[i].data;
+        for (; first < last; first += TILE_ROWS) {
+            job.first = first, job.last = std::min(first + TILE_ROWS, last);
+            jobs.push_back(job);
+        }
     }
     int64_t slots() const { return int64_t(token_of.size()); }
 };
@@ -123,8 +132,8 @@ void hidden_part(const Band& band, const Room& room, const Job& job, int64_t n0,
                    band.token_of.data() + job.first};
     const int64_t rows = job.last - job.first, pitch = room.hidden_pitch;
     float* gate = room.hidden + job.first * pitch;
-    multiply(experts.gate(job.expert), n0, n1, in, 0, rows, Output{gate, pitch, false});
-    multiply(experts.up(job.expert), n0, n1, in, 0, rows, Output{up - n0, PANEL_ROWS, false});
+    multiply(experts.gate(job), n0, n1, in, 0, rows, Output{gate, pitch, false});
+    multiply(experts.up(job), n0, n1, in, 0, rows, Output{up - n0, PANEL_ROWS, false});
     for (int64_t r = 0; r < rows; r++)
         swiglu(gate + r * pitch + n0, up + r * PANEL_ROWS, n1 - n0, experts.limit, band.weight_of[job.first + r],
                band.bf16);
@@ -133,7 +142,7 @@ void hidden_part(const Band& band, const Room& room, const Job& job, int64_t n0,
 void down_part(const Band& band, const Room& room, const Job& job, int64_t n0, int64_t n1) {
     const Input in{room.hidden + job.first * room.hidden_pitch, room.hidden_pitch, nullptr};
     const int64_t D = band.experts.D;
-    multiply(band.experts.down(job.expert), n0, n1, in, 0, job.last - job.first,
+    multiply(band.experts.down(job), n0, n1, in, 0, job.last - job.first,
              Output{room.y + job.first * D, D, false});
 }
 
@@ -163,35 +172,53 @@ void prepare_hidden(const Band& band, const Room& room, const Job& job, int64_t 
     prepare(e.kind_of(job.expert), h, false, e.F, e.quantizes(job.expert), h);
 }
 
-// Where groups of jobs start: all jobs are one group, unless experts are read from disk within a budget. Then a group's
-// experts take at most half of it, so that the next group can be read while this one is computed.
+// Where groups of jobs start: all jobs are one group, unless experts are read from disk within a budget. Then a group
+// takes at most half of the places, so that the next group can be read while this one is computed.
 std::vector<int64_t> groups_of(const Band& band) {
-    const int64_t jobs = int64_t(band.jobs.size()), most = residency_budget() / 2;
+    const int64_t jobs = int64_t(band.jobs.size()), most = residency_places() / 2;
     std::vector<int64_t> start{0};
     int64_t used = 0;
     for (int64_t j = 0; most && j < jobs; j++) {
-        const bool again = j && band.jobs[j].expert == band.jobs[j - 1].expert;
-        const int64_t bytes = again ? 0 : band.experts.bytes(band.jobs[j].expert);
-        if (used + bytes > most && j > start.back()) start.push_back(j), used = 0;
-        used += bytes;
+        if (j && band.jobs[j].expert == band.jobs[j - 1].expert) continue;
+        if (used == most) start.push_back(j), used = 0;
+        used++;
     }
     start.push_back(jobs);
     return start;
 }
 
-void want(const Band& band, int64_t first, int64_t last) {
-    for (int64_t j = first; j < last; j++)
-        if (band.jobs[j].expert != band.experts.E) band.experts.want(band.jobs[j].expert);
+// The routed experts of jobs [first, last) begin to be read.
+void take(Band& band, int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; j++) {
+        Job& job = band.jobs[j];
+        if (job.expert == band.experts.E) continue;
+        if (j > first && band.jobs[j - 1].expert == job.expert) {
+            job.taken = band.jobs[j - 1].taken;
+            continue;
+        }
+        Piece pieces[PIECES];
+        band.experts.stored(job.expert, pieces);
+        job.taken = residency_take(pieces);
+    }
 }
 
-// jobs [first, last) by all threads of the team
-void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last) {
+void give_back(const Band& band, int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; j++)
+        if (j == first || band.jobs[j - 1].expert != band.jobs[j].expert) residency_give_back(band.jobs[j].taken);
+}
+
+// jobs [first, last) by all threads of the team; an expert that cannot be read sets `unread`
+void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last, std::atomic<bool>& unread) {
     const int64_t D = band.experts.D, F = band.experts.F, jobs = last - first;
     const int64_t wide = (F + PANEL_ROWS - 1) / PANEL_ROWS, deep = (D + PANEL_ROWS - 1) / PANEL_ROWS;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t unit = 0; unit < jobs * wide; unit++) {
         const int64_t n = unit % wide * PANEL_ROWS;
-        hidden_part(band, room, band.jobs[first + unit / wide], n, std::min(n + PANEL_ROWS, F));
+        const Job& job = band.jobs[first + unit / wide];
+        if (residency_ready(job.taken))
+            hidden_part(band, room, job, n, std::min(n + PANEL_ROWS, F));
+        else
+            unread = true;
     }
 #pragma omp for schedule(dynamic, 1)
     for (int64_t j = first; j < last; j++)
@@ -203,24 +230,34 @@ void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last) {
     }
 }
 
-void run_band(const Band& band, const Room& room, const char* x, float* out, int threads) {
+// Returns false if an expert could not be read.
+bool run_band(Band& band, const Room& room, const char* x, float* out, int threads) {
     const int64_t D = band.experts.D;
     constexpr int64_t STEP = 1024;
     const int64_t steps = (D + STEP - 1) / STEP;
     const std::vector<int64_t> group = groups_of(band);
     const int64_t groups = int64_t(group.size()) - 1;
-    const bool announce = residency_budget() > 0;
-    if (announce) want(band, group[0], group[1]);
+    const bool streaming = residency_places() > 0;
+    std::atomic<bool> unread{false};
+    if (streaming) {
+        residency_enter();
+        take(band, group[0], group[1]);
+        residency_forget();
+    }
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < band.T; t++) prepare_token(band, room, x, t);
         for (int64_t g = 0; g < groups; g++) {
-            if (announce && g + 1 < groups) {
+            if (streaming && g + 1 < groups) {
 #pragma omp single
-                want(band, group[g + 1], group[g + 2]);
+                take(band, group[g + 1], group[g + 2]);
             }
-            run_jobs(band, room, group[g], group[g + 1]);
+            run_jobs(band, room, group[g], group[g + 1], unread);
+            if (streaming) {
+#pragma omp single
+                give_back(band, group[g], group[g + 1]);
+            }
         }
 #pragma omp for schedule(static)
         for (int64_t unit = 0; unit < band.T * steps; unit++) {
@@ -228,10 +265,13 @@ void run_band(const Band& band, const Room& room, const char* x, float* out, int
             add_up(band, room, unit / steps, d, std::min(d + STEP, D), out);
         }
     }
+    if (streaming) residency_leave();
+    return !unread;
 }
 
-void run(const Experts& experts, const char* x, bool bf16, const int64_t* ids, const float* weight, float* out,
+bool run(const Experts& experts, const char* x, bool bf16, const int64_t* ids, const float* weight, float* out,
          int64_t T, int64_t K, int threads) {
+    bool good = true;
     static thread_local Scratch memory;
     const bool shared = experts.shared_kind >= 0;
     const bool two_forms =
@@ -245,20 +285,22 @@ void run(const Experts& experts, const char* x, bool bf16, const int64_t* ids, c
     const int64_t per_slot = room.hidden_pitch + experts.D, x_size = room.x_pitch + (two_forms ? room.shared_pitch : 0);
     const int64_t band_tokens = std::max<int64_t>(1, ROOM / ((K + shared) * per_slot + x_size));
     for (int64_t t = 0; t < T; t += band_tokens) {
-        const Band band(experts, ids + t * K, weight + t * K, std::min(band_tokens, T - t), K, bf16);
+        Band band(experts, ids + t * K, weight + t * K, std::min(band_tokens, T - t), K, bf16);
         room.x = memory.floats(band.T * x_size + band.slots() * per_slot);
         room.shared_x = two_forms ? room.x + band.T * room.x_pitch : room.x;
         room.hidden = room.x + band.T * x_size;
         room.y = room.hidden + band.slots() * room.hidden_pitch;
-        run_band(band, room, x + t * experts.D * (bf16 ? 2 : 4), out + t * experts.D, threads);
+        good &= run_band(band, room, x + t * experts.D * (bf16 ? 2 : 4), out + t * experts.D, threads);
     }
     memory.trim();
+    return good;
 }
 
 }  // namespace
 
 // out [T, D] float32 = sum over a token's experts; x [T, D] float32 or (bf16) bfloat16, in which case every projection
-// is rounded to bfloat16 as the linear layer does. Returns the first id outside 0..E-1, or -1.
+// is rounded to bfloat16 as the linear layer does. Returns the first id outside 0..E-1 (-2 for -1), -3 if an expert could
+// not be read from its file, or -1.
 extern "C" int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const float* weight, const void* const* w1,
                                    const void* const* w2, const void* const* w3, const void* const* s1,
                                    const void* const* s2, const void* const* s3, float* out, int64_t T, int64_t K,
@@ -270,6 +312,18 @@ extern "C" int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const floa
     shared_kind = product_kind(shared_kind, shared_quantize);
     const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, shared_kind, quantize, shared_quantize, limit};
     threads = worth(double(T) * double(K + (shared_kind >= 0)) * 3.0 * double(D) * double(F), threads);
-    run(experts, (const char*)x, bf16, ids, weight, out, T, K, threads);
-    return -1;
+    return run(experts, (const char*)x, bf16, ids, weight, out, T, K, threads) ? -1 : -3;
+}
+
+// The experts `ids` are read ahead, within a budget: sure = a later layer of this step uses them.
+extern "C" void dsv4_expert_hint(const int64_t* ids, int64_t count, const void* const* w1, const void* const* w2,
+                                 const void* const* w3, const void* const* s1, const void* const* s2,
+                                 const void* const* s3, int64_t E, int64_t D, int64_t F, int kind, int sure) {
+    const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, -1, 0, 0, 0.0f};
+    for (int64_t i = 0; i < count; i++) {
+        Piece pieces[PIECES];
+        if (ids[i] < 0 || ids[i] >= E) continue;
+        experts.stored(ids[i], pieces);
+        residency_hint(pieces, sure ? Guess::SURE : Guess::MAYBE);
+    }
 }

@@ -17,6 +17,7 @@ from torch import Tensor
 from dsv4.kernels import native
 from dsv4.kernels.matmul.native import BF16, F32, weight_kind
 from dsv4.kernels.moe.assignments import Assignments
+from dsv4.kernels.moe.residency import unread
 from dsv4.kernels.moe.weights import EqualTensors, ExpertWeights
 
 _DTYPE_OF_KIND = {F32: torch.float32, BF16: torch.bfloat16}
@@ -125,6 +126,8 @@ def expert_mlp(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertW
         x_TD.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )
+    if bad == -3:
+        raise unread()
     if bad != -1:
         raise IndexError(f"expert_mlp: an expert id is not in 0..{weights.routed - 1}")
     return out_TD

@@ -78,6 +78,11 @@ class ExpertWeights:
         if len(lengths) != 1 or min(lengths) <= self.shared:
             raise ValueError(f"every list needs an entry per expert, got lengths {sorted(lengths)}")
 
+    def expert_bytes(self) -> int:
+        """Bytes of the first expert as it is stored."""
+        first = (part[0] for part in (self.w1, self.w2, self.w3, self.s1, self.s2, self.s3))
+        return sum(t.numel() * t.element_size() for t in first if t is not None)
+
     @property
     def routed(self) -> int:
         """Number of experts that ids may name."""

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "moe/residency.h"
 #include "step_calls.h"
 
 namespace dsv4 {
@@ -33,7 +34,7 @@ void apply_float(const StepRun& run, const StepLinear& layer, const float* x, in
     linear(w, x, w.K, y, pitch, rows, false, false, run.threads(double(rows) * double(w.N * w.K)));
 }
 
-bool step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {
+int step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {
     const StepModel& m = run.model;
     const StepLayer& layer = m.layer[index];
     const int64_t T = run.T(), E = m.experts, K = m.per_token;
@@ -48,16 +49,17 @@ bool step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {
         for (int64_t t = 0; t < T; t++)
             for (int64_t k = 0; k < K; k++) ids[size_t(t * K + k)] = layer.router_table[run.batch.token_T[t] * K + k];
     for (const int64_t id : ids)
-        if (id < 0 || id >= E) return false;
+        if (id < 0 || id >= E) return 5;
     float* weight = run.space.expert_weight.floats(T * K);
     dsv4_expert_weights(score, ids.data(), weight, T, E, K, m.expert_scale);
     const StepExperts& e = layer.experts;
     float* out = run.bf16() ? run.space.mixed.floats(T * m.dim) : (float*)y;
-    dsv4_expert_mlp(x, ids.data(), weight, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, out, T, K, E, m.dim, e.inner,
+    const int64_t unread =
+        dsv4_expert_mlp(x, ids.data(), weight, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, out, T, K, E, m.dim, e.inner,
                     int(e.kind), int(e.shared_kind), e.kind > KIND_BF16, e.shared_kind > KIND_BF16, m.limit, run.bf16(),
                     run.threads(double(T) * double(K + 1) * 3.0 * double(m.dim * e.inner)));
     if (run.bf16()) to_activations(run, out, T * m.dim, y);
-    return true;
+    return unread == -1 ? 0 : 6;
 }
 
 namespace {
@@ -92,8 +94,45 @@ void join_prediction(const StepRun& run, void* x) {
         }
 }
 
-// streams -> streams of one block; x and `other` change places twice
-bool block(const StepRun& run, int64_t index, void* x, void* other) {
+void hint(const StepRun& run, const StepExperts& e, const int64_t* ids, int64_t count, bool sure) {
+    const StepModel& m = run.model;
+    count = std::min(count, residency_places() / 4);  // what is read ahead must not drive out what is needed first
+    dsv4_expert_hint(ids, count, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, m.experts, m.dim, e.inner, int(e.kind), sure);
+}
+
+// Before block `index`: its experts begin to be read, where they are streamed and its attention leaves the disk idle.
+// Tokens choose those of a hash layer. Those of another layer are guessed: its router sees the streams as they are, not
+// as its attention will leave them. Only its first choices are right often enough (docs/speed.md).
+void read_ahead(const StepRun& run, int64_t index, const void* x) {
+    constexpr int64_t MOST_TOKENS = 4;
+    const StepModel& m = run.model;
+    if (index >= m.layers || !residency_places()) return;
+    const StepLayer& layer = m.layer[index];
+    const int64_t T = run.T(), K = m.per_token;
+    std::vector<int64_t>& ids = run.space.guessed;
+    if (!layer.router_bias) {
+        ids.clear();
+        for (int64_t t = 0; t < T; t++) ids.insert(ids.end(), layer.router_table + run.batch.token_T[t] * K,
+                                                   layer.router_table + (run.batch.token_T[t] + 1) * K);
+        hint(run, layer.experts, ids.data(), T * K, true);
+        return;
+    }
+    if (T > MOST_TOKENS) return;
+    const StepConnection& c = layer.mixture;
+    const int64_t S = m.streams, D = m.dim, E = m.experts, first = std::max<int64_t>(1, K / 2);
+    void* y = run.act(run.space.guess_y, T * D);
+    float *gates = run.space.guess_gates.floats(T * S * (S + 1)), *score = run.space.guess_score.floats(T * E);
+    dsv4_hyper_enter(x, c.fn, c.scale, c.base, c.norm, y, gates, gates + T * S, T, S, D, int(m.iterations),
+                     m.connection_eps, m.norm_eps, run.bf16(), run.threads(double(T) * double(S * D * (2 + S) * S)));
+    apply_float(run, layer.router, floats_of(run, y, T * D, run.space.x_float), T, score, E);
+    dsv4_affinity(score, score, T * E, run.threads(double(T * E) * 16));
+    ids.resize(size_t(T * first));
+    dsv4_choose_experts(score, layer.router_bias, ids.data(), T, E, first, run.threads(double(T * E) * 4));
+    hint(run, layer.experts, ids.data(), T * first, false);
+}
+
+// Streams -> streams of one block; x and `other` change places twice. Returns 0 or the code of a problem.
+int block(const StepRun& run, int64_t index, void* x, void* other) {
     const StepModel& m = run.model;
     const int64_t T = run.T(), S = m.streams, D = m.dim;
     void *y = run.act(run.space.y, T * D), *out = run.act(run.space.sub, T * D);
@@ -106,12 +145,12 @@ bool block(const StepRun& run, int64_t index, void* x, void* other) {
                          m.connection_eps, m.norm_eps, run.bf16(), enter);
         if (half == 0)
             step_attention(run, index, y, out);
-        else if (!step_mixture(run, index, y, out))
-            return false;
+        else if (const int wrong = step_mixture(run, index, y, out))
+            return wrong;
         dsv4_hyper_combine(out, x, post, comb, other, T, S, D, run.bf16(), combine);
         std::swap(x, other);
     }
-    return true;
+    return 0;
 }
 
 // the mean of the streams of each token, as the draft head reads a layer: row t of place `at` among `taps`
@@ -205,7 +244,8 @@ extern "C" int dsv4_step_plan(const StepModel* model, const StepStore* store, co
 }
 
 // Runs the step that was planned for the same arguments: writes the store's rows, the streams after the last block, and
-// the logits of the wanted rows. Returns 0, or 5 for an id that names no expert.
+// the logits of the wanted rows. Returns 0, 5 for an id that names no expert, or 6 for
+// an expert that could not be read from its file.
 extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
     static thread_local StepSpace space;
     static thread_local Helpers helpers;
@@ -218,9 +258,12 @@ extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const S
     const StepDraft* draft = model->draft;
     void* taps = draft ? run.act(space.taps, batch->tokens * draft->taps * model->dim) : nullptr;
     for (int64_t i = 0, at = 0; i < model->layers; i++) {
-        if (!block(run, i, batch->x_TSD, other)) return 5;
+        residency_progress(i, model->layers);
+        read_ahead(run, i, batch->x_TSD);
+        if (const int wrong = block(run, i, batch->x_TSD, other)) return wrong;
         if (draft && at < draft->taps && draft->tap_layers[at] == i) tap(run, batch->x_TSD, at++, draft->taps, taps);
     }
+    residency_progress(0, 0);
     if (draft) step_context(run, taps);
     if (batch->wanted) head(run);
     space.trim();

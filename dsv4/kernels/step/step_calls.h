@@ -24,6 +24,9 @@ int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const float* weight, 
                         const void* const* s3, float* out, int64_t T, int64_t K, int64_t E, int64_t D, int64_t F,
                         int kind, int shared_kind, int quantize, int shared_quantize, float limit, int bf16,
                         int threads);
+void dsv4_expert_hint(const int64_t* ids, int64_t count, const void* const* w1, const void* const* w2,
+                      const void* const* w3, const void* const* s1, const void* const* s2, const void* const* s3,
+                      int64_t E, int64_t D, int64_t F, int kind, int sure);
 void dsv4_index_topk(const dsv4::IndexCall* call);
 void dsv4_pool(const dsv4::PoolCall* call);
 void dsv4_sparse_attention(const dsv4::AttentionCall* call);
@@ -47,6 +50,8 @@ struct StepSpace {
     Scratch stored, codes;  // rows as they are stored
     Scratch taps;           // of the layers that the draft head reads
     std::vector<int64_t> ids, chosen;
+    Scratch guess_y, guess_score, guess_gates;  // of the next layer's router
+    std::vector<int64_t> guessed;
 
     void trim() {
         for (Scratch* memory : {&other_streams, &y, &sub, &latent, &q, &kv, &entry, &low, &index_q, &x_float, &wide,
@@ -103,7 +108,7 @@ void apply_float(const StepRun& run, const StepLinear& layer, const float* x, in
 void step_attention(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
 // Writes the context rows of the draft head: from the tapped layers' rows [T, taps * D] in activation dtype.
 void step_context(const StepRun& run, const void* taps);
-// Returns false when an id names no expert.
-bool step_mixture(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
+// Returns 0, or 5 or 6 as `dsv4_step`.
+int step_mixture(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
 
 }  // namespace dsv4
