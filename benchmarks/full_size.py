@@ -4,6 +4,7 @@
 
 Every budget gets a new process. `cold` drops the folder's files from the page cache first, as far as the system lets
 it. The rate of the disk is measured in the same process, on the largest file, by plain reads past the page cache.
+Tokens are drawn at temperature 1, so that a model of holes does not repeat one token and its experts.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def measure(folder: Path, budget: int | None, tokens: int, *, cold: bool) -> dic
     row["loaded_file_bytes"] = memory_of("RssFile")
     engine = model.engine
     engine.ends = frozenset()
-    engine.submit(list(PROMPT), SamplingParams(max_tokens=tokens + 1, temperature=0))
+    engine.submit(list(PROMPT), SamplingParams(max_tokens=tokens + 1, temperature=1, seed=0))
     with timed(row, "first"):
         while not any(event.token is not None for _, event in engine.step()):
             pass
