@@ -27,8 +27,8 @@ using namespace dsv4;
 
 namespace {
 
-constexpr int64_t BLOCK = 4096;               // what reads past the page cache are aligned to
-constexpr int64_t CHUNK = int64_t(2) << 20;   // of one read: a few of them keep a disk busy
+constexpr int64_t BLOCK = 4096;              // what reads past the page cache are aligned to
+constexpr int64_t CHUNK = int64_t(4) << 20;  // of one read: a few of them keep a disk busy
 constexpr int READERS = 6;
 constexpr double COLD = -std::numeric_limits<double>::infinity();
 
