@@ -134,7 +134,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        if "draft" in raw:
+        if raw.get("draft") is not None:  # a state names every field
             from dsv4.training.draft_fields import complete
 
             raw = complete(raw)
