@@ -22,6 +22,7 @@ def before_the_run(
     recipe: "Recipe", place: Path, live: int | None, track: str | None, held: ExitStack
 ) -> "LivePage | None":
     """What one process has alone: the folder, the page's port. All that can be judged at once is judged first."""
+    from dsv4.model.device import choose_device
     from dsv4.training.checks import check_sources
     from dsv4.training.logbook import check_tracker
     from dsv4.training.run_lock import RunLock
@@ -29,6 +30,7 @@ def before_the_run(
     check_live_port(live)
     if track is not None:
         check_tracker(track)
+    choose_device(recipe.run.device, "run.device")
     check_sources(recipe)
     check_run_folder(place)
     place.mkdir(parents=True, exist_ok=True)
