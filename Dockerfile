@@ -13,7 +13,8 @@ RUN pip install --no-cache-dir "uv>=0.8" && uv venv --seed /opt/dsv4
 WORKDIR /src
 COPY pyproject.toml constraints.txt LICENSE README.md ./
 # the libraries change seldom: a layer of their own
-RUN uv pip install --python /opt/dsv4 --constraint constraints.txt --requirements pyproject.toml
+RUN uv pip install --python /opt/dsv4 --constraint constraints.txt --extra hub \
+    --requirements pyproject.toml
 COPY . .
 RUN uv pip install --python /opt/dsv4 --no-deps . \
     && /opt/dsv4/bin/python -m deploy.build_wheels --out /tmp/wheels \
@@ -25,7 +26,7 @@ COPY --from=build /opt/dsv4 /opt/dsv4
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin dsv4 \
     && install -d -o dsv4 -g dsv4 /data && install -d /models
 ENV PATH=/opt/dsv4/bin:$PATH XDG_DATA_HOME=/data XDG_CACHE_HOME=/data/cache PYTHONDONTWRITEBYTECODE=1
-USER dsv4
+USER 10001
 WORKDIR /data
 VOLUME ["/data"]
 EXPOSE 8000

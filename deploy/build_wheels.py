@@ -60,11 +60,13 @@ def build_kernels(out: Path, cxx: str) -> None:
         project = Path(temporary) / "kernels"
         shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "LICENSE", project)
-        package = project / PACKAGE
+        package, sources = project / PACKAGE, source_digest()
         libraries = [package / library_name(isa) for isa in INSTRUCTION_SETS[machine]]
         for isa, library in zip(INSTRUCTION_SETS[machine], libraries, strict=True):
             build_portable(isa, library, cxx)
-        (package / SOURCES).write_text(source_digest() + "\n", encoding="utf-8")
+        if source_digest() != sources:
+            raise ValueError("the sources of the kernels were changed during the build: build again")
+        (package / SOURCES).write_text(sources + "\n", encoding="utf-8")
         major, minor = max(map(glibc_of, libraries))
         (project / "platform.txt").write_text(f"manylinux_{major}_{minor}_{machine}", encoding="utf-8")
         build_wheel(project, out)
