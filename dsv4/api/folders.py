@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import dsv4
-from dsv4.hub.folders import find_pulled
+from dsv4.hub.folders import find_pulled, is_begun
 from dsv4.hub.names import RELEASED, Repository, repository
 
 
@@ -29,6 +29,8 @@ def not_pulled(named: str, wanted: Repository) -> str:
     """The sentence for a name whose model is not here."""
     size = f" ({wanted.bytes / 2**30:,.1f} GiB)" if wanted.bytes else ""
     what = wanted.name if named in RELEASED else "the model of that name"
+    if is_begun(wanted):
+        return f"{named}: no such folder, and {what} was pulled only in part: `dsv4 pull {named}` goes on"
     return f"{named}: no such folder, and {what} was not pulled: `dsv4 pull {named}` fetches it{size}"
 
 

@@ -107,11 +107,11 @@ def _fetch(source: str, name: str, wanted: "Repository", wishes: "Wishes") -> No
     with PullProgress() as screen:
         try:
             folder = fetch(_hub(source), wanted, wishes, screen)
-        except OfflineError as error:
+        except OfflineError:
             here = find_pulled(wanted)
             if here is None or wishes.folder is not None or wishes.revision is not None:
                 raise
-            screen.note(f"{error}; the model is here")
+            screen.note("the network is forbidden (HF_HUB_OFFLINE): what is here is used")
             folder = here
         except KeyboardInterrupt:
             screen.note("stopped; what has arrived is kept, and the same command goes on")

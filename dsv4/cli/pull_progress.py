@@ -26,7 +26,7 @@ class PullProgress:
         self._bar = Progress(
             BarColumn(),
             DownloadColumn(binary_units=True),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -34,7 +34,6 @@ class PullProgress:
         self._task = self._bar.add_task("", total=None, rate="")
 
     def __enter__(self) -> "PullProgress":
-        self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -45,7 +44,8 @@ class PullProgress:
         with self._lock:
             self._done, self._total = here, total
             self._seen.clear()
-        self.note(f"{in_gib(total)} in all, {in_gib(total - here)} to fetch" if here else f"{in_gib(total)} to fetch")
+        self.note(f"{in_gib(total - here)} to fetch" + (f", {in_gib(here)} are here" if here else ""))
+        self._bar.start()
 
     def arrived(self, count: int) -> None:
         """Count bytes; negative ones no longer count."""
@@ -62,7 +62,7 @@ class PullProgress:
             self._said = now if line else self._said
         self._bar.update(self._task, completed=self._done, total=self._total, rate=rate)
         if line:
-            self.console.print(f"{self._done / self._total:.1%} of {in_gib(self._total)}{rate}", soft_wrap=True)
+            self.note(f"{self._done / self._total:.1%} of {in_gib(self._total)}  {rate}")
 
     def note(self, text: str) -> None:
         """A line above the bar."""
@@ -74,7 +74,7 @@ class PullProgress:
         if now - start < 1 or done <= before:
             return ""
         speed = (done - before) / (now - start)
-        return f", {speed / 1e6:,.1f} MB/s, {duration((self._total - done) / speed)} left"
+        return f"{speed / 2**20:,.1f} MiB/s, {duration((self._total - done) / speed)} left"
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from dsv4.files import write_whole
 from dsv4.hub.names import SEPARATOR, Repository
 
 _MODELS = "models" + SEPARATOR
+UNFINISHED = ".incomplete"  # ends the name of a file that still grows
 INDEX = "model.safetensors.index.json"
 
 
@@ -20,6 +21,11 @@ def find_pulled(repository: Repository) -> Path | None:
     caches of the hubs."""
     candidates = (_recorded(repository), _in_huggingface(repository), *_in_modelscope(repository))
     return next((folder for folder in candidates if folder is not None and is_complete(folder)), None)
+
+
+def is_begun(repository: Repository) -> bool:
+    """Whether a pull into the cache of Hugging Face was stopped in the middle."""
+    return any(huggingface_folder(repository).glob(f"blobs/*{UNFINISHED}"))
 
 
 def is_complete(folder: Path) -> bool:

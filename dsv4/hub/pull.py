@@ -148,6 +148,7 @@ class _Job:
                     raise failed[0]
             except BaseException:  # Ctrl-C too: what runs ends at its next chunk, what waits does not begin
                 self.watch.stop()
+                self.watch.note("stopping")
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 

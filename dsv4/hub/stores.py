@@ -12,11 +12,10 @@ from typing import Protocol
 
 from dsv4.files import rename, stamp, write_whole
 from dsv4.hub.download import Watch, has_hash
-from dsv4.hub.folders import huggingface_folder
+from dsv4.hub.folders import UNFINISHED, huggingface_folder
 from dsv4.hub.names import Repository
 from dsv4.hub.sources import Listing, RemoteFile
 
-UNFINISHED = ".incomplete"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
