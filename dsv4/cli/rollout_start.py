@@ -12,6 +12,7 @@ import torch
 
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.checkpoint.names import LAYOUTS, Layout
+from dsv4.cli.folders import model_folder
 from dsv4.cli.progress import RunProgress, StopAfterStep, check_live_port, console, live_page, report_at_end
 from dsv4.cli.rollout_engine import rollout_engine
 from dsv4.cli.train_export import export_model
@@ -62,7 +63,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     check_live_port(options.live)
     if options.track is not None:
         check_tracker(options.track)
-    base = BaseModel.open(Path(recipe.init))
+    base = BaseModel.open(model_folder(recipe.init))
     for note in base.notes:
         console().print(f"note: {note}")
     base.check_apart(place)

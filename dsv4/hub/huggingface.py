@@ -119,7 +119,7 @@ def _client() -> ModuleType:
         import huggingface_hub.hf_api
         import huggingface_hub.utils
     except ImportError:
-        raise missing_package("huggingface_hub", "hub") from None
+        raise missing_package("huggingface_hub>=2,<3", "hub") from None
     return huggingface_hub
 
 

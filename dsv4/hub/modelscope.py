@@ -20,7 +20,7 @@ class ModelScope:
             import modelscope_hub  # pyrefly: ignore[missing-import]  (an extra)
             from requests.exceptions import RequestException
         except ImportError:
-            raise missing_package("modelscope-hub", "modelscope") from None
+            raise missing_package("modelscope-hub>=0.4.6,<1", "modelscope") from None
         config = modelscope_hub.HubConfig(endpoint=endpoint)
         self._errors, self._broken = modelscope_hub, (modelscope_hub.NetworkError, RequestException)
         self._api, self._token = modelscope_hub.HubApi(config), bool(config.token)

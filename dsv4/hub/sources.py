@@ -1,5 +1,6 @@
 """What a hub is to `pull`: a list of files with sizes and hashes, and the bytes of a file from an offset on."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -122,8 +123,8 @@ def seconds(retry_after: str | None) -> float | None:
 
 
 def missing_package(package: str, extra: str) -> HubError:
-    """The error for a hub whose client is not installed."""
+    """The error for a hub whose client is not installed. package: with its versions, as pip takes it."""
     return HubError(
-        f"{package} is not installed: `pip install 'dsv4[{extra}]'` installs it "
-        f"(in a checkout: `.venv/bin/pip install -e '.[{extra}]'`)"
+        f"{package.partition('>')[0]} is not installed: `{sys.executable} -m pip install '{package}'` installs it, and "
+        f"so does the extra `{extra}` of dsv4"
     )

@@ -124,6 +124,6 @@ def test_offline(hub: SmallHub, screen: Screen, monkeypatch: pytest.MonkeyPatch)
 def test_without_the_client(hub: SmallHub, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert told(hub, screen) == (
-        "huggingface_hub is not installed: `pip install 'dsv4[hub]'` installs it (in a checkout: "
-        "`.venv/bin/pip install -e '.[hub]'`)"
+        f"huggingface_hub is not installed: `{sys.executable} -m pip install 'huggingface_hub>=2,<3'` installs it, and "
+        "so does the extra `hub` of dsv4"
     )
