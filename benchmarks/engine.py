@@ -26,7 +26,7 @@ def prompt_of(model: LocalModel, length: int, seed: int) -> list[int]:
 
 
 def opened(folder: Path, context: int, **options: object) -> LocalModel:
-    model = load(folder, context_length=context, **options)  # type: ignore[arg-type]
+    model = load(folder, "fp32", context_length=context, **options)  # type: ignore[arg-type]
     model.engine.ends = frozenset()
     list(model.engine.generate(prompt_of(model, 16, 0), SamplingParams(max_tokens=2, temperature=0)))
     return model

@@ -43,7 +43,7 @@ def prompt(length: int, turn: int) -> list[int]:
 def ours(args: argparse.Namespace) -> Measure:
     from dsv4.bench.speed import Ours
 
-    return timed(Ours(Path(args.folder), "release", args.prompt + args.decode + 64), args)
+    return timed(Ours(Path(args.folder), args.prompt + args.decode + 64, mode="release"), args)
 
 
 def timed(engine: Any, args: argparse.Namespace) -> Measure:

@@ -34,7 +34,7 @@ def test_a_figure_and_its_yardstick_are_measured_in_turns() -> None:
 
 def test_as_many_tokens_are_timed_as_were_asked_for() -> None:
     """The bundled model names end tokens in two files, and ends an answer to random tokens at once."""
-    speed = Ours(NANO, "fp32", 512).run(64, 100)
+    speed = Ours(NANO, 512, mode="fp32").run(64, 100)
     assert speed.decode_rate > 0
 
 

@@ -2,25 +2,26 @@
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from dsv4.api.folders import model_folder
 from dsv4.api.local_model import LocalModel
 from dsv4.api.tokenizer import load_tokenizer
-from dsv4.cache import CacheDtype, CacheSpec
+from dsv4.cache import CacheDtype
 from dsv4.cache.disk import DiskTier
-from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.prefix import ReusePolicy
-from dsv4.checkpoint import CheckpointReader, check_shapes, load_into, open_folder
+from dsv4.checkpoint import CheckpointReader, load_into, open_folder
 from dsv4.checkpoint.adapter import read_adapter
-from dsv4.config import Mode, ModelConfig
+from dsv4.config import Mode, ModeChoice, ModelConfig
 from dsv4.config.generation_file import read_generation
-from dsv4.config.modes import check_mode
+from dsv4.config.modes import check_choice
+from dsv4.encoding import Tokenizer
 from dsv4.engine import Engine
-from dsv4.engine.memory import DEFAULT_SHARE, check_budget, parse_memory, plan_memory
 from dsv4.files import stamp
 from dsv4.generation import SamplingDefaults
 from dsv4.hub import title
@@ -29,17 +30,23 @@ from dsv4.kernels.moe.residency import limit_experts
 from dsv4.model.layers import MODES, walk
 from dsv4.model.lora import attach_adapter, merge_adapters
 from dsv4.model.transformer import Transformer
+from dsv4.planning.files import ModelFiles
+from dsv4.planning.memory import ALL, check_budget, parse_memory
+from dsv4.planning.plan import EnginePlan, EngineRequest, make_plan
+from dsv4.planning.rates import measure
+from dsv4.planning.text import short_lines
 
-DEFAULT_CONTEXT = 131_072
+PROBED = 2**30  # bytes of weights from which a measurement of the machine is worth its second
 
 
 def load(
     folder: str | Path | None = None,
-    mode: Mode = "fp32",
+    mode: ModeChoice = "auto",
     *,
     context_length: int | None = None,
-    memory: int | None = None,
-    expert_memory: int | None = None,
+    memory: int | str | None = None,
+    expert_memory: int | str | None = None,
+    threads: int | None = None,
     sequences: int = 8,
     cache_dtype: CacheDtype | None = None,
     reuse: ReusePolicy | None = None,
@@ -51,46 +58,49 @@ def load(
     dialect: str | None = None,
     fused: bool | None = None,
     adapter: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> LocalModel:
     """Load a checkpoint folder (released layout, Base layout or plain floats) or a pulled model by its name (`flash`,
     `owner/name`); None = the bundled model.
 
-    mode: "fp32" (exact, for research), "bf16", or "release" (the released quantised numerics).
-    context_length: largest prompt plus answer in tokens; default the smaller of the model's and 131,072.
-    memory: bytes the cache may take (default: half of what is free); expert_memory: bytes the routed experts may take,
-    read from the checkpoint as they are chosen (default: no limit; needs mode "release"); prefix_folder: where prefixes
-    are kept after the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that
-    of the folder. speculate: draft with the folder's prediction block or draft head, which is loaded for this only.
-    adapter: folder of a LoRA adapter; beside quantised weights its steps run op by op. The others are those of
-    dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field.
+    mode, context_length, memory, expert_memory, cache_dtype: as in dsv4.planning.plan.EngineRequest; sizes are bytes or
+    texts like "8GiB" and "50%". threads: of torch, in this process. prefix_folder: where prefixes are kept after the
+    process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder.
+    speculate: draft with the folder's prediction block or draft head, which is loaded for this only. adapter: folder of
+    a LoRA adapter; beside quantised weights its steps run op by op. say: is called with the lines of the plan before
+    anything is allocated. The others are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the
+    wrong file, tensor or field, and ValueError for a model that cannot run in this memory.
     """
-    check_mode(mode)
-    path = model_folder(folder)
+    check_choice(mode)
+    _set_threads(threads)
+    path, reuse = model_folder(folder), reuse or ReusePolicy()
     config, reader, defaults = _open(path, draft=speculate)
-    check_shapes(config, release_numerics=mode == "release")
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
-    model, adapted = _model(config, reader, mode, adapter)
-    _limit_experts(model, reader, expert_memory)
-    context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context_length is None else context_length
-    dtype, reuse = cache_dtype or default_cache_dtype(model), reuse or ReusePolicy()
-    budget, spec = _budget(memory), CacheSpec(config, dtype)
-    plan = plan_memory(spec, budget, context_length=context, sequences=sequences, snapshots=reuse.snapshots)
-    disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, mode, dtype, reuse.windows, speculate, adapted))
-    engine = Engine(
-        model,
-        context_length=context,
-        cache_tokens=plan.tokens,
-        sequences=plan.sequences,
-        step_tokens=step_tokens,
-        cache_dtype=dtype,
-        reuse=replace(reuse, snapshots=plan.snapshots),
-        disk=disk,
-        speculate=speculate,
-        queue=queue,
-        fused=fused,
-        sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, config.vocab_size),
+    sizes = _budget(memory), _limit(expert_memory)
+    request = EngineRequest(
+        mode, context_length, *sizes, sequences, reuse.snapshots, cache_dtype, step_tokens, speculate
     )
-    return LocalModel(title(path), model, engine, tokenizer, defaults)
+    plan = plan_folder(title(path), config, reader, request, say)
+    model, adapted = _model(config, reader, plan.mode, adapter)
+    _limit_experts(model, reader, plan.expert_memory)
+    settings = plan.mode, plan.cache_dtype, reuse.windows, speculate, adapted
+    disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
+    options = {"step_tokens": step_tokens, "speculate": speculate, "queue": queue, "fused": fused}
+    engine = _engine(model, plan, reuse, disk, tokenizer, options)
+    return LocalModel(title(path), model, engine, tokenizer, defaults, plan)
+
+
+def plan_folder(
+    name: str, config: ModelConfig, reader: CheckpointReader, request: EngineRequest, say: Callable[[str], None] | None
+) -> EnginePlan:
+    """The plan of a folder, told in a few lines. The machine is measured only for models that take long to load."""
+    files = ModelFiles.of_folder(name, config, reader)
+    plan = make_plan(files, request)
+    if say is not None:
+        rates = measure(files.largest, plan.free) if plan.stored >= PROBED else None
+        for line in short_lines(plan, rates):
+            say(line)
+    return plan
 
 
 def _model(
@@ -112,11 +122,47 @@ def _model(
     return model.eval(), None if added is None else added.digest
 
 
-def _budget(memory: int | None) -> int:
+def _engine(
+    model: Transformer,
+    plan: EnginePlan,
+    reuse: ReusePolicy,
+    disk: DiskTier | None,
+    tokenizer: Tokenizer | None,
+    options: dict[str, Any],
+) -> Engine:
+    return Engine(
+        model,
+        context_length=plan.context,
+        cache_tokens=plan.cache.tokens,
+        sequences=plan.cache.sequences,
+        cache_dtype=plan.cache_dtype,
+        reuse=replace(reuse, snapshots=plan.cache.snapshots),
+        disk=disk,
+        sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, model.config.vocab_size),
+        **options,
+    )
+
+
+def _budget(memory: int | str | None) -> int | None:
     if memory is None:
-        return parse_memory(DEFAULT_SHARE)
-    check_budget("memory", memory)
-    return memory
+        return None
+    budget = parse_memory(memory)
+    check_budget("memory", budget)
+    return budget
+
+
+def _limit(expert_memory: int | str | None) -> int | Literal["all"] | None:
+    if expert_memory is None or expert_memory == ALL:
+        return ALL if expert_memory else None
+    return parse_memory(expert_memory, "expert_memory")
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
 
 
 def _open(folder: Path, *, draft: bool) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:
@@ -138,21 +184,12 @@ def _disk_tier(folder: Path | None, budget: int, fingerprint: str) -> DiskTier |
 
 
 def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> None:
-    """Limit the memory of routed experts, which then stay in the checkpoint's files. Raises ValueError for a checkpoint
-    that does not allow it, and for a budget below the experts of one token."""
+    """Limit the memory of routed experts as the plan says; the others stay in the checkpoint's files."""
     if budget is None:
         limit_experts({}, None)
         return
-    layers = [block.ffn.weights() for block in model.blocks]
-    if layers[0].s1[0] is None:
-        raise ValueError("expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts")
-    size = max(weights.expert_bytes() for weights in layers)
-    least = 2 * size * model.config.num_experts_per_tok
-    if budget < least:
-        raise ValueError(
-            f"expert_memory must be at least {least:,} bytes (twice the experts of a token), got {budget:,}"
-        )
-    limit_experts(reader.maps(), budget, size)
+    largest = max(block.ffn.weights().expert_bytes() for block in model.blocks)
+    limit_experts(reader.maps(), budget, largest)
 
 
 def _fingerprint(folder: Path, *settings: object) -> str:

@@ -25,6 +25,7 @@ from dsv4.kernels import native
 from dsv4.model.accounting import parameters
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
+from dsv4.planning.plan import EnginePlan
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -40,8 +41,9 @@ class LocalModel:
         engine: Engine,
         tokenizer: Tokenizer | None,
         defaults: SamplingDefaults,
+        plan: EnginePlan | None = None,
     ) -> None:
-        self.name, self.model, self.engine, self.defaults = name, model, engine, defaults
+        self.name, self.model, self.engine, self.defaults, self.plan = name, model, engine, defaults, plan
         self._tokenizer = tokenizer
         self._shared = SharedEngine(engine)
         self._serving = False

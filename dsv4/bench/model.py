@@ -5,14 +5,14 @@ against torch's own fp32 matrix product, several streams against one. A figure a
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dsv4.api.local_model import LocalModel
 from dsv4.bench.kernels import Rate, in_turns, matmul_job, read_job
 from dsv4.bench.speed import Ours, random_prompt
-from dsv4.config import Mode
 from dsv4.generation import SamplingParams
 from dsv4.model import accounting
 from dsv4.parameters import Role, parameter_table, weight_of
@@ -51,9 +51,14 @@ def streams_rate(model: LocalModel, streams: int, prompt: int = 128, tokens: int
     return (engine.counts.generated_tokens - before) / (time.perf_counter() - start)
 
 
-def model_rates(folder: Path, mode: Mode, fused: bool | None = None) -> Iterator[Rate]:
-    """Decoding, prefilling and batching, one by one. fused: as in dsv4.load."""
-    ours = Ours(folder, mode, max(PROMPTS) + DECODED, sequences=max(STREAMS), fused=fused)
+def model_rates(folder: Path, options: Mapping[str, Any]) -> tuple[str, Iterator[Rate]]:
+    """The mode that runs, and decoding, prefilling and batching, one by one. options: of dsv4.load."""
+    wanted = {**options, "sequences": max(STREAMS)}
+    ours = Ours(folder, max(PROMPTS) + DECODED, **wanted)
+    return ours.model.mode, _rates(ours)
+
+
+def _rates(ours: Ours) -> Iterator[Rate]:
     model = ours.model
     size, read = bytes_per_token(model), read_job()
     read.run()

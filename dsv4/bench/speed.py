@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from dsv4.bench.memory import peak_bytes, reset_peak
-from dsv4.config import Mode
 from dsv4.generation import PromptProgress, RequestOptions, SamplingParams
 
 
@@ -40,34 +39,18 @@ def random_prompt(vocabulary: int, length: int, seed: int = 0) -> list[int]:
 
 
 class Ours:
-    """Our engine on a folder. fused: as in dsv4.load."""
+    """Our engine on a folder. options: of dsv4.load; by default one sequence, and a context of `context`."""
 
     name = "dsv4"
 
-    def __init__(
-        self,
-        folder: Path,
-        mode: Mode,
-        context: int,
-        step_tokens: int = 512,
-        sequences: int = 1,
-        fused: bool | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, context: int, **options: Any) -> None:
         from dsv4.api.loading import load
         from dsv4.cache.prefix import ReusePolicy
 
-        self._mode = mode
         # every row computes all of its prompt
-        policy = ReusePolicy(snapshots=0)
-        self.model = load(
-            folder,
-            mode,
-            context_length=context,
-            sequences=sequences,
-            reuse=policy,
-            step_tokens=step_tokens,
-            fused=fused,
-        )
+        wanted: dict[str, Any] = {"sequences": 1, **options, "reuse": ReusePolicy(snapshots=0)}
+        wanted["context_length"] = wanted.get("context_length") or context
+        self.model = load(folder, **wanted)
         self.model.engine.ends = frozenset()  # random weights may say the end token early; time what was asked for
         self.run(1, 1)  # the first step pays for caches of the libraries
         gc.collect()
@@ -91,7 +74,7 @@ class Ours:
         size = spec.total_bytes(spec.pages_for(context), 1)
         rate = decode / (times[-1] - times[1])
         prefill = context / (times[1] - times[0])
-        return Speed(self.name, self._mode, context, prefill, rate, size, peak_bytes())
+        return Speed(self.name, self.model.mode, context, prefill, rate, size, peak_bytes())
 
 
 class Transformers:

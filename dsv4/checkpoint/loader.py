@@ -186,7 +186,6 @@ def _quantised_form(parameter: Parameter, spec: TensorSpec) -> dict[str, TensorS
 def _yield_state(
     wanted: list[Parameter], reader: CheckpointReader, mode: Mode, config: ModelConfig
 ) -> Iterator[tuple[str, Tensor]]:
-    whole_groups = config.o_lora_rank % FP8_BLOCK == 0
     whole = is_small(reader)
     for parameter in wanted:
         name = parameter.name
@@ -194,18 +193,31 @@ def _yield_state(
             yield name, checked_table(name, reader, config.n_routed_experts)
             continue
         quantised = is_quantized(reader.spec(name))
-        kept = mode == "release" and quantised and (whole_groups or not parameter.float_inputs)
+        dtype = converted_to(parameter, reader.spec(name), mode, config)
         looked_at = set(read_at_load(parameter, reader, whole=whole))
-        if quantised and not kept:
+        if quantised and dtype is not None:
             looked_at |= {name, parameter.scale_name}  # both are read now
         raise_problems([problem for item in sorted(looked_at) if (problem := value_problem(reader, item))])
-        if kept:
-            yield name, reader.tensor(name)
+        if dtype is not None:
+            yield name, reader.dequantized(name, dtype)
+            continue
+        yield name, reader.tensor(name)
+        if quantised:
             yield parameter.scale_name, _kernel_scale(parameter, reader)
-        elif mode != "fp32" and parameter.storage is Storage.WIDE and reader.spec(name).dtype == torch.bfloat16:
-            yield name, reader.tensor(name)
-        else:
-            yield name, reader.dequantized(name, _compute_dtype(parameter.storage, mode))
+
+
+def converted_to(parameter: Parameter, spec: TensorSpec, mode: Mode, config: ModelConfig) -> torch.dtype | None:
+    """The dtype that loading converts a stored weight to; None where the model uses it as it is stored."""
+    if parameter.storage is Storage.TABLE:
+        return None if spec.dtype == torch.int64 else torch.int64
+    if is_quantized(spec):
+        whole_groups = config.o_lora_rank % FP8_BLOCK == 0
+        kept = mode == "release" and (whole_groups or not parameter.float_inputs)
+        return None if kept else _compute_dtype(parameter.storage, mode)
+    if mode != "fp32" and parameter.storage is Storage.WIDE and spec.dtype == torch.bfloat16:
+        return None
+    dtype = _compute_dtype(parameter.storage, mode)
+    return None if spec.dtype == dtype else dtype
 
 
 def _kernel_scale(parameter: Parameter, reader: CheckpointReader) -> Tensor:

@@ -47,6 +47,11 @@ class CheckpointReader:
         """Stored dtype and shape. Raises CheckpointError for an unknown name."""
         return self._entry(name).spec
 
+    def in_place(self, name: str) -> bool:
+        """Whether a tensor is a view of its file: one that its file does not align is copied."""
+        entry = self._entry(name)
+        return not entry.begin % entry.spec.dtype.itemsize
+
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor."""
         return self._entry(name).file
@@ -55,8 +60,8 @@ class CheckpointReader:
         """The tensor exactly as stored."""
         entry = self._entry(name)
         data = self._map_of(entry.file)[entry.begin : entry.end]
-        if entry.begin % entry.spec.dtype.itemsize:
-            data = data.clone()  # the file does not align it, and a tensor may not start just anywhere
+        if not self.in_place(name):
+            data = data.clone()  # a tensor may not start just anywhere
         return data.view(entry.spec.dtype).reshape(entry.spec.shape)
 
     def equal_tensors(self, names: Sequence[str]) -> EqualTensors | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dsv4.cli.flags import at_least, writable
-from dsv4.config import Mode
+from cyclopts import Parameter
+
+from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.flags import at_least, to_stderr, writable
 from dsv4.files import naming
 from dsv4.hub import title
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 # the contexts of --long
 LONG = (4096, 16384, 65536, 262144, 1048576)
+DEFAULT_ENGINE = EngineFlags()
+# a measurement computes every prompt anew, and no text
+WITHOUT_USE = ("queue", "windows", "interval", "snapshots", "prefix_dir", "prefix_disk", "dialect")
 
 
 def bench(
@@ -31,8 +36,7 @@ def bench(
     long: bool = False,
     json: Path | None = None,
     plot: Path | None = None,
-    mode: Mode = "fp32",
-    fused: bool | None = None,
+    engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
 ) -> None:
     """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens. `dsv4 bench kernels`
     measures the native kernels beside memory bandwidth and torch instead, `dsv4 bench model FOLDER` a whole model
@@ -56,10 +60,6 @@ def bench(
         Write the curves as SVG.
     json
         Append one JSON line per row to this file.
-    mode
-        fp32, bf16, or release (the released quantised numerics).
-    fused
-        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
     """
     from dsv4.bench.plot import speed_svg
     from dsv4.cli.folders import model_folder
@@ -67,25 +67,30 @@ def bench(
     writable("--json", json)
     writable("--plot", plot, ".svg")
     at_least(1, decode=decode, contexts=min(contexts, default=1))
+    engine.refuse("dsv4 bench", *WITHOUT_USE)
     if folder is not None and str(folder) in _WORDS and not folder.exists():
-        _WORDS[str(folder)](model_folder(of), mode, json, fused)
+        _WORDS[str(folder)](model_folder(of), engine, json)
         return
     if of is not None:
         raise ValueError(f"one folder is measured at a time, got {folder} and {of}")
     path = model_folder(folder)
-    lengths = _lengths(path, contexts, decode, long)
-    options = {"step_tokens": 2048 if long else 512, "fused": fused}
-    rows = _measure(path, mode, lengths, decode, peer, options, json)
+    lengths = _lengths(path, contexts, decode, long, engine.context)
+    options = {**engine.options(), "say": to_stderr, "step_tokens": 2048 if long else 512}
+    rows = _measure(path, lengths, decode, peer, options, json)
     if plot is not None:
         with naming(plot):
             plot.write_text(speed_svg(rows), encoding="utf-8")
 
 
-def _lengths(path: Path, contexts: tuple[int, ...], decode: int, long: bool) -> tuple[int, ...]:
+def _lengths(
+    path: Path, contexts: tuple[int, ...], decode: int, long: bool, engine_context: int | None
+) -> tuple[int, ...]:
     """The prompts to measure. Raises ValueError for one that does not fit into the model's context."""
     from dsv4.config import ModelConfig
 
     context = ModelConfig.from_file(path).max_position_embeddings
+    if engine_context is not None:
+        context = min(context, engine_context)
     longest = context - decode - 1
     if long:
         return tuple(min(n, longest) for n in LONG if n <= context)
@@ -98,14 +103,13 @@ def _lengths(path: Path, contexts: tuple[int, ...], decode: int, long: bool) -> 
 
 def _measure(
     path: Path,
-    mode: Mode,
     contexts: tuple[int, ...],
     decode: int,
     peer: bool,
     options: dict[str, Any],
     json: Path | None,
 ) -> "list[Speed]":
-    """Every engine at every context; each row is shown and kept as soon as it is there. options: of `Ours`."""
+    """Every engine at every context; each row is shown and kept as soon as it is there. options: of dsv4.load."""
     from rich.console import Console
 
     from dsv4.bench.results import append_lines
@@ -114,7 +118,7 @@ def _measure(
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
         others: list[Any] = [Transformers(path)] if peer else []
-        engines: list[Any] = [Ours(path, mode, max(contexts) + decode + 1, **options), *others]
+        engines: list[Any] = [Ours(path, max(contexts) + decode + 1, **options), *others]
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:
@@ -127,20 +131,21 @@ def _measure(
     return rows
 
 
-def _kernels(path: Path, mode: Mode, json: Path | None, fused: bool | None) -> None:
+def _kernels(path: Path, engine: EngineFlags, json: Path | None) -> None:
     """One line per kernel."""
-    if fused is not None:
-        raise ValueError("--fused and --no-fused are for whole models; bench kernels runs no step")
+    if engine != DEFAULT_ENGINE:
+        raise ValueError("flags of the engine are for whole models; bench kernels runs no step")
     from dsv4.bench.kernels import every_rate
 
     _show_rates(every_rate(), json, {})
 
 
-def _model(path: Path, mode: Mode, json: Path | None, fused: bool | None) -> None:
+def _model(path: Path, engine: EngineFlags, json: Path | None) -> None:
     """One line per way of using the model."""
     from dsv4.bench.model import model_rates
 
-    _show_rates(model_rates(path, mode, fused), json, {"model": title(path), "mode": mode})
+    mode, rates = model_rates(path, {**engine.options(), "say": to_stderr})
+    _show_rates(rates, json, {"model": title(path), "mode": mode})
 
 
 def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str]) -> None:

@@ -2,9 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dsv4.config import Mode
+from cyclopts import Parameter
+
+from dsv4.cli.engine_flags import EngineFlags
 
 if TYPE_CHECKING:
     from dsv4.api.local_model import LocalModel
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EFFORT = "high"
 SHOWN_EXAMPLES = 4
+DEFAULT_ENGINE = EngineFlags()
 
 
 def chat(
@@ -26,10 +29,7 @@ def chat(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    mode: Mode = "fp32",
-    dialect: str | None = None,
-    fused: bool | None = None,
-    adapter: Path | None = None,
+    engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
 ) -> None:
     """Chat with a model in the terminal. /help lists the commands.
 
@@ -51,14 +51,6 @@ def chat(
         Keep the most likely tokens that reach this probability. Default: the folder's.
     seed
         Same seed, same conversation.
-    mode
-        fp32, bf16, or release (the released quantised numerics).
-    dialect
-        Dialect of the prompt: v4, v4-0731 or v4.1. Default: the folder's own.
-    fused
-        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
-    adapter
-        Folder of a LoRA adapter to use on top of the model.
     """
     from rich.console import Console
 
@@ -67,10 +59,11 @@ def chat(
     options = check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if not thinking and effort not in (None, "none"):
         raise ValueError(f"--effort must be none with --no-thinking, got {effort}")
-    with Console(stderr=True).status("loading"):
+    wanted, console = engine.options(), Console(stderr=True)
+    with console.status("loading"):
         from dsv4.api.loading import load
 
-        model = load(folder, mode, dialect=dialect, fused=fused, adapter=adapter)
+        model = load(folder, **wanted, say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True))
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
 
 

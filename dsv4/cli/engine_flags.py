@@ -1,10 +1,10 @@
-"""The flags of the engine, shared by the commands that run one."""
+"""The flags of the engine, shared by the commands that run one: each is an argument of `dsv4.load` too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from dsv4.config import Mode
+from dsv4.config import Mode, ModeChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +14,20 @@ class EngineFlags:
     Parameters
     ----------
     mode
-        Numerics: fp32 (exact), bf16, or release (quantised as released).
+        Numerics: auto (those of the folder's weights), fp32 (exact), bf16, or release (quantised as released).
     context
         Largest prompt plus answer in tokens. Default: the smaller of the model's and 131,072.
     memory
-        Budget of the cache: a size (8GiB) or a share of free memory (50%).
+        Budget of the cache: a size (8GiB) or a share of free memory (50%). Default: half of free memory, or less where
+        the weights need it.
     expert_memory
-        Memory of the routed experts: a size (20GiB) or a share of free memory. The other experts are read from the
-        checkpoint when they are chosen. Needs --mode release. Default: no limit.
+        Memory of the routed experts: a size (20GiB), a share of free memory, or all. The other experts are read from
+        the checkpoint when they are chosen. Needs quantised weights. Default: all, or what is left where they do not
+        fit.
+    threads
+        CPU threads. Default: all cores this process may use.
     sequences
-        Requests that run at the same time.
+        Requests that run at the same time. Default: 8 in a server, else 1.
     cache_dtype
         Storage of cached rows: fp32, bf16, or release (584 bytes an entry). Default: that of the mode.
     queue
@@ -50,11 +54,12 @@ class EngineFlags:
         Folder of a LoRA adapter to use on top of the model (`dsv4 sft --lora` makes one).
     """
 
-    mode: Mode = "fp32"
+    mode: ModeChoice = "auto"
     context: int | None = None
-    memory: str = "50%"
+    memory: str | None = None
     expert_memory: str | None = None
-    sequences: int = 8
+    threads: int | None = None
+    sequences: int | None = None
     cache_dtype: Mode | None = None
     queue: int = 1024
     windows: Literal["periodic", "full", "none"] = "periodic"
@@ -67,41 +72,43 @@ class EngineFlags:
     fused: bool | None = None
     adapter: Path | None = None
 
-    def options(self) -> dict[str, Any]:
-        """The arguments of dsv4.api.loading.load. Raises ValueError for a flag outside its range, before the model is
-        loaded."""
+    def options(self, sequences: int = 1) -> dict[str, Any]:
+        """The arguments of dsv4.api.loading.load. sequences: where the flag is not given. Raises ValueError for a flag
+        outside its range, before the model is loaded."""
         from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.flags import at_least
         from dsv4.encoding import dialect_named
-        from dsv4.engine.memory import check_budget
+        from dsv4.planning.memory import ALL, check_budget, parse_memory
 
         if self.dialect is not None:
             dialect_named(self.dialect)
-        at_least(1, context=self.context, sequences=self.sequences, queue=self.queue)
-        memory = _size("--memory", self.memory)
-        check_budget("--memory", memory)
+        at_least(1, context=self.context, threads=self.threads, sequences=self.sequences, queue=self.queue)
+        memory, experts = self.memory, self.expert_memory
+        if memory is not None:
+            memory = parse_memory(memory, "--memory")
+            check_budget("--memory", memory)
+        if experts not in (None, ALL):
+            experts = parse_memory(experts, "--expert-memory")
         return {
             "mode": self.mode,
             "context_length": self.context,
             "memory": memory,
-            "expert_memory": None if self.expert_memory is None else _size("--expert-memory", self.expert_memory),
-            "sequences": self.sequences,
+            "expert_memory": experts,
+            "threads": self.threads,
+            "sequences": self.sequences or sequences,
             "cache_dtype": self.cache_dtype,
             "queue": self.queue,
             "reuse": ReusePolicy(self.windows, self.interval, self.snapshots),
             "prefix_folder": self.prefix_dir,
-            "prefix_bytes": _size("--prefix-disk", self.prefix_disk),
+            "prefix_bytes": parse_memory(self.prefix_disk, "--prefix-disk"),
             "dialect": self.dialect,
             "speculate": self.speculate,
             "fused": self.fused,
             "adapter": self.adapter,
         }
 
-
-def _size(flag: str, text: str) -> int:
-    from dsv4.engine.memory import parse_memory
-
-    try:
-        return parse_memory(text)
-    except ValueError as error:
-        raise ValueError(f"{flag}{str(error).removeprefix('memory')}") from None
+    def refuse(self, command: str, *names: str) -> None:
+        """Raise ValueError for a flag of `names` that was given to a command that has no use for it."""
+        for field in fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise ValueError(f"--{field.name.replace('_', '-')} has no meaning for `{command}`")

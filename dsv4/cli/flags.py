@@ -1,5 +1,6 @@
 """Checks of flags that several commands share, before the model is loaded. The messages name the flag as typed."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,10 @@ def writable(flag: str, file: Path | None, suffix: str = "") -> None:
         raise ValueError(f"{flag}: {file} is a folder")
     if not file.parent.is_dir():
         raise ValueError(f"{flag}: there is no folder {file.parent}")
+
+
+def to_stderr(line: str) -> None:
+    """Show a line for the user, beside the output."""
+    from dsv4.observe import printable
+
+    print(printable(line), file=sys.stderr, flush=True)

@@ -2,15 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dsv4.cli.flags import check_sampling
+from cyclopts import Parameter
+
+from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.flags import check_sampling, to_stderr
 from dsv4.cli.reading_experts import until_first
-from dsv4.config import Mode
 from dsv4.observe import printable
 
 if TYPE_CHECKING:
     from dsv4.api.local_model import LocalModel
+
+DEFAULT_ENGINE = EngineFlags()
 
 
 def generate(
@@ -24,10 +28,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
-    mode: Mode = "fp32",
-    dialect: str | None = None,
-    fused: bool | None = None,
-    adapter: Path | None = None,
+    engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
 ) -> None:
     """Continue a prompt. The answer goes to stdout; Ctrl-C stops it.
 
@@ -51,22 +52,15 @@ def generate(
         Same seed, same text.
     stop
         Text that ends the answer; repeatable.
-    mode
-        fp32, bf16, or release (the released quantised numerics).
-    dialect
-        With --chat: dialect of the prompt, v4, v4-0731 or v4.1. Default: the folder's own.
-    fused
-        Run each step as one native call, or with --no-fused op by op; the same bits. Default: fused where possible.
-    adapter
-        Folder of a LoRA adapter to use on top of the model.
     """
     options = check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if "" in stop:
         raise ValueError("--stop must not be empty")
     text = _text(prompt)
+    wanted = engine.options()
     from dsv4.api.loading import load
 
-    model = load(folder, mode, dialect=dialect, fused=fused, adapter=adapter)
+    model = load(folder, **wanted, say=to_stderr)
     if chat:
         return _answer(model, text, thinking, {**options, "stop": stop})
     for piece in until_first(model.generate_pieces(text, stop=stop, **options)):

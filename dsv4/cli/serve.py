@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.flags import to_stderr
 from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.reading_experts import in_log, reading_told
 from dsv4.cli.server_flags import ServerFlags
@@ -50,7 +51,7 @@ def serve(
         Port to listen on; 0 takes a free one.
     """
     began = time.perf_counter()
-    options, settings = engine.options(), server.settings(host)
+    options, settings = engine.options(sequences=8), server.settings(host)
     # SIGTERM ends the server like Ctrl-C, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model is loaded, so that a wrong address is reported at once
@@ -59,7 +60,7 @@ def serve(
         from dsv4.server import create_app
 
         ledger = server.open_ledger()
-        model = load(folder, **options)
+        model = load(folder, **options, say=to_stderr)
         gc.collect()
         gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
         print(model.memory_text(), file=sys.stderr, flush=True)

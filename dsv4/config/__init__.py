@@ -13,7 +13,7 @@ from dsv4.config.model import (
     tail_length,
     tail_rows,
 )
-from dsv4.config.modes import Mode
+from dsv4.config.modes import Mode, ModeChoice
 
 __all__ = [
     "CSA_RATIO",
@@ -22,6 +22,7 @@ __all__ = [
     "DSpark",
     "LayerSpec",
     "Mode",
+    "ModeChoice",
     "ModelConfig",
     "Routing",
     "Yarn",

@@ -3,9 +3,16 @@
 from typing import Literal, get_args
 
 Mode = Literal["fp32", "bf16", "release"]
+ModeChoice = Literal["auto", "fp32", "bf16", "release"]  # auto: the mode of the folder's weights
 
 
 def check_mode(name: str) -> None:
     """Raise ValueError unless this is one of the names."""
     if name not in get_args(Mode):
         raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {name!r}")
+
+
+def check_choice(name: str) -> None:
+    """Raise ValueError unless this is "auto" or one of the names."""
+    if name not in get_args(ModeChoice):
+        raise ValueError(f"mode must be one of {', '.join(get_args(ModeChoice))}, got {name!r}")

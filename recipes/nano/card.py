@@ -53,7 +53,7 @@ def _write(file: Path, text: str) -> None:
 
 def card(run: Path, folder: Path, said: list[list[str]]) -> str:
     """The model card, README.md of the folder."""
-    model = dsv4.load(folder, context_length=8192)
+    model = dsv4.load(folder, "fp32", context_length=8192)
     rows: dict[str, Any] = _rows(run / "grade" / FIGURES)
     counts = parameters(model.config)
     missing = [f"{bar.row}, {bar.mode}" for bar in missed(rows)]

@@ -13,11 +13,11 @@ from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
 
 FLAGS = {
-    "chat": "folder thinking effort system max_tokens temperature top_p seed mode dialect fused adapter",
+    "chat": "folder thinking effort system max_tokens temperature top_p seed engine",
     "serve": "folder host port server engine",
     "usage": "ledger since key json",
     "pull": "name dir revision source include exclude workers force dry_run",
-    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop mode dialect fused adapter",
+    "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop engine",
     "render": "file dialect model tokens",
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume",
@@ -27,14 +27,14 @@ FLAGS = {
     "grpo": "recipe set folder live track export threads steps device",
     "recipe": "name folder stage set device dry_run",
     "distill": "recipe set folder live track export threads steps device",
-    "bench": "folder of contexts decode peer long json plot mode fused",
+    "bench": "folder of contexts decode peer long json plot engine",
     "completion": "shell install",
 }
 
 
 ENGINE_FLAGS = (
-    "mode context memory expert_memory sequences cache_dtype queue windows interval snapshots prefix_dir prefix_disk "
-    "dialect speculate fused adapter"
+    "mode context memory expert_memory threads sequences cache_dtype queue windows interval snapshots prefix_dir "
+    "prefix_disk dialect speculate fused adapter"
 )
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices"

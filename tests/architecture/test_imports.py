@@ -22,9 +22,10 @@ ALLOWED: dict[str, set[str]] = {
     "server": {"answer", "generation", "encoding", "observe"},
     "api": {
         "answer", "cache", "checkpoint", "config", "encoding", "engine", "files", "generation", "hub", "kernels",
-        "model", "server",
+        "model", "planning", "server",
     },
     "hub": {"checkpoint", "config", "files"},
+    "planning": {"cache", "checkpoint", "config", "kernels", "parameters"},
     "bench": {"api", "cache", "config", "generation", "kernels", "model", "parameters"},
     "model": {"config", "parameters", "kernels"},
     "cache": {"config", "kernels", "model", "files", "observe"},

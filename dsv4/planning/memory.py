@@ -1,17 +1,13 @@
-"""The division of a memory budget into pages, running sequences and snapshots, before anything is allocated."""
+"""Free memory, and sizes as users write them. No torch."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-
-from dsv4.cache import CacheSpec
+from typing import Literal
 
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "tb": 10**12}
-DEFAULT_SHARE = "50%"
 OVERCOMMIT = 1.25  # largest ratio of a budget to free memory: memory is committed when it is first written
-
-
+ALL: Literal["all"] = "all"  # of the routed experts: no limit
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -28,8 +24,8 @@ def check_budget(name: str, budget: int) -> None:
     free = _known_free()
     if free is not None and budget > OVERCOMMIT * free:
         raise ValueError(
-            f"{name} must be at most {_size(int(OVERCOMMIT * free))}, {OVERCOMMIT} times the {_size(free)} of memory "
-            f"that is free (in the machine, or under the limit of its container), got {_size(budget)}"
+            f"{name} must be at most {size_text(int(OVERCOMMIT * free))}, {OVERCOMMIT} times the {size_text(free)} of "
+            f"memory that is free (in the machine, or under the limit of its container), got {size_text(budget)}"
         )
 
 
@@ -64,62 +60,60 @@ def _container_room() -> int | None:
             continue
         here = root / path.lstrip("/")
         for folder in (here, *here.parents):
-            room = _room(folder / limit, folder / used)
+            room = _room(folder, limit, used)
             rooms += [] if room is None else [room]
             if folder == root:
                 break
     return min(rooms, default=None)
 
 
-def _room(limit: Path, used: Path) -> int | None:
+def _room(group: Path, limit: str, used: str) -> int | None:
+    """Bytes a group may still take. Files that the system keeps in memory count as used, but it drops them for others:
+    after a download into a container they fill its limit."""
     try:
-        most, taken = limit.read_text().strip(), used.read_text().strip()
+        most, taken = (group / limit).read_text().strip(), (group / used).read_text().strip()
     except OSError:
         return None
-    return max(0, int(most) - int(taken)) if most.isdigit() and int(most) < 2**60 else None
+    if not most.isdigit() or int(most) >= 2**60:
+        return None
+    return max(0, int(most) - int(taken) + min(_droppable(group), int(taken)))
 
 
-def parse_memory(text: str) -> int:
-    """Bytes of "8GiB", "500 MB" or "50%" (of free memory). Raises ValueError for anything else."""
+def _droppable(group: Path) -> int:
+    """Bytes of files that a group keeps in memory."""
+    try:
+        rows = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+    except OSError:
+        return 0
+    sizes = {row[0].removeprefix("total_"): int(row[1]) for row in rows if len(row) == 2}
+    return sizes.get("inactive_file", 0) + sizes.get("active_file", 0)
+
+
+def total_memory() -> int | None:
+    """Bytes of memory of the machine, whatever a container may use of it; None where the system does not tell."""
+    return _system("MemTotal:")
+
+
+def limited() -> bool:
+    """Whether the limit of a container leaves less than the machine has free."""
+    room, free = _container_room(), _system("MemAvailable:")
+    return room is not None and (free is None or room < free)
+
+
+def parse_memory(text: int | str, name: str = "memory") -> int:
+    """Bytes of "8GiB", "500 MB", "50%" (of free memory) or a number. Raises ValueError with `name` for anything
+    else."""
+    if isinstance(text, int) and text > 0:
+        return text
+    text = str(text)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*|%)\s*", text)
     if match and match[2] == "%" and 0 < float(match[1]) <= 100:
         return int(free_memory() * float(match[1]) / 100)
     if match and match[2].lower() in _UNITS and float(match[1]) > 0:
         return int(float(match[1]) * _UNITS[match[2].lower()])
-    raise ValueError(f"memory must be a size like 8GiB or a share of free memory like 50%, got {text!r}")
+    raise ValueError(f"{name} must be a size like 8GiB or a share of free memory like 50%, got {text!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
-    """The sizes that fit a budget. tokens: cached source tokens of all sequences and kept prefixes together."""
-
-    tokens: int
-    sequences: int
-    snapshots: int
-    bytes: int
-
-
-def plan_memory(spec: CacheSpec, budget: int, *, context_length: int, sequences: int, snapshots: int) -> MemoryPlan:
-    """Divide a budget: slots first, then pages for the rest, at most as many as all sequences and an equal number of
-    kept prefixes need at full context.
-
-    At most a third of the budget goes into snapshots. Raises ValueError naming both sizes when one sequence of
-    `context_length` tokens does not fit.
-    """
-    slot, page = spec.slot_bytes(), max(1, spec.page_bytes())
-    least = spec.total_bytes(spec.pages_for(context_length), 1)
-    if least > budget:
-        raise ValueError(
-            f"one sequence of {context_length:,} tokens needs {_size(least)} of cache, the memory budget is "
-            f"{_size(budget)}: raise --memory or lower --context"
-        )
-    spare = budget - least
-    extra = min(sequences - 1, spare // 3 // slot)
-    kept = min(snapshots, spare // 3 // slot)
-    left = budget - (1 + extra + kept) * slot
-    pages = min(left // page, 2 * sequences * spec.pages_for(context_length))
-    return MemoryPlan(pages * spec.page_tokens, 1 + extra, kept, spec.total_bytes(pages, 1 + extra + kept))
-
-
-def _size(count: int) -> str:
+def size_text(count: float) -> str:
+    """1.50 GiB, or MiB below one."""
     return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

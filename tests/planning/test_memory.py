@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from dsv4.cache import CacheSpec
-from dsv4.engine import memory
-from dsv4.engine.memory import check_budget, free_memory, parse_memory, plan_memory
+from dsv4.planning import memory
+from dsv4.planning.cache_budget import plan_cache
+from dsv4.planning.memory import check_budget, free_memory, parse_memory
 from dsv4.testing.tiny import tiny_config
 
 SPEC = CacheSpec(tiny_config(), "fp32")
@@ -64,7 +65,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("budget", [2**23, 2**24, 2**26, 2**30])
 def test_a_plan_keeps_its_budget_and_fits_one_context(budget: int) -> None:
-    plan = plan_memory(SPEC, budget, context_length=4096, sequences=8, snapshots=32)
+    plan = plan_cache(SPEC, budget, context_length=4096, sequences=8, snapshots=32)
     pages, slots = plan.tokens // SPEC.page_tokens, plan.sequences + plan.snapshots
     assert plan.bytes == SPEC.total_bytes(pages, slots) <= budget
     assert plan.tokens >= 4096
@@ -73,7 +74,7 @@ def test_a_plan_keeps_its_budget_and_fits_one_context(budget: int) -> None:
 
 
 def test_more_memory_is_never_less_of_anything() -> None:
-    plans = [plan_memory(SPEC, n * 2**21, context_length=2048, sequences=6, snapshots=9) for n in range(2, 40)]
+    plans = [plan_cache(SPEC, n * 2**21, context_length=2048, sequences=6, snapshots=9) for n in range(2, 40)]
     for one, more in pairwise(plans):
         assert more.sequences >= one.sequences
         assert more.snapshots >= one.snapshots
@@ -84,7 +85,7 @@ def test_a_budget_under_one_context_names_both_numbers() -> None:
     with pytest.raises(
         ValueError, match=r"one sequence of 1,000,000 tokens needs .* MiB of cache, the memory budget is 8.0 MiB"
     ):
-        plan_memory(SPEC, 2**23, context_length=1_000_000, sequences=1, snapshots=0)
+        plan_cache(SPEC, 2**23, context_length=1_000_000, sequences=1, snapshots=0)
 
 
 @pytest.mark.parametrize("version", [1, 2])
