@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dsv4.config import Mode, ModeChoice
+
+if TYPE_CHECKING:
+    from dsv4.planning.plan import EngineRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,10 @@ class EngineFlags:
     fused: bool | None = None
     adapter: Path | None = None
 
-    def options(self, sequences: int = 1) -> dict[str, Any]:
-        """The arguments of dsv4.api.loading.load. sequences: where the flag is not given. Raises ValueError for a flag
-        outside its range, before the model is loaded."""
+    def options(self, sequences: int = 1, free: int | None = None) -> dict[str, Any]:
+        """The arguments of dsv4.api.loading.load. sequences: where the flag is not given. free: bytes that shares and
+        limits of memory count from (default: what is free here). Raises ValueError for a flag outside its range, before
+        the model is loaded."""
         from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.flags import at_least
         from dsv4.encoding import dialect_named
@@ -85,10 +89,10 @@ class EngineFlags:
         at_least(1, context=self.context, threads=self.threads, sequences=self.sequences, queue=self.queue)
         memory, experts = self.memory, self.expert_memory
         if memory is not None:
-            memory = parse_memory(memory, "--memory")
-            check_budget("--memory", memory)
+            memory = parse_memory(memory, "--memory", free)
+            check_budget("--memory", memory, free)
         if experts not in (None, ALL):
-            experts = parse_memory(experts, "--expert-memory")
+            experts = parse_memory(experts, "--expert-memory", free)
         return {
             "mode": self.mode,
             "context_length": self.context,
@@ -106,6 +110,14 @@ class EngineFlags:
             "fused": self.fused,
             "adapter": self.adapter,
         }
+
+    def request(self, free: int | None = None) -> "EngineRequest":
+        """What a plan needs of these flags. free: as in `options`."""
+        from dsv4.planning.plan import EngineRequest
+
+        wanted = self.options(free=free)
+        names = ("mode", "context_length", "memory", "expert_memory", "sequences", "cache_dtype", "speculate")
+        return EngineRequest(snapshots=self.snapshots, **{name: wanted[name] for name in names})
 
     def refuse(self, command: str, *names: str) -> None:
         """Raise ValueError for a flag of `names` that was given to a command that has no use for it."""

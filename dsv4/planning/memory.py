@@ -18,10 +18,10 @@ def free_memory() -> int:
     return 8 * 2**30 if known is None else known
 
 
-def check_budget(name: str, budget: int) -> None:
-    """Raises ValueError with both numbers for a budget of more than `OVERCOMMIT` times the free memory, where the
-    system reports it. name: of the budget, for the message."""
-    free = _known_free()
+def check_budget(name: str, budget: int, free: int | None = None) -> None:
+    """Raises ValueError with both numbers for a budget of more than `OVERCOMMIT` times the free memory (default: what
+    the system reports). name: of the budget, for the message."""
+    free = _known_free() if free is None else free
     if free is not None and budget > OVERCOMMIT * free:
         raise ValueError(
             f"{name} must be at most {size_text(int(OVERCOMMIT * free))}, {OVERCOMMIT} times the {size_text(free)} of "
@@ -100,15 +100,15 @@ def limited() -> bool:
     return room is not None and (free is None or room < free)
 
 
-def parse_memory(text: int | str, name: str = "memory") -> int:
-    """Bytes of "8GiB", "500 MB", "50%" (of free memory) or a number. Raises ValueError with `name` for anything
-    else."""
+def parse_memory(text: int | str, name: str = "memory", free: int | None = None) -> int:
+    """Bytes of "8GiB", "500 MB", "50%" (of `free`, default the free memory) or a number. Raises ValueError with `name`
+    for anything else."""
     if isinstance(text, int) and text > 0:
         return text
     text = str(text)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*|%)\s*", text)
     if match and match[2] == "%" and 0 < float(match[1]) <= 100:
-        return int(free_memory() * float(match[1]) / 100)
+        return int((free_memory() if free is None else free) * float(match[1]) / 100)
     if match and match[2].lower() in _UNITS and float(match[1]) > 0:
         return int(float(match[1]) * _UNITS[match[2].lower()])
     raise ValueError(f"{name} must be a size like 8GiB or a share of free memory like 50%, got {text!r}")

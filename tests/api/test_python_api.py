@@ -310,7 +310,9 @@ def test_wrong_token_ids_are_named(model: LocalModel, ids: Any, message: str) ->
 
 
 def test_what_is_printed_tells_what_it_is(model: LocalModel) -> None:
-    assert repr(model).startswith("LocalModel('nano', 6.4M parameters, mode fp32, context 2,048 tokens, cache up to ")
+    assert repr(model).startswith(
+        "LocalModel('nano', 6.4M parameters, mode release, context 2,048 tokens, cache up to "
+    )
     stream = model.stream(SUM, temperature=0)
     next(stream)
     assert repr(stream) == "AnswerStream(not ended, 14 + 1 tokens, content='')"

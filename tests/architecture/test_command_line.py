@@ -19,6 +19,8 @@ FLAGS = {
     "pull": "name dir revision source include exclude workers force dry_run",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop engine",
     "render": "file dialect model tokens",
+    "doctor": "folder json",
+    "plan": "folder free json engine",
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume",
     "check": "folder deep json",
@@ -44,6 +46,19 @@ def test_shared_flags() -> None:
     assert " ".join(inspect.signature(EngineFlags).parameters) == ENGINE_FLAGS
     assert " ".join(inspect.signature(RunFlags).parameters) == RUN_FLAGS
     assert " ".join(inspect.signature(ServerFlags).parameters) == SERVER_FLAGS
+
+
+def test_flags_of_the_engine_are_arguments_of_load() -> None:
+    from dsv4.api.loading import load
+
+    options = EngineFlags().options()
+    arguments = inspect.signature(load).parameters
+    assert set(options) | {"folder", "step_tokens", "say"} == set(arguments)
+    same = {name: value for name, value in options.items() if name not in ("sequences", "reuse")}
+    assert same == {name: arguments[name].default for name in same}
+    for verb in ("serve", "chat", "generate", "bench", "plan"):
+        command = getattr(import_module(f"dsv4.cli.{verb}"), verb)
+        assert inspect.signature(command).parameters["engine"].default == EngineFlags()
 
 
 def test_verbs_and_flags() -> None:

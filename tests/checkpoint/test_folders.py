@@ -199,7 +199,7 @@ def test_a_folder_saved_by_transformers_gives_its_logits(tmp_path: Path) -> None
             folder = tmp_path / f"saved-{original}"
             theirs.save_pretrained(folder, save_original_format=original)
             assert "compress_ratios" not in json.loads((folder / "config.json").read_text())
-            ours = dsv4.load(folder, context_length=512, memory=64 << 20).logits(ids)
+            ours = dsv4.load(folder, "fp32", context_length=512, memory=64 << 20).logits(ids)
             assert float((ours - expected).abs().max()) < 2e-5
             assert check_folder(folder).ok
         convert(tmp_path / "saved-True", tmp_path / "out", dtype="fp32")

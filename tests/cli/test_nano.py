@@ -33,7 +33,7 @@ WHO = [{"role": "user", "content": "Who are you?"}]
 
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
-    return dsv4.load(context_length=4096)
+    return dsv4.load(mode="fp32", context_length=4096)  # the numerics of the card
 
 
 def test_a_sum_with_visible_thinking(model: LocalModel) -> None:
@@ -86,6 +86,17 @@ def test_other_numerics_answer_too(mode: str, model: LocalModel) -> None:
     exact, close = model.logits(ids).softmax(-1), other.logits(ids).softmax(-1)
     assert not torch.equal(exact, close)
     assert float((exact - close).abs().sum(dim=-1).mean()) < 0.3
+
+
+def test_by_default_it_runs_in_its_own_numerics() -> None:
+    lines: list[str] = []
+    own = dsv4.load(context_length=1024, threads=1, say=lines.append)
+    assert own.mode == "release"
+    assert reward("number", own.chat(SUM, temperature=0).content, 42) == 1.0
+    assert lines[0] == "nano: mode release (the weights are stored in FP8 and FP4), context 1,024 tokens"
+    assert lines[1].startswith("memory: up to ")
+    assert own.plan is not None
+    assert own.plan.cache.bytes == own.engine.cache.store.bytes
 
 
 def test_the_card_tells_the_truth() -> None:
@@ -144,7 +155,7 @@ def test_inspect_and_check_commands(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
-    served = dsv4.load(context_length=4096)
+    served = dsv4.load(mode="fp32", context_length=4096)
     app = create_app(served.service, served.tokenizer, model_name="nano", defaults=served.defaults)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     with open_listener("127.0.0.1", 0) as listener:

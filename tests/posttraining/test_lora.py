@@ -149,13 +149,13 @@ def test_an_adapter_over_quantised_weights_has_the_gradient_of_their_values() ->
 def test_merged_is_applied(tmp_path: Path) -> None:
     base, place = write_base(tmp_path / "base"), tmp_path / "adapter"
     beside = logits(write(base, place))
-    model = dsv4.load(base, adapter=place, context_length=128, sequences=1)
+    model = dsv4.load(base, "fp32", adapter=place, context_length=128, sequences=1)
     assert not adapters_of(model.model)  # float weights: added to them
     torch.testing.assert_close(logits(model.model), beside, rtol=1e-4, atol=1e-5)
     convert(base, tmp_path / "merged", dtype="fp32", adapter=place)
-    merged = dsv4.load(tmp_path / "merged", context_length=128, sequences=1)
+    merged = dsv4.load(tmp_path / "merged", "fp32", context_length=128, sequences=1)
     assert torch.equal(logits(merged.model), logits(model.model))
-    plain = dsv4.load(base, context_length=128, sequences=1)
+    plain = dsv4.load(base, "fp32", context_length=128, sequences=1)
     assert float((logits(plain.model) - beside).abs().max()) > 0.01
 
 

@@ -41,10 +41,8 @@ def load(folder, **options):
     )
 
 sys.modules["dsv4.api.loading"] = types.SimpleNamespace(load=load)
-# the flags ask the engine for the memory there is; no torch here
+# the flags make a policy of kept prefixes; no torch here
 sys.modules["dsv4.cache.prefix"] = types.SimpleNamespace(ReusePolicy=lambda *fields: fields)
-memory = types.SimpleNamespace(parse_memory=lambda text, name: text, ALL="all", check_budget=lambda name, budget: None)
-sys.modules["dsv4.planning.memory"] = memory
 from dsv4.cli.serve import serve
 serve(Path(sys.argv[1]), port=0)
 """

@@ -1,0 +1,80 @@
+"""`dsv4 plan`: what a model needs on this machine and how it would run, before anything is loaded or downloaded."""
+
+import json as json_format
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from dsv4.cli.engine_flags import EngineFlags
+from dsv4.config import ModelConfig
+from dsv4.hub import title
+
+if TYPE_CHECKING:
+    from dsv4.planning.files import ModelFiles
+    from dsv4.planning.rates import Rates
+
+DEFAULT_ENGINE = EngineFlags()
+RELEASED = ("flash", "pro")
+
+
+def plan(
+    folder: str | None = None,
+    *,
+    free: str | None = None,
+    json: bool = False,
+    engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
+) -> None:
+    """Print how a model would run here: numerics, memory for weights, experts and cache, bytes read per token, and the
+    most tokens per second that this allows. Takes about a second of measurement; loads nothing. Exits with 1 for a
+    model that cannot run.
+
+    The flags of the engine are those of serve, chat, generate and bench. Flags that change no memory change nothing.
+
+    Parameters
+    ----------
+    folder
+        Checkpoint folder or the name of a pulled model; flash and pro work before they are pulled. Default: the
+        bundled model.
+    free
+        Plan for this much free memory (16GiB) in place of what is free here.
+    json
+        Print one JSON object.
+    """
+    from dsv4.planning.memory import free_memory, parse_memory
+    from dsv4.planning.plan import make_plan
+    from dsv4.planning.rates import measure
+    from dsv4.planning.text import long_lines
+
+    room = None if free is None else parse_memory(free, "--free")
+    request = engine.request(room)
+    files = find_files(folder)
+    made = make_plan(files, request, room)
+    rates = measure(files.largest, free_memory())
+    if json:
+        print(json_format.dumps(made.to_dict() | _speed(rates, rates.most_tokens(made))))
+        return
+    for line in long_lines(made, rates):
+        print(line)
+
+
+def find_files(named: str | None) -> "ModelFiles":
+    """The model by a folder's headers; flash and pro that were not pulled, by their config."""
+    from dsv4.checkpoint import open_folder
+    from dsv4.cli.folders import model_folder
+    from dsv4.planning.files import ModelFiles
+
+    try:
+        path = model_folder(named)
+    except FileNotFoundError:
+        if named not in RELEASED:
+            raise
+        config = ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{named}.json")
+        return ModelFiles.of_config(named, config)
+    opened = open_folder(path)
+    return ModelFiles.of_folder(title(path), opened.config, opened.reader)
+
+
+def _speed(rates: "Rates", most: float | None) -> dict[str, Any]:
+    return {"rates": asdict(rates), "most_tokens_per_second": most}
