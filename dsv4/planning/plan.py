@@ -210,8 +210,10 @@ class _Division:
         if asked == ALL or fits or not suited or not native.available():
             return None, cache
         cache = self._cache(int(STREAMED_CACHE_SHARE * self.free))
-        least = max(self.least_experts, int(STREAMED_CACHE_SHARE * self.free))
-        return min(mapped, max(least, self.left - cache.bytes)), cache
+        room = self.left - cache.bytes
+        if room < 4 * self.least_experts:  # the other weights do not fit either, and are read again for every token
+            room = max(self.least_experts, int(STREAMED_CACHE_SHARE * self.free))
+        return min(mapped, room), cache
 
     def _check_limit(self, limit: int, suited: bool) -> None:
         if not suited:

@@ -1,6 +1,7 @@
 """Bytes of a model's weights once it is loaded: what is used in place from its files, and what loading converts."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,9 @@ class WeightBytes:
     """Bytes of weights in memory.
 
     mapped: used in place from the files, so the system can drop and read them again. made: converted by loading, so
-    they stay. Both without the routed experts, which are experts_mapped and experts_made. expert: one routed expert.
-    read, experts_read: what a token reads of dense weights and of its experts. quantised: the experts come with scales.
+    they stay. Both without the routed experts, which are experts_mapped and experts_made. expert: the largest routed
+    one. read, experts_read: what a token reads of dense weights and of its experts. quantised: the experts come with
+    scales.
     """
 
     mapped: int
@@ -35,8 +37,8 @@ def weight_bytes(files: ModelFiles, mode: Mode, *, predict: bool) -> WeightBytes
     """By the headers alone. predict: the prediction block runs too; otherwise its mapped weights are never read.
     Tensors that are missing count as nothing: loading names them."""
     config, totals = files.config, dict.fromkeys(("mapped", "made", "experts_mapped", "experts_made", "read"), 0)
-    routed = expert = 0
-    quantised = False
+    routed, quantised = 0, False
+    each: Counter[str] = Counter()  # bytes of every routed expert
     for parameter in parameter_table(config).values():
         if parameter.name not in files.specs:
             continue
@@ -49,13 +51,13 @@ def weight_bytes(files: ModelFiles, mode: Mode, *, predict: bool) -> WeightBytes
         totals["experts_made" if of_expert else "made"] += made
         if of_expert:
             routed += (mapped + made) * runs
-            if parameter.name.startswith("layers.0.ffn.experts.0."):
-                expert += mapped + made
-                quantised = quantised or is_quantized(files.specs[parameter.name])
+            each[parameter.name.rsplit(".", 2)[0]] += mapped + made
+            quantised = quantised or is_quantized(files.specs[parameter.name])
         elif runs and parameter.role is not Role.EMBEDDING and parameter.storage is not Storage.TABLE:
             totals["read"] += mapped + made
     chosen = routed * config.num_experts_per_tok // config.n_routed_experts
-    return WeightBytes(**totals, expert=expert, experts_read=chosen, quantised=quantised)
+    largest = max(each.values(), default=0)
+    return WeightBytes(**totals, expert=largest, experts_read=chosen, quantised=quantised)
 
 
 def _held(parameter: Parameter, files: ModelFiles, mode: Mode) -> tuple[int, int]:

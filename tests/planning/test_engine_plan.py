@@ -50,7 +50,7 @@ def test_auto_is_the_numerics_of_the_files(layout: str, mode: Mode, tmp_path: Pa
 
 
 def test_auto_avoids_numerics_that_the_shapes_forbid() -> None:
-    config = FLASH.config.with_changes(index_head_dim=100)
+    config = FLASH.config.with_changes(index_head_dim=144)
     chosen, why = choose_mode(config, FLASH.layout, FLASH.specs)
     assert chosen == "bf16"
     assert "index_head_dim must be a multiple of 32" in why
@@ -71,9 +71,8 @@ def test_bytes_of_weights_are_those_of_the_loaded_model(layout: str, mode: Mode,
             mapped += size
         else:
             made += size
-    rotary = sum(t.numel() * t.element_size() for t in (model.rotary.plain_P, model.rotary.long_P))
     assert planned.mapped + planned.experts_mapped == mapped
-    assert planned.made + planned.experts_made == made - rotary
+    assert planned.made + planned.experts_made == made
 
 
 def _maps() -> list[tuple[int, int]]:
@@ -203,6 +202,6 @@ def test_the_planned_peak_is_that_of_a_run(tmp_path: Path) -> None:
         config = tiny_config(**changes)
         save_checkpoint(tmp_path / name, config, tiny_model(config).state_dict(), LAYOUTS["fp32"])
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "small"), str(tmp_path / "large")]
-    planned, measured = map(int, subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.split())
+    planned, measured = map(int, subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout.split())
     assert planned > 100 << 20
     assert 0.5 * planned < measured < 1.1 * planned
