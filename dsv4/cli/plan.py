@@ -49,7 +49,7 @@ def plan(
 
     room = None if free is None else parse_memory(free, "--free")
     request = engine.request(room)
-    files = find_files(folder)
+    files = find_files(folder, draft=engine.speculate)
     made = make_plan(files, request, room)
     rates = measure(files.largest, free_memory())
     if json:
@@ -59,8 +59,9 @@ def plan(
         print(line)
 
 
-def find_files(named: str | None) -> "ModelFiles":
-    """The model by a folder's headers; flash and pro that were not pulled, by their config."""
+def find_files(named: str | None, *, draft: bool = False) -> "ModelFiles":
+    """The model by a folder's headers; flash and pro that were not pulled, by their config. draft: with the folder's
+    draft head, if it has one."""
     from dsv4.checkpoint import open_folder
     from dsv4.cli.folders import model_folder
     from dsv4.planning.files import ModelFiles
@@ -73,7 +74,8 @@ def find_files(named: str | None) -> "ModelFiles":
         config = ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{named}.json")
         return ModelFiles.of_config(named, config)
     opened = open_folder(path)
-    return ModelFiles.of_folder(title(path), opened.config, opened.reader)
+    config = opened.config.without_prediction() if opened.config.dspark and not draft else opened.config
+    return ModelFiles.of_folder(title(path), config, opened.reader)
 
 
 def _speed(rates: "Rates", most: float | None) -> dict[str, Any]:
