@@ -50,7 +50,7 @@ def test_auto_is_the_numerics_of_the_files(layout: str, mode: Mode, tmp_path: Pa
 
 
 def test_auto_avoids_numerics_that_the_shapes_forbid() -> None:
-    config = FLASH.config.with_changes(index_head_dim=144)
+    config = FLASH.config.with_changes(index_head_dim=16, qk_rope_head_dim=16)
     chosen, why = choose_mode(config, FLASH.layout, FLASH.specs)
     assert chosen == "bf16"
     assert "index_head_dim must be a multiple of 32" in why
