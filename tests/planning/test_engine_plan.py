@@ -177,6 +177,7 @@ def test_files_in_a_containers_memory_count_as_free(tmp_path: Path) -> None:
 
 MEASURED = """
 import sys, torch, dsv4
+from dsv4.bench.memory import peak_bytes, reset_peak
 from dsv4.generation import SamplingParams
 
 def use(folder):
