@@ -69,7 +69,14 @@ def measure(folder: Path, budget: int | None, tokens: int, *, cold: bool) -> dic
         from dsv4.generation import SamplingParams
         from dsv4.kernels.moe.residency import expert_counts
     with timed(row, "load"):
-        model = dsv4.load(folder, "release", expert_memory=budget, context_length=4096, memory=1 << 30, sequences=1)
+        model = dsv4.load(
+            folder,
+            "release",
+            expert_memory="all" if budget is None else budget,
+            context_length=4096,
+            memory=1 << 30,
+            sequences=1,
+        )
     row["loaded_file_bytes"] = memory_of("RssFile")
     engine = model.engine
     engine.ends = frozenset()
