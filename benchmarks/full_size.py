@@ -105,15 +105,15 @@ def shown(row: dict[str, Any]) -> str:
     return (
         f"| {budget} | {'cold' if row['cold'] else 'warm'} | {ready[0]:.1f} / {ready[1]:.1f} "
         f"| {row['first_cpu']:.1f} / {row['first_wall']:.1f} | {row['tokens_per_s']:.2f} "
-        f"| {row['decode_cpu'] / row['decode_wall'] * 100:.0f} % | {row['read_per_token'] / 1e6:,.0f} MB "
+        f"| {row['decode_cpu'] / row['tokens']:.3f} | {row['read_per_token'] / 1e6:,.0f} MB "
         f"| {row['hits'] * 100:.0f} % | {row['read_rate'] / 1e6:,.0f} of {row['disk_rate'] / 1e6:,.0f} MB/s "
         f"| {row['peak'] / 2**30:.1f} GiB |"
     )
 
 
 HEAD = (
-    "| budget | page cache | ready, cpu / wall s | first token, cpu / wall s | tok/s | cpu | read a token | hits "
-    "| disk | peak |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    "| budget | page cache | ready, cpu / wall s | first token, cpu / wall s | tok/s | cpu s a token "
+    "| read a token | hits | disk | peak |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
 
