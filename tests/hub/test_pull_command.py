@@ -38,9 +38,9 @@ def run(hub: SmallHub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_killed_pull_goes_on_and_its_name_works_in_every_verb(nano_hub: SmallHub, caches: Path) -> None:
-    nano_hub.seconds_per_mib = 2.0
+    nano_hub.seconds_per_mib = 20
     with subprocess.Popen([sys.executable, "-m", "dsv4.cli", "pull", NAME], env=environment(nano_hub)) as killed:
-        while nano_hub.sent < 3 << 20 and killed.poll() is None:
+        while nano_hub.sent < 2 << 20 and killed.poll() is None:
             time.sleep(0.02)
         killed.kill()
     assert killed.returncode < 0
