@@ -27,6 +27,7 @@ from dsv4.generation import SamplingDefaults
 from dsv4.hub import title
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import limit_experts
+from dsv4.model.device import choose_device, describe_device, free_card_memory
 from dsv4.model.layers import MODES, walk
 from dsv4.model.lora import attach_adapter, merge_adapters
 from dsv4.model.transformer import Transformer
@@ -46,6 +47,7 @@ def load(
     context_length: int | None = None,
     memory: int | str | None = None,
     expert_memory: int | str | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     sequences: int = 8,
     cache_dtype: CacheDtype | None = None,
@@ -64,7 +66,8 @@ def load(
     `owner/name`); None = the bundled model.
 
     mode, context_length, memory, expert_memory, cache_dtype: as in dsv4.planning.plan.EngineRequest; sizes are bytes or
-    texts like "8GiB" and "50%". threads: of torch, in this process. prefix_folder: where prefixes are kept after the
+    texts like "8GiB" and "50%". device: "cpu", "cuda" (a card; not run on one yet), "cuda:N", or "auto" (a card where
+    there is one). threads: of torch, in this process. prefix_folder: where prefixes are kept after the
     process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder.
     speculate: draft with the folder's prediction block or draft head, which is loaded for this only. adapter: folder of
     a LoRA adapter; beside quantised weights its steps run op by op. say: is called with the lines of the plan before
@@ -76,14 +79,16 @@ def load(
     path, reuse = model_folder(folder), reuse or ReusePolicy()
     config, reader, defaults = _open(path, draft=speculate)
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
-    sizes = _budget(memory), _limit(expert_memory)
+    place = choose_device(device)
+    free = None if place.type == "cpu" else free_card_memory(place)
+    sizes = _budget(memory, free), _limit(expert_memory)
     request = EngineRequest(
-        mode, context_length, *sizes, sequences, reuse.snapshots, cache_dtype, step_tokens, speculate
+        mode, context_length, *sizes, sequences, reuse.snapshots, cache_dtype, step_tokens, speculate, str(place)
     )
-    plan = plan_folder(title(path), config, reader, request, say)
-    model, adapted = _model(config, reader, plan.mode, adapter)
+    plan = plan_folder(title(path), config, reader, request, say, free)
+    model, adapted = _model(config, reader, plan.mode, adapter, place)
     _limit_experts(model, reader, plan.expert_memory)
-    settings = plan.mode, plan.cache_dtype, reuse.windows, speculate, adapted
+    settings = plan.mode, plan.cache_dtype, reuse.windows, speculate, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
     options = {"step_tokens": step_tokens, "speculate": speculate, "queue": queue, "fused": fused}
     engine = _engine(model, plan, reuse, disk, tokenizer, options)
@@ -91,24 +96,31 @@ def load(
 
 
 def plan_folder(
-    name: str, config: ModelConfig, reader: CheckpointReader, request: EngineRequest, say: Callable[[str], None] | None
+    name: str,
+    config: ModelConfig,
+    reader: CheckpointReader,
+    request: EngineRequest,
+    say: Callable[[str], None] | None,
+    free: int | None = None,
 ) -> EnginePlan:
-    """The plan of a folder, told in a few lines. The machine is measured only for models that take long to load."""
+    """The plan of a folder, told in a few lines. The machine is measured only for models that take long to load. free:
+    of the card that the request names."""
     files = ModelFiles.of_folder(name, config, reader)
-    plan = make_plan(files, request)
+    plan = make_plan(files, request, free)
     if say is not None:
-        rates = measure(files.largest, plan.free) if plan.stored >= PROBED else None
+        rates = measure(files.largest, plan.free) if plan.stored >= PROBED and not request.on_card else None
         for line in short_lines(plan, rates):
             say(line)
     return plan
 
 
 def _model(
-    config: ModelConfig, reader: CheckpointReader, mode: Mode, adapter: str | Path | None
+    config: ModelConfig, reader: CheckpointReader, mode: Mode, adapter: str | Path | None, place: torch.device
 ) -> tuple[Transformer, str | None]:
-    """The folder's model, with an adapter on it; the adapter's digest."""
+    """The folder's model on a device, with an adapter on it; the adapter's digest."""
     with torch.device("meta"):
-        model = Transformer(config, MODES[mode], stored_experts=adapter is None)
+        # tables of experts lie in the files, which a card cannot read
+        model = Transformer(config, MODES[mode], stored_experts=adapter is None and place.type == "cpu")
     load_into(model, config, reader, mode)
     added = None if adapter is None else read_adapter(adapter, config)
     if added is not None:
@@ -119,7 +131,8 @@ def _model(
         for parameter in module._parameters.values():
             if parameter is not None:
                 parameter.requires_grad_(False)
-    return model.eval(), None if added is None else added.digest
+    model = model.eval() if place.type == "cpu" else model.eval().to(place)
+    return model, None if added is None else added.digest
 
 
 def _engine(
@@ -143,11 +156,11 @@ def _engine(
     )
 
 
-def _budget(memory: int | str | None) -> int | None:
+def _budget(memory: int | str | None, free: int | None) -> int | None:
     if memory is None:
         return None
-    budget = parse_memory(memory)
-    check_budget("memory", budget)
+    budget = parse_memory(memory, free=free)
+    check_budget("memory", budget, free)
     return budget
 
 

@@ -23,6 +23,7 @@ from dsv4.engine.shared import SharedEngine
 from dsv4.generation import FinishReason, RequestOptions, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.kernels import native
 from dsv4.model.accounting import parameters
+from dsv4.model.device import describe_device
 from dsv4.model.layers import MODES
 from dsv4.model.transformer import Transformer
 from dsv4.planning.plan import EnginePlan
@@ -69,9 +70,11 @@ class LocalModel:
         store, engine = self.engine.cache.store, self.engine
         tokens = store.pages.count * store.spec.page_tokens
         kept = engine.cache.prefixes.policy.snapshots
+        device = self.model.device
+        kernels = native.describe() if device.type == "cpu" else f"plain torch on {describe_device(device)}"
         return (
             f"cache: up to {store.bytes / 2**20:,.0f} MiB for {tokens:,} tokens ({store.spec.dtype} rows) in "
-            f"{engine.sequences} running sequences and {kept} kept prefixes; kernels: {native.describe()}; "
+            f"{engine.sequences} running sequences and {kept} kept prefixes; kernels: {kernels}; "
             f"steps: {engine.runner.describe()}"
         )
 
@@ -222,7 +225,7 @@ class LocalModel:
         return self._shared.generate(prompt, params, options)
 
     def logits(self, token_ids: TokenIds) -> Tensor:
-        """Next-token logits of every position, [T, V] fp32, in one forward pass without a cache.
+        """Next-token logits of every position, [T, V] fp32 on the model's device, in one forward pass without a cache.
 
         token_ids: a list, a tensor or an array of T ids. Raises ValueError for anything else.
         """

@@ -26,7 +26,7 @@ class Speed:
     prefill_rate: float
     decode_rate: float
     cache_bytes: int
-    peak_bytes: int = 0  # of the process while this row ran
+    peak_bytes: int = 0  # of the process, or of its tensors on a card, while this row ran
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,7 +64,7 @@ class Ours:
         params = SamplingParams(max_tokens=decode + 1, temperature=0)
         spec = self.model.engine.cache.store.spec
         times = [time.perf_counter()]
-        reset_peak()
+        reset_peak(self.model.model.device)
         for event in self.model.engine.generate(prompt, params, RequestOptions(progress=progress is not None)):
             if event.token is not None:
                 times.append(time.perf_counter())
@@ -74,7 +74,7 @@ class Ours:
         size = spec.total_bytes(spec.pages_for(context), 1)
         rate = decode / (times[-1] - times[1])
         prefill = context / (times[1] - times[0])
-        return Speed(self.name, self.model.mode, context, prefill, rate, size, peak_bytes())
+        return Speed(self.name, self.model.mode, context, prefill, rate, size, peak_bytes(self.model.model.device))
 
 
 class Transformers:

@@ -27,6 +27,8 @@ class EngineFlags:
         Memory of the routed experts: a size (20GiB), a share of free memory, or all. The other experts are read from
         the checkpoint when they are chosen. Needs quantised weights. Default: all, or what is left where they do not
         fit.
+    device
+        Where the model computes: cpu, cuda (a card; not run on one yet), cuda:N, or auto (a card where there is one).
     threads
         CPU threads. Default: all cores this process may use.
     sequences
@@ -61,6 +63,7 @@ class EngineFlags:
     context: int | None = None
     memory: str | None = None
     expert_memory: str | None = None
+    device: str = "cpu"
     threads: int | None = None
     sequences: int | None = None
     cache_dtype: Mode | None = None
@@ -87,6 +90,7 @@ class EngineFlags:
         if self.dialect is not None:
             dialect_named(self.dialect)
         at_least(1, context=self.context, threads=self.threads, sequences=self.sequences, queue=self.queue)
+        free = self.card[1] if free is None else free
         memory, experts = self.memory, self.expert_memory
         if memory is not None:
             memory = parse_memory(memory, "--memory", free)
@@ -98,6 +102,7 @@ class EngineFlags:
             "context_length": self.context,
             "memory": memory,
             "expert_memory": experts,
+            "device": self.device,
             "threads": self.threads,
             "sequences": self.sequences or sequences,
             "cache_dtype": self.cache_dtype,
@@ -111,13 +116,24 @@ class EngineFlags:
             "adapter": self.adapter,
         }
 
+    @property
+    def card(self) -> tuple[str, int | None]:
+        """The device that --device means, and the free bytes of a card; None for the CPU. Raises ValueError for a card
+        that cannot be used."""
+        if self.device == "cpu":
+            return self.device, None
+        from dsv4.model.device import choose_device, free_card_memory
+
+        device = choose_device(self.device, "--device")
+        return str(device), None if device.type == "cpu" else free_card_memory(device)
+
     def request(self, free: int | None = None) -> "EngineRequest":
         """What a plan needs of these flags. free: as in `options`."""
         from dsv4.planning.plan import EngineRequest
 
         wanted = self.options(free=free)
         names = ("mode", "context_length", "memory", "expert_memory", "sequences", "cache_dtype", "speculate")
-        return EngineRequest(snapshots=self.snapshots, **{name: wanted[name] for name in names})
+        return EngineRequest(snapshots=self.snapshots, device=self.card[0], **{name: wanted[name] for name in names})
 
     def refuse(self, command: str, *names: str) -> None:
         """Raise ValueError for a flag of `names` that was given to a command that has no use for it."""

@@ -47,13 +47,15 @@ def plan(
     from dsv4.planning.rates import measure
     from dsv4.planning.text import long_lines
 
-    room = None if free is None else parse_memory(free, "--free")
+    room = engine.card[1] if free is None else parse_memory(free, "--free")
     request = engine.request(room)
     files = find_files(folder, draft=engine.speculate)
     made = make_plan(files, request, room)
-    rates = measure(files.largest, free_memory())
+    # what is measured is the CPU's memory, which says nothing of a card
+    rates = None if request.on_card else measure(files.largest, free_memory())
     if json:
-        print(json_format.dumps(made.to_dict() | _speed(rates, rates.most_tokens(made))))
+        speed = {} if rates is None else _speed(rates, rates.most_tokens(made))
+        print(json_format.dumps(made.to_dict() | speed))
         return
     for line in long_lines(made, rates):
         print(line)

@@ -23,6 +23,8 @@ USABLE = 0.95  # share of free memory that a plan uses
 CACHE_SHARE = 0.5  # of free memory, where all weights fit beside it
 STREAMED_CACHE_SHARE = 0.125  # of free memory, where the experts need the rest
 CONTEXTS = (65_536, 32_768, 8_192, 2_048)  # that a refusal suggests
+CARD_WORK = 4  # plain torch keeps more between operations than a native step: a guess from above, not measured
+ON_CARD = "expert_memory: native kernels read experts from disk, and they run on the CPU; leave it out on a card"
 UNSUITED = "expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts"
 
 
@@ -35,7 +37,8 @@ class EngineRequest:
     model's and 131,072. memory: bytes of the cache; default half of what is free, or less where the weights need it.
     expert_memory: bytes of the routed experts, "all" for no limit; default no limit where they fit beside the rest,
     else what is left, and the other experts are read from the checkpoint as they are chosen. cache_dtype: default that
-    of the mode. sequences, snapshots, step_tokens, speculate: as in dsv4.engine.Engine.
+    of the mode. sequences, snapshots, step_tokens, speculate: as in dsv4.engine.Engine. device: "cpu", or the name of a
+    card (cuda:0), in whose memory everything lies.
     """
 
     mode: ModeChoice = "auto"
@@ -47,6 +50,12 @@ class EngineRequest:
     cache_dtype: CacheDtype | None = None
     step_tokens: int = 512
     speculate: bool = False
+    device: str = "cpu"
+
+    @property
+    def on_card(self) -> bool:
+        """Whether the model computes on a card."""
+        return self.device != "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,7 @@ class EnginePlan:
     working: int
     free: int
     container: bool
+    device: str = "cpu"
 
     @property
     def fixed(self) -> int:
@@ -126,8 +136,10 @@ class EnginePlan:
 
 
 def make_plan(files: ModelFiles, request: EngineRequest, free: int | None = None) -> EnginePlan:
-    """Decide what `request` leaves open for `free` bytes of memory (default: what the machine has). Raises ValueError
-    with the numbers for a model that cannot run in them."""
+    """Decide what `request` leaves open for `free` bytes of memory (default: what the machine has; for a card, of its
+    memory, which must be given). Raises ValueError with the numbers for a model that cannot run in them."""
+    if request.on_card and free is None:
+        raise ValueError(f"free: the memory of {request.device} must be given")
     known = free_memory() if free is None else free
     plan, needed = _plan(files, request, known, free is None and limited())
     if needed <= known:
@@ -142,10 +154,14 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
     mode: Mode = chosen if request.mode == "auto" else request.mode
     check_shapes(config, release_numerics=mode == "release")
     context = request.context_length or min(DEFAULT_CONTEXT, config.max_position_embeddings)
-    weights = weight_bytes(files, mode, predict=request.speculate)
+    weights = weight_bytes(files, mode, predict=request.speculate or request.on_card)
     rows = max(request.sequences, 8) * (1 + request.speculate)
     working = workspace_bytes(config, mode, tokens=request.step_tokens, rows=rows, context=context)
     working += TENSOR_BYTES * len(files.specs)
+    if request.on_card:
+        if request.expert_memory not in (None, ALL):
+            raise ValueError(ON_CARD)
+        weights, working = weights.copied(), CARD_WORK * working
     spec = CacheSpec(config, request.cache_dtype or mode)
     division = _Division(request, weights, spec, context, working, free)
     expert_memory, cache = division.shares()
@@ -164,7 +180,10 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
         working=working,
         free=free,
         container=container,
+        device=request.device,
     )
+    if request.on_card:  # which commits memory at once, the cache's too
+        return plan, plan.fixed
     return plan, division.fixed + division.least_cache + (0 if expert_memory is None else division.least_experts)
 
 
@@ -242,6 +261,7 @@ def _refusal(files: ModelFiles, request: EngineRequest, plan: EnginePlan, needed
     weights = plan.weights.made + plan.weights.experts_made
     parts = f"weights {size_text(weights)}, working memory {size_text(plan.working)}, the rest cache and experts"
     where = "under the limit of the container" if plan.container else "in the machine"
+    where = f"on {plan.device}" if request.on_card else where
     text = (
         f"{plan.model} does not fit: mode {plan.mode} with a context of {plan.context:,} tokens needs "
         f"{size_text(needed)} of memory ({parts}), and {size_text(plan.free)} are free {where}"

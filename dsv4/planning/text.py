@@ -21,8 +21,8 @@ def short_lines(plan: EnginePlan, rates: Rates | None) -> list[str]:
     return lines + notes(plan)
 
 
-def long_lines(plan: EnginePlan, rates: Rates) -> list[str]:
-    """All of a plan, one fact a line."""
+def long_lines(plan: EnginePlan, rates: Rates | None) -> list[str]:
+    """All of a plan, one fact a line; the bound on speed where rates were measured."""
     w, cache = plan.weights, plan.cache
     dense = f"{size_text(w.mapped + w.made)}: {size_text(w.mapped)} used in place, {size_text(w.made)} converted"
     rows = [
@@ -40,7 +40,8 @@ def long_lines(plan: EnginePlan, rates: Rates) -> list[str]:
         ("token", f"reads {size_text(plan.read_per_token)} of weights, {size_text(plan.disk_per_token)} from disk"),
     ]
     lines = [f"{name:<8} {text}" for name, text in rows]
-    return [*lines, _speed(plan, rates).replace("speed: ", f"{'speed':<8} "), *notes(plan)]
+    speed = [] if rates is None else [_speed(plan, rates).replace("speed: ", f"{'speed':<8} ")]
+    return [*lines, *speed, *notes(plan)]
 
 
 def notes(plan: EnginePlan) -> list[str]:
@@ -58,7 +59,8 @@ def notes(plan: EnginePlan) -> list[str]:
 
 
 def _free(plan: EnginePlan) -> str:
-    return f"{size_text(plan.free)} free" + (" (limit of the container)" if plan.container else "")
+    where = f" on {plan.device}" if plan.device != "cpu" else ""
+    return f"{size_text(plan.free)} free{where}" + (" (limit of the container)" if plan.container else "")
 
 
 def _experts(plan: EnginePlan) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +31,11 @@ class WeightBytes:
     read: int
     experts_read: int
     quantised: bool
+
+    def copied(self) -> "WeightBytes":
+        """The same where nothing is used in place from the files: in the memory of a card."""
+        made, experts = self.made + self.mapped, self.experts_made + self.experts_mapped
+        return replace(self, mapped=0, made=made, experts_mapped=0, experts_made=experts)
 
 
 def weight_bytes(files: ModelFiles, mode: Mode, *, predict: bool) -> WeightBytes:

@@ -35,8 +35,8 @@ FLAGS = {
 
 
 ENGINE_FLAGS = (
-    "mode context memory expert_memory threads sequences cache_dtype queue windows interval snapshots prefix_dir "
-    "prefix_disk dialect speculate fused adapter"
+    "mode context memory expert_memory device threads sequences cache_dtype queue windows interval snapshots "
+    "prefix_dir prefix_disk dialect speculate fused adapter"
 )
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices"
