@@ -70,6 +70,7 @@ def find(source: Source, repository: Repository, wishes: Wishes, watch: Watch) -
     if listing.repo != repository.name:
         watch.note(f"{repository.name} is called {listing.repo} now")
     files = tuple(file for file in listing.files if _is_wanted(file.name, wishes))
+    _check_paths(listing, files)
     names = {file.name for file in files}
     if "config.json" not in names or not any(is_weights(name) for name in names):
         raise HubError(f"{listing.repo} holds no model in safetensors files{_what_else(listing)}")
@@ -163,6 +164,15 @@ class _Job:
                     f"{what}: the repository itself has a broken file; another --revision may have a good one"
                 )
         self.store.keep(file)
+
+
+def _check_paths(listing: Listing, files: Iterable[RemoteFile]) -> None:
+    """Raise HubError for what a hub must not decide: places outside the folder, through names that become paths."""
+    parts = listing.commit.split("/")
+    parts += [part for file in files for part in (*file.name.split("/"), file.digest or "none")]
+    for part in parts:
+        if part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part:
+            raise HubError(f"{listing.repo}: the hub lists {part!r}, which is no name of a file: is it to be trusted?")
 
 
 def is_weights(name: str) -> bool:

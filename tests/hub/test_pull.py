@@ -9,6 +9,8 @@ from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -16,7 +18,7 @@ from dsv4.api.folders import model_folder
 from dsv4.hub.download import Watch
 from dsv4.hub.names import Repository
 from dsv4.hub.pull import find, pull
-from dsv4.hub.sources import HubError
+from dsv4.hub.sources import HubError, Listing, RemoteFile, Source
 from tests.hub.conftest import SOON, TINY, Screen
 from tests.hub.small_hub import COMMIT, Fault, SmallHub, small_model, weights
 
@@ -248,6 +250,22 @@ def test_the_token_goes_to_the_hub_and_not_to_its_storage(
     pull(HuggingFace(hub.url), TINY, SOON, screen)
     assert {request.token for request in hub.asked("/resolve/")} == {"Bearer hf_secret"}
     assert {request.token for request in hub.asked("/cdn/")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("commit", "name", "digest"),
+    [
+        ("../../evil", "config.json", "abc"),
+        (COMMIT, "config.json", "../../evil"),
+        (COMMIT, "inference/../../evil", "abc"),
+        (COMMIT, "/etc/evil", "abc"),
+    ],
+)
+def test_a_hub_cannot_name_places_outside_the_folder(commit: str, name: str, digest: str, screen: Screen) -> None:
+    listing = Listing(TINY.name, commit, (RemoteFile(name, 1, "sha256", digest),))
+    hostile = cast(Source, SimpleNamespace(default_revision="main", url="hub", listing=lambda *asked: listing))
+    with pytest.raises(HubError, match="which is no name of a file"):
+        pull(hostile, TINY, replace(SOON, include=(name,)), screen)
 
 
 def _without(name: str) -> Callable[[dict[str, bytes]], None]:
