@@ -23,7 +23,7 @@ RUN uv pip install --python /opt/dsv4 --no-deps . \
 
 FROM python:${PYTHON}
 COPY --from=build /opt/dsv4 /opt/dsv4
-RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin dsv4 \
+RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin dsv4 \
     && install -d -o dsv4 -g dsv4 /data && install -d /models
 ENV PATH=/opt/dsv4/bin:$PATH XDG_DATA_HOME=/data XDG_CACHE_HOME=/data/cache PYTHONDONTWRITEBYTECODE=1
 USER 10001

@@ -66,9 +66,9 @@ def test_the_bundled_model_answers_as_in_the_checkout(installed: Installed) -> N
     flags = ("--prompt", "What is 17 + 25?", "--chat", "--temperature", "0", "--max-tokens", "16")
     done = installed.run("dsv4", "generate", *flags)
     assert done.returncode == 0, done.stderr
-    here = subprocess.run(
-        [sys.executable, "-m", "dsv4.cli", "generate", *flags], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "dsv4.cli", "generate", *flags]
+    here = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert here.returncode == 0, here.stderr
     assert done.stdout == here.stdout
     assert done.stdout.strip()
 
