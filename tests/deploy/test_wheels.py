@@ -63,7 +63,7 @@ def installed(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def test_the_bundled_model_answers_as_in_the_checkout(installed: Installed) -> None:
-    flags = ("--prompt", "What is 17 + 25?", "--chat", "--temperature", "0", "--max-tokens", "16")
+    flags = ("--prompt", "What is 17 + 25?", "--chat", "--temperature", "0", "--max-tokens", "64")
     done = installed.run("dsv4", "generate", *flags)
     assert done.returncode == 0, done.stderr
     command = [sys.executable, "-m", "dsv4.cli", "generate", *flags]
