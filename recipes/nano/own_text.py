@@ -24,8 +24,9 @@ EFFORTS = {"high": 3.0, "non-think": 1.0}
 
 
 def document(rng: random.Random, codec: Tokenizer, path: str, length: int = 1024) -> Document:
-    """One of the file's answers after its prompt, of which the answer is learned; cut at `length` tokens."""
-    answer = rng.choice(_answers(path))
+    """One of the file's answers after its prompt, of which the answer is learned; cut at `length` tokens. Prompts that
+    leave no room for an answer are not drawn."""
+    answer = rng.choice([answer for answer in _answers(path) if len(answer["prompt"]) + 2 <= length])
     tokens = [*answer["prompt"], *answer["answer"]]
     learn = [0.0] * len(answer["prompt"]) + [1.0] * len(answer["answer"])
     return Document(tokens[:length], learn[:length])
