@@ -15,25 +15,11 @@ from dsv4.bench.kernels import Rate, in_turns, matmul_job, read_job
 from dsv4.bench.speed import Ours, random_prompt
 from dsv4.generation import SamplingParams
 from dsv4.model import accounting
-from dsv4.parameters import Role, parameter_table, weight_of
 
 STREAMS = (2, 4, 8)
 PROMPTS = (512, 4096)
 DECODED = 64
 ROUNDS = 3
-
-
-def bytes_per_token(model: LocalModel) -> float:
-    """Weight bytes one decoded token reads, as they lie in memory: chosen experts only, no embedding, no prediction."""
-    config, total = model.config, 0.0
-    known = parameter_table(config)
-    for name, p in model.model.named_parameters():
-        parameter = known.get(name) or known[weight_of(name)]
-        if parameter.role is Role.EMBEDDING or parameter.prediction:
-            continue
-        share = config.num_experts_per_tok / config.n_routed_experts if parameter.role is Role.EXPERT else 1.0
-        total += p.numel() * p.element_size() * share
-    return total
 
 
 def streams_rate(model: LocalModel, streams: int, prompt: int = 128, tokens: int = DECODED) -> float:
@@ -60,7 +46,8 @@ def model_rates(folder: Path, options: Mapping[str, Any]) -> tuple[str, Iterator
 
 def _rates(ours: Ours) -> Iterator[Rate]:
     model = ours.model
-    size, read = bytes_per_token(model), read_job()
+    assert model.plan is not None
+    size, read = model.plan.read_per_token, read_job()
     read.run()
     decode, sums = in_turns(ROUNDS, lambda: ours.run(PROMPTS[0], DECODED).decode_rate, read.rate)
     yield Rate(f"decode, {size / 1e6:,.0f} MB a token", decode * size / 1e9, sums, "GB/s")

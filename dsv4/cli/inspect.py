@@ -105,13 +105,12 @@ def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict
 
 def _layout(config: ModelConfig, folder: Path | None) -> "Layout":
     """What the folder's files hold, or without files what the config says."""
-    from dsv4.checkpoint import BF16, RELEASE, RELEASE_FP8, CheckpointReader, detect_layout
+    from dsv4.checkpoint import CheckpointReader, detect_layout
+    from dsv4.planning.files import layout_of
 
     if folder is not None and any(folder.glob("*.safetensors")):
         return detect_layout(CheckpointReader(folder), config)
-    if not config.quantized:
-        return BF16
-    return RELEASE_FP8 if config.expert_dtype == "fp8" else RELEASE
+    return layout_of(config)
 
 
 def plan_text(layers: list[dict[str, Any]]) -> str:

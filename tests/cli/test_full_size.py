@@ -58,6 +58,24 @@ def test_a_full_size_folder_is_in_order(folder: Path) -> None:
     print(f"{folder.name}: {report.bytes / 2**30:.2f} GiB")
 
 
+def test_a_full_size_model_runs_without_flags(folder: Path) -> None:
+    """What the plan says of it, an answer of two tokens with what the plan chose, and numerics that are refused."""
+    plan = json.loads(run("-m", "dsv4.cli", "plan", str(folder), "--json").stdout)
+    print({name: plan[name] for name in ("mode", "expert_memory", "peak", "free", "most_tokens_per_second")})
+    assert plan["mode"] == "release"
+    assert plan["experts"] == {"flash": 147_169_738_752, "pro": 822_054_223_872}[folder.name]
+    if plan["experts"] > plan["free"]:
+        assert plan["expert_memory"] < plan["free"]
+        assert plan["peak"] <= plan["free"]
+    done = run("-m", "dsv4.cli", "generate", str(folder), "--prompt", "Once", "--max-tokens", "2", "--temperature", "0")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"{folder.name}: mode release (the weights are stored in FP8 and FP4)" in done.stderr
+    refused = run("-m", "dsv4.cli", "generate", str(folder), "--prompt", "Once", "--mode", "fp32")
+    assert refused.returncode == 1
+    assert "does not fit: mode fp32" in refused.stderr
+    assert "--mode auto needs at least" in refused.stderr
+
+
 def test_sixteen_tokens_within_a_budget(folder: Path) -> None:
     budget = 4 << 30
     done = run("-m", "benchmarks.full_size", str(folder), "--row", "--expert-memory", "4GiB", "--tokens", "16")
