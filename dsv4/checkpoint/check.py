@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dsv4.checkpoint.folder import adapter_notes, settle_config
+from dsv4.checkpoint.folder import adapter_notes, left_out_notes, settle_config
 from dsv4.checkpoint.format import TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
 from dsv4.checkpoint.loader import checked_table, state_problems
@@ -36,7 +36,8 @@ _DTYPE_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """The result of `check_folder`. `layout` is None when nothing could be read; notes do not prevent loading."""
+    """The result of `check_folder`. `layout` is None when nothing could be read, and names forms of other quantisers
+    where there are any; notes do not prevent loading."""
 
     folder: str
     layout: str | None
@@ -81,6 +82,7 @@ def check_folder(
         reader = CheckpointReader(path, inventory)
         if not inventory.problems:
             config, notes = settle_config(config, reader)
+        notes += left_out_notes(reader)
         layout = detect_layout(reader, config)
         problems += _tensor_problems(config, reader, inventory)
         if not problems:
@@ -92,11 +94,13 @@ def check_folder(
         notes.append(
             f"{path}: the index gives a total size of {inventory.total_size}, the files hold {inventory.bytes}"
         )
+    forms = sorted({packed.method.name for packed in inventory.packed.values()})
+    entries = [*inventory.entries.values(), *(part for p in inventory.packed.values() for part in p.parts.values())]
     return CheckReport(
         folder=str(path),
-        layout=layout.name if layout else None,
-        files=len({entry.file for entry in inventory.entries.values()}),
-        tensors=len(inventory.entries),
+        layout=", ".join(forms) or (layout.name if layout else None),
+        files=len({entry.file for entry in entries}),
+        tensors=len(entries),
         bytes=inventory.bytes,
         problems=_shortened(problems),
         notes=tuple(notes),
@@ -128,6 +132,10 @@ def detect_layout(reader: CheckpointReader, config: ModelConfig) -> Layout:
 
     A mixed folder, or one without some layer, has the layout of the tensors that are there.
     """
+    if reader.packed:
+        converted = _converted_layout(reader, config)
+        if converted is not None:
+            return converted
     linear = _first(reader, config, Storage.LINEAR)
     expert = _first(reader, config, Storage.EXPERT)
     dtypes = {spec.dtype for spec in (linear, expert) if spec is not None}
@@ -136,6 +144,15 @@ def detect_layout(reader: CheckpointReader, config: ModelConfig) -> Layout:
     if torch.float8_e4m3fn in dtypes:
         return BASE if torch.float32 in _scale_types(reader) else RELEASE_FP8
     return FP32 if dtypes and dtypes <= {torch.float32} else BF16
+
+
+def _converted_layout(reader: CheckpointReader, config: ModelConfig) -> Layout | None:
+    """The layout that a conversion gives experts of another quantiser: FP4 for 4 bits and less, else FP8."""
+    for parameter in parameters(config):
+        if parameter.storage is Storage.EXPERT and parameter.name in reader.packed:
+            codes = max(part.spec.nbytes for part in reader.packed[parameter.name].parts.values())
+            return RELEASE if 8 * codes <= 4 * parameter.numbers else RELEASE_FP8
+    return None
 
 
 def _first(reader: CheckpointReader, config: ModelConfig, storage: Storage) -> TensorSpec | None:

@@ -1,13 +1,15 @@
 """Convert a folder from one layout to another, one tensor at a time; an interrupted run continues where it
 stopped.
 
-Lossless: FP4 to FP8 experts, scales between e8m0 and float32, anything quantised to bf16 or fp32. The other directions
-quantise. While it runs, and after an interruption, the target holds a marker file that the reader refuses.
+Lossless: FP4 to FP8 experts, scales between e8m0 and float32 powers of two, the released forms to bf16 or fp32. The
+other directions quantise. Weights in the forms of other quantisers (see `requantized`) are read here and only here.
+While it runs, and after an interruption, the target holds a marker file that the reader refuses.
 """
 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -23,17 +25,31 @@ from dsv4.checkpoint.loader import is_quantized, state_problems
 from dsv4.checkpoint.names import BASE, BF16, FP32, RELEASE, RELEASE_FP8, Layout, expected_tensors, shard_of, stored
 from dsv4.checkpoint.quantize import store_parameter, write_configs
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
+from dsv4.checkpoint.rounding import Rounding
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.values import ByteProgress
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.files import stamp
-from dsv4.kernels.quant import float_to_e8m0, fp4_to_fp8_weight
+from dsv4.kernels.quant import float_to_e8m0, fp4_to_fp8_weight, powers_of_two
 from dsv4.parameters import Parameter, Storage, parameters
 
 ExpertDtype = Literal["fp4", "fp8", "bf16"]
 TargetDtype = Literal["release", "base", "bf16", "fp32"]
 
 _NOT_COPIED = PICKLE_SUFFIXES | {".safetensors", ".gguf", ".tmp"}
+# Written anew, or what a quantiser says of the weights it stored: other programs would believe it.
+_NOT_OURS = frozenset(
+    {
+        *("config.json", INDEX_NAME, UNFINISHED_NAME),
+        *(
+            "hf_quant_config.json",
+            "quantization_config.json",
+            "quantize_config.json",
+            "quant_config.json",
+            "recipe.yaml",
+        ),
+    }
+)
 _MAP_BYTES = 1 << 28
 
 
@@ -46,15 +62,18 @@ def convert(
     adapter: str | Path | None = None,
     resume: bool = True,
     progress: ByteProgress | None = None,
+    report: Callable[[str], None] | None = None,
     max_shard_bytes: int | None = None,
 ) -> Layout:
     """Write the checkpoint `src` in another layout into the folder `dst`; returns that layout.
 
     dtype     release (FP8, e8m0 scales), base (FP8, float32 scales), bf16 or fp32 (no scales)
-    experts   fp4 or fp8 with release; by default as in the source, or fp4 when the source is not quantised
+    experts   fp4 or fp8 with release; by default as in the source: fp4 for all 4-bit forms and for floats
     adapter   folder of a LoRA adapter: its changes are added in float32, then the weights are stored (quantised anew)
     resume    continue an interrupted conversion of the same source; False starts it anew
     progress  called after each parameter with (bytes done, bytes in all, name)
+    report    called at the end with sentences: what was left out, and what rounding changed in weights that another
+              quantiser stored (in this run)
 
     Other small files of `src` (tokenizer, licence) are copied. Raises CheckpointError when the source is not complete,
     the target belongs to something else, or a step that must be lossless is not; ValueError for a combination of dtype
@@ -67,7 +86,7 @@ def convert(
     config, reader = folder.config, folder.reader
     layout = target_layout(detect_layout(reader, config), dtype, experts)
     wanted = list(parameters(config))
-    raise_problems(state_problems(wanted, reader, skip_mtp=not config.predicts))
+    raise_problems(state_problems(wanted, reader, skip_mtp=not config.predicts, convertible=True))
     check_shapes(config, layout=layout)
     plan = expected_tensors(config, layout)
     shard = shards_by_size(plan, max_shard_bytes) if max_shard_bytes else lambda name: shard_of(name, config)
@@ -75,10 +94,13 @@ def convert(
     same = _fingerprint(reader, layout, max_shard_bytes) | ({} if merged is None else {"adapter": merged.digest})
     _claim(target, same, resume)
     with CheckpointWriter(target, plan, shard, keep_finished=True) as writer:
-        _convert_all(wanted, reader, layout, merged, writer, progress)
+        rounding = _convert_all(wanted, reader, layout, merged, writer, progress)
         _copy_small_files(source, target)
         write_configs(target, config, layout)
     (target / UNFINISHED_NAME).unlink()
+    if report is not None:
+        for sentence in (*folder.notes, *rounding.sentences()):
+            report(sentence)
     return layout
 
 
@@ -99,9 +121,15 @@ def target_layout(source: Layout, dtype: TargetDtype, experts: ExpertDtype | Non
     )
 
 
-def convert_parameter(parameter: Parameter, reader: CheckpointReader, layout: Layout) -> dict[str, Tensor]:
-    """One parameter's tensors in another layout; copied bit for bit where the layouts agree on it."""
+def convert_parameter(
+    parameter: Parameter, reader: CheckpointReader, layout: Layout, rounding: Rounding | None = None
+) -> dict[str, Tensor]:
+    """One parameter's tensors in another layout; copied bit for bit where the layouts agree on it. rounding: counts a
+    weight that is quantised anew."""
     wanted = stored(parameter, layout)
+    if parameter.name in reader.packed:
+        values = reader.unpacked(parameter.name, parameter.shape)
+        return _stored_anew(parameter, reader.packed[parameter.name].method.name, values, layout, rounding)
     if all(name in reader and reader.spec(name) == spec for name, spec in wanted.items()):
         return {name: reader.tensor(name) for name in wanted}
     name, scale_name = parameter.name, parameter.scale_name
@@ -118,12 +146,25 @@ def convert_parameter(parameter: Parameter, reader: CheckpointReader, layout: La
     try:
         if source == torch.int8:
             weight, scale = fp4_to_fp8_weight(weight, scale)
-        if scale.dtype != wanted[scale_name].dtype:
-            to_float = wanted[scale_name].dtype == torch.float32
-            scale = scale.to(torch.float32) if to_float else float_to_e8m0(scale)
+        if wanted[scale_name].dtype == torch.float32:
+            scale = scale.to(torch.float32)
+        elif scale.dtype != wanted[scale_name].dtype:
+            if not powers_of_two(scale):
+                form = "FP8 with scales that are no powers of two"
+                return _stored_anew(parameter, form, reader.dequantized(name), layout, rounding)
+            scale = float_to_e8m0(scale)
     except ValueError as error:
         raise CheckpointError(f"{reader.file_of(name)}: tensor {name!r}: {error}") from None
     return {name: weight, scale_name: scale}
+
+
+def _stored_anew(
+    parameter: Parameter, form: str, values: Tensor, layout: Layout, rounding: Rounding | None
+) -> dict[str, Tensor]:
+    tensors = store_parameter(parameter, values, layout)
+    if rounding is not None:
+        rounding.add(form, values, tensors[parameter.name], tensors.get(parameter.scale_name))
+    return tensors
 
 
 def _convert_all(
@@ -133,17 +174,20 @@ def _convert_all(
     adapter: Adapter | None,
     writer: CheckpointWriter,
     progress: ByteProgress | None,
-) -> None:
+) -> Rounding:
     finished = writer.finished
     sizes = [sum(spec.nbytes for spec in stored(parameter, layout).values()) for parameter in wanted]
-    total, done, mapped = sum(sizes), 0, 0
+    total, done, mapped, rounding = sum(sizes), 0, 0, Rounding()
     for parameter, size in zip(wanted, sizes, strict=True):
         if not finished.issuperset(stored(parameter, layout)):
             if adapter is not None and parameter.name.removesuffix(".weight") in adapter.factors:
-                value = adapter.merged(parameter, reader.dequantized(parameter.name))
-                tensors = store_parameter(parameter, value, layout)
+                if parameter.name in reader.packed:
+                    value = reader.unpacked(parameter.name, parameter.shape)
+                else:
+                    value = reader.dequantized(parameter.name)
+                tensors = store_parameter(parameter, adapter.merged(parameter, value), layout)
             else:
-                tensors = convert_parameter(parameter, reader, layout)
+                tensors = convert_parameter(parameter, reader, layout, rounding)
             for name, tensor in tensors.items():
                 if name not in finished:
                     writer.write(name, tensor)
@@ -154,15 +198,18 @@ def _convert_all(
             mapped = done
         if progress:
             progress(done, total, parameter.name)
+    return rounding
 
 
 def _fingerprint(reader: CheckpointReader, layout: Layout, max_shard_bytes: int | None) -> dict[str, str]:
     """The facts that must be equal for two runs to be one conversion."""
     digest = hashlib.sha256()
-    for file in sorted({reader.file_of(name) for name in reader.names()}):
+    for file in sorted({reader.file_of(name) for name in (*reader.names(), *reader.packed)}):
         digest.update("{} {} {}\n".format(file.name, *stamp(file)).encode())
     for name in reader.names():
         digest.update(f"{name!r} {reader.spec(name)}\n".encode())
+    for name, packed in reader.packed.items():
+        digest.update(f"{name!r} {packed.method.name}\n".encode())
     return {
         "source": str(reader.folder.resolve()),
         "content": digest.hexdigest(),
@@ -194,6 +241,6 @@ def _claim(target: Path, fingerprint: dict[str, str], resume: bool) -> None:
 
 def _copy_small_files(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
-        own = file.name in ("config.json", INDEX_NAME, UNFINISHED_NAME) or file.name.startswith((".", "adapter_"))
+        own = file.name in _NOT_OURS or file.name.startswith((".", "adapter_"))
         if file.is_file() and not own and file.suffix not in _NOT_COPIED:
             shutil.copyfile(file, target / file.name)

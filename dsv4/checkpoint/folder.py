@@ -1,5 +1,6 @@
 """A model's folder: its config adjusted to the files, and notes on files that are not used."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def open_folder(path: str | Path) -> ModelFolder:
     config = ModelConfig.from_file(folder)
     reader = CheckpointReader(folder)
     config, notes = settle_config(config, reader)
-    return ModelFolder(config, reader, (*notes, *adapter_notes(folder)))
+    return ModelFolder(config, reader, (*notes, *left_out_notes(reader), *adapter_notes(folder)))
 
 
 def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelConfig, list[str]]:
@@ -51,6 +52,12 @@ def settle_config(config: ModelConfig, reader: CheckpointReader) -> tuple[ModelC
     if stored and not config.num_nextn_predict_layers:
         return config, ["mtp.* is not loaded: the config has no prediction block"]
     return config, []
+
+
+def left_out_notes(reader: CheckpointReader) -> list[str]:
+    """Which tensors of the files no text model uses: one sentence for each kind."""
+    counts = Counter(reader.left_out.values())
+    return [f"{reader.folder}: {reason} ({count} tensors)" for reason, count in sorted(counts.items())]
 
 
 def adapter_notes(folder: Path) -> list[str]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsv4.checkpoint.format import MAX_TENSORS, CheckpointError, StoredTensor, read_header, read_json
+from dsv4.checkpoint.requantized import PackedWeight, recognise
 from dsv4.checkpoint.spellings import released_entries
+from dsv4.checkpoint.unused import unused
 from dsv4.config.json_file import foreign_content
 from dsv4.config.ranges import shown
 
@@ -25,6 +27,8 @@ class Inventory:
     """The content of a folder and all its problems."""
 
     entries: dict[str, StoredTensor] = field(default_factory=dict)
+    packed: dict[str, PackedWeight] = field(default_factory=dict)  # what only a conversion reads, by parameter
+    left_out: dict[str, str] = field(default_factory=dict)  # tensors no text model uses, with the reason
     problems: list[str] = field(default_factory=list)
     unreadable: set[Path] = field(default_factory=set)  # files already reported as a whole
     total_size: int | None = None  # as the index claims
@@ -34,7 +38,8 @@ class Inventory:
 def take_inventory(folder: Path) -> Inventory:
     """Read all headers of a folder. Never raises for the folder's content: problems are listed.
 
-    Names and types have the release's spelling (see `spellings`); the index is compared before that.
+    Names and types have the release's spelling (see `spellings`); the index is compared before that. Tensors that a
+    text model does not use (see `unused`) and weights of other quantisers (see `requantized`) are kept apart.
     """
     inventory = Inventory()
     try:
@@ -66,7 +71,11 @@ def _fill(folder: Path, inventory: Inventory) -> None:
     if index is not None:
         _compare_with_index(folder, index, inventory)
     inventory.bytes = sum(entry.spec.nbytes for entry in inventory.entries.values())
-    inventory.entries = released_entries(inventory.entries)
+    entries = released_entries(inventory.entries)
+    inventory.left_out = unused(entries)
+    for name in inventory.left_out:
+        del entries[name]
+    inventory.entries, inventory.packed = recognise(entries)
 
 
 def _read_index(folder: Path, inventory: Inventory) -> dict[str, str] | None:

@@ -26,11 +26,12 @@ from dsv4.config.modes import check_mode
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK, float_to_e8m0
 from dsv4.model.expert import MATRICES, StoredExperts
 from dsv4.model.layers import Linear, walk
-from dsv4.parameters import Parameter, Storage, parameters, scale_of
+from dsv4.parameters import Parameter, Role, Storage, parameters, scale_of
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SCALES = (torch.float8_e8m0fnu, *_FLOATS)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+QUANTISABLE = (Storage.LINEAR, Storage.EXPERT)  # what a layout may quantise
 
 
 def state_for(
@@ -123,12 +124,26 @@ def _make_room(model: nn.Module, state: dict[str, Tensor]) -> None:
             module.register_parameter("scale", nn.Parameter(scale, requires_grad=False))
 
 
-def state_problems(wanted: list[Parameter], reader: CheckpointReader, *, skip_mtp: bool) -> list[str]:
-    """The reasons why `reader` cannot provide exactly these parameters: missing, unknown, of another shape."""
-    problems: list[str] = []
+def state_problems(
+    wanted: list[Parameter], reader: CheckpointReader, *, skip_mtp: bool, convertible: bool = False
+) -> list[str]:
+    """The reasons why `reader` cannot provide exactly these parameters: missing, unknown, of another shape, or, unless
+    they are only to be converted (`convertible`), stored in a form that loading does not read."""
+    problems: list[str] = expert_count_problems(wanted, reader)
+    if problems:
+        return problems
     known: set[str] = set()
+    foreign: dict[str, list[str]] = {}
     for parameter in wanted:
         known.add(parameter.name)
+        if parameter.name in reader.packed:
+            packed = reader.packed[parameter.name]
+            problem = packed.problem(parameter.shape)
+            if problem:
+                where = f"{reader.file_of(parameter.name)}: tensor {parameter.name!r}"
+                problems.append(f"{where}, {packed.method.name}: {problem}")
+            foreign.setdefault(packed.method.name, []).append(parameter.name)
+            continue
         if parameter.name not in reader:
             problems.append(f"{reader.folder}: tensor {parameter.name!r} is missing")
             continue
@@ -137,10 +152,40 @@ def state_problems(wanted: list[Parameter], reader: CheckpointReader, *, skip_mt
             problems.append(f"{reader.file_of(parameter.name)}: {problem}")
         elif is_quantized(reader.spec(parameter.name)):
             known.add(parameter.scale_name)
-    for name in reader.names():
+            if parameter.storage not in QUANTISABLE:
+                foreign.setdefault(f"FP8 where the release has none ({parameter.role})", []).append(parameter.name)
+    if foreign and not convertible:
+        problems += [
+            f"{reader.folder}: {len(names)} weights are stored as {form} (first: {names[0]!r}), which only "
+            f"`dsv4 convert {reader.folder} NEW_FOLDER` reads; NEW_FOLDER can be loaded"
+            for form, names in foreign.items()
+        ]
+    for name in (*reader.names(), *reader.packed):
         if name not in known and not (skip_mtp and name.startswith("mtp.")):
             problems.append(f"{reader.file_of(name)}: unknown tensor {name!r}")
     return problems
+
+
+def expert_count_problems(wanted: list[Parameter], reader: CheckpointReader) -> list[str]:
+    """One sentence where routers of the backbone have another number of experts than the config: a pruned model, or
+    the config of another one. It replaces one sentence for each tensor that is missing or too many."""
+    found: dict[int, list[str]] = {}
+    experts = 0
+    for parameter in wanted:
+        if parameter.role is Role.ROUTER and parameter.name.endswith("gate.weight") and not parameter.prediction:
+            experts = parameter.shape[0]
+            spec = reader.spec(parameter.name) if parameter.name in reader else None
+            if spec is not None and len(spec.shape) == 2 and spec.shape[1] == parameter.shape[1]:
+                found.setdefault(spec.shape[0], []).append(parameter.name.split(".ffn.")[0])
+    if set(found) <= {experts}:
+        return []
+    if len(found) == 1:
+        return [f"{reader.folder}: the files have {next(iter(found))} experts a layer, n_routed_experts is {experts}"]
+    counts = ", ".join(f"{count} in {len(names)} layers (first: {names[0]})" for count, names in found.items())
+    return [
+        f"{reader.folder}: layers have different numbers of experts: {counts}; n_routed_experts is one number for "
+        "all layers, so this pruned model cannot be loaded or converted"
+    ]
 
 
 def is_quantized(spec: TensorSpec) -> bool:
@@ -151,7 +196,8 @@ def is_quantized(spec: TensorSpec) -> bool:
 def _spec_problem(parameter: Parameter, reader: CheckpointReader) -> str | None:
     """Why the stored tensor cannot be this parameter; None when it can."""
     spec = reader.spec(parameter.name)
-    if parameter.storage in (Storage.LINEAR, Storage.EXPERT) and is_quantized(spec):
+    fp8_elsewhere = parameter.storage in (Storage.PLAIN, Storage.WIDE) and spec.dtype == torch.float8_e4m3fn
+    if (parameter.storage in QUANTISABLE or fp8_elsewhere) and is_quantized(spec):
         form = _quantised_form(parameter, spec)
         expected, scale_name = form[parameter.name], scale_of(parameter.name)
         if spec.dtype == torch.int8 and parameter.shape[1] % FP4_BLOCK:

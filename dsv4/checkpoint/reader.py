@@ -31,6 +31,8 @@ class CheckpointReader:
             raise_problems(inventory.problems)
         self._entries = inventory.entries
         self.nbytes = sum(entry.end - entry.begin for entry in self._entries.values())  # of all tensors
+        self.packed = inventory.packed  # weights of other quantisers, by parameter: see `unpacked`
+        self.left_out = inventory.left_out
         self._maps: dict[Path, Tensor] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -53,12 +55,27 @@ class CheckpointReader:
         return not entry.begin % entry.spec.dtype.itemsize
 
     def file_of(self, name: str) -> Path:
-        """The file that holds a tensor."""
+        """The file that holds a tensor, or the tensors of a weight of another quantiser."""
+        if name in self.packed:
+            return next(iter(self.packed[name].parts.values())).file
         return self._entry(name).file
 
     def tensor(self, name: str) -> Tensor:
         """The tensor exactly as stored."""
-        entry = self._entry(name)
+        return self._read(self._entry(name))
+
+    def unpacked(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A weight of another quantiser (one of `packed`), float32 of this shape. Raises CheckpointError."""
+        packed = self.packed[name]
+        problem = packed.problem(shape)
+        if problem is None:
+            try:
+                return packed.method.values({word: self._read(part) for word, part in packed.parts.items()}, shape)
+            except ValueError as error:
+                problem = str(error)
+        raise CheckpointError(f"{self.file_of(name)}: tensor {name!r}, {packed.method.name}: {problem}")
+
+    def _read(self, entry: StoredTensor) -> Tensor:
         data = self._map_of(entry.file)[entry.begin : entry.end]
         if not self.in_place(name):
             data = data.clone()  # a tensor may not start just anywhere

@@ -17,7 +17,8 @@ from dsv4.checkpoint.format import CheckpointError, StoredTensor, TensorSpec
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK
 
 _FOREIGN = re.compile(
-    r"^model\.|^lm_head|^embed_tokens|hc_head\.|\.attn\.norm\.|\.self_attn\.|\.mlp\.|_scale_inv$|_hc\.|layernorm|rotary_emb"
+    r"^model\.|^lm_head|^embed_tokens|hc_head\.|\.attn\.norm\.|\.self_attn\.|\.mlp\.|_scale_inv$|_hc\.|layernorm|rotary_emb|"
+    r"\.(?:gate|up|down)_proj\."
 )
 # In this order: longer names before their parts.
 _WORDS = (
@@ -90,7 +91,7 @@ def transformers_name(layer: str) -> str:
 
 def released_entries(entries: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The same tensors under released names and types. Raises CheckpointError if two tensors get the same name."""
-    renamed = [(released_name(name), entry) for name, entry in entries.items() if "rotary_emb." not in name]
+    renamed = [(released_name(name), entry) for name, entry in entries.items()]
     fused_rows = {new: entry.spec.shape[1] for new, entry in renamed if _FUSED.fullmatch(new) and _is_cube(entry)}
     found: dict[str, StoredTensor] = {}
     for new_name, entry in renamed:

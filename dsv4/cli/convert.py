@@ -19,11 +19,12 @@ def convert(
     ----------
     src
         Folder with config.json and safetensors files, or the name of a pulled model.
+        Folder with config.json and safetensors files; also one that another quantiser wrote (NVFP4, W4A16, ...).
     dst
         New folder to write; must not hold a finished checkpoint.
     experts
-        How routed experts are stored (release: fp4 or fp8). By default as in the source; fp4 to fp8 is
-        lossless.
+        How routed experts are stored (release: fp4 or fp8). By default as in the source, fp4 for NVFP4 and
+        other 4-bit forms; fp4 to fp8 is lossless.
     dtype
         release: FP8 with e8m0 scales. base: FP8 with float32 scales. bf16, fp32: no quantisation.
     adapter
@@ -39,6 +40,18 @@ def convert(
     from dsv4.files import naming
 
     src = model_folder(src)
+    sentences: list[str] = []
     with byte_progress("converting") as show, naming(dst):
-        layout = convert_folder(src, dst, experts=experts, dtype=dtype, adapter=adapter, resume=resume, progress=show)
+        layout = convert_folder(
+            src,
+            dst,
+            experts=experts,
+            dtype=dtype,
+            adapter=adapter,
+            resume=resume,
+            progress=show,
+            report=sentences.append,
+        )
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
     print(f"{dst}: complete, layout {layout.name}", file=sys.stderr)

@@ -9,7 +9,8 @@ null means that a field is absent, for every field. There is no default layer pl
 
 from typing import Any
 
-from dsv4.config.dspark import read_dspark
+from dsv4.config.dspark import MOST_STAGES, read_dspark
+from dsv4.config.quantization import read_quantization
 from dsv4.config.ranges import RANGES, field_number, number, shown
 from dsv4.config.rope import read_rope
 
@@ -18,13 +19,6 @@ ATTENTION_NAMES = {
     "swa": "sliding_attention",
     "csa": "compressed_sparse_attention",
     "hca": "heavily_compressed_attention",
-}
-QUANTIZATION: dict[str, Any] = {
-    "activation_scheme": "dynamic",
-    "fmt": "e4m3",
-    "quant_method": "fp8",
-    "scale_fmt": "ue8m0",
-    "weight_block_size": [128, 128],
 }
 # Inference dialect -> ours, where the names differ.
 _INFERENCE_NAMES = {
@@ -52,13 +46,14 @@ _FIXED = {
     "norm_topk_prob": True,
     "topk_method": "noaux_tc",
 }
+# Numbers whose meaning depends on other fields.
+_READ_APART = ("eos_token_id", "num_nextn_predict_layers")
 # Tokens per entry where nothing is said, and the field of older configs.
 _USUAL_RATES = {
     ATTENTION_NAMES["csa"]: (CSA_RATIO, "compress_rate_csa"),
     ATTENTION_NAMES["hca"]: (128, "compress_rate_hca"),
 }
 _OF_TRANSFORMERS = {"layer_types", "mlp_layer_types", "compress_rates", "compress_rate_csa", "compress_rate_hca"}
-_EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
 
 def read_fields(raw: dict[str, Any]) -> dict[str, Any]:
@@ -101,14 +96,14 @@ def _common(raw: dict[str, Any]) -> dict[str, Any]:
     """The fields all dialects share, checked one by one, and the layer plan cut to what belongs to the model."""
     ends = raw.get("eos_token_id")
     values: dict[str, Any] = {
-        name: field_number(name, raw[name]) for name in RANGES if name in raw and name != "eos_token_id"
+        name: field_number(name, raw[name]) for name in RANGES if name in raw and name not in _READ_APART
     }
     values |= _end_tokens(ends)
     ratios = raw.get("compress_ratios")
     if not isinstance(ratios, list) or not all(type(ratio) is int for ratio in ratios):
         raise ValueError(f"compress_ratios must be a list of integers, one per layer, got {shown(ratios)}")
     values["compress_ratios"] = tuple(ratios)
-    values["expert_dtype"] = _expert_dtype("expert_dtype", raw.get("expert_dtype"))
+    values |= read_quantization(raw)
     _settle_prediction(raw, values)
     return values
 
@@ -136,6 +131,11 @@ def _settle_prediction(raw: dict[str, Any], values: dict[str, Any]) -> None:
         return
     extra = ratios[layers:]
     values["dspark"] = read_dspark(raw, len(extra))
+    if "num_nextn_predict_layers" in raw:
+        blocks = raw["num_nextn_predict_layers"]
+        # beside dspark_* keys it may count the draft stages
+        high = MOST_STAGES if values["dspark"] else int(RANGES["num_nextn_predict_layers"][2])
+        values["num_nextn_predict_layers"] = number("num_nextn_predict_layers", blocks, int, 0, high)
     if values["dspark"]:
         values["num_nextn_predict_layers"] = 0
         return
@@ -148,27 +148,10 @@ def _settle_prediction(raw: dict[str, Any], values: dict[str, Any]) -> None:
         values["compress_ratios"] = (*ratios, 0)
 
 
-def _expert_dtype(name: str, value: Any) -> str | None:
-    if value not in (None, *_EXPERT_DTYPES):
-        raise ValueError(f"{name} must be one of {', '.join(_EXPERT_DTYPES)}, got {shown(value)}")
-    return None if value == "bf16" else value
-
-
 def _huggingface(raw: dict[str, Any]) -> dict[str, Any]:
     rope = read_rope(raw)
     values = _common({**raw, **{name: value for name, value in rope.items() if name != "yarn"}})
     values["yarn"] = rope["yarn"]
-    quantization = raw.get("quantization_config")
-    if quantization:
-        if not isinstance(quantization, dict):
-            raise ValueError(f"quantization_config must be an object, got {shown(quantization)}")
-        for name in ("quant_method", "fmt", "weight_block_size"):
-            wanted = QUANTIZATION[name]
-            if quantization.get(name, wanted if name == "fmt" else None) != wanted:
-                raise ValueError(f"quantization_config.{name} must be {wanted!r}, got {shown(quantization.get(name))}")
-        values["quantized"] = True
-        inner = _expert_dtype("quantization_config.expert_dtype", quantization.get("expert_dtype"))
-        values["expert_dtype"] = values["expert_dtype"] or inner
     return values
 
 

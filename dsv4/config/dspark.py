@@ -11,7 +11,7 @@ from dsv4.config.ranges import number, shown
 
 PREFIX = "dspark_"
 _NUMBERS = {"block_size": (1, 64), "noise_token_id": (0, (1 << 22) - 1), "markov_rank": (1, 1 << 16)}
-_STAGES = 16
+MOST_STAGES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class DSpark:
 
     def check(self, layers: int, vocabulary: int) -> None:
         """Raise ValueError for a field that does not fit a model of this many layers and tokens."""
-        number("the number of draft stages", self.stages, int, 1, _STAGES)
+        number("the number of draft stages", self.stages, int, 1, MOST_STAGES)
         for name, (low, high) in _NUMBERS.items():
             number(PREFIX + name, getattr(self, name), int, low, high)
         if self.noise_token_id >= vocabulary:

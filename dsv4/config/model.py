@@ -9,9 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dsv4.config.dialects import ATTENTION_NAMES, CSA_RATIO, QUANTIZATION, read_fields
+from dsv4.config.dialects import ATTENTION_NAMES, CSA_RATIO, read_fields
 from dsv4.config.dspark import DSpark
 from dsv4.config.json_file import line_of_field, parse_object, read_bounded
+from dsv4.config.quantization import QUANTIZATION
 from dsv4.config.ranges import MOST_EXPERTS, RANGES, field_number
 from dsv4.config.rope import Yarn
 

@@ -34,10 +34,14 @@ _AT_TOP: dict[str, tuple[Any, ...] | None] = {
     "compress_rope_theta": None,
     "rope_scaling": None,
     "rope_parameters": None,
+    "compress_rope_parameters": None,
     "qk_rope_head_dim": None,
     "partial_rotary_factor": None,
     "rope_interleave": (True,),
 }
+# Each describes the scaled table; early writers of transformers' dialect repeat it under the last name.
+_OBJECTS = ("rope_scaling", "rope_parameters", "compress_rope_parameters")
+_IMAGE_ENCODER = "vision_"
 _ROTARY = ("rope", "rotary", "yarn")
 
 
@@ -64,13 +68,14 @@ def read_rope(raw: dict[str, Any]) -> dict[str, Any]:
     config has them. Raises ValueError naming the field."""
     found: dict[str, Any] = {}
     for name, value in raw.items():
-        if any(word in name.lower() for word in _ROTARY):
+        if any(word in name.lower() for word in _ROTARY) and not name.startswith(_IMAGE_ENCODER):
             _check_top(name, value)
     _share(found, "", raw, raw)
-    objects = [name for name in ("rope_scaling", "rope_parameters") if raw.get(name) not in (None, {})]
+    objects = [name for name in _OBJECTS if raw.get(name) not in (None, {})]
     yarns = [_read_object(name, raw[name], raw, found) for name in objects]
-    if len(yarns) == 2 and yarns[0] != yarns[1]:
-        raise ValueError("rope_parameters must say the same as rope_scaling, or one of them be left out")
+    for name, yarn in zip(objects, yarns, strict=True):
+        if yarn != yarns[0]:
+            raise ValueError(f"{name} must say the same as {objects[0]}, or one of them be left out")
     return {**found, "yarn": yarns[0] if yarns else None}
 
 

@@ -140,8 +140,12 @@ def test_what_cannot_be_lossless_is_an_error(save, tmp_path: Path) -> None:
         CheckpointReader(tmp_path / "out")
     base = save("base", "base")
     _damage(base, 3, lambda tensors: tensors["layers.1.attn.wkv.scale"].fill_(0.3))
-    with pytest.raises(CheckpointError, match=r"layers\.1\.attn\.wkv\.weight.*powers of two"):
-        convert(base, tmp_path / "out2")
+    said: list[str] = []
+    convert(base, tmp_path / "out2", report=said.append)  # scales that e8m0 does not have: the weight is rounded anew
+    assert (
+        "1 weights stored as FP8 with scales that are no powers of two: 0 kept exactly, the others rounded" in said[0]
+    )
+    assert 0 < float(said[0].split("relative error ")[1].split("%")[0]) < 4
 
 
 class _Stop(Exception):

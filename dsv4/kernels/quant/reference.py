@@ -31,10 +31,16 @@ def e8m0_to_float(scale: Tensor) -> Tensor:
     return scale.to(torch.float32)
 
 
+def powers_of_two(scale: Tensor) -> bool:
+    """Whether all values are powers of two that e8m0 has, 2^-127 to 2^127."""
+    values = scale.to(torch.float32)
+    return torch.equal(values.to(torch.float8_e8m0fnu).to(torch.float32), values)
+
+
 def float_to_e8m0(scale: Tensor) -> Tensor:
     """Powers of two -> e8m0, exactly. Raises ValueError for any other value, NaN and what is out of range."""
     encoded = scale.to(torch.float32).to(torch.float8_e8m0fnu)
-    if not torch.equal(encoded.to(torch.float32), scale.to(torch.float32)):
+    if not powers_of_two(scale):
         raise ValueError("scale must hold powers of two in [2^-127, 2^127] to be stored as e8m0")
     return encoded
 
