@@ -108,6 +108,9 @@ def test_two_rotary_objects_must_agree() -> None:
     assert ModelConfig.from_dict({**raw, "rope_parameters": NESTED}).yarn == RIGHT
     with pytest.raises(ValueError, match="rope_parameters must say the same as rope_scaling"):
         ModelConfig.from_dict({**raw, "rope_parameters": {**YARN, "factor": 8}})
+    assert ModelConfig.from_dict({**raw, "compress_rope_parameters": {**YARN, "rope_theta": 160000}}).yarn == RIGHT
+    with pytest.raises(ValueError, match="compress_rope_parameters must say the same as rope_scaling"):
+        ModelConfig.from_dict({**raw, "compress_rope_parameters": {**YARN, "factor": 8}})
 
 
 @pytest.mark.parametrize("value", [[], False, 0, "", "yarn", [YARN]])
@@ -119,8 +122,8 @@ def test_a_rotary_field_that_is_no_object_does_not_turn_yarn_off(value: Any, nam
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("compress_rope_parameters", YARN), ("rope_local_base_freq", 5000.0), ("rotary_dim", 32), ("rope_type", "yarn"),
-     ("yarn", {}), ("rope_interleave", False), ("rotary_pct", 0.5), ("rotary_emb_base", 10000)],
+    [("rope_local_base_freq", 5000.0), ("rotary_dim", 32), ("rope_type", "yarn"), ("yarn", {}),
+     ("rope_interleave", False), ("rotary_pct", 0.5), ("rotary_emb_base", 10000)],
 )  # fmt: skip
 def test_rotary_fields_of_other_models_are_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name} "):
