@@ -7,10 +7,10 @@ from dsv4.checkpoint.check import CheckReport, check_folder, detect_layout
 from dsv4.checkpoint.convert import convert
 from dsv4.checkpoint.folder import ModelFolder, open_folder
 from dsv4.checkpoint.format import CheckpointError, TensorSpec
-from dsv4.checkpoint.loader import load_into, state_for
+from dsv4.checkpoint.loader import load_into, packed_problems, state_for
 from dsv4.checkpoint.names import BASE, BF16, FP32, LAYOUTS, RELEASE, RELEASE_FP8, Layout, expected_tensors, shard_of
 from dsv4.checkpoint.quantize import quantize_state, save_checkpoint
-from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.shapes import check_shapes, shape_problems
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size
 from dsv4.parameters import Parameter, Storage, parameters
@@ -38,8 +38,10 @@ __all__ = [
     "expected_tensors",
     "load_into",
     "open_folder",
+    "packed_problems",
     "parameters",
     "quantize_state",
+    "raise_problems",
     "save_checkpoint",
     "shape_problems",
     "shard_of",

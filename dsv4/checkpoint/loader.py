@@ -12,7 +12,7 @@ checks norms, sinks, biases and the scales of linears for NaN and infinity. It c
 of FP8 weights that it multiplies out anyway (see `values`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +142,6 @@ def state_problems(
             if problem:
                 where = f"{reader.file_of(parameter.name)}: tensor {parameter.name!r}"
                 problems.append(f"{where}, {packed.method.name}: {problem}")
-            foreign.setdefault(packed.method.name, []).append(parameter.name)
             continue
         if parameter.name not in reader:
             problems.append(f"{reader.folder}: tensor {parameter.name!r} is missing")
@@ -154,16 +153,28 @@ def state_problems(
             known.add(parameter.scale_name)
             if parameter.storage not in QUANTISABLE:
                 foreign.setdefault(f"FP8 where the release has none ({parameter.role})", []).append(parameter.name)
-    if foreign and not convertible:
-        problems += [
-            f"{reader.folder}: {len(names)} weights are stored as {form} (first: {names[0]!r}), which only "
-            f"`dsv4 convert {reader.folder} NEW_FOLDER` reads; NEW_FOLDER can be loaded"
-            for form, names in foreign.items()
-        ]
+    if not convertible:
+        problems += [*packed_problems(reader), *_to_convert(reader, foreign)]
     for name in (*reader.names(), *reader.packed):
         if name not in known and not (skip_mtp and name.startswith("mtp.")):
             problems.append(f"{reader.file_of(name)}: unknown tensor {name!r}")
     return problems
+
+
+def packed_problems(reader: CheckpointReader) -> list[str]:
+    """A sentence for each form of another quantiser in a folder, with the command that converts it."""
+    found: dict[str, list[str]] = {}
+    for name, packed in reader.packed.items():
+        found.setdefault(packed.method.name, []).append(name)
+    return _to_convert(reader, found)
+
+
+def _to_convert(reader: CheckpointReader, names_of_form: Mapping[str, list[str]]) -> list[str]:
+    return [
+        f"{reader.folder}: {len(names)} weights are stored as {form} (first: {names[0]!r}), which only "
+        f"`dsv4 convert {reader.folder} NEW_FOLDER` reads; NEW_FOLDER can be loaded"
+        for form, names in names_of_form.items()
+    ]
 
 
 def expert_count_problems(wanted: list[Parameter], reader: CheckpointReader) -> list[str]:

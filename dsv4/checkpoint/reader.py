@@ -51,8 +51,7 @@ class CheckpointReader:
 
     def in_place(self, name: str) -> bool:
         """Whether a tensor is a view of its file: one that its file does not align is copied."""
-        entry = self._entry(name)
-        return not entry.begin % entry.spec.dtype.itemsize
+        return _aligned(self._entry(name))
 
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor, or the tensors of a weight of another quantiser."""
@@ -77,7 +76,7 @@ class CheckpointReader:
 
     def _read(self, entry: StoredTensor) -> Tensor:
         data = self._map_of(entry.file)[entry.begin : entry.end]
-        if not self.in_place(name):
+        if not _aligned(entry):
             data = data.clone()  # a tensor may not start just anywhere
         return data.view(entry.spec.dtype).reshape(entry.spec.shape)
 
@@ -86,7 +85,7 @@ class CheckpointReader:
         differ or a file does not align them."""
         entries = [self._entry(name) for name in names]
         spec = entries[0].spec
-        if any(entry.spec != spec or entry.begin % spec.dtype.itemsize for entry in entries):
+        if any(entry.spec != spec or not _aligned(entry) for entry in entries):
             return None
         maps = [self._map_of(entry.file) for entry in entries]
         return EqualTensors(maps, [entry.begin for entry in entries], spec.dtype, spec.shape)
@@ -128,6 +127,10 @@ class CheckpointReader:
         if entry is None:
             raise CheckpointError(f"{self.folder}: no tensor {name!r}")
         return entry
+
+
+def _aligned(entry: StoredTensor) -> bool:
+    return not entry.begin % entry.spec.dtype.itemsize
 
 
 def raise_problems(problems: list[str], shown: int = 5) -> None:

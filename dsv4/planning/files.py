@@ -13,6 +13,8 @@ from dsv4.checkpoint import (
     TensorSpec,
     detect_layout,
     expected_tensors,
+    packed_problems,
+    raise_problems,
 )
 from dsv4.config import ModelConfig
 
@@ -31,7 +33,9 @@ class ModelFiles:
 
     @classmethod
     def of_folder(cls, name: str, config: ModelConfig, reader: CheckpointReader) -> "ModelFiles":
-        """config: as `open_folder` adjusted it to the files."""
+        """config: as `open_folder` adjusted it to the files. Raises CheckpointError for weights that must be converted
+        before they can be loaded."""
+        raise_problems(packed_problems(reader))
         names = reader.names()
         return cls(
             name,

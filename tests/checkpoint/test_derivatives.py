@@ -216,6 +216,8 @@ def test_a_folder_of_llm_compressor_with_its_config(copy: Callable[[], Path], so
         qk_nope_head_dim=16,
     )
     assert "NVFP4 (compressed-tensors)" in refused(folder)
+    with pytest.raises(ValueError, match="NVFP4"):
+        logits(folder)  # before anything is planned or allocated
     convert(folder, tmp_path / "out", dtype="fp32")
     got, wanted = logits(tmp_path / "out"), logits(source)
     assert float((got - wanted).norm() / wanted.norm()) < 0.25
