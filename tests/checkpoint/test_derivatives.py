@@ -12,6 +12,7 @@ from torch import Tensor
 import dsv4
 from dsv4.checkpoint import FP32, check_folder, convert, open_folder, save_checkpoint
 from dsv4.config import ModelConfig
+from dsv4.planning.files import ModelFiles
 from dsv4.testing.tiny import tiny_config, tiny_model
 from tests.checkpoint.folders import Tensors, edit_config, refused, rewrite, state
 from tests.checkpoint.test_requantized import (
@@ -216,8 +217,9 @@ def test_a_folder_of_llm_compressor_with_its_config(copy: Callable[[], Path], so
         qk_nope_head_dim=16,
     )
     assert "NVFP4 (compressed-tensors)" in refused(folder)
-    with pytest.raises(ValueError, match="NVFP4"):
-        logits(folder)  # before anything is planned or allocated
+    opened = open_folder(folder)
+    with pytest.raises(ValueError, match="NVFP4"):  # before anything is planned or allocated
+        ModelFiles.of_folder("model", opened.config, opened.reader)
     convert(folder, tmp_path / "out", dtype="fp32")
     got, wanted = logits(tmp_path / "out"), logits(source)
     assert float((got - wanted).norm() / wanted.norm()) < 0.25
