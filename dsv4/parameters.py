@@ -104,6 +104,11 @@ def scale_of(weight_name: str) -> str:
     return weight_name.removesuffix("weight") + "scale"
 
 
+def weight_of(scale_name: str) -> str:
+    """`x.scale` -> `x.weight`."""
+    return scale_name.removesuffix("scale") + "weight"
+
+
 def is_expert(name: str) -> bool:
     """Whether a name is that of a routed expert's parameter or scale; for code that has no configuration."""
     return ".ffn.experts." in name

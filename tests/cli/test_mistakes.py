@@ -149,7 +149,7 @@ def test_wrong_values_and_places(dsv4: Run, command: str, message: str) -> None:
 
 @pytest.mark.parametrize("command", ["generate --prompt x", "chat", "bench --contexts 8", "bench model"])
 def test_steps_that_cannot_be_fused(dsv4: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    def unfit(*_: object) -> None:
+    def unfit(*_: object, **__: object) -> None:
         raise UnfitError("not today")
 
     monkeypatch.setattr("dsv4.engine.runner.FusedStep", unfit)
