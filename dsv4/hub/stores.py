@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -89,7 +90,6 @@ class PlainFolder:
         self.folder, self.lock = folder, folder / ".dsv4-pull.lock"
         self._notes = folder / ".dsv4-pull.json"
         self._one_at_a_time = threading.Lock()
-        self._known = self._read()
 
     def has(self, file: RemoteFile, watch: Watch) -> bool:
         path = self.folder / file.name
@@ -124,7 +124,9 @@ class PlainFolder:
     def _entry(self, file: RemoteFile, path: Path) -> list[object]:
         return [file.digest, *stamp(path)]
 
-    def _read(self) -> dict[str, list[object]]:
+    @cached_property
+    def _known(self) -> dict[str, list[object]]:
+        """The notes, read at first use: inside `alone`, after a pull that was waited for has written its own."""
         try:
             notes = json.loads(self._notes.read_bytes())
         except (OSError, ValueError):  # none, or damaged: every file is compared again

@@ -15,10 +15,12 @@ from typing import cast
 import pytest
 
 from dsv4.api.folders import model_folder
+from dsv4.hub import stores
 from dsv4.hub.download import Watch
 from dsv4.hub.names import Repository
 from dsv4.hub.pull import find, pull
 from dsv4.hub.sources import HubError, Listing, RemoteFile, Source
+from dsv4.hub.stores import PlainFolder
 from tests.hub.conftest import SOON, TINY, Screen
 from tests.hub.small_hub import COMMIT, Fault, SmallHub, small_model, weights
 
@@ -307,3 +309,17 @@ def test_a_model_that_cannot_be_loaded_comes_when_it_is_wanted_anyway(hub: Small
     _config(model_type="llama", architectures=["LlamaForCausalLM"])(hub.repositories[TINY.name])
     folder = pull(HuggingFace(hub.url), TINY, replace(SOON, anyway=True), screen)
     assert fetched(folder) == needed(hub.repositories[TINY.name])
+
+
+def test_a_pull_that_waited_for_another_knows_what_that_one_has_written(
+    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its store was made before the other one's notes."""
+    first, second = PlainFolder(tmp_path), PlainFolder(tmp_path)
+    watch = Watch(screen.arrived, screen.note)
+    old, new = (RemoteFile("config.json", 2, "sha256", digit * 64) for digit in "ab")
+    first.partial(old).write_bytes(b"{}")
+    first.keep(old)
+    monkeypatch.setattr(stores, "has_hash", lambda *asked: False)
+    assert second.has(old, watch)  # by the note, without reading it
+    assert not second.has(new, watch)  # another version of a pulled file: fetched, not refused
