@@ -155,7 +155,7 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
     check_shapes(config, release_numerics=mode == "release")
     context = request.context_length or min(DEFAULT_CONTEXT, config.max_position_embeddings)
     weights = weight_bytes(files, mode, predict=request.speculate or request.on_card)
-    rows = max(request.sequences, 8) * (1 + request.speculate)
+    rows = max(request.sequences, 8) * (1 + (config.taken_back if request.speculate else 0))
     working = workspace_bytes(config, mode, tokens=request.step_tokens, rows=rows, context=context)
     working += TENSOR_BYTES * len(files.specs)
     if request.on_card:

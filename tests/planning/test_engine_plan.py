@@ -18,7 +18,7 @@ from dsv4.planning.plan import EngineRequest, make_plan
 from dsv4.planning.rates import Rates, disk_rate, measure
 from dsv4.planning.text import long_lines, short_lines
 from dsv4.planning.weights import weight_bytes
-from dsv4.testing.tiny import tiny_config, tiny_model
+from dsv4.testing.tiny import tiny_config, tiny_draft_config, tiny_model
 from tests.conftest import ROOT
 
 GIB = 2**30
@@ -106,6 +106,13 @@ def test_experts_that_do_not_fit_are_streamed(free: int) -> None:
     more = make_plan(FLASH, ONE, 2 * free * GIB)
     assert more.experts_in_memory > plan.experts_in_memory
     assert more.disk_per_token < plan.disk_per_token
+
+
+def test_logits_of_all_drafts_have_room() -> None:
+    """A step checks up to a block of drafts for each sequence."""
+    files = ModelFiles.of_config("tiny", tiny_draft_config(vocab_size=4096))
+    alone, drafting = (make_plan(files, EngineRequest(speculate=on, context_length=256), GIB) for on in (False, True))
+    assert drafting.working - alone.working >= 8 * 5 * 4096 * 8  # sequences, drafts, logits, bytes
 
 
 @needs_native
