@@ -29,6 +29,8 @@ FEATURES = (
 )
 USES = {
     "hub": "dsv4 pull",
+    "modelscope": "dsv4 pull --source modelscope",
+    "kernels": "compiled kernels, for a machine without a compiler",
     "track": "curves of a training run in other programs",
     "test": "the tests, and --peer of dsv4 bench",
 }
@@ -121,9 +123,7 @@ def packages() -> list[dict[str, Any]]:
         versions = {name: _version(name) for name in names}
         found = {name: version for name, version in versions.items() if version}
         missing = [name for name in names if name not in found]
-        rows.append(
-            {"extra": extra, "use": USES.get(extra, f"pip install 'dsv4[{extra}]'"), "found": found, "missing": missing}
-        )
+        rows.append({"extra": extra, "use": USES[extra], "found": found, "missing": missing})
     return rows
 
 

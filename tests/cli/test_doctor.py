@@ -1,6 +1,7 @@
 """`dsv4 doctor` and `dsv4 plan` as commands."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 from dsv4.cli import doctor_kernels
 from dsv4.cli.doctor import doctor
 from dsv4.cli.doctor_advice import advice
-from dsv4.cli.doctor_machine import cpu_quota
+from dsv4.cli.doctor_machine import USES, cpu_quota
 from dsv4.cli.engine_flags import EngineFlags
 from dsv4.cli.plan import plan
 from dsv4.kernels import native
 from dsv4.planning import rates
+from tests.conftest import ROOT
 
 GOOD: dict[str, Any] = {
     "machine": {"threads": 4, "usable_cores": 4, "cores": 4, "load": 0.5},
@@ -59,6 +61,11 @@ def test_a_containers_share_of_the_processors(tmp_path: Path, text: str | None, 
     if text is not None:
         (tmp_path / "cpu.max").write_text(text)
     assert cpu_quota(tmp_path) == expected
+
+
+def test_the_use_of_every_extra_is_told() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(USES) == set(project["optional-dependencies"])
 
 
 def test_the_report_names_the_kernels_that_run(capsys: pytest.CaptureFixture[str]) -> None:
