@@ -40,14 +40,14 @@ _NOT_COPIED = PICKLE_SUFFIXES | {".safetensors", ".gguf", ".tmp"}
 # Written anew, or what a quantiser says of the weights it stored: other programs would believe it.
 _NOT_OURS = frozenset(
     {
-        *("config.json", INDEX_NAME, UNFINISHED_NAME),
-        *(
-            "hf_quant_config.json",
-            "quantization_config.json",
-            "quantize_config.json",
-            "quant_config.json",
-            "recipe.yaml",
-        ),
+        "config.json",
+        INDEX_NAME,
+        UNFINISHED_NAME,
+        "hf_quant_config.json",
+        "quantization_config.json",
+        "quantize_config.json",
+        "quant_config.json",
+        "recipe.yaml",
     }
 )
 _MAP_BYTES = 1 << 28

@@ -18,8 +18,8 @@ def convert(
     Parameters
     ----------
     src
-        Folder with config.json and safetensors files, or the name of a pulled model.
-        Folder with config.json and safetensors files; also one that another quantiser wrote (NVFP4, W4A16, ...).
+        Folder with config.json and safetensors files, or the name of a pulled model; also one that another quantiser
+        wrote (NVFP4, W4A16, ...).
     dst
         New folder to write; must not hold a finished checkpoint.
     experts

@@ -36,10 +36,10 @@ class Learner:
         record = learner.step(batches, loss_of, lr=1e-5)
 
     model: as `team` has built it, weights loaded, on the device where it is to learn; batches are brought there.
-    qat_from: the step from which the model computes with the numbers
-    that the release layout will store (report 5.2.1); None = never. balance: moves the routers' biases after each step
-    by `optimizer.balance_speed`, from the loads that the loss reports; off, because the report names it for
-    pre-training alone. optimizers: makes them where the model has parameters that no table knows (adapters).
+    qat_from: the step from which the model computes with the numbers that the release layout will store (report
+    5.2.1); None = never. balance: moves the routers' biases after each step by `optimizer.balance_speed`, from the
+    loads that the loss reports; off, because the report names it for pre-training alone. optimizers: makes them where
+    the model has parameters that no table knows (adapters).
 
     Micro-batches of one step share `totals`, so a token counts the same wherever it was packed. All ranks must give
     equally many. A step whose gradient is not finite changes nothing and says so (`skipped`).
