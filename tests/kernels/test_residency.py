@@ -12,9 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dsv4.checkpoint.reader import CheckpointReader
+from dsv4.engine import Engine
+from dsv4.generation import SamplingParams
 from dsv4.kernels import native, quant
 from dsv4.kernels.moe import ExpertWeights, expert_mlp
 from dsv4.kernels.moe.residency import expert_counts, limit_experts
+from dsv4.model.block import Block
+from dsv4.testing.tiny import tiny_model
 
 EXPERTS, D, F = 24, 512, 1024
 ONE = 3 * D * F // 2 + 3 * D * F // 32  # bytes of an expert
@@ -134,3 +138,17 @@ def test_a_budget_must_hold_two_experts(reader: CheckpointReader) -> None:
         limit_experts(reader.maps(), 60_000, 1000)
     with pytest.raises(ValueError, match="got 0"):
         limit_experts(reader.maps(), 0, 1000)
+
+
+@torch.inference_mode()
+def test_a_step_that_fails_is_over() -> None:
+    """Who tells the progress of reading must not wait for a step that has ended with an error."""
+    model = tiny_model()
+    engine = Engine(model, context_length=256, fused=True)
+    first = model.layers[0]
+    assert isinstance(first, Block)
+    first.ffn.gate.tid2eid.fill_(10_000)
+    engine.submit([1, 2, 3], SamplingParams(max_tokens=2))
+    with pytest.raises(IndexError):
+        engine.step()
+    assert (expert_counts().layer, expert_counts().layers) == (0, 0)

@@ -102,7 +102,7 @@ void hint(const StepRun& run, const StepExperts& e, const int64_t* ids, int64_t 
 
 // Before block `index`: its experts begin to be read, where they are streamed and its attention leaves the disk idle.
 // Tokens choose those of a hash layer. Those of another layer are guessed: its router sees the streams as they are, not
-// as its attention will leave them. Only its first choices are right often enough (docs/speed.md).
+// as its attention will leave them. Only its first choices are right often enough (docs/log.md).
 void read_ahead(const StepRun& run, int64_t index, const void* x) {
     constexpr int64_t MOST_TOKENS = 4;
     const StepModel& m = run.model;
@@ -244,8 +244,8 @@ extern "C" int dsv4_step_plan(const StepModel* model, const StepStore* store, co
 }
 
 // Runs the step that was planned for the same arguments: writes the store's rows, the streams after the last block, and
-// the logits of the wanted rows. Returns 0, 5 for an id that names no expert, or 6 for
-// an expert that could not be read from its file.
+// the logits of the wanted rows. Returns 0, 5 for an id that names no expert, or 6 for an expert that could not be read
+// from its file.
 extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
     static thread_local StepSpace space;
     static thread_local Helpers helpers;
@@ -257,16 +257,17 @@ extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const S
     void* other = run.act(space.other_streams, batch->tokens * model->streams * model->dim);
     const StepDraft* draft = model->draft;
     void* taps = draft ? run.act(space.taps, batch->tokens * draft->taps * model->dim) : nullptr;
-    for (int64_t i = 0, at = 0; i < model->layers; i++) {
+    int wrong = 0;
+    for (int64_t i = 0, at = 0; i < model->layers && !wrong; i++) {
         residency_progress(i, model->layers);
         read_ahead(run, i, batch->x_TSD);
-        if (const int wrong = block(run, i, batch->x_TSD, other)) return wrong;
+        wrong = block(run, i, batch->x_TSD, other);
         if (draft && at < draft->taps && draft->tap_layers[at] == i) tap(run, batch->x_TSD, at++, draft->taps, taps);
     }
     residency_progress(0, 0);
-    if (draft) step_context(run, taps);
-    if (batch->wanted) head(run);
+    if (!wrong && draft) step_context(run, taps);
+    if (!wrong && batch->wanted) head(run);
     space.trim();
     helpers.leave();
-    return 0;
+    return wrong;
 }
