@@ -235,12 +235,12 @@ bool run_band(Band& band, const Room& room, const char* x, float* out, int threa
     const int64_t D = band.experts.D;
     constexpr int64_t STEP = 1024;
     const int64_t steps = (D + STEP - 1) / STEP;
+    const bool streaming = residency_places() > 0;
+    if (streaming) residency_enter();  // the budget does not change from here on
     const std::vector<int64_t> group = groups_of(band);
     const int64_t groups = int64_t(group.size()) - 1;
-    const bool streaming = residency_places() > 0;
     std::atomic<bool> unread{false};
     if (streaming) {
-        residency_enter();
         take(band, group[0], group[1]);
         residency_forget();
     }

@@ -386,10 +386,11 @@ void residency_progress(int64_t done, int64_t layers) {
 }  // namespace dsv4
 
 // Experts of the registered files may take `budget` bytes from now on, each at most `largest`; budget 0 = no limit, and
-// experts are used where they lie. Forgets everything from before; nothing may use an expert meanwhile. Returns the
-// number of experts that fit, or -1 if the system gives no memory.
+// experts are used where they lie. Waits for a layer that uses the arena, and forgets everything from before. Returns
+// the number of experts that fit, or -1 if the system gives no memory.
 extern "C" int64_t dsv4_residency_start(int64_t budget, int64_t largest) {
     State& s = state();
+    const std::lock_guard<std::mutex> turn(s.turn);
     std::unique_lock<std::mutex> hold(s.lock);
     s.wanted.clear(), s.ahead.clear();
     s.done.wait(hold, [&] { return !s.busy; });

@@ -32,8 +32,9 @@ def limit_experts(maps: Mapping[Path, Tensor], budget: int | None, largest: int 
     """Let the experts of `maps` take at most `budget` bytes of memory; None ends the limit.
 
     maps: whole files by path, mapped privately and never written to. largest: bytes of the largest expert. Experts
-    outside these maps are not affected. Nothing may compute meanwhile. Raises ValueError where the native kernels do
-    not run and for a budget that does not hold two experts, MemoryError, and OSError for a file that cannot be read.
+    outside these maps are not affected. Waits for a layer that uses experts now. Raises ValueError where the native
+    kernels do not run and for a budget that does not hold two experts, MemoryError, and OSError for a file that cannot
+    be read; then there is no limit.
     """
     if not native.available():
         if budget is None:
@@ -52,6 +53,7 @@ def limit_experts(maps: Mapping[Path, Tensor], budget: int | None, largest: int 
     for path, data in maps.items():
         code = add(os.fsencode(path), data.data_ptr(), data.numel() * data.element_size())
         if code:
+            start(0, 0)
             raise OSError(code, os.strerror(code), str(path))
 
 
