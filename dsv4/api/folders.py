@@ -8,14 +8,17 @@ from dsv4.hub.names import RELEASED, Repository, repository
 
 
 def model_folder(named: str | Path | None) -> Path:
-    """The folder of a model: of the bundled one for None, of a path, or of a pulled model (`flash`, `owner/name`).
+    """The folder of a model: of the bundled one for None and `nano`, of a path, or of a pulled model (`flash`,
+    `owner/name`).
 
-    A folder of that name comes before a pulled model. A path that does not exist and is no name is returned as it is,
-    for the caller to report. Raises FileNotFoundError for the name of a model that was not pulled.
+    A folder of that name comes before the bundled and a pulled model. A path that does not exist and is no name is
+    returned as it is, for the caller to report. Raises FileNotFoundError for the name of a model that was not pulled.
     """
     if named is None:
         return default_model_folder()
     path = Path(named)
+    if path == Path("nano") and not path.exists():
+        return default_model_folder()
     wanted = None if path.exists() else repository(path.as_posix())
     if wanted is None:
         return path

@@ -51,7 +51,7 @@ def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
 
     if model in RELEASED:
         return model, ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{model}.json"), None
-    folder = model_folder(None if model == "nano" and not Path(model).exists() else model)
+    folder = model_folder(model)
     if not folder.exists():
         raise FileNotFoundError(f"{model}: not flash, pro or nano, and no such folder")
     return title(folder), ModelConfig.from_file(folder), folder if folder.is_dir() else folder.parent

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv4.api.folders import model_folder
+from dsv4.api.folders import default_model_folder, model_folder
 from dsv4.hub import find_pulled, repository, title
 from dsv4.hub.folders import remember
 from dsv4.hub.names import RELEASED
@@ -38,6 +38,15 @@ def test_a_short_name_and_its_repository_are_the_same_model(short: str, tmp_path
     folder = snapshot(tmp_path, RELEASED[short].name)
     assert model_folder(short) == model_folder(RELEASED[short].name) == folder
     assert title(folder) == RELEASED[short].title
+
+
+def test_nano_is_the_bundled_model_unless_a_folder_has_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert model_folder("nano") == default_model_folder()
+    model_at(tmp_path / "nano")
+    assert model_folder("nano") == Path("nano")
 
 
 @pytest.mark.parametrize("text", ["flash2", "a/b/c", "/a/b", "../b", "a/", "a/..", "-a/b", "a b/c", "a--b/c", "."])
