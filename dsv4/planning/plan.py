@@ -153,7 +153,10 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
     chosen, why = choose_mode(config, files.layout, files.specs)
     mode: Mode = chosen if request.mode == "auto" else request.mode
     check_shapes(config, release_numerics=mode == "release")
-    context = request.context_length or min(DEFAULT_CONTEXT, config.max_position_embeddings)
+    most = config.max_position_embeddings
+    context = min(DEFAULT_CONTEXT, most) if request.context_length is None else request.context_length
+    if not 1 <= context <= most:
+        raise ValueError(f"context_length must be in [1, {most}], got {context}")
     weights = weight_bytes(files, mode, predict=request.speculate or request.on_card)
     rows = max(request.sequences, 8) * (1 + (config.taken_back if request.speculate else 0))
     working = workspace_bytes(config, mode, tokens=request.step_tokens, rows=rows, context=context)

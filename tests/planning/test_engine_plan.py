@@ -140,6 +140,12 @@ def test_a_context_that_does_not_fit_names_one_that_does() -> None:
         make_plan(FLASH, EngineRequest(context_length=config, cache_dtype="fp32", sequences=1), 6 * GIB)
 
 
+@pytest.mark.parametrize("context", [0, -1, 99_999_999])
+def test_a_context_that_the_model_does_not_have_is_refused(context: int) -> None:
+    with pytest.raises(ValueError, match=r"context_length must be in \[1, 1048576\], got"):
+        make_plan(FLASH, replace(ONE, context_length=context), free=400 * GIB)
+
+
 def test_explicit_limits_are_kept_and_checked() -> None:
     plan = make_plan(FLASH, replace(ONE, expert_memory=4 * GIB, memory=GIB), 24 * GIB)
     assert plan.expert_memory == 4 * GIB
