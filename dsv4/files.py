@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,20 @@ def rename(source: Path, target: Path) -> None:
     A folder takes only a name that is free."""
     os.replace(source, target)
     sync_path(target.parent)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `target` when the block ends; until then the old one stays. On an
+    error nothing is left of the new one."""
+    staging = target.with_name(f"{target.name}.new")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging
+        shutil.rmtree(target, ignore_errors=True)
+        rename(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def stamp(file: Path) -> tuple[int, int]:

@@ -2,13 +2,11 @@
 
 import json as json_format
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from dsv4.cli.engine_flags import EngineFlags
-from dsv4.config import ModelConfig
 from dsv4.hub import title
 
 if TYPE_CHECKING:
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from dsv4.planning.rates import Rates
 
 DEFAULT_ENGINE = EngineFlags()
-RELEASED = ("flash", "pro")
 
 
 def plan(
@@ -66,6 +63,7 @@ def find_files(named: str | None, *, draft: bool = False) -> "ModelFiles":
     draft head, if it has one."""
     from dsv4.checkpoint import open_folder
     from dsv4.cli.folders import model_folder
+    from dsv4.cli.inspect import RELEASED, find_config
     from dsv4.planning.files import ModelFiles
 
     try:
@@ -73,8 +71,7 @@ def find_files(named: str | None, *, draft: bool = False) -> "ModelFiles":
     except FileNotFoundError:
         if named not in RELEASED:
             raise
-        config = ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{named}.json")
-        return ModelFiles.of_config(named, config)
+        return ModelFiles.of_config(*find_config(named)[:2])
     opened = open_folder(path)
     config = opened.config.without_prediction() if opened.config.dspark and not draft else opened.config
     return ModelFiles.of_folder(title(path), config, opened.reader)

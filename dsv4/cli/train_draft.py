@@ -1,6 +1,5 @@
 """`dsv4 train` for a recipe with a table [draft]: a draft head beside a model that stays as it is, bit for bit."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ from dsv4.checkpoint.convert import convert_parameter
 from dsv4.checkpoint.names import Layout
 from dsv4.checkpoint.quantize import store_parameter, write_configs
 from dsv4.checkpoint.writer import CheckpointWriter
-from dsv4.files import rename
+from dsv4.files import whole_folder
 from dsv4.parameters import parameters
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.training.data import open_sources
@@ -47,15 +46,9 @@ def draft_trainer(recipe: "Recipe", base: BaseModel, place: Path, tokenizer: "To
 
 def export_with_head(place: Path, base: BaseModel, trainer: DraftTrainer, layout: Layout) -> Path:
     """Write PLACE/model: the model's own tensors as they are stored (in its own layout bit for bit), and the head."""
-    config, target, staging = trainer.model.config, place / "model", place / "model.new"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        _write(staging, base.reader, config, head_of(trainer.weights()), layout, base.files())
-        shutil.rmtree(target, ignore_errors=True)
-        rename(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return target
+    with whole_folder(place / "model") as folder:
+        _write(folder, base.reader, trainer.model.config, head_of(trainer.weights()), layout, base.files())
+    return place / "model"
 
 
 def _write(

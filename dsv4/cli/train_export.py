@@ -1,6 +1,5 @@
 """The end of a training run: its model as a folder that every verb loads."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from torch import Tensor
 from dsv4.checkpoint import save_checkpoint
 from dsv4.checkpoint.names import Layout
 from dsv4.config import ModelConfig
-from dsv4.files import rename
+from dsv4.files import whole_folder
 
 
 def export_model(
@@ -18,12 +17,6 @@ def export_model(
     """Write PLACE/model; an earlier one stays until the new one is whole. text_side: the tokenizer's files."""
     if layout.name == "release":
         config = config.with_changes(quantized=True, expert_dtype="fp4")
-    target, staging = place / "model", place / "model.new"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        save_checkpoint(staging, config, weights, layout, extra_files=text_side)
-        shutil.rmtree(target, ignore_errors=True)
-        rename(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return target
+    with whole_folder(place / "model") as folder:
+        save_checkpoint(folder, config, weights, layout, extra_files=text_side)
+    return place / "model"

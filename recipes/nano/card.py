@@ -16,7 +16,7 @@ from typing import Any
 import dsv4
 from dsv4.cli.recipe_chain import RECORD, Chain
 from dsv4.encoding import Tokenizer
-from dsv4.files import rename, write_whole
+from dsv4.files import whole_folder, write_whole
 from dsv4.model.accounting import parameters
 from recipes.nano.dialogues import answered, dialogues, example_prompts
 from recipes.nano.grade import FIGURES, SHEET, table
@@ -30,21 +30,18 @@ TEMPERATURE = 0.3  # what the folder recommends: at 1.0 a model this small slips
 
 def make(run: Path) -> Path:
     """Write RUN/card in one piece. Raises FileNotFoundError naming what a stage before has not made."""
-    target, staging = run / "card", run / "card.new"
-    shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(run / "distill" / "model", staging)
-    said = dialogues()
-    file = staging / "generation_config.json"
-    advice = json.loads(file.read_text(encoding="utf-8"))
-    advice |= {"temperature": TEMPERATURE, "dialect": Tokenizer.load(staging).dialect.name}
-    advice["example_prompts"] = example_prompts()
-    _write(file, json.dumps(advice, indent=2) + "\n")
-    for name in (FIGURES, SHEET):
-        shutil.copy(run / "grade" / name, staging / name)
-    _write(staging / "README.md", card(run, staging, said))
-    shutil.rmtree(target, ignore_errors=True)
-    rename(staging, target)
-    return target
+    with whole_folder(run / "card") as folder:
+        shutil.copytree(run / "distill" / "model", folder)
+        said = dialogues()
+        file = folder / "generation_config.json"
+        advice = json.loads(file.read_text(encoding="utf-8"))
+        advice |= {"temperature": TEMPERATURE, "dialect": Tokenizer.load(folder).dialect.name}
+        advice["example_prompts"] = example_prompts()
+        _write(file, json.dumps(advice, indent=2) + "\n")
+        for name in (FIGURES, SHEET):
+            shutil.copy(run / "grade" / name, folder / name)
+        _write(folder / "README.md", card(run, folder, said))
+    return run / "card"
 
 
 def _write(file: Path, text: str) -> None:
