@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dsv4.generation import (
     ContextLengthError,
     FinishReason,
+    PromptProgress,
     RequestOptions,
     SamplingParams,
     TokenEvent,
@@ -34,6 +35,7 @@ class StubGenerator:
     A token of `params.stop_ids` ends the answer (stop), `params.max_tokens` and the context cut it (length),
     and so does a script that ends without a stop token (stop, with no token). `delay` are seconds before each
     event. With `error` the script is followed by a failure of that name. `reused`: prompt tokens it claims to have had.
+    `progress`: what it tells of a prompt before the first token, where that is asked for.
 
     >>> StubGenerator([5, 6, 1]).calls
     []
@@ -47,12 +49,14 @@ class StubGenerator:
         *,
         error: str | None = None,
         reused: int = 0,
+        progress: Sequence[PromptProgress] = (),
     ) -> None:
         self._script = script
         self._context_length = context_length
         self._delay = delay
         self._error = error
         self._reused = reused
+        self._progress = tuple(progress)
         self.calls: list[StubCall] = []
 
     @property
@@ -69,7 +73,8 @@ class StubGenerator:
         call = StubCall(list(prompt), params, options or RequestOptions())
         self.calls.append(call)
         try:
-            for event in self._events(call):
+            told = self._progress if call.options.progress else ()
+            for event in [*(TokenEvent(None, progress=step) for step in told), *self._events(call)]:
                 # also without a delay others get their turn, as with a real engine
                 await asyncio.sleep(self._delay)
                 call.emitted += 1

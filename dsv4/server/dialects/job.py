@@ -139,8 +139,18 @@ class AnswerJob:
             "completion_tokens": self.answer.completion_tokens,
             "finish": self.answer.finish_reason if self.answer.over else None,
             "cost_usd": round(self.cost, 9),
-            "first_token_seconds": None if self._first_token is None else round(self._first_token - self._began, 4),
+            "first_token_seconds": None if (first := self.first_token_seconds) is None else round(first, 4),
         }
+
+    @property
+    def seconds(self) -> float:
+        """The time since the request was accepted."""
+        return time.perf_counter() - self._began
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """How long the first token took, waiting included; None before it."""
+        return None if self._first_token is None else self._first_token - self._began
 
     @property
     def cost(self) -> float:

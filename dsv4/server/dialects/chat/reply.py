@@ -14,9 +14,11 @@ from dsv4.encoding import (
     ToolCallArguments,
     ToolCallStart,
 )
+from dsv4.generation import PromptProgress
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
+from dsv4.server.dialects.chat.timings import prompt_progress, timings
 from dsv4.server.dialects.job import AnswerJob, prepare
 from dsv4.server.dialects.run import Run
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
@@ -51,9 +53,12 @@ def head(job: AnswerJob, kind: str) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class ChatRun(Run):
-    """One chat completion."""
+    """One chat completion. tell_progress: the stream tells how far the prompt is; tell_timings: chunks and the whole
+    answer have the speeds."""
 
     include_usage: bool
+    tell_progress: bool = False
+    tell_timings: bool = False
 
     def keep_alive(self) -> bytes:
         """A comment, with the progress of the prompt if that is known."""
@@ -82,7 +87,8 @@ class ChatRun(Run):
             "logprobs": self._logprobs(records),
             "finish_reason": self.job.answer.finish_reason,
         }
-        return {**head(self.job, "chat.completion"), "choices": [choice], "usage": usage_of(self.job)}
+        answer = {**head(self.job, "chat.completion"), "choices": [choice], "usage": usage_of(self.job)}
+        return {**answer, "timings": timings(self.job)} if self.tell_timings else answer
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, closed by `[DONE]`. Usage comes once, on the chunk with the finish reason, as the
@@ -91,8 +97,12 @@ class ChatRun(Run):
         if self.job.request.thinking:
             first |= {"content": None, "reasoning_content": ""}
         yield self._chunk(first)
+        told = None
         async with aclosing(self.job.steps()) as steps:
             async for step in steps:
+                if self.tell_progress and self.job.progress is not told:
+                    told = self.job.progress
+                    yield self._chunk({}, progress=told)
                 records = step.logprobs
                 for delta in step.deltas:
                     body = self._delta(delta)
@@ -126,7 +136,13 @@ class ChatRun(Run):
         function = {"name": name, "arguments": arguments}
         return {"id": self.job.call_id(index), "type": "function", "function": function}
 
-    def _chunk(self, delta: Mapping[str, Any], records: Sequence[TokenRecord] = (), finish: str | None = None) -> bytes:
+    def _chunk(
+        self,
+        delta: Mapping[str, Any],
+        records: Sequence[TokenRecord] = (),
+        finish: str | None = None,
+        progress: PromptProgress | None = None,
+    ) -> bytes:
         logprobs = self._logprobs(records) if records else None
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         chunk = {**head(self.job, "chat.completion.chunk"), "choices": [choice]}
@@ -134,6 +150,10 @@ class ChatRun(Run):
             chunk["usage"] = usage_of(self.job)
         elif self.include_usage:
             chunk["usage"] = None
+        if progress is not None:
+            chunk["prompt_progress"] = prompt_progress(progress, self.job)
+        if self.tell_timings and self.job.tokens:
+            chunk["timings"] = timings(self.job)
         return event(chunk)
 
     def _logprobs(self, records: Sequence[TokenRecord]) -> dict[str, Any] | None:
@@ -156,7 +176,13 @@ def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun
     request = parse_chat(body)
     model = backend.model_name if request.model is None else request.model
     job = prepare(backend, read_chat(request, backend.tokenizer.dialect, model, key))
-    return ChatRun(job, streaming=bool(request.stream), include_usage=request.wants_usage)
+    return ChatRun(
+        job,
+        streaming=bool(request.stream),
+        include_usage=request.wants_usage,
+        tell_progress=bool(request.return_progress),
+        tell_timings=bool(request.timings_per_token),
+    )
 
 
 def _section(delta: Delta) -> Section | None:

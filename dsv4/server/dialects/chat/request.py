@@ -134,6 +134,8 @@ class ChatRequest(Switches, SamplingFields):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     safety_identifier: Any = None
+    return_progress: bool | None = None
+    timings_per_token: bool | None = None
 
     @classmethod
     def refuse(cls, body: Mapping[str, Any]) -> None:
