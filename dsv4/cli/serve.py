@@ -63,7 +63,7 @@ def serve(
         model = load(folder, **options, say=to_stderr)
         gc.collect()
         gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
-        print(model.memory_text(), file=sys.stderr, flush=True)
+        _tell_start(model)
         app = create_app(
             model.service,
             model.tokenizer,
@@ -90,6 +90,15 @@ def serve(
             lost = _close(model, ledger)
     if lost:
         raise OSError(f"{lost} rows of usage could not be written to the ledger; they stand in the log (usage_lost)")
+
+
+def _tell_start(model: "LocalModel") -> None:
+    """Lines for the user before the server is ready."""
+    from dsv4.server.static import is_built
+
+    print(model.memory_text(), file=sys.stderr, flush=True)
+    if not is_built():
+        print("pages: the plain chat page only; `python3 run.py setup` builds the others", file=sys.stderr, flush=True)
 
 
 def _close(model: "LocalModel", ledger: "Ledger | None") -> int:

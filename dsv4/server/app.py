@@ -6,6 +6,7 @@ of the official service's other bases also exist under `/beta` and `/anthropic`.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -29,7 +30,7 @@ from dsv4.server.guard.middleware import GuardMiddleware
 from dsv4.server.guard.sizes import check_sizes
 from dsv4.server.respond import respond
 from dsv4.server.routes import PlainRoutes
-from dsv4.server.static import FILES, page_routes
+from dsv4.server.static import APP, page_files, page_routes
 from dsv4.server.wire.failures import HANDLERS
 from dsv4.server.wire.json import decode
 from dsv4.server.wire.response import json_response
@@ -67,24 +68,27 @@ def create_app(
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     counters: Callable[[], Mapping[str, float]] | None = None,
     ledger: Ledger | None = None,
+    pages: Path = APP,
 ) -> Starlette:
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
     counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does.
+    pages: folder of the bundled pages; without them `/` is the plain chat page.
     `app.state.backend` is the `Backend` that the requests share. Closes neither `generator` nor `ledger`.
     """
     backend = Backend(Endable(generator), tokenizer, model_name, defaults, settings, counters, ledger=ledger)
+    files = page_files(pages)
     app = Starlette(
         routes=[
             *_post_routes(backend),
             *PlainRoutes(backend).routes((*PREFIXES, "/anthropic", "/anthropic/v1")),
-            *page_routes(),
+            *page_routes(files),
         ],
         middleware=[
             Middleware(
                 GuardMiddleware,
                 admission=backend.admission,
-                open_paths=frozenset(FILES),
+                open_paths=frozenset(files),
                 responses=backend.metrics.responses,
             )
         ],

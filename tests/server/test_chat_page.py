@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dsv4.server import Keys
-from dsv4.server.static import FILES, FOLDER
+from dsv4.encoding import Tokenizer
+from dsv4.server import Keys, Settings, create_app
+from dsv4.server.static import APP_PATHS, PLAIN, PLAIN_FILES, TYPES, page_files
+from dsv4.testing.stub import StubGenerator
 from tests.server.browser import Browser, find_chromium
 from tests.server.conftest import Converse, Server, listening
 
@@ -29,13 +31,14 @@ print(6 * 7)  # <b>42</b>
 """
 
 
-@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("path", PLAIN_FILES)
 def test_files_need_no_key_and_may_load_nothing(serve: Converse, path: str) -> None:
     server = serve("x", settings={"keys": Keys.parse(["ann secret-of-ann"])})
     response = server.request("GET", path)
+    file = PLAIN / PLAIN_FILES[path]
     assert response.status_code == 200
-    assert response.content == (FOLDER / FILES[path][0]).read_bytes()
-    assert response.headers["content-type"] == f"{FILES[path][1]}; charset=utf-8"
+    assert response.content == file.read_bytes()
+    assert response.headers["content-type"] == TYPES[file.suffix]
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -43,13 +46,43 @@ def test_files_need_no_key_and_may_load_nothing(serve: Converse, path: str) -> N
     assert server.request("GET", "/v1/models").status_code == 401
 
 
+def test_without_bundled_pages_the_plain_one_is_at_the_root(tmp_path: Path) -> None:
+    files = page_files(tmp_path)
+    assert files["/"] == PLAIN / "index.html"
+    assert set(files) == {"/", *PLAIN_FILES}
+
+
+def test_bundled_pages(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<script type=module src=app/main-AB.js></script>")
+    (tmp_path / "main-AB.js").write_text("let a = 1;" * 100)
+    (tmp_path / "sources.sha256").write_text("0")
+    settings = Settings(keys=Keys.parse(["ann secret-of-ann"]))
+    app = create_app(StubGenerator([]), tokenizer, model_name="tiny", settings=settings, pages=tmp_path)
+    server = Server(tokenizer, StubGenerator([]))
+    server.app = app
+    for path in (*APP_PATHS, "/plain", "/app/main-AB.js"):
+        assert server.request("GET", path).status_code == 200
+    for path in APP_PATHS:
+        page = server.request("GET", path)
+        assert "main-AB.js" in page.text
+        assert page.headers["cache-control"] == "no-cache"
+    script = server.request("GET", "/app/main-AB.js")
+    assert script.text == "let a = 1;" * 100
+    assert script.headers["content-encoding"] == "gzip"
+    assert "immutable" in script.headers["cache-control"]
+    bare = server.request("GET", "/app/main-AB.js", headers={"accept-encoding": "identity"})
+    assert bare.text == script.text
+    assert "content-encoding" not in bare.headers
+    assert server.request("GET", "/app/sources.sha256").status_code == 401
+
+
 def test_files_hold_together() -> None:
-    page = (FOLDER / "index.html").read_text()
+    page = (PLAIN / "index.html").read_text()
     named = {f"/{name}" for name in re.findall(r'(?:src|href)="([^":]+)"', page)}
-    assert named == set(FILES) - {"/"}
+    assert named == set(PLAIN_FILES) - {"/plain"}
     ids = set(re.findall(r'id="([^"]+)"', page))
-    assert set(re.findall(r'\bat\("([^"]+)"\)', (FOLDER / "chat.js").read_text())) <= ids
-    for file in FOLDER.iterdir():
+    assert set(re.findall(r'\bat\("([^"]+)"\)', (PLAIN / "chat.js").read_text())) <= ids
+    for file in PLAIN.iterdir():
         text = file.read_text()
         assert not re.search(r"(src|href|url\(|@import|fetch\()[^\n]*(https?:)?//", text), file
         for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "DOMParser"):
@@ -73,7 +106,7 @@ def say(browser: Browser, text: str) -> None:
 def test_conversation_in_a_browser(serve: Converse, browser: Browser, tmp_path: Path) -> None:
     server = serve(f"{THOUGHT}</think>{ANSWER}", delay=0.002)
     with listening(server) as url:
-        browser.open(url)
+        browser.open(f"{url}/plain")
         browser.wait('document.getElementById("model").options.length > 2')
         say(browser, "What is 6 * 7?")
         browser.wait('document.querySelector(".note")?.textContent.includes("tokens")')
@@ -103,7 +136,7 @@ def test_conversation_in_a_browser(serve: Converse, browser: Browser, tmp_path: 
 def test_stop_and_mode_in_a_browser(serve: Converse, browser: Browser) -> None:
     server = serve([300] * 4000, delay=0.01)
     with listening(server) as url:
-        browser.open(url)
+        browser.open(f"{url}/plain")
         browser.wait('document.getElementById("model").options.length > 2')
         browser.run('document.getElementById("mode").value = "none"')
         say(browser, "Go on for ever")
@@ -131,7 +164,7 @@ def test_examples_of_a_model_are_listed(serve: Converse) -> None:
 def test_examples_are_offered_in_a_browser(serve: Converse, browser: Browser) -> None:
     server = with_examples(serve("why</think>Yes."))
     with listening(server) as url:
-        browser.open(url)
+        browser.open(f"{url}/plain")
         browser.wait('document.querySelectorAll("#examples button").length == 2')
         browser.run('document.querySelector("#examples button").click()')
         browser.wait('document.querySelector(".note")?.textContent.includes("tokens")')
@@ -146,7 +179,7 @@ def test_examples_are_offered_in_a_browser(serve: Converse, browser: Browser) ->
 def test_a_key_is_asked_for(serve: Converse, browser: Browser) -> None:
     server = serve("why</think>Yes.", settings={"keys": Keys.parse(["ann secret-of-ann"])})
     with listening(server) as url:
-        browser.open(url)
+        browser.open(f"{url}/plain")
         browser.wait('!document.getElementById("key-label").hidden')
         browser.run(
             'document.getElementById("key").value = "secret-of-ann"; '

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from dsv4.server.static import FOLDER
+from dsv4.server.static import PLAIN
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
@@ -33,7 +33,7 @@ const texts = JSON.parse(require("fs").readFileSync(0, "utf8"));
 def run(code: str, texts: object) -> object:
     assert NODE is not None
     done = subprocess.run(
-        [NODE, "-e", PROGRAM + code, str(FOLDER / "markdown.js")],
+        [NODE, "-e", PROGRAM + code, str(PLAIN / "markdown.js")],
         input=json.dumps(texts), capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,9 +1,14 @@
-"""The chat page at `/`: static files that use the server's interface like any other client.
+"""The pages at `/`, `/engine`, `/usage`, `/training` and `/model`: static files that use the server's interface like
+any other client.
 
-They need no key, because they hold no data. They load nothing from other sites and refuse to be framed.
+`web/` holds their sources, `deploy/build_pages.py` bundles them into `app/`. Where that was not done, `/` is the plain
+chat page of `plain/`, which is always at `/plain`. The files need no key, because they hold no data. They load nothing
+from other sites and refuse to be framed.
 """
 
+import gzip
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
@@ -11,29 +16,74 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FOLDER = Path(__file__).parent
-FILES = {
-    "/": ("index.html", "text/html"),
-    "/chat.css": ("chat.css", "text/css"),
-    "/chat.js": ("chat.js", "text/javascript"),
-    "/markdown.js": ("markdown.js", "text/javascript"),
+PLAIN = FOLDER / "plain"
+APP = FOLDER / "app"
+APP_PATHS = ("/", "/engine", "/usage", "/training", "/model")
+PLAIN_FILES = {
+    "/plain": "index.html",
+    "/chat.css": "chat.css",
+    "/chat.js": "chat.js",
+    "/markdown.js": "markdown.js",
 }
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".map": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".woff2": "font/woff2",
+    ".wasm": "application/wasm",
+}
+# compressed as they are
+PACKED = frozenset({".png", ".woff2"})
 HEADERS = {
     # styles that scripts set on elements are not inline styles in the sense of this policy
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' data: blob:; font-src 'self'; worker-src 'self'; frame-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
+    "cross-origin-opener-policy": "same-origin",
 }
+# the names of bundled files change with their contents
+FOR_EVER = "public, max-age=31536000, immutable"
 
 
-def page_routes() -> list[Route]:
+def is_built(app: Path = APP) -> bool:
+    """Whether the pages of `web/` were bundled."""
+    return (app / "index.html").is_file()
+
+
+def page_files(app: Path = APP) -> dict[str, Path]:
+    """The file of each path."""
+    files = {path: PLAIN / name for path, name in PLAIN_FILES.items()}
+    if not is_built(app):
+        return {**files, "/": PLAIN / "index.html"}
+    bundled = {f"/app/{file.name}": file for file in sorted(app.iterdir()) if file.suffix in TYPES}
+    return {**files, **bundled, **dict.fromkeys(APP_PATHS, app / "index.html")}
+
+
+def page_routes(files: dict[str, Path]) -> list[Route]:
     """One route for each file. The files are read once, at the start."""
-    return [Route(path, _file((FOLDER / name).read_bytes(), kind)) for path, (name, kind) in FILES.items()]
+    return [Route(path, _file(path, file)) for path, file in files.items()]
 
 
-def _file(body: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+def _file(path: str, file: Path) -> Callable[[Request], Awaitable[Response]]:
+    body = file.read_bytes()
+    kept = FOR_EVER if path.startswith("/app/") and file.suffix != ".html" else "no-cache"
+    headers = {**HEADERS, "cache-control": kept, "content-type": TYPES[file.suffix]}
+
+    @cache
+    def packed() -> bytes:
+        return gzip.compress(body, mtime=0)
+
     async def send(request: Request) -> Response:
-        return Response(body, media_type=f"{kind}; charset=utf-8", headers=HEADERS)
+        if file.suffix in PACKED:
+            return Response(body, headers=headers)
+        varied = {**headers, "vary": "accept-encoding"}
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(body, headers=varied)
+        return Response(packed(), headers={**varied, "content-encoding": "gzip"})
 
     return send

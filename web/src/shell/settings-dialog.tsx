@@ -1,0 +1,83 @@
+// Theme and key.
+import { signal } from "@preact/signals";
+import { useEffect, useState } from "preact/hooks";
+import { connection } from "../api/connection";
+import { apiKey, isKeyKept, setKey } from "../api/key";
+import { loadModels } from "../api/models";
+import { Button } from "./button";
+import { Dialog } from "./dialog";
+import { Segments } from "./segments";
+import { type Theme, chooseTheme, chosenTheme } from "./theme";
+
+const isOpen = signal(false);
+
+export function openSettings(): void {
+  isOpen.value = true;
+}
+
+const THEMES: { value: Theme; label: string }[] = [
+  { value: "system", label: "System" },
+  { value: "light", label: "Light" },
+  { value: "dark", label: "Dark" },
+];
+
+/** Opens by itself when the server asks for a key. */
+export function SettingsDialog() {
+  const [theme, setTheme] = useState(chosenTheme);
+  const locked = connection.value === "locked";
+  useEffect(() => {
+    if (locked) isOpen.value = true;
+  }, [locked]);
+  const close = () => {
+    isOpen.value = false;
+  };
+  return (
+    <Dialog open={isOpen.value} title={locked ? "This server needs a key" : "Settings"} onClose={close}>
+      <KeyForm onDone={close} />
+      <div class="field">
+        <span>Theme</span>
+        <div>
+          <Segments
+            label="Theme" value={theme} options={THEMES}
+            onChange={(chosen) => { chooseTheme(chosen); setTheme(chosen); }}
+          />
+        </div>
+      </div>
+    </Dialog>
+  );
+}
+
+function KeyForm({ onDone }: { onDone: () => void }) {
+  const [key, setText] = useState(apiKey.value);
+  const [keep, setKeep] = useState(isKeyKept);
+  const [problem, setProblem] = useState("");
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    setKey(key.trim(), keep);
+    try {
+      await loadModels();
+      onDone();
+    } catch (error) {
+      setProblem((error as Error).message);
+    }
+  };
+  return (
+    <form class="field" onSubmit={submit}>
+      <label for="api-key">API key</label>
+      <div class="key-row">
+        <input
+          id="api-key" class="input" type="password" autocomplete="off" value={key} spellcheck={false}
+          aria-describedby="api-key-note" onInput={(event) => setText(event.currentTarget.value)}
+        />
+        <Button type="submit" kind="primary">Use key</Button>
+      </div>
+      <label class="check">
+        <input type="checkbox" checked={keep} onChange={(event) => setKeep(event.currentTarget.checked)} />
+        Keep it in this browser
+      </label>
+      <p id="api-key-note" class={problem ? "small bad-text" : "small quiet"} role={problem ? "alert" : undefined}>
+        {problem || "Only servers that were started with keys need one. It is sent to this server alone."}
+      </p>
+    </form>
+  );
+}

@@ -1,0 +1,73 @@
+// The side bar: navigation, what the page adds to it, the state of the server, settings.
+import { signal } from "@preact/signals";
+import { PanelLeftClose, Settings } from "lucide";
+import type { FunctionComponent } from "preact";
+import { connection } from "../api/connection";
+import { servedModel } from "../api/models";
+import { readSetting, writeSetting } from "../store/settings";
+import { Button } from "./button";
+import { Icon } from "./icon";
+import { PAGES } from "./pages";
+import { addressOf, follow, route } from "./router";
+import { openSettings } from "./settings-dialog";
+
+const NARROW = "(max-width: 48rem)";
+
+/** Open as at the last visit on a wide screen, closed on a phone. */
+export const isSideOpen = signal(!matchMedia(NARROW).matches && readSetting("side", true));
+
+export function toggleSide(): void {
+  isSideOpen.value = !isSideOpen.value;
+  if (!matchMedia(NARROW).matches) writeSetting("side", isSideOpen.value);
+}
+
+/** On a phone the side covers the page: whoever leads to another page calls this. */
+export function closeDrawer(): void {
+  if (matchMedia(NARROW).matches) isSideOpen.value = false;
+}
+
+const STATES = {
+  starting: "Connecting",
+  online: "Connected",
+  offline: "Server does not answer",
+  locked: "Key needed",
+};
+
+export function Side({ Aside }: { Aside?: FunctionComponent | undefined }) {
+  return (
+    <aside class="side" aria-label="Navigation">
+      <div class="side-head">
+        <a class="brand" href={addressOf("")} onClick={(event) => follow(event, "")}>dsv4</a>
+        <Button kind="quiet" icon={PanelLeftClose} label="Hide the side bar" onClick={toggleSide} />
+      </div>
+      <nav aria-label="Pages">
+        {PAGES.map((page) => (
+          <a
+            key={page.path} href={addressOf(page.path)} aria-current={route.value.page === page.path ? "page" : undefined}
+            onClick={(event) => { follow(event, page.path); closeDrawer(); }}
+          >
+            <Icon of={page.icon} />
+            {page.title}
+          </a>
+        ))}
+      </nav>
+      <div class="side-page">{Aside && <Aside />}</div>
+      <div class="side-foot">
+        <ConnectionState />
+        <Button kind="quiet" icon={Settings} label="Settings" onClick={openSettings} />
+      </div>
+    </aside>
+  );
+}
+
+function ConnectionState() {
+  const state = connection.value;
+  const name = state === "online" ? (servedModel.value?.id ?? STATES.online) : STATES[state];
+  return (
+    <div class="connection quiet" title={STATES[state]}>
+      <span class={`dot ${state}`} aria-hidden="true" />
+      <span class="name">{name}</span>
+      <span class="unseen" role="status">{STATES[state]}</span>
+    </div>
+  );
+}

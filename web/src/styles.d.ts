@@ -1,0 +1,6 @@
+// What esbuild makes of style sheets.
+declare module "*.css?url" {
+  const url: string;
+  export default url;
+}
+declare module "*.css";
