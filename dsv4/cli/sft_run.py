@@ -14,10 +14,11 @@ from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
 from dsv4.cli.folders import model_folder
 from dsv4.cli.progress import console
 from dsv4.cli.run_flags import RunFlags
-from dsv4.cli.train import show_run
+from dsv4.cli.train import follow, rank_device, show_run
 from dsv4.cli.train_export import export_model
 from dsv4.cli.train_start import before_the_run, reading
-from dsv4.distributed.mesh import launched
+from dsv4.distributed.mesh import Mesh, launched
+from dsv4.distributed.ranks import Ranks
 from dsv4.encoding import Tokenizer
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.lora import adapters_of
@@ -26,7 +27,7 @@ from dsv4.posttraining.lora import adapted, target_layers
 from dsv4.posttraining.sft import DataSize, Wishes, held_out_loss, with_schedule, with_wishes
 from dsv4.training.checks import StorageNeeds, check_codec, check_model, check_room, needs_of, remarks
 from dsv4.training.data import open_sources
-from dsv4.training.documents import TokenShard, shard_of
+from dsv4.training.documents import Source, TokenShard, shard_of
 from dsv4.training.recipe import Recipe
 from dsv4.training.settings import SourceSettings
 from dsv4.training.trainer import Trainer
@@ -35,8 +36,6 @@ from dsv4.training.trainer import Trainer
 def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, run: RunFlags) -> None:
     """Train on the model in `init`, or where the recipe says, and export it. raw: the tables of a recipe, as far as one
     says them."""
-    if launched():
-        raise ValueError("dsv4 sft runs in one process: start it without torchrun")
     where = init or raw.get("init")
     if not isinstance(where, str | Path):
         raise ValueError("--init: which model to start from? `dsv4 train` trains one from scratch")
@@ -45,7 +44,11 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, run: Ru
     base = BaseModel.open(model_folder(where))
     for note in base.notes:
         console().print(f"note: {note}")
-    if run.export not in ("auto", "none") and ("lora" in raw or wishes.lora is not None):
+    adapters = "lora" in raw or wishes.lora is not None
+    if launched() and (adapters or run.held_out is not None):
+        flag = "--lora: adapters are trained" if adapters else "--held-out: the loss is measured"
+        raise ValueError(f"{flag} in one process: start it without torchrun")
+    if run.export not in ("auto", "none") and adapters:
         raise ValueError("--export: with LoRA the run writes an adapter; `dsv4 convert --adapter` writes a model")
     layout = None if run.export == "none" else LAYOUTS.get(run.export, base.layout)
     tokenizer = _tokenizer(base)
@@ -55,20 +58,31 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, run: Ru
     # all but the schedule is judged before the data is read; a schedule for little data stands in for it
     draft = Recipe.from_dict(with_schedule(made, wishes, base, DataSize((64,))))
     _check_tokenizer(draft, tokenizer, base)
+    if not launched():
+        draft.scale.check(1)
+    mesh = Mesh.start(draft.scale, rank_device(draft.run.device)) if launched() else None
+    first = mesh is None or not mesh.rank
+    if mesh is not None and not first:
+        mesh.wait()  # the first rank makes what all read
     with ExitStack() as held:
-        page = before_the_run(draft, place, run.live, run.track, held)
+        page = before_the_run(draft, place, run.live, run.track, held) if first else None
         shards = _read(draft, tokenizer, place)
         recipe = Recipe.from_dict(with_schedule(made, wishes, base, DataSize.of(shards)))
         check_codec(recipe, tokenizer)
         _check_size(recipe, base, place, layout)
-        _tell(recipe, shards)
-        trainer = _trainer(recipe, base, tokenizer, place)
+        if first:
+            _tell(recipe, shards)
+        trainer = _trainer(recipe, base, tokenizer, place, mesh)
         watched = _held_out(run.held_out, tokenizer, place)
         _tell_loss("before", trainer, watched, layout)
-        if show_run(trainer, place, page, run.track, run.steps):
+        finished = show_run(trainer, place, page, run.track, run.steps) if first else follow(trainer, run.steps)
+        if finished and first:
             _tell_loss("after", trainer, watched, layout)
             if layout is not None:
                 _export(trainer, base, tokenizer, place, layout)
+        if mesh is not None:
+            mesh.wait()
+            mesh.close()
 
 
 def _tokenizer(base: BaseModel) -> Tokenizer:
@@ -92,15 +106,31 @@ def _read(recipe: Recipe, tokenizer: Tokenizer, place: Path) -> list[TokenShard]
         return [shard_of(source, tokenizer, place / "data", progress) for source in sources]
 
 
-def _trainer(recipe: Recipe, base: BaseModel, tokenizer: Tokenizer, place: Path) -> Trainer:
+def _trainer(recipe: Recipe, base: BaseModel, tokenizer: Tokenizer, place: Path, mesh: Mesh | None) -> Trainer:
     with reading() as progress:
         sources = open_sources(recipe, tokenizer, place / "data", progress)
+    if mesh is not None:
+        return _trainer_of_ranks(recipe, base, tokenizer, place, sources, mesh)
     stored = recipe.run.numerics == "bf16"
     if recipe.lora is not None:
         model = adapted(base, recipe.lora, recipe.seed, stored=stored)
     else:
         model = base.trainable(BF16 if stored else FP32)
     return Trainer(recipe, place, tokenizer, sources, model=model, base=base.digest)
+
+
+def _trainer_of_ranks(
+    recipe: Recipe, base: BaseModel, tokenizer: Tokenizer, place: Path, sources: list[Source], mesh: Mesh
+) -> Trainer:
+    """The run's part on this rank: each fills a whole model with the base's weights and keeps its share."""
+    if mesh.rank == 0:
+        mesh.wait()
+    if tokenizer.vocab_size != base.config.vocab_size:
+        raise ValueError(
+            f"{base.folder}: config.json has a vocabulary of {base.config.vocab_size} and the tokenizer of "
+            f"{tokenizer.vocab_size}; under torchrun they must be the same"
+        )
+    return Trainer(recipe, place, tokenizer, sources, team=Ranks(mesh), fill=base.fill, base=base.digest)
 
 
 def _check_size(recipe: Recipe, base: BaseModel, place: Path, layout: Layout | None) -> None:

@@ -119,7 +119,7 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
         return
     if not launched():
         recipe.scale.check(1)
-    mesh = Mesh.start(recipe.scale, _rank_device(recipe.run.device)) if launched() else None
+    mesh = Mesh.start(recipe.scale, rank_device(recipe.run.device)) if launched() else None
     if mesh is not None and mesh.rank:
         mesh.wait()  # the first rank makes what all read
     with ExitStack() as held:
@@ -127,7 +127,7 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
         page = before_the_run(recipe, place, live, track, held) if first else None
         prepared = prepare(recipe, place, export)
         trainer = _trainer(recipe, place, prepared.tokenizer, mesh)
-        finished = show_run(trainer, place, page, track, steps) if first else _follow(trainer, steps)
+        finished = show_run(trainer, place, page, track, steps) if first else follow(trainer, steps)
         if finished and first and prepared.layout is not None:
             from dsv4.cli.train_export import export_model
 
@@ -138,7 +138,7 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
             mesh.close()
 
 
-def _rank_device(device: str) -> str:
+def rank_device(device: str) -> str:
     """The kind of device that ranks compute on; each process has a card of its own."""
     from dsv4.model.device import choose_device
 
@@ -164,7 +164,7 @@ def _trainer(recipe: "Recipe", place: Path, tokenizer: "Tokenizer", mesh: "Mesh 
     return Trainer(recipe, place, tokenizer, sources, team=Ranks(mesh))
 
 
-def _follow(trainer: "Trainer", steps: int | None) -> bool:
+def follow(trainer: "Trainer", steps: int | None) -> bool:
     """Train on a rank other than the first, and stop when the first one does. True if the run reached its end."""
     with StopAfterStep() as stop:
         for count, _ in enumerate(trainer.run(), start=1):

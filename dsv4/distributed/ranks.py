@@ -18,7 +18,6 @@ from dsv4.distributed.micro_batches import SplitBatch, cut_batches, join_batches
 from dsv4.distributed.optimizers import LocalOptimizer, OwnedMatrices
 from dsv4.distributed.qat import ShardsFakeQuantised
 from dsv4.distributed.transformer import RankTransformer
-from dsv4.model.init import init_weights
 from dsv4.model.layers import Numerics
 from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
@@ -27,6 +26,7 @@ from dsv4.training.muon import Muon
 from dsv4.training.param_groups import Groups, Named, Optimizers, make_adamw
 from dsv4.training.settings import OptimizerSettings
 from dsv4.training.states import STATE_FILE, latest_of_ranks
+from dsv4.training.team import Fill
 
 
 class Ranks:
@@ -41,12 +41,12 @@ class Ranks:
         self._masters: dict[str, nn.Parameter] = {}
         self._optimizers: tuple[OwnedMatrices | None, LocalOptimizer] | None = None
 
-    def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> RankTransformer:
+    def build(self, config: ModelConfig, numerics: Numerics, fill: Fill) -> RankTransformer:
         """Make the whole model on every rank, then cut it: the weights are the same for every mesh."""
         model = RankTransformer(config, self.mesh, numerics)
         ranks = self.mesh.scale.context
         self._least = ranks * reach(config) if ranks > 1 else 1
-        init_weights(model, seed)
+        fill(model)
         model.to(self.mesh.device)
         expert_parallel.split(model, self.mesh)
         fsdp.shard(model, self.mesh)

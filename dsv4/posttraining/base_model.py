@@ -88,12 +88,16 @@ class BaseModel:
         found = {name: self.folder / name for name in KEPT_FILES}
         return {name: file.read_bytes() for name, file in found.items() if file.is_file()}
 
-    @torch.no_grad()
     def trainable(self, numerics: Numerics) -> Transformer:
         """A model of its own with these weights, FP8 and FP4 multiplied out: every parameter can be trained."""
         model = Transformer(self.config, numerics)
+        self.fill(model)
+        return model
+
+    @torch.no_grad()
+    def fill(self, model: Transformer) -> None:
+        """Copy these weights into a model of this config, FP8 and FP4 multiplied out."""
         own = model.state_dict()
         for name, value in state_for(self.config, self.reader, "fp32"):
             own[name].copy_(value)
         self.reader.release()
-        return model

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dsv4.config import ModelConfig
-from dsv4.model.init import init_weights
 from dsv4.model.layers import Numerics
 from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
@@ -19,6 +18,8 @@ from dsv4.training.param_groups import Named, Optimizers, make_optimizers
 from dsv4.training.qat import FakeQuantised
 from dsv4.training.settings import OptimizerSettings
 from dsv4.training.states import find_state, latest_of_ranks, load_state, write_state
+
+Fill = Callable[[Transformer], object]  # sets a whole model's weights in place, on the host
 
 
 class Team(Protocol):
@@ -30,8 +31,8 @@ class Team(Protocol):
     world: int
     samples: tuple[int, int]  # this rank's share of a step's sequences: its number, and the number of shares
 
-    def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> Transformer:
-        """A new model, or this rank's part of it."""
+    def build(self, config: ModelConfig, numerics: Numerics, fill: Fill) -> Transformer:
+        """A new model whose weights `fill` sets, or this rank's part of it."""
         ...
 
     def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
@@ -104,9 +105,10 @@ class Alone:
         self.device = torch.device(device)
         self._state: Path | None = None  # the file that `read` chose
 
-    def build(self, config: ModelConfig, numerics: Numerics, seed: int) -> Transformer:
-        # made on the host: the same seed gives the same weights on every device
-        return init_weights(Transformer(config, numerics), seed).to(self.device)
+    def build(self, config: ModelConfig, numerics: Numerics, fill: Fill) -> Transformer:
+        model = Transformer(config, numerics)
+        fill(model)  # on the host: the same seed gives the same weights on every device
+        return model.to(self.device)
 
     def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
         kind, momentum, decay = settings.kind, settings.momentum, settings.decay

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dsv4.model.device import choose_device
+from dsv4.model.init import init_weights
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
 from dsv4.training.anticipate import BatchQueue, RoutedBatch, routes_of
@@ -33,7 +34,7 @@ from dsv4.training.settings import LossWeights
 from dsv4.training.spikes import SpikeDetector
 from dsv4.training.states import capture_state, restore_state, save_if_there_is_room
 from dsv4.training.step_record import StepRecord
-from dsv4.training.team import Alone, Team
+from dsv4.training.team import Alone, Fill, Team
 from dsv4.training.throughput import matmul_rate, training_flops
 
 
@@ -41,7 +42,8 @@ class Trainer:
     """Model, optimisers and data of a recipe in a folder; `run` yields a record per step. If the folder has a state,
     the run resumes from it, bit for bit as if it had not stopped.
 
-    model: where the run does not start from new weights; base: a digest of what these were.
+    fill: sets the weights where the run does not start from new ones; model: where the model is a special one of one
+    process (adapters, a draft head); base: a digest of what either started from.
     Raises ValueError when the folder's state belongs to another recipe.
     """
 
@@ -53,6 +55,7 @@ class Trainer:
         sources: list[Source],
         *,
         team: Team | None = None,
+        fill: Fill | None = None,
         model: Transformer | None = None,
         base: str | None = None,
     ) -> None:
@@ -60,7 +63,10 @@ class Trainer:
         self.team = team or Alone(choose_device(recipe.run.device, "run.device"))
         config = recipe.config(codec.vocab_size).with_changes(bos_token_id=codec.bos_id, eos_token_id=codec.eos_id)
         numerics = BF16 if recipe.run.numerics == "bf16" else FP32
-        self.model = self.team.build(config, numerics, recipe.seed) if model is None else model.to(self.team.device)
+        if model is None:
+            self.model = self.team.build(config, numerics, fill or partial(init_weights, seed=recipe.seed))
+        else:
+            self.model = model.to(self.team.device)
         whole = recipe.lora is None and recipe.draft is None
         self.masters = Masters(self.model)
         named = ((name, p) for name, p in self.masters.named_parameters() if whole or p.requires_grad)

@@ -1,4 +1,4 @@
-"""`dsv4 train` under torchrun, from text to a model that loads; and what it says about a wrong number of processes."""
+"""`dsv4 train` and `dsv4 sft` under torchrun, from text to a model that loads; and what it says about a wrong number of processes."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from dsv4.checkpoint import CheckpointReader, load_into
 from dsv4.config import ModelConfig
 from dsv4.model.transformer import Transformer
 from dsv4.training.logbook import read_log
+from tests.cli.test_sft import write_base, write_talks
 from tests.conftest import ROOT
 
 RECIPE = """
@@ -63,10 +64,14 @@ timeout = 60.0
 
 
 def _train(processes: int, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return _run(processes, "train", str(folder / "recipe.toml"), "--folder", str(folder / "run"), *more)
+
+
+def _run(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "dsv4.cli", "train", str(folder / "recipe.toml"), "--folder", str(folder / "run"), "--live", "-1"]
+    command += ["-m", "dsv4.cli", *arguments, "--live", "-1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run([*command, *more], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.slow
@@ -88,3 +93,23 @@ def test_train_on_two_ranks_then_on_one(tmp_path: Path) -> None:
     wrong = _train(1, tmp_path)
     assert wrong.returncode != 0
     assert "expert 2 needs 2 processes, but 1 were started" in wrong.stderr + wrong.stdout
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_two_ranks_starts_from_the_base(tmp_path: Path) -> None:
+    base, data = write_base(tmp_path / "base"), write_talks(tmp_path / "talks.jsonl")
+    common = ("sft", "--init", str(base), "--data", str(data), "--threads", "1", "--set", "scale.data=2")
+    for name, rate in (("still", "1e-30"), ("moved", "1e-2")):
+        done = _run(2, *common, "--folder", str(tmp_path / name), "--lr", rate)
+        assert done.returncode == 0, done.stderr[-3000:]
+    start, still, moved = (CheckpointReader(tmp_path / name) for name in ("base", "still/model", "moved/model"))
+    assert set(start.names()) == set(still.names())
+    for name in start.names():  # zeros have moved by the rate
+        torch.testing.assert_close(still.tensor(name), start.tensor(name), rtol=0, atol=1e-25, msg=name)
+    assert not all(torch.equal(start.tensor(name), moved.tensor(name)) for name in start.names())
+    losses = [line["next"] for line in read_log(tmp_path / "moved" / "log.jsonl")]
+    assert losses[-1] < losses[0] / 2
+    for flags, message in ((("--lora", "2"), "--lora: adapters"), (("--held-out", str(data)), "--held-out: the loss")):
+        refused = _run(2, *common, "--folder", str(tmp_path / "no"), "--set", "scale.data=2", *flags)
+        assert refused.returncode != 0
+        assert message in refused.stderr + refused.stdout

@@ -10,7 +10,7 @@ import pytest
 
 from dsv4.encoding import Tokenizer, encode_messages, parse_message_from_completion_text
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import english, needles, talk, tools, warm_up
+from recipes.nano.items import english, far, needles, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
 from tests.conftest import ROOT
@@ -226,3 +226,19 @@ def test_weights_choose_families_and_makers(codec: Tokenizer) -> None:
     needle = {"needles.needle": {"length": 512, "turns": 1}}
     made = document(random.Random(1), codec, weights={"needles": 1}, arguments=needle, chat=1, deep=0)
     assert len(made.tokens) > 400
+
+
+def test_what_is_asked_far_back_was_said_before(codec: Tokenizer) -> None:
+    rng = random.Random(5)
+    for length in (128, 400, 2000):
+        for _ in range(10):
+            made = far.document(rng, codec, length=length)
+            assert made.learn is not None
+            assert len(made.tokens) == len(made.learn) <= length + 40
+            before = codec.decode(list(made.tokens[: made.learn.index(1.0)]))
+            answers = "".join(
+                codec.decode([token]) if on else "|" for token, on in zip(made.tokens, made.learn, strict=True)
+            )
+            assert all(answer in before for answer in answers.split("|")[:-1])
+    with pytest.raises(ValueError, match="length must be"):
+        far.document(rng, codec, length=100)

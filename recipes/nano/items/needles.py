@@ -56,6 +56,18 @@ def filler(rng: random.Random) -> Iterator[str]:
         )
 
 
+def hidden_facts(rng: random.Random) -> list[tuple[str, str]]:
+    """Needles of one kind with all its keys in random order, each as what comes before its value and the rest."""
+    statement, _, keys = rng.choice(_KINDS)
+    head, tail = statement.split(" {v}")
+    return [(head.format(k=key), f" {_value(rng, statement)}{tail}") for key in rng.sample(keys, len(keys))]
+
+
+def _value(rng: random.Random, statement: str) -> str:
+    worded = statement.startswith(("{k} hid", "The {k} box"))
+    return rng.choice((*THINGS, *FOODS)) if worded else str(rng.randrange(1000, 10_000))
+
+
 def make_needle(
     rng: random.Random,
     length: int = 1024,
@@ -72,10 +84,9 @@ def make_needle(
         raise ValueError(f"length must be in [{SHORTEST}, {LONGEST}], got {length}")
     statement, questions, keys = rng.choice(_KINDS)
     hidden = min(len(keys), needles or rng.randint(2, 16))
-    worded = statement.startswith(("{k} hid", "The {k} box"))
     facts: list[tuple[str, str, str]] = []
     for key in rng.sample(keys, hidden):
-        value = rng.choice((*THINGS, *FOODS)) if worded else str(rng.randrange(1000, 10_000))
+        value = _value(rng, statement)
         facts.append((key, value, statement.format(k=key, v=value)))
     sentences, total = [fact[2] for fact in facts], sum(count(fact[2]) for fact in facts)
     for sentence in filler(rng):

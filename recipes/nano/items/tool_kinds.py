@@ -206,7 +206,8 @@ _VERBS = words(
 )
 
 
-def _word(rng: random.Random) -> str:
+def made_up(rng: random.Random) -> str:
+    """A word that means nothing, of two or three syllables."""
     return "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(2, 3)))
 
 
@@ -226,10 +227,10 @@ def _unseen_argument(rng: random.Random, name: str) -> Argument:
 
 def unseen(rng: random.Random) -> Tool:
     """A tool with a name, arguments and a use that are drawn: only copying from the schema calls it rightly."""
-    verb, thing = rng.choice(_VERBS), rng.choice((_word(rng), rng.choice(THINGS), rng.choice(ANIMALS)))
-    name = rng.choice((f"{verb}_{thing}", f"{verb}_{thing}", f"{thing}_{verb}", _word(rng), f"{verb}{thing.title()}"))
+    verb, thing = rng.choice(_VERBS), rng.choice((made_up(rng), rng.choice(THINGS), rng.choice(ANIMALS)))
+    name = rng.choice((f"{verb}_{thing}", f"{verb}_{thing}", f"{thing}_{verb}", made_up(rng), f"{verb}{thing.title()}"))
     pool = [*COLOURS, *ROOMS, "size", "level", "mode", "speed", "owner", "label", "kind", "from_city", "max_count", "x",
-            _word(rng), _word(rng)]  # fmt: skip
+            made_up(rng), made_up(rng)]  # fmt: skip
     arguments = tuple(_unseen_argument(rng, key) for key in rng.sample(pool, rng.randint(0, 3)))
     described = " ".join(f"{argument.name} {{{i}}}," for i, argument in enumerate(arguments)).rstrip(",")
     equal = ", ".join(f"{argument.name}={{{i}}}" for i, argument in enumerate(arguments))
