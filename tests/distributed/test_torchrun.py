@@ -1,4 +1,4 @@
-"""`dsv4 train` and `dsv4 sft` under torchrun, from text to a model that loads; and what it says about a wrong number of processes."""
+"""`dsv4 train` and `dsv4 sft` under torchrun, to a model that loads; what is said about a wrong number of processes."""
 
 import os
 import subprocess
