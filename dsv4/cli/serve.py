@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dsv4.api.local_model import LocalModel
     from dsv4.server.accounts.ledger import Ledger
+    from dsv4.server.storage.history import History
 
 # the time a computing thread may delay the thread that answers (Python's default is 5 ms)
 SWITCH_SECONDS = 0.0005
@@ -59,7 +60,7 @@ def serve(
         from dsv4.api.loading import load
         from dsv4.server import create_app
 
-        ledger = server.open_ledger()
+        files = server.open_files()
         model = load(folder, **options, say=to_stderr)
         gc.collect()
         gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
@@ -71,14 +72,14 @@ def serve(
             defaults=model.defaults,
             settings=settings,
             counters=model.service.counters,
-            ledger=ledger,
+            facts={"mode": model.mode},
+            **files,
         )
-        url = f"http://{_printable(host)}:{listener.getsockname()[1]}"
-        context = model.service.context_length
 
         def ready() -> None:
-            seconds = time.perf_counter() - began
-            print(ready_text(model.name, url, context, seconds), file=sys.stderr, flush=True)
+            url, seconds = f"http://{_printable(host)}:{listener.getsockname()[1]}", time.perf_counter() - began
+            text = ready_text(model.name, url, model.service.context_length, seconds)
+            print(text, file=sys.stderr, flush=True)
 
         try:
             with reading_told(in_log()):
@@ -87,7 +88,7 @@ def serve(
             # uvicorn raises Ctrl-C again after the drain: here it is the normal end
             print("stopped", file=sys.stderr)
         finally:
-            lost = _close(model, ledger)
+            lost = _close(model, **files)
     if lost:
         raise OSError(f"{lost} rows of usage could not be written to the ledger; they stand in the log (usage_lost)")
 
@@ -101,12 +102,14 @@ def _tell_start(model: "LocalModel") -> None:
         print("pages: the plain chat page only; `python3 run.py setup` builds the others", file=sys.stderr, flush=True)
 
 
-def _close(model: "LocalModel", ledger: "Ledger | None") -> int:
-    """End the engine and the ledger. Returns the number of rows of usage that could not be written."""
+def _close(model: "LocalModel", ledger: "Ledger | None", history: "History | None") -> int:
+    """End the engine and all that is written. Returns the number of rows of usage that could not be written."""
     # a further signal must not interrupt the writing of usage
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     model.service.close()
+    if history is not None:
+        history.close()
     return ledger.close() if ledger is not None else 0
 
 

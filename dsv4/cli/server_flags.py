@@ -3,15 +3,23 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from dsv4.cli.flags import at_least
 
 if TYPE_CHECKING:
     from dsv4.server import Keys, Settings
     from dsv4.server.accounts.ledger import Ledger
+    from dsv4.server.storage.history import History
 
 KEYS_VARIABLE = "DSV4_API_KEYS"
+
+
+class ServerFiles(TypedDict):
+    """What a server writes to; None = nothing is written."""
+
+    ledger: "Ledger | None"
+    history: "History | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,11 @@ class ServerFlags:
         SQLite file that records usage for `dsv4 usage`; `none` records nothing. Default: in the user's data folder.
     prices
         TOML file of prices in US dollars per million tokens; other models have the published prices.
+    history
+        Folder in which the chat page keeps its conversations. Default: each browser keeps its own.
+    cors
+        Origin of another site whose pages may use the server, as https://chat.example.org; may be given several times.
+        `*` means every page on the web.
     """
 
     keys: Path | None = None
@@ -50,12 +63,15 @@ class ServerFlags:
     drain: int = 30
     ledger: Path | None = None
     prices: Path | None = None
+    history: Path | None = None
+    cors: tuple[str, ...] = ()
 
     def settings(self, host: str) -> "Settings":
         """The settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
         ValueError for an address that other machines can reach without a key."""
         from dsv4.server import Settings
         from dsv4.server.accounts.prices import Prices
+        from dsv4.server.guard.cors import Origins
         from dsv4.server.guard.origin import is_loopback
 
         at_least(1, requests=self.requests, body_limit=self.body_limit)
@@ -74,13 +90,18 @@ class ServerFlags:
             max_requests=self.requests,
             most_body_bytes=None if self.body_limit is None else self.body_limit << 20,
             prices=Prices.load(self.prices) if self.prices is not None else Prices(),
+            origins=Origins.parse(self.cors),
         )
 
-    def open_ledger(self) -> "Ledger | None":
-        """The ledger, None without one. Raises OSError for a file that cannot be used."""
+    def open_files(self) -> "ServerFiles":
+        """What the server writes, as arguments of `create_app`. Raises OSError for a path that cannot be used."""
         from dsv4.server.accounts.ledger import OFF, Ledger, default_ledger
+        from dsv4.server.storage.history import History
 
-        return None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger())
+        return {
+            "ledger": None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger()),
+            "history": None if self.history is None else History(self.history),
+        }
 
 
 def read_keys(file: Path | None, variable: str) -> "Keys":

@@ -7,6 +7,7 @@ of the official service's other bases also exist under `/beta` and `/anthropic`.
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -28,9 +29,11 @@ from dsv4.server.dialects.run import Run
 from dsv4.server.dialects.tokens import count_messages, count_responses, rendered_text, token_ids, token_text
 from dsv4.server.guard.middleware import GuardMiddleware
 from dsv4.server.guard.sizes import check_sizes
+from dsv4.server.history_routes import HistoryRoutes
 from dsv4.server.respond import respond
 from dsv4.server.routes import PlainRoutes
 from dsv4.server.static import APP, page_files, page_routes
+from dsv4.server.storage.history import History
 from dsv4.server.wire.failures import HANDLERS
 from dsv4.server.wire.json import decode
 from dsv4.server.wire.response import json_response
@@ -68,20 +71,34 @@ def create_app(
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     counters: Callable[[], Mapping[str, float]] | None = None,
     ledger: Ledger | None = None,
+    history: History | None = None,
+    facts: Mapping[str, object] = MappingProxyType({}),
     pages: Path = APP,
 ) -> Starlette:
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
-    counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does.
-    pages: folder of the bundled pages; without them `/` is the plain chat page.
-    `app.state.backend` is the `Backend` that the requests share. Closes neither `generator` nor `ledger`.
+    counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does. history: keeps the
+    conversations of the chat page, None = the page does. facts: of the loaded model, for `/props`. pages: folder of the
+    bundled pages; without them `/` is the plain chat page.
+    `app.state.backend` is the `Backend` that the requests share. Closes none of its arguments.
     """
-    backend = Backend(Endable(generator), tokenizer, model_name, defaults, settings, counters, ledger=ledger)
-    files = page_files(pages)
+    backend = Backend(
+        Endable(generator),
+        tokenizer,
+        model_name,
+        defaults,
+        settings,
+        counters,
+        ledger=ledger,
+        history=history,
+        facts=facts,
+    )
+    prefixes, files = (*PREFIXES, "/anthropic", "/anthropic/v1"), page_files(pages)
     app = Starlette(
         routes=[
             *_post_routes(backend),
-            *PlainRoutes(backend).routes((*PREFIXES, "/anthropic", "/anthropic/v1")),
+            *PlainRoutes(backend).routes(prefixes),
+            *HistoryRoutes(backend).routes(PREFIXES),
             *page_routes(files),
         ],
         middleware=[

@@ -3,6 +3,7 @@
 It lists each route once, under `/v1`. docs/api.md describes the fields.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,11 @@ RENDER: dict[str, Any] = {
     },
     "required": ["api", "body"],
 }
+CONVERSATION: dict[str, Any] = {
+    "type": "object",
+    "properties": {"title": {"type": "string", "maxLength": 512}},
+    "required": ["title"],
+}
 IDS: dict[str, Any] = {
     "type": "object",
     "properties": {"tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
@@ -82,7 +88,12 @@ OPERATIONS = (
     Operation("get", "/v1/health", "Whether the server runs"),
     Operation("get", "/v1/ready", "Whether it takes requests"),
     Operation("get", "/v1/version", "Its version"),
+    Operation("get", "/v1/props", "What the loaded model and this server can do"),
     Operation("get", "/v1/metrics", "Numbers for Prometheus"),
+    Operation("get", "/v1/history", "The conversations of the chat page"),
+    Operation("get", "/v1/history/{id}", "One conversation"),
+    Operation("put", "/v1/history/{id}", "Keep a conversation", CONVERSATION),
+    Operation("delete", "/v1/history/{id}", "Forget a conversation"),
     Operation("get", "/v1/user/balance", "A stub of the official service's"),
 )
 
@@ -120,15 +131,16 @@ def _described(operation: Operation) -> dict[str, Any]:
         content["text/event-stream"] = {}
     fields: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": operation.path.strip("/").translate(str.maketrans("/{}", "___")),
+        "operationId": f"{operation.method}_{operation.path.strip('/').translate(str.maketrans('/{}', '___'))}",
         "responses": {"200": {"description": "the answer", "content": content}, "4XX": error},
     }
     if operation.body is not None:
         body = operation.body
         schema = body if isinstance(body, dict) else {"$ref": f"#/components/schemas/{body.__name__}"}
         fields["requestBody"] = {"required": True, "content": _json(schema)}
-    if "{" in operation.path:
-        fields["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if names := re.findall(r"{(\w+)}", operation.path):
+        text = {"type": "string"}
+        fields["parameters"] = [{"name": name, "in": "path", "required": True, "schema": text} for name in names]
     return fields
 
 

@@ -14,6 +14,7 @@ from dsv4.server.backend import Backend
 from dsv4.server.backend.models import ALIASES, check_model, model_entry
 from dsv4.server.dialects.request import supported_efforts
 from dsv4.server.openapi import openapi_document
+from dsv4.server.props import described
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.json import to_json
 from dsv4.server.wire.response import json_response
@@ -34,6 +35,7 @@ class PlainRoutes:
             "/health": self.health,
             "/ready": self.ready,
             "/version": self.version,
+            "/props": self.props,
             "/metrics": self.metrics,
             "/user/balance": self.balance,
             "/openapi.json": self.openapi,
@@ -66,6 +68,9 @@ class PlainRoutes:
 
     async def version(self, request: Request) -> Response:
         return json_response({"version": _version()})
+
+    async def props(self, request: Request) -> Response:
+        return json_response({**described(self._backend), "version": _version()})
 
     async def openapi(self, request: Request) -> Response:
         return Response(_openapi(), media_type="application/json")

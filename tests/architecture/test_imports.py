@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "observe": set(),
     "parameters": {"config"},
     "answer": {"generation", "encoding"},
-    "server": {"answer", "generation", "encoding", "observe"},
+    "server": {"answer", "generation", "encoding", "files", "observe"},
     "api": {
         "answer", "cache", "checkpoint", "config", "encoding", "engine", "files", "generation", "hub", "kernels",
         "model", "planning", "server",
@@ -105,8 +105,9 @@ ROOMS: dict[str, set[str]] = {
     "static": set(),
     "accounts": {"wire"},
     "guard": {"wire"},
-    "backend": {"wire", "accounts", "guard"},
-    "dialects": {"wire", "accounts", "guard", "backend"},
+    "storage": {"wire"},
+    "backend": {"wire", "accounts", "guard", "storage"},
+    "dialects": {"wire", "accounts", "guard", "storage", "backend"},
 }
 
 

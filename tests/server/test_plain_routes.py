@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from dsv4.encoding import Tokenizer
+from dsv4.generation import SamplingDefaults
 from dsv4.server import Keys
 from dsv4.server.dialects.completions import FIM_TOKENS
 from dsv4.server.dialects.request import owner_name
@@ -203,3 +204,23 @@ def test_a_client_that_stops_sending_is_let_go(serve: Converse) -> None:
 
     with listening(server) as url:
         assert httpx.post(f"{url}/chat/completions", content=slow()).status_code == 408
+
+
+def test_props_describe_model_and_server(serve: Converse) -> None:
+    backend = (server := serve("x", settings={"keys": KEYS})).app.state.backend
+    backend.defaults = SamplingDefaults(temperature=0.5, example_prompts=("What is 17 + 25?",))
+    backend.facts = {"mode": "fp32"}
+    assert server.request("GET", "/props").status_code == 401
+    headers = {"authorization": "Bearer secret-of-ann"}
+    props = server.request("GET", "/v1/props", headers=headers).json()
+    assert (props["model"], props["mode"], props["chat_template"]) == (MODEL, "fp32", "v4")
+    assert props["context_length"] == props["limits"]["output_tokens"] == 4096
+    assert (props["sampling"]["temperature"], props["example_prompts"]) == (0.5, ["What is 17 + 25?"])
+    assert props["effort"]["supported_levels"] == ["none", "high", "max"]
+    assert (props["key_needed"], props["features"]["history"]) == (True, False)
+    # a request at a limit is accepted, one beyond it is not
+    most = props["limits"]["stop_strings"]
+    body = {"messages": [USER], "stop": ["x"] * most}
+    assert server.request("POST", "/v1/chat/completions", json=body, headers=headers).status_code == 200
+    body["stop"].append("x")
+    assert server.request("POST", "/v1/chat/completions", json=body, headers=headers).status_code == 400

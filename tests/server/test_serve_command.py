@@ -37,7 +37,8 @@ def load(folder, **options):
     script = [*tokenizer.encode_text("why</think>because", trusted=True), tokenizer.eos_id]
     service = Service(script, delay=float(sys.argv[2]))
     return types.SimpleNamespace(
-        tokenizer=tokenizer, service=service, name="stub", defaults=SamplingDefaults(), memory_text=lambda: "memory"
+        tokenizer=tokenizer, service=service, name="stub", mode="fp32", defaults=SamplingDefaults(),
+        memory_text=lambda: "memory",
     )
 
 sys.modules["dsv4.api.loading"] = types.SimpleNamespace(load=load)
@@ -100,8 +101,8 @@ def test_usage_outlives_the_server(folder: Path) -> None:
 
 
 def test_ledger_and_prices_by_flag(tmp_path: Path) -> None:
-    assert ServerFlags(ledger=Path("none")).open_ledger() is None
-    ledger = ServerFlags(ledger=tmp_path / "own.sqlite").open_ledger()
+    assert ServerFlags(ledger=Path("none")).open_files()["ledger"] is None
+    ledger = ServerFlags(ledger=tmp_path / "own.sqlite").open_files()["ledger"]
     assert ledger is not None
     ledger.close()
     assert (tmp_path / "own.sqlite").is_file()

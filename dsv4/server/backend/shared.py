@@ -12,7 +12,9 @@ from dsv4.server.accounts.prices import Prices
 from dsv4.server.backend.endable import Endable
 from dsv4.server.backend.replay import Replays
 from dsv4.server.guard.admission import Admission
+from dsv4.server.guard.cors import Origins
 from dsv4.server.guard.keys import Keys
+from dsv4.server.storage.history import History
 from dsv4.server.wire.body import Bodies, body_limit
 from dsv4.server.wire.workers import Workers
 
@@ -31,6 +33,7 @@ class Settings:
     body_seconds: the longest pause of a client while it sends its body.
     most_body_bytes: the largest body; None = as large as the context length needs.
     prices: for the cost of an answer in log and ledger.
+    origins: other sites whose pages may use the server.
     """
 
     keys: Keys = Keys()  # noqa: RUF009 (frozen)
@@ -42,12 +45,14 @@ class Settings:
     body_seconds: float = 60.0
     most_body_bytes: int | None = None
     prices: Prices = Prices()  # noqa: RUF009 (frozen)
+    origins: Origins = Origins()  # noqa: RUF009 (frozen)
 
 
 @dataclass(slots=True)
 class Backend:
     """One model and everything that outlives a request. counters: numbers of the engine for the metrics page;
-    ledger: records usage, None = nothing does. running: answers that are being generated."""
+    ledger: records usage, None = nothing does; history: keeps the conversations of the chat page, None = nothing does;
+    facts: of the loaded model, for the description. running: answers that are being generated."""
 
     generator: Endable
     tokenizer: Tokenizer
@@ -58,6 +63,8 @@ class Backend:
     metrics: Metrics = field(default_factory=Metrics)
     replays: Replays = field(default_factory=Replays)
     ledger: Ledger | None = None
+    history: History | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
     grammars: Grammars = field(init=False)
     admission: Admission = field(init=False)
     bodies: Bodies = field(init=False)
@@ -67,5 +74,10 @@ class Backend:
     def __post_init__(self) -> None:
         self.grammars = Grammars(self.tokenizer)
         settings, most = self.settings, self.settings.most_body_bytes
-        self.admission = Admission(settings.keys, local_only=settings.local_only, max_requests=settings.max_requests)
+        self.admission = Admission(
+            settings.keys,
+            local_only=settings.local_only,
+            max_requests=settings.max_requests,
+            origins=settings.origins,
+        )
         self.bodies = Bodies(body_limit(self.generator.context_length) if most is None else most)

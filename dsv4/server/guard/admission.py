@@ -2,6 +2,7 @@
 
 from starlette.types import Scope
 
+from dsv4.server.guard.cors import Origins
 from dsv4.server.guard.keys import Keys
 from dsv4.server.guard.limits import UsageLimits
 from dsv4.server.guard.origin import headers_of, refusal
@@ -9,13 +10,14 @@ from dsv4.server.wire.errors import ApiError, busy, stopping
 
 
 class Admission:
-    """Lets requests in and counts them. local_only, max_requests: as in `Settings`.
+    """Lets requests in and counts them. local_only, max_requests, origins: as in `Settings`.
 
     limits: what each key has used. inside: requests that were let in and are not over. draining: no request is let in.
     """
 
-    def __init__(self, keys: Keys, *, local_only: bool, max_requests: int) -> None:
+    def __init__(self, keys: Keys, *, local_only: bool, max_requests: int, origins: Origins) -> None:
         self._keys, self._local_only, self._max_requests = keys, local_only, max_requests
+        self.origins = origins
         self.limits = UsageLimits(keys.limits)
         self.inside = 0
         self.draining = False
@@ -27,7 +29,7 @@ class Admission:
         if b"transfer-encoding" in headers and b"content-length" in headers:
             # two programs on the way may see two ends of such a body, and another request behind one of them
             raise ApiError(400, "content-length: not together with transfer-encoding", headers={"connection": "close"})
-        if self._local_only and (refused := refusal(headers)) is not None:
+        if self._local_only and (refused := refusal(headers, self.origins)) is not None:
             raise refused
         return "" if open else self._keys.check(headers.get(b"authorization"), headers.get(b"x-api-key"))
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4.observe import log
 from dsv4.server.guard.admission import Admission
+from dsv4.server.guard.cors import METHODS
 from dsv4.server.guard.origin import headers_of
 from dsv4.server.wire.errors import ApiError, stopping
 from dsv4.server.wire.failures import as_api_error, error_response
@@ -45,16 +46,18 @@ class GuardMiddleware:
             return
         began = time.perf_counter()
         status: int | None = None
-        given = headers_of(scope).get(b"x-request-id", "")
+        headers = headers_of(scope)
+        given = headers.get(b"x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        own = [(name, request_id.encode()) for name in (b"x-request-id", b"request-id")]
+        own += self._admission.origins.headers(headers.get(b"origin"))
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             await send(message)
 
@@ -88,11 +91,15 @@ class GuardMiddleware:
             await error_response(error, scope)(scope, receive, send)
             return
         try:
-            app = Response(headers={"allow": "GET, POST, HEAD, OPTIONS"}) if probe else self._app
-            await app(scope, receive, send)
+            await (self._probed(scope) if probe else self._app)(scope, receive, send)
         finally:
             if scope["method"] == "POST":
                 self._admission.leave(key)
+
+    def _probed(self, scope: Scope) -> Response:
+        """The answer to HEAD and OPTIONS."""
+        asked = self._admission.origins.preflight(headers_of(scope)) if scope["method"] == "OPTIONS" else None
+        return asked or Response(headers={"allow": METHODS})
 
 
 def _log_request(scope: Scope, request_id: str, status: int | None, began: float, outcome: dict[str, Any]) -> None:

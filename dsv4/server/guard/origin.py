@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
+from dsv4.server.guard.cors import Origins
 from dsv4.server.wire.errors import ApiError
 
 
@@ -28,10 +29,11 @@ def headers_of(scope: Scope) -> dict[bytes, str]:
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def refusal(headers: Mapping[bytes, str]) -> ApiError | None:
-    """The error for a request with these headers, None if it is allowed. Programs send no Origin."""
+def refusal(headers: Mapping[bytes, str], others: Origins) -> ApiError | None:
+    """The error for a request with these headers, None if it is allowed. Programs send no Origin. others: sites whose
+    pages may use the server too."""
     for header, address in ((b"host", f"//{headers.get(b'host', '')}"), (b"origin", headers.get(b"origin"))):
-        if address is None:
+        if address is None or (header == b"origin" and others.allows(address)):
             continue
         try:
             name = urlsplit(address).hostname
