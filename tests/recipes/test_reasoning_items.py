@@ -22,12 +22,18 @@ MAKERS: dict[str, Maker] = {
 }  # fmt: skip
 DRAWS = 300
 # a chain such as 7+8=15+5=20, or 3-8-1+10=4: each value follows from the one before by the signs up to it
+COMPARISON = re.compile(r"\d+\?\d+:(?:(#\d#\d[<>])|((?:\d\d[<>=])+))")
 CHAIN = re.compile(r"[(\d-][\d+\-*()]*(?:=-?\d[\d+\-*]*)+")
 
 
 def assert_true_steps(thought: str) -> int:
     """Every equation and comparison in the text holds; returns how many there are."""
     count = 0
+    for counts, digits in COMPARISON.findall(thought):
+        for left, right, sign in re.findall(r"#?(\d)#?(\d)([<>=])", counts + digits):
+            assert sign == ("<" if left < right else ">" if left > right else "="), thought
+            count += 1
+    thought = COMPARISON.sub("", thought)
     for chain in CHAIN.findall(thought):
         sides = chain.split("=")
         for left, right in itertools.pairwise(sides):
@@ -85,7 +91,7 @@ def test_every_step_of_a_thought_is_true(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "false", ["7+8=14,4", "1+8=9+1=11", "3-8+10=6", "47*36=47*6+47*31", "417?471:4=4,1>7", "#3<#2"]
+    "false", ["7+8=14,4", "1+8=9+1=11", "3-8+10=6", "47*36=47*6+47*31", "417?471:44=17>", "7?23:#2#1<"]
 )
 def test_a_false_step_is_noticed(false: str) -> None:
     with pytest.raises(AssertionError):

@@ -78,16 +78,17 @@ def _times_digit(a: int, digit: int) -> list[str]:
 
 
 def compare(a: int, b: int) -> str:
-    """One line: the counts of digits where they differ (#), else digit by digit from the left up to a difference."""
+    """One line: the counts of digits where they differ (#), else the digits from the left, a's and b's side by side, up
+    to a difference: `417?471:44=17<`. A sign stands behind what it compares, so that both are near."""
     x, y = str(a), str(b)
     if len(x) != len(y):
-        return f"{a}?{b}:#{len(x)}{'>' if a > b else '<'}#{len(y)}"
-    pairs = []
+        return f"{a}?{b}:#{len(x)}#{len(y)}{'>' if a > b else '<'}"
+    pairs = ""
     for p, q in zip(x, y, strict=True):
-        pairs.append(f"{p}{'=' if p == q else '>' if p > q else '<'}{q}")
+        pairs += f"{p}{q}{'=' if p == q else '>' if p > q else '<'}"
         if p != q:
             break
-    return f"{a}?{b}:" + ",".join(pairs)
+    return f"{a}?{b}:{pairs}"
 
 
 def total(terms: Sequence[int]) -> list[str]:
