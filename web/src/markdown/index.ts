@@ -1,0 +1,3 @@
+// Markdown, maths and code on the pages.
+
+export { Markdown } from "./markdown";
