@@ -1,14 +1,15 @@
 // A block of code: its language, a button that copies it, and colours once their library is there.
 
-import { useEffect, useState } from "preact/hooks";
 import { Component } from "preact";
 import type { ComponentChildren } from "preact";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { codeText } from "./blocks";
 import type { Tree } from "./highlight";
+import { useNear } from "./near";
 
 /** Colouring is linear but slow: longer code stays plain, and while code is being written only a short one is coloured
  * again and again. */
-const LONGEST_COLOURED = 60_000;
+const LONGEST_COLOURED = 30_000;
 const LONGEST_OPEN = 6_000;
 const COPIED_SECONDS = 2;
 
@@ -21,12 +22,14 @@ interface Properties {
 }
 
 export function CodeView({ runs, rest, language, closed }: Properties) {
+  const place = useRef<HTMLElement>(null);
+  const near = useNear(place);
   const length = runs.reduce((sum, run) => sum + run.length, rest.length);
-  const coloured = length <= (closed ? LONGEST_COLOURED : LONGEST_OPEN);
+  const coloured = near && length <= (closed ? LONGEST_COLOURED : LONGEST_OPEN);
   const text = (): string => codeText({ kind: "code", key: 0, language, runs, rest, closed });
   const tree = useColours(coloured ? text() : null, language);
   return (
-    <figure class="code">
+    <figure class="code" ref={place}>
       <figcaption>
         <span>{language || "text"}</span>
         <CopyButton text={text} />
@@ -64,22 +67,22 @@ function CopyButton({ text }: { text: () => string }) {
   );
 }
 
-/** The coloured tree of a text; null while there is none. The last one of a text that has grown stays until then. */
+let library: typeof import("./highlight") | undefined;
+
+/** The coloured tree of a text, null while the library loads. Once it is there the tree comes with the text, so that
+ * code that is being written does not flicker. */
 function useColours(text: string | null, language: string): Tree | null {
-  const [tree, setTree] = useState<{ text: string; tree: Tree | null } | null>(null);
+  const [, draw] = useState(false);
+  const wanted = text !== null && language !== "";
   useEffect(() => {
-    if (text === null || language === "") return undefined;
-    let wanted = true;
-    const colour = async (): Promise<void> => {
-      const { highlight } = await import("./highlight");
-      if (wanted) setTree({ text, tree: highlight(text, language) });
+    if (!wanted || library !== undefined) return;
+    const load = async (): Promise<void> => {
+      library = await import("./highlight");
+      draw(true);
     };
-    void colour();
-    return () => {
-      wanted = false;
-    };
-  }, [text, language]);
-  return tree !== null && tree.text === text ? tree.tree : null;
+    load().catch(() => undefined); // without colours the code is still there
+  }, [wanted]);
+  return useMemo(() => (wanted && library ? library.highlight(text, language) : null), [text, language, library]);
 }
 
 function colouredNodes(tree: Tree): ComponentChildren[] {

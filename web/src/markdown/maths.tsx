@@ -1,8 +1,10 @@
 // A formula. KaTeX, its sheet and its fonts load with the first one; until then, and where KaTeX cannot read it, the
 // source stands there.
 
+import type { RefObject } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { loadStyle } from "../shell/load-style";
+import { useNear } from "./near";
 
 /** A longer source is no formula, and KaTeX would take long to read it. */
 const LONGEST = 4_000;
@@ -15,10 +17,12 @@ interface Properties {
 }
 
 export function Maths({ source, display, open }: Properties) {
+  const frame = useRef<HTMLElement>(null);
   const place = useRef<HTMLElement>(null);
+  const near = useNear(frame);
   const [drawn, setDrawn] = useState("");
   useEffect(() => {
-    if (open || source.length > LONGEST) return undefined;
+    if (!near || open || source.length > LONGEST) return undefined;
     let wanted = true;
     const draw = async (): Promise<void> => {
       const { render } = await katex();
@@ -28,15 +32,11 @@ export function Maths({ source, display, open }: Properties) {
     return () => {
       wanted = false;
     };
-  }, [source, display, open]);
+  }, [source, display, open, near]);
   const isDrawn = drawn === source && source !== "";
-  const Tag = display ? "div" : "span";
-  return (
-    <Tag class={display ? "maths display" : "maths"} tabIndex={display ? 0 : undefined}>
-      {!isDrawn && <code>{source}</code>}
-      <span ref={place} hidden={!isDrawn} />
-    </Tag>
-  );
+  const content = [!isDrawn && <code>{source}</code>, <span ref={place} hidden={!isDrawn} />];
+  if (!display) return <span class="maths" ref={frame}>{content}</span>;
+  return <div class="maths display" tabIndex={0} ref={frame as RefObject<HTMLDivElement>}>{content}</div>;
 }
 
 type Draw = (source: string, place: HTMLElement, display: boolean) => boolean;
