@@ -2,7 +2,8 @@
 // adds source maps.
 //
 // A style sheet that a module imports joins the one sheet of the pages, also when the module itself loads later. A
-// sheet imported as "x.css?url" stays a file of its own: the module gets its address for `loadStyle`.
+// sheet imported as "x.css?url" stays a file of its own: the module gets its address for `loadStyle`. So does a script
+// imported as "x.mjs?url", for a worker.
 
 import { createHash } from "node:crypto";
 import { mkdir, readdir, rm, rename, writeFile, readFile } from "node:fs/promises";
@@ -28,20 +29,21 @@ const COMMON = {
   define: { "process.env.NODE_ENV": dev ? '"development"' : '"production"' },
 };
 
-/** Style sheets imported as "x.css?url", each with its fonts. */
-function ownSheets(outdir) {
+/** Style sheets (each with its fonts) and scripts of workers that are imported as "x.css?url" and "x.mjs?url". */
+function ownFiles(outdir) {
   return {
-    name: "own-sheets",
+    name: "own-files",
     setup(build) {
-      build.onResolve({ filter: /\.css\?url$/ }, async (args) => {
+      build.onResolve({ filter: /\.(css|mjs)\?url$/ }, async (args) => {
         const plain = args.path.slice(0, -"?url".length);
         const found = await build.resolve(plain, { resolveDir: args.resolveDir, kind: "import-statement" });
-        return { path: found.path, namespace: "sheet", errors: found.errors };
+        return { path: found.path, namespace: "own-file", errors: found.errors };
       });
-      build.onLoad({ filter: /.*/, namespace: "sheet" }, async (args) => {
-        const sheet = { ...COMMON, entryPoints: [args.path], outdir, entryNames: "[name]-[hash]", metafile: true };
-        const { metafile } = await esbuild.build(sheet);
-        const file = Object.keys(metafile.outputs).find((name) => name.endsWith(".css"));
+      build.onLoad({ filter: /.*/, namespace: "own-file" }, async (args) => {
+        const names = { entryNames: "[name]-[hash]", assetNames: "[name]-[hash]" };
+        const own = { ...COMMON, ...names, entryPoints: [args.path], outdir, format: "esm", metafile: true };
+        const { metafile } = await esbuild.build(own);
+        const file = Object.keys(metafile.outputs).find((name) => metafile.outputs[name].entryPoint);
         return { contents: `export default new URL(${JSON.stringify(`./${basename(file)}`)}, import.meta.url).href` };
       });
     },
@@ -62,7 +64,7 @@ async function buildScripts(outdir) {
     jsx: "automatic",
     jsxImportSource: "preact",
     metafile: true,
-    plugins: [ownSheets(outdir)],
+    plugins: [ownFiles(outdir)],
   });
   const first = await esbuild.build({
     ...COMMON,

@@ -4,3 +4,7 @@ declare module "*.css?url" {
   export default url;
 }
 declare module "*.css";
+declare module "*.mjs?url" {
+  const url: string;
+  export default url;
+}
