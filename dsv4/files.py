@@ -90,13 +90,24 @@ def rename(source: Path, target: Path) -> None:
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of `target` when the block ends; until then the old one stays. On an
-    error nothing is left of the new one."""
-    staging = target.with_name(f"{target.name}.new")
+    error, also one of the last step, the old one is there and nothing is left of the new one. A process that is killed
+    between the two renames of that step leaves the old one as `target.old`; the next call puts it back."""
+    staging, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    if old.exists() and not target.exists():
+        rename(old, target)
     shutil.rmtree(staging, ignore_errors=True)
     try:
         yield staging
-        shutil.rmtree(target, ignore_errors=True)
-        rename(staging, target)
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            rename(target, old)
+        try:
+            rename(staging, target)
+        except OSError:
+            if old.exists():
+                rename(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
