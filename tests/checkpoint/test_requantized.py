@@ -100,6 +100,21 @@ def test_parts_of_no_known_form_are_named(tmp_path: Path) -> None:
         reader_of(tmp_path, parts)
 
 
+@pytest.mark.parametrize("form", ["mxfp4", "fp8_blocks", "w4a16"])
+def test_a_weight_has_one_scale(tmp_path: Path, form: str) -> None:
+    parts = load_file(GOLDEN / "requantized" / f"{form}.safetensors")
+    values, scale = parts.pop("values"), parts["weight_scale"]
+    if form in SAME:
+        reader = reader_of(tmp_path, parts | {"scale": scale.clone()})
+        assert torch.equal(reader.dequantized("layers.0.x.weight").to(values.dtype), values)
+        assert "layers.0.x.weight_scale" not in reader
+    other = scale.view(torch.uint8).clone()
+    other.view(-1)[-1] ^= 1
+    both = r"'layers\.0\.x\.weight' has 'layers\.0\.x\.scale' and also .*layers\.0\.x\.weight_scale"
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: {both}"):
+        reader_of(tmp_path, parts | {"scale": other.view(scale.dtype)})
+
+
 # One weight [N, K] -> the tensors of a quantiser. The sources are float; quantised ones are multiplied out first.
 
 

@@ -27,6 +27,7 @@ METHODS: tuple[Method, ...] = (
 # Words that no tensor of the release ends in; "weight" alone is one of both.
 _WORDS = frozenset(word for method in METHODS for word in (*method.needed, *method.optional)) - {"weight"}
 _ENDINGS = tuple(f".{word}" for word in sorted(_WORDS))
+_OF_ACTIVATIONS = frozenset({"input_scale", "input_global_scale"})
 _BYTES = (torch.uint8, torch.int8)
 _E8M0 = (torch.uint8, torch.int8, torch.float8_e8m0fnu)
 
@@ -34,7 +35,8 @@ _E8M0 = (torch.uint8, torch.int8, torch.float8_e8m0fnu)
 def recognise(entries: dict[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, PackedWeight]]:
     """The tensors that have the release's form, and the weights that do not, by the name of the parameter.
 
-    `entries` have released names. Raises CheckpointError for tensors of another quantiser that no method reads.
+    `entries` have released names. Raises CheckpointError for tensors of another quantiser that no method reads, and for
+    a weight with scales of both names that differ.
     """
     foreign = [name for name in entries if name.endswith(_ENDINGS)]
     if not foreign:
@@ -43,7 +45,13 @@ def recognise(entries: dict[str, StoredTensor]) -> tuple[dict[str, StoredTensor]
     for stem in dict.fromkeys(name.rpartition(".")[0] for name in foreign):
         names = {word: f"{stem}.{word}" for word in (*_WORDS, "weight") if f"{stem}.{word}" in left}
         parts = {word: left.pop(name) for word, name in names.items()}
-        own = _released_form(parts)
+        own, scale = _released_form(parts), left.get(f"{stem}.scale")
+        others = sorted(parts.keys() - {"weight", "weight_packed"} - _OF_ACTIVATIONS)
+        if scale is not None and others and not (own is not None and _equal(scale, own[1])):
+            raise CheckpointError(
+                f"{scale.file}: {f'{stem}.weight'!r} has {f'{stem}.scale'!r} and also "
+                f"{', '.join(f'{stem}.{word}' for word in others)}, which differ: only one can be its scale"
+            )
         if own is None:
             packed[f"{stem}.weight"] = PackedWeight(_method(stem, parts), parts)
         else:
@@ -65,7 +73,7 @@ def _method(stem: str, parts: Mapping[str, StoredTensor]) -> Method:
 
 def _released_form(parts: Mapping[str, StoredTensor]) -> tuple[StoredTensor, StoredTensor] | None:
     """Weight and scale where they hold the release's numbers; None where they do not."""
-    words = parts.keys() - {"input_scale", "input_global_scale"}
+    words = parts.keys() - _OF_ACTIVATIONS
     if words not in ({"weight", "weight_scale"}, {"weight_packed", "weight_scale"}):
         return None
     weight, scale = parts.get("weight_packed", parts.get("weight")), parts["weight_scale"]
@@ -78,6 +86,17 @@ def _released_form(parts: Mapping[str, StoredTensor]) -> tuple[StoredTensor, Sto
     if weight.spec.dtype in _BYTES and scale.spec.dtype in _E8M0 and scale.spec.shape == blocks:
         return _as(weight, torch.int8), _as(scale, torch.float8_e8m0fnu)
     return None
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors of the files are the same. Reads both where type and shape are."""
+    return one.spec == other.spec and _stored_bytes(one) == _stored_bytes(other)
+
+
+def _stored_bytes(entry: StoredTensor) -> bytes:
+    with entry.file.open("rb") as stream:
+        stream.seek(entry.begin)
+        return stream.read(entry.end - entry.begin)
 
 
 def _as(entry: StoredTensor, dtype: torch.dtype) -> StoredTensor:
