@@ -3,6 +3,7 @@
 Legend: D hidden size, E experts, F expert inner size, n tokens of one expert.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from dsv4.kernels import moe as kernel
 from dsv4.model.layers import KernelModule, LayerList, Linear, Numerics
 
 MATRICES = ("w1", "w2", "w3")
+_UNFOLDING = threading.Lock()  # of all models: a module with a lock of its own could not be copied
 
 
 class Expert(KernelModule):
@@ -59,10 +61,15 @@ class StoredExperts(LayerList, KernelModule):
         self.tables = tables
 
     def unfold(self) -> None:
-        """Make the modules of all experts. Later calls do nothing."""
-        if not self.folded:
-            return
-        tables, self.tables, self.folded = self.tables, {}, False
+        """Make the modules of all experts. Later calls do nothing; a call in another thread waits for the first."""
+        with _UNFOLDING:
+            if not self.folded:
+                return
+            vars(self)["_modules"].update((str(e), expert) for e, expert in enumerate(self._experts()))
+            self.folded = False  # last: another thread sees tables or all modules
+            self.tables = {}
+
+    def _experts(self) -> list[Expert]:
         with torch.device("meta"):
             experts = [Expert(self.config, self.numerics) for _ in range(self.config.n_routed_experts)]
         for e, expert in enumerate(experts):
@@ -70,11 +77,12 @@ class StoredExperts(LayerList, KernelModule):
                 linear: Linear = getattr(expert, name)
                 linear.impl = self.impl
                 for part in ("weight", "scale"):
-                    tensor = tables[key][e] if (key := f"{name}.{part}") in tables else None
+                    tensor = self.tables[key][e] if (key := f"{name}.{part}") in self.tables else None
                     if tensor is not None:
                         linear.register_parameter(part, nn.Parameter(tensor, requires_grad=False))
             expert.impl = self.impl
-            self.add_module(str(e), expert.train(self.training))
+            expert.train(self.training)
+        return experts
 
     # every way of torch to a child reads this attribute
     @property

@@ -125,9 +125,10 @@ class MoE(KernelModule):
     def _gather(self, name: str, part: str) -> Sequence[Any]:
         """One matrix of every expert, or its scale or None; that of the shared expert last."""
         shared = getattr(getattr(self.shared_experts, name), part)
-        if not (isinstance(self.experts, StoredExperts) and self.experts.folded):
+        tables = self.experts.tables if isinstance(self.experts, StoredExperts) else {}
+        if not (isinstance(self.experts, StoredExperts) and self.experts.folded):  # asked after the tables were taken
             return [*(getattr(getattr(expert, name), part) for expert in self.experts), shared]
-        table = self.experts.tables.get(f"{name}.{part}", [None] * len(self.experts))
+        table = tables.get(f"{name}.{part}", [None] * len(self.experts))
         return table.followed_by(shared) if isinstance(table, kernel.EqualTensors) else [*table, shared]
 
     def _look(self) -> None:

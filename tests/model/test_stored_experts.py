@@ -1,6 +1,8 @@
 """Routed experts as tables: the same model as with a module for each, and modules as soon as one is asked for."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,12 @@ from torch import Tensor, nn
 
 from dsv4.checkpoint import RELEASE, CheckpointReader, load_into, save_checkpoint
 from dsv4.checkpoint import loader as loader_module
-from dsv4.config import Mode
+from dsv4.config import Mode, ModelConfig
 from dsv4.engine import Engine
 from dsv4.generation import SamplingParams, collect
+from dsv4.model import expert as expert_module
 from dsv4.model.expert import StoredExperts
-from dsv4.model.layers import MODES, walk
+from dsv4.model.layers import MODES, Numerics, walk
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_model
 
@@ -90,6 +93,26 @@ def test_modules_are_there_when_something_asks(folder: Path, ask: str) -> None:
     ASKS[ask](model)
     assert folded(model)[:2] == [False, True]
     assert all(not expert.training for expert in model.layers[0].get_submodule("ffn.experts").modules())
+
+
+def test_a_second_thread_waits_until_all_modules_are_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = loaded(folder).layers[0].get_submodule("ffn.experts")
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(expert_module.Expert):
+        def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+            begun.set()
+            go_on.wait(60)
+            super().__init__(config, numerics)
+
+    monkeypatch.setattr(expert_module, "Expert", Slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lambda: len(list(experts.children())))
+        assert begun.wait(60)
+        second = pool.submit(lambda: len(list(experts.children())))
+        wait([second], timeout=0.2)  # without a lock it has ended by now
+        go_on.set()
+        assert first.result() == second.result() == tiny_model().config.n_routed_experts
 
 
 def test_an_engine_notices_a_change_of_an_expert(folder: Path) -> None:
