@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from dsv4.files import stamp
 from dsv4.generation import SamplingDefaults
 from dsv4.hub import title
 from dsv4.kernels import native
-from dsv4.kernels.moe.residency import limit_experts
+from dsv4.kernels.moe.residency import ExpertBudget
 from dsv4.model.device import choose_device, describe_device, free_card_memory
 from dsv4.model.layers import MODES, walk
 from dsv4.model.lora import attach_adapter, merge_adapters
@@ -87,12 +88,12 @@ def load(
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
-    _limit_experts(model, reader, plan.expert_memory)
+    budget = _limit_experts(model, reader, plan.expert_memory)
     settings = plan.mode, plan.cache_dtype, reuse.windows, speculate, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
     options = {"step_tokens": step_tokens, "speculate": speculate, "queue": queue, "fused": fused}
     engine = _engine(model, plan, reuse, disk, tokenizer, options)
-    return LocalModel(title(path), model, engine, tokenizer, defaults, plan)
+    return LocalModel(title(path), model, engine, tokenizer, defaults, plan, budget)
 
 
 def plan_folder(
@@ -196,13 +197,15 @@ def _disk_tier(folder: Path | None, budget: int, fingerprint: str) -> DiskTier |
     return None if folder is None else DiskTier(folder, budget=budget, fingerprint=fingerprint)
 
 
-def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> None:
-    """Limit the memory of routed experts as the plan says; the others stay in the checkpoint's files."""
+def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | None) -> ExpertBudget | None:
+    """Limit the memory of routed experts as the plan says, for as long as the model lives; the others stay in the
+    checkpoint's files."""
     if budget is None:
-        limit_experts({}, None)
-        return
-    largest = max(block.ffn.weights().expert_bytes() for block in model.blocks)
-    limit_experts(reader.maps(), budget, largest)
+        return None
+    largest = max(block.ffn.weights().largest_expert() for block in model.blocks)
+    made = ExpertBudget(reader.maps(), budget, largest)
+    weakref.finalize(model, made.close).atexit = False
+    return made
 
 
 def _fingerprint(folder: Path, *settings: object) -> str:

@@ -22,6 +22,7 @@ from dsv4.engine.engine import check_tokens
 from dsv4.engine.shared import SharedEngine
 from dsv4.generation import FinishReason, RequestOptions, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.kernels import native
+from dsv4.kernels.moe.residency import ExpertBudget
 from dsv4.model.accounting import parameters
 from dsv4.model.device import describe_device
 from dsv4.model.layers import MODES
@@ -43,7 +44,9 @@ class LocalModel:
         tokenizer: Tokenizer | None,
         defaults: SamplingDefaults,
         plan: EnginePlan | None = None,
+        expert_budget: ExpertBudget | None = None,
     ) -> None:
+        self.expert_budget = expert_budget  # what limits the memory of the routed experts; None: nothing
         self.name, self.model, self.engine, self.defaults, self.plan = name, model, engine, defaults, plan
         self._tokenizer = tokenizer
         self._shared = SharedEngine(engine)

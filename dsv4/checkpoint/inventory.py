@@ -140,6 +140,9 @@ def _why_nothing(folder: Path) -> str:
     present = sorted(path.name for path in folder.iterdir())
     if any(name in present for name in ("adapter_config.json", "adapter_model.safetensors", "adapters.safetensors")):
         return describe_adapter(folder) + " and no model: load its base and give this folder as --adapter"
+    below = sorted(file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/*.safetensors"))
+    if below:  # as in the folder of a training run, beside whose state lies the model
+        return f"{folder}: no safetensors files; {below[0]} has some"
     kinds = (
         (".gguf", "GGUF files are not read: the safetensors release is needed"),
         (tuple(PICKLE_SUFFIXES), "pickle files can run code and are not read; convert them to safetensors"),
@@ -150,8 +153,7 @@ def _why_nothing(folder: Path) -> str:
         for name in present:
             if name.lower().endswith(suffixes):
                 return f"{folder / name}: {text}"
-    below = sorted(file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/*.safetensors"))
-    return f"{folder}: no safetensors files" + (f"; {below[0]} has some" if below else "")
+    return f"{folder}: no safetensors files"
 
 
 def adapter_files(folder: Path) -> list[str]:

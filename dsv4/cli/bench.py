@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.engine_flags import EngineFlags, naming_flags
 from dsv4.cli.flags import at_least, to_stderr, writable
 from dsv4.files import naming
 from dsv4.hub import title
@@ -118,7 +118,8 @@ def _measure(
     console = Console(highlight=False, stderr=True)
     with console.status("loading"):
         others: list[Any] = [Transformers(path)] if peer else []
-        engines: list[Any] = [Ours(path, max(contexts) + decode + 1, **options), *others]
+        with naming_flags():
+            engines: list[Any] = [Ours(path, max(contexts) + decode + 1, **options), *others]
     rows: list[Speed] = []
     for context in contexts:
         for engine in engines:
@@ -144,7 +145,8 @@ def _model(path: Path, engine: EngineFlags, json: Path | None) -> None:
     """One line per way of using the model."""
     from dsv4.bench.model import model_rates
 
-    mode, rates = model_rates(path, {**engine.options(), "say": to_stderr})
+    with naming_flags():
+        mode, rates = model_rates(path, {**engine.options(), "say": to_stderr})
     _show_rates(rates, json, {"model": title(path), "mode": mode})
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.engine_flags import EngineFlags, load_model
 
 if TYPE_CHECKING:
     from dsv4.api.local_model import LocalModel
@@ -61,9 +61,7 @@ def chat(
         raise ValueError(f"--effort must be none with --no-thinking, got {effort}")
     wanted, console = engine.options(), Console(stderr=True)
     with console.status("loading"):
-        from dsv4.api.loading import load
-
-        model = load(folder, **wanted, say=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True))
+        model = load_model(folder, wanted, lambda line: console.print(line, style="dim", markup=False, soft_wrap=True))
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
 
 

@@ -1,13 +1,22 @@
 """The flags of the engine, shared by the commands that run one: each is an argument of `dsv4.load` too."""
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from dsv4.config import Mode, ModeChoice
 
 if TYPE_CHECKING:
+    from dsv4.api.local_model import LocalModel
     from dsv4.planning.plan import EngineRequest
+
+# a size: `-1GiB` is one out of range, not another flag
+SizeFlag = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,8 @@ class EngineFlags:
 
     mode: ModeChoice = "auto"
     context: int | None = None
-    memory: str | None = None
-    expert_memory: str | None = None
+    memory: SizeFlag = None
+    expert_memory: SizeFlag = None
     device: str = "cpu"
     threads: int | None = None
     sequences: int | None = None
@@ -72,7 +81,7 @@ class EngineFlags:
     interval: int = 4096
     snapshots: int = 32
     prefix_dir: Path | None = None
-    prefix_disk: str = "8GiB"
+    prefix_disk: Annotated[str, Parameter(allow_leading_hyphen=True)] = "8GiB"
     dialect: str | None = None
     speculate: bool = False
     fused: bool | None = None
@@ -97,6 +106,8 @@ class EngineFlags:
             check_budget("--memory", memory, free)
         if experts not in (None, ALL):
             experts = parse_memory(experts, "--expert-memory", free)
+        with naming_flags():
+            reuse = ReusePolicy(self.windows, self.interval, self.snapshots)
         return {
             "mode": self.mode,
             "context_length": self.context,
@@ -107,7 +118,7 @@ class EngineFlags:
             "sequences": self.sequences or sequences,
             "cache_dtype": self.cache_dtype,
             "queue": self.queue,
-            "reuse": ReusePolicy(self.windows, self.interval, self.snapshots),
+            "reuse": reuse,
             "prefix_folder": self.prefix_dir,
             "prefix_bytes": parse_memory(self.prefix_disk, "--prefix-disk"),
             "dialect": self.dialect,
@@ -140,3 +151,24 @@ class EngineFlags:
         for field in fields(self):
             if field.name in names and getattr(self, field.name) != field.default:
                 raise ValueError(f"--{field.name.replace('_', '-')} has no meaning for `{command}`")
+
+
+@contextmanager
+def naming_flags() -> Iterator[None]:
+    """While entered, a ValueError that begins with the name of an argument of `dsv4.load` names its flag instead."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(r"(\w+)(?=:| must | needs )", str(error))
+        name = "context" if found and found[0] == "context_length" else found[0] if found else ""
+        if type(error) is not ValueError or found is None or name not in EngineFlags.__dataclass_fields__:
+            raise
+        raise ValueError(f"--{name.replace('_', '-')}{str(error)[found.end() :]}") from None
+
+
+def load_model(folder: Path | None, options: dict[str, Any], say: Callable[[str], None]) -> "LocalModel":
+    """`dsv4.load` for a command. options: `EngineFlags.options`; errors name the flags."""
+    from dsv4.api.loading import load
+
+    with naming_flags():
+        return load(folder, **options, say=say)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.engine_flags import EngineFlags, load_model
 from dsv4.cli.flags import check_sampling, to_stderr
 from dsv4.cli.reading_experts import until_first
 from dsv4.observe import printable
@@ -57,10 +57,7 @@ def generate(
     if "" in stop:
         raise ValueError("--stop must not be empty")
     text = _text(prompt)
-    wanted = engine.options()
-    from dsv4.api.loading import load
-
-    model = load(folder, **wanted, say=to_stderr)
+    model = load_model(folder, engine.options(), to_stderr)
     if chat:
         return _answer(model, text, thinking, {**options, "stop": stop})
     for piece in until_first(model.generate_pieces(text, stop=stop, **options)):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.engine_flags import EngineFlags, SizeFlag, naming_flags
+from dsv4.cli.flags import to_stderr
 from dsv4.hub import title
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ DEFAULT_ENGINE = EngineFlags()
 def plan(
     folder: str | None = None,
     *,
-    free: str | None = None,
+    free: SizeFlag = None,
     json: bool = False,
     engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
 ) -> None:
@@ -47,7 +48,8 @@ def plan(
     room = engine.card[1] if free is None else parse_memory(free, "--free")
     request = engine.request(room)
     files = find_files(folder, draft=engine.speculate)
-    made = make_plan(files, request, room)
+    with naming_flags():
+        made = make_plan(files, request, room)
     # what is measured is the CPU's memory, which says nothing of a card
     rates = None if request.on_card else measure(files.largest, free_memory())
     if json:
@@ -73,6 +75,8 @@ def find_files(named: str | None, *, draft: bool = False) -> "ModelFiles":
             raise
         return ModelFiles.of_config(*find_config(named)[:2])
     opened = open_folder(path)
+    for note in opened.notes:
+        to_stderr(f"note: {note}")
     config = opened.config.without_prediction() if opened.config.dspark and not draft else opened.config
     return ModelFiles.of_folder(title(path), config, opened.reader)
 

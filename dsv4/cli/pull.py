@@ -58,6 +58,8 @@ def pull(
 
     at_least(1, workers=workers)
     wanted = repository(name)
+    if name == "nano":
+        raise ValueError("nano comes with dsv4 and is not fetched: `dsv4 chat` uses it, and every verb takes its name")
     if wanted is None:
         raise ValueError(f"NAME must be one of {', '.join(RELEASED)} or OWNER/NAME of a repository, got {name!r}")
     if dir is not None and dir.exists() and not dir.is_dir():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.engine_flags import EngineFlags, load_model
 from dsv4.cli.flags import to_stderr
 from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.reading_experts import in_log, reading_told
@@ -57,11 +57,10 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model is loaded, so that a wrong address is reported at once
     with open_listener(host, port) as listener:
-        from dsv4.api.loading import load
         from dsv4.server import create_app
 
         files = server.open_files()
-        model = load(folder, **options, say=to_stderr)
+        model = load_model(folder, options, to_stderr)
         gc.collect()
         gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
         _tell_start(model)

@@ -21,11 +21,12 @@ def free_memory() -> int:
 def check_budget(name: str, budget: int, free: int | None = None) -> None:
     """Raises ValueError with both numbers for a budget of more than `OVERCOMMIT` times the free memory (default: what
     the system reports). name: of the budget, for the message."""
+    where = " (in the machine, or under the limit of its container)" if free is None else ""
     free = _known_free() if free is None else free
     if free is not None and budget > OVERCOMMIT * free:
         raise ValueError(
             f"{name} must be at most {size_text(int(OVERCOMMIT * free))}, {OVERCOMMIT} times the {size_text(free)} of "
-            f"memory that is free (in the machine, or under the limit of its container), got {size_text(budget)}"
+            f"memory that is free{where}, got {size_text(budget)}"
         )
 
 

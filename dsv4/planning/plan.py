@@ -144,7 +144,10 @@ def make_plan(files: ModelFiles, request: EngineRequest, free: int | None = None
     plan, needed = _plan(files, request, known, free is None and limited())
     if needed <= known:
         return plan
-    raise ValueError(_refusal(files, request, plan, needed))
+    where = f" on {plan.device}" if request.on_card else "" if free is not None else " in the machine"
+    if plan.container:
+        where = " under the limit of the container"
+    raise ValueError(_refusal(files, request, plan, needed, where))
 
 
 def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool) -> tuple[EnginePlan, int]:
@@ -260,14 +263,13 @@ class _Division:
         )
 
 
-def _refusal(files: ModelFiles, request: EngineRequest, plan: EnginePlan, needed: int) -> str:
+def _refusal(files: ModelFiles, request: EngineRequest, plan: EnginePlan, needed: int, where: str) -> str:
+    """where: the memory is free; empty for memory that the caller has assumed."""
     weights = plan.weights.made + plan.weights.experts_made
     parts = f"weights {size_text(weights)}, working memory {size_text(plan.working)}, the rest cache and experts"
-    where = "under the limit of the container" if plan.container else "in the machine"
-    where = f"on {plan.device}" if request.on_card else where
     text = (
         f"{plan.model} does not fit: mode {plan.mode} with a context of {plan.context:,} tokens needs "
-        f"{size_text(needed)} of memory ({parts}), and {size_text(plan.free)} are free {where}"
+        f"{size_text(needed)} of memory ({parts}), and {size_text(plan.free)} are free{where}"
     )
     for flags, other in _alternatives(request, plan):
         try:

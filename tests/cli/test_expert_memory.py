@@ -1,5 +1,7 @@
 """A budget for experts, as a user meets it."""
 
+import gc
+
 import pytest
 
 import dsv4
@@ -16,10 +18,28 @@ def test_the_answer_is_the_same_within_a_budget() -> None:
         model = dsv4.load(mode="release", expert_memory=2**20, fused=fused)
         bound = model.chat(QUESTION, temperature=0)
         assert bound.completion.tokens == free.completion.tokens
-        counts = expert_counts()
+        assert model.expert_budget is not None
+        counts = model.expert_budget.counts()
         assert 0 < counts.missed < counts.taken
         assert counts.resident < 16
-    dsv4.load(mode="release")  # without a budget the limit ends
+
+
+@pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.why_not()}")
+def test_a_budget_lives_as_long_as_its_model() -> None:
+    gc.collect()
+    bound = dsv4.load(mode="release", expert_memory=2**20)
+    free = dsv4.load(mode="release")  # a second model without a limit changes nothing for the first
+    answers = {model.chat(QUESTION, temperature=0).content for model in (free, bound)}
+    assert len(answers) == 1
+    assert bound.expert_budget is not None
+    assert free.expert_budget is None
+    assert expert_counts().taken == bound.expert_budget.counts().taken > 0
+    engine = bound.engine  # all that is left of it
+    del bound
+    gc.collect()
+    assert expert_counts().taken
+    del engine
+    gc.collect()
     assert expert_counts().taken == 0
 
 

@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import dsv4
+from dsv4.checkpoint import RELEASE, save_checkpoint
 from dsv4.checkpoint.reader import CheckpointReader
-from dsv4.engine import Engine
 from dsv4.generation import SamplingParams
 from dsv4.kernels import native, quant
 from dsv4.kernels.moe import ExpertWeights, expert_mlp
-from dsv4.kernels.moe.residency import expert_counts, limit_experts
+from dsv4.kernels.moe.residency import ExpertBudget, ExpertCounts, expert_counts
 from dsv4.model.block import Block
-from dsv4.testing.tiny import tiny_model
+from dsv4.testing.tiny import tiny_config, tiny_model
 
 EXPERTS, D, F = 24, 512, 1024
 ONE = 3 * D * F // 2 + 3 * D * F // 32  # bytes of an expert
@@ -39,20 +42,47 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> CheckpointReader:
     return CheckpointReader(folder)
 
 
+def stored(reader: CheckpointReader, experts: int = EXPERTS) -> list[list[Tensor]]:
+    """Their matrices, then the scales."""
+    parts = ("w1", "w2", "w3")
+    return [[reader.tensor(f"{e}.{p}.{kind}") for e in range(experts)] for kind in ("weight", "scale") for p in parts]
+
+
 @pytest.fixture
 def weights(reader: CheckpointReader) -> ExpertWeights:
-    parts = ("w1", "w2", "w3")
-    return ExpertWeights(
-        *([reader.tensor(f"{e}.{p}.weight") for e in range(EXPERTS)] for p in parts),
-        *([reader.tensor(f"{e}.{p}.scale") for e in range(EXPERTS)] for p in parts),
-        limit=10.0,
-    )
+    return ExpertWeights(*stored(reader), limit=10.0)
 
 
-@pytest.fixture(autouse=True)
-def no_limit_afterwards() -> Iterator[None]:
-    yield
-    limit_experts({}, None)
+class Limit:
+    """The budget of one test: a new one takes the place of the last."""
+
+    def __init__(self) -> None:
+        self.budget: ExpertBudget | None = None
+
+    def __call__(self, reader: CheckpointReader, budget: int, largest: int = ONE) -> None:
+        self.end()
+        self.budget = ExpertBudget(reader.maps(), budget, largest)
+
+    def end(self) -> None:
+        if self.budget is not None:
+            self.budget.close()
+
+    def counts(self) -> ExpertCounts:
+        assert self.budget is not None
+        return self.budget.counts()
+
+
+@pytest.fixture
+def limit() -> Iterator[Limit]:
+    limit = Limit()
+    yield limit
+    limit.end()
+
+
+def run(weights: ExpertWeights, *ids: int) -> Tensor:
+    """One token through these experts."""
+    x = torch.randn(1, D, generator=torch.Generator().manual_seed(1))
+    return expert_mlp(x, torch.tensor([ids]), torch.ones(1, len(ids)), weights, "native")
 
 
 def resident_bytes(file: Path) -> int:
@@ -64,46 +94,46 @@ def resident_bytes(file: Path) -> int:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("tokens", [1, 5, 200])
-def test_a_budget_changes_no_bit(reader: CheckpointReader, weights: ExpertWeights, tokens: int) -> None:
+def test_a_budget_changes_no_bit(limit: Limit, reader: CheckpointReader, weights: ExpertWeights, tokens: int) -> None:
     x, share = torch.randn(tokens, D), torch.rand(tokens, 4)
     ids = torch.stack([torch.randperm(EXPERTS)[:4] for _ in range(tokens)])
     expected = expert_mlp(x, ids, share, weights, "native")
     for places in (2, 3, 9, EXPERTS + 4):
-        limit_experts(reader.maps(), places * PLACE, ONE)
+        limit(reader, places * PLACE)
         for _ in range(3):
             assert torch.equal(expert_mlp(x, ids, share, weights, "native"), expected)
-        assert expert_counts().resident <= places
+        assert limit.counts().resident <= places
         if places > EXPERTS:
-            assert expert_counts().missed == len(ids.unique())
+            assert limit.counts().missed == len(ids.unique())
 
 
 @torch.inference_mode()
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux to see what is resident")
-def test_memory_stays_within_the_budget(reader: CheckpointReader, weights: ExpertWeights) -> None:
+def test_memory_stays_within_the_budget(limit: Limit, reader: CheckpointReader, weights: ExpertWeights) -> None:
     file = reader.file_of("0.w1.weight")
-    limit_experts(reader.maps(), 6 * PLACE, ONE)
+    limit(reader, 6 * PLACE)
     before = resident_bytes(file)
     for _ in range(4):
         ids = torch.stack([torch.randperm(EXPERTS)[:3] for _ in range(64)])
         expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "native")
-        assert expert_counts().resident == 6
+        assert limit.counts().resident == 6
         assert resident_bytes(file) == before  # experts are read, their map is not touched
-    limit_experts({}, None)
+    limit.end()
     expert_mlp(torch.randn(64, D), ids, torch.rand(64, 3), weights, "native")
     assert resident_bytes(file) >= 20 * ONE
 
 
 @torch.inference_mode()
-def test_what_is_asked_for_often_stays(reader: CheckpointReader, weights: ExpertWeights) -> None:
+def test_what_is_asked_for_often_stays(limit: Limit, reader: CheckpointReader, weights: ExpertWeights) -> None:
     def missed(*ids: int) -> int:
-        before = expert_counts()
+        before = limit.counts()
         expert_mlp(torch.randn(1, D), torch.tensor([ids]), torch.rand(1, len(ids)), weights, "native")
-        after = expert_counts()
+        after = limit.counts()
         assert after.taken - before.taken == len(ids)
         assert after.bytes_read - before.bytes_read >= (after.missed - before.missed) * ONE
         return after.missed - before.missed
 
-    limit_experts(reader.maps(), 8 * PLACE, ONE)
+    limit(reader, 8 * PLACE)
     assert missed(0, 1) == 2
     for turn in range(6):
         assert [missed(0, 1) for _ in range(4)] == [0] * 4
@@ -112,17 +142,14 @@ def test_what_is_asked_for_often_stays(reader: CheckpointReader, weights: Expert
 
 
 @torch.inference_mode()
-def test_a_file_that_cannot_be_read_fails_the_call(reader: CheckpointReader, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_fails_the_call(limit: Limit, reader: CheckpointReader, tmp_path: Path) -> None:
     shutil.copy(reader.file_of("0.w1.weight"), tmp_path)
     copy = CheckpointReader(tmp_path)
-    parts = [
-        [copy.tensor(f"{e}.{p}.{kind}") for e in range(4)] for kind in ("weight", "scale") for p in ("w1", "w2", "w3")
-    ]
-    weights = ExpertWeights(*parts, limit=10.0)
-    limit_experts(copy.maps(), 4 * PLACE, ONE)
+    weights = ExpertWeights(*stored(copy, 4), limit=10.0)
+    limit(copy, 4 * PLACE)
     x, ids, share = torch.randn(1, D), torch.tensor([[0, 3]]), torch.rand(1, 2)
     expected = expert_mlp(x, ids, share, weights, "native")
-    limit_experts(copy.maps(), 4 * PLACE, ONE)
+    limit(copy, 4 * PLACE)
     file = copy.file_of("0.w1.weight")
     size = file.stat().st_size
     os.truncate(file, 4096)
@@ -133,22 +160,83 @@ def test_a_file_that_cannot_be_read_fails_the_call(reader: CheckpointReader, tmp
     assert torch.equal(expert_mlp(x, ids, share, weights, "native"), expected)
 
 
-def test_a_budget_must_hold_two_experts(reader: CheckpointReader) -> None:
+def test_a_budget_must_hold_two_experts(limit: Limit, reader: CheckpointReader) -> None:
     with pytest.raises(ValueError, match="must hold two of 1,000 bytes, got 60,000"):
-        limit_experts(reader.maps(), 60_000, 1000)
+        limit(reader, 60_000, 1000)
     with pytest.raises(ValueError, match="got 0"):
-        limit_experts(reader.maps(), 0, 1000)
+        limit(reader, 0, 1000)
 
 
 @torch.inference_mode()
-def test_a_step_that_fails_is_over() -> None:
+def test_every_model_has_its_own_budget(reader: CheckpointReader, weights: ExpertWeights) -> None:
+    """A second one neither ends the first nor shares its memory; the end of one leaves the other."""
+    other = CheckpointReader(reader.folder)
+    theirs = ExpertWeights(*stored(other), limit=10.0)
+    expected = run(weights, 0, 1)
+    first = ExpertBudget(reader.maps(), 6 * PLACE, ONE)
+    second = ExpertBudget(other.maps(), 4 * PLACE, ONE)
+    try:
+        for mine in (weights, theirs, weights):
+            assert torch.equal(run(mine, 0, 1), expected)
+        assert (first.counts().taken, first.counts().missed, second.counts().taken) == (4, 2, 2)
+        assert expert_counts().taken == 6
+        with pytest.raises(ValueError, match=r"safetensors: the experts of this map have a budget already"):
+            ExpertBudget(reader.maps(), 6 * PLACE, ONE)
+        second.close()
+        assert torch.equal(run(theirs, 0, 1), expected)
+        assert torch.equal(run(weights, 0, 1), expected)
+        assert (first.counts().taken, first.counts().missed, second.counts().taken) == (6, 2, 0)
+    finally:
+        first.close()
+        second.close()
+    assert expert_counts() == ExpertCounts(0, 0, 0, 0, 0, 0)
+
+
+@torch.inference_mode()
+def test_a_budget_that_ends_under_a_layer_waits_for_it(reader: CheckpointReader, weights: ExpertWeights) -> None:
+    x, ids = torch.randn(64, D), torch.stack([torch.randperm(EXPERTS)[:3] for _ in range(64)])
+    expected = expert_mlp(x, ids, torch.ones(64, 3), weights, "native")
+    over = threading.Event()
+
+    @torch.inference_mode()
+    def layers() -> bool:
+        same = True
+        while not over.is_set():
+            same &= torch.equal(expert_mlp(x, ids, torch.ones(64, 3), weights, "native"), expected)
+        return same
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(layers)
+        for _ in range(20):
+            ExpertBudget(reader.maps(), 6 * PLACE, ONE).close()
+        over.set()
+        assert running.result()
+
+
+def test_the_largest_expert_is_measured() -> None:
+    """A budget counts in places of the largest one, and an expert that does not fit into a place is not limited."""
+    small = torch.zeros(4, 4)
+    w = [small, small.double(), small]
+    none = [None] * 3
+    assert ExpertWeights(w, w, w, none, none, none).largest_expert() == 3 * 4 * 4 * 8
+    assert ExpertWeights(w, w, w, none, none, none, shared=True).largest_expert() == 3 * 4 * 4 * 8
+    last = [small, small, small.double()]  # the shared one is never read from disk
+    assert ExpertWeights(last, last, last, none, none, none, shared=True).largest_expert() == 3 * 4 * 4 * 4
+
+
+@torch.inference_mode()
+def test_a_step_that_fails_is_over(tmp_path: Path) -> None:
     """Who tells the progress of reading must not wait for a step that has ended with an error."""
-    model = tiny_model()
-    engine = Engine(model, context_length=256, fused=True)
-    first = model.layers[0]
+    config = tiny_config(quantized=True, expert_dtype="fp4")
+    save_checkpoint(tmp_path / "model", config, tiny_model(config).state_dict(), RELEASE)
+    model = dsv4.load(tmp_path / "model", "release", context_length=256, expert_memory=2**21, fused=True)
+    assert model.expert_budget is not None
+    first = model.model.layers[0]
     assert isinstance(first, Block)
+    assert model.engine.generate([1, 2, 3], SamplingParams(max_tokens=2))
     first.ffn.gate.tid2eid.fill_(10_000)
-    engine.submit([1, 2, 3], SamplingParams(max_tokens=2))
+    model.engine.submit([1, 2, 3], SamplingParams(max_tokens=2))
     with pytest.raises(IndexError):
-        engine.step()
-    assert (expert_counts().layer, expert_counts().layers) == (0, 0)
+        model.engine.step()
+    counts = model.expert_budget.counts()
+    assert (counts.layer, counts.layers) == (0, 0)

@@ -65,9 +65,10 @@ struct Band {
     std::vector<int64_t> token_of;  // by slot
     std::vector<float> weight_of;   // by slot
     std::vector<Job> jobs;
+    std::shared_ptr<Arena> arena;  // where its routed experts are read; null: where they lie
 
     Band(const Experts& experts, const int64_t* ids, const float* weight, int64_t T, int64_t K, bool bf16)
-        : experts(experts), T(T), K(K), bf16(bf16), slot_of(T * K) {
+        : experts(experts), T(T), K(K), bf16(bf16), slot_of(T * K), arena(arena_of(experts.w1, experts.E)) {
         const bool shared = experts.shared_kind >= 0;
         std::vector<int64_t> start(experts.E + 1);
         for (int64_t a = 0; a < T * K; a++) start[ids[a] + 1]++;
@@ -175,7 +176,7 @@ void prepare_hidden(const Band& band, const Room& room, const Job& job, int64_t 
 // Where groups of jobs start: all jobs are one group, unless experts are read from disk within a budget. Then a group
 // takes at most half of the places, so that the next group can be read while this one is computed.
 std::vector<int64_t> groups_of(const Band& band) {
-    const int64_t jobs = int64_t(band.jobs.size()), most = residency_places() / 2;
+    const int64_t jobs = int64_t(band.jobs.size()), most = residency_places(band.arena.get()) / 2;
     std::vector<int64_t> start{0};
     int64_t used = 0;
     for (int64_t j = 0; most && j < jobs; j++) {
@@ -198,13 +199,14 @@ void take(Band& band, int64_t first, int64_t last) {
         }
         Piece pieces[PIECES];
         band.experts.stored(job.expert, pieces);
-        job.taken = residency_take(pieces);
+        job.taken = residency_take(*band.arena, pieces);
     }
 }
 
 void give_back(const Band& band, int64_t first, int64_t last) {
     for (int64_t j = first; j < last; j++)
-        if (j == first || band.jobs[j - 1].expert != band.jobs[j].expert) residency_give_back(band.jobs[j].taken);
+        if (j == first || band.jobs[j - 1].expert != band.jobs[j].expert)
+            residency_give_back(*band.arena, band.jobs[j].taken);
 }
 
 // jobs [first, last) by all threads of the team; an expert that cannot be read sets `unread`
@@ -215,7 +217,7 @@ void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last, s
     for (int64_t unit = 0; unit < jobs * wide; unit++) {
         const int64_t n = unit % wide * PANEL_ROWS;
         const Job& job = band.jobs[first + unit / wide];
-        if (residency_ready(job.taken))
+        if (!band.arena || residency_ready(*band.arena, job.taken))
             hidden_part(band, room, job, n, std::min(n + PANEL_ROWS, F));
         else
             unread = true;
@@ -235,14 +237,14 @@ bool run_band(Band& band, const Room& room, const char* x, float* out, int threa
     const int64_t D = band.experts.D;
     constexpr int64_t STEP = 1024;
     const int64_t steps = (D + STEP - 1) / STEP;
-    const bool streaming = residency_places() > 0;
-    if (streaming) residency_enter();  // the budget does not change from here on
+    const bool streaming = band.arena != nullptr;
+    if (streaming) residency_enter(*band.arena);  // the budget does not change from here on
     const std::vector<int64_t> group = groups_of(band);
     const int64_t groups = int64_t(group.size()) - 1;
     std::atomic<bool> unread{false};
     if (streaming) {
         take(band, group[0], group[1]);
-        residency_forget();
+        residency_forget(*band.arena);
     }
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -265,7 +267,8 @@ bool run_band(Band& band, const Room& room, const char* x, float* out, int threa
             add_up(band, room, unit / steps, d, std::min(d + STEP, D), out);
         }
     }
-    if (streaming) residency_leave();
+    if (streaming) residency_leave(*band.arena);
+    if (unread) residency_explain(*band.arena);
     return !unread;
 }
 
@@ -320,10 +323,11 @@ extern "C" void dsv4_expert_hint(const int64_t* ids, int64_t count, const void* 
                                  const void* const* w3, const void* const* s1, const void* const* s2,
                                  const void* const* s3, int64_t E, int64_t D, int64_t F, int kind, int sure) {
     const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, -1, 0, 0, 0.0f};
-    for (int64_t i = 0; i < count; i++) {
+    const std::shared_ptr<Arena> arena = arena_of(w1, E);
+    for (int64_t i = 0; arena && i < count; i++) {
         Piece pieces[PIECES];
         if (ids[i] < 0 || ids[i] >= E) continue;
         experts.stored(ids[i], pieces);
-        residency_hint(pieces, sure ? Guess::SURE : Guess::MAYBE);
+        residency_hint(*arena, pieces, sure ? Guess::SURE : Guess::MAYBE);
     }
 }

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <deque>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -73,15 +74,20 @@ struct Read {
     char* to;
 };
 
-struct State {
+}  // namespace
+
+namespace dsv4 {
+
+struct Arena {
     std::mutex lock, turn;
     std::condition_variable work, done;
     std::vector<File> files;
     std::deque<Read> wanted, ahead;
     std::unordered_map<const void*, std::unique_ptr<Resident>> known;
     std::vector<Resident*> in_place;
-    char* arena = nullptr;
-    int64_t place_bytes = 0, arena_bytes = 0, uses = 0, readers = 0, busy = 0;
+    char* memory = nullptr;
+    int64_t place_bytes = 0, memory_bytes = 0, uses = 0, busy = 0;
+    bool closed = false;
     std::atomic<int64_t> places{0}, read_bytes{0}, taken{0}, missed{0}, layer{0}, layers{0};
     std::string problem;
 
@@ -95,18 +101,37 @@ struct State {
         expert->heat = old == COLD ? now : std::max(old, now) + std::log2(1 + std::exp2(-std::abs(old - now)));
     }
     void forget_guesses();
-    void clear();
+    void close();
     void serve();
 };
 
-// never destroyed: readers may wait in it while the process ends
-State& state() {
-    static State* s = new State;
-    return *s;
+}  // namespace dsv4
+
+namespace {
+
+// The arenas, and where the maps of their files lie.
+struct Registry {
+    struct Map {
+        const char* end;
+        std::shared_ptr<Arena> arena;
+    };
+    std::mutex lock;
+    std::map<int64_t, std::shared_ptr<Arena>> arenas;  // by handle
+    std::map<const char*, Map> maps;                   // by first byte
+    std::atomic<int64_t> count{0};                     // of arenas
+    int64_t last = 0;
+};
+
+// never destroyed: steps may run while the process ends
+Registry& registry() {
+    static Registry* r = new Registry;
+    return *r;
 }
 
+}  // namespace
+
 // The expert whose first piece lies at this address; null if no piece lies in a registered file.
-Resident* State::find(const Piece* pieces) {
+Resident* Arena::find(const Piece* pieces) {
     const auto found = known.find(pieces[0].data);
     if (found != known.end()) return found->second.get();
     auto made = std::make_unique<Resident>();
@@ -141,7 +166,7 @@ Resident* State::find(const Piece* pieces) {
 }
 
 // a place that nothing needs now, its expert's heat below `below`; -1: none
-int64_t State::empty_place(double below) {
+int64_t Arena::empty_place(double below) {
     int64_t best = -1;
     double least = below;
     for (int64_t p = 0; p < int64_t(in_place.size()); p++) {
@@ -153,7 +178,7 @@ int64_t State::empty_place(double below) {
     return best;
 }
 
-bool State::seat(Resident* expert, std::unique_lock<std::mutex>& hold, bool wait) {
+bool Arena::seat(Resident* expert, std::unique_lock<std::mutex>& hold, bool wait) {
     int64_t place = empty_place(std::numeric_limits<double>::infinity());
     while (place < 0 && wait) {
         forget_guesses();
@@ -164,8 +189,8 @@ bool State::seat(Resident* expert, std::unique_lock<std::mutex>& hold, bool wait
     return true;
 }
 
-void State::queue(Resident* expert, std::deque<Read>& to) {
-    char* place = arena + expert->place * place_bytes;
+void Arena::queue(Resident* expert, std::deque<Read>& to) {
+    char* place = memory + expert->place * place_bytes;
     int count = 0;
     for (const Resident::Part& part : expert->parts)
         for (int64_t first = part.first; first < part.last; first += CHUNK, count++)
@@ -175,13 +200,13 @@ void State::queue(Resident* expert, std::deque<Read>& to) {
     work.notify_all();
 }
 
-void State::move_forward(Resident* expert) {
+void Arena::move_forward(Resident* expert) {
     const auto rest = std::stable_partition(ahead.begin(), ahead.end(), [&](const Read& r) { return r.expert != expert; });
     wanted.insert(wanted.end(), rest, ahead.end());
     ahead.erase(rest, ahead.end());
 }
 
-void State::forget_guesses() {
+void Arena::forget_guesses() {
     for (int64_t p = 0; p < int64_t(in_place.size()); p++) {
         Resident* r = in_place[p];
         if (!r || !r->guessed) continue;
@@ -192,6 +217,8 @@ void State::forget_guesses() {
         r->missing = 0, r->place = -1, in_place[p] = nullptr;
     }
 }
+
+namespace {
 
 #ifdef DSV4_POSIX
 #ifdef __APPLE__
@@ -244,7 +271,7 @@ void close_file(const File& file) {
     if (file.direct >= 0) close(file.direct);
 }
 
-char* new_arena(int64_t bytes) {
+char* new_memory(int64_t bytes) {
     void* made = mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (made == MAP_FAILED) return nullptr;
 #ifdef MADV_HUGEPAGE
@@ -253,7 +280,7 @@ char* new_arena(int64_t bytes) {
     return (char*)made;
 }
 
-void free_arena(char* arena, int64_t bytes) { munmap(arena, size_t(bytes)); }
+void free_memory(char* memory, int64_t bytes) { munmap(memory, size_t(bytes)); }
 
 #else  // the map of the file is the only way to it
 
@@ -263,16 +290,19 @@ bool fill(const File& file, const Read& r) {
 }
 void open_file(File&, const char*) {}
 void close_file(const File&) {}
-char* new_arena(int64_t bytes) { return (char*)std::malloc(size_t(bytes)); }
-void free_arena(char* arena, int64_t) { std::free(arena); }
+char* new_memory(int64_t bytes) { return (char*)std::malloc(size_t(bytes)); }
+void free_memory(char* memory, int64_t) { std::free(memory); }
 
 #endif
 
-// one reader
-void State::serve() {
+}  // namespace
+
+// one reader, until the arena is closed
+void Arena::serve() {
     std::unique_lock<std::mutex> hold(lock);
     for (;;) {
-        work.wait(hold, [&] { return !wanted.empty() || !ahead.empty(); });
+        work.wait(hold, [&] { return closed || !wanted.empty() || !ahead.empty(); });
+        if (closed) return;
         std::deque<Read>& from = wanted.empty() ? ahead : wanted;
         const Read read = from.front();
         from.pop_front();
@@ -292,30 +322,57 @@ void State::serve() {
     }
 }
 
-void State::clear() {
-    wanted.clear(), ahead.clear(), known.clear(), in_place.clear();
+// Waits for a layer that uses the arena, and ends the readers.
+void Arena::close() {
+    const std::lock_guard<std::mutex> no_layer(turn);
+    std::unique_lock<std::mutex> hold(lock);
+    wanted.clear(), ahead.clear();
+    done.wait(hold, [&] { return !busy; });
+    known.clear(), in_place.clear();
     for (const File& file : files) close_file(file);
     files.clear();
-    if (arena) free_arena(arena, arena_bytes);
-    arena = nullptr, places = 0, uses = 0, read_bytes = 0, taken = 0, missed = 0, layer = 0, layers = 0;
-    problem.clear();
+    free_memory(memory, memory_bytes);
+    memory = nullptr, places = 0, closed = true;
+    work.notify_all();
+}
+
+namespace {
+
+// of this thread, for `dsv4_residency_problem`
+thread_local std::string explained;
+
+std::shared_ptr<Arena> arena_named(int64_t handle) {
+    Registry& r = registry();
+    const std::lock_guard<std::mutex> hold(r.lock);
+    const auto found = r.arenas.find(handle);
+    return found == r.arenas.end() ? nullptr : found->second;
 }
 
 }  // namespace
 
 namespace dsv4 {
 
-int64_t residency_places() { return state().places; }
-
-void residency_enter() {
-    State& s = state();
-    s.turn.lock();
+std::shared_ptr<Arena> arena_of(const void* const* addresses, int64_t count) {
+    Registry& r = registry();
+    if (!r.count) return nullptr;
+    const std::lock_guard<std::mutex> hold(r.lock);
+    for (int64_t i = 0; i < count; i++) {
+        const char* address = (const char*)addresses[i];
+        const auto after = r.maps.upper_bound(address);
+        if (after == r.maps.begin()) continue;
+        const Registry::Map& map = std::prev(after)->second;
+        if (address < map.end) return map.arena;
+    }
+    return nullptr;
 }
 
-void residency_leave() { state().turn.unlock(); }
+int64_t residency_places(const Arena* arena) { return arena ? arena->places.load() : 0; }
 
-Taken residency_take(const Piece* pieces) {
-    State& s = state();
+void residency_enter(Arena& arena) { arena.turn.lock(); }
+
+void residency_leave(Arena& arena) { arena.turn.unlock(); }
+
+Taken residency_take(Arena& s, const Piece* pieces) {
     std::unique_lock<std::mutex> hold(s.lock);
     Taken taken{};
     for (int i = 0; i < PIECES; i++) taken.at[i] = pieces[i].data;
@@ -337,31 +394,33 @@ Taken residency_take(const Piece* pieces) {
         if (expert->piece_part[i] >= 0) {
             const Resident::Part& part = expert->parts[expert->piece_part[i]];
             const int64_t first = (const char*)pieces[i].data - s.files[part.file].base;
-            taken.at[i] = s.arena + expert->place * s.place_bytes + part.at + (first - part.first);
+            taken.at[i] = s.memory + expert->place * s.place_bytes + part.at + (first - part.first);
         }
     return taken;
 }
 
-bool residency_ready(const Taken& taken) {
+bool residency_ready(Arena& s, const Taken& taken) {
     if (!taken.resident) return true;
     if (taken.resident->missing) {
-        State& s = state();
         std::unique_lock<std::mutex> hold(s.lock);
         s.done.wait(hold, [&] { return !taken.resident->missing; });
     }
     return !taken.resident->failed;
 }
 
-void residency_give_back(const Taken& taken) {
+void residency_give_back(Arena& s, const Taken& taken) {
     if (!taken.resident) return;
-    State& s = state();
     const std::lock_guard<std::mutex> hold(s.lock);
     taken.resident->holds--;
     s.done.notify_all();
 }
 
-void residency_hint(const Piece* pieces, Guess guess) {
-    State& s = state();
+void residency_explain(Arena& s) {
+    const std::lock_guard<std::mutex> hold(s.lock);
+    explained = s.problem;
+}
+
+void residency_hint(Arena& s, const Piece* pieces, Guess guess) {
     const std::unique_lock<std::mutex> turn(s.turn, std::try_to_lock);
     if (!turn) return;  // another step takes its experts now
     std::unique_lock<std::mutex> hold(s.lock);
@@ -372,69 +431,90 @@ void residency_hint(const Piece* pieces, Guess guess) {
     s.queue(expert, s.ahead);
 }
 
-void residency_forget() {
-    State& s = state();
+void residency_forget(Arena& s) {
     const std::lock_guard<std::mutex> hold(s.lock);
     s.forget_guesses();
 }
 
-void residency_progress(int64_t done, int64_t layers) {
-    State& s = state();
-    s.layer = done, s.layers = layers;
+void residency_progress(Arena* arena, int64_t done, int64_t layers) {
+    if (arena) arena->layer = done, arena->layers = layers;
 }
 
 }  // namespace dsv4
 
-// Experts of the registered files may take `budget` bytes from now on, each at most `largest`; budget 0 = no limit, and
-// experts are used where they lie. Waits for a layer that uses the arena, and forgets everything from before. Returns
-// the number of experts that fit, or -1 if the system gives no memory.
-extern "C" int64_t dsv4_residency_start(int64_t budget, int64_t largest) {
-    State& s = state();
-    const std::lock_guard<std::mutex> turn(s.turn);
-    std::unique_lock<std::mutex> hold(s.lock);
-    s.wanted.clear(), s.ahead.clear();
-    s.done.wait(hold, [&] { return !s.busy; });
-    s.clear();
-    if (!budget) return 0;
-    s.place_bytes = up(largest) + PIECES * 2 * BLOCK;
-    const int64_t places = budget / s.place_bytes;
-    if (places < 2) return places;
-    s.arena_bytes = places * s.place_bytes;
-    s.arena = new_arena(s.arena_bytes);
-    if (!s.arena) return -1;
-    s.in_place.assign(size_t(places), nullptr);
-    for (; s.readers < READERS; s.readers++) std::thread([&s] { s.serve(); }).detach();
-    s.places = places;
-    return places;
+// A new arena of `budget` bytes for experts of at most `largest`; places: how many fit. Returns its handle, 0 if fewer
+// than two fit, or -1 if the system gives no memory.
+extern "C" int64_t dsv4_residency_open(int64_t budget, int64_t largest, int64_t* places) {
+    const auto arena = std::make_shared<Arena>();
+    arena->place_bytes = up(largest) + PIECES * 2 * BLOCK;
+    *places = budget / arena->place_bytes;
+    if (*places < 2) return 0;
+    arena->memory_bytes = *places * arena->place_bytes;
+    arena->memory = new_memory(arena->memory_bytes);
+    if (!arena->memory) return -1;
+    arena->in_place.assign(size_t(*places), nullptr);
+    arena->places = *places;
+    for (int i = 0; i < READERS; i++) std::thread([arena] { arena->serve(); }).detach();
+    Registry& r = registry();
+    const std::lock_guard<std::mutex> hold(r.lock);
+    r.arenas[++r.last] = arena;
+    r.count++;
+    return r.last;
 }
 
-// Memory [base, base + bytes) is the map of the file at `path`. Returns 0, or the system's error if it cannot be read.
-extern "C" int dsv4_residency_file(const char* path, const void* base, int64_t bytes) {
-    State& s = state();
-    const std::lock_guard<std::mutex> hold(s.lock);
+// Memory [base, base + bytes) is the map of the file at `path`, whose experts this arena reads from now on. Returns 0, or
+// the system's error if it cannot be read; EEXIST if the map belongs to an arena already.
+extern "C" int dsv4_residency_file(int64_t handle, const char* path, const void* base, int64_t bytes) {
+    const std::shared_ptr<Arena> arena = arena_named(handle);
     File file{(const char*)base, bytes};
+    if (arena_of(&base, 1)) return EEXIST;
     open_file(file, path);
 #ifdef DSV4_POSIX
     if (file.cached < 0) return errno;
 #endif
-    s.files.push_back(file);
+    {
+        const std::lock_guard<std::mutex> hold(arena->lock);
+        arena->files.push_back(file);
+    }
+    Registry& r = registry();
+    const std::lock_guard<std::mutex> hold(r.lock);
+    r.maps[file.base] = {file.base + bytes, arena};
     return 0;
 }
 
-// counts[0..6): bytes read, experts taken, those of them that were not there, experts there now, layers done in the
-// running step, layers of a step
-extern "C" void dsv4_residency_counts(int64_t* counts) {
-    State& s = state();
-    const std::lock_guard<std::mutex> hold(s.lock);
-    const int64_t there = int64_t(s.in_place.size()) - std::count(s.in_place.begin(), s.in_place.end(), nullptr);
-    const int64_t now[] = {s.read_bytes, s.taken, s.missed, there, s.layer, s.layers};
-    std::copy(std::begin(now), std::end(now), counts);
+// The experts of this arena are used where they lie from now on. Waits for a layer that uses it.
+extern "C" void dsv4_residency_close(int64_t handle) {
+    const std::shared_ptr<Arena> arena = arena_named(handle);
+    if (!arena) return;
+    Registry& r = registry();
+    {
+        const std::lock_guard<std::mutex> hold(r.lock);
+        for (auto map = r.maps.begin(); map != r.maps.end();)
+            map = map->second.arena == arena ? r.maps.erase(map) : std::next(map);
+        r.arenas.erase(handle);
+        r.count--;
+    }
+    arena->close();
 }
 
-// The last problem of a read, as the system words it; empty if there was none.
+// counts[0..6) of an arena, or of all for handle 0: bytes read, experts taken, those of them that were not there, experts
+// there now, layers done in the running step, layers of a step
+extern "C" void dsv4_residency_counts(int64_t handle, int64_t* counts) {
+    Registry& r = registry();
+    std::fill(counts, counts + 6, 0);
+    const std::lock_guard<std::mutex> all(r.lock);
+    for (const auto& [name, arena] : r.arenas) {
+        if (handle && name != handle) continue;
+        Arena& s = *arena;
+        const std::lock_guard<std::mutex> hold(s.lock);
+        counts[0] += s.read_bytes, counts[1] += s.taken, counts[2] += s.missed;
+        counts[3] += int64_t(s.in_place.size()) - std::count(s.in_place.begin(), s.in_place.end(), nullptr);
+        if (s.layers) counts[4] = s.layer, counts[5] = s.layers;
+    }
+}
+
+// Why an expert could not be read in this thread's last call that failed so, as the system words it.
 extern "C" void dsv4_residency_problem(char* text, int64_t bytes) {
-    State& s = state();
-    const std::lock_guard<std::mutex> hold(s.lock);
-    std::strncpy(text, s.problem.c_str(), size_t(bytes));
+    std::strncpy(text, explained.c_str(), size_t(bytes));
     text[bytes - 1] = 0;
 }

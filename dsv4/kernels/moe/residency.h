@@ -1,10 +1,12 @@
-// Experts larger than memory: read from their files into an arena of equal places, within a budget of bytes.
+// Experts larger than memory: read from their files into an arena of equal places, within a budget of bytes. Every model
+// with a budget has an arena of its own, which is found by the address of an expert in the map of its file.
 //
 // An expert is `taken` before a layer uses it and given back afterwards. Threads read experts that are not in the arena,
 // past the page cache where the system allows it. The place of the expert with the least `heat` is used again: heat
-// counts uses, and halves with as many uses of any expert as there are places. Off until `dsv4_residency_start`.
+// counts uses, and halves with as many uses of any expert as there are places.
 #pragma once
 #include <cstdint>
+#include <memory>
 
 namespace dsv4 {
 
@@ -29,26 +31,34 @@ enum class Guess {
     MAYBE,  // `residency_forget` takes it back
 };
 
-// how many experts the arena holds; 0 = off
-int64_t residency_places();
+struct Arena;
 
-// One layer of one step uses the arena at a time: who calls `residency_take` is between these two.
-void residency_enter();
-void residency_leave();
+// The arena of the first of these addresses that lies in a registered file; null: none does. Who keeps it may use it
+// after its budget has ended: then it has no places and no files.
+std::shared_ptr<Arena> arena_of(const void* const* addresses, int64_t count);
+
+// how many experts an arena holds; 0 without one
+int64_t residency_places(const Arena* arena);
+
+// One layer of one step uses an arena at a time: who calls `residency_take` is between these two.
+void residency_enter(Arena& arena);
+void residency_leave(Arena& arena);
 
 // Starts reading an expert that is not there. It stays until it is given back. A caller may hold as many as there are
 // places.
-Taken residency_take(const Piece* pieces);
+Taken residency_take(Arena& arena, const Piece* pieces);
 // Waits until an expert can be read. False if its file could not be read.
-bool residency_ready(const Taken& taken);
-void residency_give_back(const Taken& taken);
+bool residency_ready(Arena& arena, const Taken& taken);
+void residency_give_back(Arena& arena, const Taken& taken);
+// `dsv4_residency_problem` in this thread is about this arena.
+void residency_explain(Arena& arena);
 
 // Reads an expert ahead, after all that were taken.
-void residency_hint(const Piece* pieces, Guess guess);
+void residency_hint(Arena& arena, const Piece* pieces, Guess guess);
 // Forgets guesses whose reading has not begun.
-void residency_forget();
+void residency_forget(Arena& arena);
 
-// What the running step has done: layers of all layers, for those who wait for it.
-void residency_progress(int64_t done, int64_t layers);
+// What the running step has done: layers of all layers, for those who wait for it. Nothing without an arena.
+void residency_progress(Arena* arena, int64_t done, int64_t layers);
 
 }  // namespace dsv4

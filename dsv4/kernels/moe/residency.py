@@ -2,10 +2,12 @@
 
 An arena holds as many experts as the budget allows. Those that a layer's tokens chose are read into it, past the page
 cache where the file system allows it (docs/speed.md has the rates), and the fused step reads some of the next layer's
-ahead. The least used go first. Results do not depend on the budget. There is one budget per process.
+ahead. The least used go first. Results do not depend on the budget. Every model has a budget of its own: native code
+finds it by the address of an expert.
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from dsv4.kernels import native
 
 @dataclass(frozen=True, slots=True)
 class ExpertCounts:
-    """What was done since `limit_experts`. layer, layers: how far the running step is; 0 of 0 between steps."""
+    """What was done since a budget was made. layer, layers: how far the running step is; 0 of 0 between steps."""
 
     bytes_read: int
     taken: int  # experts that a layer used, once for each use
@@ -28,40 +30,62 @@ class ExpertCounts:
     layers: int
 
 
-def limit_experts(maps: Mapping[Path, Tensor], budget: int | None, largest: int = 0) -> None:
-    """Let the experts of `maps` take at most `budget` bytes of memory; None ends the limit.
+class ExpertBudget:
+    """Lets the experts of some files take a bounded part of memory, until it is closed."""
 
-    maps: whole files by path, mapped privately and never written to. largest: bytes of the largest expert. Experts
-    outside these maps are not affected. Waits for a layer that uses experts now. Raises ValueError where the native
-    kernels do not run and for a budget that does not hold two experts, MemoryError, and OSError for a file that cannot
-    be read; then there is no limit.
-    """
-    if not native.available():
-        if budget is None:
-            return
-        raise ValueError(f"experts can be read from disk by the native kernels only: {native.why_not()}")
-    start = native.function("dsv4_residency_start", [ctypes.c_int64] * 2, ctypes.c_int64)
-    if budget is None:
-        start(0, 0)
-        return
-    places = start(max(0, budget), largest)
-    if places < 0:
-        raise MemoryError(f"the system gives no {budget:,} bytes for experts")
-    if places < 2:
-        raise ValueError(f"the budget of experts must hold two of {largest:,} bytes, got {budget:,}")
-    add = native.function("dsv4_residency_file", [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64], ctypes.c_int)
-    for path, data in maps.items():
-        code = add(os.fsencode(path), data.data_ptr(), data.numel() * data.element_size())
-        if code:
-            start(0, 0)
-            raise OSError(code, os.strerror(code), str(path))
+    def __init__(self, maps: Mapping[Path, Tensor], budget: int, largest: int) -> None:
+        """maps: whole files by path, mapped privately and never written to; they are kept until the budget is closed.
+        budget: bytes. largest: bytes of the largest expert. Experts outside these maps are not affected.
+
+        Raises ValueError where the native kernels do not run, for a budget that does not hold two experts, and for maps
+        that have a budget already; MemoryError; and OSError for a file that cannot be read.
+        """
+        if not native.available():
+            raise ValueError(f"experts can be read from disk by the native kernels only: {native.why_not()}")
+        places = ctypes.c_int64()
+        start = native.function("dsv4_residency_open", [ctypes.c_int64] * 2 + [ctypes.c_void_p], ctypes.c_int64)
+        self._handle: int = start(max(0, budget), largest, ctypes.byref(places))
+        if self._handle < 0:
+            raise MemoryError(f"the system gives no {budget:,} bytes for experts")
+        if not self._handle:
+            raise ValueError(f"the budget of experts must hold two of {largest:,} bytes, got {budget:,}")
+        self._maps = dict(maps)
+        try:
+            self._add_files()
+        except (OSError, ValueError):
+            self.close()
+            raise
+
+    def _add_files(self) -> None:
+        arguments = [ctypes.c_int64, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64]
+        add = native.function("dsv4_residency_file", arguments, ctypes.c_int)
+        for path, data in self._maps.items():
+            code = add(self._handle, os.fsencode(path), data.data_ptr(), data.numel() * data.element_size())
+            if code == errno.EEXIST:
+                raise ValueError(f"{path}: the experts of this map have a budget already")
+            if code:
+                raise OSError(code, os.strerror(code), str(path))
+
+    def counts(self) -> ExpertCounts:
+        """What has been read so far; zeros when it is closed."""
+        return _counts(self._handle) if self._handle else ExpertCounts(0, 0, 0, 0, 0, 0)
+
+    def close(self) -> None:
+        """End the limit: experts are used where they lie. Waits for a layer that uses experts now."""
+        handle, self._handle = self._handle, 0
+        if handle:
+            native.function("dsv4_residency_close", [ctypes.c_int64])(handle)
+        self._maps = {}
 
 
 def expert_counts() -> ExpertCounts:
-    """What has been read so far; zeros without a limit."""
+    """What the budgets of all models have read together; zeros without one."""
+    return _counts(0) if native.available() else ExpertCounts(0, 0, 0, 0, 0, 0)
+
+
+def _counts(handle: int) -> ExpertCounts:
     numbers = (ctypes.c_int64 * 6)()
-    if native.available():
-        native.function("dsv4_residency_counts", [ctypes.c_void_p])(numbers)
+    native.function("dsv4_residency_counts", [ctypes.c_int64, ctypes.c_void_p])(handle, numbers)
     return ExpertCounts(*numbers)
 
 

@@ -78,12 +78,17 @@ class ExpertWeights:
         if len(lengths) != 1 or min(lengths) <= self.shared:
             raise ValueError(f"every list needs an entry per expert, got lengths {sorted(lengths)}")
 
-    def expert_bytes(self) -> int:
-        """Bytes of the first expert as it is stored."""
-        first = (part[0] for part in (self.w1, self.w2, self.w3, self.s1, self.s2, self.s3))
-        return sum(t.numel() * t.element_size() for t in first if t is not None)
+    def largest_expert(self) -> int:
+        """Bytes of the largest routed expert as it is stored."""
+        parts = (self.w1, self.w2, self.w3, self.s1, self.s2, self.s3)
+        same = all(isinstance(part, EqualTensors) for part in parts)
+        return max(sum(_bytes(part[e]) for part in parts) for e in range(1 if same else self.routed))
 
     @property
     def routed(self) -> int:
         """Number of experts that ids may name."""
         return len(self.w1) - self.shared
+
+
+def _bytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include "moe/residency.h"
 #include "step_calls.h"
 
 namespace dsv4 {
@@ -96,7 +95,7 @@ void join_prediction(const StepRun& run, void* x) {
 
 void hint(const StepRun& run, const StepExperts& e, const int64_t* ids, int64_t count, bool sure) {
     const StepModel& m = run.model;
-    count = std::min(count, residency_places() / 4);  // what is read ahead must not drive out what is needed first
+    count = std::min(count, residency_places(run.arena.get()) / 4);  // what is read ahead must not drive out what is needed first
     dsv4_expert_hint(ids, count, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, m.experts, m.dim, e.inner, int(e.kind), sure);
 }
 
@@ -106,7 +105,7 @@ void hint(const StepRun& run, const StepExperts& e, const int64_t* ids, int64_t 
 void read_ahead(const StepRun& run, int64_t index, const void* x) {
     constexpr int64_t MOST_TOKENS = 4;
     const StepModel& m = run.model;
-    if (index >= m.layers || !residency_places()) return;
+    if (index >= m.layers || !residency_places(run.arena.get())) return;
     const StepLayer& layer = m.layer[index];
     const int64_t T = run.T(), K = m.per_token;
     std::vector<int64_t>& ids = run.space.guessed;
@@ -151,6 +150,13 @@ int block(const StepRun& run, int64_t index, void* x, void* other) {
         std::swap(x, other);
     }
     return 0;
+}
+
+// the arena of the first layer that has one
+std::shared_ptr<Arena> arena_of_model(const StepModel& m) {
+    for (int64_t i = 0; i < m.layers; i++)
+        if (auto arena = arena_of(m.layer[i].experts.w1, m.experts)) return arena;
+    return nullptr;
 }
 
 // the mean of the streams of each token, as the draft head reads a layer: row t of place `at` among `taps`
@@ -249,7 +255,8 @@ extern "C" int dsv4_step_plan(const StepModel* model, const StepStore* store, co
 extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
     static thread_local StepSpace space;
     static thread_local Helpers helpers;
-    const StepRun run{*model, *store, *batch, planned, space, helpers.busy(int(batch->threads))};
+    const bool busy = helpers.busy(int(batch->threads));
+    const StepRun run{*model, *store, *batch, planned, space, busy, arena_of_model(*model)};
     if (batch->given_TSD)
         join_prediction(run, batch->x_TSD);
     else
@@ -259,12 +266,12 @@ extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const S
     void* taps = draft ? run.act(space.taps, batch->tokens * draft->taps * model->dim) : nullptr;
     int wrong = 0;
     for (int64_t i = 0, at = 0; i < model->layers && !wrong; i++) {
-        residency_progress(i, model->layers);
+        residency_progress(run.arena.get(), i, model->layers);
         read_ahead(run, i, batch->x_TSD);
         wrong = block(run, i, batch->x_TSD, other);
         if (draft && at < draft->taps && draft->tap_layers[at] == i) tap(run, batch->x_TSD, at++, draft->taps, taps);
     }
-    residency_progress(0, 0);
+    residency_progress(run.arena.get(), 0, 0);
     if (!wrong && draft) step_context(run, taps);
     if (!wrong && batch->wanted) head(run);
     space.trim();

@@ -2,6 +2,7 @@
 #pragma once
 #include "sparse_attention/attention.h"
 #include "matmul/gemm.h"
+#include "moe/residency.h"
 #include "quant/quant.h"
 #include "rope/rope.h"
 #include "step.h"
@@ -72,6 +73,7 @@ struct StepRun {
     const StepPlan& plan;
     StepSpace& space;
     bool busy;  // the machine: its other cores do something else
+    std::shared_ptr<Arena> arena;  // of the model's routed experts; null: they are read where they lie
 
     bool bf16() const { return model.bf16 != 0; }
     int64_t T() const { return batch.tokens; }
