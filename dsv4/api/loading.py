@@ -204,7 +204,7 @@ def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | N
         return None
     largest = max(block.ffn.weights().largest_expert() for block in model.blocks)
     made = ExpertBudget(reader.maps(), budget, largest)
-    weakref.finalize(model, made.close).atexit = False
+    weakref.finalize(model, made.close)
     return made
 
 
