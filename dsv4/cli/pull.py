@@ -53,15 +53,13 @@ def pull(
         Only tell which files would be fetched.
     """
     from dsv4.cli.flags import at_least
-    from dsv4.hub.names import RELEASED, repository
+    from dsv4.hub.names import repository
     from dsv4.hub.pull import Wishes
 
     at_least(1, workers=workers)
     wanted = repository(name)
-    if name == "nano":
-        raise ValueError("nano comes with dsv4 and is not fetched: `dsv4 chat` uses it, and every verb takes its name")
     if wanted is None:
-        raise ValueError(f"NAME must be one of {', '.join(RELEASED)} or OWNER/NAME of a repository, got {name!r}")
+        raise ValueError(_no_name(name))
     if dir is not None and dir.exists() and not dir.is_dir():
         raise ValueError(f"{dir} is not a folder")
     wishes = Wishes(dir, revision, tuple(include), tuple(exclude), workers, force)
@@ -74,6 +72,15 @@ def pull(
         _fetch(source, name, wanted, wishes)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _no_name(name: str) -> str:
+    """Why nothing of this name can be fetched."""
+    from dsv4.hub.names import RELEASED
+
+    if name == "nano":
+        return "nano comes with dsv4 and is not fetched: `dsv4 chat` uses it, and every verb takes its name"
+    return f"NAME must be one of {', '.join(RELEASED)} or OWNER/NAME of a repository, got {name!r}"
 
 
 def _hub(source: str) -> "Source":
