@@ -1,19 +1,35 @@
-"""Small talk, who the model is, and what it cannot do: wordings composed from `talk.toml`."""
+"""Small talk, who the model is, and what it cannot do: wordings composed from the patterns in the folder `talk`."""
 
-import itertools
 import json
 import random
 import re
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from recipes.nano.items.item import Item, Message
-from recipes.nano.items.words import ANIMALS, FOODS, NAMES, PLACES, THINGS
+from recipes.nano.items.patterns import Pattern, fill, parse, slots
+from recipes.nano.items.typed import typed
+from recipes.nano.items.words import (
+    ANIMALS,
+    COLOURS,
+    DAYS,
+    DRINKS,
+    FOODS,
+    INSTRUMENTS,
+    JOBS,
+    NAMES,
+    PLACES,
+    ROOMS,
+    SPORTS,
+    THINGS,
+)
 
-FOLDER = Path(__file__).parent
-HELD_OUT = FOLDER / "talk_held_out.jsonl"
+FOLDER = Path(__file__).parent / "talk"
+HELD_OUT = FOLDER.with_name("talk_held_out.jsonl")
 HINTS = (
     "But I can do sums for you.",
     "But I can sort or compare numbers.",
@@ -21,139 +37,186 @@ HINTS = (
     "Ask me for a sum, or for a fact in a text.",
     "Give me a sum or a number puzzle instead.",
 )
-_WORDS = {"thing": THINGS, "animal": ANIMALS, "food": FOODS, "name": NAMES, "city": PLACES}
-_CHOICE = re.compile(r"\[([^\[\]]*)\]")
-_OPENERS = (
-    "hey, ",
-    "hello, ",
-    "hi nano, ",
-    "so ",
-    "ok, ",
-    "well, ",
-    "um, ",
-    "please, ",
-    "nano, ",
-    "tell me, ",
-    "now, ",
-)
-_CLOSERS = (" please", ", please", " nano", ", nano", " now", " for me", " then", " today", " my friend")
-_BARE = {"greeting", "goodbye", "good_night", "good_morning", "good_evening", "thanks", "yes", "no", "unclear", "sorry",
-         "test", "user_name", "praise"}  # fmt: skip
+_WORDS = {
+    "thing": THINGS, "animal": ANIMALS, "food": FOODS, "name": NAMES, "city": PLACES, "colour": COLOURS, "day": DAYS,
+    "drink": DRINKS, "instrument": INSTRUMENTS, "job": JOBS, "room": ROOMS, "sport": SPORTS,
+    "age": list(map(str, range(5, 99))), "count": list(map(str, range(2, 1000))),
+    "year": list(map(str, range(900, 2030))),
+}  # fmt: skip
+# words that a question has as well with them as without
+_FILLERS = frozenset(
+    ("please", "so", "well", "um", "hey", "hi", "hello", "ok", "okay", "nano", "now", "just", "kindly", "and")
+)  # fmt: skip
+_LONG_FORMS = tuple((re.compile(short), long) for short, long in (
+    (r"\b(what|who|where|how|that|it|there)'?s\b", r"\1 is"), (r"\bi'?m\b", "i am"), (r"\byou're\b", "you are"),
+    (r"\bcan('?t|not)\b", "can not"), (r"n'?t\b", " not"), (r"\blet's\b", "let us"),
+))  # fmt: skip
+_MARKS = re.compile(r"[^\w\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """says: patterns of what a user says. answers: with words in braces, and {hint}. bare: nothing stands before it.
+    weight: how often it comes, compared with the others."""
+
+    says: tuple[str, ...]
+    thought: str
+    answers: tuple[str, ...]
+    bare: bool = False
+    weight: float = 1.0
+
+    @property
+    def copied(self) -> set[str]:
+        """Names of the words that the answer or the thought repeats as the user writes them."""
+        return {name for text in (*self.answers, self.thought) for name in slots(text)} - {"hint"}
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 @lru_cache
-def intents() -> dict[str, dict[str, list[str] | str]]:
-    return tomllib.loads((FOLDER / "talk.toml").read_text(encoding="utf-8"))
-
-
-def wordings(pattern: str) -> list[str]:
-    """All texts of a pattern with [a|b] alternatives; words in braces stay."""
-    parts = _CHOICE.split(pattern)
-    choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
-    return [" ".join("".join(chosen).split()) for chosen in itertools.product(*choices)]
+def intents() -> dict[str, Intent]:
+    """All intents by name. Raises ValueError for a name that two files have."""
+    found: dict[str, Intent] = {}
+    for file in sorted(FOLDER.glob("*.toml")):
+        for name, row in ({} if file.stem in ("words", "phrases") else _read(file.stem)).items():
+            if name in found:
+                raise ValueError(f"{file.name}: the intent {name} is in another file too")
+            found[name] = Intent(**row | {key: tuple(row[key]) for key in ("says", "answers")})
+    return found
 
 
 @lru_cache
-def _all_wordings(intent: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(wordings(pattern)) for pattern in intents()[intent]["says"])
+def word_lists() -> dict[str, list[str]]:
+    """What the words in braces stand for."""
+    lists = {name: list(values) for name, values in _WORDS.items()}
+    for name, text in _read("words")["words"].items():
+        lists[name] = [*lists.get(name, ()), *(" ".join(word.split()) for word in text.split(","))]
+    return lists
+
+
+@lru_cache
+def phrases() -> dict[str, str]:
+    """Alternatives that have a name in the patterns."""
+    return _read("phrases")["phrases"]
+
+
+@lru_cache
+def patterns(intent: str) -> tuple[Pattern, ...]:
+    """What a user says, with words in braces."""
+    return tuple(parse(pattern, phrases()) for pattern in intents()[intent].says)
+
+
+@lru_cache
+def _weights(intent: str) -> list[float]:
+    """A pattern with more texts comes more often, but not in proportion."""
+    return list(accumulate(min(pattern.size, 400) ** 0.5 for pattern in patterns(intent)))
 
 
 @lru_cache
 def held_out_wordings() -> dict[str, str]:
     """Wordings, as `plain` writes them, that no training item has, with their intents."""
-    lines = HELD_OUT.read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {plain(row["wording"]): row["intent"] for row in rows}
+    return {plain(row["wording"]): row["intent"] for row in _held_out_rows()}
+
+
+@lru_cache
+def _held_out_rows() -> list[dict[str, str]]:
+    return [json.loads(line) for line in HELD_OUT.read_text(encoding="utf-8").splitlines()]
+
+
+@lru_cache
+def _held_out_cores() -> frozenset[str]:
+    return frozenset(core(row["wording"]) for row in _held_out_rows())
 
 
 def plain(text: str) -> str:
     """A wording without case, punctuation and double blanks."""
-    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+    return " ".join(_MARKS.sub(" ", text.lower()).split())
 
 
-def _typo(rng: random.Random, text: str) -> str:
-    """Two letters exchanged, or one left out or doubled."""
-    at = rng.randrange(1, len(text) - 1)
-    if not text[at : at + 2].isalpha():
-        return text
-    return text[:at] + rng.choice((text[at + 1] + text[at], "", text[at] * 2 + text[at + 1])) + text[at + 2 :]
+def core(text: str) -> str:
+    """The plain wording without short forms and fillers, where three words or more are left."""
+    text = text.lower()
+    for short, long in _LONG_FORMS:
+        text = short.sub(long, text)
+    kept = [word for word in plain(text).split() if word not in _FILLERS]
+    return " ".join(kept) if len(kept) > 2 else plain(text)
 
 
-def _dressed(rng: random.Random, intent: str, text: str) -> str:
-    """The wording as somebody types it: openers, case, punctuation, a typo now and then."""
-    if intent not in _BARE:
-        if rng.random() < 0.2:
-            text = rng.choice(_OPENERS) + text
-        elif rng.random() < 0.1:
-            text += rng.choice(_CLOSERS)
-    named = intent == "user_name"  # the answer repeats the name as it is written
-    if rng.random() < 0.06 and len(text) > 6 and not named:
-        text = _typo(rng, text)
-    if rng.random() < 0.65:
-        text = text[:1].upper() + text[1:]
-    elif rng.random() < 0.05 and not named:
-        text = text.upper()
-    text = re.sub(r"\bi\b", "I", text) if rng.random() < 0.6 else text
-    asks = re.match(r"(?i)(\w+, )?(who|what|how|where|when|why|which|are|do|can|is|will|should|could|am|have)\b", text)
-    end = rng.random()
-    mark = "" if end < 0.3 else "?" if asks else "!" if end > 0.85 else "."
-    return text if text[-1:] in "?.!" else text + mark
+def held_out(text: str) -> bool:
+    """Whether the wording is held out of training, also with fillers or in short form."""
+    return plain(text) in held_out_wordings() or core(text) in _held_out_cores()
 
 
-def _draw(rng: random.Random, intent: str) -> tuple[str, str, str]:
-    """A user's text, the answer and the thought. Held-out wordings do not come."""
-    about = intents()[intent]
+def _draw(rng: random.Random, name: str) -> tuple[str, dict[str, str]]:
+    """What a user types, and the words of the lists in it. Held-out wordings do not come."""
+    intent, lists = intents()[name], word_lists()
     while True:
-        text = rng.choice(rng.choice(_all_wordings(intent)))
-        words = {name: rng.choice(values) for name, values in _WORDS.items()}
-        text = text.format(**words)
-        asked = _dressed(rng, intent, text)
-        if plain(text) not in held_out_wordings() and plain(asked) not in held_out_wordings():
-            break
-    answer = rng.choice(about["answers"]).format(hint=rng.choice(HINTS), **words)
-    return asked, answer, str(about["thought"]).format(**words)
+        text, words = rng.choices(patterns(name), cum_weights=_weights(name))[0].draw(rng), dict[str, str]()
+        # a slip of the keyboard must not change the words that the answer repeats: marks stand for them
+        marks = {word: chr(0xE000 + i) for i, word in enumerate(sorted(intent.copied))}
+        raw = fill(rng, text, lists, words | marks)
+        asked = typed(rng, raw, bare=intent.bare)
+        for word, mark in marks.items():
+            words[word] = fill(rng, f"{{{word}}}", lists, {})
+            raw, asked = raw.replace(mark, words[word]), asked.replace(mark, words[word])
+        if not held_out(raw) and not held_out(asked):
+            return asked, words
 
 
-def small_talk(rng: random.Random, intent: str | None = None) -> tuple[str, str, str]:
-    """A user's text, the answer and the thought, of an intent or a random one."""
-    return _draw(rng, intent or rng.choice(list(intents())))
+def _answers(intent: Intent, words: dict[str, str]) -> tuple[str, ...]:
+    texts = [answer.format(hint=hint, **words) for answer in intent.answers for hint in HINTS]
+    return tuple(dict.fromkeys(texts))
+
+
+def any_intent(rng: random.Random) -> str:
+    """The name of an intent, by weight."""
+    return rng.choices(list(intents()), [intent.weight for intent in intents().values()])[0]
+
+
+def small_talk(rng: random.Random, intent: str) -> tuple[str, str, str]:
+    """A user's text of the intent, the answer and the thought."""
+    item = talk_about(rng, intent)
+    return item.messages[0]["content"], item.messages[1]["content"], item.messages[1]["reasoning_content"]
 
 
 def answers_of(intent: str, text: str) -> tuple[str, ...]:
-    """Every answer that would be right, with every hint; of names, the one that the text has."""
-    name = next((word for word in re.findall(r"\w+", text) if word in NAMES), "")
-    return tuple(
-        dict.fromkeys(answer.format(hint=hint, name=name) for answer in intents()[intent]["answers"] for hint in HINTS)
-    )
+    """Every answer that would be right, with every hint; of names, the one that the text has. Raises KeyError for an
+    intent that repeats other words."""
+    names = set(word_lists()["name"])
+    name = next((word for word in re.findall(r"\w+", text) if word in names), "")
+    return _answers(intents()[intent], {"name": name})
 
 
 def make_talk(rng: random.Random) -> Item:
     """One question of a random intent."""
-    return talk_about(rng, rng.choice(list(intents())))
+    return talk_about(rng, any_intent(rng))
 
 
-def talk_about(rng: random.Random, intent: str) -> Item:
+def talk_about(rng: random.Random, name: str) -> Item:
     """One question of this intent. answer: all that would be right."""
-    text, answer, thought = small_talk(rng, intent)
+    return _talk(rng, name)[0]
+
+
+def _talk(rng: random.Random, name: str) -> tuple[Item, dict[str, str]]:
+    """An item of the intent, and the words of the lists in it."""
+    intent = intents()[name]
+    text, words = _draw(rng, name)
+    answer = rng.choice(intent.answers).format(hint=rng.choice(HINTS), **words)
+    thought = intent.thought.format(**words)
     messages = (
         {"role": "user", "content": text},
         {"role": "assistant", "content": answer, "reasoning_content": thought},
     )
-    return Item(
-        "talk",
-        intent,
-        messages,
-        answers_of(intent, text),
-        "one_of",
-        deep=f"{thought} I answer in one or two sentences.",
-    )
+    deep = f"{thought} I answer in one or two sentences."
+    return Item("talk", name, messages, _answers(intent, words), "one_of", deep=deep), words
 
 
 def make_mixed_talk(rng: random.Random) -> Item:
     """Two to four turns: a greeting, questions, thanks or goodbye."""
-    every = list(intents())
     order = [rng.choice(("greeting", "good_morning", "good_evening", "user_name"))] if rng.random() < 0.6 else []
-    order += rng.sample(every, rng.randint(1, 2))
+    order += [any_intent(rng) for _ in range(rng.randint(1, 2))]
     order += [rng.choice(("thanks", "goodbye", "praise"))] if rng.random() < 0.6 or len(order) < 2 else []
     messages: list[Message] = []
     item = None
@@ -174,13 +237,13 @@ _ASKS_NAME = (
 def make_recall(rng: random.Random) -> Item:
     """The user asks for his name, which he has said before, or not."""
     known = rng.random() < 0.75
-    told = talk_about(rng, "user_name")
+    told, words = _talk(rng, "user_name")
+    name = words["name"]
     messages = list(told.messages) if known else []
     for _ in range(rng.choice((0, 0, 1, 2))):
-        messages += talk_about(rng, rng.choice([name for name in intents() if name != "user_name"])).messages
+        messages += talk_about(rng, rng.choice([one for one in intents() if one != "user_name"])).messages
     question = rng.choice(_ASKS_NAME)
     question = (question[:1].upper() + question[1:] if rng.random() < 0.7 else question) + rng.choice(("?", "?", ""))
-    name = next(word for word in re.findall(r"\w+", told.messages[0]["content"]) if word in NAMES)
     thought, answer = (
         (f"The user is {name}.", f"Your name is {name}.")
         if known

@@ -21,7 +21,10 @@ _KINDS = (tool_kinds.calculator, tool_kinds.lookup, tool_kinds.read_file, tool_k
 _CONVERSATION = (
     "greeting", "good_morning", "good_evening", "goodbye", "thanks", "praise", "how_are_you", "user_fine", "user_tired",
     "user_name", "name", "who_are_you", "which_model", "who_made_you", "how_trained", "how_big", "human", "feelings",
-    "age", "joke", "yes", "no", "test", "sorry", "languages", "memory",
+    "age", "joke", "yes", "no", "test", "sorry", "languages", "memory", "why_nano", "body", "smart", "danger", "family",
+    "favourite", "hobby", "opinion", "riddle", "user_sad", "user_angry", "user_afraid", "user_bored", "user_birthday",
+    "user_love", "laugh", "back", "wait", "welcome", "wishes", "may_ask", "insult", "cannot_do", "can_math", "can_sort",
+    "can_tools", "can_read", "meaning", "good_night", "harm", "instructions", "privacy", "license", "speed",
 )  # fmt: skip
 
 

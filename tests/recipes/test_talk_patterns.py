@@ -1,0 +1,85 @@
+"""Small talk: patterns expand as written, no wording has two answers, and answers repeat what is typed."""
+
+import random
+import re
+from collections import defaultdict
+
+import pytest
+
+from recipes.nano.items import talk
+from recipes.nano.items.patterns import fill, parse, slots
+from recipes.nano.items.typed import typed
+
+
+def test_alternatives_nest_and_a_phrase_is_one() -> None:
+    made = parse("[a [b|c]|d|]<end>, {word2}", {"end": "x|<last>", "last": " y"})
+    ways = [f"{left}{end}, {{word2}}" for left in ("a b", "a c", "d", "") for end in ("x", " y")]
+    assert made.texts() == [way.strip() for way in ways]
+    assert made.size == 8
+    assert {made.draw(random.Random(seed)) for seed in range(200)} == set(made.texts())
+
+
+def test_a_line_break_in_a_pattern_does_not_count() -> None:
+    assert parse("say [a|\n    b] c").texts() == ["say a c", "say b c"]
+
+
+@pytest.mark.parametrize("pattern", ["[a|b", "a|b", "a]", "[a]]"])
+def test_brackets_that_do_not_match_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="bracket"):
+        parse(pattern)
+
+
+def test_words_of_a_list_may_have_words_themselves() -> None:
+    words: dict[str, str] = {"name": "Ida"}
+    lists = {"name": ["Ben"], "thing": ["{name}'s {colour} hat"], "colour": ["red", "blue"]}
+    text = fill(random.Random(1), "{name}: {thing}, {colour} or {colour2}", lists, words)
+    assert re.fullmatch("Ida: Ben's (red|blue) hat, (red|blue) or (red|blue)", text)
+    assert words["colour2"] in ("red", "blue")
+
+
+def test_no_wording_belongs_to_two_intents_with_different_answers() -> None:
+    owners: dict[str, set[str]] = defaultdict(set)
+    phrases = talk.phrases() | {"ask": ""}  # "please write" and "write" are the same here
+    for name, intent in talk.intents().items():
+        for pattern in intent.says:
+            for text in parse(pattern, phrases).texts():
+                owners[talk.plain(text)].add(name)
+    both = {text: names for text, names in owners.items() if len({talk.intents()[one].answers for one in names}) > 1}
+    assert not both
+    assert len(owners) > 20_000
+
+
+def test_every_word_in_braces_has_a_list() -> None:
+    lists = talk.word_lists()
+    texts = [text for intent in talk.intents().values() for text in (*intent.says, *intent.answers)]
+    named = {name for text in (*texts, *(word for words in lists.values() for word in words)) for name in slots(text)}
+    assert {name.rstrip("23") for name in named} - {"hint"} == set(lists)
+    assert all(len(set(words)) >= 3 for words in lists.values())
+
+
+def test_the_answer_repeats_the_words_as_they_are_typed() -> None:
+    rng = random.Random(3)
+    for name in ("repeat", "user_name"):
+        assert talk.intents()[name].copied
+        for _ in range(300):
+            item = talk.talk_about(rng, name)
+            asked, said = (message["content"] for message in item.messages)
+            word = said if name == "repeat" else re.sub(r".*(?:Hello|you,) (.*)!.*|.*", r"\1", said) or said
+            assert word.split("!")[0] in asked
+
+
+def test_fillers_and_short_forms_do_not_hide_a_held_out_wording() -> None:
+    row = next(w for w in talk.held_out_wordings() if len(talk.core(w).split()) > 3)
+    assert talk.held_out(row)
+    assert talk.held_out(f"Hello nano, {row} please?")
+    assert talk.core("so what's up with you") == talk.core("What is up with you?")
+    assert not talk.held_out("hello")
+
+
+def test_people_type_one_wording_in_many_ways() -> None:
+    rng = random.Random(4)
+    made = {typed(rng, "what is your favourite colour") for _ in range(2000)}
+    assert len(made) > 700
+    assert {"What's your favourite colour?", "what is your favourite colour", "WHAT IS YOUR FAVOURITE COLOUR?"} <= made
+    bare = [typed(rng, "hello nano", bare=True) for _ in range(500)]
+    assert not any(text.lower().startswith(("so ", "ok", "well")) for text in bare)
