@@ -1,10 +1,65 @@
-import { PageHead } from "../shell/page-head";
+// The chat.
+import { useEffect, useState } from "preact/hooks";
+import { SlidersHorizontal } from "lucide";
+import { conversations, followOtherTabs, loadConversations, storageProblem } from "../store/conversations";
+import { Button, PageHead, go, route, toast } from "../shell";
+import "./chat.css";
+import { ChatSettings, hasOwnSettings } from "./chat-settings";
+import { Composer } from "./composer";
+import { announcement, branch, conversation, openConversation, startNew } from "./session";
+import { ShortcutList, useShortcuts } from "./shortcuts";
+import { Talk } from "./talk";
+import { Welcome } from "./welcome";
+
+export { ConversationList as Aside } from "./conversation-list";
 
 export default function ChatPage() {
+  const [settings, setSettings] = useState(false);
+  useRoute();
+  useShortcuts();
+  const label = hasOwnSettings(conversation.value) ? "Chat settings (changed)" : "Chat settings";
+  const actions = (
+    <Button kind="quiet" icon={SlidersHorizontal} label={label} onClick={() => setSettings(true)}>
+      {hasOwnSettings(conversation.value) && <span class="changed-dot" aria-hidden="true" />}
+    </Button>
+  );
   return (
     <>
-      <PageHead title="Chat" />
-      <div class="page-body" />
+      <PageHead title={conversation.value.title} actions={actions} />
+      {storageProblem.value && (
+        <p class="storage-problem small" role="status">
+          This browser keeps no conversations ({storageProblem.value}). They are gone when this page closes.
+        </p>
+      )}
+      {branch.value.length ? <Talk key={conversation.value.id} /> : <Welcome />}
+      <Composer key={`composer-${conversation.value.id}`} />
+      <ChatSettings open={settings} onClose={() => setSettings(false)} />
+      <ShortcutList />
+      <p class="unseen" role="status">{announcement.value}</p>
     </>
   );
+}
+
+/** The address names the open conversation: `?chat=ID`; without one a new conversation is open. */
+function useRoute(): void {
+  const [ready, setReady] = useState(false);
+  useEffect(() => {
+    followOtherTabs();
+    void loadConversations().then(() => setReady(true));
+  }, []);
+  const wanted = route.value.query.get("chat");
+  useEffect(() => {
+    if (!ready || wanted === conversation.peek().id) return;
+    if (wanted === null) {
+      if (branch.peek().length) startNew();
+      return;
+    }
+    const kept = conversations.peek().find(({ id }) => id === wanted);
+    if (kept) void openConversation(kept);
+    else {
+      toast("This browser has no such conversation.", { bad: true });
+      startNew();
+      go("", {}, { replace: true });
+    }
+  }, [ready, wanted]);
 }

@@ -1,0 +1,101 @@
+// An answer: its thinking, its text, what went wrong, what it cost, and what to do with it.
+import { Copy, Ellipsis, GitBranch, RefreshCw } from "lucide";
+import { Component } from "preact";
+import { connection } from "../api/connection";
+import { Button, Menu, go } from "../shell";
+import type { Message } from "../store/types";
+import { copyText } from "./copy";
+import { AnswerFigures } from "./figures";
+import { RichText } from "./rich-text";
+import type { Run } from "./runs";
+import { answerAgain, branchOff, running } from "./session";
+import { SiblingSwitch } from "./sibling-switch";
+import { Thinking } from "./thinking";
+import { Waiting } from "./waiting";
+
+interface Properties {
+  message: Message;
+  siblings: readonly Message[];
+  /** While it is written. */
+  run: Run | undefined;
+  isLast: boolean;
+}
+
+/** Drawn again only when something of it changes: conversations may be long. */
+export class AnswerMessage extends Component<Properties> {
+  override shouldComponentUpdate(next: Properties): boolean {
+    const { message, siblings, run, isLast } = this.props;
+    const same = next.message === message && next.run === run && next.isLast === isLast;
+    return !same || next.siblings.length !== siblings.length;
+  }
+
+  override render(properties: Properties) {
+    return <Answer {...properties} />;
+  }
+}
+
+function Answer({ message: kept, siblings, run, isLast }: Properties) {
+  const message = run ? run.message.value : kept;
+  const isWritten = run !== undefined;
+  return (
+    <article class="message answer" aria-label="Answer" aria-busy={isWritten}>
+      {message.reasoning && <Thinking message={message} isWritten={isWritten && !message.content} />}
+      {run && !message.content && !message.reasoning && <Waiting run={run} />}
+      {message.content && <RichText text={message.content} streaming={isWritten} />}
+      {!isWritten && <Outcome message={message} />}
+      {!isWritten && (
+        <div class={isLast ? "message-actions shown" : "message-actions"}>
+          <SiblingSwitch message={message} siblings={siblings} />
+          <Actions message={message} />
+          <AnswerFigures message={message} />
+        </div>
+      )}
+    </article>
+  );
+}
+
+function Actions({ message }: { message: Message }) {
+  const busy = running.value !== undefined;
+  const branch = async () => go("", { chat: (await branchOff(message)).id });
+  return (
+    <>
+      <Button kind="quiet" compact icon={Copy} label="Copy" onClick={() => copyText(message.content)} />
+      <Button
+        kind="quiet" compact icon={RefreshCw} label="Answer again" disabled={busy}
+        onClick={() => void answerAgain(message)}
+      />
+      <Menu
+        compact icon={Ellipsis} label="More"
+        items={[{ label: "Branch into a new chat", icon: GitBranch, onChoose: () => void branch() }]}
+      />
+    </>
+  );
+}
+
+/** What a reader must know of how the answer ended. */
+function Outcome({ message }: { message: Message }) {
+  const isBlank = !message.content.trim() && !message.calls?.length;
+  if (message.state === "failed") return <Failure message={message} />;
+  if (message.state === "stopped") return <p class="outcome small quiet">You stopped this answer.</p>;
+  if (message.state === "cut") {
+    return <p class="outcome small quiet">The answer was cut off at the limit of tokens.</p>;
+  }
+  if (!isBlank) return null;
+  const text = message.reasoning ? "The model thought, but wrote no answer." : "The model ended its answer without writing anything.";
+  return <div class="notice"><span class="notice-text">{text}</span></div>;
+}
+
+function Failure({ message }: { message: Message }) {
+  const isAway = connection.value === "offline";
+  return (
+    <div class="notice bad" role="alert">
+      <span class="notice-text">
+        {message.problem}
+        {isAway ? " This page keeps trying to reach it." : ""}
+      </span>
+      <Button compact icon={RefreshCw} disabled={running.value !== undefined} onClick={() => void answerAgain(message)}>
+        Try again
+      </Button>
+    </div>
+  );
+}

@@ -1,0 +1,47 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Conversation, Message } from "../store/types";
+import { requestMessages, requestOptions, withFiles } from "./request";
+
+const CONVERSATION: Conversation = {
+  id: "c", title: "", created: 0, updated: 0, head: null, system: "  Be short. ", effort: "none",
+  sampling: { temperature: 0.2, seed: undefined as never },
+};
+
+function message(role: Message["role"], content: string, more: Partial<Message> = {}): Message {
+  return { id: content, conversation: "c", parent: null, role, content, created: 0, state: "done", ...more };
+}
+
+test("the system prompt comes first, failed answers without a word are left out", () => {
+  const branch = [message("user", "Hi"), message("assistant", "", { state: "failed" }), message("user", "Well?")];
+  assert.deepEqual(requestMessages(CONVERSATION, branch), [
+    { role: "system", content: "Be short." }, { role: "user", content: "Hi" }, { role: "user", content: "Well?" },
+  ]);
+  assert.equal(requestMessages({ ...CONVERSATION, system: " " }, branch).length, 2);
+});
+
+test("reasoning is sent only beside calls, results name their call", () => {
+  const call = { id: "x", name: "add", arguments: "{}" };
+  const branch = [
+    message("assistant", "2", { reasoning: "so" }),
+    message("assistant", "", { reasoning: "why", calls: [call] }),
+    message("tool", "3", { callId: "x" }),
+  ];
+  assert.deepEqual(requestMessages({ ...CONVERSATION, system: "" }, branch), [
+    { role: "assistant", content: "2" },
+    {
+      role: "assistant", content: "", reasoning_content: "why",
+      tool_calls: [{ id: "x", type: "function", function: { name: "add", arguments: "{}" } }],
+    },
+    { role: "tool", content: "3", tool_call_id: "x" },
+  ]);
+});
+
+test("files stand before the question", () => {
+  assert.equal(withFiles("Sum?", [{ name: "a.txt", text: "1" }]), "[file: a.txt]\n1\n[end of file: a.txt]\n\nSum?");
+  assert.equal(withFiles("Sum?"), "Sum?");
+});
+
+test("what is left empty is not sent", () => {
+  assert.deepEqual(requestOptions(CONVERSATION), { reasoning_effort: "none", temperature: 0.2 });
+});

@@ -1,0 +1,93 @@
+// Answers that are being written, one a conversation. They go on while another conversation is open.
+import { type Signal, signal } from "@preact/signals";
+import { type PromptProgress, streamChat } from "../api/chat";
+import { ApiError, isStop } from "../api/errors";
+import { servedModel } from "../api/models";
+import { saveMessages } from "../store/conversations";
+import type { Conversation, Message } from "../store/types";
+import { requestMessages, requestOptions } from "./request";
+import { AnswerWriter } from "./writer";
+
+export interface Run {
+  conversation: string;
+  /** The answer so far; changes at most once a frame. */
+  message: Signal<Message>;
+  /** Of the prompt, until the first token. */
+  progress: Signal<PromptProgress | undefined>;
+  stop: () => void;
+}
+
+/** By conversation. */
+export const runs = signal<ReadonlyMap<string, Run>>(new Map());
+
+/** The text so far is kept this often, so that a closed tab loses little. */
+const KEPT_EVERY = 2000;
+
+/**
+ * Writes an answer and returns the finished message. branch: the messages before it; answer: an empty message that
+ * takes it. Never throws: what goes wrong stands in the message.
+ */
+export async function writeAnswer(
+  conversation: Conversation,
+  branch: readonly Message[],
+  answer: Message,
+): Promise<Message> {
+  const controller = new AbortController();
+  const writer = new AnswerWriter(answer);
+  const run: Run = {
+    conversation: conversation.id,
+    message: signal(answer),
+    progress: signal<PromptProgress | undefined>(undefined),
+    stop: () => controller.abort(),
+  };
+  runs.value = new Map(runs.value).set(conversation.id, run);
+  const pace = new Pace(run, writer);
+  try {
+    const messages = requestMessages(conversation, branch);
+    const model = servedModel.value?.id ?? "";
+    for await (const delta of streamChat(model, messages, requestOptions(conversation), controller.signal)) {
+      writer.take(delta);
+      pace.changed();
+    }
+    return writer.end();
+  } catch (error) {
+    return isStop(error) ? writer.end("stopped") : writer.end("failed", problemOf(error));
+  } finally {
+    pace.end();
+    const left = new Map(runs.value);
+    left.delete(conversation.id);
+    runs.value = left;
+  }
+}
+
+function problemOf(error: unknown): string {
+  if (error instanceof ApiError) return error.message;
+  console.error(error);
+  return `This page has a fault: ${error instanceof Error ? error.message : String(error)}`;
+}
+
+/** Shows and keeps what was written, however fast it comes. */
+class Pace {
+  #frame = 0;
+  #kept = performance.now();
+
+  constructor(private readonly run: Run, private readonly writer: AnswerWriter) {}
+
+  changed(): void {
+    if (!this.#frame) this.#frame = requestAnimationFrame(() => this.#show());
+    if (performance.now() - this.#kept < KEPT_EVERY) return;
+    this.#kept = performance.now();
+    void saveMessages([this.writer.message]);
+  }
+
+  end(): void {
+    cancelAnimationFrame(this.#frame);
+    this.run.message.value = this.writer.message;
+  }
+
+  #show(): void {
+    this.#frame = 0;
+    this.run.message.value = this.writer.message;
+    this.run.progress.value = this.writer.progress;
+  }
+}

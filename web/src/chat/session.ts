@@ -1,0 +1,149 @@
+// The conversation that is open, and what can be done with it.
+import { computed, signal } from "@preact/signals";
+import { servedModel } from "../api/models";
+import { deleteMessages, messagesOf, saveConversation, saveMessages } from "../store/conversations";
+import { readSetting, writeSetting } from "../store/settings";
+import { type Attachment, type Conversation, type Message, newId } from "../store/types";
+import { type Run, runs, writeAnswer } from "./runs";
+import { type Messages, branchTo, newestEnd, titleOf } from "./tree";
+
+/** The open conversation. A new one is kept from its first question on. */
+export const conversation = signal<Conversation>(newConversation());
+
+export const messages = signal<Messages>(new Map());
+
+/** The messages that are shown, the first one first. */
+export const branch = computed(() => branchTo(messages.value, conversation.value.head));
+
+/** The answer that is being written here. */
+export const running = computed<Run | undefined>(() => runs.value.get(conversation.value.id));
+
+/** For screen readers: what happened last. */
+export const announcement = signal("");
+
+/** An empty conversation with the choices of the last one: effort, system prompt, sampling stay what they were. */
+function newConversation(): Conversation {
+  const now = Date.now();
+  const choices = readSetting<Partial<Conversation>>("choices", {});
+  return {
+    id: newId(), title: "New chat", created: now, updated: now, head: null,
+    system: choices.system ?? "", effort: choices.effort ?? "high", sampling: choices.sampling ?? {},
+  };
+}
+
+export function startNew(): void {
+  conversation.value = newConversation();
+  messages.value = new Map();
+}
+
+/** Shows a conversation that is kept. */
+export async function openConversation(kept: Conversation): Promise<void> {
+  const list = await messagesOf(kept.id);
+  const run = runs.value.get(kept.id);
+  const map = new Map(list.map((message) => [message.id, settled(message, run)]));
+  if (run) map.set(run.message.value.id, run.message.value);
+  conversation.value = kept;
+  messages.value = map;
+}
+
+/** A message that nobody writes any more, because its tab was closed, was stopped. */
+function settled(message: Message, run: Run | undefined): Message {
+  if (message.state !== "writing" || message.id === run?.message.value.id) return message;
+  return { ...message, state: "stopped" };
+}
+
+/** Changes title, system prompt, effort or sampling. */
+export function changeConversation(change: Partial<Conversation>): void {
+  const changed = { ...conversation.value, ...change };
+  conversation.value = changed;
+  const { system, effort, sampling } = changed;
+  writeSetting("choices", { system, effort, sampling });
+  if (messages.value.size) void saveConversation(changed);
+}
+
+/** Asks a question and has it answered. after: the message that it follows; the last one if left out. */
+export async function ask(text: string, files: readonly Attachment[] = [], after = conversation.value.head): Promise<void> {
+  if (running.value) return;
+  const question: Message = {
+    ...emptyMessage("user", after), content: text, state: "done", ...(files.length ? { attachments: [...files] } : {}),
+  };
+  if (messages.value.size === 0) conversation.value = { ...conversation.value, title: titleOf(text) };
+  await add([question]);
+  await answerAfter(question.id);
+}
+
+/** Has a question answered, beside the answers that it has. */
+export async function answerAfter(question: string): Promise<void> {
+  if (running.value) return;
+  const open = conversation.value;
+  const before = branchTo(messages.value, question);
+  const model = servedModel.value?.id;
+  const answer = { ...emptyMessage("assistant", question), ...(model ? { model } : {}) };
+  await add([answer]);
+  announcement.value = "Answering";
+  const ended = await writeAnswer({ ...open, head: answer.id }, before, answer);
+  if (conversation.value.id === open.id) {
+    messages.value = new Map(messages.value).set(ended.id, ended);
+    announcement.value = announced(ended);
+  }
+  await saveMessages([ended]);
+}
+
+/** Answers the question of an answer again. One that failed without a word makes room; any other stays beside it. */
+export async function answerAgain(answer: Message): Promise<void> {
+  if (running.value || answer.parent === null) return;
+  if (answer.state === "failed" && !answer.content && !answer.reasoning) {
+    const left = new Map(messages.value);
+    left.delete(answer.id);
+    messages.value = left;
+    await deleteMessages([answer.id]);
+  }
+  await answerAfter(answer.parent);
+}
+
+export function stop(): void {
+  running.value?.stop();
+}
+
+/** Shows the branch through a message. */
+export function showBranch(message: Message): void {
+  const head = newestEnd(messages.value, message.id);
+  conversation.value = { ...conversation.value, head };
+  void saveConversation(conversation.value);
+}
+
+/** A new conversation that begins as this one does up to a message. */
+export async function branchOff(last: Message): Promise<Conversation> {
+  const names = new Map<string, string>();
+  const id = newId();
+  const copies = branchTo(messages.value, last.id).map((message) => {
+    const name = newId();
+    names.set(message.id, name);
+    const parent = message.parent === null ? null : (names.get(message.parent) ?? null);
+    return { ...message, id: name, conversation: id, parent };
+  });
+  const now = Date.now();
+  const title = `${conversation.value.title} (branch)`;
+  const made = { ...conversation.value, id, title, created: now, updated: now, head: copies.at(-1)?.id ?? null };
+  await saveConversation(made, copies);
+  return made;
+}
+
+function emptyMessage(role: Message["role"], parent: string | null): Message {
+  return { id: newId(), conversation: conversation.value.id, parent, role, content: "", created: Date.now(), state: "writing" };
+}
+
+/** Adds messages to the open conversation; the last of them is its head. */
+async function add(list: readonly Message[]): Promise<void> {
+  const map = new Map(messages.value);
+  for (const message of list) map.set(message.id, message);
+  messages.value = map;
+  conversation.value = { ...conversation.value, head: list.at(-1)?.id ?? null, updated: Date.now() };
+  await saveConversation(conversation.value, list);
+}
+
+function announced(message: Message): string {
+  if (message.state === "failed") return `The answer failed: ${message.problem ?? ""}`;
+  if (message.state === "stopped") return "Stopped";
+  return message.content.trim() ? `Answer: ${message.content.slice(0, 400)}` : "The answer is empty";
+}
