@@ -2,11 +2,11 @@
 import { Copy, Ellipsis, GitBranch, RefreshCw } from "lucide";
 import { Component } from "preact";
 import { connection } from "../api/connection";
+import { Markdown } from "../markdown";
 import { Button, Menu, go } from "../shell";
 import type { Message } from "../store/types";
 import { copyText } from "./copy";
 import { AnswerFigures } from "./figures";
-import { RichText } from "./rich-text";
 import type { Run } from "./runs";
 import { answerAgain, branchOff, running } from "./session";
 import { SiblingSwitch } from "./sibling-switch";
@@ -41,7 +41,7 @@ function Answer({ message: kept, siblings, run, isLast }: Properties) {
     <article class="message answer" aria-label="Answer" aria-busy={isWritten}>
       {message.reasoning && <Thinking message={message} isWritten={isWritten && !message.content} />}
       {run && !message.content && !message.reasoning && <Waiting run={run} />}
-      {message.content && <RichText text={message.content} streaming={isWritten} />}
+      {message.content && <Markdown text={message.content} streaming={isWritten} />}
       {!isWritten && <Outcome message={message} />}
       {!isWritten && (
         <div class={isLast ? "message-actions shown" : "message-actions"}>

@@ -65,7 +65,7 @@ function Results({ found }: { found: Found[] }) {
 }
 
 function Groups() {
-  if (!conversations.value.length) return <p class="day">Conversations stay in this browser.</p>;
+  if (!conversations.value.length) return <p class="none">Conversations stay in this browser.</p>;
   return (
     <>
       {groupByDay(conversations.value, new Date()).map(({ name, list }) => (

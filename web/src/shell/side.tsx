@@ -11,19 +11,26 @@ import { PAGES } from "./pages";
 import { addressOf, follow, route } from "./router";
 import { openSettings } from "./settings-dialog";
 
-const NARROW = "(max-width: 48rem)";
+const narrow = matchMedia("(max-width: 48rem)");
+
+function atFirst(): boolean {
+  return !narrow.matches && readSetting("side", true);
+}
 
 /** Open as at the last visit on a wide screen, closed on a phone. */
-export const isSideOpen = signal(!matchMedia(NARROW).matches && readSetting("side", true));
+export const isSideOpen = signal(atFirst());
+narrow.addEventListener("change", () => {
+  isSideOpen.value = atFirst();
+});
 
 export function toggleSide(): void {
   isSideOpen.value = !isSideOpen.value;
-  if (!matchMedia(NARROW).matches) writeSetting("side", isSideOpen.value);
+  if (!narrow.matches) writeSetting("side", isSideOpen.value);
 }
 
 /** On a phone the side covers the page: whoever leads to another page calls this. */
 export function closeDrawer(): void {
-  if (matchMedia(NARROW).matches) isSideOpen.value = false;
+  if (narrow.matches) isSideOpen.value = false;
 }
 
 const STATES = {
