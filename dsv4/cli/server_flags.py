@@ -52,6 +52,8 @@ class ServerFlags:
     cors
         Origin of another site whose pages may use the server, as https://chat.example.org; may be given several times.
         `*` means every page on the web.
+    mcp
+        JSON file of MCP servers (`mcpServers`) that the web chat may use; no other program can be started.
     """
 
     keys: Path | None = None
@@ -65,6 +67,7 @@ class ServerFlags:
     prices: Path | None = None
     history: Path | None = None
     cors: tuple[str, ...] = ()
+    mcp: Path | None = None
 
     def settings(self, host: str) -> "Settings":
         """The settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
@@ -73,6 +76,7 @@ class ServerFlags:
         from dsv4.server.accounts.prices import Prices
         from dsv4.server.guard.cors import Origins
         from dsv4.server.guard.origin import is_loopback
+        from dsv4.server.mcp import AllowedMcp
 
         at_least(1, requests=self.requests, body_limit=self.body_limit)
         at_least(0, drain=self.drain)
@@ -81,6 +85,10 @@ class ServerFlags:
             raise ValueError(
                 f"host must be an address of this machine only (127.0.0.1, ::1, localhost), got {host!r}: "
                 "without keys anyone on the network could use the server; give it --keys FILE, or --insecure"
+            )
+        if self.mcp is not None and not (known or is_loopback(host)):
+            raise ValueError(
+                f"--mcp starts programs for who can reach {host!r}: give the server --keys FILE, or another address"
             )
         return Settings(
             known,
@@ -91,6 +99,7 @@ class ServerFlags:
             most_body_bytes=None if self.body_limit is None else self.body_limit << 20,
             prices=Prices.load(self.prices) if self.prices is not None else Prices(),
             origins=Origins.parse(self.cors),
+            mcp=AllowedMcp.load(self.mcp) if self.mcp is not None else AllowedMcp(),
         )
 
     def open_files(self) -> "ServerFiles":

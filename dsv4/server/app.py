@@ -4,7 +4,8 @@ Every route exists with and without `/v1`, because some clients add it to the ad
 of the official service's other bases also exist under `/beta` and `/anthropic`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +31,8 @@ from dsv4.server.dialects.tokens import count_messages, count_responses, rendere
 from dsv4.server.guard.middleware import GuardMiddleware
 from dsv4.server.guard.sizes import check_sizes
 from dsv4.server.history_routes import HistoryRoutes
+from dsv4.server.mcp.routes import McpRoutes
+from dsv4.server.mcp.sessions import McpSessions
 from dsv4.server.respond import respond
 from dsv4.server.routes import PlainRoutes
 from dsv4.server.static import APP, page_files, page_routes
@@ -94,12 +97,14 @@ def create_app(
         facts=facts,
     )
     prefixes, files = (*PREFIXES, "/anthropic", "/anthropic/v1"), page_files(pages)
+    tools = McpSessions(settings.mcp)
     app = Starlette(
         routes=[
             *_post_routes(backend),
             *PlainRoutes(backend).routes(prefixes),
             *HistoryRoutes(backend).routes(PREFIXES),
-            *page_routes(files),
+            *_tool_routes(backend, tools),
+            *page_routes(files, settings.mcp.origins),
         ],
         middleware=[
             Middleware(
@@ -110,6 +115,7 @@ def create_app(
             )
         ],
         exception_handlers=HANDLERS,
+        lifespan=partial(_lifespan, tools),
     )
     app.router.redirect_slashes = False
     app.state.backend = backend
@@ -121,6 +127,18 @@ def _post_routes(backend: Backend) -> Iterable[Route]:
         for prefixes, path, work in table:
             route = partial(handler, backend=backend, work=work)
             yield from (Route(prefix + path, route, methods=["POST"]) for prefix in prefixes)
+
+
+@asynccontextmanager
+async def _lifespan(tools: McpSessions, app: Starlette) -> AsyncIterator[None]:
+    yield
+    await tools.close_all()
+
+
+def _tool_routes(backend: Backend, tools: McpSessions) -> list[Route]:
+    settings = backend.settings
+    bridge = McpRoutes(tools, backend.bodies, body_seconds=settings.body_seconds, keep_alive=settings.keep_alive)
+    return bridge.routes()
 
 
 async def _answer(request: Request, *, backend: Backend, work: Prepare) -> Response:

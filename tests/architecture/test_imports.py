@@ -103,10 +103,11 @@ def test_the_drawing_of_the_tour_names_every_part() -> None:
 ROOMS: dict[str, set[str]] = {
     "wire": set(),
     "static": set(),
+    "mcp": {"wire"},
     "accounts": {"wire"},
     "guard": {"wire"},
     "storage": {"wire"},
-    "backend": {"wire", "accounts", "guard", "storage"},
+    "backend": {"wire", "accounts", "guard", "storage", "mcp"},
     "dialects": {"wire", "accounts", "guard", "storage", "backend"},
 }
 

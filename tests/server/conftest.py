@@ -122,7 +122,8 @@ def serve(tokenizer: Tokenizer) -> Converse:
 @contextmanager
 def listening(server: Server, **options: Any) -> Iterator[str]:
     """A real server on a free port of this machine; gives its address. options: of uvicorn."""
-    config = uvicorn.Config(server.app, port=0, log_level="warning", access_log=False, lifespan="off", **options)
+    options = {"lifespan": "off", "log_level": "warning", **options}
+    config = uvicorn.Config(server.app, port=0, access_log=False, **options)
     running = uvicorn.Server(config)
     ready = threading.Event()
 

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dsv4.encoding import Tokenizer
 from dsv4.server import Keys, Settings, create_app
-from dsv4.server.static import APP_PATHS, PLAIN, PLAIN_FILES, TYPES, page_files
+from dsv4.server.mcp import AllowedMcp
+from dsv4.server.static import APP_PATHS, PLAIN, PLAIN_FILES, SANDBOX, TYPES, page_files
 from dsv4.testing.stub import StubGenerator
 from tests.server.browser import Browser, find_chromium
 from tests.server.conftest import Converse, Server, listening
@@ -49,7 +51,25 @@ def test_files_need_no_key_and_may_load_nothing(serve: Converse, path: str) -> N
 def test_without_bundled_pages_the_plain_one_is_at_the_root(tmp_path: Path) -> None:
     files = page_files(tmp_path)
     assert files["/"] == PLAIN / "index.html"
-    assert set(files) == {"/", *PLAIN_FILES}
+    assert set(files) == {"/", SANDBOX, *PLAIN_FILES}
+
+
+def test_the_sandbox_has_an_origin_of_its_own_and_no_network(serve: Converse) -> None:
+    policy = serve("x").request("GET", SANDBOX).headers["content-security-policy"].split("; ")
+    assert "default-src 'none'" in policy
+    assert "sandbox allow-scripts" in policy
+    assert not [part for part in policy if part.startswith(("connect-src", "img-src", "frame-src"))]
+    assert "'self'" not in next(part for part in policy if part.startswith("script-src"))
+
+
+def test_pages_may_connect_to_allowed_origins_only(serve: Converse) -> None:
+    def connections(**settings: Any) -> str:
+        policy = serve("x", settings=settings).request("GET", "/plain").headers["content-security-policy"]
+        return next(part for part in policy.split("; ") if part.startswith("connect-src"))
+
+    assert connections() == "connect-src 'self'"
+    allowed = AllowedMcp.parse({"mcpServers": {"docs": {"url": "http://127.0.0.1:3001/mcp"}}})
+    assert connections(mcp=allowed) == "connect-src 'self' http://127.0.0.1:3001"
 
 
 def test_bundled_pages(tokenizer: Tokenizer, tmp_path: Path) -> None:

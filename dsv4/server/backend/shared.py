@@ -14,6 +14,7 @@ from dsv4.server.backend.replay import Replays
 from dsv4.server.guard.admission import Admission
 from dsv4.server.guard.cors import Origins
 from dsv4.server.guard.keys import Keys
+from dsv4.server.mcp import AllowedMcp
 from dsv4.server.storage.history import History
 from dsv4.server.wire.body import Bodies, body_limit
 from dsv4.server.wire.workers import Workers
@@ -34,6 +35,7 @@ class Settings:
     most_body_bytes: the largest body; None = as large as the context length needs.
     prices: for the cost of an answer in log and ledger.
     origins: other sites whose pages may use the server.
+    mcp: the MCP servers that the page may use.
     """
 
     keys: Keys = Keys()  # noqa: RUF009 (frozen)
@@ -46,6 +48,7 @@ class Settings:
     most_body_bytes: int | None = None
     prices: Prices = Prices()  # noqa: RUF009 (frozen)
     origins: Origins = Origins()  # noqa: RUF009 (frozen)
+    mcp: AllowedMcp = AllowedMcp()  # noqa: RUF009 (frozen)
 
 
 @dataclass(slots=True)

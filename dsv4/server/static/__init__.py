@@ -7,7 +7,7 @@ from other sites and refuse to be framed.
 """
 
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +25,8 @@ PLAIN_FILES = {
     "/chat.js": "chat.js",
     "/markdown.js": "markdown.js",
 }
+# runs code that a model wrote, and has a policy of its own
+SANDBOX = "/sandbox"
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -38,14 +40,15 @@ TYPES = {
 # compressed as they are
 PACKED = frozenset({".png", ".woff2"})
 HEADERS = {
-    # styles that scripts set on elements are not inline styles in the sense of this policy
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data: blob:; font-src 'self'; worker-src 'self'; frame-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
+# an origin of its own without cookies, storage or network; only scripts that are written in it, and workers of them
+SANDBOX_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; worker-src blob:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'; sandbox allow-scripts"
+)
 # the names of bundled files change with their contents
 FOR_EVER = "public, max-age=31536000, immutable"
 
@@ -57,22 +60,35 @@ def is_built(app: Path = APP) -> bool:
 
 def page_files(app: Path = APP) -> dict[str, Path]:
     """The file of each path."""
-    files = {path: PLAIN / name for path, name in PLAIN_FILES.items()}
+    files = {path: PLAIN / name for path, name in PLAIN_FILES.items()} | {SANDBOX: FOLDER / "sandbox.html"}
     if not is_built(app):
         return {**files, "/": PLAIN / "index.html"}
     bundled = {f"/app/{file.name}": file for file in sorted(app.iterdir()) if file.suffix in TYPES}
     return {**files, **bundled, **dict.fromkeys(APP_PATHS, app / "index.html")}
 
 
-def page_routes(files: dict[str, Path]) -> list[Route]:
-    """One route for each file. The files are read once, at the start."""
-    return [Route(path, _file(path, file)) for path, file in files.items()]
+def page_routes(files: dict[str, Path], origins: Sequence[str] = ()) -> list[Route]:
+    """One route for each file. The files are read once, at the start. origins: other sites to which the pages may
+    connect."""
+    policies = dict.fromkeys(files, content_policy(origins)) | {SANDBOX: SANDBOX_POLICY}
+    return [Route(path, _file(path, file, policies[path])) for path, file in files.items()]
 
 
-def _file(path: str, file: Path) -> Callable[[Request], Awaitable[Response]]:
+def content_policy(origins: Sequence[str]) -> str:
+    """The content security policy of the pages: scripts of this server only, connections to it and to `origins`."""
+    connect = " ".join(("'self'", *origins))
+    # styles that scripts set on elements are not inline styles in the sense of this policy
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src {connect}; "
+        "img-src 'self' data: blob:; font-src 'self'; worker-src 'self'; frame-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _file(path: str, file: Path, policy: str) -> Callable[[Request], Awaitable[Response]]:
     body = file.read_bytes()
     kept = FOR_EVER if path.startswith("/app/") and file.suffix != ".html" else "no-cache"
-    headers = {**HEADERS, "cache-control": kept, "content-type": TYPES[file.suffix]}
+    headers = {**HEADERS, "content-security-policy": policy, "cache-control": kept, "content-type": TYPES[file.suffix]}
 
     @cache
     def packed() -> bytes:
