@@ -17,6 +17,17 @@ if (tests.length === 0) {
   console.error("no test has such a name");
   process.exit(1);
 }
+/** "x.mjs?url" is the address of a file, as it is on the pages. pdf.js has a build of its own for node. */
+const addresses = {
+  name: "addresses",
+  setup(build) {
+    build.onResolve({ filter: /^pdfjs-dist$/ }, () => ({ path: "pdfjs-dist/legacy/build/pdf.mjs", external: true }));
+    build.onResolve({ filter: /\?url$/ }, (args) => ({ path: args.path.slice(0, -"?url".length), namespace: "address" }));
+    build.onLoad({ filter: /.*/, namespace: "address" }, (args) => {
+      return { contents: `export default import.meta.resolve(${JSON.stringify(args.path)})` };
+    });
+  },
+};
 // inside the folder, so that node finds the packages that tests leave outside the bundle
 const out = mkdtempSync(join(HERE, ".tests-"));
 try {
@@ -28,8 +39,10 @@ try {
     bundle: true,
     platform: "node",
     format: "esm",
+    splitting: true,
     packages: "external",
     loader: { ".css": "empty" },
+    plugins: [addresses],
     jsx: "automatic",
     jsxImportSource: "preact",
     sourcemap: "inline",

@@ -224,3 +224,11 @@ def test_props_describe_model_and_server(serve: Converse) -> None:
     assert server.request("POST", "/v1/chat/completions", json=body, headers=headers).status_code == 200
     body["stop"].append("x")
     assert server.request("POST", "/v1/chat/completions", json=body, headers=headers).status_code == 400
+
+
+def test_a_count_without_the_tokens(serve: Converse) -> None:
+    server = serve("x")
+    for body in ({"prompt": "six times seven"}, {"messages": [{"role": "user", "content": "six times seven"}]}):
+        whole = server.request("POST", "/v1/tokenize", json=body).json()
+        count = server.request("POST", "/v1/tokenize", json={**body, "tokens": False}).json()
+        assert count == {"count": len(whole["tokens"]), "max_model_len": whole["max_model_len"]}

@@ -65,7 +65,8 @@ def count_responses(body: object, backend: Backend, key: str) -> dict[str, Any]:
 
 
 def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
-    """The ids of `prompt` (plain text), or of the prompt of a chat request. Raises ApiError 400."""
+    """The ids of `prompt` (plain text), or of the prompt of a chat request; with `"tokens": false` only their count.
+    Raises ApiError 400."""
     fields = json_object(body)
     tokenizer = backend.tokenizer
     if "messages" in fields:
@@ -75,7 +76,8 @@ def token_ids(body: object, backend: Backend, key: str) -> dict[str, Any]:
         if not isinstance(text, str):
             raise invalid("prompt", f"expected a string (or messages), got {show(text)}")
         ids = _encode_text(backend, text, fields.get("add_special_tokens") is True)
-    return {"count": len(ids), "max_model_len": backend.generator.context_length, "tokens": ids}
+    counts = {"count": len(ids), "max_model_len": backend.generator.context_length}
+    return counts if fields.get("tokens") is False else {**counts, "tokens": ids}
 
 
 def rendered_text(body: object, backend: Backend, key: str) -> dict[str, Any]:

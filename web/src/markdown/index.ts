@@ -1,3 +1,4 @@
 // Markdown, maths and code on the pages.
 
+export { codeRuns } from "./blocks";
 export { Markdown } from "./markdown";

@@ -1,0 +1,7 @@
+// Files that go with a question.
+
+export { attachments, detachAll, filesReady, fileTokens, takeAttachments } from "./attachments";
+export { FileDrop } from "./file-drop";
+export { AttachButton, FileList } from "./file-list";
+export { RoomMeter } from "./room-meter";
+export { SentFile } from "./sent-file";
