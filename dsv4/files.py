@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and sentences for disks that are full. No torch."""
+"""Files that are whole or not there, sentences for disks that are full, and sizes in words. No torch."""
 
 import errno
 import os
@@ -134,3 +134,8 @@ class _Watched:
 
     def flush(self) -> None:
         self._stream.flush()
+
+
+def size_text(count: float) -> str:
+    """Bytes for a sentence: 1.50 GiB, or MiB below one."""
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

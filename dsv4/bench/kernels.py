@@ -17,7 +17,7 @@ from dsv4.kernels import quant
 from dsv4.kernels.indexer import index_topk
 from dsv4.kernels.matmul import linear
 from dsv4.kernels.moe import ExpertWeights, clamped_swiglu, expert_mlp, run_experts
-from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, sparse_attention
+from dsv4.kernels.sparse_attention import ChosenEntries, KeySet, PageTable, sparse_attention
 
 WIDTH = 4096
 WEIGHTS = 1 << 29  # bytes that a GEMV run reads: far more than any cache holds
@@ -178,7 +178,7 @@ def attention(heads: int = 64, dim: int = 512, chosen: int = 512) -> Iterator[Ra
         q, window = torch.randn(rows, heads, dim), torch.randn(127 + rows, dim)
         first = torch.arange(rows)
         chosen_TK = torch.stack([torch.randperm(16384)[:chosen].sort().values for _ in range(rows)])
-        keys = KeySet(torch.stack([first, first + 128], dim=1), (0, rows), Chosen(chosen_TK))
+        keys = KeySet(torch.stack([first, first + 128], dim=1), (0, rows), ChosenEntries(chosen_TK))
         run = partial(sparse_attention, q, window, entries, keys, sink, scale=dim**-0.5)
         job = Timed(run, 4 * rows * heads * dim * (128 + chosen))
         yield beside(f"attention, {rows} queries of {128 + chosen} keys", job, yardstick)

@@ -59,7 +59,7 @@ class DiskBusyError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class HashChain:
     """The hash chain of a token sequence: one key for each full page, and one for the end (the rest of the tokens and
     the snapshot). Each key includes the key before it."""
 
@@ -167,7 +167,7 @@ class DiskTier:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def chain(self, tokens: Sequence[int], owner: str) -> Chain:
+    def chain(self, tokens: Sequence[int], owner: str) -> HashChain:
         """The hash chain of these tokens."""
         key, width = token_key(tokens), self._page_tokens * 4
         root = last = hashlib.blake2b(
@@ -178,7 +178,7 @@ class DiskTier:
             last = hashlib.blake2b(last + key[at : at + width], digest_size=20).digest()
             pages.append(last)
         rest = key[len(pages) * width :]
-        return Chain(root, pages, _end_key(last, rest), len(tokens))
+        return HashChain(root, pages, _end_key(last, rest), len(tokens))
 
     def has(self, key: bytes) -> bool:
         """Whether this file is stored or in the queue."""
@@ -194,11 +194,11 @@ class DiskTier:
         """Queue one full page. A failure of its write (a full disk) is counted and not raised."""
         self._enqueue(_FileWrite(key, None, 0, data))
 
-    def put_end(self, chain: Chain, data: bytes) -> None:
+    def put_end(self, chain: HashChain, data: bytes) -> None:
         """Queue the end of a prefix, after its pages; once it is written, `find` finds the prefix."""
         self._enqueue(_FileWrite(chain.end, chain.base, chain.length, data))
 
-    def find(self, tokens: Sequence[int], owner: str) -> Chain | None:
+    def find(self, tokens: Sequence[int], owner: str) -> HashChain | None:
         """The longest stored prefix of these tokens whose pages are all in the index."""
         full = self.chain(tokens, owner)
         known = self._known(full.pages)
@@ -212,10 +212,10 @@ class DiskTier:
             stored = self._known(list(ends.values()))
             for length, end in ends.items():
                 if end in stored:
-                    return Chain(full.root, full.pages[: length // self._page_tokens], end, length)
+                    return HashChain(full.root, full.pages[: length // self._page_tokens], end, length)
         return None
 
-    def read(self, chain: Chain) -> StoredPrefix | None:
+    def read(self, chain: HashChain) -> StoredPrefix | None:
         """The bytes of a prefix that `find` returned. None when a file is missing or damaged; that file is then
         deleted."""
         parts = []

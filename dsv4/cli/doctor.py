@@ -46,7 +46,7 @@ def _largest(folder: str | None) -> Path | None:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     """The report, a fact a line."""
-    from dsv4.planning.memory import size_text
+    from dsv4.files import size_text
 
     m, k, g, d, r = (facts[name] for name in ("machine", "kernels", "gpu", "disk", "rates"))
     limit = ", limit of the container" if m["container"] else ""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dsv4.kernels.native.build import cache_folder, machine_features
-from dsv4.planning.memory import free_memory, limited, total_memory
+from dsv4.planning.memory import CGROUP, free_memory, limited, total_memory
 from dsv4.planning.rates import measure
 
 # of /proc/cpuinfo; kernels use the first group, the others tell how new a processor is
@@ -34,13 +34,12 @@ USES = {
     "track": "curves of a training run in other programs",
     "test": "the tests, and --peer of dsv4 bench",
 }
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def machine() -> dict[str, Any]:
     """System, processor and memory."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cpu_quota(_CGROUP)
+    quota = cpu_quota(CGROUP)
     return {
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from dsv4.hub.names import Repository
-    from dsv4.hub.pull import Wishes
-    from dsv4.hub.sources import Source
+    from dsv4.hub.pull import PullWishes
+    from dsv4.hub.sources import Hub
 
 
 def pull(
@@ -54,7 +54,7 @@ def pull(
     """
     from dsv4.cli.flags import at_least
     from dsv4.hub.names import repository
-    from dsv4.hub.pull import Wishes
+    from dsv4.hub.pull import PullWishes
 
     at_least(1, workers=workers)
     wanted = repository(name)
@@ -62,7 +62,7 @@ def pull(
         raise ValueError(_no_name(name))
     if dir is not None and dir.exists() and not dir.is_dir():
         raise ValueError(f"{dir} is not a folder")
-    wishes = Wishes(dir, revision, tuple(include), tuple(exclude), workers, force)
+    wishes = PullWishes(dir, revision, tuple(include), tuple(exclude), workers, force)
     if dry_run:
         _show(_hub(source), wanted, wishes)
         return
@@ -83,33 +83,34 @@ def _no_name(name: str) -> str:
     return f"NAME must be one of {', '.join(RELEASED)} or OWNER/NAME of a repository, got {name!r}"
 
 
-def _hub(source: str) -> "Source":
+def _hub(source: str) -> "Hub":
     from dsv4.hub.huggingface import HuggingFace
     from dsv4.hub.modelscope import ModelScope
 
     return ModelScope() if source == "modelscope" else HuggingFace()
 
 
-def _show(hub: "Source", wanted: "Repository", wishes: "Wishes") -> None:
+def _show(hub: "Hub", wanted: "Repository", wishes: "PullWishes") -> None:
     """The files on stdout, their sum on stderr."""
     from dsv4.cli.pull_progress import PullProgress
-    from dsv4.hub.download import Watch
-    from dsv4.hub.pull import find, in_gib
+    from dsv4.files import size_text
+    from dsv4.hub.download import PullWatch
+    from dsv4.hub.pull import find
 
     with PullProgress() as screen:
-        listing = find(hub, wanted, wishes, Watch(screen.arrived, screen.note))
+        listing = find(hub, wanted, wishes, PullWatch(screen.arrived, screen.note))
     for file in listing.files:
         print(f"{file.size:>16,}  {file.name}")
     total = sum(file.size for file in listing.files)
-    print(f"{listing.repo} at {listing.commit}: {len(listing.files)} files, {in_gib(total)}", file=sys.stderr)
+    print(f"{listing.repo} at {listing.commit}: {len(listing.files)} files, {size_text(total)}", file=sys.stderr)
 
 
-def _fetch(source: str, name: str, wanted: "Repository", wishes: "Wishes") -> None:
+def _fetch(source: str, name: str, wanted: "Repository", wishes: "PullWishes") -> None:
     """Fetch, check the folder as a whole, and say how to go on."""
     from dsv4.checkpoint.check import check_folder
     from dsv4.cli.pull_progress import PullProgress
+    from dsv4.files import size_text
     from dsv4.hub.folders import find_pulled
-    from dsv4.hub.pull import in_gib
     from dsv4.hub.pull import pull as fetch
     from dsv4.hub.sources import OfflineError
 
@@ -133,5 +134,5 @@ def _fetch(source: str, name: str, wanted: "Repository", wishes: "Wishes") -> No
     if not report.ok:
         more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
         raise ValueError(f"the model is here, and cannot be loaded as it is: {report.problems[0]}{more}")
-    size = f"{report.tensors:,} tensors, {in_gib(report.bytes)}, layout {report.layout}"
+    size = f"{report.tensors:,} tensors, {size_text(report.bytes)}, layout {report.layout}"
     print(f"{wanted.name} is ready ({size}): `dsv4 chat {name}`, `dsv4 serve {name}`", file=sys.stderr)

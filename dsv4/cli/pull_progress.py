@@ -5,7 +5,7 @@ import time
 from collections import deque
 
 from dsv4.cli.progress import console
-from dsv4.hub.pull import in_gib
+from dsv4.files import size_text
 
 WINDOW = 30.0  # seconds over which speed is measured
 
@@ -44,7 +44,7 @@ class PullProgress:
         with self._lock:
             self._done, self._total = here, total
             self._seen.clear()
-        self.note(f"{in_gib(total - here)} to fetch" + (f", {in_gib(here)} are here" if here else ""))
+        self.note(f"{size_text(total - here)} to fetch" + (f", {size_text(here)} are here" if here else ""))
         self._bar.start()
 
     def arrived(self, count: int) -> None:
@@ -62,7 +62,7 @@ class PullProgress:
             self._said = now if line else self._said
         self._bar.update(self._task, completed=self._done, total=self._total, rate=rate)
         if line:
-            self.note(f"{self._done / self._total:.1%} of {in_gib(self._total)}  {rate}")
+            self.note(f"{self._done / self._total:.1%} of {size_text(self._total)}  {rate}")
 
     def note(self, text: str) -> None:
         """A line above the bar."""

@@ -48,7 +48,7 @@ def sft(
         Change a field of the recipe: --set optimizer.kind=muon; repeat the flag for several.
     """
     from dsv4.cli.sft_run import fine_tune
-    from dsv4.posttraining.sft import Wishes
+    from dsv4.posttraining.sft import SftWishes
 
     flags = {"lora": lora, "epochs": epochs, "lr": lr, "length": length, "threads": run.threads, "steps": run.steps}
     for name, value in flags.items():
@@ -56,7 +56,7 @@ def sft(
             raise ValueError(f"--{name} must be positive and finite, got {value}")
     with told_in_sentences():
         changes = [*set, *device_change("run.device", run.device)]
-        fine_tune(_read(recipe, changes), init, Wishes(tuple(data), lora, epochs, lr, length), run)
+        fine_tune(_read(recipe, changes), init, SftWishes(tuple(data), lora, epochs, lr, length), run)
 
 
 def _read(recipe: Path | None, changes: Sequence[str]) -> dict[str, Any]:

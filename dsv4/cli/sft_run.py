@@ -24,7 +24,7 @@ from dsv4.model.layers import BF16, FP32
 from dsv4.model.lora import adapters_of
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.lora import adapted, target_layers
-from dsv4.posttraining.sft import DataSize, Wishes, held_out_loss, with_schedule, with_wishes
+from dsv4.posttraining.sft import DataSize, SftWishes, held_out_loss, with_schedule, with_wishes
 from dsv4.training.checks import StorageNeeds, check_codec, check_model, check_room, needs_of, remarks
 from dsv4.training.data import open_sources
 from dsv4.training.documents import Source, TokenShard, shard_of
@@ -33,7 +33,7 @@ from dsv4.training.settings import SourceSettings
 from dsv4.training.trainer import Trainer
 
 
-def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: Wishes, run: RunFlags) -> None:
+def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: SftWishes, run: RunFlags) -> None:
     """Train on the model in `init`, or where the recipe says, and export it. raw: the tables of a recipe, as far as one
     says them."""
     where = init or raw.get("init")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from dsv4.files import naming, sync
-from dsv4.hub.sources import CHUNK, HubError, Listing, RemoteFile, Source
+from dsv4.hub.sources import CHUNK, Hub, HubError, Listing, RemoteFile
 
 Value = TypeVar("Value")
 
@@ -28,7 +28,7 @@ class Patience:
     most: float = 300
 
 
-class Watch:
+class PullWatch:
     """What all downloads of a pull share: bytes that are here, a stop, and what the user is told. Threads may call it.
 
     arrived: called with a number of bytes, negative where bytes count no longer; note: called with a sentence.
@@ -54,7 +54,7 @@ class Watch:
 
 
 def insist(
-    attempt: Callable[[], Value], patience: Patience, watch: Watch, done: Callable[[], int] = lambda: 0
+    attempt: Callable[[], Value], patience: Patience, watch: PullWatch, done: Callable[[], int] = lambda: 0
 ) -> Value:
     """The value of `attempt`, called again after errors that may pass. Raises the last HubError.
 
@@ -80,11 +80,11 @@ def insist(
 class Download:
     """A file that becomes whole in `partial`, which keeps what has arrived when the process ends."""
 
-    source: Source
+    source: Hub
     listing: Listing
     file: RemoteFile
     partial: Path
-    watch: Watch
+    watch: PullWatch
     patience: Patience
 
     def run(self) -> None:
@@ -135,7 +135,7 @@ class Download:
 class _Growing:
     """A file that grows, and the hash of what it holds."""
 
-    def __init__(self, out: BinaryIO, file: RemoteFile, watch: Watch) -> None:
+    def __init__(self, out: BinaryIO, file: RemoteFile, watch: PullWatch) -> None:
         self._out, self._file, self._watch = out, file, watch
         self.done, self._hash = 0, _new_hash(file)
         out.seek(0)
@@ -171,7 +171,7 @@ def _new_hash(file: RemoteFile) -> "hashlib._Hash":
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
 
-def has_hash(path: Path, file: RemoteFile, watch: Watch) -> bool:
+def has_hash(path: Path, file: RemoteFile, watch: PullWatch) -> bool:
     """Whether a file on the disk is the hub's: its size, and its hash where the hub gives one."""
     if not path.is_file() or path.stat().st_size != file.size:
         return False

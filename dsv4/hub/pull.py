@@ -10,11 +10,11 @@ from typing import Protocol
 
 from dsv4.checkpoint.inventory import file_problems
 from dsv4.config import ModelConfig
-from dsv4.files import is_full
-from dsv4.hub.download import Download, Patience, Watch, insist
+from dsv4.files import is_full, size_text
+from dsv4.hub.download import Download, Patience, PullWatch, insist
 from dsv4.hub.folders import INDEX, modelscope_folder, read_index, remember
 from dsv4.hub.names import Repository
-from dsv4.hub.sources import HubError, Listing, RemoteFile, Source
+from dsv4.hub.sources import Hub, HubError, Listing, RemoteFile
 from dsv4.hub.stores import HubCache, PlainFolder, Store, alone
 
 WEIGHTS = ".safetensors"
@@ -36,7 +36,7 @@ NEEDED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class PullWishes:
     """What of a repository is fetched, and how. folder: None is the hub's cache; include adds patterns to what a load
     needs, exclude takes files away from it; workers: files at the same time; anyway: also what cannot be loaded."""
 
@@ -49,7 +49,7 @@ class Wishes:
     patience: Patience = PATIENCE
 
 
-class Screen(Protocol):
+class PullScreen(Protocol):
     """What a pull tells while it runs. Threads may call `arrived` and `note`."""
 
     def begin(self, total: int, here: int) -> None:
@@ -61,7 +61,7 @@ class Screen(Protocol):
     def note(self, text: str) -> None: ...
 
 
-def find(source: Source, repository: Repository, wishes: Wishes, watch: Watch) -> Listing:
+def find(source: Hub, repository: Repository, wishes: PullWishes, watch: PullWatch) -> Listing:
     """The files of a repository that a pull wants. Raises HubError."""
     revision = wishes.revision or source.default_revision
     watch.note(f"{repository.name} ({revision}) on {source.url}")
@@ -77,13 +77,13 @@ def find(source: Source, repository: Repository, wishes: Wishes, watch: Watch) -
     return Listing(listing.repo, listing.commit, files)
 
 
-def pull(source: Source, repository: Repository, wishes: Wishes, screen: Screen) -> Path:
+def pull(source: Hub, repository: Repository, wishes: PullWishes, screen: PullScreen) -> Path:
     """Fetch a model, and return its folder. What is here is not fetched again; what an earlier pull has begun goes on.
 
     Every file is compared with the hub's hash and size, and every weight file's header with the index, as it arrives.
     Raises HubError, ValueError or OSError with a sentence. Ctrl-C (KeyboardInterrupt) keeps what has arrived.
     """
-    watch = Watch(screen.arrived, screen.note)
+    watch = PullWatch(screen.arrived, screen.note)
     listing = find(source, repository, wishes, watch)
     revision = wishes.revision or source.default_revision
     store = _store(source, listing, wishes, revision)
@@ -113,11 +113,11 @@ def pull(source: Source, repository: Repository, wishes: Wishes, screen: Screen)
 class _Job:
     """A pull with its place and its source."""
 
-    source: Source
+    source: Hub
     listing: Listing
     store: Store
-    wishes: Wishes
-    watch: Watch
+    wishes: PullWishes
+    watch: PullWatch
 
     def missing(self, files: Iterable[RemoteFile]) -> list[RemoteFile]:
         return [file for file in files if not self.store.has(file, self.watch)]
@@ -179,7 +179,7 @@ def is_weights(name: str) -> bool:
     return name.endswith(WEIGHTS)
 
 
-def _is_wanted(name: str, wishes: Wishes) -> bool:
+def _is_wanted(name: str, wishes: PullWishes) -> bool:
     return _matches(name, (*NEEDED, *wishes.include)) and not _matches(name, wishes.exclude)
 
 
@@ -200,7 +200,7 @@ def _what_else(listing: Listing) -> str:
     return ""
 
 
-def _store(source: Source, listing: Listing, wishes: Wishes, revision: str) -> Store:
+def _store(source: Hub, listing: Listing, wishes: PullWishes, revision: str) -> Store:
     if wishes.folder is not None:
         return PlainFolder(wishes.folder)
     if source.name == "ModelScope":
@@ -226,19 +226,14 @@ def _check_room(store: Store, left: Sequence[RemoteFile]) -> None:
     free = shutil.disk_usage(store.folder).free
     if needed > free:
         raise HubError(
-            f"{store.folder}: {in_gib(needed)} are to come and {in_gib(free)} are free: free {in_gib(needed - free)}, "
-            "or name a folder on another disk (`dsv4 pull NAME DIR`, or HF_HOME)"
+            f"{store.folder}: {size_text(needed)} are to come and {size_text(free)} are free: "
+            f"free {size_text(needed - free)}, or name a folder on another disk (`dsv4 pull NAME DIR`, or HF_HOME)"
         )
 
 
 def _full(store: Store, left: Sequence[RemoteFile]) -> HubError:
     missing = sum(file.size for file in left if not (store.folder / file.name).exists())
     return HubError(
-        f"{store.folder}: the disk is full, and files of {in_gib(missing)} are not whole: free room and run the "
+        f"{store.folder}: the disk is full, and files of {size_text(missing)} are not whole: free room and run the "
         "command again; what has arrived is kept"
     )
-
-
-def in_gib(count: int) -> str:
-    """Bytes for a sentence."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

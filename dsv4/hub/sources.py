@@ -54,7 +54,7 @@ class Body:
     chunks: Iterator[bytes]
 
 
-class Source(Protocol):
+class Hub(Protocol):
     """A hub. Both calls raise HubError and no other error of the network."""
 
     name: str

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dsv4.files import rename, stamp, write_whole
-from dsv4.hub.download import Watch, has_hash
+from dsv4.hub.download import PullWatch, has_hash
 from dsv4.hub.folders import UNFINISHED, huggingface_folder
 from dsv4.hub.names import Repository
 from dsv4.hub.sources import Listing, RemoteFile
@@ -26,7 +26,7 @@ class Store(Protocol):
     folder: Path
     lock: Path
 
-    def has(self, file: RemoteFile, watch: Watch) -> bool:
+    def has(self, file: RemoteFile, watch: PullWatch) -> bool:
         """Whether the whole file is here."""
         ...
 
@@ -49,7 +49,7 @@ class HubCache:
         self._ref = None if revision == listing.commit else self._root / "refs" / revision
         self._commit = listing.commit
 
-    def has(self, file: RemoteFile, watch: Watch) -> bool:
+    def has(self, file: RemoteFile, watch: PullWatch) -> bool:
         blob = self._blob(file)
         if not blob.is_file() or blob.stat().st_size != file.size:
             return False
@@ -91,7 +91,7 @@ class PlainFolder:
         self._notes = folder / ".dsv4-pull.json"
         self._one_at_a_time = threading.Lock()
 
-    def has(self, file: RemoteFile, watch: Watch) -> bool:
+    def has(self, file: RemoteFile, watch: PullWatch) -> bool:
         path = self.folder / file.name
         if not path.exists():
             return False
@@ -135,7 +135,7 @@ class PlainFolder:
 
 
 @contextmanager
-def alone(store: Store, watch: Watch) -> Iterator[None]:
+def alone(store: Store, watch: PullWatch) -> Iterator[None]:
     """While entered, no other pull writes into the store; waits for one that does. The system ends the lock with the
     process."""
     store.lock.parent.mkdir(parents=True, exist_ok=True)

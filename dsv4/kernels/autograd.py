@@ -48,12 +48,12 @@ def node(
 
     @wraps(run)
     def through_node(*arguments: Any) -> Any:
-        return _Node.apply(passes, *arguments)
+        return _KernelNode.apply(passes, *arguments)
 
     return through_node
 
 
-class _Node(torch.autograd.Function):
+class _KernelNode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, passes: _Passes, *arguments: Any) -> Any:
         made = passes.run(*arguments)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dsv4.cache import CacheSpec
-from dsv4.planning.memory import size_text
+from dsv4.files import size_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from dsv4.files import size_text
+
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "tb": 10**12}
 OVERCOMMIT = 1.25  # largest ratio of a budget to free memory: memory is committed when it is first written
 ALL: Literal["all"] = "all"  # of the routed experts: no limit
-_CGROUP = Path("/sys/fs/cgroup")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int:
@@ -54,9 +56,9 @@ def _container_room() -> int | None:
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            root, limit, used = _CGROUP, "memory.max", "memory.current"
+            root, limit, used = CGROUP, "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            root, limit, used = _CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            root, limit, used = CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
         here = root / path.lstrip("/")
@@ -113,8 +115,3 @@ def parse_memory(text: int | str, name: str = "memory", free: int | None = None)
     if match and match[2].lower() in _UNITS and float(match[1]) > 0:
         return int(float(match[1]) * _UNITS[match[2].lower()])
     raise ValueError(f"{name} must be a size like 8GiB or a share of free memory like 50%, got {text!r}")
-
-
-def size_text(count: float) -> str:
-    """1.50 GiB, or MiB below one."""
-    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

@@ -10,10 +10,11 @@ from typing import Any, Literal
 from dsv4.cache import CacheDtype, CacheSpec
 from dsv4.checkpoint import check_shapes
 from dsv4.config import Mode, ModeChoice
+from dsv4.files import size_text
 from dsv4.kernels import native
 from dsv4.planning.cache_budget import CachePlan, plan_cache
 from dsv4.planning.files import ModelFiles
-from dsv4.planning.memory import ALL, free_memory, limited, size_text
+from dsv4.planning.memory import ALL, free_memory, limited
 from dsv4.planning.numerics import choose_mode
 from dsv4.planning.weights import WeightBytes, weight_bytes
 from dsv4.planning.workspace import TENSOR_BYTES, workspace_bytes

@@ -1,6 +1,6 @@
 """A plan as lines for people."""
 
-from dsv4.planning.memory import size_text
+from dsv4.files import size_text
 from dsv4.planning.plan import EnginePlan
 from dsv4.planning.rates import Rates
 

@@ -1,6 +1,7 @@
 """A distillation run as data (see `recipe`). No torch."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -13,8 +14,8 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True)
 class TeacherSettings:
-    """path: a checkpoint folder, or the folder of a finished run. weight: w of equation 29, by the teacher's
-    importance; not published. Domains may share a teacher."""
+    """path: a checkpoint folder, the folder of a finished run, or the name of a pulled model. weight: w of equation 29,
+    by the teacher's importance; not published. Domains may share a teacher."""
 
     path: str
     weight: float = 1.0
@@ -100,6 +101,11 @@ class DistillRecipe(RolloutRecipe):
     @classmethod
     def by_name(cls) -> set[str]:
         return {"efforts", "teachers"}
+
+    def at(self, folder_of: Callable[[str], str]) -> "DistillRecipe":
+        """The same with the paths of the models that it names. folder_of: the path of a name."""
+        teachers = {domain: replace(t, path=folder_of(t.path)) for domain, t in self.teachers.items()}
+        return replace(self, init=folder_of(self.init), teachers=teachers)
 
     @property
     def updates(self) -> int:

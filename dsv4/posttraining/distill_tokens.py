@@ -54,7 +54,7 @@ class WeighedSample:
 
 
 @dataclass(slots=True)
-class Chosen:
+class LearnableSamples:
     """What there is to learn from some groups. broken: rollouts that the engine, a tool or a verifier failed on.
     masked: that were cut or have nothing to learn. repeating: that end in a loop. looped: tokens of those loops."""
 
@@ -65,9 +65,9 @@ class Chosen:
     looped: int = 0
 
 
-def choose(groups: Sequence[Group], settings: TokenSettings, teachers: Mapping[str, int]) -> Chosen:
+def choose(groups: Sequence[Group], settings: TokenSettings, teachers: Mapping[str, int]) -> LearnableSamples:
     """teachers: numbers by domain. Raises ValueError for a domain without one."""
-    found = Chosen()
+    found = LearnableSamples()
     for group in groups:
         domain = group.prompt.domain
         if domain not in teachers:
@@ -133,7 +133,7 @@ def shares(
     return {domain: weights[domain] / total for domain, total in sums.items()}
 
 
-def told_of(chosen: Chosen) -> dict[str, Any]:
+def told_of(chosen: LearnableSamples) -> dict[str, Any]:
     """For the log."""
     counts = {name: float(getattr(chosen, name)) for name in ("broken", "masked", "repeating", "looped")}
     return counts | {"samples_learned": float(len(chosen.samples))}

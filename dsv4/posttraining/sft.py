@@ -33,7 +33,7 @@ MOST_LORA_RATE, LORA_TIMES = 1e-2, 10
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class SftWishes:
     """What the command says; None = as the recipe or the default says. data: files of conversations. lora: the rank."""
 
     data: Sequence[Path] = ()
@@ -58,7 +58,7 @@ class DataSize:
         return sum(own for own in self.lengths if own <= length)
 
 
-def with_wishes(raw: Mapping[str, Any], wishes: Wishes, base: BaseModel, layout: Layout | None) -> dict[str, Any]:
+def with_wishes(raw: Mapping[str, Any], wishes: SftWishes, base: BaseModel, layout: Layout | None) -> dict[str, Any]:
     """A recipe's tables with what the command says and all that the base decides; stages, batch and rates are left to
     `with_schedule`. layout: of the export. Raises ValueError for what is said twice, or not at all."""
     made = dict(raw)
@@ -95,7 +95,7 @@ def with_wishes(raw: Mapping[str, Any], wishes: Wishes, base: BaseModel, layout:
     return made
 
 
-def with_schedule(raw: Mapping[str, Any], wishes: Wishes, base: BaseModel, size: DataSize) -> dict[str, Any]:
+def with_schedule(raw: Mapping[str, Any], wishes: SftWishes, base: BaseModel, size: DataSize) -> dict[str, Any]:
     """`with_wishes` with stages, batch and learning rate for data of this size, where the recipe has none."""
     made = dict(raw)
     yarn = base.config.yarn is not None

@@ -8,7 +8,7 @@ from dsv4.generation import FinishReason, TokenEvent
 from dsv4.posttraining.environment import More, Verdict
 from dsv4.posttraining.traces import TracePieces
 from dsv4.posttraining.types import Prompt, Rollout
-from dsv4.posttraining.wal import Chosen, Ended, Entry, Recovered, RolloutLog, TokenTrace, prompt_checksum
+from dsv4.posttraining.wal import Ended, Entry, Recovered, RolloutLog, SampledToken, TokenTrace, prompt_checksum
 
 
 class Trajectory:
@@ -64,7 +64,7 @@ class Trajectory:
                 raise RuntimeError("the engine gives no log-probabilities")
             logprob = event.logprobs.chosen - mass
             version = version if event.version is None else event.version
-            entries.append(Chosen(event.token, logprob, version, event.finish, kept, mass))
+            entries.append(SampledToken(event.token, logprob, version, event.finish, kept, mass))
         elif event.finish is not None:
             entries.append(Ended(event.finish))
         self._do(*entries)
@@ -108,7 +108,7 @@ class Trajectory:
 
     def _apply(self, entry: Entry) -> None:
         match entry:
-            case Chosen():
+            case SampledToken():
                 if entry.kept is not None:
                     self.pieces.kept[len(self.all) - 1] = (entry.kept, entry.mass)
                 self._append(entry.token, entry.logprob, entry.version, sampled=True)

@@ -36,7 +36,7 @@ class LogWriteError(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SampledToken:
     """A token of the policy. logprob: under the distribution it was sampled from. finish: set on the last of a turn.
     kept, mass: as in TokenTrace."""
 
@@ -56,7 +56,7 @@ class Ended:
     verdict: Verdict | None = None
 
 
-Entry = Chosen | More | Ended | TokenTrace
+Entry = SampledToken | More | Ended | TokenTrace
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ def _sum(kind: bytes, number: int, payload: bytes) -> int:
 
 def _packed(number: int, entry: Entry) -> bytes:
     match entry:
-        case Chosen(token, logprob, version, finish, kept, mass):
+        case SampledToken(token, logprob, version, finish, kept, mass):
             count = -1 if kept is None else len(kept)
             head = _TOKEN.pack(token, logprob, version, _FINISHES.index(finish), mass, count)
             return _record(b"T", number, head + array("I", kept or ()).tobytes())
@@ -219,7 +219,7 @@ def _entry(kind: bytes, payload: bytes) -> Entry:
         case b"T":
             token, logprob, version, finish, mass, count = _TOKEN.unpack_from(payload)
             kept = array("I", payload[_TOKEN.size :]) if count >= 0 else None
-            return Chosen(token, logprob, version, _FINISHES[finish], kept, mass)
+            return SampledToken(token, logprob, version, _FINISHES[finish], kept, mass)
         case b"M":
             fields = json.loads(payload)
             return More(tuple(fields["tokens"]), fields["note"])

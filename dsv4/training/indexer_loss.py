@@ -29,7 +29,7 @@ _GATHER_ABOVE = 4  # entries visible per entry chosen above which gathering them
 
 
 @dataclass(frozen=True, slots=True)
-class _QueryBlock:
+class _IndexerBlock:
     """Queries of one sequence, and the entries they consider: the same for all queries, or a list for each."""
 
     query_Q: Tensor
@@ -64,7 +64,7 @@ class _IndexerKL(torch.autograd.Function):
         return *(kept * grads[0].to(kept.dtype) for kept in ctx.saved_tensors), None
 
 
-def _add_block(block: _QueryBlock, seen: IndexedAttention, grads: list[Tensor]) -> Tensor:
+def _add_block(block: _IndexerBlock, seen: IndexedAttention, grads: list[Tensor]) -> Tensor:
     """The block's loss; adds its gradients to those of queries, weights and keys."""
     target_QS = attention_target(block.query_Q, block.row, block.open_QS, seen)
     compute = target_QS.dtype
@@ -105,7 +105,7 @@ def attention_target(query_Q: Tensor, row: Tensor, open_QS: Tensor, seen: Indexe
     return p_QS / p_QS.sum(dim=1, keepdim=True).clamp(min=1e-30)
 
 
-def _blocks(seen: IndexedAttention) -> Iterator[_QueryBlock]:
+def _blocks(seen: IndexedAttention) -> Iterator[_IndexerBlock]:
     device = seen.visible_T.device
     heads = seen.index_TJI.shape[1] + seen.query_THC.shape[1]
     for first, last in pairwise(seen.keys.runs):
@@ -122,19 +122,19 @@ def _blocks(seen: IndexedAttention) -> Iterator[_QueryBlock]:
                 yield _block(query_Q, most, bool(gather), seen)
 
 
-def _block(query_Q: Tensor, visible: int, gather: bool, seen: IndexedAttention) -> _QueryBlock:
+def _block(query_Q: Tensor, visible: int, gather: bool, seen: IndexedAttention) -> _IndexerBlock:
     chosen_QK = None if seen.chosen_TK is None else seen.chosen_TK[query_Q]
     if gather and chosen_QK is not None:
         first_Q1 = seen.pages.first_BP[seen.pages.sequence_T[query_Q]]
         page_QK, place_QK = _page(chosen_QK.clamp(min=0), seen)
-        return _QueryBlock(query_Q, first_Q1.gather(1, page_QK) + place_QK, chosen_QK >= 0)
+        return _IndexerBlock(query_Q, first_Q1.gather(1, page_QK) + place_QK, chosen_QK >= 0)
     row_S = entry_rows(query_Q[0], visible, seen)
     entry_S = torch.arange(visible, device=query_Q.device)
     if chosen_QK is None:
-        return _QueryBlock(query_Q, row_S, entry_S < seen.visible_T[query_Q, None])
+        return _IndexerBlock(query_Q, row_S, entry_S < seen.visible_T[query_Q, None])
     open_QS = torch.zeros(len(query_Q), visible + 1, dtype=torch.bool, device=query_Q.device)
     open_QS.scatter_(1, chosen_QK.where(chosen_QK >= 0, visible), True)
-    return _QueryBlock(query_Q, row_S, open_QS[:, :visible])
+    return _IndexerBlock(query_Q, row_S, open_QS[:, :visible])
 
 
 def entry_rows(query: Tensor, visible: int, seen: IndexedAttention) -> Tensor:

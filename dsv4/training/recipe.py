@@ -3,7 +3,7 @@
 recipe = Recipe.from_file("recipes/text/small.toml", ["lr.peak=1e-3", "seed=2"])
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -128,9 +128,15 @@ class Recipe:
         return with_head(strictly(ModelConfig, {"vocab_size": vocabulary, **self.model}, "model"), self.draft)
 
     @classmethod
-    def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
-        """Read a TOML file; `changes` are "dotted.key=value" with TOML values. Raises ValueError naming the field."""
-        return read_recipe(cls.from_dict, file, changes, _known_recipes)
+    def from_file(cls, file: str | Path, changes: Iterable[str] = (), folder_of: Callable[[str], str] = str) -> Self:
+        """Read a TOML file; `changes` are "dotted.key=value" with TOML values. folder_of: the path of the model that
+        `init` names. Raises ValueError naming the field."""
+
+        def make(raw: dict[str, Any]) -> Self:
+            init = raw.get("init")
+            return cls.from_dict({**raw, "init": folder_of(init)} if isinstance(init, str) else raw)
+
+        return read_recipe(make, file, changes, _known_recipes)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:

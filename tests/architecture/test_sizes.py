@@ -24,6 +24,15 @@ def test_file_and_function_sizes(file: Path) -> None:
         assert not isinstance(node, ast.Global), f"line {node.lineno}: no global statements"
 
 
+def test_class_names_have_one_meaning() -> None:
+    found: dict[str, list[str]] = {}
+    for file in (ROOT / "dsv4").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert not {name: files for name, files in found.items() if len(files) > 1}
+
+
 def test_no_drawer_of_odds_and_ends() -> None:
     assert not [f for f in FILES if f.stem in ("utils", "util", "helpers", "misc", "common")]
 

@@ -18,7 +18,7 @@ from dsv4.cli.recipe_chain import Chain, ChainRecord
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.distill_recipe import DistillRecipe
 from dsv4.posttraining.recipe import GrpoRecipe
-from dsv4.posttraining.sft import Wishes, with_wishes
+from dsv4.posttraining.sft import SftWishes, with_wishes
 from dsv4.training.recipe import Recipe
 from tests.conftest import ROOT
 
@@ -184,7 +184,9 @@ def test_the_chain_of_nano_names_what_there_is(tmp_path: Path) -> None:
             assert verb in VERBS
             if verb == "sft":
                 raw = tomllib.loads((ROOT / file).read_text())
-                Recipe.from_dict(with_wishes(raw, Wishes(), BaseModel.open(ROOT / "models" / "nano"), LAYOUTS["fp32"]))
+                Recipe.from_dict(
+                    with_wishes(raw, SftWishes(), BaseModel.open(ROOT / "models" / "nano"), LAYOUTS["fp32"])
+                )
                 continue
             kinds = {"train": Recipe, "grpo": GrpoRecipe, "distill": DistillRecipe}
             kinds[verb].from_file(ROOT / file, [call[i + 1] for i, word in enumerate(call) if word == "--set"][:-1])

@@ -7,11 +7,11 @@ import pytest
 
 from dsv4.hub.download import Patience
 from dsv4.hub.names import Repository
-from dsv4.hub.pull import Wishes
+from dsv4.hub.pull import PullWishes
 from tests.hub.small_hub import SmallHub, small_model
 
 TINY = Repository("own/Tiny-V4")
-SOON = Wishes(patience=Patience((0.0, 0.0, 0.0)))
+SOON = PullWishes(patience=Patience((0.0, 0.0, 0.0)))
 
 
 class Screen:

@@ -16,10 +16,10 @@ import pytest
 
 from dsv4.api.folders import model_folder
 from dsv4.hub import stores
-from dsv4.hub.download import Watch
+from dsv4.hub.download import PullWatch
 from dsv4.hub.names import Repository
 from dsv4.hub.pull import find, pull
-from dsv4.hub.sources import HubError, Listing, RemoteFile, Source
+from dsv4.hub.sources import Hub, HubError, Listing, RemoteFile
 from dsv4.hub.stores import PlainFolder
 from tests.hub.conftest import SOON, TINY, Screen
 from tests.hub.small_hub import COMMIT, Fault, SmallHub, small_model, weights
@@ -229,7 +229,9 @@ def test_files_of_another_origin_are_not_replaced(hub: SmallHub, screen: Screen,
 
 def test_patterns_add_files_and_leave_files_out(hub: SmallHub, screen: Screen) -> None:
     wishes = replace(SOON, include=("inference/*", "*.png"), exclude=("README.md",))
-    names = {file.name for file in find(HuggingFace(hub.url), TINY, wishes, Watch(screen.arrived, screen.note)).files}
+    names = {
+        file.name for file in find(HuggingFace(hub.url), TINY, wishes, PullWatch(screen.arrived, screen.note)).files
+    }
     assert names == {*NEEDED, "inference/config.json", "figure.png"} - {"README.md"}
 
 
@@ -265,7 +267,7 @@ def test_the_token_goes_to_the_hub_and_not_to_its_storage(
 )
 def test_a_hub_cannot_name_places_outside_the_folder(commit: str, name: str, digest: str, screen: Screen) -> None:
     listing = Listing(TINY.name, commit, (RemoteFile(name, 1, "sha256", digest),))
-    hostile = cast(Source, SimpleNamespace(default_revision="main", url="hub", listing=lambda *asked: listing))
+    hostile = cast(Hub, SimpleNamespace(default_revision="main", url="hub", listing=lambda *asked: listing))
     with pytest.raises(HubError, match="which is no name of a file"):
         pull(hostile, TINY, replace(SOON, include=(name,)), screen)
 
@@ -316,7 +318,7 @@ def test_a_pull_that_waited_for_another_knows_what_that_one_has_written(
 ) -> None:
     """Its store was made before the other one's notes."""
     first, second = PlainFolder(tmp_path), PlainFolder(tmp_path)
-    watch = Watch(screen.arrived, screen.note)
+    watch = PullWatch(screen.arrived, screen.note)
     old, new = (RemoteFile("config.json", 2, "sha256", digit * 64) for digit in "ab")
     first.partial(old).write_bytes(b"{}")
     first.keep(old)

@@ -109,9 +109,9 @@ def test_progress_is_lines_where_there_is_no_terminal(
             screen.arrived(1 << 30)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "90.0 GiB to fetch, 10.0 GiB are here",
-        "21.0% of 100.0 GiB  1,024.0 MiB/s, 1 min left",
-        "32.0% of 100.0 GiB  1,024.0 MiB/s, 1 min left",
+        "90.00 GiB to fetch, 10.00 GiB are here",
+        "21.0% of 100.00 GiB  1,024.0 MiB/s, 1 min left",
+        "32.0% of 100.00 GiB  1,024.0 MiB/s, 1 min left",
     ]
 
 

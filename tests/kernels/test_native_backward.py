@@ -14,7 +14,7 @@ from dsv4.kernels import compress, moe, native
 from dsv4.kernels import hyper_connection as hc
 from dsv4.kernels.norm import rms_norm
 from dsv4.kernels.rope import apply_rope, rotation
-from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix, sparse_attention
+from dsv4.kernels.sparse_attention import ChosenEntries, KeySet, PageTable, Prefix, sparse_attention
 from dsv4.kernels.vocab_loss import vocab_loss
 from dsv4.testing.graph import graph_is_freed
 
@@ -73,7 +73,7 @@ def attention_case(tokens: int, kind: str, heads: int, dim: int) -> tuple[Run, l
             [torch.randperm(tokens)[:7] if tokens > 7 else torch.full((7,), -1) for _ in range(tokens)]
         )
         chosen = chosen.where(chosen < visible_T[:, None], -1) if kind == "chosen" else torch.full_like(chosen, -1)
-        keys = KeySet(window_T2, runs, Chosen(table.rows(chosen)))
+        keys = KeySet(window_T2, runs, ChosenEntries(table.rows(chosen)))
     elif kind == "nothing seen":
         window_T2 = window_T2.clone()
         window_T2[1::2, 1] = window_T2[1::2, 0]  # every other query reads the sink alone

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dsv4.kernels import native
-from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix, sparse_attention
+from dsv4.kernels.sparse_attention import ChosenEntries, KeySet, PageTable, Prefix, sparse_attention
 from dsv4.kernels.sparse_attention import torch as plain
 
 TORCH = ["torch", "reference"]  # those that record gradients
@@ -48,7 +48,7 @@ def brute_force(case: dict[str, Any]) -> Tensor:
             own = keys.entries.pages.first_BP[keys.entries.pages.sequence_T[t]].tolist()
             for entry in range(int(keys.entries.visible_T[t])):
                 rows.append(entries_MC[own[entry // PER_PAGE] + entry % PER_PAGE])
-        if isinstance(keys.entries, Chosen):
+        if isinstance(keys.entries, ChosenEntries):
             rows += [entries_MC[row] for row in keys.entries.rows_TK[t].tolist() if row >= 0]
         kv_RC = torch.stack(rows)
         for h in range(q_THC.shape[1]):
@@ -88,7 +88,7 @@ def make(kind: str, lengths: list[int], cached: list[int], dtype: torch.dtype = 
         for t, seen in enumerate(visible):
             places, count = torch.randperm(TOP_K), min(seen, TOP_K)
             chosen[t, places[:count]] = torch.randperm(seen)[:count]
-        keys = replace(keys, entries=Chosen(pages.rows(chosen)))
+        keys = replace(keys, entries=ChosenEntries(pages.rows(chosen)))
     q_THC, sink_H = torch.randn(len(visible), HEADS, DIM) * 2, torch.randn(HEADS)
     tensors = {"q": q_THC, "window": window_WC, "entries": entries_MC}
     return {**{name: x.to(dtype) for name, x in tensors.items()}, "sink": sink_H, "keys": keys}
@@ -146,8 +146,8 @@ def test_neighbours_in_the_batch_change_nothing(kind: str, impl: str) -> None:
             own = replace(keys.entries.pages, sequence_T=keys.entries.pages.sequence_T[part])
             seen = keys.entries.visible_T[part]
             alone = replace(alone, entries=Prefix(seen, own, int(seen.max())))
-        if isinstance(keys.entries, Chosen):
-            alone = replace(alone, entries=Chosen(keys.entries.rows_TK[part]))
+        if isinstance(keys.entries, ChosenEntries):
+            alone = replace(alone, entries=ChosenEntries(keys.entries.rows_TK[part]))
         out = attend({**case, "q": case["q"][part], "keys": alone}, impl)
         torch.testing.assert_close(out, together[part], atol=1e-6, rtol=0)
 
@@ -218,7 +218,7 @@ def test_recorded_outputs(reference_data: Path, impl: str) -> None:
     keys = KeySet(
         torch.stack([row_T, row_T + 1], dim=1),
         tuple(range(0, batch * queries + 1, queries)),
-        Chosen(rows_TK[:, 1:]),
+        ChosenEntries(rows_TK[:, 1:]),
     )
     run = torch.no_grad()(partial(sparse_attention, scale=dim**-0.5, impl=impl))
     out = run(ops["attn.q"].float().flatten(0, 1), kv_MC[rows_TK[:, 0]], kv_MC, keys, ops["attn.sink"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dsv4.kernels import native, rows
-from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix, reference, sparse_attention
+from dsv4.kernels.sparse_attention import ChosenEntries, KeySet, PageTable, Prefix, reference, sparse_attention
 
 pytestmark = [
     pytest.mark.skipif(not native.available(), reason="no native kernels here"),
@@ -55,8 +55,8 @@ class Case:
             pages = replace(keys.entries.pages, sequence_T=keys.entries.pages.sequence_T[part])
             seen_T = keys.entries.visible_T[part]
             own = replace(own, entries=Prefix(seen_T, pages, int(seen_T.max())))
-        if isinstance(keys.entries, Chosen):
-            own = replace(own, entries=Chosen(keys.entries.rows_TK[part]))
+        if isinstance(keys.entries, ChosenEntries):
+            own = replace(own, entries=ChosenEntries(keys.entries.rows_TK[part]))
         return replace(self, q_THC=self.q_THC[part], keys=own)
 
 
@@ -102,7 +102,7 @@ def make(
         keys = replace(keys, entries=Prefix(torch.tensor(visible), pages, max(visible)))
     if kind == "chosen":
         mixed_TK = row_TK.gather(1, torch.rand(row_TK.shape).argsort(dim=1))[:, :37]
-        keys = replace(keys, entries=Chosen(mixed_TK))
+        keys = replace(keys, entries=ChosenEntries(mixed_TK))
     if storage == "bfloat16":
         window_WC = window_WC.bfloat16()
     q_THC = torch.randn(len(visible), heads, dim) * 2
@@ -174,7 +174,7 @@ def test_two_threads_share_one_long_query(heads: int, dim: int, kind: str) -> No
         assert isinstance(read, Prefix)
         pages = read.pages
         assert pages is not None
-        case = replace(case, keys=replace(case.keys, entries=Chosen(pages.rows(order[None]))))
+        case = replace(case, keys=replace(case.keys, entries=ChosenEntries(pages.rows(order[None]))))
         case.entries_MC[:] = rows.pack_entry(torch.randn(len(case.entries_MC), dim), case.rope_dim)
     one = case.run()
     torch.set_num_threads(2)

@@ -95,7 +95,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     root.mkdir(exist_ok=True)
     for name, value in zip(names, ("500000", "100000"), strict=True):
         (root / name).write_text(value)
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     real = Path.read_text
 
     def read(path: Path, *arguments: Any, **options: Any) -> str:

@@ -19,15 +19,15 @@ from dsv4.posttraining import wal
 from dsv4.posttraining.environment import More, Verdict
 from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings, file_name
 from dsv4.posttraining.types import Group
-from dsv4.posttraining.wal import Chosen, Ended, LogWriteError, RolloutLog
+from dsv4.posttraining.wal import Ended, LogWriteError, RolloutLog, SampledToken
 from tests.conftest import ROOT
 from tests.posttraining.policies import END, Killed, Lengths, Mortal, babble, prompts, run
 
 SETTINGS = RolloutSettings(group=4, max_tokens=10_000, concurrent=1000)
 ENTRIES = [
     TokenTrace(0, {0: [array("I", [3, 1])] * 3}, {1: [range(0), range(1), array("I", [0, 2])]}, [None] * 3),
-    Chosen(5, -0.125, 3, kept=array("I", [5, 9]), mass=-0.5),
-    Chosen(END, -1e-300, 3, FinishReason.STOP),
+    SampledToken(5, -0.125, 3, kept=array("I", [5, 9]), mass=-0.5),
+    SampledToken(END, -1e-300, 3, FinishReason.STOP),
     More((7, 8), {"results": ["a😀 <｜User｜>"], "failed": 0}),
     Ended(FinishReason.LENGTH),
     Ended(FinishReason.LENGTH, Verdict(0.5, {"turns": 2.0}, None)),
@@ -154,7 +154,7 @@ def test_lengths_have_no_bias_and_restarts_would_have_one(tmp_path: Path) -> Non
             journal = RolloutLog.open(file / file_name(3))
             for name, found in journal.recovered.items():
                 if any(isinstance(entry, Ended) and entry.verdict for entry in found.entries):
-                    done.setdefault(name, sum(isinstance(entry, Chosen) for entry in found.entries))
+                    done.setdefault(name, sum(isinstance(entry, SampledToken) for entry in found.entries))
             journal.close()
             attempt += 1
         assert attempt > 2

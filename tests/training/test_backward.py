@@ -10,7 +10,7 @@ from torch import Tensor
 from dsv4.kernels import hyper_connection as hc
 from dsv4.kernels import moe, native, quant
 from dsv4.kernels.norm import rms_norm
-from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix, sparse_attention
+from dsv4.kernels.sparse_attention import ChosenEntries, KeySet, PageTable, Prefix, sparse_attention
 from dsv4.kernels.sparse_attention import torch as plain
 from dsv4.model.inputs import FreshCache, Sequences
 from dsv4.testing.graph import graph_is_freed
@@ -54,7 +54,7 @@ def attention_inputs(lengths: list[int], kind: str, dtype: torch.dtype) -> tuple
         for t, visible in enumerate(blocks.visible_T.tolist()):
             picked = torch.randperm(visible)[:3]
             chosen[t, : len(picked)] = picked
-        keys = KeySet(buffer.window_T2, sequences.borders, Chosen(buffer.entries.pages.rows(chosen)))
+        keys = KeySet(buffer.window_T2, sequences.borders, ChosenEntries(buffer.entries.pages.rows(chosen)))
     return [torch.randn(tokens, 2, 6, dtype=dtype), kv, entries, torch.randn(2, dtype=dtype)], keys
 
 
@@ -83,14 +83,14 @@ def test_attention_gradcheck() -> None:
 
 def test_attention_ignores_rows_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, keys = attention_inputs([40], "chosen", torch.float32)
-    assert isinstance(keys.entries, Chosen)
+    assert isinstance(keys.entries, ChosenEntries)
     rows_TK = keys.entries.rows_TK
     unseen = sorted(set(range(10)) - set(rows_TK[:8].flatten().tolist()))
     monkeypatch.setattr(plain, "_QUERIES", 8)
     inputs[2][unseen[-1]] = float("nan")
     q, window, entries, sink = (t.requires_grad_() for t in inputs)
     chosen = rows_TK.masked_fill(rows_TK == unseen[-1], -1)
-    keys = KeySet(keys.window_T2, keys.runs, Chosen(chosen))
+    keys = KeySet(keys.window_T2, keys.runs, ChosenEntries(chosen))
     sparse_attention(q, window, entries, keys, sink, scale=1.0, impl="torch").square().sum().backward()
     for t in (q, window, sink):
         assert t.grad is not None

@@ -89,7 +89,7 @@ def _and_reference(name: str, *faster: Implementation) -> tuple[Implementation, 
     return *faster, Implementation("reference", definition, differentiable=definition)
 
 
-_native_routed = partial(torch.routed_experts, products=native.Products)
+_native_routed = partial(torch.routed_experts, products=native.NativeProducts)
 _AFFINITY = _and_reference("affinity", Implementation("native", native.affinity, native.takes_affinity))
 _CHOOSE_EXPERTS = _and_reference("choose_experts", Implementation("native", native.choose_experts, native.takes_choice))
 _EXPERT_WEIGHTS = _and_reference(

@@ -211,11 +211,11 @@ def takes_training(
     w3: Sequence[Tensor],
     *_: object,
 ) -> str | None:
-    """Why `Products` does not take these; None if it does."""
+    """Why `NativeProducts` does not take these; None if it does."""
     return _takes_float32(x_TD, weight_TK, *w1, *w2, *w3)
 
 
-class Products:
+class NativeProducts:
     """See `dsv4.kernels.moe.torch.Products`: products of all experts in one call. All tensors are float32."""
 
     def __init__(self, assignments: Assignments) -> None:

@@ -39,7 +39,7 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenEntries:
     """CSA: each query reads the entry rows that the indexer picked, in any order."""
 
     rows_TK: Tensor  # int64, -1 = none
@@ -51,7 +51,7 @@ class KeySet:
 
     window_T2: Tensor  # int64 [first, last) of the window rows
     runs: tuple[int, ...]  # borders of the sequences among the queries: 0, ..., T
-    entries: Prefix | Chosen | None = None
+    entries: Prefix | ChosenEntries | None = None
 
 
 def query_blocks(runs: tuple[int, ...], size: int) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dsv4.kernels import native
 from dsv4.kernels.native.operators import operator
 from dsv4.kernels.native.structs import INT64, AttentionBackward, AttentionCall, Rows
-from dsv4.kernels.sparse_attention.keys import Chosen, KeySet
+from dsv4.kernels.sparse_attention.keys import ChosenEntries, KeySet
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 
@@ -64,9 +64,9 @@ _Fields = tuple[Tensor, Sequence[int], Tensor | None, Tensor | None, Tensor | No
 def _fields(keys: KeySet) -> _Fields:
     """Window ranges, runs; visible entries, pages and sequences of a prefix; entries per page; the choice."""
     read = keys.entries
-    if read is None or (not isinstance(read, Chosen) and not read.longest):
+    if read is None or (not isinstance(read, ChosenEntries) and not read.longest):
         return keys.window_T2, keys.runs, None, None, None, 0, None
-    if isinstance(read, Chosen):
+    if isinstance(read, ChosenEntries):
         return keys.window_T2, keys.runs, None, None, None, 0, read.rows_TK
     pages = read.pages
     return (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dsv4.kernels.rows import unpack_entry
-from dsv4.kernels.sparse_attention.keys import Chosen, KeySet, Prefix
+from dsv4.kernels.sparse_attention.keys import ChosenEntries, KeySet, Prefix
 
 
 def window_rows(keys: KeySet) -> Tensor:
@@ -24,7 +24,7 @@ def entry_rows(keys: KeySet) -> Tensor:
         case Prefix(visible_T, pages, longest):
             entry_R = torch.arange(longest, device=visible_T.device)
             return pages.rows(torch.where(entry_R < visible_T[:, None], entry_R, -1))
-        case Chosen(rows_TK):
+        case ChosenEntries(rows_TK):
             return rows_TK
         case None:
             return keys.window_T2.new_empty(keys.window_T2.shape[0], 0)

@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dsv4.kernels.sparse_attention.keys import Chosen, KeySet, Prefix, query_blocks
+from dsv4.kernels.sparse_attention.keys import ChosenEntries, KeySet, Prefix, query_blocks
 from dsv4.kernels.sparse_attention.reference import take
 
 _QUERIES = 64  # of a block: a larger block computes more masked products, a smaller one needs more calls
@@ -37,7 +37,7 @@ class _Group:
 def _groups(keys: KeySet, dim: int, span_extra: int) -> list[_Group]:
     size = min(_QUERIES, max(last - first for first, last in pairwise(keys.runs)))
     blocks = list(query_blocks(keys.runs, size))
-    chosen = keys.entries.rows_TK.shape[1] if isinstance(keys.entries, Chosen) else 0
+    chosen = keys.entries.rows_TK.shape[1] if isinstance(keys.entries, ChosenEntries) else 0
     longest = keys.entries.longest if isinstance(keys.entries, Prefix) else 0
     values = dim * (size + span_extra + longest + size * chosen)
     step = max(1, _VALUES // values)
@@ -118,7 +118,7 @@ def _attend(
     score = torch.bmm(q_UYC, kv_URC.transpose(1, 2)).view(blocks, size, heads, -1) * scale
     scores = [score.masked_fill(~seen_UQR[:, :, None, :], float("-inf"))]
     kv_XKC = None
-    if isinstance(keys.entries, Chosen) and keys.entries.rows_TK.shape[1]:
+    if isinstance(keys.entries, ChosenEntries) and keys.entries.rows_TK.shape[1]:
         chosen_XK = keys.entries.rows_TK.index_select(0, flat_X)
         absent_XK = chosen_XK < 0
         kv_XKC = take(entries_MC, chosen_XK, dim, rope_dim).to(compute).masked_fill(absent_XK[..., None], 0)
@@ -241,7 +241,7 @@ def _blocks(keys: KeySet, entries: int) -> Iterator[_QueryBlock]:
 
 def _entries(queries: slice, keys: KeySet) -> tuple[slice | Tensor, Tensor] | None:
     """The entry rows that at least one query of a block reads, and a mask of those that each query does not read."""
-    if isinstance(keys.entries, Chosen):
+    if isinstance(keys.entries, ChosenEntries):
         chosen_QK = keys.entries.rows_TK[queries]
         last = int(chosen_QK.max()) + 1 if chosen_QK.shape[1] else 0
         if not last:

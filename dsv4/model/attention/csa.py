@@ -11,7 +11,7 @@ from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
 from dsv4.kernels.indexer import index_topk
 from dsv4.kernels.rope import apply_rope
-from dsv4.kernels.sparse_attention import Chosen, KeySet, PageTable, Prefix
+from dsv4.kernels.sparse_attention import ChosenEntries, KeySet, PageTable, Prefix
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.inputs import Blocks, KeyBuffer, LayerCache
@@ -86,13 +86,13 @@ class CompressedSparseAttention(Attention):
         given_TK = None if regime.entries is None else regime.entries.get(self.spec.index)
         # the best k of at most k entries are all of them: a range, and nothing to score
         everything = given_TK is None and (regime.dense or blocks.longest <= self.config.index_topk)
-        read: Prefix | Chosen = Prefix(blocks.visible_T, buffer.compressed.pages, blocks.longest)
+        read: Prefix | ChosenEntries = Prefix(blocks.visible_T, buffer.compressed.pages, blocks.longest)
         if everything and regime.indexed is None:
             return buffer, KeySet(buffer.window_T2, borders, read)
         queries, chosen_TK = self.indexer.queries(x_TD, latent_TL, step.rotations.of_tokens(self.spec.ratio)), None
         if not everything:
             chosen_TK = self._chosen(given_TK, queries, step, index)
-            read = Chosen(buffer.compressed.pages.rows(chosen_TK))
+            read = ChosenEntries(buffer.compressed.pages.rows(chosen_TK))
         keys = KeySet(buffer.window_T2, borders, read)
         if regime.indexed is not None:
             regime.indexed(self._seen(queries, index[0], chosen_TK, blocks, q_THC, buffer, keys))
