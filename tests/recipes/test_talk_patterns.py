@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from recipes.nano.items import talk
+from recipes.nano.items import everyday_tools, problems, talk, tool_kinds, unseen_tools
 from recipes.nano.items.patterns import fill, parse, slots
 from recipes.nano.items.typed import typed
 
@@ -83,3 +83,16 @@ def test_people_type_one_wording_in_many_ways() -> None:
     assert {"What's your favourite colour?", "what is your favourite colour", "WHAT IS YOUR FAVOURITE COLOUR?"} <= made
     bare = [typed(rng, "hello nano", bare=True) for _ in range(500)]
     assert not any(text.lower().startswith(("so ", "ok", "well")) for text in bare)
+
+
+def test_tools_and_questions_are_composed() -> None:
+    rng = random.Random(5)
+    drawn = [unseen_tools.unseen(rng) for _ in range(500)]
+    assert len({tool.name for tool in drawn}) > 450
+    assert len({argument.name for tool in drawn for argument in tool.arguments}) > 350
+    for tool in (*drawn, *(everyday_tools.everyday(rng) for _ in range(500))):
+        values = [argument.draw(rng) for argument in tool.arguments]
+        asked = tool.ask(rng, values)
+        assert all(tool_kinds.spoken(value) in asked for value in values)
+        assert not {"{", "[", "]"} & set(asked)
+    assert len({problems.make_problem(rng).question for _ in range(300)}) == 300

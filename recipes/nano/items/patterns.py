@@ -42,7 +42,7 @@ class Pattern:
 
 
 def _tidy(text: str) -> str:
-    return " ".join(text.split()).replace(" ,", ",")
+    return re.sub(" ([,.?])", r"\1", " ".join(text.split()))
 
 
 def parse(pattern: str, phrases: Mapping[str, str] | None = None) -> Pattern:

@@ -2,56 +2,97 @@
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 
 from recipes.nano.items import steps
 from recipes.nano.items.arithmetic import solved
 from recipes.nano.items.item import Item
+from recipes.nano.items.patterns import parse
+from recipes.nano.items.words import NAMES, words
 
-NAMES = (
-    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida", "Jonas", "Kate", "Leo", "Maria", "Noah",
-    "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor", "Wendy", "Yusuf", "Zoe", "Omar", "Lucy", "Mark", "Nina", "Oscar",
-)  # fmt: skip
-THINGS = (
-    "apples", "books", "cards", "coins", "stamps", "balls", "cups", "pens", "eggs", "shells", "stones", "photos",
-    "nuts", "keys", "boxes", "lamps",
-)  # fmt: skip
-PLACES = ("shop", "school", "library", "market", "farm", "museum", "station", "garden")
-# the text, the ranges of its numbers, and the plan: the first number, then operations from left to right
+THINGS = words(
+    "apples books cards coins stamps balls cups pens eggs shells stones photos nuts keys boxes lamps pears plums "
+    "cookies candles flowers tickets pencils marbles stickers bottles plates spoons shirts socks hats shoes "
+    "toys cars trucks "
+    "bricks seeds trees letters songs points dollars euros pages stars buttons beads ribbons chairs tables sheep goats "
+    "ducks hens fish birds sweets cakes buns lemons oranges melons onions carrots potatoes tools nails screws batteries"
+)
+PLACES = words(
+    "shop school library market farm museum station garden bakery factory office hotel hospital zoo park kitchen barn "
+    "harbour theatre club store warehouse workshop village"
+)
+# a pattern of the text, the ranges of its numbers, and the plan: the first number, then operations from left to right
 Template = tuple[str, tuple[tuple[int, int], ...], str]
+_NOW = "How many {t} [does {n} have|has {n}|does {n} have now|has {n} now]?"
+_LEFT = "How many {t} [are left|remain|are still there|does {n} still have|does {n} keep]?"
+_ALL = "How many {t} [do they have together|do they have in all|are there altogether|is that in total|do all have]?"
+_THERE = "How many {t} are [there|there now|in the {p}|in the {p} now]?"
+_GETS = "[gets|buys|finds|receives|wins|collects|is given|picks|makes|earns]"
+_LOSES = "[loses|sells|gives away|uses|breaks|spends|throws away|drops|hides|returns]"
+_EACH = "[with {b} {t} each|of {b} {t}|that hold {b} {t} each]"
 TEMPLATES: tuple[Template, ...] = (
-    ("{n} has {a} {t}. {m} gives {n} {b} more. How many {t} does {n} have now?", ((2, 999), (2, 999)), "a+b"),
-    ("{n} has {a} {t} and buys {b} more. How many {t} does {n} have?", ((2, 999), (2, 999)), "a+b"),
-    ("There are {a} {t} in the {p}. {n} brings {b}. How many {t} are there now?", ((10, 2000), (2, 999)), "a+b"),
-    ("{n} has {a} {t} and {m} has {b}. How many {t} do they have together?", ((2, 999), (2, 999)), "a+b"),
-    ("{n} has {a} {t}. {n} gives {b} to {m}. How many {t} are left?", ((100, 999), (2, 100)), "a-b"),
-    ("A {p} has {a} {t} and sells {b}. How many {t} remain?", ((500, 2000), (2, 500)), "a-b"),
-    ("{n} has {a} {t}, {m} has {b}. How many more {t} does {n} have?", ((100, 999), (2, 100)), "a-b"),
-    ("{n} wants {a} {t} and has {b}. How many {t} are missing?", ((100, 999), (2, 100)), "a-b"),
-    ("{n} fills {a} bags with {b} {t} each. How many {t} are that?", ((2, 20), (2, 60)), "a*b"),
-    ("Each of {a} children has {b} {t}. How many {t} do they have in all?", ((2, 30), (2, 30)), "a*b"),
-    ("A row has {a} {t}. How many {t} are in {b} rows?", ((2, 60), (2, 20)), "a*b"),
-    ("{n} has {a} {t}, finds {b} and loses {c}. How many {t} does {n} have?", ((50, 900), (2, 99), (2, 50)), "a+b-c"),
-    ("{a} {t} lie in the {p}. {b} are sold and {c} come. How many are there?", ((99, 900), (2, 99), (2, 99)), "a-b+c"),
-    ("{n} has {a} boxes of {b} {t} and {c} more {t}. How many {t} is that?", ((2, 12), (2, 50), (2, 99)), "a*b+c"),
-    ("{n} packs {a} boxes of {b} {t} and sells {c} {t}. How many are left?", ((3, 12), (10, 50), (2, 30)), "a*b-c"),
-    ("{n} has {a} {t}, {m} has {b}, {o} has {c}. How many {t} in all?", ((2, 999), (2, 999), (2, 999)), "a+b+c"),
-    ("{n} finds {a} {t} a day for {b} days and loses {c}. How many {t} remain?", ((10, 60), (3, 12), (2, 30)), "a*b-c"),
-    ("{n} has {a} {t}. {m} has {b} more than {n}. How many {t} do they have together?", ((2, 500), (2, 300)), "a+b+a"),
-    ("{n} has {a} {t}. {m} has {b} times as many. How many {t} do both have?", ((2, 90), (2, 9)), "a*b+a"),
-    ("A {p} has {a} {t}, sells {b} on Monday and {c} on Tuesday and gets {d} new ones. How many {t} are there?",
+    ("{n} has {a} {t}. {m} [gives|brings|sends|sells] {n} {b} more. " + _NOW, ((2, 999), (2, 999)), "a+b"),
+    ("{n} has {a} {t} and " + _GETS + " {b} [|more|others]. " + _NOW, ((2, 999), (2, 999)), "a+b"),
+    ("There are {a} {t} in the {p}. {n} [brings|adds|puts in] {b} [|more]. " + _THERE, ((10, 2000), (2, 999)), "a+b"),
+    ("{n} has {a} {t} and {m} has {b} [|{t}]. " + _ALL, ((2, 999), (2, 999)), "a+b"),
+    ("{n} " + _GETS + " {a} {t} on [Monday|Friday|one day] and {b} on [Sunday|the next day]. " + _NOW,
+     ((2, 900), (2, 900)), "a+b"),
+    ("A {p} [sells|makes|orders] {a} {t} in the morning and {b} in the [evening|afternoon]. How many {t} is that?",
+     ((2, 900), (2, 900)), "a+b"),
+    ("{n} has {a} {t}. {m} has {b} more. How many {t} does {m} have?", ((2, 900), (2, 900)), "a+b"),
+    ("{n} has {a} {t}. {n} [gives|sends|sells] {b} to {m}. " + _LEFT, ((100, 999), (2, 100)), "a-b"),
+    ("A {p} has {a} {t} and [sells|loses|gives away|uses] {b}. How many {t} [remain|are left]?",
+     ((500, 2000), (2, 500)), "a-b"),
+    ("{n} has {a} {t} and " + _LOSES + " {b} [|of them]. " + _LEFT, ((100, 999), (2, 100)), "a-b"),
+    ("{n} has {a} {t}, {m} has {b}. How many more {t} does {n} have [|than {m}]?", ((100, 999), (2, 100)), "a-b"),
+    ("{n} [wants|needs|must have] {a} {t} and has {b}. How many {t} [are missing|does {n} still need]?",
+     ((100, 999), (2, 100)), "a-b"),
+    ("{n} has {a} {t}. {m} has {b} [fewer|less]. How many {t} does {m} have?", ((100, 999), (2, 100)), "a-b"),
+    ("There were {a} {t} in the {p}. Now there are {b}. How many {t} are [gone|missing]?",
+     ((100, 999), (2, 100)), "a-b"),
+    ("{n} and {m} have {a} {t} together. {m} has {b}. How many {t} does {n} have?", ((100, 999), (2, 100)), "a-b"),
+    ("{n} [fills|packs|carries|buys] {a} [bags|boxes|baskets|bowls] " + _EACH + ". How many {t} [are that|is that]?",
+     ((2, 20), (2, 60)), "a*b"),
+    ("Each of {a} [children|friends|teachers|farmers] has {b} {t}. How many {t} do they have in all?",
+     ((2, 30), (2, 30)), "a*b"),
+    ("A [row|box|shelf|bag] has {a} {t}. How many {t} are in {b} [rows|of them]?", ((2, 60), (2, 20)), "a*b"),
+    ("{n} " + _GETS + " {a} {t} [a day|every day|each day]. How many {t} is that [in|after] {b} days?",
+     ((2, 60), (2, 20)), "a*b"),
+    ("{n} has {a} {t}, [finds|buys|gets|wins] {b} and " + _LOSES + " {c}. " + _NOW, ((50, 900), (2, 99), (2, 50)),
+     "a+b-c"),
+    ("{n} has {a} {t}. {m} takes {b} and {o} brings {c}. " + _NOW, ((99, 900), (2, 99), (2, 99)), "a-b+c"),
+    ("{a} {t} [lie|are|stand] in the {p}. {b} are [sold|taken|broken] and {c} come. How many are there?",
+     ((99, 900), (2, 99), (2, 99)), "a-b+c"),
+    ("{n} has {a} [boxes|bags] " + _EACH + " and {c} more {t}. How many {t} is that?",
+     ((2, 12), (2, 50), (2, 99)), "a*b+c"),
+    ("{n} packs {a} [boxes|bags] of {b} {t} and [sells|loses|gives away] {c} {t}. How many are left?",
+     ((3, 12), (10, 50), (2, 30)), "a*b-c"),
+    ("{n} has {a} {t}, {m} has {b}, {o} has {c}. " + _ALL, ((2, 999), (2, 999), (2, 999)), "a+b+c"),
+    ("A {p} gets {a} {t} on Monday, {b} on Tuesday and {c} on Friday. How many {t} is that?",
+     ((2, 900), (2, 900), (2, 900)), "a+b+c"),
+    ("{n} has {a} {t}, gives {b} to {m} and {c} to {o}. " + _LEFT, ((300, 900), (2, 99), (2, 99)), "a-b-c"),
+    ("{n} finds {a} {t} a day for {b} days and " + _LOSES + " {c}. How many {t} remain?",
+     ((10, 60), (3, 12), (2, 30)), "a*b-c"),
+    ("{n} has {a} {t}. {m} has {b} more than {n}. " + _ALL.replace("all", "both"), ((2, 500), (2, 300)), "a+b+a"),
+    ("{n} has {a} {t}. {m} has {b} times as many. How many {t} do [both|they] have?", ((2, 90), (2, 9)), "a*b+a"),
+    ("A {p} has {a} {t}, [sells|loses] {b} on Monday and {c} on Tuesday and gets {d} new ones. How many {t} are there?",
      ((500, 2000), (2, 250), (2, 250), (2, 250)), "a-b-c+d"),
-    ("{n} buys {a} bags of {b} {t}, gets {c} from {m} and eats {d}. How many {t} are left?",
+    ("{n} buys {a} [bags|boxes] of {b} {t}, gets {c} from {m} and " + _LOSES + " {d}. How many {t} are left?",
      ((3, 12), (10, 50), (2, 99), (2, 30)), "a*b+c-d"),
+    ("{n} has {a} {t}, {m} has {b} and {o} has {c}. They give away {d}. How many {t} are left?",
+     ((50, 900), (50, 900), (50, 900), (2, 99)), "a+b+c-d"),
 )  # fmt: skip
 SOLVERS: dict[str, Callable[[int, int], list[str]]] = {
     "+": lambda a, b: steps.add((a, b)), "-": steps.subtract, "*": steps.multiply,
 }  # fmt: skip
+_pattern = lru_cache(parse)
 BACK = {"+": "-", "-": "+"}
 
 
 def make_problem(rng: random.Random) -> Item:
     """A word problem with names, things and places."""
     text, ranges, plan = rng.choice(TEMPLATES)
+    text = _pattern(text).draw(rng)
     numbers = {letter: rng.randrange(low, high) for letter, (low, high) in zip("abcd", ranges, strict=False)}
     first, second, third = rng.sample(NAMES, 3)
     thing = rng.choice(THINGS)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipes.nano.items import tool_kinds
+from recipes.nano.items.everyday_tools import everyday
 from recipes.nano.items.item import Item, Message
 from recipes.nano.items.talk import talk_about
 from recipes.nano.items.tool_kinds import Tool, spoken
+from recipes.nano.items.unseen_tools import unseen
 from recipes.nano.items.words import NAMES, PLACES, THINGS
 
 NOT_FOUND = "error: not found"
@@ -81,7 +83,7 @@ def _draw_values(rng: random.Random, tool: Tool) -> list[Any]:
 
 
 def _asked(rng: random.Random, tool: Tool, values: list[Any]) -> str:
-    return rng.choice(tool.asks).format(*map(spoken, values))
+    return tool.ask(rng, values)
 
 
 def _said(tool: Tool, values: list[Any], out: str) -> str:
@@ -109,7 +111,8 @@ def _several(chat: _Chat, tool: Tool, other: Tool) -> None:
         calls.append((one, values, chat.tell(one, values)))
     asks = [_asked(chat.rng, one, values) for one, values, _ in calls]
     names = " and ".join(_purpose(one, values) for one, values, _ in calls)
-    chat.ask("several", " ".join(asks) if chat.rng.random() < 0.6 else "\n".join(asks))
+    ended = [text if text[-1] in ".?!" else text + "." for text in asks]
+    chat.ask("several", " ".join(ended) if chat.rng.random() < 0.6 else "\n".join(asks))
     chat.call(f"I need {names}.", *calls)
     said = " ".join(_said(one, values, out) for one, values, out in calls)
     chat.say("I have all results.", said)
@@ -120,9 +123,11 @@ def _file_error(chat: _Chat, tool: Tool) -> None:
     right = tool_kinds.file_name(chat.rng)
     wrong = chat.rng.choice((right.replace(".", "s."), right.rsplit(".")[0], "my_" + right, right[1:]))
     out = chat.tell(tool, [right])
-    error = chat.rng.choice(("error: no file {}, there is {}", "error: {} not found. Did you mean {}?")).format(
-        wrong, right
-    )
+    errors = (
+        "error: no file {}, there is {}", "error: {} not found. Did you mean {}?", "error: cannot open {}, try {}",
+        "error: {} does not exist, files: {}", "no such file {}. Available: {}", "error: unknown path {}, use {}",
+    )  # fmt: skip
+    error = chat.rng.choice(errors).format(wrong, right)
     chat.ask("error", _asked(chat.rng, tool, [wrong]))
     chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], error))
     chat.call(f"{wrong} is wrong. The right name is {right}.", (tool, [right], out))
@@ -134,8 +139,10 @@ def _key_error(chat: _Chat, tool: Tool) -> None:
     key = chat.rng.choice(THINGS)
     wrong, out = key + "s", chat.tell(tool, [key])
     chat.ask("error", _asked(chat.rng, tool, [wrong]))
+    errors = ("error: unknown {}, try {}", "error: no {}, there is {}", "{} not found. Did you mean {}?")
+    error = chat.rng.choice(errors)
     if chat.rng.random() < 0.7:
-        chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], f"error: unknown {wrong}, try {key}"))
+        chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], error.format(wrong, key)))
         chat.call(f"{wrong} is wrong. The right name is {key}.", (tool, [key], out))
         chat.say(f"The tool says: {out}", _said(tool, [key], out), out)
     else:
@@ -148,13 +155,20 @@ def _chain(chat: _Chat, first: Tool, second: Tool) -> None:
     rng = chat.rng
     if second.run is not None:
         middle = tool_kinds.sum_of(rng)
-        what = rng.choice(("calculate what it says", "compute it", "work out the result"))
+        what = tool_kinds.drawn(
+            rng, "[calculate|compute|work out|evaluate] [what it says|it|the result|that sum|what is there]"
+        )
     else:
         middle = rng.choice(PLACES)
-        what = rng.choice(("tell me the weather there", "get the weather of that city", "check the weather there"))
-    key = rng.choice(NAMES) if "file" not in first.description else tool_kinds.file_name(rng)
-    source = rng.choice(("Look up {}", "Find {}") if "file" not in first.description else ("Read {}", "Open {}"))
-    chat.ask("chain", f"{source.format(key)} and {what}.")
+        what = tool_kinds.drawn(
+            rng, "[tell me|get|check|find|look up|give me] the weather [there|of that city|of that place]"
+        )
+    key = rng.choice(NAMES) if first.kind != "file" else tool_kinds.file_name(rng)
+    source = (
+        "[Look up|Find|Get|Fetch|First look up]" if first.kind != "file" else "[Read|Open|Load|Look into|First read]"
+    )
+    joint = tool_kinds.drawn(rng, " and| and then|, then|, and then")
+    chat.ask("chain", f"{tool_kinds.drawn(rng, source)} {key}{joint} {what}.")
     chat.call(f"First I need {first.name} for {key}.", (first, [key], middle))
     out = chat.tell(second, [middle])
     chat.call(f"The tool says: {middle}. Now I need {second.name} for {middle}.", (second, [middle], out))
@@ -172,9 +186,9 @@ def _offer(rng: random.Random, *needed: Tool) -> list[Tool]:
     """The needed tools among one to four, in random order, no two of one name."""
     tools = list(needed)
     for _ in range(rng.choices((0, 1, 2, 3), (4, 3, 2, 1))[0]):
-        other = rng.choice((*_KINDS, tool_kinds.everyday, tool_kinds.unseen, tool_kinds.unseen))(rng)
-        taken = {tool.name for tool in tools} | {tool.description for tool in tools}
-        if len(tools) < 4 and not {other.name, other.description} & taken:
+        other = rng.choice((*_KINDS, everyday, unseen, unseen))(rng)
+        taken = {tool.name for tool in tools} | {tool.kind for tool in tools}
+        if len(tools) < 4 and not {other.name, other.kind} & taken:
             tools.append(other)
     rng.shuffle(tools)
     return tools
@@ -200,7 +214,7 @@ def make_known(rng: random.Random, turns: int | None = None) -> Item:
     """One call of a calculator, a store, a file reader, the weather or an everyday tool.
 
     turns: questions; None for 1 to 4, as below."""
-    tool = rng.choice((*_KINDS, *_KINDS, tool_kinds.everyday, tool_kinds.everyday, tool_kinds.everyday))(rng)
+    tool = rng.choice((*_KINDS, *_KINDS, everyday, everyday, everyday))(rng)
     tools, chat = _offer(rng, tool), _Chat(rng)
     _more(chat, tools, _turns(rng, turns))
     _one(chat, tool, "one")
@@ -209,7 +223,7 @@ def make_known(rng: random.Random, turns: int | None = None) -> Item:
 
 def make_unseen(rng: random.Random, turns: int | None = None) -> Item:
     """One call of a tool with drawn names."""
-    tool = tool_kinds.unseen(rng)
+    tool = unseen(rng)
     tools, chat = _offer(rng, tool), _Chat(rng)
     _more(chat, tools, _turns(rng, turns))
     _one(chat, tool, "unseen")
@@ -218,7 +232,7 @@ def make_unseen(rng: random.Random, turns: int | None = None) -> Item:
 
 def make_several(rng: random.Random, turns: int | None = None) -> Item:
     """Two or three calls at a time."""
-    makers = (*_KINDS, tool_kinds.everyday, tool_kinds.unseen)
+    makers = (*_KINDS, everyday, unseen)
     tool = rng.choice(makers)(rng)
     tools, chat = _offer(rng, tool), _Chat(rng)
     _more(chat, tools, _turns(rng, turns))
@@ -248,7 +262,7 @@ def make_error(rng: random.Random, turns: int | None = None) -> Item:
 
 def make_no_tool(rng: random.Random, turns: int | None = None) -> Item:
     """Small talk while tools are offered."""
-    tools = _offer(rng, rng.choice((*_KINDS, tool_kinds.unseen))(rng))
+    tools = _offer(rng, rng.choice((*_KINDS, unseen))(rng))
     chat = _Chat(rng)
     _more(chat, tools, _turns(rng, turns))
     _no_tool(chat)

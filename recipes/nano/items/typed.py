@@ -108,13 +108,14 @@ def _marked(rng: random.Random, text: str) -> str:
     return text + rng.choices((".", "!", "...", "!!", " ."), (16, 6, 1, 1, 1))[0]
 
 
-def typed(rng: random.Random, text: str, *, bare: bool = False) -> str:
-    """The wording as somebody types it. bare: nothing comes before or after it, as for a greeting."""
+def typed(rng: random.Random, text: str, *, bare: bool = False, closers: bool = True) -> str:
+    """The wording as somebody types it. bare: nothing comes before or after it, as for a greeting. closers: whether
+    something may come after it."""
     if not bare:
         form = rng.random()
         if form < 0.24:
             text = rng.choice(OPENERS) + text
-        elif form < 0.36:
+        elif form < 0.36 and closers:
             text += rng.choice(CLOSERS)
     text = _replaced(rng, text, _CONTRACTIONS, 0.4)
     if rng.random() < 0.12:
