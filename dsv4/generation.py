@@ -161,6 +161,8 @@ class RequestOptions:
     priority: -10..10; one step more goes before requests that came up to PRIORITY_STEPS engine steps earlier.
     deadline: seconds after submission at which it is ended with `abort`; None = never.
     progress: whether events tell how far the prompt is.
+    keep: whether later requests may reuse its prefixes.
+    label: the caller's name for it, as reports of the engine show it.
 
     Raises ValueError naming the field and its range.
     """
@@ -170,10 +172,13 @@ class RequestOptions:
     priority: int = 0
     deadline: float | None = None
     progress: bool = False
+    keep: bool = True
+    label: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.owner, str):
-            raise ValueError(f"owner must be a string, got {shown(self.owner)}")
+        for name in ("owner", "label"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a string, got {shown(getattr(self, name))}")
         if not all(map(_whole, self.cache_points)):
             raise ValueError(f"cache_points must be integers, got {shown(self.cache_points)}")
         if not _whole(self.priority) or not -10 <= self.priority <= 10:
@@ -242,7 +247,8 @@ class TokenEvent:
     """One step of one completion: a token, or the end (then `finish` is set and `token` may be None), or, where asked
     for, progress on the prompt (then only `progress` is set). `reused`: prompt tokens that came from the prefix cache,
     on the first token. `trace`: of the positions computed since the event before, where asked for. `version`: that of
-    the weights that chose the token; None where the engine does not say."""
+    the weights that chose the token; None where the engine does not say. draft: the token that was drafted for this
+    place, None without a draft; it was accepted if it is `token`."""
 
     token: int | None
     finish: FinishReason | None = None
@@ -252,6 +258,8 @@ class TokenEvent:
     reused: int | None = None
     trace: TokenTrace | None = None
     version: int | None = None
+    # drafts change no answer, so events of engines with and without them are equal
+    draft: int | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True, repr=False)
@@ -295,6 +303,86 @@ class TokenGenerator(Protocol):
         """Yield one event per token; the last event carries `finish`. Closing the iterator cancels the work.
         Raises ValueError for a prompt that cannot run (ContextLengthError when it is too long), BusyError when too many
         wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReport:
+    """One request in an engine. label, owner, priority: of its options. The other numbers are tokens. cached: in the
+    cache, of prompt and answer; reused: of the prompt, from the prefix cache; limit: of the answer. drafts: that the
+    next step checks; pages: that it holds."""
+
+    label: str
+    owner: str
+    running: bool
+    priority: int
+    prompt: int
+    cached: int
+    reused: int
+    generated: int
+    limit: int
+    drafts: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixReport:
+    """One kept prefix. parent: the place in the list of the longest kept prefix of it, None without one. snapshot:
+    whether its windows are kept, so that nothing is computed again."""
+
+    owner: str
+    length: int
+    pages: int
+    snapshot: bool
+    parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """Pages or slots. running: held by running requests; kept: by kept prefixes alone; `each`: bytes of one."""
+
+    count: int
+    free: int
+    running: int
+    kept: int
+    each: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingReport:
+    """Experts that are read from files: those used and those of them that were not in memory, since the start; those in
+    memory now; bytes read since the start."""
+
+    used: int
+    missed: int
+    resident: int
+    bytes_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """The state of an engine between two steps. waiting requests are in the order of their admission. cache_bytes: of
+    the cache's tensors by kind. experts: by layer, how many tokens each expert got since the start. steps: how steps
+    are computed. speculates: whether it drafts tokens. streaming: None with all experts in memory."""
+
+    requests: tuple[RequestReport, ...]
+    prefixes: tuple[PrefixReport, ...]
+    pages: PoolReport
+    slots: PoolReport
+    page_tokens: int
+    cache_bytes: Mapping[str, int]
+    experts: Mapping[int, Sequence[int]]
+    steps: str
+    speculates: bool
+    streaming: StreamingReport | None = None
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """What a TokenGenerator may offer besides: a report of its state."""
+
+    async def report(self) -> EngineReport:
+        """The state between two steps: it waits for the end of the running one."""
         ...
 
 

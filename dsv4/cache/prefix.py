@@ -5,7 +5,7 @@ token. This slot is a snapshot, a copy that nothing writes to; a running request
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,6 +84,11 @@ class PrefixCache:
 
     def __len__(self) -> int:
         return len(self._prefixes)
+
+    def tree(self) -> Iterator[tuple[CachedPrefix, CachedPrefix | None]]:
+        """Each cached prefix with the longest one that it continues; it comes after that one."""
+        for tree in self._trees.values():
+            yield from tree.parents()
 
     @property
     def warm_up(self) -> int:

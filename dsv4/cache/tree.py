@@ -63,6 +63,16 @@ class RadixTree(Generic[T]):
             if node.value is not None:
                 yield node.value
 
+    def parents(self) -> Iterator[tuple[T, T | None]]:
+        """Each value with that of the longest sequence which is a prefix of its own; a value comes after its parent."""
+        todo: list[tuple[_Node[T], T | None]] = [(self._root, None)]
+        while todo:
+            node, above = todo.pop()
+            if node.value is not None:
+                yield node.value, above
+                above = node.value
+            todo += [(child, above) for child in node.children.values()]
+
     def set(self, key: bytes, value: T) -> None:
         """Set the value of a sequence. Raises ValueError for the empty sequence."""
         if not key:

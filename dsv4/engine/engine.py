@@ -126,6 +126,11 @@ class Engine:
     def running(self) -> int:
         return len(self._running)
 
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The running requests, then the waiting ones in the order of their admission."""
+        return (*self._running, *self._waiting)
+
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None) -> Request:
         """Queue a request; `max_tokens` is reduced to the room in the context. Raises ValueError for an empty prompt,
         an id outside the vocabulary or a constraint that cannot be started, ContextLengthError for a prompt that leaves
@@ -148,6 +153,7 @@ class Engine:
             options=options,
             sampler=start_sampler(params, self._vocabulary, len(prompt)),
             points=self.cache.points(len(prompt), options.cache_points),
+            keep=options.keep,
             trace=RequestTrace() if params.trace else None,
             expires=None if options.deadline is None else self._clock() + options.deadline,
         )
@@ -392,7 +398,7 @@ class Engine:
             if i == 0 and request.generated == 0:
                 # rings are addressed by position, so this state also serves the prompt without its last token
                 self._keep(request, request.prompt_length - 1, always=True)
-            event = self._sample(request, rows_NV[i])
+            event = self._sample(request, rows_NV[i], drafts[i] if i < len(drafts) else None)
             self._events.append((request, event))
             if event.finish is not None:
                 self._keep(request, request.cached, always=True)
@@ -403,7 +409,7 @@ class Engine:
                     break
                 self.counts.accepted += 1
 
-    def _sample(self, request: Request, logits_V: Tensor) -> TokenEvent:
+    def _sample(self, request: Request, logits_V: Tensor, draft: int | None) -> TokenEvent:
         params = request.params
         if self._observer is not None:
             self._observer(request, logits_V)
@@ -418,7 +424,7 @@ class Engine:
         elif request.generated >= params.max_tokens:
             finish = FinishReason.LENGTH
         trace = None if request.trace is None else request.trace.take(request.sampler.kept, request.sampler.mass)
-        return TokenEvent(token, finish, scores, reused=reused, trace=trace, version=self.version)
+        return TokenEvent(token, finish, scores, reused=reused, trace=trace, version=self.version, draft=draft)
 
     def _progress(self, request: Request, done: int | None = None) -> None:
         if not request.options.progress or request.generated:

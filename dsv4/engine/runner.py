@@ -16,6 +16,7 @@ from dsv4.cache import CacheStore, Place, StepCache
 from dsv4.cache.spec import STREAM_ROWS
 from dsv4.engine.draft_blocks import DraftBlocks
 from dsv4.engine.draft_pace import DraftPace, Pace
+from dsv4.engine.expert_use import ExpertUse
 from dsv4.engine.request import Request
 from dsv4.engine.sampler import finite
 from dsv4.engine.step import FusedStep, UnfitError, misplaced
@@ -91,6 +92,7 @@ class Runner:
         self.model, self.store, self.predict = model, store, predict
         self._blocks = DraftBlocks(model, store) if predict and model.config.dspark else None
         self.pace: Pace = DraftPace()
+        self.experts = ExpertUse(model)
         self._fused: FusedStep | None = None
         self._may_fuse = fused is not False
         self._watch, self._weights = Watch(), WeightWatch(model)
@@ -132,7 +134,7 @@ class Runner:
         first, before, self._fused, self._reason = not self._seen, self.fused, None, self.problem
         if self._may_fuse and self.problem is None:
             try:
-                self._fused = FusedStep(self.model, self.store, predict=self.predict)
+                self._fused = FusedStep(self.model, self.store, predict=self.predict, counts=self.experts.counts)
             except UnfitError as reason:
                 self._reason = str(reason)
         self._seen, self._weights = tables, WeightWatch(self.model)
@@ -226,7 +228,7 @@ class Runner:
         regime = PLAIN if trace is None else trace.regime
         cache = StepCache(self.store, sequences, places)
         taps: list[Tensor] | None = None if self._blocks is None else []
-        x_TSD = self.model.hidden(tokens, sequences, cache, trace, regime, taps)
+        x_TSD = self.model.hidden(tokens, sequences, cache, self.experts.watching(trace), regime, taps)
         if self._blocks is not None and taps is not None:
             self._blocks.remember(taps, sequences, cache)
         return x_TSD, self._logits(self.model.logits, x_TSD, rows)

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from functools import partial
 
 from dsv4.engine.engine import STEP_FAILED, Engine
+from dsv4.engine.report import report_of
 from dsv4.engine.request import Request
-from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenEvent
+from dsv4.generation import EngineReport, FinishReason, RequestOptions, SamplingParams, TokenEvent
 from dsv4.model.transformer import Transformer
 from dsv4.observe import log
 
@@ -80,6 +81,22 @@ class EngineService:
             "prefixes": len(reuse),
             "cache_bytes": store.bytes,
         }
+
+    async def report(self) -> EngineReport:
+        """The state between two steps. Raises RuntimeError when the engine is closed."""
+        future: Future[EngineReport] = Future()
+
+        def make() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(report_of(self._engine))
+            except BaseException as error:  # the caller handles it; the engine's thread continues
+                future.set_exception(error)
+
+        if not self._command(make):
+            raise RuntimeError("the engine is closed")
+        return await asyncio.wrap_future(future)
 
     def close(self, drain: float = 0.0) -> None:
         """Stop the thread. New requests are refused at once; running and waiting ones have `drain` seconds to finish,

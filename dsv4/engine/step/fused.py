@@ -1,6 +1,6 @@
 """Runs the steps of a model as native calls, and gives the reason for models that it cannot run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +19,27 @@ from dsv4.model.watch import alien
 
 class FusedStep:
     """Runs each step of one model on one store as one native call. Raises UnfitError with the reason if that is not
-    possible. predict: a step also writes the context rows of the draft head, if the model has one.
+    possible. predict: a step also writes the context rows of the draft head, if the model has one. counts: by layer,
+    an int64 [E] to which a step adds how many tokens each expert got.
 
     The weights may change in place. When a tensor was moved or replaced, or a module was changed, a new FusedStep is
     needed; `dsv4.model.watch.Watch` notices such changes.
     """
 
-    def __init__(self, model: Transformer, store: CacheStore, *, predict: bool = True) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        store: CacheStore,
+        *,
+        predict: bool = True,
+        counts: Mapping[int, Tensor] | None = None,
+    ) -> None:
         reason = f"the model is on {model.device}, native code runs on the CPU" if model.device.type != "cpu" else None
         reason = reason or unusual(model)
         if reason is not None:
             raise UnfitError(reason)
         layers = [block for block in model.layers if isinstance(block, Block)]
-        self._backbone = pack(model, layers, store, context=predict and bool(model.stages))
+        self._backbone = pack(model, layers, store, context=predict and bool(model.stages), counts=counts or {})
         self._predictors = [pack(model, [predictor], store) for predictor in model.predictors[:1]]
         self._stages = pack(model, model.stages, store) if predict and model.stages else None
 

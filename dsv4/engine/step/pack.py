@@ -3,8 +3,9 @@ tensor is copied."""
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,10 +64,18 @@ class PackedStep:
     tensors: list[object]  # kept alive: the structs hold their addresses only
 
 
-def pack(model: Transformer, blocks: Sequence[Block], store: CacheStore, *, context: bool = False) -> PackedStep:
+def pack(
+    model: Transformer,
+    blocks: Sequence[Block],
+    store: CacheStore,
+    *,
+    context: bool = False,
+    counts: Mapping[int, Tensor] = MappingProxyType({}),
+) -> PackedStep:
     """The structs of some blocks: the layers of the backbone, the prediction block, or the stages of the draft head.
-    context: a step of the backbone also writes the context rows of the draft head. Raises UnfitError."""
-    packer = _Packer(model)
+    context: a step of the backbone also writes the context rows of the draft head. counts: by layer, where the uses of
+    its experts are counted. Raises UnfitError."""
+    packer = _Packer(model, counts)
     packed_model = packer.model_struct(blocks)
     packed_store = packer.store_struct(store, [store.layers[block.spec.index] for block in blocks])
     if context:
@@ -86,6 +95,7 @@ class _Packer:
     """Makes structs of modules, and checks each tensor whose address it stores."""
 
     model: Transformer
+    counts: Mapping[int, Tensor]
     dtype: torch.dtype = field(init=False)
     tensors: list[object] = field(default_factory=list)
 
@@ -175,6 +185,9 @@ class _Packer:
         (layer.router_bias,) = self.floats(gate.bias)
         layer.router_table = self.address(gate.tid2eid, (torch.int64,), "tables of experts must be int64 on the CPU")
         layer.experts = self.experts(mixture.weights())
+        count_E = self.counts.get(block.spec.index)
+        if count_E is not None and len(count_E) == gate.weight.shape[0]:
+            layer.used_E = self.address(count_E, (torch.int64,), "counts must be int64 on the CPU")
         if (compressor := getattr(attention, "compressor", None)) is not None:
             layer.main = self.compressor(compressor)
         if (indexer := getattr(attention, "indexer", None)) is not None:

@@ -124,7 +124,8 @@ class StepExperts(ctypes.Structure):
 
 class StepLayer(ctypes.Structure):
     """ratio: tokens per compressed entry, 0 = sliding window only. overlap: an entry also reads the block before its
-    own. router_table: [V, experts per token]; it chooses where router_bias is null."""
+    own. router_table: [V, experts per token]; it chooses where router_bias is null. used_E: null, or counts the tokens
+    that each expert gets."""
 
     _fields_ = (
         *_all(INT64, "ratio overlap"),
@@ -135,6 +136,7 @@ class StepLayer(ctypes.Structure):
         *_all(StepLinear, "index_q index_weight router"),
         ("router_bias", FLOATS),
         ("router_table", INTEGERS),
+        ("used_E", INTEGERS_OUT),
         ("experts", StepExperts),
     )
 

@@ -49,6 +49,8 @@ int step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {
             for (int64_t k = 0; k < K; k++) ids[size_t(t * K + k)] = layer.router_table[run.batch.token_T[t] * K + k];
     for (const int64_t id : ids)
         if (id < 0 || id >= E) return 5;
+    if (layer.used_E)
+        for (const int64_t id : ids) layer.used_E[id]++;
     float* weight = run.space.expert_weight.floats(T * K);
     dsv4_expert_weights(score, ids.data(), weight, T, E, K, m.expert_scale);
     const StepExperts& e = layer.experts;
