@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,8 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model is loaded, so that a wrong address is reported at once
     with open_listener(host, port) as listener:
+        from dsv4.api.folders import model_folder
+        from dsv4.cli.architecture import architecture
         from dsv4.server import create_app
 
         files = server.open_files()
@@ -73,6 +76,7 @@ def serve(
             counters=model.service.counters,
             facts={"mode": model.mode},
             **files,
+            architecture=partial(architecture, model.name, model.config, model_folder(folder)),
         )
 
         def ready() -> None:

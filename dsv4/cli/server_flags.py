@@ -30,7 +30,8 @@ class ServerFlags:
     ----------
     keys
         File of API keys, one per line: `name key`, with optional limits behind: `requests=60 tokens=100000` per minute,
-        `day=5000000` tokens, `concurrent=4`. The variable DSV4_API_KEYS also holds keys, separated by commas.
+        `day=5000000` tokens, `concurrent=4`. `admin` behind a key makes it an operator's, which sees the requests and
+        usage of all keys; a single key is. The variable DSV4_API_KEYS also holds keys, separated by commas.
     insecure
         Serve other machines without keys.
     any_model
@@ -54,6 +55,8 @@ class ServerFlags:
         `*` means every page on the web.
     mcp
         JSON file of MCP servers (`mcpServers`) that the web chat may use; no other program can be started.
+    runs
+        Folder of training runs, whose curves the page `/training` draws while they run.
     """
 
     keys: Path | None = None
@@ -68,6 +71,7 @@ class ServerFlags:
     history: Path | None = None
     cors: tuple[str, ...] = ()
     mcp: Path | None = None
+    runs: Path | None = None
 
     def settings(self, host: str) -> "Settings":
         """The settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
@@ -80,6 +84,8 @@ class ServerFlags:
 
         at_least(1, requests=self.requests, body_limit=self.body_limit)
         at_least(0, drain=self.drain)
+        if self.runs is not None and not self.runs.is_dir():
+            raise FileNotFoundError(f"--runs {self.runs}: no such folder")
         known = read_keys(self.keys, os.environ.get(KEYS_VARIABLE, ""))
         if not (known or self.insecure or is_loopback(host)):
             raise ValueError(
@@ -100,6 +106,7 @@ class ServerFlags:
             prices=Prices.load(self.prices) if self.prices is not None else Prices(),
             origins=Origins.parse(self.cors),
             mcp=AllowedMcp.load(self.mcp) if self.mcp is not None else AllowedMcp(),
+            runs=self.runs,
         )
 
     def open_files(self) -> "ServerFiles":
@@ -119,5 +126,5 @@ def read_keys(file: Path | None, variable: str) -> "Keys":
 
     own = Keys.load(file) if file is not None else Keys()
     more = Keys.parse(variable.split(","), KEYS_VARIABLE, unnamed="env")
-    both = Keys((*own.entries, *more.entries), {**own.limits, **more.limits})
+    both = Keys((*own.entries, *more.entries), {**own.limits, **more.limits}, own.admins | more.admins)
     return both.checked(f"{file} and {KEYS_VARIABLE}")

@@ -1,7 +1,5 @@
 """`dsv4 usage`: tokens and costs of a server's answers, by day, key and model."""
 
-import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dsv4.observe import printable
@@ -26,7 +24,7 @@ def usage(*, ledger: Path | None = None, since: str | None = None, key: str | No
     import json as json_format
     from dataclasses import asdict
 
-    from dsv4.server.accounts.ledger import default_ledger, read_usage
+    from dsv4.server.accounts.ledger import default_ledger, first_day, read_usage
 
     rows = read_usage(ledger or default_ledger(), since=first_day(since), key=key)
     if json:
@@ -49,15 +47,3 @@ def _cell(text: str) -> str:
     """A name, made printable and short; older ledgers hold unchecked names of clients."""
     shown = printable(text[: WIDEST + 1])
     return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"
-
-
-def first_day(since: str | None, now: datetime | None = None) -> str:
-    """`since` as a day, "" without one. Raises ValueError for anything but a date or a number of days."""
-    if since is None:
-        return ""
-    if match := re.fullmatch(r"(\d{1,4})d", since):
-        return ((now or datetime.now(UTC)) - timedelta(days=int(match[1]))).date().isoformat()
-    try:
-        return datetime.strptime(since, "%Y-%m-%d").date().isoformat()
-    except ValueError:
-        raise ValueError(f"since must be a day as 2026-11-22 or a number of days as 7d, got {since!r}") from None

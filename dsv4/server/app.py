@@ -20,6 +20,8 @@ from starlette.routing import Route
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.server.accounts.ledger import Ledger
+from dsv4.server.admin.inspector import inspection
+from dsv4.server.admin.routes import AdminRoutes
 from dsv4.server.backend import Backend, Settings
 from dsv4.server.backend.endable import Endable
 from dsv4.server.dialects.chat.reply import prepare_chat
@@ -33,7 +35,7 @@ from dsv4.server.guard.sizes import check_sizes
 from dsv4.server.history_routes import HistoryRoutes
 from dsv4.server.mcp.routes import McpRoutes
 from dsv4.server.mcp.sessions import McpSessions
-from dsv4.server.respond import respond
+from dsv4.server.respond import patient, respond
 from dsv4.server.routes import PlainRoutes
 from dsv4.server.static import APP, page_files, page_routes
 from dsv4.server.storage.history import History
@@ -77,12 +79,14 @@ def create_app(
     history: History | None = None,
     facts: Mapping[str, object] = MappingProxyType({}),
     pages: Path = APP,
+    architecture: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Starlette:
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
     counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does. history: keeps the
     conversations of the chat page, None = the page does. facts: of the loaded model, for `/props`. pages: folder of the
-    bundled pages; without them `/` is the plain chat page.
+    bundled pages; without them `/` is the plain chat page. architecture: describes the model for its page; it is called
+    once, in a thread, when the page is first asked for.
     `app.state.backend` is the `Backend` that the requests share. Closes none of its arguments.
     """
     backend = Backend(
@@ -95,12 +99,14 @@ def create_app(
         ledger=ledger,
         history=history,
         facts=facts,
+        architecture=architecture,
     )
     prefixes, files = (*PREFIXES, "/anthropic", "/anthropic/v1"), page_files(pages)
     tools = McpSessions(settings.mcp)
     app = Starlette(
         routes=[
             *_post_routes(backend),
+            *AdminRoutes(backend).routes(PREFIXES),
             *PlainRoutes(backend).routes(prefixes),
             *HistoryRoutes(backend).routes(PREFIXES),
             *_tool_routes(backend, tools),
@@ -123,6 +129,8 @@ def create_app(
 
 
 def _post_routes(backend: Backend) -> Iterable[Route]:
+    for prefix in PREFIXES:
+        yield Route(f"{prefix}/admin/inspect", partial(_inspect, backend=backend), methods=["POST"])
     for handler, table in ((_answer, ANSWERS), (_count, COUNTS)):
         for prefixes, path, work in table:
             route = partial(handler, backend=backend, work=work)
@@ -143,6 +151,11 @@ def _tool_routes(backend: Backend, tools: McpSessions) -> list[Route]:
 
 async def _answer(request: Request, *, backend: Backend, work: Prepare) -> Response:
     return await respond(request, await _understood(request, backend, work))
+
+
+async def _inspect(request: Request, *, backend: Backend) -> Response:
+    wanted = await _understood(request, backend, inspection)
+    return patient(request, wanted.run(), backend.settings.keep_alive)
 
 
 async def _count(request: Request, *, backend: Backend, work: Count) -> Response:

@@ -60,6 +60,10 @@ IDS: dict[str, Any] = {
     "properties": {"tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
     "required": ["tokens"],
 }
+INSPECT: dict[str, Any] = {
+    "type": "object",
+    "properties": {**TOKENS["properties"], "max_tokens": {"type": "integer", "minimum": 1, "maximum": 128}},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,13 @@ OPERATIONS = (
     Operation("get", "/v1/history/{id}", "One conversation"),
     Operation("put", "/v1/history/{id}", "Keep a conversation", CONVERSATION),
     Operation("delete", "/v1/history/{id}", "Forget a conversation"),
+    Operation("get", "/v1/admin/engine", "The state of the engine"),
+    Operation("post", "/v1/admin/engine/cancel/{id}", "End one running answer"),
+    Operation("get", "/v1/admin/usage", "Tokens and costs from the ledger"),
+    Operation("get", "/v1/admin/runs", "Training runs in the folder of runs"),
+    Operation("get", "/v1/admin/runs/{run}", "New lines of the log of a run"),
+    Operation("get", "/v1/admin/model", "The architecture of the model"),
+    Operation("post", "/v1/admin/inspect", "What the model chose inside for one prompt", INSPECT),
     Operation("get", "/v1/user/balance", "A stub of the official service's"),
 )
 

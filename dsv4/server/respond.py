@@ -1,7 +1,8 @@
 """Turns the prepared answer of any dialect into an HTTP response, whole or as a stream of events."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,13 +36,18 @@ async def respond(request: Request, run: Run) -> Response:
         await race_disconnect(request.receive, job.begin())
         response: Response = EventStream(guarded(run), keep_alive=run.keep_alive, seconds=seconds, closing=job.close)
     else:
-
-        def failed(error: Exception) -> object:
-            return error_body(as_api_error(error), request.scope)
-
-        response = PatientResponse(run.complete(), failed, seconds)
+        response = patient(request, run.complete(), seconds)
     response.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
     return response
+
+
+def patient(request: Request, work: Coroutine[Any, Any, object], seconds: float) -> Response:
+    """The result of slow work as JSON; an error after the head was sent becomes the body."""
+
+    def failed(error: Exception) -> object:
+        return error_body(as_api_error(error), request.scope)
+
+    return PatientResponse(work, failed, seconds)
 
 
 async def guarded(run: Run) -> AsyncGenerator[bytes, None]:

@@ -109,6 +109,7 @@ ROOMS: dict[str, set[str]] = {
     "storage": {"wire"},
     "backend": {"wire", "accounts", "guard", "storage", "mcp"},
     "dialects": {"wire", "accounts", "guard", "storage", "backend"},
+    "admin": {"wire", "accounts", "guard", "storage", "backend", "dialects"},
 }
 
 

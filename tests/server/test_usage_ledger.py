@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dsv4.cli.usage import first_day, usage
+from dsv4.cli.usage import usage
 from dsv4.server import ApiError, Keys
-from dsv4.server.accounts.ledger import Ledger, Usage, read_usage
+from dsv4.server.accounts.ledger import Ledger, Usage, first_day, read_usage
 from dsv4.server.accounts.prices import Prices
 from dsv4.server.guard.limits import KeyLimits, UsageLimits
 from tests.server.conftest import Converse, Server

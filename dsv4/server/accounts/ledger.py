@@ -5,11 +5,13 @@ A thread of its own writes it, so that no answer waits for the disk. It holds th
 
 import os
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dsv4.observe import log
@@ -171,6 +173,18 @@ def read_usage(file: Path, *, since: str = "", key: str | None = None) -> list[U
     except sqlite3.Error as error:
         raise ValueError(f"{file}: not a ledger ({error})") from error
     return [Usage(*row) for row in rows]
+
+
+def first_day(since: str | None, now: datetime | None = None) -> str:
+    """`since` as a day, "" without one. Raises ValueError for anything but a date or a number of days."""
+    if since is None:
+        return ""
+    if match := re.fullmatch(r"(\d{1,4})d", since):
+        return ((now or datetime.now(UTC)) - timedelta(days=int(match[1]))).date().isoformat()
+    try:
+        return datetime.strptime(since, "%Y-%m-%d").date().isoformat()
+    except ValueError:
+        raise ValueError(f"since must be a day as 2026-11-22 or a number of days as 7d, got {since!r}") from None
 
 
 def _connect(file: Path) -> sqlite3.Connection:

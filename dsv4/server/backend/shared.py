@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
@@ -9,6 +11,8 @@ from dsv4.generation import SamplingDefaults
 from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.accounts.metrics import Metrics
 from dsv4.server.accounts.prices import Prices
+from dsv4.server.accounts.rates import TokenRates
+from dsv4.server.backend.active import ActiveAnswer
 from dsv4.server.backend.endable import Endable
 from dsv4.server.backend.replay import Replays
 from dsv4.server.guard.admission import Admission
@@ -36,6 +40,7 @@ class Settings:
     prices: for the cost of an answer in log and ledger.
     origins: other sites whose pages may use the server.
     mcp: the MCP servers that the page may use.
+    runs: the folder of training runs for the page of them; None = there is none.
     """
 
     keys: Keys = Keys()  # noqa: RUF009 (frozen)
@@ -49,13 +54,15 @@ class Settings:
     prices: Prices = Prices()  # noqa: RUF009 (frozen)
     origins: Origins = Origins()  # noqa: RUF009 (frozen)
     mcp: AllowedMcp = AllowedMcp()  # noqa: RUF009 (frozen)
+    runs: Path | None = None
 
 
 @dataclass(slots=True)
 class Backend:
-    """One model and everything that outlives a request. counters: numbers of the engine for the metrics page;
-    ledger: records usage, None = nothing does; history: keeps the conversations of the chat page, None = nothing does;
-    facts: of the loaded model, for the description. running: answers that are being generated."""
+    """One model and everything that outlives a request. counters: numbers of the engine for the metrics page; ledger:
+    records usage, None = nothing does; history: keeps the conversations of the chat page, None = nothing does; facts:
+    of the loaded model, for the description. architecture: describes the model for its page; called once, in a thread.
+    running: answers that are being generated; active: those by id, each as a function that tells how far it is."""
 
     generator: Endable
     tokenizer: Tokenizer
@@ -68,6 +75,9 @@ class Backend:
     ledger: Ledger | None = None
     history: History | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    architecture: Callable[[], Mapping[str, Any]] | None = None
+    rates: TokenRates = field(default_factory=TokenRates)
+    active: dict[str, Callable[[], ActiveAnswer]] = field(default_factory=dict)
     grammars: Grammars = field(init=False)
     admission: Admission = field(init=False)
     bodies: Bodies = field(init=False)

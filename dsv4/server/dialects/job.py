@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from dsv4.generation import (
 )
 from dsv4.server.accounts.ledger import Usage
 from dsv4.server.backend import Backend
+from dsv4.server.backend.active import ActiveAnswer
 from dsv4.server.backend.models import check_model
 from dsv4.server.dialects.constraints import constraint
 from dsv4.server.dialects.prompt import begun, cache_points, encode
@@ -58,6 +59,7 @@ class AnswerJob:
     call_ids: list[str] = field(default_factory=list)
     _began: float = field(default_factory=time.perf_counter)
     _first_token: float | None = None
+    _counted: int = 0  # tokens of the prompt that are reused or in the rates
     _refused: bool = False
     _failed: bool = False
     _events: AsyncIterator[TokenEvent] | None = None
@@ -117,6 +119,7 @@ class AnswerJob:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
         self.backend.running -= 1
+        self.backend.active.pop(self.id, None)
         self.backend.admission.limits.spend(self.request.key, self.answer.completion_tokens)
         if not self._refused and not self._failed:
             self._account()
@@ -141,6 +144,21 @@ class AnswerJob:
             "cost_usd": round(self.cost, 9),
             "first_token_seconds": None if (first := self.first_token_seconds) is None else round(first, 4),
         }
+
+    def active(self) -> ActiveAnswer:
+        """How far the answer is."""
+        return ActiveAnswer(
+            id=self.id,
+            key=self.request.key,
+            model=self.request.model,
+            prompt=len(self.prompt),
+            done=self._counted,
+            reused=self.reused,
+            generated=len(self.tokens),
+            limit=self.params.max_tokens,
+            seconds=self.seconds,
+            first_token_seconds=self.first_token_seconds,
+        )
 
     @property
     def seconds(self) -> float:
@@ -175,7 +193,9 @@ class AnswerJob:
             return self._events
         self.backend.admission.limits.admit(self.request.key, len(self.prompt))
         self.backend.running += 1
-        self._events = self.backend.generator.stream(self.prompt, self.params, self.options)
+        self.backend.active[self.id] = self.active
+        options = replace(self.options, label=self.id)
+        self._events = self.backend.generator.stream(self.prompt, self.params, options)
         return self._events
 
     async def _take(self, events: AsyncIterator[TokenEvent]) -> TokenEvent | None:
@@ -202,9 +222,12 @@ class AnswerJob:
         if event.progress is not None:
             self.progress = event.progress
             self.reused = event.progress.reused
+            self._count(event.progress.done)
         if event.reused is not None:
             self.reused = event.reused
         if event.token is not None:
+            self._count(len(self.prompt))
+            self.backend.rates.add(generated=1)
             self.tokens.append(event.token)
             self._first_token = self._first_token or time.perf_counter()
         try:
@@ -214,6 +237,13 @@ class AnswerJob:
             raise ApiError(
                 500, f"the model wrote what its tokenizer cannot read: {error}", code=ENGINE_ERROR
             ) from error
+
+    def _count(self, done: int) -> None:
+        """So many tokens of the prompt are in the cache: those that were computed since the last call are counted."""
+        fresh = done - max(self._counted, self.reused)
+        if fresh > 0:
+            self.backend.rates.add(prompt=fresh)
+        self._counted = max(done, self._counted)
 
     def _finish(self) -> None:
         metrics, now = self.backend.metrics, time.perf_counter()

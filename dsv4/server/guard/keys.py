@@ -13,12 +13,14 @@ from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.names import LONGEST_NAME, short_name
 
 SHORTEST = 8
+ADMIN = "admin"
 LIMIT_NAMES = frozenset(item.name for item in fields(KeyLimits))
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys of a server as (name, digest) pairs, and the limits of those that have some. Empty: no key is needed.
+    admins: names of the keys of operators.
 
     >>> Keys.parse(["alice secret-of-alice"]).name_of("secret-of-alice")
     'alice'
@@ -26,23 +28,26 @@ class Keys:
 
     entries: tuple[tuple[str, bytes], ...] = ()
     limits: Mapping[str, KeyLimits] = field(default_factory=dict)
+    admins: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, lines: Iterable[str], source: str = "keys", unnamed: str = "key") -> Self:
-        """Keys from lines `name key` or `key`, with optional limits such as `requests=60` behind. Empty lines and lines
-        that begin with # are ignored. A key without a name is named `unnamed` and the number of its line, as `key4`.
+        """Keys from lines `name key` or `key`, with optional limits such as `requests=60` behind, and `admin` for the
+        key of an operator. Empty lines and lines that begin with # are ignored. A key without a name is named `unnamed`
+        and the number of its line, as `key4`.
 
         Raises ValueError naming the line, never the key.
         """
         entries: list[tuple[str, bytes]] = []
         limits: dict[str, KeyLimits] = {}
+        admins: set[str] = set()
         for number, line in enumerate(lines, 1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
             # a key may hold an equals sign itself, so only what follows name and key is a limit
             words, options = words[:2], words[2:]
-            if len(words) == 2 and words[1].partition("=")[0] in LIMIT_NAMES:
+            if len(words) == 2 and (words[1] == ADMIN or words[1].partition("=")[0] in LIMIT_NAMES):
                 words, options = words[:1], [words[1], *options]
             if len(words[-1]) < SHORTEST:
                 raise ValueError(
@@ -53,14 +58,16 @@ class Keys:
                 raise ValueError(
                     f"{source}: line {number}: a name has at most {LONGEST_NAME} characters, all printable"
                 )
+            if ADMIN in options:
+                admins.add(name)
             try:
-                own = KeyLimits.parse(options)
+                own = KeyLimits.parse([option for option in options if option != ADMIN])
             except ValueError as error:
                 raise ValueError(f"{source}: line {number}: {error}") from None
             if own != KeyLimits():
                 limits[name] = own
             entries.append((name, _digest(words[-1])))
-        return cls(tuple(entries), limits).checked(source)
+        return cls(tuple(entries), limits, frozenset(admins)).checked(source)
 
     def checked(self, source: str) -> Self:
         """These keys. Raises ValueError if two have the same name or the same key: they could not be distinguished."""
@@ -87,6 +94,11 @@ class Keys:
 
     def __bool__(self) -> bool:
         return bool(self.entries)
+
+    def sees_all(self, name: str) -> bool:
+        """Whether the key of this name is an operator's: it is marked `admin`, or it is the only key. Without keys
+        everyone is."""
+        return name in self.admins or len(self.entries) < 2
 
     def name_of(self, key: str) -> str | None:
         """The name of a key, None for an unknown one. Takes the same time for every wrong key."""
