@@ -84,6 +84,7 @@ def test_engine(serve: Converse) -> None:
     assert one["generated"] > 0
     assert one["first_token_seconds"] <= one["seconds"]
     assert one["pages"] == 1
+    assert everything["resident"] is None or everything["resident"] > 1 << 20
     report = everything["report"]
     for pool in (report["pages"], report["slots"]):
         assert pool["free"] + pool["running"] + pool["kept"] == pool["count"]
@@ -309,7 +310,7 @@ def test_model(serve: Converse) -> None:
 
 def test_inspect(serve: Converse) -> None:
     server = serve("Paris is a city.", settings={"keys": KEYS})
-    ask = {"messages": [{"role": "user", "content": "What is Paris?"}], "max_tokens": 4}
+    ask = {"messages": [{"role": "user", "content": "What is Paris? " * 4}], "max_tokens": 4}
     response = server.request("POST", "/admin/inspect", json=ask, headers=OP)
     assert response.status_code == 200, response.text
     found = response.json()

@@ -1,9 +1,11 @@
 """The state of the engine for its page: active requests, pages and slots, kept prefixes, experts, tokens by second."""
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from dsv4.generation import EngineReport, PrefixReport, RequestReport
@@ -14,6 +16,7 @@ from dsv4.server.backend.active import ActiveAnswer
 FRESH_SECONDS = 0.5
 # how long a page waits for the end of a long step before it gets the report before it
 PATIENCE_SECONDS = 1.0
+MEMORY = Path("/proc/self/statm")
 
 
 class EngineState:
@@ -43,6 +46,7 @@ class EngineState:
             "others": len(answers) - len(shown),
             "counters": dict(backend.counters() if backend.counters else {}),
             "rates": backend.rates.since(since),
+            "resident": resident_bytes(),
             "report": None,
         }
         if report is not None:
@@ -70,6 +74,15 @@ class EngineState:
         report = await self._backend.generator.report()
         self._report, self._made = report, time.monotonic()
         return report
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process holds; None where the system does not tell."""
+    try:
+        pages = int(MEMORY.read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _requests(answers: Sequence[ActiveAnswer], report: EngineReport | None) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ class Runs:
     def listed(self) -> list[dict[str, Any]]:
         """Name, time of the last line, size, whether a process writes it, and the last line, the newest run first.
         running: None where the system does not tell."""
-        found = []
+        found: list[dict[str, Any]] = []
         for name, place in self._places():
             try:
                 status = (place / LOG).stat()
