@@ -1,0 +1,98 @@
+// One prompt looked into: its tokens, and for the chosen one what the model did inside.
+import { Search } from "lucide";
+import { useState } from "preact/hooks";
+import { type Architecture, type Inspection, inspect } from "../api/admin";
+import { percent, whole } from "../charts/format";
+import { HeatMap, shareStrength } from "../charts/heat-map";
+import { Button } from "../shell/button";
+import { Panel } from "../shell/panel";
+import { coveredTokens, expertCounts, expertsSeen } from "./covered";
+import { InspectedTokens } from "./inspected-tokens";
+import { TokenFacts } from "./token-facts";
+
+const EXAMPLE = "What is 17 + 25?";
+const CSA_RATIO = 4;
+
+export function InspectorPanel({ architecture }: { architecture: Architecture | null }) {
+  const [text, setText] = useState(EXAMPLE);
+  const [limit, setLimit] = useState(32);
+  const [state, setState] = useState<{ busy?: boolean; found?: Inspection; error?: string }>({});
+  const run = async (event: Event) => {
+    event.preventDefault();
+    setState((old) => ({ ...old, busy: true }));
+    try {
+      setState({ found: await inspect(text, limit) });
+    } catch (error) {
+      setState({ error: error instanceof Error ? error.message : String(error) });
+    }
+  };
+  return (
+    <Panel title="Inspector">
+      <p class="quiet small">
+        Answers one prompt greedily and shows what happened inside: which experts each token met, which entries the indexers
+        picked for it, and what its draft was worth.
+      </p>
+      <form class="inspect-form" onSubmit={run}>
+        <label class="field inspect-text">
+          <span>Prompt</span>
+          <textarea class="textarea" rows={2} value={text} onInput={(event) => setText(event.currentTarget.value)} />
+        </label>
+        <label class="field inspect-limit">
+          <span>Tokens</span>
+          <input class="input" type="number" min={1} max={128} value={limit} onInput={(event) => setLimit(event.currentTarget.valueAsNumber || 1)} />
+        </label>
+        <Button kind="primary" icon={Search} type="submit" disabled={state.busy || !text.trim()}>{state.busy ? "Looking…" : "Inspect"}</Button>
+      </form>
+      {state.error && <div class="notice bad" role="alert"><span class="notice-text">{state.error}</span></div>}
+      {state.found && <Found found={state.found} architecture={architecture} />}
+    </Panel>
+  );
+}
+
+function Found({ found, architecture }: { found: Inspection; architecture: Architecture | null }) {
+  const [at, setAt] = useState(found.prompt_tokens);
+  const csa = Object.keys(found.entries).sort((a, b) => Number(a) - Number(b));
+  const [layer, setLayer] = useState(csa[0] ?? "");
+  // a token of the answer was chosen by the position before it
+  const position = at >= found.prompt_tokens ? at - 1 : at;
+  const read = found.entries[layer]?.[position - found.first] ?? [];
+  const ratio = architecture?.layers[Number(layer)]?.ratio ?? CSA_RATIO;
+  return (
+    <div class="stack inspected">
+      {found.drafts && <Worth drafts={found.drafts} />}
+      <InspectedTokens found={found} at={at} choose={setAt} covered={coveredTokens(read, ratio)} />
+      <TokenFacts found={found} at={at} position={position} layer={layer} setLayer={setLayer} architecture={architecture} />
+      <ExpertMap found={found} architecture={architecture} />
+    </div>
+  );
+}
+
+function Worth({ drafts }: { drafts: NonNullable<Inspection["drafts"]> }) {
+  const { drafted, accepted, tokens, steps } = drafts;
+  if (drafted === 0) return <p class="quiet small">The engine may draft, but for this answer it did not: drafting would not have paid.</p>;
+  return (
+    <p class="draft-sum">
+      <b class="number">{whole(accepted)} of {whole(drafted)}</b> drafts were right ({percent(accepted / drafted)}): {whole(tokens)} tokens
+      in {whole(steps)} steps, {(tokens / Math.max(1, steps)).toFixed(2)} a step.
+    </p>
+  );
+}
+
+function ExpertMap({ found, architecture }: { found: Inspection; architecture: Architecture | null }) {
+  const experts = Number(architecture?.config.n_routed_experts ?? expertsSeen(found));
+  const counts = expertCounts(found, experts);
+  const rows = counts.map(({ layer, counts: own }) => {
+    const total = own.reduce((sum, count) => sum + count, 0) || 1;
+    return { name: `layer ${layer}`, values: own.map((count) => (count * experts) / total) };
+  });
+  if (rows.length === 0) return null;
+  return (
+    <div class="stack tight">
+      <h3 class="sub-title">Experts of the whole text</h3>
+      <HeatMap
+        label={`Use of ${experts} experts in ${rows.length} layers by this text`} rows={rows} strength={shareStrength}
+        describe={(row, column) => `${rows[row]?.name}, expert ${column}: ${whole(counts[row]?.counts[column] ?? 0)} tokens`}
+      />
+    </div>
+  );
+}

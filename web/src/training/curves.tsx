@@ -1,0 +1,59 @@
+// The curves of the chosen runs, in groups.
+import { useMemo } from "preact/hooks";
+import type { LogLine } from "../api/admin";
+import { short } from "../charts/format";
+import { LineChart, type Series } from "../charts/line-chart";
+import { smoothed, thinned } from "../charts/scale";
+import { colourAt } from "./colours";
+import type { FollowedRun } from "./followed";
+import { type ChartPlan, groupsOf, numberKeys, pointsOf } from "./metrics";
+
+export type Over = "step" | "tokens";
+const MOST_POINTS = 500;
+
+export function Curves({ runs, over, smooth }: { runs: readonly FollowedRun[]; over: Over; smooth: number }) {
+  const keys = useMemo(() => [...new Set(runs.flatMap(({ lines }) => numberKeys(lines)))], [runs.map(({ next, name }) => `${name} ${next}`).join()]);
+  const groups = groupsOf(keys, runs.length > 1);
+  return (
+    <>
+      {groups.map(({ title, charts }) => (
+        <section key={title} class="curve-group" aria-label={title}>
+          <h2>{title}</h2>
+          <div class="curve-grid">
+            {charts.map((plan) => <Chart key={plan.title} plan={plan} runs={runs} over={over} smooth={smooth} />)}
+          </div>
+        </section>
+      ))}
+    </>
+  );
+}
+
+function Chart({ plan, runs, over, smooth }: { plan: ChartPlan; runs: readonly FollowedRun[]; over: Over; smooth: number }) {
+  const series = useMemo(
+    () => runs.flatMap((run, place) => plan.keys.flatMap(({ key, name }, i) => curveOf(run.lines, key, name ?? run.name, place + i, over, smooth))),
+    [plan.title, over, smooth, runs.map(({ next, name }) => `${name} ${next}`).join()],
+  );
+  const last = series.length === 1 ? series[0]?.points.at(-1)?.[1] : undefined;
+  return (
+    <figure class="curve-card">
+      <figcaption>
+        <span>{plan.title}</span>
+        {last !== undefined && <b class="number">{short(last)}</b>}
+      </figcaption>
+      <LineChart label={plan.title} series={series} height={150} />
+      {plan.keys.length > 1 && (
+        <ul class="legend">{series.map(({ name, colour }) => <li key={name}><i style={{ background: colour }} />{name}</li>)}</ul>
+      )}
+    </figure>
+  );
+}
+
+function curveOf(
+  lines: readonly LogLine[], key: string, name: string, place: number, over: Over, smooth: number,
+): Series[] {
+  const points = pointsOf(lines, key, over);
+  if (points.length === 0) return [];
+  const drawn = thinned(smoothed(points, smooth), MOST_POINTS);
+  const behind = smooth > 0 && points.length > 2 ? { behind: thinned(points, MOST_POINTS) } : {};
+  return [{ name, points: drawn, colour: colourAt(place), ...behind }];
+}
