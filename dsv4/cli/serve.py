@@ -15,12 +15,13 @@ from dsv4.cli.engine_flags import EngineFlags, load_model
 from dsv4.cli.flags import to_stderr
 from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.reading_experts import in_log, reading_told
-from dsv4.cli.server_flags import ServerFlags
+from dsv4.cli.server_flags import ServerFiles, ServerFlags
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from dsv4.api.local_model import LocalModel
+    from dsv4.server import Settings
     from dsv4.server.accounts.ledger import Ledger
     from dsv4.server.storage.history import History
 
@@ -58,26 +59,12 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model is loaded, so that a wrong address is reported at once
     with open_listener(host, port) as listener:
-        from dsv4.api.folders import model_folder
-        from dsv4.cli.architecture import architecture
-        from dsv4.server import create_app
-
         files = server.open_files()
         model = load_model(folder, options, to_stderr)
         gc.collect()
         gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
         _tell_start(model)
-        app = create_app(
-            model.service,
-            model.tokenizer,
-            model_name=model.name,
-            defaults=model.defaults,
-            settings=settings,
-            counters=model.service.counters,
-            facts={"mode": model.mode},
-            **files,
-            architecture=partial(architecture, model.name, model.config, model_folder(folder)),
-        )
+        app = _application(model, folder, settings, files)
 
         def ready() -> None:
             url, seconds = f"http://{_printable(host)}:{listener.getsockname()[1]}", time.perf_counter() - began
@@ -94,6 +81,27 @@ def serve(
             lost = _close(model, **files)
     if lost:
         raise OSError(f"{lost} rows of usage could not be written to the ledger; they stand in the log (usage_lost)")
+
+
+def _application(
+    model: "LocalModel", folder: Path | None, settings: "Settings", files: "ServerFiles"
+) -> "Starlette":
+    """The server for a loaded model. folder: as the user named it; files: what the server writes."""
+    from dsv4.api.folders import model_folder
+    from dsv4.cli.architecture import architecture
+    from dsv4.server import create_app
+
+    return create_app(
+        model.service,
+        model.tokenizer,
+        model_name=model.name,
+        defaults=model.defaults,
+        settings=settings,
+        counters=model.service.counters,
+        facts={"mode": model.mode},
+        architecture=partial(architecture, model.name, model.config, model_folder(folder)),
+        **files,
+    )
 
 
 def _tell_start(model: "LocalModel") -> None:
