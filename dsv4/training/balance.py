@@ -32,6 +32,12 @@ def max_violation(load_E: Tensor) -> float:
     return float(load_E.max() / load_E.mean().clamp(min=1e-30) - 1)
 
 
+def load_shares(load: Mapping[int, Tensor]) -> dict[str, list[float]]:
+    """By layer, the load of each expert over the mean load, with two places: for logs."""
+    shares = {layer: load_E / load_E.mean().clamp(min=1e-30) for layer, load_E in load.items()}
+    return {str(layer): [round(share, 2) for share in share_E.tolist()] for layer, share_E in sorted(shares.items())}
+
+
 @torch.no_grad()
 def move_biases(model: Transformer, load: Mapping[int, Tensor], speed: float = SPEED) -> None:
     """After a step: add `speed` to the bias of each expert that got less than its share, take it from the others.

@@ -7,7 +7,8 @@ from typing import Any
 @dataclass(slots=True)
 class StepRecord:
     """The numbers of one step. tokens: seen before the step. losses: unweighted parts. spike: the reason why the run
-    went back to step `back_to` instead of updating the model; None for an ordinary step."""
+    went back to step `back_to` instead of updating the model; None for an ordinary step. expert_load: by layer, what
+    each expert got in equal shares; at measured steps only."""
 
     step: int
     tokens: int
@@ -24,11 +25,14 @@ class StepRecord:
     extra: dict[str, float] = field(default_factory=dict)
     spike: str | None = None
     back_to: int | None = None
+    expert_load: dict[str, list[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """One flat line of the log."""
-        flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("losses", "extra")}
-        return {**flat, **self.losses, **self.extra}
+        nested = ("losses", "extra", "expert_load")
+        flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in nested}
+        load = {"expert_load": self.expert_load} if self.expert_load else {}
+        return {**flat, **self.losses, **self.extra, **load}
 
     def summary(self) -> str:
         """The most important numbers in one line of text."""

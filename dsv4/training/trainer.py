@@ -18,7 +18,7 @@ from dsv4.model.init import init_weights
 from dsv4.model.layers import BF16, FP32
 from dsv4.model.transformer import Transformer
 from dsv4.training.anticipate import BatchQueue, RoutedBatch, routes_of
-from dsv4.training.balance import ExpertLoads, add_load, max_violation, move_biases
+from dsv4.training.balance import ExpertLoads, add_load, load_shares, max_violation, move_biases
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.connection_error import connection_error
 from dsv4.training.data import BatchReader, Position
@@ -156,6 +156,7 @@ class Trainer:
         )
         if measured:
             record.extra["connection_error"] = connection_error(self.model)
+            record.expert_load = load_shares(load)
         if back is not None:
             record.spike, record.back_to = str(self.recovery.spikes[-1]), back
         return record

@@ -288,6 +288,16 @@ def test_a_long_log_is_thinned(tmp_path: Path) -> None:
     assert all("samples" not in line for line in found["lines"])
 
 
+def test_only_the_newest_load_of_experts_is_sent(tmp_path: Path) -> None:
+    log = write_run(tmp_path / "run", 3, expert_load={"1": [0.5, 1.5]}) / "log.jsonl"
+    with log.open("a") as out:
+        out.write('{"step": 3, "expert_load": {"1": [1.0, 1.0]}}\n{"step": 4}\n')
+    found = Runs(tmp_path).lines("run", 0, 0)
+    assert found["load"] == {"step": 3, "layers": {"1": [1.0, 1.0]}}
+    assert all("expert_load" not in line for line in found["lines"])
+    assert Runs(tmp_path).lines("run", found["next"], found["file"])["load"] is None
+
+
 @pytest.mark.parametrize("name", ["../outside", "..", "none", "", "run/../../outside", "%2e%2e/outside"])
 def test_only_listed_runs_are_read(serve: Converse, tmp_path: Path, name: str) -> None:
     write_run(tmp_path / "outside", 1)

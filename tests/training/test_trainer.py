@@ -46,6 +46,11 @@ def test_a_run_goes_through_its_stages_and_learns(tmp_path: Path) -> None:
     assert last < 0.8 * first
     assert all("recall_mass" in x.losses for x in lines if x.step % 4 == 0 and x.phase != "dense")
     assert 0 <= lines[0].extra["connection_error"] < 1e-2
+    # what each expert got is told at measured steps: shares of the mean, so their mean is 1
+    shares = lines[0].to_dict()["expert_load"]
+    assert all(sum(layer) == pytest.approx(len(layer), abs=0.05) for layer in shares.values())
+    assert max(max(layer) for layer in shares.values()) - 1 == pytest.approx(lines[0].max_violation, abs=0.01)
+    assert "expert_load" not in lines[1].to_dict()
 
 
 @pytest.mark.parametrize("numerics", ["fp32", "bf16"])

@@ -83,6 +83,7 @@ class Runs:
             "restarted": restarted,
             "every": every,
             "running": _is_held(place / LOCK),
+            "load": _load(lines),
             "lines": [_numbers(line) for at, line in enumerate(lines) if _is_kept(line, at, len(lines), every)],
             "samples": _samples(lines),
         }
@@ -118,8 +119,14 @@ def _is_kept(line: dict[str, Any], at: int, count: int, every: int) -> bool:
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, Any]:
-    """A line without the texts of its samples."""
-    return {name: value for name, value in line.items() if name != "samples"}
+    """A line without the texts of its samples and the load of all experts."""
+    return {name: value for name, value in line.items() if name not in ("samples", "expert_load")}
+
+
+def _load(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The newest load of the experts by layer, in equal shares; None if none of these lines has one."""
+    line = next((line for line in reversed(lines) if isinstance(line.get("expert_load"), dict)), None)
+    return None if line is None else {"step": line["step"], "layers": line["expert_load"]}
 
 
 def _samples(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

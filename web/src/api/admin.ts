@@ -132,6 +132,13 @@ export interface RunLines {
   running: boolean | null;
   lines: LogLine[];
   samples: Sample[];
+  /** The newest load of the experts by layer, in equal shares. */
+  load: ExpertLoad | null;
+}
+
+export interface ExpertLoad {
+  step: number;
+  layers: Record<string, number[]>;
 }
 
 export function listRuns(signal?: AbortSignal): Promise<{ folder: boolean; runs: RunSummary[] }> {

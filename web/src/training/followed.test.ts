@@ -4,7 +4,7 @@ import { withPiece } from "./followed";
 
 const piece = (steps: number[], more = {}) => ({
   name: "run", file: 1, next: 10 * steps.length, restarted: false, every: 1, running: true,
-  lines: steps.map((step) => ({ step })), samples: [], ...more,
+  lines: steps.map((step) => ({ step })), samples: [], load: null, ...more,
 });
 
 test("pieces of a log follow one another", () => {

@@ -1,12 +1,13 @@
 // The lines of the chosen runs, read piece by piece while they go on.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { type LogLine, type RunLines, type Sample, runLines } from "../api/admin";
+import { type ExpertLoad, type LogLine, type RunLines, type Sample, runLines } from "../api/admin";
 import { isStop } from "../api/errors";
 
 export interface FollowedRun {
   name: string;
   lines: readonly LogLine[];
   samples: readonly Sample[];
+  load: ExpertLoad | null;
   running: boolean | null;
   /** Where the next piece begins, and in which file. */
   next: number;
@@ -24,6 +25,7 @@ export function withPiece(old: FollowedRun | undefined, piece: RunLines): Follow
     name: piece.name,
     lines: kept ? (piece.lines.length ? [...kept.lines, ...piece.lines] : kept.lines) : piece.lines,
     samples: [...piece.samples, ...(kept?.samples ?? [])].slice(0, MOST_SAMPLES),
+    load: piece.load ?? kept?.load ?? null,
     running: piece.running,
     next: piece.next,
     file: piece.file,
@@ -64,7 +66,7 @@ async function follow(name: string, known: Map<string, FollowedRun>, signal: Abo
   } catch (error) {
     if (isStop(error)) return false;
     const text = error instanceof Error ? error.message : String(error);
-    const empty = { name, lines: [], samples: [], running: null, next: 0, file: 0 };
+    const empty = { name, lines: [], samples: [], load: null, running: null, next: 0, file: 0 };
     known.set(name, { ...(old ?? empty), error: text });
     return old?.error !== text;
   }
