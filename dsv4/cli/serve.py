@@ -83,9 +83,7 @@ def serve(
         raise OSError(f"{lost} rows of usage could not be written to the ledger; they stand in the log (usage_lost)")
 
 
-def _application(
-    model: "LocalModel", folder: Path | None, settings: "Settings", files: "ServerFiles"
-) -> "Starlette":
+def _application(model: "LocalModel", folder: Path | None, settings: "Settings", files: "ServerFiles") -> "Starlette":
     """The server for a loaded model. folder: as the user named it; files: what the server writes."""
     from dsv4.api.folders import model_folder
     from dsv4.cli.architecture import architecture

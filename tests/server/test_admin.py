@@ -97,6 +97,14 @@ def test_engine(serve: Converse) -> None:
     assert "experts" not in get(server, "/admin/engine", headers=OP)["report"]
 
 
+def test_pages_that_ask_every_second_do_not_fill_the_log(serve: Converse, capsys: pytest.CaptureFixture[str]) -> None:
+    server = serve("x")
+    get(server, "/admin/engine")
+    assert "/admin/engine" not in capsys.readouterr().err
+    server.request("GET", "/admin/engine?since=x")
+    assert '"status": 400' in capsys.readouterr().err
+
+
 def test_a_generator_that_reports_nothing(serve: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve("x")
 

@@ -40,6 +40,7 @@ class AdminRoutes:
         ]
 
     async def engine(self, request: Request) -> Response:
+        request.state.polled = True
         experts = _whole(request, "experts") > 0
         return json_response(await self._engine.of_key(_key(request), _whole(request, "since"), experts=experts))
 
@@ -64,6 +65,7 @@ class AdminRoutes:
         folder, name = self._backend.settings.runs, request.path_params["run"]
         if folder is None:
             raise ApiError(404, "run: this server has no folder of runs (--runs)", param="run", code="not_found")
+        request.state.polled = True
         start, file = _whole(request, "from"), _whole(request, "file")
         return json_response(await asyncio.to_thread(Runs(folder).lines, name, start, file))
 

@@ -33,7 +33,8 @@ class GuardMiddleware:
 
     It answers HEAD and OPTIONS itself, for every path, because clients probe with them. open_paths: paths of static
     files, which need no key. responses: counts answers by status. A route may leave a function in `state["report"]`;
-    the fields that it returns go to the log line.
+    the fields that it returns go to the log line. A page that asks every second leaves `state["polled"]`: its answers
+    have a line only when they fail.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission, open_paths: frozenset[str], responses: Counter[str]) -> None:
@@ -104,6 +105,8 @@ class GuardMiddleware:
 
 def _log_request(scope: Scope, request_id: str, status: int | None, began: float, outcome: dict[str, Any]) -> None:
     state = scope["state"]
+    if state.get("polled") and status == 200:
+        return
     report = state["report"]() if "report" in state else {}
     if "model" in report:
         report["model"] = short_name(report["model"])
