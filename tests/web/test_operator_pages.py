@@ -127,6 +127,8 @@ def test_pages_hold_in_both_themes_and_on_a_phone(page: Any, url: str, name: str
         if AXE.is_file():
             assert serious(page) == []
     page.set_viewport_size(PHONE)
+    page.reload()
+    page.wait_for_selector(READY[name])
     page.wait_for_timeout(300)
     assert not is_cut(page)
     if AXE.is_file():

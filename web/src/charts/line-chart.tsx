@@ -25,6 +25,8 @@ interface Properties {
   /** Ends of the horizontal axis; else those of the points. */
   range?: Range;
   logarithmic?: boolean;
+  /** Places named on the horizontal axis; else round values. */
+  marks?: readonly number[];
   formatX?: (x: number) => string;
   formatY?: (y: number) => string;
 }
@@ -135,7 +137,7 @@ function readings(series: readonly Series[], x: number): { series: Series; point
   });
 }
 
-function frameOf({ series, from, range, logarithmic }: Properties, width: number, height: number): Frame {
+function frameOf({ series, from, range, logarithmic, marks }: Properties, width: number, height: number): Frame {
   const xs = range ?? rangeOf(series.flatMap(({ points }) => points.map(([x]) => x))) ?? { low: 0, high: 1 };
   const ys = drawnRange(series.flatMap(({ points }) => points.map(([, y]) => y)), from);
   const place = logarithmic ? Math.log : (value: number) => value;
@@ -145,7 +147,7 @@ function frameOf({ series, from, range, logarithmic }: Properties, width: number
     height,
     x: (value) => LEFT + ((place(value) - low) / span) * (width - LEFT - RIGHT),
     y: (value) => TOP + (1 - (value - ys.low) / (ys.high - ys.low)) * (height - TOP - BOTTOM),
-    xTicks: logarithmic ? logTicks(xs) : ticks(xs, Math.max(2, Math.floor(width / 110))),
+    xTicks: marks ? [...marks] : logarithmic ? logTicks(xs) : ticks(xs, Math.max(2, Math.floor(width / 110))),
     yTicks: ticks(ys, height < 130 ? 2 : 4),
   };
 }

@@ -4,7 +4,7 @@ import { type Point, drawnRange, logTicks, nearest, rangeOf, smoothed, thinned, 
 
 test("ticks are round and inside the range", () => {
   assert.deepEqual(ticks({ low: 0, high: 10 }, 5), [0, 2, 4, 6, 8, 10]);
-  assert.deepEqual(ticks({ low: -1.5, high: 3.2 }, 4), [0, 2]);
+  assert.deepEqual(ticks({ low: -1.5, high: 3.2 }, 4), [-1, 0, 1, 2, 3]);
   assert.deepEqual(ticks({ low: 3, high: 3 }, 4), [3]);
   assert.deepEqual(logTicks({ low: 4096, high: 1048576 }), [10_000, 100_000, 1_000_000]);
   assert.deepEqual(logTicks({ low: 2, high: 5 }), [2, 5]);
@@ -17,6 +17,10 @@ test("a drawn range leaves out values that lie far out, and has a height", () =>
   assert.ok(drawnRange([5, 5]).high > 5);
   assert.equal(drawnRange([1, 2], 0).low, 0);
   assert.equal(rangeOf([]), undefined);
+  // a flat curve that was smoothed is not quite flat
+  const flat = drawnRange([61, 61.00000000000001]);
+  assert.ok(flat.high - flat.low > 5);
+  assert.equal(ticks({ low: 61, high: 61.00000000000001 }, 4).length, 1);
 });
 
 test("long curves are thinned by their means", () => {

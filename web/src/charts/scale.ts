@@ -5,6 +5,9 @@ export interface Range {
   high: number;
 }
 
+/** Values that differ by less of their size are equal: sums of the same numbers in another order. */
+const PRECISION = 1e-9;
+
 export type Point = readonly [x: number, y: number];
 
 /** The range of values; `undefined` without any. */
@@ -20,10 +23,11 @@ export function rangeOf(values: readonly number[]): Range | undefined {
 
 /** Round values that divide a range into about `count` parts: 1, 2 or 5 times a power of ten apart. */
 export function ticks({ low, high }: Range, count: number): number[] {
-  if (!(high > low)) return [low];
+  // steps below the precision of the values would never reach the end
+  if (!(high - low > Math.max(Math.abs(low), Math.abs(high)) * PRECISION)) return [low];
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5].find((factor) => factor * power >= rough * 0.999) ?? 10);
+  const step = power * ([1, 2, 5].find((factor) => factor * power >= rough * 0.75) ?? 10);
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at += 1) found.push(at * step || 0);
   return found;
@@ -43,7 +47,8 @@ export function drawnRange(values: readonly number[], from?: number): Range {
   if (first === undefined) return { low: 0, high: 1 };
   const low = from ?? first;
   const high = Math.max(low, sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * 0.998))] ?? first);
-  const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+  const span = high - low;
+  const room = span > Math.abs(high) * PRECISION ? span * 0.06 : Math.abs(high) * 0.1 || 1;
   return { low: from ?? low - room, high: high + room };
 }
 

@@ -100,13 +100,13 @@ function Figures({ state, seconds }: { state: EngineState; seconds: Seconds }) {
       {lookups > 0 && (
         <Stat
           name="Prefix hits" value={percent(hits / lookups)}
-          note={`${percent(reused / Math.max(1, read + reused))} of prompt tokens`}
+          note={`${percent(reused / Math.max(1, read + reused))} of tokens`}
         />
       )}
       {(counters.generated_tokens_total ?? 0) > 0 && (
         <Stat
-          name="Since the start" value={short(counters.generated_tokens_total ?? 0)}
-          note={`tokens in ${whole(counters.ended_total ?? 0)} answers`}
+          name="Tokens so far" value={short(counters.generated_tokens_total ?? 0)}
+          note={`in ${whole(counters.ended_total ?? 0)} answers`}
         />
       )}
       {(counters.steps_total ?? 0) > 0 && (
@@ -117,6 +117,11 @@ function Figures({ state, seconds }: { state: EngineState; seconds: Seconds }) {
       )}
     </Stats>
   );
+}
+
+/** A time before now: −3 min, −12 s. */
+function before(seconds: number): string {
+  return seconds > -1 ? "now" : `−${duration(-seconds).replace(/ 00 s$/, "").replace(/\.0 s$/, " s")}`;
 }
 
 function SpeedPanel({ seconds, now }: { seconds: Seconds; now: number }) {
@@ -132,7 +137,7 @@ function SpeedPanel({ seconds, now }: { seconds: Seconds; now: number }) {
     >
       <LineChart
         label="Tokens per second" series={series} height={210} from={0} range={{ low: -Number(span), high: 0 }}
-        formatX={(x) => (x > -1 ? "now" : `−${duration(-x).replace(/ 00 s$/, "")}`)}
+        marks={[1, 0.8, 0.6, 0.4, 0.2, 0].map((share) => -share * Number(span))} formatX={before}
       />
       <ul class="legend">
         {series.map(({ name, colour }) => <li key={name}><i style={{ background: colour }} />{name}</li>)}

@@ -3,6 +3,7 @@ import { X } from "lucide";
 import { useState } from "preact/hooks";
 import { type ActiveRequest, type EngineState, cancelRequest } from "../api/admin";
 import { duration, short, whole } from "../charts/format";
+import { TableScroll } from "../charts/table-scroll";
 import { Button } from "../shell/button";
 import { Panel } from "../shell/panel";
 import { toast } from "../shell/toast";
@@ -16,7 +17,7 @@ export function RequestsPanel({ state, again }: { state: EngineState; again: () 
       {requests.length === 0 ? (
         <p class="nothing">{others ? "None of yours is running." : "Nothing is running. Ask something in the chat, and it appears here."}</p>
       ) : (
-        <div class="table-scroll">
+        <TableScroll label="Requests">
           <table class="data-table requests">
             <thead>
               <tr>
@@ -32,7 +33,7 @@ export function RequestsPanel({ state, again }: { state: EngineState; again: () 
             </thead>
             <tbody>{requests.map((request) => <Row key={request.id} request={request} again={again} />)}</tbody>
           </table>
-        </div>
+        </TableScroll>
       )}
       {others > 0 && <p class="quiet small">{others} {others === 1 ? "request" : "requests"} of other keys</p>}
     </Panel>

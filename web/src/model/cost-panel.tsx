@@ -3,6 +3,7 @@ import type { Architecture, ContextCost } from "../api/admin";
 import { bytes, percent, short } from "../charts/format";
 import { Legend } from "../charts/legend";
 import { LineChart } from "../charts/line-chart";
+import { TableScroll } from "../charts/table-scroll";
 import { Panel } from "../shell/panel";
 
 const OWN = "var(--series-1)";
@@ -26,7 +27,7 @@ export function CostPanel({ name, architecture: { contexts } }: { name: string; 
         </figure>
       </div>
       <Legend entries={[{ name, colour: OWN }, { name: "DeepSeek-V3.2", colour: PEER }]} />
-      <div class="table-scroll" tabIndex={0} role="region" aria-label="Cost by length of the context">
+      <TableScroll label="Cost by length of the context">
         <table class="data-table">
           <thead>
             <tr>
@@ -48,7 +49,7 @@ export function CostPanel({ name, architecture: { contexts } }: { name: string; 
             ))}
           </tbody>
         </table>
-      </div>
+      </TableScroll>
       <p class="quiet small">Arithmetic in the release's packing, in equivalent FP8 operations, as the report counts (figure 1).</p>
     </Panel>
   );

@@ -7,6 +7,7 @@ import { Columns } from "../charts/columns";
 import { dollars, percent, short, whole } from "../charts/format";
 import { Legend } from "../charts/legend";
 import { Stat, Stats } from "../charts/stat";
+import { TableScroll } from "../charts/table-scroll";
 import { Button } from "../shell/button";
 import { PageHead } from "../shell/page-head";
 import { Panel } from "../shell/panel";
@@ -104,7 +105,7 @@ function GroupPanel({ title, rows, group }: { title: string; rows: readonly Usag
   const most = Math.max(...parts.map(({ sums }) => sums.prompt + sums.completion));
   return (
     <Panel title={title}>
-      <div class="table-scroll">
+      <TableScroll label={title}>
         <table class="data-table">
           <thead>
             <tr>
@@ -130,7 +131,7 @@ function GroupPanel({ title, rows, group }: { title: string; rows: readonly Usag
             ))}
           </tbody>
         </table>
-      </div>
+      </TableScroll>
     </Panel>
   );
 }
@@ -139,7 +140,7 @@ function RowsPanel({ rows }: { rows: readonly UsageRow[] }) {
   const newest = [...rows].reverse().slice(0, 100);
   return (
     <Panel title="Rows of the ledger" actions={<span class="quiet small number">{newest.length} of {rows.length}</span>}>
-      <div class="table-scroll usage-rows" tabIndex={0} role="region" aria-label="Rows of the ledger">
+      <TableScroll class="usage-rows" label="Rows of the ledger">
         <table class="data-table">
           <thead>
             <tr>
@@ -163,7 +164,7 @@ function RowsPanel({ rows }: { rows: readonly UsageRow[] }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </TableScroll>
     </Panel>
   );
 }
