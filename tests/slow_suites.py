@@ -32,6 +32,7 @@ SUITES = (
     Suite("schemathesis", ("server/test_openapi.py",), "requests generated from the schema, at length"),
     Suite("thinking", ("server/test_extensions.py",), "the bundled model keeps a thinking budget"),
     Suite("page", ("server/test_chat_page.py",), "the web chat in Chromium"),
+    Suite("operators", ("web/test_operator_pages.py",), "the pages of engine, usage, training and model in Chromium"),
     Suite("sizes", ("cli/test_full_size.py",), "folders of the released sizes, most of their weights holes"),
     Suite("ranks", ("distributed/test_ranks.py", "distributed/test_torchrun.py"), "training in several processes"),
     Suite("sanitizers", ("kernels/test_sanitizers.py",), "kernels under AddressSanitizer and UBSan, on every ISA"),

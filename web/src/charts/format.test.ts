@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ago, bytes, dollars, duration, percent, short, whole } from "./format";
+import { ago, bytes, decimalBytes, dollars, duration, percent, short, whole } from "./format";
 
 test("counts have three digits and a unit", () => {
   const found = [0, 7, 999, 1000, 12_345, 999_499, 1_500_000, 3.2e9, 1.6e12, 0.25, 0.0123, 0.00001].map(short);
@@ -12,6 +12,7 @@ test("bytes are in binary units", () => {
   assert.deepEqual([0, 1, 999, 1024, 3.5 * 2 ** 20, 1000 * 2 ** 20].map(bytes), [
     "0 B", "1 B", "999 B", "1.00 KiB", "3.50 MiB", "0.98 GiB",
   ]);
+  assert.deepEqual([0, 2.5e10, 4e6].map(decimalBytes), ["0 B", "25 GB", "4 MB"]);
 });
 
 test("shares, sums and times", () => {

@@ -33,6 +33,12 @@ export function bytes(value: number): string {
   return `${at === 0 ? String(Math.round(rest)) : digits(rest)} ${names[at]}`;
 }
 
+/** Bytes in decimal units, for the marks of an axis: 20 GB. */
+export function decimalBytes(value: number): string {
+  const [unit, name] = ([[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"]] as const).find(([size]) => Math.abs(value) >= size) ?? [1, "B"];
+  return `${Number((value / unit).toPrecision(3))} ${name}`;
+}
+
 /** A share of one: 12.3 %. */
 export function percent(share: number): string {
   if (!Number.isFinite(share)) return "–";

@@ -1,6 +1,6 @@
 // What a context costs: memory of the cache and operations for a token, beside DeepSeek-V3.2.
 import type { Architecture, ContextCost } from "../api/admin";
-import { bytes, percent, short } from "../charts/format";
+import { bytes, decimalBytes, percent, short } from "../charts/format";
 import { Legend } from "../charts/legend";
 import { LineChart } from "../charts/line-chart";
 import { TableScroll } from "../charts/table-scroll";
@@ -8,6 +8,7 @@ import { Panel } from "../shell/panel";
 
 const OWN = "var(--series-1)";
 const PEER = "var(--series-2)";
+const MARKS = [0.25, 0.5, 0.75, 1].map((share) => share * 2 ** 20);
 
 export function CostPanel({ name, architecture: { contexts } }: { name: string; architecture: Architecture }) {
   const curves = (own: keyof ContextCost, peer: keyof ContextCost) => [
@@ -19,11 +20,11 @@ export function CostPanel({ name, architecture: { contexts } }: { name: string; 
       <div class="split">
         <figure class="cost">
           <figcaption class="sub-title">Cache of one sequence</figcaption>
-          <LineChart label="Cache of one sequence" series={curves("kv_bytes", "v32_kv_bytes")} from={0} formatX={context} formatY={bytes} height={170} />
+          <LineChart label="Cache of one sequence" series={curves("kv_bytes", "v32_kv_bytes")} from={0} marks={MARKS} formatX={context} formatY={decimalBytes} height={170} />
         </figure>
         <figure class="cost">
           <figcaption class="sub-title">Operations for one token</figcaption>
-          <LineChart label="Operations for one token" series={curves("flops_per_token", "v32_flops_per_token")} from={0} formatX={context} height={170} />
+          <LineChart label="Operations for one token" series={curves("flops_per_token", "v32_flops_per_token")} from={0} marks={MARKS} formatX={context} height={170} />
         </figure>
       </div>
       <Legend entries={[{ name, colour: OWN }, { name: "DeepSeek-V3.2", colour: PEER }]} />

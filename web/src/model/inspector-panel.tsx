@@ -16,12 +16,13 @@ const CSA_RATIO = 4;
 export function InspectorPanel({ architecture }: { architecture: Architecture | null }) {
   const [text, setText] = useState(EXAMPLE);
   const [limit, setLimit] = useState(32);
-  const [state, setState] = useState<{ busy?: boolean; found?: Inspection; error?: string }>({});
+  const [state, setState] = useState<{ busy?: boolean; found?: Inspection; turn?: number; error?: string }>({});
   const run = async (event: Event) => {
     event.preventDefault();
     setState((old) => ({ ...old, busy: true }));
     try {
-      setState({ found: await inspect(text, limit) });
+      const found = await inspect(text, limit);
+      setState((old) => ({ found, turn: (old.turn ?? 0) + 1 }));
     } catch (error) {
       setState({ error: error instanceof Error ? error.message : String(error) });
     }
@@ -44,7 +45,7 @@ export function InspectorPanel({ architecture }: { architecture: Architecture | 
         <Button kind="primary" icon={Search} type="submit" disabled={state.busy || !text.trim()}>{state.busy ? "Looking…" : "Inspect"}</Button>
       </form>
       {state.error && <div class="notice bad" role="alert"><span class="notice-text">{state.error}</span></div>}
-      {state.found && <Found found={state.found} architecture={architecture} />}
+      {state.found && <Found key={state.turn} found={state.found} architecture={architecture} />}
     </Panel>
   );
 }
@@ -56,7 +57,7 @@ function Found({ found, architecture }: { found: Inspection; architecture: Archi
   // a token of the answer was chosen by the position before it
   const position = at >= found.prompt_tokens ? at - 1 : at;
   const read = found.entries[layer]?.[position - found.first] ?? [];
-  const ratio = architecture?.layers[Number(layer)]?.ratio ?? CSA_RATIO;
+  const ratio = architecture?.layers[Number(layer)]?.ratio || CSA_RATIO;
   return (
     <div class="stack inspected">
       {found.drafts && <Worth drafts={found.drafts} />}

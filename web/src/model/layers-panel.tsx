@@ -47,7 +47,7 @@ function Drawing({ architecture, at, choose }: { architecture: Architecture; at:
   };
   const end = from + wide * layers.length;
   return (
-    <div class="layers-scroll">
+    <div class="layers-scroll" tabIndex={0} role="region" aria-label="Drawing of the layers">
       <svg
         class="layers" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="slider" tabIndex={0} aria-label="Layer" aria-valuemin={0}
         aria-valuemax={layers.length - 1} aria-valuenow={at} aria-valuetext={valueText(layers[at])} onKeyDown={move}

@@ -50,8 +50,8 @@ function Drawn({ facts, of }: { facts: ModelFacts; of: Architecture }) {
         <Stat name="Parameters" value={short(parameters.total ?? 0)} note={`${short(parameters.active ?? 0)} for each token`} />
         <Stat name="Layers" value={of.layers.length} note={kinds} />
         <Stat name="Experts" value={whole(Number(config.n_routed_experts))} note={`${config.num_experts_per_tok} chosen, 1 shared`} />
-        <Stat name="Context" value={short(facts.context_length)} note={`of ${short(Number(config.max_position_embeddings))} it was made for`} />
-        <Stat name="A token of context" value={bytes(of.kv_bytes_per_token)} note={`V3.2: ${bytes(of.v32_kv_bytes_per_token)}`} />
+        <Stat name="Context" value={short(facts.context_length)} note={`made for ${short(Number(config.max_position_embeddings))}`} />
+        <Stat name="Cache per token" value={bytes(of.kv_bytes_per_token)} note={`V3.2: ${bytes(of.v32_kv_bytes_per_token)}`} />
         <Stat name="On disk" value={bytes(of.disk.bytes)} note={`${of.disk.layout} layout`} />
       </Stats>
       <LayersPanel architecture={of} />

@@ -35,7 +35,7 @@ export function TokenFacts({ found, at, position, layer, setLayer, architecture 
         {entries.length === 0 && <p class="quiet small">This model has no indexer.</p>}
         {entries.map(({ layer: own, chosen }) => (
           <EntryStrip
-            key={own} layer={own} chosen={chosen} visible={Math.floor((position + 1) / (architecture?.layers[Number(own)]?.ratio ?? 4))}
+            key={own} layer={own} chosen={chosen} visible={Math.floor((position + 1) / (architecture?.layers[Number(own)]?.ratio || 4))}
             marked={own === layer} mark={() => setLayer(own)}
           />
         ))}

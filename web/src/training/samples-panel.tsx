@@ -2,14 +2,17 @@
 import { useState } from "preact/hooks";
 import type { Sample } from "../api/admin";
 import { short, whole } from "../charts/format";
+import { Button } from "../shell/button";
 import { Panel } from "../shell/panel";
 import { Segments } from "../shell/segments";
 import type { FollowedRun } from "./followed";
 
 type Order = "new" | "worst" | "best";
+const FEW = 6;
 
 export function SamplesPanel({ runs }: { runs: readonly FollowedRun[] }) {
   const [order, setOrder] = useState<Order>("new");
+  const [all, setAll] = useState(false);
   const own = runs.filter(({ samples }) => samples.length > 0);
   if (own.length === 0) return null;
   return (
@@ -24,7 +27,8 @@ export function SamplesPanel({ runs }: { runs: readonly FollowedRun[] }) {
             />
           }
         >
-          <div class="samples">{ordered(samples, order).map((sample, i) => <Shown key={`${sample.step} ${i}`} sample={sample} />)}</div>
+          <div class="samples">{ordered(samples, order).slice(0, all ? undefined : FEW).map((sample, i) => <Shown key={`${sample.step} ${i}`} sample={sample} />)}</div>
+          {!all && samples.length > FEW && <Button kind="quiet" compact onClick={() => setAll(true)}>Show all {samples.length}</Button>}
         </Panel>
       ))}
     </>
