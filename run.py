@@ -9,7 +9,7 @@
     python3 run.py test --slow    the suites that take minutes, one after another, with a summary (names pick some)
     python3 run.py wheels         build the wheels of a release into dist/ (`python3 run.py wheels --help`)
     python3 run.py setup          set up only; afterwards `.venv/bin/dsv4` is the command
-    python3 run.py VERB ...       set up, then `dsv4 VERB ...` (chat, inspect, bench, ...)
+    python3 run.py VERB ...       set up, then `dsv4 VERB ...` (chat, inspect, bench, ...); --help sets nothing up
     python3 run.py clean          remove the environment
 
 Everything is installed into .venv beside this file; nothing is asked. A second run starts in well under a second.
@@ -200,6 +200,15 @@ def runs(command: list[str]) -> bool:
         return False
 
 
+def check_link() -> None:
+    """End where .venv is a link to an environment: set-up would change it, and with it another folder's commands."""
+    if VENV.is_symlink() and VENV.exists():
+        fail(
+            f"{VENV} is a link to {VENV.resolve()}, which set-up would change. Remove the link for an environment of "
+            f"its own, or use that one as it is: {PYTHON}"
+        )
+
+
 def make_venv() -> None:
     """Create .venv when it is missing, broken, or of a Python without builds of torch."""
     if PYTHON.exists():
@@ -335,6 +344,7 @@ def set_up(level: str) -> None:
         return
     if not os.access(str(ROOT), os.W_OK):
         fail(f"cannot write to {ROOT}: set-up installs into .venv there; make it writable, or copy it elsewhere")
+    check_link()
     start = time.monotonic()
     with alone():
         if is_ready(level):  # the one we waited for did it
@@ -427,6 +437,28 @@ def command_of(arguments: list[str]) -> list[str]:
     raise AssertionError
 
 
+OWN_HELP = {
+    "setup": "set up only; takes no flags",
+    "test": "set up, then lint, types and tests; flags go to pytest, --slow [NAME ...] runs the slow suites",
+    "clean": "remove the environment; takes no flags",
+}
+
+
+def helps(arguments: list[str]) -> bool:
+    """Answer `VERB --help` without set-up, from the sources of a verb; False where the environment can."""
+    if not {"-h", "--help"} & set(arguments) or (arguments[0] not in OWN_HELP and is_ready("run")):
+        return False
+    verb = arguments[0] if arguments[0] in (*OWN_HELP, "wheels") else command_of(arguments)[0]
+    file = ROOT / "deploy" / "build_wheels.py" if verb == "wheels" else ROOT / "dsv4" / "cli" / f"{verb}.py"
+    if verb in OWN_HELP:
+        print(f"python3 run.py {verb}: {OWN_HELP[verb]}")
+        return True
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    commands = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == verb]
+    print(f"{verb}: {ast.get_docstring((commands or [tree])[0])}\n\nAll flags: after `python3 run.py setup`.")
+    return True
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it started, as Ctrl-C does
     arguments = sys.argv[1:]
@@ -434,7 +466,12 @@ def main() -> None:
     if verb in ("-h", "--help", "help"):
         print(__doc__)
         return
+    if helps(arguments):
+        return
     if verb == "clean":
+        if VENV.is_symlink():
+            say(f"only the link {VENV} is removed; {VENV.resolve()} stays")
+            VENV.unlink()
         shutil.rmtree(VENV, ignore_errors=True)
         return
     command = [] if verb in ("setup", "test", "wheels") else command_of(arguments)  # before minutes of set-up

@@ -204,6 +204,61 @@ def test_flags_and_folders_alone_are_served(
     assert run.command_of(given) == wanted
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["wheels", "--help"], "--cxx"),
+        (["test", "--help"], "--slow [NAME ...]"),
+        (["setup", "-h"], "set up only"),
+        (["serve", "--help"], "Port to listen on"),
+        (["chat", "--help"], "Let the model think before it answers"),
+        (["--port", "8001", "--help"], "Port to listen on"),
+    ],
+)
+def test_help_sets_nothing_up(
+    run: ModuleType, given: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def set_up(level: str) -> None:
+        raise AssertionError("set up")
+
+    (run.ROOT / "deploy").symlink_to(ROOT / "deploy")
+    monkeypatch.setattr(run, "set_up", set_up)
+    monkeypatch.setattr(sys, "argv", ["run.py", *given])
+    run.main()
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_can_be_read_from_its_source(run: ModuleType, verb: str, capsys: Any) -> None:
+    assert run.helps([verb, "--help"])
+    assert capsys.readouterr().out.startswith(f"{verb}: ")
+
+
+def test_with_an_environment_dsv4_answers_itself(run: ModuleType) -> None:
+    made(run)
+    assert not run.helps(["serve", "--help"])
+    assert not run.helps(["serve"])
+
+
+def test_a_linked_environment_is_not_changed(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A worktree often borrows the environment of its checkout: an installation would point that at the worktree."""
+    other = tmp_path / "other" / ".venv"
+    (other / "bin").mkdir(parents=True)
+    run.VENV.symlink_to(other)
+    with pytest.raises(SystemExit):
+        run.set_up("run")
+    said = capsys.readouterr().err
+    assert f".venv is a link to {other}, which set-up would change" in said
+    assert [path.name for path in other.iterdir()] == ["bin"]
+    monkeypatch.setattr(sys, "argv", ["run.py", "clean"])
+    run.main()
+    assert f"{other} stays" in capsys.readouterr().err
+    assert other.is_dir()
+    assert not run.VENV.is_symlink()
+
+
 def test_a_mistyped_verb_is_told_before_set_up(run: ModuleType, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         run.command_of(["tset"])
