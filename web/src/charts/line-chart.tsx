@@ -147,9 +147,15 @@ function frameOf({ series, from, range, logarithmic, marks }: Properties, width:
     height,
     x: (value) => LEFT + ((place(value) - low) / span) * (width - LEFT - RIGHT),
     y: (value) => TOP + (1 - (value - ys.low) / (ys.high - ys.low)) * (height - TOP - BOTTOM),
-    xTicks: marks ? [...marks] : logarithmic ? logTicks(xs) : ticks(xs, Math.max(2, Math.floor(width / 110))),
+    xTicks: marks ? spaced(marks, width) : logarithmic ? logTicks(xs) : ticks(xs, Math.max(2, Math.floor(width / 110))),
     yTicks: ticks(ys, height < 130 ? 2 : 4),
   };
+}
+
+/** As many marks as have room, the last one always. */
+function spaced(marks: readonly number[], width: number): number[] {
+  const every = Math.max(1, Math.ceil((marks.length * 64) / (width - LEFT - RIGHT)));
+  return marks.filter((_, i) => (marks.length - 1 - i) % every === 0);
 }
 
 /** The value at a place of the horizontal axis. */
