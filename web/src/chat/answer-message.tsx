@@ -5,10 +5,11 @@ import { connection } from "../api/connection";
 import { Markdown } from "../markdown";
 import { Button, Menu, go } from "../shell";
 import type { Message } from "../store/types";
+import { CallCard } from "../tools";
 import { copyText } from "./copy";
 import { AnswerFigures } from "./figures";
 import type { Run } from "./runs";
-import { answerAgain, branchOff, running } from "./session";
+import { answerAgain, branch, branchOff, busy } from "./session";
 import { SiblingSwitch } from "./sibling-switch";
 import { Thinking } from "./thinking";
 import { Waiting } from "./waiting";
@@ -42,8 +43,11 @@ function Answer({ message: kept, siblings, run, isLast }: Properties) {
       {message.reasoning && <Thinking message={message} isWritten={isWritten && !message.content} />}
       {run && !message.content && !message.reasoning && <Waiting run={run} />}
       {message.content && <Markdown text={message.content} streaming={isWritten} />}
+      {message.calls?.map((call) => (
+        <CallCard key={call.id} call={call} result={resultOf(call.id)} isWritten={isWritten} />
+      ))}
       {!isWritten && <Outcome message={message} />}
-      {!isWritten && (
+      {!isWritten && !message.calls?.length && (
         <div class={isLast ? "message-actions shown" : "message-actions"}>
           <SiblingSwitch message={message} siblings={siblings} />
           <Actions message={message} />
@@ -54,19 +58,24 @@ function Answer({ message: kept, siblings, run, isLast }: Properties) {
   );
 }
 
+/** What a tool gave back on this branch. */
+function resultOf(call: string): { text: string; failed: boolean } | undefined {
+  const found = branch.value.find(({ role, callId }) => role === "tool" && callId === call);
+  return found && { text: found.content, failed: found.state === "failed" };
+}
+
 function Actions({ message }: { message: Message }) {
-  const busy = running.value !== undefined;
-  const branch = async () => go("", { chat: (await branchOff(message)).id });
+  const branchHere = async () => go("", { chat: (await branchOff(message)).id });
   return (
     <>
       <Button kind="quiet" compact icon={Copy} label="Copy" onClick={() => copyText(message.content)} />
       <Button
-        kind="quiet" compact icon={RefreshCw} label="Answer again" disabled={busy}
+        kind="quiet" compact icon={RefreshCw} label="Answer again" disabled={busy.value}
         onClick={() => void answerAgain(message)}
       />
       <Menu
         compact icon={Ellipsis} label="More"
-        items={[{ label: "Branch into a new chat", icon: GitBranch, onChoose: () => void branch() }]}
+        items={[{ label: "Branch into a new chat", icon: GitBranch, onChoose: () => void branchHere() }]}
       />
     </>
   );
@@ -93,7 +102,7 @@ function Failure({ message }: { message: Message }) {
         {message.problem}
         {isAway ? " This page keeps trying to reach it." : ""}
       </span>
-      <Button compact icon={RefreshCw} disabled={running.value !== undefined} onClick={() => void answerAgain(message)}>
+      <Button compact icon={RefreshCw} disabled={busy.value} onClick={() => void answerAgain(message)}>
         Try again
       </Button>
     </div>

@@ -5,8 +5,9 @@ import { servedModel } from "../api/models";
 import { Button, Segments } from "../shell";
 import { readSetting, writeSetting } from "../store/settings";
 import type { Effort } from "../store/types";
+import { NO_TOOLS, ToolsButton } from "../tools";
 import { send } from "./send";
-import { changeConversation, conversation, running, stop } from "./session";
+import { busy, changeConversation, conversation, stop } from "./session";
 import { editLastQuestion } from "./shortcuts";
 
 const EFFORTS: { value: Effort; label: string; hint: string }[] = [
@@ -31,7 +32,7 @@ export function Composer() {
   const submit = (event: Event) => {
     event.preventDefault();
     const question = text.trim();
-    if (!question || running.value) return;
+    if (!question || busy.value) return;
     change("");
     send(question);
   };
@@ -48,8 +49,9 @@ export function Composer() {
         />
         <div class="composer-row">
           <EffortSwitch />
+          <ToolsButton choice={conversation.value.tools ?? NO_TOOLS} onChange={(tools) => changeConversation({ tools })} />
           <span class="space" />
-          {running.value ? (
+          {busy.value ? (
             <Button class="round" kind="primary" icon={Square} label="Stop" onClick={stop} />
           ) : (
             <Button class="round" kind="primary" type="submit" icon={ArrowUp} label="Send" disabled={!text.trim()} />

@@ -3,7 +3,7 @@ import { go, route, toast } from "../shell";
 import { conversations, deleteConversation, messagesOf, saveConversation } from "../store/conversations";
 import { asMarkdown, readFile, writeFile } from "../store/exchange";
 import type { Conversation } from "../store/types";
-import { runs } from "./runs";
+import { stopAnswer } from "./answering";
 import { changeConversation, conversation, startNew } from "./session";
 import { branchTo } from "./tree";
 
@@ -14,7 +14,7 @@ export async function rename(kept: Conversation, title: string): Promise<void> {
 
 /** Deletes a conversation; a message offers to undo it. */
 export async function forget(kept: Conversation): Promise<void> {
-  runs.value.get(kept.id)?.stop();
+  await stopAnswer(kept.id);
   const messages = await deleteConversation(kept);
   if (conversation.value.id === kept.id) {
     startNew();

@@ -5,7 +5,7 @@ import { useState } from "preact/hooks";
 import { Button, Icon } from "../shell";
 import type { Message } from "../store/types";
 import { copyText } from "./copy";
-import { ask, running } from "./session";
+import { ask, busy } from "./session";
 import { SiblingSwitch } from "./sibling-switch";
 import { editing } from "./shortcuts";
 
@@ -41,7 +41,7 @@ function Question({ message, siblings }: Properties) {
           <SiblingSwitch message={message} siblings={siblings} />
           <Button kind="quiet" compact icon={Copy} label="Copy" onClick={() => copyText(message.content)} />
           <Button
-            kind="quiet" compact icon={Pencil} label="Edit" disabled={running.value !== undefined}
+            kind="quiet" compact icon={Pencil} label="Edit" disabled={busy.value}
             onClick={() => { editing.value = message.id; }}
           />
         </div>

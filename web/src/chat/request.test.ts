@@ -45,3 +45,15 @@ test("files stand before the question", () => {
 test("what is left empty is not sent", () => {
   assert.deepEqual(requestOptions(CONVERSATION), { reasoning_effort: "none", temperature: 0.2 });
 });
+
+test("a call that was never answered gets a result, so that the model does not wait", () => {
+  const call = (id: string) => ({ id, name: "add", arguments: "{" });
+  const branch = [
+    message("assistant", "", { calls: [call("x"), call("y")] }),
+    message("tool", "3", { callId: "x" }),
+    message("user", "Well?"),
+  ];
+  const sent = requestMessages({ ...CONVERSATION, system: "" }, branch);
+  assert.deepEqual(sent.map(({ tool_call_id: id }) => id ?? ""), ["", "y", "x", ""]);
+  assert.match(sent[1]?.content ?? "", /not run/);
+});

@@ -6,7 +6,17 @@ import type { Attachment, Conversation, Message } from "../store/types";
 export function requestMessages(conversation: Conversation, branch: readonly Message[]): ChatMessage[] {
   const system = conversation.system.trim();
   const head: ChatMessage[] = system ? [{ role: "system", content: system }] : [];
-  return [...head, ...branch.filter(counts).map(asMessage)];
+  return [...head, ...withAllResults(branch.filter(counts).map(asMessage))];
+}
+
+/** A call without a result, because its tab was closed, gets one: the model must not wait for it. */
+function withAllResults(messages: readonly ChatMessage[]): ChatMessage[] {
+  const answered = new Set(messages.map(({ tool_call_id: id }) => id));
+  return messages.flatMap((message) => {
+    const open = (message.tool_calls ?? []).filter(({ id }) => !answered.has(id));
+    const results = open.map(({ id }): ChatMessage => ({ role: "tool", content: "not run: the page was closed", tool_call_id: id }));
+    return [message, ...results];
+  });
 }
 
 function counts(message: Message): boolean {

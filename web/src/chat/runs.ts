@@ -14,7 +14,6 @@ export interface Run {
   message: Signal<Message>;
   /** Of the prompt, until the first token. */
   progress: Signal<PromptProgress | undefined>;
-  stop: () => void;
 }
 
 /** By conversation. */
@@ -25,27 +24,28 @@ const KEPT_EVERY = 2000;
 
 /**
  * Writes an answer and returns the finished message. branch: the messages before it; answer: an empty message that
- * takes it. Never throws: what goes wrong stands in the message.
+ * takes it; tools: what the model may call. Never throws: what goes wrong stands in the message.
  */
 export async function writeAnswer(
   conversation: Conversation,
   branch: readonly Message[],
   answer: Message,
+  tools: readonly unknown[],
+  stop: AbortSignal,
 ): Promise<Message> {
-  const controller = new AbortController();
   const writer = new AnswerWriter(answer);
   const run: Run = {
     conversation: conversation.id,
     message: signal(answer),
     progress: signal<PromptProgress | undefined>(undefined),
-    stop: () => controller.abort(),
   };
   runs.value = new Map(runs.value).set(conversation.id, run);
   const pace = new Pace(run, writer);
   try {
     const messages = requestMessages(conversation, branch);
     const model = servedModel.value?.id ?? "";
-    for await (const delta of streamChat(model, messages, requestOptions(conversation), controller.signal)) {
+    const options = { ...requestOptions(conversation), ...(tools.length ? { tools } : {}) };
+    for await (const delta of streamChat(model, messages, options, stop)) {
       writer.take(delta);
       pace.changed();
     }

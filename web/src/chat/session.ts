@@ -1,10 +1,10 @@
 // The conversation that is open, and what can be done with it.
 import { computed, signal } from "@preact/signals";
-import { servedModel } from "../api/models";
-import { deleteMessages, messagesOf, saveConversation, saveMessages } from "../store/conversations";
+import { deleteMessages, messagesOf, saveConversation } from "../store/conversations";
 import { readSetting, writeSetting } from "../store/settings";
 import { type Attachment, type Conversation, type Message, newId } from "../store/types";
-import { type Run, runs, writeAnswer } from "./runs";
+import { type Place, answerQuestion, newMessage, stopAnswer, works } from "./answering";
+import { type Run, runs } from "./runs";
 import { type Messages, branchTo, newestEnd, titleOf } from "./tree";
 
 /** The open conversation. A new one is kept from its first question on. */
@@ -18,16 +18,21 @@ export const branch = computed(() => branchTo(messages.value, conversation.value
 /** The answer that is being written here. */
 export const running = computed<Run | undefined>(() => runs.value.get(conversation.value.id));
 
+/** Whether a question is being answered here: the model writes, or tools run or wait for the user. */
+export const busy = computed(() => works.value.has(conversation.value.id));
+
 /** For screen readers: what happened last. */
 export const announcement = signal("");
 
-/** An empty conversation with the choices of the last one: effort, system prompt, sampling stay what they were. */
+/** An empty conversation with the choices of the last one: effort, system prompt, sampling and tools stay what they were. */
 function newConversation(): Conversation {
   const now = Date.now();
   const choices = readSetting<Partial<Conversation>>("choices", {});
+  // a tool that may run without a question may do so in one conversation only
+  const tools = choices.tools ? { tools: { ...choices.tools, allowed: [] } } : {};
   return {
     id: newId(), title: "New chat", created: now, updated: now, head: null,
-    system: choices.system ?? "", effort: choices.effort ?? "high", sampling: choices.sampling ?? {},
+    system: choices.system ?? "", effort: choices.effort ?? "high", sampling: choices.sampling ?? {}, ...tools,
   };
 }
 
@@ -52,46 +57,61 @@ function settled(message: Message, run: Run | undefined): Message {
   return { ...message, state: "stopped" };
 }
 
-/** Changes title, system prompt, effort or sampling. */
+/** Changes title, system prompt, effort, sampling or tools. */
 export function changeConversation(change: Partial<Conversation>): void {
   const changed = { ...conversation.value, ...change };
   conversation.value = changed;
-  const { system, effort, sampling } = changed;
-  writeSetting("choices", { system, effort, sampling });
+  const { system, effort, sampling, tools } = changed;
+  writeSetting("choices", { system, effort, sampling, tools });
   if (messages.value.size) void saveConversation(changed);
 }
 
 /** Asks a question and has it answered. after: the message that it follows; the last one if left out. */
 export async function ask(text: string, files: readonly Attachment[] = [], after = conversation.value.head): Promise<void> {
-  if (running.value) return;
+  if (busy.value) return;
   const question: Message = {
-    ...emptyMessage("user", after), content: text, state: "done", ...(files.length ? { attachments: [...files] } : {}),
+    ...newMessage({ conversation: () => conversation.value }, "user", after), content: text, state: "done", ...(files.length ? { attachments: [...files] } : {}),
   };
   if (messages.value.size === 0) conversation.value = { ...conversation.value, title: titleOf(text) };
-  await add([question]);
+  await openPlace().add(question);
   await answerAfter(question.id);
 }
 
 /** Has a question answered, beside the answers that it has. */
 export async function answerAfter(question: string): Promise<void> {
-  if (running.value) return;
-  const open = conversation.value;
-  const before = branchTo(messages.value, question);
-  const model = servedModel.value?.id;
-  const answer = { ...emptyMessage("assistant", question), ...(model ? { model } : {}) };
-  await add([answer]);
-  announcement.value = "Answering";
-  const ended = await writeAnswer({ ...open, head: answer.id }, before, answer);
-  if (conversation.value.id === open.id) {
-    messages.value = new Map(messages.value).set(ended.id, ended);
-    announcement.value = announced(ended);
-  }
-  await saveMessages([ended]);
+  if (busy.value) return;
+  await answerQuestion(openPlace(), question);
+}
+
+/** The open conversation, also after another one was opened. */
+function openPlace(): Place {
+  let own = conversation.value;
+  let known = messages.value;
+  const isOpen = () => conversation.value.id === own.id;
+  const keep = async (list: readonly Message[], change: Partial<Conversation>) => {
+    for (const message of list) known = new Map(known).set(message.id, message);
+    own = { ...(isOpen() ? conversation.value : own), ...change };
+    if (isOpen()) {
+      messages.value = known;
+      conversation.value = own;
+    }
+    await saveConversation(own, list);
+  };
+  return {
+    conversation: () => (isOpen() ? conversation.value : own),
+    branchTo: (id) => branchTo(known, id),
+    add: (message) => keep([message], { head: message.id, updated: Date.now() }),
+    put: (message) => keep([message], {}),
+    change: (change) => keep([], change),
+    announce: (text) => {
+      if (isOpen()) announcement.value = text;
+    },
+  };
 }
 
 /** Answers the question of an answer again. One that failed without a word makes room; any other stays beside it. */
 export async function answerAgain(answer: Message): Promise<void> {
-  if (running.value || answer.parent === null) return;
+  if (busy.value || answer.parent === null) return;
   if (answer.state === "failed" && !answer.content && !answer.reasoning) {
     const left = new Map(messages.value);
     left.delete(answer.id);
@@ -102,7 +122,7 @@ export async function answerAgain(answer: Message): Promise<void> {
 }
 
 export function stop(): void {
-  running.value?.stop();
+  void stopAnswer(conversation.value.id);
 }
 
 /** Shows the branch through a message. */
@@ -127,23 +147,4 @@ export async function branchOff(last: Message): Promise<Conversation> {
   const made = { ...conversation.value, id, title, created: now, updated: now, head: copies.at(-1)?.id ?? null };
   await saveConversation(made, copies);
   return made;
-}
-
-function emptyMessage(role: Message["role"], parent: string | null): Message {
-  return { id: newId(), conversation: conversation.value.id, parent, role, content: "", created: Date.now(), state: "writing" };
-}
-
-/** Adds messages to the open conversation; the last of them is its head. */
-async function add(list: readonly Message[]): Promise<void> {
-  const map = new Map(messages.value);
-  for (const message of list) map.set(message.id, message);
-  messages.value = map;
-  conversation.value = { ...conversation.value, head: list.at(-1)?.id ?? null, updated: Date.now() };
-  await saveConversation(conversation.value, list);
-}
-
-function announced(message: Message): string {
-  if (message.state === "failed") return `The answer failed: ${message.problem ?? ""}`;
-  if (message.state === "stopped") return "Stopped";
-  return message.content.trim() ? `Answer: ${message.content.slice(0, 400)}` : "The answer is empty";
 }

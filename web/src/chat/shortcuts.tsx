@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { Dialog, go, isSideOpen, toggleSide } from "../shell";
-import { branch, running, stop } from "./session";
+import { branch, busy, stop } from "./session";
 
 /** The question that is being edited. */
 export const editing = signal<string | null>(null);
@@ -23,7 +23,7 @@ const KEYS: readonly [string, string][] = [
 /** Opens the last question for editing; false if there is none. */
 export function editLastQuestion(): boolean {
   const last = branch.value.filter(({ role }) => role === "user").at(-1);
-  if (!last || running.value) return false;
+  if (!last || busy.value) return false;
   editing.value = last.id;
   return true;
 }
@@ -65,7 +65,7 @@ function workFor(event: KeyboardEvent): (() => void) | undefined {
   if (key === "/" && !control && !isInField) return focusQuestion;
   // a dialog or a menu that is open takes Escape for itself
   const isFree = !document.querySelector("dialog[open], :popover-open");
-  if (key === "escape" && running.value && isFree) return stop;
+  if (key === "escape" && busy.value && isFree) return stop;
   return undefined;
 }
 

@@ -2,14 +2,14 @@
 import { ChevronLeft, ChevronRight } from "lucide";
 import { Button } from "../shell";
 import type { Message } from "../store/types";
-import { running, showBranch } from "./session";
+import { busy, showBranch } from "./session";
 
 export function SiblingSwitch({ message, siblings }: { message: Message; siblings: readonly Message[] }) {
   if (siblings.length < 2) return null;
   const at = siblings.findIndex(({ id }) => id === message.id);
   const step = (by: number, label: string, icon: typeof ChevronLeft) => {
     const other = siblings[at + by];
-    const disabled = !other || running.value !== undefined;
+    const disabled = !other || busy.value;
     return <Button kind="quiet" compact icon={icon} label={label} disabled={disabled} onClick={() => other && showBranch(other)} />;
   };
   return (

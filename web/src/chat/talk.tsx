@@ -22,6 +22,8 @@ export function Talk() {
       <div class="talk-inner" ref={content}>
         {shown.map((message) => {
           const siblings = siblingsOf(messages.value, message);
+          // a tool's result stands in the card of its call
+          if (message.role === "tool") return null;
           if (message.role === "user") return <QuestionMessage key={message.id} message={message} siblings={siblings} />;
           const own = run?.message.peek().id === message.id ? run : undefined;
           return (

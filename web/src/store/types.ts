@@ -68,6 +68,16 @@ export interface Message {
   callId?: string;
 }
 
+/** The tools of a conversation, by name. */
+export interface ToolChoice {
+  /** Those that the model may use. */
+  on: string[];
+  /** The MCP servers that they need. */
+  servers: string[];
+  /** Those that run without a question. */
+  allowed: string[];
+}
+
 export interface Conversation {
   id: string;
   title: string;
@@ -78,6 +88,7 @@ export interface Conversation {
   system: string;
   effort: Effort;
   sampling: Sampling;
+  tools?: ToolChoice;
 }
 
 /** A name that no other conversation or message has. */

@@ -1,0 +1,122 @@
+// Answering a question: turns of the model and calls of tools, until an answer without calls.
+import { signal } from "@preact/signals";
+import { servedModel } from "../api/models";
+import { toast } from "../shell";
+import { type Conversation, type Message, newId } from "../store/types";
+import { type Tool, asFunction, askUser, readableName, readyTools, runAgent, showCall } from "../tools";
+import { writeAnswer } from "./runs";
+
+/** So many turns of the model may follow one question. */
+export const MOST_TURNS = 12;
+
+/** The conversation that is answered. The user may open another one meanwhile, so it keeps track itself. */
+export interface Place {
+  conversation: () => Conversation;
+  /** The messages up to one. */
+  branchTo: (id: string) => Message[];
+  /** Adds a message at the end. */
+  add: (message: Message) => Promise<void>;
+  /** Puts a message in the place of an earlier form of it. */
+  put: (message: Message) => Promise<void>;
+  change: (change: Partial<Conversation>) => Promise<void>;
+  /** Tells screen readers. */
+  announce: (text: string) => void;
+}
+
+interface Work {
+  stopper: AbortController;
+  ended: Promise<void>;
+}
+
+/** Answers that are under way, by conversation. */
+export const works = signal<ReadonlyMap<string, Work>>(new Map());
+
+/** Has a question answered. Never throws: what goes wrong stands in the messages. */
+export async function answerQuestion(place: Place, question: string): Promise<void> {
+  const { id } = place.conversation();
+  const stopper = new AbortController();
+  const ended = answerUntil(place, question, stopper.signal);
+  works.value = new Map(works.value).set(id, { stopper, ended });
+  try {
+    await ended;
+  } finally {
+    const left = new Map(works.value);
+    left.delete(id);
+    works.value = left;
+  }
+}
+
+/** Ends an answer and waits until all of it is kept. */
+export async function stopAnswer(conversation: string): Promise<void> {
+  const work = works.value.get(conversation);
+  work?.stopper.abort();
+  await work?.ended;
+}
+
+async function answerUntil(place: Place, question: string, stop: AbortSignal): Promise<void> {
+  const { tools, missing } = await toolsOf(place);
+  if (missing.length) toast(`Not available: ${missing.join("; ")}`, { bad: true });
+  await runTurns(place, question, tools, stop);
+}
+
+async function toolsOf(place: Place): Promise<{ tools: Tool[]; missing: string[] }> {
+  try {
+    return await readyTools(place.conversation().tools);
+  } catch (error) {
+    return { tools: [], missing: [error instanceof Error ? error.message : String(error)] };
+  }
+}
+
+async function runTurns(place: Place, question: string, tools: Tool[], signal: AbortSignal): Promise<void> {
+  let last = question;
+  const add = async (message: Message) => {
+    await place.add(message);
+    last = message.id;
+  };
+  await runAgent(
+    {
+      turn: async () => {
+        const before = place.branchTo(last);
+        const model = servedModel.value?.id;
+        const answer: Message = { ...newMessage(place, "assistant", last), ...(model ? { model } : {}) };
+        await add(answer);
+        place.announce("Answering");
+        const ended = await writeAnswer(place.conversation(), before, answer, tools.map(asFunction), signal);
+        await place.put(ended);
+        place.announce(announced(ended));
+        return { calls: ended.calls ?? [], goesOn: ended.state === "done" };
+      },
+      approve: (call, tool, stop) => {
+        place.announce(`The model asks to use ${readableName(tool.title)}. The buttons are at its call.`);
+        return askUser(call, stop);
+      },
+      show: showCall,
+      keep: (call, { text, failed }) =>
+        add({ ...newMessage(place, "tool", last), content: text, state: failed ? "failed" : "done", callId: call.id }),
+    },
+    { tools, allowed: allowedIn(place), limit: MOST_TURNS, signal },
+  );
+}
+
+/** Tools that need no question; what is added to it is kept with the conversation. */
+function allowedIn(place: Place): Set<string> {
+  const allowed = new Set(place.conversation().tools?.allowed ?? []);
+  const plain = allowed.add.bind(allowed);
+  allowed.add = (name) => {
+    const { tools } = place.conversation();
+    if (tools) void place.change({ tools: { ...tools, allowed: [...tools.allowed, name] } });
+    return plain(name);
+  };
+  return allowed;
+}
+
+export function newMessage({ conversation }: Pick<Place, "conversation">, role: Message["role"], parent: string | null): Message {
+  return { id: newId(), conversation: conversation().id, parent, role, content: "", created: Date.now(), state: "writing" };
+}
+
+function announced(message: Message): string {
+  if (message.state === "failed") return `The answer failed: ${message.problem ?? ""}`;
+  if (message.state === "stopped") return "Stopped";
+  if (message.calls?.length) return "The model calls tools";
+  return message.content.trim() ? `Answer: ${message.content.slice(0, 400)}` : "The answer is empty";
+}
