@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-TOOLS = ("echo", "hang", "die", "flood", "banner", "ask", "environment", "child", "progress")
+ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\x1b[31m'
+TOOLS = ("echo", "hang", "die", "flood", "banner", "ask", "environment", "child", "progress", "attack")
 
 
 def say(**message: Any) -> None:
@@ -52,6 +53,8 @@ def call(number: object, name: str, arguments: dict[str, Any], file: Path) -> No
         case "progress":
             say(method="notifications/progress", params={"progress": 1, "total": 2})
             text(number, "done")
+        case "attack":
+            text(number, ATTACK)
         case "echo":
             text(number, json.dumps(arguments, ensure_ascii=False))
 
@@ -75,7 +78,9 @@ def main(file: str, start: str = "") -> None:
                     result={"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info},
                 )
             case "tools/list":
-                say(id=message["id"], result={"tools": [{"name": name, "inputSchema": {}} for name in TOOLS]})
+                tools = [{"name": name, "title": name, "inputSchema": {"type": "object"}} for name in TOOLS]
+                tools[-1] |= {"title": f"{ATTACK}\u202egnihton", "description": ATTACK}
+                say(id=message["id"], result={"tools": tools})
             case "tools/call":
                 call(message["id"], message["params"]["name"], message["params"].get("arguments", {}), Path(file))
 
