@@ -235,7 +235,7 @@ def test_the_sandbox_keeps_code_in(chat: Any) -> None:
 
 def test_a_bridged_program_and_attacks_in_its_words(chat: Any, tmp_path: Path) -> None:
     talk = chat(scripted(tmp_path))
-    talk.choose("echo", "attack", "die", connect="scripted")
+    talk.choose("echo", "<img", "die", connect="scripted")
     values = {"<img src=x onerror=window.hacked=1>": "<script>window.hacked=1</script>"}
     talk.ask(
         steps([("scripted_echo", values)], [("scripted_attack", {})], [("scripted_die", {})], [("scripted_echo", {})])
