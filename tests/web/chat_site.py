@@ -82,7 +82,10 @@ def application() -> Starlette:
         thinks = question.rstrip().endswith("<think>")
         thought, answer = next((pair for word, pair in ANSWERS.items() if word in question), HELLO)
         written = f"{thought}</think>{answer}" if thinks else answer
-        return [*tokenizer.encode_text(written.replace("{prompt}", text), trusted=True), tokenizer.eos_id]
+        return [
+            *tokenizer.encode_text(written.replace("{prompt}", text.replace("｜", "|")), trusted=True),
+            tokenizer.eos_id,
+        ]
 
     generator = PacedGenerator(script, context_length=8192, reused=7)
     generator.tokenizer = tokenizer

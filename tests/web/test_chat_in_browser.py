@@ -1,0 +1,287 @@
+"""The chat page in Chromium: questions, streams, branches, what is kept, and a server that dies and comes back."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsv4.server.static import is_built
+from tests.conftest import ROOT
+from tests.server.browser import find_chromium
+from tests.web.chat_site import ChatSite
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed"),
+    pytest.mark.skipif(not is_built(), reason="the pages were not built (python3 -m deploy.build_pages)"),
+]
+AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+PATIENCE = 40_000  # milliseconds: a busy machine is no fault
+WIDE, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 800}
+SUM = "What is the sum of 347 and 285?"
+STORY = "Write a long story"
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[ChatSite]:
+    site = ChatSite()
+    site.start()
+    yield site
+    site.kill()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(site: ChatSite, chromium: Any) -> Iterator[Any]:
+    """The chat in a browser that keeps nothing yet. Errors of scripts and of the content policy fail the test."""
+    context = chromium.new_context(viewport=WIDE, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
+    page.goto(site.url)
+    page.get_by_role("button", name=SUM).wait_for()
+    yield page
+    context.close()
+    assert not faults
+
+
+def ask(page: Any, text: str) -> None:
+    page.get_by_label("Question", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def answered(page: Any, count: int = 1) -> None:
+    """Until so many answers are complete."""
+    page.wait_for_function(
+        "count => document.querySelectorAll('.answer').length === count && !document.querySelector('[aria-busy=true]')",
+        arg=count,
+    )
+
+
+def reads(page: Any, selector: str, text: str) -> None:
+    """Until an element has a text."""
+    page.locator(selector, has_text=text).first.wait_for()
+
+
+def serious(page: Any) -> list[str]:
+    """What axe-core finds serious or worse."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed (npm ci in web/)")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{entry['id']}: {entry['nodes'][0]['html']}"
+        for entry in found["violations"]
+        if entry["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_question_is_answered_and_kept(page: Any) -> None:
+    page.get_by_role("button", name=SUM).click()
+    answered(page)
+    assert page.locator(".bubble").inner_text() == SUM
+    reads(page, ".thinking summary", "29 tokens")
+    assert page.locator(".thinking-text").count() == 0  # folded
+    page.locator(".thinking summary").click()
+    reads(page, ".thinking-text", "The user wants a sum.")
+    assert page.locator(".answer table tbody tr").count() == 3
+    assert page.locator(".answer ol li ul li").count() == 2
+    page.locator(".answer .katex").first.wait_for()
+    reads(page, ".figures", "prompt 19, 7 cached")
+    page.reload()
+    answered(page)
+    assert page.locator(".answer strong").first.inner_text() == "632"
+    ask(page, "Show the prompt")
+    answered(page, 2)
+    text = page.locator(".answer").nth(1).inner_text()
+    assert SUM in text
+    assert "The sum is" in text
+    assert page.locator(".entry").count() == 1
+
+
+def test_stopping_and_answering_again(page: Any) -> None:
+    ask(page, STORY)
+    reads(page, ".answer", "Sentence 3 of")
+    page.get_by_label("Stop").click()
+    reads(page, ".outcome", "You stopped this answer.")
+    first = page.locator(".answer .markdown").inner_text()
+    assert "Sentence 399" not in first
+    page.get_by_label("Answer again").click()
+    reads(page, ".answer", "Sentence 3 of")
+    page.keyboard.press("Escape")
+    reads(page, ".outcome", "You stopped this answer.")
+    assert page.locator(".siblings").inner_text().split() == ["2", "/", "2"]
+    page.get_by_label("Previous version").click()
+    reads(page, ".siblings", "1 / 2")
+    assert page.locator(".answer .markdown").inner_text() == first
+
+
+def test_editing_makes_a_branch(page: Any) -> None:
+    ask(page, "Who are you?")
+    answered(page)
+    page.keyboard.press("ArrowUp")
+    page.get_by_label("Edit the question").fill("Who are you, in one word?")
+    page.keyboard.press("Enter")
+    reads(page, ".siblings", "2 / 2")
+    answered(page)
+    assert page.locator(".bubble").all_inner_texts() == ["Who are you, in one word?"]
+    page.get_by_label("Previous version").click()
+    reads(page, ".bubble", "Who are you?")
+    answered(page)
+    page.get_by_label("More").click()
+    page.get_by_role("menuitem", name="Branch into a new chat").click()
+    reads(page, "h1", "(branch)")
+    assert page.locator(".entry").count() == 2
+    assert page.locator(".siblings").count() == 0
+    ask(page, SUM)
+    answered(page, 2)
+    page.get_by_role("link", name="Who are you?", exact=True).click()
+    answered(page, 1)
+
+
+def test_conversations_are_found_renamed_deleted_and_moved(page: Any, tmp_path: Path) -> None:
+    ask(page, SUM)
+    answered(page)
+    page.keyboard.press("Control+Shift+O")
+    page.get_by_role("button", name=SUM).wait_for()
+    ask(page, "Who are you?")
+    answered(page)
+    page.keyboard.press("Control+K")
+    page.keyboard.type("hundreds")
+    reads(page, ".day", "1 conversation")
+    reads(page, ".entry-excerpt", "hundreds")
+    page.get_by_label("Search the conversations").fill("")
+    page.get_by_label("Actions for Who are you?").click()
+    page.get_by_role("menuitem", name="Rename").click()
+    page.get_by_label("Title").fill("Names")
+    page.keyboard.press("Enter")
+    reads(page, ".entry-title", "Names")
+    page.get_by_label("Import and export").click()
+    with page.expect_download() as download:
+        page.get_by_role("menuitem", name="Export all").click()
+    file = tmp_path / "all.json"
+    download.value.save_as(file)
+    titles = {entry["conversation"]["title"] for entry in json.loads(file.read_text())["conversations"]}
+    assert titles == {"Names", SUM}
+    page.get_by_label("Actions for Names").click()
+    page.get_by_role("menuitem", name="Delete").click()
+    reads(page, ".toast", "Deleted")
+    assert page.locator(".entry").count() == 1
+    page.get_by_role("button", name="Undo").click()
+    reads(page, ".entry-title", "Names")
+    page.get_by_label("File with conversations").set_input_files(file)
+    page.wait_for_function("document.querySelectorAll('.entry').length === 4")
+    page.get_by_label("File with conversations").set_input_files(ROOT / "web" / "package.json")
+    reads(page, ".toast", "holds no conversations")
+
+
+def test_what_a_conversation_is_told(page: Any) -> None:
+    page.get_by_label("Chat settings").click()
+    page.get_by_label("System prompt").fill("Speak like a pirate.")
+    page.get_by_label("Temperature").fill("0.3")
+    page.get_by_role("button", name="Done").click()
+    page.get_by_text("Off", exact=True).click()
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "Show the prompt")
+    body = sent.value.post_data_json
+    assert (body["temperature"], body["reasoning_effort"]) == (0.3, "none")
+    answered(page)
+    reads(page, ".answer", "Speak like a pirate.")
+    assert page.locator(".thinking").count() == 0
+    page.get_by_label("Chat settings (changed)").wait_for()
+
+
+def test_an_empty_answer_says_so(page: Any) -> None:
+    ask(page, "Be silent")
+    reads(page, ".notice", "The model ended its answer without writing anything.")
+    ask(page, "Leave it blank")
+    reads(page, ".notice", "The model thought, but wrote no answer.")
+
+
+def test_what_a_model_writes_is_text(page: Any) -> None:
+    ask(page, "Try an attack <img src=x onerror='window.hacked=1'>")
+    answered(page)
+    page.locator(".thinking summary").click()
+    reads(page, ".thinking-text", "<img src=x")
+    assert page.locator(".talk img, .talk script, .side img, .answer a").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_server_that_dies_and_comes_back(page: Any, site: ChatSite) -> None:
+    ask(page, STORY)
+    reads(page, ".answer", "Sentence 3 of")
+    site.kill()
+    try:
+        reads(page, ".notice.bad", "The connection broke off in the middle of the answer.")
+        assert "Sentence 3 of" in page.locator(".answer .markdown").inner_text()
+        page.locator(".dot.offline").wait_for()
+        page.get_by_role("button", name="Try again").click()
+        reads(page, ".notice.bad", "The server does not answer. It may have stopped, or it is starting.")
+    finally:
+        site.start()
+    page.locator(".dot.online").wait_for()
+    page.get_by_role("button", name="Try again").click()
+    reads(page, ".answer", "Sentence 3 of")
+    page.get_by_label("Stop").click()
+    reads(page, ".siblings", "2 / 2")
+
+
+def test_a_key_is_asked_for(page: Any) -> None:
+    def locked(route: Any) -> None:
+        if route.request.headers.get("authorization") == "Bearer secret":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": {"message": "a key is needed"}})
+
+    page.route("**/v1/**", locked)
+    page.reload()
+    page.get_by_role("dialog", name="This server needs a key").wait_for()
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Use key").click()
+    reads(page, ".bad-text", "a key is needed")
+    page.get_by_label("API key").fill("secret")
+    page.get_by_role("button", name="Use key").click()
+    page.locator(".dot.online").wait_for()
+    ask(page, "Who are you?")
+    answered(page)
+
+
+def test_keys_and_the_side_bar(page: Any) -> None:
+    page.keyboard.press("Control+/")
+    page.get_by_role("dialog", name="Keys").wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+B")
+    page.get_by_label("Show the side bar").click()
+    page.get_by_role("link", name="Engine").click()
+    reads(page, "h1", "Engine")
+    page.go_back()
+    page.get_by_role("button", name=SUM).wait_for()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_nothing_is_cut_off_or_hard_to_use(page: Any, theme: str, size: dict[str, int]) -> None:
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size(size)
+    assert serious(page) == []
+    ask(page, SUM)
+    answered(page)
+    page.locator(".answer .katex").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert serious(page) == []
+    page.get_by_label("Chat settings").click()
+    page.get_by_role("dialog").wait_for()
+    assert serious(page) == []
