@@ -83,7 +83,7 @@ def application() -> Starlette:
         thought, answer = next((pair for word, pair in ANSWERS.items() if word in question), HELLO)
         written = f"{thought}</think>{answer}" if thinks else answer
         return [
-            *tokenizer.encode_text(written.replace("{prompt}", text.replace("｜", "|")), trusted=True),
+            *tokenizer.encode_text(written.replace("{prompt}", text.replace("<", "(")), trusted=True),
             tokenizer.eos_id,
         ]
 
