@@ -1,7 +1,7 @@
 """A server for tests of the chat page, in a process of its own so that it can be killed: what it answers depends on a
 word of the question.
 
-    python -m tests.web.chat_site PORT
+    python -m tests.web.chat_site PORT [HISTORY]
 """
 
 import asyncio
@@ -12,12 +12,14 @@ import time
 import urllib.request
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from starlette.applications import Starlette
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import RequestOptions, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.server import create_app
+from dsv4.server.storage.history import History
 from dsv4.testing.stub import StubGenerator
 from tests.conftest import ROOT
 
@@ -72,8 +74,8 @@ class PacedGenerator(StubGenerator):
             yield event
 
 
-def application() -> Starlette:
-    """The server over the scripted model."""
+def application(history: Path | None = None) -> Starlette:
+    """The server over the scripted model. history: folder for conversations."""
     tokenizer = Tokenizer.load(ROOT / "models" / "nano")
 
     def script(prompt: Sequence[int], params: SamplingParams) -> list[int]:
@@ -90,13 +92,15 @@ def application() -> Starlette:
     generator = PacedGenerator(script, context_length=8192, reused=7)
     generator.tokenizer = tokenizer
     defaults = replace(SamplingDefaults(), example_prompts=EXAMPLES)
-    return create_app(generator, tokenizer, model_name="nano", defaults=defaults)
+    kept = None if history is None else History(history)
+    return create_app(generator, tokenizer, model_name="nano", defaults=defaults, history=kept)
 
 
 class ChatSite:
-    """Starts and kills the server; it is at the same address each time."""
+    """Starts and kills the server; it is at the same address each time. history: folder for conversations."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: Path | None = None) -> None:
+        self._arguments = [] if history is None else [str(history)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -105,7 +109,8 @@ class ChatSite:
 
     def start(self) -> None:
         """Returns when it answers."""
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.web.chat_site", str(self.port)], cwd=ROOT)
+        command = [sys.executable, "-m", "tests.web.chat_site", str(self.port), *self._arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT)
         for _ in range(1200):
             try:
                 urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
@@ -126,4 +131,5 @@ class ChatSite:
 if __name__ == "__main__":
     import uvicorn
 
-    uvicorn.run(application(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False)
+    folder = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    uvicorn.run(application(folder), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False)

@@ -275,6 +275,39 @@ def test_keys_and_the_side_bar(page: Any) -> None:
     button(page, SUM).wait_for()
 
 
+def test_a_server_keeps_conversations_for_all_browsers(chromium: Any, tmp_path: Path) -> None:
+    site = ChatSite(history=tmp_path / "history")
+    site.start()
+    contexts = [chromium.new_context(viewport=WIDE) for _ in range(2)]
+    try:
+        first, second = (context.new_page() for context in contexts)
+        for page in (first, second):
+            page.set_default_timeout(PATIENCE)
+        first.goto(site.url)
+        ask(first, "Who are you?")
+        answered(first)
+        with first.expect_response(lambda response: response.request.method == "PUT"):
+            pass
+        second.goto(site.url)
+        reads(second, ".entry-title", "Who are you?")
+        second.get_by_role("link", name="Who are you?").click()
+        answered(second)
+        with second.expect_response(lambda response: response.request.method == "PUT"):
+            ask(second, SUM)
+        answered(second, 2)
+        first.reload()
+        answered(first, 2)
+        button(first, "Actions for Who are you?").click()
+        with first.expect_response(lambda response: response.request.method == "DELETE"):
+            first.get_by_role("menuitem", name="Delete").click()
+        second.reload()
+        reads(second, ".none", "Conversations stay in this browser.")
+    finally:
+        for context in contexts:
+            context.close()
+        site.kill()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 def test_nothing_is_cut_off_or_hard_to_use(page: Any, theme: str, size: dict[str, int]) -> None:

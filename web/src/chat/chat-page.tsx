@@ -2,6 +2,8 @@
 import { useEffect, useState } from "preact/hooks";
 import { SlidersHorizontal } from "lucide";
 import { conversations, followOtherTabs, loadConversations, storageProblem } from "../store/conversations";
+import { connection } from "../api/connection";
+import { exchangeWithServer } from "../store/server-copy";
 import { Button, PageHead, go, route, toast } from "../shell";
 import "./chat.css";
 import { ChatSettings, hasOwnSettings } from "./chat-settings";
@@ -40,6 +42,15 @@ export default function ChatPage() {
   );
 }
 
+/** Conversations of a server that keeps them: at the start, and when the server is back. */
+function useServerCopy(ready: boolean): void {
+  const isOnline = connection.value === "online";
+  useEffect(() => {
+    if (!ready || !isOnline) return;
+    exchangeWithServer().catch((error: Error) => toast(`Conversations on the server: ${error.message}`, { bad: true }));
+  }, [ready, isOnline]);
+}
+
 /** The address names the open conversation: `?chat=ID`; without one a new conversation is open. */
 function useRoute(): void {
   const [ready, setReady] = useState(false);
@@ -47,6 +58,7 @@ function useRoute(): void {
     followOtherTabs();
     void loadConversations().then(() => setReady(true));
   }, []);
+  useServerCopy(ready);
   const wanted = route.value.query.get("chat");
   useEffect(() => {
     if (!ready || wanted === conversation.peek().id) return;

@@ -34,18 +34,36 @@ export async function messagesOf(id: string): Promise<Message[]> {
   return kept(() => messagesIn<Message>(id), []);
 }
 
+/** Called with the name of each conversation that changes here. */
+const followers = new Set<(id: string) => void>();
+
+export function onChange(follower: (id: string) => void): void {
+  followers.add(follower);
+}
+
+function tell(id: string): void {
+  for (const follower of followers) follower(id);
+  channel?.postMessage("changed");
+}
+
 /** Keeps a conversation, and messages of it. */
 export async function saveConversation(conversation: Conversation, messages: readonly Message[] = []): Promise<void> {
+  await keepHere(conversation, messages);
+  tell(conversation.id);
+}
+
+/** Keeps a conversation without telling those that follow changes: they brought it. */
+export async function keepHere(conversation: Conversation, messages: readonly Message[]): Promise<void> {
   const others = conversations.value.filter(({ id }) => id !== conversation.id);
   conversations.value = newestFirst([...others, conversation]);
   const puts = messages.map((value) => ({ table: "messages" as const, value }));
   await kept(() => change([{ table: "conversations", value: conversation }, ...puts]), undefined);
-  tellOtherTabs();
 }
 
 /** Keeps messages. */
 export async function saveMessages(messages: readonly Message[]): Promise<void> {
   await kept(() => change(messages.map((value) => ({ table: "messages" as const, value }))), undefined);
+  for (const id of new Set(messages.map(({ conversation }) => conversation))) tell(id);
 }
 
 /** Forgets messages. */
@@ -55,11 +73,17 @@ export async function deleteMessages(ids: readonly string[]): Promise<void> {
 
 /** Forgets a conversation. Returns what was forgotten, for undoing. */
 export async function deleteConversation(conversation: Conversation): Promise<Message[]> {
-  const messages = await messagesOf(conversation.id);
-  conversations.value = conversations.value.filter(({ id }) => id !== conversation.id);
-  const gone = messages.map(({ id }) => ({ table: "messages" as const, id }));
-  await kept(() => change([], [{ table: "conversations" as const, id: conversation.id }, ...gone]), undefined);
-  tellOtherTabs();
+  const messages = await forgetHere(conversation.id);
+  tell(conversation.id);
+  return messages;
+}
+
+/** Forgets a conversation without telling those that follow changes. Returns its messages. */
+export async function forgetHere(id: string): Promise<Message[]> {
+  const messages = await messagesOf(id);
+  conversations.value = conversations.value.filter((other) => other.id !== id);
+  const gone = messages.map((message) => ({ table: "messages" as const, id: message.id }));
+  await kept(() => change([], [{ table: "conversations" as const, id }, ...gone]), undefined);
   return messages;
 }
 
@@ -97,10 +121,6 @@ export function excerptAt(text: string, at: number, length: number): string {
 
 // other tabs of this browser change the same database
 let channel: BroadcastChannel | undefined;
-
-function tellOtherTabs(): void {
-  channel?.postMessage("changed");
-}
 
 /** Follows what other tabs change, and tells them of changes here. Called once. */
 export function followOtherTabs(): void {
