@@ -380,6 +380,8 @@ def build_pages(again: bool = False) -> None:
 
     if is_current() or (not again and failed.exists() and failed.read_text() == digest_of()):
         return
+    if not os.access(str(ROOT), os.W_OK):
+        return
     with alone():
         if is_current():  # the one we waited for did it
             return
