@@ -1,6 +1,7 @@
 """The chat page in Chromium: questions, streams, branches, what is kept, and a server that dies and comes back."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ pytestmark = [
     pytest.mark.skipif(not is_built(), reason="the pages were not built (python3 -m deploy.build_pages)"),
 ]
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+PICTURES = os.environ.get("DSV4_PICTURES")
 PATIENCE = 120_000  # milliseconds: a busy machine is no fault
-WIDE, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 800}
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 SUM = "What is the sum of 347 and 285?"
 STORY = "Write a long story"
 
@@ -319,6 +321,9 @@ def test_nothing_is_cut_off_or_hard_to_use(page: Any, theme: str, size: dict[str
     page.locator(".answer .katex").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert serious(page) == []
+    name = {("light", 1280): "web-chat", ("dark", 1280): "web-chat-dark", ("light", 390): "web-chat-phone"}
+    if PICTURES and (picture := name.get((theme, size["width"]))):
+        page.screenshot(path=Path(PICTURES) / f"{picture}.png")
     button(page, "Chat settings").click()
     page.get_by_role("dialog").wait_for()
     assert serious(page) == []
