@@ -165,6 +165,13 @@ class ModelConfig:
         return self.dspark.block_size if self.dspark else 1
 
     @property
+    def draft_head(self) -> DSpark:
+        """The sizes of the draft head. Raises ValueError for a model without one."""
+        if self.dspark is None:
+            raise ValueError("the model has no draft head (there are no dspark_* keys)")
+        return self.dspark
+
+    @property
     def window_rows(self) -> int:
         """Rows of a window's ring. A draft block reads `sliding_window` rows before itself, a token one less."""
         return self.sliding_window - 1 + self.taken_back + (1 if self.dspark else 0)

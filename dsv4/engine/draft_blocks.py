@@ -35,8 +35,7 @@ class DraftBlocks:
 
     def propose(self, requests: Sequence[Request], pace: Pace, fused: FusedStep | None) -> None:
         """Set the drafts of requests whose last token is the only one not in the cache."""
-        head = self._model.config.dspark
-        assert head is not None
+        head = self._model.config.draft_head
         noise, previous = [head.noise_token_id] * (head.block_size - 1), [request.tokens[-1] for request in requests]
         blocks, starts = [[token, *noise] for token in previous], [request.cached for request in requests]
         places = [request.running_place for request in requests]

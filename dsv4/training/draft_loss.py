@@ -116,8 +116,7 @@ def draft_loss(
     variation of the two distributions), confidence, and for each place of the block accept_1, accept_2, ...: the
     expected share of drafts that are accepted there, if all before are.
     """
-    head = model.config.dspark
-    assert head is not None
+    head = model.config.draft_head
     K = head.block_size
     sequences, taps = model.pack(list(batch.lengths)), list[Tensor]()
     with torch.no_grad():

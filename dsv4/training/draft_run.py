@@ -43,8 +43,7 @@ def draft_model(config: ModelConfig, draft: DraftSettings, reader: CheckpointRea
 def _warm_start(model: Transformer) -> None:
     """Each stage begins as the layer it stands for, without its compressor; the way in passes the last tapped layer on,
     the way out is the model's; the bias by the token before and the confidence begin at nothing."""
-    head, stages = model.config.dspark, model.stages
-    assert head is not None
+    head, stages = model.config.draft_head, model.stages
     sources = [head.target_layer_ids[max(i, -len(head.target_layer_ids))] for i in range(-len(stages), 0)]
     for stage, layer in zip(stages, sources, strict=True):
         there = {name: value for name, value in model.layers[layer].state_dict().items() if name != "ffn.gate.tid2eid"}
@@ -72,8 +71,7 @@ class DraftTrainer(Trainer):
     def _accumulate(
         self, batches: list[RoutedBatch], settings: StepSettings, totals: Totals, queries: int
     ) -> tuple[dict[str, float], ExpertLoads]:
-        draft, head = self._draft, self.model.config.dspark
-        assert head is not None
+        draft, head = self._draft, self.model.config.draft_head
         generator = torch.Generator().manual_seed(random.Random(f"{self.recipe.seed} {self.step}").getrandbits(63))
         anchors = [Anchors.draw(part.batch, draft.anchors, head.block_size, generator) for part in batches]
         whole = DraftTotals.of(anchors, head.block_size, draft.decay)
@@ -93,8 +91,7 @@ class DraftTrainer(Trainer):
     def _flops(self, lengths: Sequence[int], *, dense: bool) -> float:
         """The backbone runs forward only; the stages learn from the rows of the blocks, without their attention."""
         config, p = self.model.config, accounting.parameters(self.model.config)
-        head = config.dspark
-        assert head is not None
+        head = config.draft_head
         idle = (config.n_routed_experts - config.num_experts_per_tok) * 3 * config.hidden_size
         weights = p.mtp - idle * config.moe_intermediate_size * head.stages + p.head
         rows = self._draft.anchors * head.block_size

@@ -28,9 +28,9 @@ def unpack(words_RW: Tensor, bits: int, columns: int) -> Tensor:
     return numbers.flatten(-2)[:, :columns]
 
 
-def _bits(words: int, columns: int) -> int | None:
-    """The size of numbers of which `columns` fill `words`."""
-    return next((bits for bits in BITS if -(-columns * bits // WORD) == words), None)
+def _bits(words: int, columns: int) -> int:
+    """The size of numbers of which `columns` fill `words`; 0 if there is none."""
+    return next((bits for bits in BITS if -(-columns * bits // WORD) == words), 0)
 
 
 def _groups_problem(name: str, specs: Specs, groups: int, columns: int, index: str) -> str | None:
@@ -42,8 +42,8 @@ def _groups_problem(name: str, specs: Specs, groups: int, columns: int, index: s
 def _compressed_tensors_problem(specs: Specs, shape: Shape) -> str | None:
     N, K = shape
     packed, scale = specs["weight_packed"], specs["weight_scale"]
-    bits = _bits(packed.shape[-1], K) if len(packed.shape) == 2 else None
-    if bits is None or packed.dtype != torch.int32 or packed.shape[0] != N:
+    bits = _bits(packed.shape[-1], K) if len(packed.shape) == 2 else 0
+    if not bits or packed.dtype != torch.int32 or packed.shape[0] != N:
         return f"weight_packed should hold {K} columns of 2, 4 or 8 bits in I32 [{N}, ...], is {packed}"
     if len(scale.shape) != 2 or scale.shape[0] != N or scale.dtype not in _FLOATS:
         return f"weight_scale should be BF16 [{N}, groups], is {scale}"
@@ -61,7 +61,6 @@ def _compressed_tensors_values(parts: Parts, shape: Shape) -> Tensor:
     if stored != shape:
         raise ValueError(f"weight_shape is {list(stored)}, the model has {list(shape)}")
     bits = _bits(parts["weight_packed"].shape[1], K)
-    assert bits is not None  # checked by `problem`
     codes_NK = unpack(parts["weight_packed"], bits, K)
     zero_NG: Tensor | int = 1 << (bits - 1)
     if "weight_zero_point" in parts:
@@ -72,8 +71,8 @@ def _compressed_tensors_values(parts: Parts, shape: Shape) -> Tensor:
 def _gptq_problem(specs: Specs, shape: Shape) -> str | None:
     N, K = shape
     packed, scale = specs["qweight"], specs["scales"]
-    bits = _bits(packed.shape[0], K) if len(packed.shape) == 2 else None
-    if bits is None or packed.dtype != torch.int32 or packed.shape[1] != N:
+    bits = _bits(packed.shape[0], K) if len(packed.shape) == 2 else 0
+    if not bits or packed.dtype != torch.int32 or packed.shape[1] != N:
         return f"qweight should hold {K} rows of 2, 4 or 8 bits in I32 [..., {N}], is {packed}"
     if len(scale.shape) != 2 or scale.shape[1] != N or scale.dtype not in _FLOATS:
         return f"scales should be F16 [groups, {N}], is {scale}"
@@ -83,7 +82,6 @@ def _gptq_problem(specs: Specs, shape: Shape) -> str | None:
 def _gptq_values(parts: Parts, shape: Shape) -> Tensor:
     _, K = shape
     bits = _bits(parts["qweight"].shape[0], K)
-    assert bits is not None  # checked by `problem`
     codes_NK = unpack(parts["qweight"].T, bits, K)
     return _values(codes_NK, 1 << (bits - 1), parts["scales"].T, parts.get("g_idx"))
 

@@ -237,8 +237,7 @@ class _Packer:
 
     def draft_struct(self, store: CacheStore) -> Any:
         """A pointer to the draft head's way in and its stages."""
-        stages, head = self.model.stages, self.model.config.dspark
-        assert head is not None
+        stages, head = self.model.stages, self.model.config.draft_head
         ids = array("q", head.target_layer_ids)
         rows = [store.layers[stage.spec.index].window_SWX for stage in stages]
         reason = "the store must lie in contiguous CPU memory"

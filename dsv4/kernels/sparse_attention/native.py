@@ -165,9 +165,7 @@ def _call(
         scale=scale,
         threads=torch.get_num_threads(),
     )
-    if prefix_T is not None:
-        assert first_BP is not None
-        assert sequence_T is not None
+    if prefix_T is not None and first_BP is not None and sequence_T is not None:  # three or none
         prefix, first, sequence = (t.contiguous() for t in (prefix_T, first_BP, sequence_T))
         call.prefix_T, call.first_BP, call.sequence_T = prefix.data_ptr(), first.data_ptr(), sequence.data_ptr()
         call.pages, call.per_page = first.shape[1], per_page
