@@ -20,6 +20,7 @@ VERBS = {
     "render": "Print the prompts that requests become, without a model.",
     "doctor": "What this machine has for dsv4, which kernels run, and what would be faster.",
     "plan": "How a model would run on this machine: numerics, memory, speed. Loads nothing.",
+    "verify": "Check a server of the model, ours or another: prompts, lengths, batches, calls, usage.",
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",
     "convert": "Write a checkpoint in another layout.",
     "check": "Verify a checkpoint folder without loading it.",

@@ -21,6 +21,7 @@ FLAGS = {
     "render": "file dialect model tokens",
     "doctor": "folder json",
     "plan": "folder free json engine",
+    "verify": "target only skip minutes model dialect fixtures record bound report json",
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume",
     "check": "folder deep json",

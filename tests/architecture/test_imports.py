@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"config", "parameters", "kernels", "model", "files", "observe"},
     "distributed": {"config", "parameters", "model", "kernels", "checkpoint", "training", "files", "observe"},
     "testing": {"config", "generation", "model", "kernels"},
+    "verify": {"encoding", "server"},
     "engine": {"config", "generation", "model", "cache", "kernels", "observe"},
     "training": {"config", "parameters", "model", "kernels", "checkpoint", "files", "observe"},
     "posttraining": {
@@ -175,6 +176,7 @@ def test_no_import_cycles() -> None:
         "dsv4.posttraining.verifiers",
         "dsv4.posttraining.rollout",
         "dsv4.posttraining.chat",
+        "dsv4.verify.run",
     ],
 )
 def test_text_side_loads_no_torch(module: str) -> None:

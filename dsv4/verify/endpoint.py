@@ -1,0 +1,185 @@
+"""A client for a server that speaks OpenAI's interface: whole answers, streams, and the command that repeats a request.
+
+Standard library only, and blocking: a check asks one thing at a time, and the check of batches has a thread for each
+request.
+"""
+
+import http.client
+import json
+import os
+import shlex
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from dsv4.verify.answer import Answer, answer_of, completion_of, merge
+
+KEY_VARIABLE = "DSV4_VERIFY_KEY"
+Body = Mapping[str, Any]
+
+
+class UnreachableError(ConnectionError):
+    """The endpoint cannot be reached, says nothing for too long, or answers what is not HTTP."""
+
+
+class RefusedError(Exception):
+    """The endpoint answered with another status than 200. status: of HTTP. command: repeats the request."""
+
+    def __init__(self, status: int, message: str, command: str) -> None:
+        super().__init__(f"status {status}: {message}")
+        self.status, self.command = status, command
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. value: the decoded JSON, or the text where it is none."""
+
+    status: int
+    value: Any
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """url: of the server, with or without `/v1`. model: the name in requests; "" = none is sent. key: of the client.
+    silence: seconds without a byte after which the endpoint counts as lost. requests: how many were sent."""
+
+    url: str
+    model: str = ""
+    key: str = ""
+    silence: float = 120.0
+    requests: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"URL must be http://host:port or https://host:port, got {self.url!r}")
+        self.url = self.url.rstrip("/").removesuffix("/v1")
+
+    @classmethod
+    def from_environment(cls, url: str, model: str = "") -> "Endpoint":
+        """With the key of the environment variable DSV4_VERIFY_KEY. No other variable is read: a key that was made for
+        one service must not travel to another."""
+        return cls(url, model, os.environ.get(KEY_VARIABLE, ""))
+
+    def get(self, path: str) -> Reply:
+        """One GET request. Raises UnreachableError."""
+        return self._send("GET", path, None)
+
+    def post(self, path: str, body: Body) -> Reply:
+        """One POST request of JSON, whatever its status. Raises UnreachableError."""
+        return self._send("POST", path, json.dumps(body).encode())
+
+    def chat(self, body: Body) -> Answer:
+        """A whole chat completion. Raises RefusedError, UnreachableError."""
+        return answer_of(self._value("/v1/chat/completions", body))
+
+    def completion(self, body: Body) -> Answer:
+        """A whole text completion. Raises RefusedError, UnreachableError."""
+        return completion_of(self._value("/v1/completions", body))
+
+    def stream(self, body: Body) -> Answer:
+        """A streamed chat completion, put together; its `problems` name what is wrong with the stream itself. Raises
+        RefusedError, UnreachableError."""
+        path = "/v1/chat/completions"
+        whole = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        connection = self._connection()
+        try:
+            with _lost(self.url):
+                response = self._request(connection, "POST", path, json.dumps(self._named(whole)).encode())
+                if response.status != 200:
+                    self._refuse(Reply(response.status, _decoded(response.read())), path, whole)
+                return merge(_events(response))
+        finally:
+            connection.close()
+
+    def command(self, path: str, body: Body) -> str:
+        """A shell command that sends the request again. It has no key, only the name of its variable."""
+        key = f' -H "authorization: Bearer ${KEY_VARIABLE}"' if self.key else ""
+        data = shlex.quote(json.dumps(self._named(body), ensure_ascii=False))
+        return f"curl -s {self.url}{path} -H 'content-type: application/json'{key} -d {data}"
+
+    def _value(self, path: str, body: Body) -> Any:
+        reply = self.post(path, self._named(body))
+        if reply.status != 200 or not isinstance(reply.value, dict):
+            self._refuse(reply, path, body)
+        return reply.value
+
+    def _refuse(self, reply: Reply, path: str, body: Body) -> None:
+        raise RefusedError(reply.status, error_text(reply.value), self.command(path, body))
+
+    def _named(self, body: Body) -> Body:
+        return {"model": self.model, **body} if self.model else body
+
+    def _connection(self) -> http.client.HTTPConnection:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None  # checked at the start
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self.silence, context=context)
+        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.silence)
+
+    def _request(
+        self, connection: http.client.HTTPConnection, method: str, path: str, data: bytes | None
+    ) -> http.client.HTTPResponse:
+        headers = {"content-type": "application/json", "connection": "close"}
+        if self.key:
+            headers["authorization"] = f"Bearer {self.key}"
+        with self._counting:
+            self.requests += 1
+        connection.request(method, urlsplit(self.url).path + path, data, headers)
+        return connection.getresponse()
+
+    def _send(self, method: str, path: str, data: bytes | None) -> Reply:
+        connection = self._connection()
+        try:
+            with _lost(self.url):
+                response = self._request(connection, method, path, data)
+                return Reply(response.status, _decoded(response.read()))
+        finally:
+            connection.close()
+
+
+class _lost:
+    """While entered, errors of the connection mean that the endpoint is lost."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise UnreachableError(f"{self._url} said nothing for too long") from None
+        if isinstance(error, OSError | http.client.HTTPException):
+            raise UnreachableError(f"{self._url} cannot be used: {error or type(error).__name__}") from error
+
+
+def error_text(value: Any) -> str:
+    """The message of an error body in any of the forms in use; the beginning of anything else."""
+    if isinstance(value, dict):
+        error = value.get("error", value)
+        message = error.get("message", error.get("detail")) if isinstance(error, dict) else error
+        if message is not None:
+            return str(message)[:300]
+    return (value if isinstance(value, str) else json.dumps(value))[:300]
+
+
+def _decoded(data: bytes) -> Any:
+    text = data.decode("utf-8", errors="replace")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[str]:
+    """The data of each event; comments and other fields of the format are left out."""
+    for line in response:
+        text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+        if text.startswith("data:"):
+            yield text[5:].strip()

@@ -1,0 +1,82 @@
+"""`dsv4 verify` finds every planted fault by its name, and nothing wrong with a right server."""
+
+from pathlib import Path
+
+import pytest
+
+from dsv4.encoding import Tokenizer
+from dsv4.verify.endpoint import Endpoint, UnreachableError
+from dsv4.verify.findings import Outcome, Report
+from dsv4.verify.page import page
+from dsv4.verify.questions import questions
+from dsv4.verify.record import record
+from dsv4.verify.run import verify
+from dsv4.verify.settings import Settings
+from tests.conftest import ROOT
+from tests.server.conftest import listening
+from tests.verify.broken import Fault, plant
+from tests.verify.faults import FAULTS
+from tests.verify.pretend import PretendServer
+
+
+@pytest.fixture(scope="session")
+def nano_tokenizer() -> Tokenizer:
+    return Tokenizer.load(ROOT / "models" / "nano")
+
+
+@pytest.fixture
+def server(nano_tokenizer: Tokenizer) -> PretendServer:
+    return PretendServer(nano_tokenizer, {question.text: [*question.wanted] for question in questions()})
+
+
+def verified(server: PretendServer, **settings: object) -> Report:
+    with listening(server) as url:  # type: ignore[arg-type]
+        return verify(Endpoint(url), Settings(**settings))  # type: ignore[arg-type]
+
+
+def names(report: Report) -> list[str]:
+    return [f"{found.check}.{found.code}" for found in report.faults]
+
+
+@pytest.fixture
+def recorded(server: PretendServer, tmp_path: Path) -> Path:
+    file = tmp_path / "right.jsonl"
+    with listening(server) as url:  # type: ignore[arg-type]
+        assert record(Endpoint(url, "pretend"), file, lambda line: None) == 19
+    return file
+
+
+def test_a_right_server_passes(server: PretendServer, recorded: Path) -> None:
+    report = verified(server, fixtures=recorded)
+    assert names(report) == []
+    assert report.exit_code == 0
+    assert {result.outcome for result in report.results} == {Outcome.PASSED}
+    measures = {f"{m.check}.{m.name}": m.value for result in report.results for m in result.measures}
+    assert measures["lengths.residues-4"] == 4
+    assert measures["lengths.residues-128"] == 128
+    assert measures["batches.same-in-batch"] == 1
+    assert measures["rendering.prompts-equal"] == 1
+    assert measures["calls.trigger-f1"] == measures["calls.exact"] == measures["calls.schema-valid"] == 1
+    assert measures["fixtures.top-1"] == measures["fixtures.top-n-recall"] == measures["fixtures.pair-rate"] == 1
+    assert abs(measures["fixtures.nll-excess"]) < 1e-5
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_planted_faults_are_found(server: PretendServer, recorded: Path, fault: Fault) -> None:
+    plant(server, fault)
+    check = fault.found.split(".")[0]
+    report = verified(server, only=(check,), fixtures=recorded)
+    assert fault.found in names(report)
+    assert report.exit_code == 1
+    found = next(one for one in report.faults if f"{one.check}.{one.code}" == fault.found)
+    assert found.reproduce.startswith("curl ")
+    assert f"{check}.{found.code}" in page(report)
+
+
+def test_there_are_twelve_and_more() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 12
+
+
+def test_an_endpoint_that_is_not_there() -> None:
+    with pytest.raises(UnreachableError, match="cannot be used"):
+        verify(Endpoint("http://127.0.0.1:9"), Settings())
