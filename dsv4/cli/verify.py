@@ -60,31 +60,44 @@ def verify(
     json
         Write the report as one JSON object.
     """
-    from dsv4.cli.flags import to_stderr, writable
-    from dsv4.encoding import dialect_named
-    from dsv4.verify.endpoint import RefusedError, UnreachableError
     from dsv4.verify.settings import Settings, read_bounds
+
+    _check_names(dialect, report, json, record)
+    bounds = read_bounds(bound)
+    settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds)
+    found = _run(target, model, settings, record)
+    if found is not None:
+        _write(found, report, json)
+        _tell(found)
+        sys.exit(found.exit_code)
+
+
+def _check_names(dialect: str | None, report: Path | None, json: Path | None, record: Path | None) -> None:
+    """Raise ValueError for what would fail only after minutes."""
+    from dsv4.cli.flags import writable
+    from dsv4.encoding import dialect_named
 
     writable("--report", report, ".html")
     writable("--json", json, ".json")
     writable("--record", record, ".jsonl")
     if dialect is not None:
         dialect_named(dialect)
-    bounds = read_bounds(bound)
-    settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds)
+
+
+def _run(target: str, model: str, settings: "Settings", record: Path | None) -> "Report | None":
+    """The report; None if fixtures were recorded instead. Exits with NOT_RUN where the endpoint cannot be used."""
+    from dsv4.cli.flags import to_stderr
+    from dsv4.verify.endpoint import RefusedError, UnreachableError
+
     try:
         with _endpoint(target, model) as endpoint:
-            if record is not None:
-                _record(endpoint, record)
-                return
-            found = _verified(endpoint, settings)
+            if record is None:
+                return _verified(endpoint, settings)
+            _record(endpoint, record)
+            return None
     except (RefusedError, UnreachableError) as error:
         to_stderr(f"dsv4: {target} cannot be checked: {error}")
         sys.exit(NOT_RUN)
-    _write(found, report, json)
-    _tell(found)
-    if found.exit_code:
-        sys.exit(found.exit_code)
 
 
 @contextmanager
