@@ -137,7 +137,8 @@ def test_pages_hold_in_both_themes_and_on_a_phone(page: Any, url: str, name: str
 
 def test_engine(page: Any, url: str) -> None:
     opened(page, url, "engine")
-    assert page.locator(".requests tbody tr").count() == 2
+    # an answer that ends is followed by another one
+    page.wait_for_function("document.querySelectorAll('.requests tbody tr').length === 2")
     assert "Tokens per second" in page.inner_text("main")
     canvas = page.locator(".heat-map canvas")
     canvas.wait_for()
@@ -159,9 +160,11 @@ def test_usage(page: Any, url: str) -> None:
     opened(page, url, "usage")
     text = page.inner_text("main")
     assert all(word in text for word in ("ann", "bob", "ci", "deepseek-v4-flash", "$"))
-    page.get_by_text("Cost", exact=True).first.click()
-    page.get_by_text("7 days").click()
-    page.wait_for_function("document.querySelectorAll('svg .axes text').length < 40")
+    page.get_by_role("radio", name="Cost").check()
+    page.locator("svg[aria-label='Cost by day and model']").wait_for()
+    page.get_by_role("radio", name="7 days").check()
+    # a column for each day, and the axes
+    page.wait_for_function("document.querySelectorAll('.line-chart svg > g').length <= 9")
 
 
 def test_training_goes_on(page: Any, url: str, place: Path) -> None:
