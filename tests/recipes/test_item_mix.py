@@ -4,11 +4,12 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dsv4.encoding import Tokenizer, encode_messages, parse_message_from_completion_text
+from dsv4.encoding import V4, Tokenizer, encode_messages, parse_message_from_completion_text, served
 from dsv4.posttraining.verifiers import reward
 from recipes.nano.items import english, far, needles, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
@@ -16,6 +17,7 @@ from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, 
 from tests.conftest import ROOT
 
 DRAWS = 40
+WRITTEN = replace(V4, empty_line=served(V4).empty_line)
 MODES: tuple[Mode, ...] = ("chat", "thinking", "max")
 # what precedes the assistant's words in the prompt, and the words with their end
 SAYING = re.compile(
@@ -43,7 +45,8 @@ def learned_runs(tokens: list[int], learn: list[float], codec: Tokenizer) -> lis
 def rendered(item: Item, mode: Mode) -> str:
     effort = "max" if mode == "max" else None
     shown = messages_of(item, mode == "max")
-    return encode_messages(shown, "chat" if mode == "chat" else "thinking", reasoning_effort=effort)
+    thinking = "chat" if mode == "chat" else "thinking"
+    return encode_messages(shown, thinking, reasoning_effort=effort, dialect=WRITTEN)
 
 
 @pytest.mark.parametrize("name", makers())
@@ -53,7 +56,7 @@ def test_items_render_parse_back_and_are_learned(name: str, codec: Tokenizer) ->
         item = draw(makers()[name], rng)
         assert item.domain in ("math", "state", "search", "tools", "facts", "talk")
         answers = [m for m in item.messages if m["role"] == "assistant"]
-        asked = encode_messages(prompt_of(item), "thinking")
+        asked = encode_messages(prompt_of(item), "thinking", dialect=WRITTEN)
         assert rendered(item, "thinking").startswith(asked)
         assert prompt_of(item)[-1]["role"] == "user" or prompt_of(item)[-1]["task"] == "title"
         assert reward(item.verifier, answers[-1]["content"], item.answer) == 1.0

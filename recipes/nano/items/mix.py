@@ -12,10 +12,11 @@ import inspect
 import pkgutil
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from dsv4.encoding import Tokenizer
+from dsv4.encoding import Tokenizer, render_segments, served
 from dsv4.training.documents import Document
 from recipes.nano import items
 from recipes.nano.items.item import Item, Maker, Message, draw
@@ -182,9 +183,11 @@ def prompt_of(item: Item) -> list[Message]:
 
 
 def encode(codec: Tokenizer, messages: Iterable[Message], mode: Mode) -> list[int]:
-    """Token ids of a conversation in a mode."""
-    effort = "max" if mode == "max" else None
-    return codec.encode_messages(list(messages), "chat" if mode == "chat" else "thinking", reasoning_effort=effort)
+    """Token ids of a conversation in a mode. A call without arguments has no empty line: so a server writes it when it
+    shows the conversation again."""
+    effort, thinking = "max" if mode == "max" else None, "chat" if mode == "chat" else "thinking"
+    dialect = replace(codec.dialect, empty_line=served(codec.dialect).empty_line)
+    return codec.encode_segments(render_segments(list(messages), thinking, reasoning_effort=effort, dialect=dialect))
 
 
 def said(tokens: list[int], codec: Tokenizer) -> list[float]:
