@@ -1,6 +1,7 @@
 """Tools of the chat in Chromium: approval, built-in tools, MCP servers, and what must not get out of any of them."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from dsv4.server.mcp import AllowedMcp
 from dsv4.server.static import is_built
 from tests.conftest import ROOT
 from tests.server.browser import find_chromium
-from tests.web.tool_site import steps, tool_site
+from tests.web.tool_site import QUESTION, steps, tool_site
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
@@ -290,6 +291,17 @@ def test_a_real_server_that_the_user_adds(chat: Any, everything: Path) -> None:
     finally:
         process.terminate()
         process.wait()
+
+
+def test_a_picture(chat: Any, tmp_path: Path) -> None:
+    talk = chat()
+    talk.choose("Calculator", "JavaScript")
+    talk.ask(QUESTION)
+    talk.card("Calculator").get_by_text("Result: 397.8").wait_for()
+    talk.card("JavaScript").get_by_role("button", name="Allow once").wait_for()
+    file = Path(os.environ.get("DSV4_PICTURES", tmp_path)) / "web-tools.png"
+    talk.page.screenshot(path=file)
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_serious_for_screen_readers(chat: Any, tmp_path: Path) -> None:

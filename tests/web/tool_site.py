@@ -20,6 +20,13 @@ from dsv4.server import Settings, create_app
 from dsv4.server.mcp import AllowedMcp
 from dsv4.testing.stub import StubGenerator
 
+# a question for people, for pictures
+QUESTION = "What is 17 % of 2,340, and which of the numbers from 30 to 60 are prime?"
+SIEVE = """const primes = [];
+for (let n = 30; n <= 60; n += 1) {
+  if (![2, 3, 5, 7].some((factor) => n % factor === 0)) primes.push(n);
+}
+primes.join(", ")"""
 # paced, so that a page shows calls as they are written
 SECONDS_PER_TOKEN = 0.004
 
@@ -35,9 +42,8 @@ def scripted(tokenizer: Tokenizer) -> StubGenerator:
 
     def script(prompt: Sequence[int], params: SamplingParams) -> list[int]:
         text = tokenizer.decode(list(prompt))
-        question = text.rsplit("STEPS ", 1)[-1] if "STEPS " in text else ""
-        turns, after = json.JSONDecoder().raw_decode(question) if question else ([], 0)
-        made = question[after:].count(dialect.calls_close)
+        turns, rest = planned(text)
+        made = rest.count(dialect.calls_close)
         out = SegmentWriter()
         if prompt[-1] == tokenizer.token_id(dialect.think_open):
             out.data("I look at what I have.")
@@ -50,6 +56,18 @@ def scripted(tokenizer: Tokenizer) -> StubGenerator:
         return [*tokenizer.encode_segments(out.segments()), tokenizer.eos_id]
 
     return StubGenerator(script, context_length=32768, delay=SECONDS_PER_TOKEN)
+
+
+def planned(text: str) -> tuple[list[list[Any]], str]:
+    """The calls that the last question wants, turn by turn, and what stands behind it."""
+    if QUESTION in text:
+        turns = [[("calculator", {"expression": "0.17 * 2340"}), ("javascript", {"code": SIEVE})]]
+        return turns, text.rsplit(QUESTION, 1)[1]
+    if "STEPS " not in text:
+        return [], ""
+    question = text.rsplit("STEPS ", 1)[1]
+    turns, end = json.JSONDecoder().raw_decode(question)
+    return turns, question[end:]
 
 
 @contextmanager

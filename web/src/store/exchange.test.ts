@@ -46,3 +46,16 @@ test("an excerpt is what stands around", () => {
   assert.match(found, /^…a .*needle b .*…$/);
   assert.equal(excerptAt("short", 0, 5), "short");
 });
+
+test("calls of tools are checked, and never bring along what may run without a question", () => {
+  const message = { id: "m", parent: null, role: "assistant", content: "", created: 1, state: "done" };
+  const file = (calls: unknown) => {
+    const conversation = { title: "t", tools: { on: ["javascript"], servers: [], allowed: ["javascript"] } };
+    return JSON.stringify({ format: "dsv4-conversations", version: 1, conversations: [{ conversation, messages: [{ ...message, calls }] }] });
+  };
+  const [read] = readFile(file([{ id: "c", name: "javascript", arguments: "{}" }]));
+  assert.equal(read?.conversation.tools, undefined);
+  for (const calls of [7, [null], [{ id: "c", name: "x" }], [{ id: 1, name: "x", arguments: "" }]]) {
+    assert.throws(() => readFile(file(calls)), /a call of a tool without name or arguments/);
+  }
+});

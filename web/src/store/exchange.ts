@@ -42,6 +42,7 @@ function checked(entry: Partial<Exported>, index: number): Exported {
   for (const message of messages) {
     if (typeof message?.id !== "string" || typeof message.content !== "string") throw wrong("a message without text");
     if (!ROLES.includes(message.role)) throw wrong("a message of an unknown role");
+    if (!areCalls(message.calls ?? [])) throw wrong("a call of a tool without name or arguments");
     if (message.parent !== null && !names.has(message.parent)) throw wrong("a message whose question is missing");
   }
   return {
@@ -57,6 +58,11 @@ function checked(entry: Partial<Exported>, index: number): Exported {
     },
     messages,
   };
+}
+
+function areCalls(calls: unknown): boolean {
+  const isText = (value: unknown) => typeof value === "string";
+  return Array.isArray(calls) && calls.every((call) => isText(call?.id) && isText(call?.name) && isText(call?.arguments));
 }
 
 function renamed({ conversation, messages }: Exported): Exported {
@@ -77,6 +83,11 @@ function renamed({ conversation, messages }: Exported): Exported {
 
 /** A branch as Markdown. */
 export function asMarkdown(conversation: Conversation, branch: readonly Message[]): string {
-  const parts = branch.map((message) => `## ${message.role === "user" ? "Question" : "Answer"}\n\n${message.content}`);
+  const heads = { user: "Question", assistant: "Answer", tool: "Result of a tool" };
+  const parts = branch.flatMap(({ role, content, calls = [] }) => {
+    // indented: code, whatever it holds
+    const written = calls.map(({ name, arguments: text }) => `${name} ${text}`.replace(/^/gm, "    "));
+    return [`## ${heads[role]}`, content, ...written].filter(Boolean);
+  });
   return [`# ${conversation.title}`, ...parts].join("\n\n") + "\n";
 }
