@@ -49,7 +49,10 @@ export class McpTransport {
       yield await response.json();
       return;
     }
-    for await (const event of serverEvents(response)) if (!("comment" in event)) yield JSON.parse(event.data);
+    for await (const event of serverEvents(response)) {
+      // an event without data only names the place from which a broken stream could be resumed
+      if (!("comment" in event) && event.data) yield JSON.parse(event.data);
+    }
   }
 
   /** Tells the server that the session is over. Nobody waits for the answer. */

@@ -26,8 +26,11 @@ export interface McpResult {
   isError?: unknown;
 }
 
-/** The newest first: the version that the client proposes. */
-const VERSIONS = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+/**
+ * The newest first: the version that the client proposes. From 2025-11-25 on a server may end a stream before its
+ * answer and expect the client to ask for the rest, which this client does not.
+ */
+const VERSIONS = ["2025-06-18", "2025-03-26", "2024-11-05"];
 const MOST_PAGES = 20;
 const MOST_TOOLS = 500;
 const METHOD_NOT_FOUND = -32601;
