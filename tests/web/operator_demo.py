@@ -117,7 +117,7 @@ def operator_server(tokenizer: Tokenizer, folder: Path, pages: Path | None = Non
     """The application over a stub, with a ledger, runs and the architecture of V4-Flash in `folder`."""
     write_runs(folder / "runs")
     ledger = fill_ledger(folder / "usage.sqlite")
-    text = "The answer is forty-two because six times seven is forty-two. " * 40
+    text = "The answer is forty-two because six times seven is forty-two. " * 300
     script = [*tokenizer.encode_text(text), tokenizer.eos_id]
     generator = Busy(script, delay=0.03, context_length=65_536, reused=40)
     server = Server(tokenizer, generator)

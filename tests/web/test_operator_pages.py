@@ -143,9 +143,9 @@ def test_engine(page: Any, url: str) -> None:
     canvas = page.locator(".heat-map canvas")
     canvas.wait_for()
     canvas.hover(position={"x": 40, "y": 8})
-    assert "expert" in page.inner_text(".heat-said")
+    page.locator(".heat-said", has_text="expert").wait_for()
     first = page.locator(".requests tbody code").first.inner_text()
-    page.locator(".requests tbody button").first.click()
+    page.get_by_role("button", name=f"Cancel request {first}").click()
     page.get_by_text(f"Request {first} was cancelled").wait_for()
     page.wait_for_function(
         "id => ![...document.querySelectorAll('.requests code')].some(c => c.textContent === id)", arg=first
