@@ -4,6 +4,7 @@ import { SlidersHorizontal } from "lucide";
 import { conversations, followOtherTabs, loadConversations, storageProblem } from "../store/conversations";
 import { connection } from "../api/connection";
 import { exchangeWithServer } from "../store/server-copy";
+import { FileDrop } from "../files";
 import { Button, PageHead, go, route, toast } from "../shell";
 import "./chat.css";
 import { ChatSettings, hasOwnSettings } from "./chat-settings";
@@ -33,8 +34,10 @@ export default function ChatPage() {
           This browser keeps no conversations ({storageProblem.value}). They are gone when this page closes.
         </p>
       )}
-      {branch.value.length ? <Talk key={conversation.value.id} /> : <Welcome />}
-      <Composer key={`composer-${conversation.value.id}`} />
+      <FileDrop>
+        {branch.value.length ? <Talk key={conversation.value.id} /> : <Welcome />}
+        <Composer key={`composer-${conversation.value.id}`} />
+      </FileDrop>
       <ChatSettings open={settings} onClose={() => setSettings(false)} />
       <ShortcutList />
       <p class="unseen" role="status">{announcement.value}</p>

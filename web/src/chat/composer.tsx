@@ -1,13 +1,15 @@
 // Where questions are written.
 import { ArrowUp, Square } from "lucide";
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { servedModel } from "../api/models";
+import { AttachButton, FileList, RoomMeter, detachAll, filesReady, takeAttachments, usableFiles } from "../files";
 import { Button, Segments } from "../shell";
 import { readSetting, writeSetting } from "../store/settings";
 import type { Effort } from "../store/types";
 import { NO_TOOLS, ToolsButton } from "../tools";
+import { requestMessages } from "./request";
 import { send } from "./send";
-import { busy, changeConversation, conversation, stop } from "./session";
+import { branch, busy, changeConversation, conversation, stop } from "./session";
 import { editLastQuestion } from "./shortcuts";
 
 const EFFORTS: { value: Effort; label: string; hint: string }[] = [
@@ -23,18 +25,20 @@ function draftName(): string {
 
 export function Composer() {
   const [text, setText] = useState(() => readSetting(draftName(), "", { session: true }));
+  const [full, setFull] = useState(false);
   const box = useRef<HTMLTextAreaElement>(null);
   useLayoutEffect(() => fit(box.current), [text]);
+  useEffect(() => detachAll, []);
+  const ready = filesReady.value && !full && Boolean(text.trim() || usableFiles.value);
   const change = (changed: string) => {
     setText(changed);
     writeSetting(draftName(), changed || null, { session: true });
   };
   const submit = (event: Event) => {
     event.preventDefault();
-    const question = text.trim();
-    if (!question || busy.value) return;
+    if (!ready || busy.value) return;
     change("");
-    send(question);
+    send(text.trim(), takeAttachments());
   };
   const keys = (event: KeyboardEvent) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
@@ -43,18 +47,21 @@ export function Composer() {
   return (
     <form class="composer" onSubmit={submit}>
       <div class="composer-box">
+        <FileList />
         <textarea
           id="question" ref={box} rows={1} value={text} placeholder="Ask anything" aria-label="Question" autofocus
           onInput={(event) => change(event.currentTarget.value)} onKeyDown={keys}
         />
         <div class="composer-row">
+          <AttachButton />
           <EffortSwitch />
           <ToolsButton choice={conversation.value.tools ?? NO_TOOLS} onChange={(tools) => changeConversation({ tools })} />
           <span class="space" />
+          <Room text={text} onFull={setFull} />
           {busy.value ? (
             <Button class="round" kind="primary" icon={Square} label="Stop" onClick={stop} />
           ) : (
-            <Button class="round" kind="primary" type="submit" icon={ArrowUp} label="Send" disabled={!text.trim()} />
+            <Button class="round" kind="primary" type="submit" icon={ArrowUp} label="Send" disabled={!ready} />
           )}
         </div>
       </div>
@@ -63,6 +70,15 @@ export function Composer() {
       </p>
     </form>
   );
+}
+
+/** Tokens of the conversation with this question and its files, beside the context of the model. */
+function Room({ text, onFull }: { text: string; onFull: (full: boolean) => void }) {
+  const { id, head, system } = conversation.value;
+  const context = servedModel.value?.context_window;
+  if (context === undefined) return null;
+  const messages = () => [...requestMessages(conversation.peek(), branch.peek()), { role: "user", content: text }];
+  return <RoomMeter messages={messages} version={[id, head, system, text].join("\n")} context={context} onFull={onFull} />;
 }
 
 function EffortSwitch() {

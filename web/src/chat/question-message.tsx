@@ -1,8 +1,9 @@
 // A question: its text, its files, and the ways to change it.
-import { Copy, FileText, Pencil } from "lucide";
+import { Copy, Pencil } from "lucide";
 import { Component } from "preact";
 import { useState } from "preact/hooks";
-import { Button, Icon } from "../shell";
+import { SentFile } from "../files";
+import { Button } from "../shell";
 import type { Message } from "../store/types";
 import { copyText } from "./copy";
 import { ask, busy } from "./session";
@@ -33,9 +34,10 @@ function Question({ message, siblings }: Properties) {
   return (
     <article class="message question" aria-label="You">
       {message.attachments?.map((file) => (
-        <span key={file.name} class="file-chip"><Icon of={FileText} size={15} />{file.name}</span>
+        <SentFile key={file.name} name={file.name} text={file.text} tokens={file.tokens} />
       ))}
-      {isEdited ? <Editor message={message} onClose={close} /> : <div class="bubble">{message.content}</div>}
+      {isEdited && <Editor message={message} onClose={close} />}
+      {!isEdited && message.content && <div class="bubble">{message.content}</div>}
       {!isEdited && (
         <div class="message-actions">
           <SiblingSwitch message={message} siblings={siblings} />

@@ -72,7 +72,9 @@ export async function ask(text: string, files: readonly Attachment[] = [], after
   const question: Message = {
     ...newMessage({ conversation: () => conversation.value }, "user", after), content: text, state: "done", ...(files.length ? { attachments: [...files] } : {}),
   };
-  if (messages.value.size === 0) conversation.value = { ...conversation.value, title: titleOf(text) };
+  if (messages.value.size === 0) {
+    conversation.value = { ...conversation.value, title: titleOf(text || (files[0]?.name ?? "")) };
+  }
   await openPlace().add(question);
   await answerAfter(question.id);
 }

@@ -35,6 +35,8 @@ let lastId = 0;
 
 /** Whether all files are read: tokens may still be counted. */
 export const filesReady = computed(() => attachments.value.every(({ state }) => state !== "reading"));
+/** How many files a question would take along. */
+export const usableFiles = computed(() => attachments.value.filter(isUsable).length);
 /** The tokens of the files, as far as they are counted. */
 export const fileTokens = computed(() => attachments.value.reduce((sum, file) => sum + file.tokens, 0));
 
@@ -66,10 +68,13 @@ export function detachAll(): void {
 
 /** The files as they are sent and kept with a question; those that failed are left out. */
 export function takeAttachments(): { name: string; text: string; tokens?: number }[] {
-  const usable = attachments.value.filter(({ state }) => state === "ready" || state === "counting");
-  const taken = usable.map(({ name, text, tokens, state }) => ({ name, text, ...(state === "ready" ? { tokens } : {}) }));
+  const taken = attachments.value.filter(isUsable).map(({ name, text, tokens, state }) => ({ name, text, ...(state === "ready" ? { tokens } : {}) }));
   detachAll();
   return taken;
+}
+
+function isUsable({ state }: AttachedFile): boolean {
+  return state === "ready" || state === "counting";
 }
 
 function begin(file: File): { id: number; file: File } {

@@ -4,6 +4,7 @@ import { FileText } from "lucide";
 import { useState } from "preact/hooks";
 import { Icon } from "../shell/icon";
 import { codeRuns } from "../markdown";
+import { safeName } from "./names";
 import "./files.css";
 
 interface Properties {
@@ -12,7 +13,8 @@ interface Properties {
   tokens?: number | undefined;
 }
 
-export function SentFile({ name, text, tokens }: Properties) {
+export function SentFile({ name: given, text, tokens }: Properties) {
+  const name = safeName(given); // an imported conversation may hold any name
   const [open, setOpen] = useState(false);
   const { runs, rest } = open ? codeRuns(text) : { runs: [], rest: "" };
   return (

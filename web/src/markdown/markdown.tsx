@@ -34,7 +34,7 @@ export function Markdown({ text, streaming = false }: Properties) {
   // a block that settles stays in its section and keeps its element
   const last = [...settled.slice(from), ...open];
   return (
-    <div class="markdown">
+    <div class={streaming ? "markdown growing" : "markdown"}>
       {sections}
       {last.length > 0 && <Section key={from} blocks={last} />}
     </div>
@@ -102,9 +102,10 @@ class Section extends Component<{ blocks: readonly Block[] }> {
   }
 
   override render(): ComponentChildren {
+    const { blocks } = this.props;
     return (
-      <div class="section">
-        {this.props.blocks.map((block) => <BlockView key={block.key} block={block} />)}
+      <div class="section" style={{ "--blocks": blocks.length }}>
+        {blocks.map((block) => <BlockView key={block.key} block={block} />)}
       </div>
     );
   }
