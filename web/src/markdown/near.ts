@@ -29,7 +29,9 @@ export function useNear(place: RefObject<Element | null>): boolean {
   useEffect(() => {
     const element = place.current;
     if (near || element === null) return undefined;
-    observer ??= new IntersectionObserver(notice, { rootMargin: `${MARGIN}px 0px` });
+    // scrollMargin: the same inside of elements that scroll, in browsers that know it
+    const margins = { rootMargin: `${MARGIN}px 0px`, scrollMargin: `${MARGIN}px 0px` };
+    observer ??= new IntersectionObserver(notice, margins);
     waiting.set(element, () => setNear(true));
     observer.observe(element);
     return () => forget(element);
