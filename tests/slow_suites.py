@@ -33,6 +33,7 @@ SUITES = (
     Suite("thinking", ("server/test_extensions.py",), "the bundled model keeps a thinking budget"),
     Suite("page", ("server/test_chat_page.py",), "the plain chat page in Chromium"),
     Suite("tools", ("web/test_tools_in_browser.py",), "tools and MCP servers of the web chat in Chromium"),
+    Suite("files", ("web/test_files_and_scrolling.py",), "files, Markdown and a long conversation in Chromium"),
     Suite("operators", ("web/test_operator_pages.py",), "the pages of engine, usage, training and model in Chromium"),
     Suite("web", ("web/test_typescript.py",), "types and unit tests of the pages, by Node"),
     Suite("browser", ("web/test_chat_in_browser.py",), "the chat in Chromium"),
