@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dsv4.server import Settings
     from dsv4.server.accounts.ledger import Ledger
     from dsv4.server.storage.history import History
+    from dsv4.server.storage.responses import StoredResponses
 
 # the time a computing thread may delay the thread that answers (Python's default is 5 ms)
 SWITCH_SECONDS = 0.0005
@@ -111,14 +112,17 @@ def _tell_start(model: "LocalModel") -> None:
         print("pages: the plain chat page only; `python3 run.py setup` builds the others", file=sys.stderr, flush=True)
 
 
-def _close(model: "LocalModel", ledger: "Ledger | None", history: "History | None") -> int:
+def _close(
+    model: "LocalModel", ledger: "Ledger | None", history: "History | None", responses: "StoredResponses | None"
+) -> int:
     """End the engine and all that is written. Returns the number of rows of usage that could not be written."""
     # a further signal must not interrupt the writing of usage
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     model.service.close()
-    if history is not None:
-        history.close()
+    for written in (history, responses):
+        if written is not None:
+            written.close()
     return ledger.close() if ledger is not None else 0
 
 

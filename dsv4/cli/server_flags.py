@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dsv4.server import Keys, Settings
     from dsv4.server.accounts.ledger import Ledger
     from dsv4.server.storage.history import History
+    from dsv4.server.storage.responses import StoredResponses
 
 KEYS_VARIABLE = "DSV4_API_KEYS"
 
@@ -20,6 +21,7 @@ class ServerFiles(TypedDict):
 
     ledger: "Ledger | None"
     history: "History | None"
+    responses: "StoredResponses | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class ServerFlags:
         SQLite file that records usage for `dsv4 usage`; `none` records nothing. Default: in the user's data folder.
     prices
         TOML file of prices in US dollars per million tokens; other models have the published prices.
+    store
+        Folder in which Responses are stored, for `previous_response_id`. Default: they are not stored.
+    store_days
+        Days after its last response for which a stored conversation is kept.
+    store_size
+        The largest size of the stored conversations of one key in MiB; the oldest are dropped first.
     history
         Folder in which the chat page keeps its conversations. Default: each browser keeps its own.
     cors
@@ -68,6 +76,9 @@ class ServerFlags:
     drain: int = 30
     ledger: Path | None = None
     prices: Path | None = None
+    store: Path | None = None
+    store_days: int = 30
+    store_size: int = 1024
     history: Path | None = None
     cors: tuple[str, ...] = ()
     mcp: Path | None = None
@@ -83,6 +94,7 @@ class ServerFlags:
         from dsv4.server.mcp import AllowedMcp
 
         at_least(1, requests=self.requests, body_limit=self.body_limit)
+        at_least(1, store_days=self.store_days, store_size=self.store_size)
         at_least(0, drain=self.drain)
         if self.runs is not None and not self.runs.is_dir():
             raise FileNotFoundError(f"--runs {self.runs}: no such folder")
@@ -113,10 +125,13 @@ class ServerFlags:
         """What the server writes, as arguments of `create_app`. Raises OSError for a path that cannot be used."""
         from dsv4.server.accounts.ledger import OFF, Ledger, default_ledger
         from dsv4.server.storage.history import History
+        from dsv4.server.storage.responses import Limits, StoredResponses
 
+        limits = Limits(self.store_days, self.store_size << 20)
         return {
             "ledger": None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger()),
             "history": None if self.history is None else History(self.history),
+            "responses": None if self.store is None else StoredResponses(self.store, limits),
         }
 
 

@@ -36,9 +36,11 @@ from dsv4.server.history_routes import HistoryRoutes
 from dsv4.server.mcp.routes import McpRoutes
 from dsv4.server.mcp.sessions import McpSessions
 from dsv4.server.respond import patient, respond
+from dsv4.server.response_routes import ResponseRoutes
 from dsv4.server.routes import PlainRoutes
 from dsv4.server.static import APP, page_files, page_routes
 from dsv4.server.storage.history import History
+from dsv4.server.storage.responses import StoredResponses
 from dsv4.server.wire.failures import HANDLERS
 from dsv4.server.wire.json import decode
 from dsv4.server.wire.response import json_response
@@ -77,6 +79,7 @@ def create_app(
     counters: Callable[[], Mapping[str, float]] | None = None,
     ledger: Ledger | None = None,
     history: History | None = None,
+    responses: StoredResponses | None = None,
     facts: Mapping[str, object] = MappingProxyType({}),
     pages: Path = APP,
     architecture: Callable[[], Mapping[str, Any]] | None = None,
@@ -84,9 +87,9 @@ def create_app(
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
     counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does. history: keeps the
-    conversations of the chat page, None = the page does. facts: of the loaded model, for `/props`. pages: folder of the
-    bundled pages; without them `/` is the plain chat page. architecture: describes the model for its page; it is called
-    once, in a thread, when the page is first asked for.
+    conversations of the chat page, None = the page does. responses: stores Responses. facts: of the loaded model, for
+    `/props`. pages: folder of the bundled pages; without them `/` is the plain chat page. architecture: describes the
+    model for its page; it is called once, in a thread, when the page is first asked for.
     `app.state.backend` is the `Backend` that the requests share. Closes none of its arguments.
     """
     backend = Backend(
@@ -98,17 +101,15 @@ def create_app(
         counters,
         ledger=ledger,
         history=history,
+        responses=responses,
         facts=facts,
         architecture=architecture,
     )
-    prefixes, files = (*PREFIXES, "/anthropic", "/anthropic/v1"), page_files(pages)
-    tools = McpSessions(settings.mcp)
+    files, tools = page_files(pages), McpSessions(settings.mcp)
     app = Starlette(
         routes=[
             *_post_routes(backend),
-            *AdminRoutes(backend).routes(PREFIXES),
-            *PlainRoutes(backend).routes(prefixes),
-            *HistoryRoutes(backend).routes(PREFIXES),
+            *_other_routes(backend),
             *_tool_routes(backend, tools),
             *page_routes(files, settings.mcp.origins),
         ],
@@ -135,6 +136,12 @@ def _post_routes(backend: Backend) -> Iterable[Route]:
         for prefixes, path, work in table:
             route = partial(handler, backend=backend, work=work)
             yield from (Route(prefix + path, route, methods=["POST"]) for prefix in prefixes)
+
+
+def _other_routes(backend: Backend) -> Iterable[Route]:
+    yield from PlainRoutes(backend).routes((*PREFIXES, "/anthropic", "/anthropic/v1"))
+    for routes in (AdminRoutes, HistoryRoutes, ResponseRoutes):
+        yield from routes(backend).routes(PREFIXES)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from typing import Any
 
 from dsv4.server.backend import Backend
 from dsv4.server.backend.models import ALIASES, MAX_OUTPUT_TOKENS, THINK_MAX_CONTEXT
+from dsv4.server.dialects.choices import MOST_CHOICES
 from dsv4.server.dialects.fields import MAX_STOPS
 from dsv4.server.dialects.request import (
     DEFAULT_TOKENS,
@@ -43,6 +44,7 @@ def described(backend: Backend) -> dict[str, Any]:
             "tools": True,
             "json_schema": True,
             "history": backend.history is not None,
+            "stored_responses": backend.responses is not None,
         },
         "limits": {
             "output_tokens": min(MAX_OUTPUT_TOKENS, context),
@@ -53,6 +55,7 @@ def described(backend: Backend) -> dict[str, Any]:
             },
             "body_bytes": backend.bodies.most,
             "requests": settings.max_requests,
+            "choices": MOST_CHOICES,
             "stop_strings": MAX_STOPS,
             "tools": MOST_TOOLS,
             "history": {

@@ -19,7 +19,7 @@ from dsv4.server.wire.response import EventStream, PatientResponse, race_disconn
 async def respond(request: Request, run: Run) -> Response:
     """The response of a run, whole or streamed. Raises ApiError if the engine refuses the request at once."""
     job = run.job
-    request.state.report = job.report
+    request.state.report = run.report
     seconds = job.backend.settings.keep_alive
     model = job.request.model
     headers = {}
@@ -34,7 +34,7 @@ async def respond(request: Request, run: Run) -> Response:
         log("short_context_for_max_effort", context=context, recommended=THINK_MAX_CONTEXT, id=job.id)
     if run.streaming:
         await race_disconnect(request.receive, job.begin())
-        response: Response = EventStream(guarded(run), keep_alive=run.keep_alive, seconds=seconds, closing=job.close)
+        response: Response = EventStream(guarded(run), keep_alive=run.keep_alive, seconds=seconds, closing=run.close)
     else:
         response = patient(request, run.complete(), seconds)
     response.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -40,7 +40,10 @@ ENGINE_FLAGS = (
     "prefix_dir prefix_disk dialect speculate fused adapter"
 )
 RUN_FLAGS = "folder held_out live track export threads steps device"
-SERVER_FLAGS = "keys insecure any_model free_sampling requests body_limit drain ledger prices history cors mcp runs"
+SERVER_FLAGS = (
+    "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
+    "history cors mcp runs"
+)
 
 
 def test_shared_flags() -> None:

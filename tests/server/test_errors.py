@@ -65,7 +65,7 @@ def check(response: httpx.Response, status: int, param: str | None, pattern: str
         ({"tools": [{"type": "function", "function": {"name": 'a"b'}}]}, "tools[0].function.name", "without quotes"),
         ({"tools": [TOOL, TOOL]}, "tools[1].function.name", "unique, got 'f' twice"),
         ({"tools": [TOOL] * 4097}, "tools", "at most 4,096 are accepted, got 4,097"),
-        ({"n": 2}, "n", "2 is not supported; leave it out or send null or 1"),
+        ({"n": 129}, "n", r"must be in \[1, 128\], got 129"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tool_choice": "sometimes"}, "tool_choice", "'required' or a function by name, got 'sometimes'"),
         (

@@ -33,11 +33,12 @@ class SampledTurn:
 
     def equals(self, message: Mapping[str, Any]) -> bool:
         """Whether an assistant message (in the form of the encoding) has this turn's text; its reasoning may be
-        missing."""
+        missing, but not cleared on purpose."""
         reasoning = message.get("reasoning_content") or ""
         calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()]
         return (
-            (not reasoning or reasoning.strip() == self.reasoning.strip())
+            not (message.get("reasoning_cleared") and self.reasoning)
+            and (not reasoning or reasoning.strip() == self.reasoning.strip())
             and (message.get("content") or "").strip() == self.content.strip()
             and [name for name, _ in calls] == [name for name, _ in self.calls]
             and all(_value(text) == value for (_, text), (_, value) in zip(calls, self.calls, strict=True))

@@ -20,6 +20,7 @@ from dsv4.server.guard.cors import Origins
 from dsv4.server.guard.keys import Keys
 from dsv4.server.mcp import AllowedMcp
 from dsv4.server.storage.history import History
+from dsv4.server.storage.responses import StoredResponses
 from dsv4.server.wire.body import Bodies, body_limit
 from dsv4.server.wire.workers import Workers
 
@@ -60,9 +61,10 @@ class Settings:
 @dataclass(slots=True)
 class Backend:
     """One model and everything that outlives a request. counters: numbers of the engine for the metrics page; ledger:
-    records usage, None = nothing does; history: keeps the conversations of the chat page, None = nothing does; facts:
-    of the loaded model, for the description. architecture: describes the model for its page; called once, in a thread.
-    running: answers that are being generated; active: those by id, each as a function that tells how far it is."""
+    records usage; history: keeps the conversations of the chat page; responses: stores Responses; None = nothing does.
+    facts: of the loaded model, for the description. architecture: describes the model for its page; called once, in a
+    thread. running: answers that are being generated; active: those by id, each as a function that tells how far it
+    is."""
 
     generator: Endable
     tokenizer: Tokenizer
@@ -74,6 +76,7 @@ class Backend:
     replays: Replays = field(default_factory=Replays)
     ledger: Ledger | None = None
     history: History | None = None
+    responses: StoredResponses | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     architecture: Callable[[], Mapping[str, Any]] | None = None
     rates: TokenRates = field(default_factory=TokenRates)

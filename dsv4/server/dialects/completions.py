@@ -11,11 +11,11 @@ from pydantic import Field
 from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import ContentDelta, Tokenizer
 from dsv4.server.backend import Backend
-from dsv4.server.dialects.chat.reply import bytes_of, head, usage_of
+from dsv4.server.dialects.chat.reply import bytes_of, head
+from dsv4.server.dialects.choices import ChoicesRun, Count, usage_of
 from dsv4.server.dialects.fields import SamplingFields, between, checked, sampling_fields, token_ids_fit
-from dsv4.server.dialects.job import prepare
+from dsv4.server.dialects.job import prepare_all
 from dsv4.server.dialects.request import GenerationRequest, owner_name
-from dsv4.server.dialects.run import Run
 from dsv4.server.guard.sizes import check_fits
 from dsv4.server.wire.errors import invalid, naming_field, show
 from dsv4.server.wire.sse import DONE, event
@@ -33,13 +33,13 @@ class CompletionRequest(SamplingFields):
     echo: bool | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: Annotated[int | None, between(0, 20)] = None
-    n: Annotated[int | None, between(1, 1)] = None
+    n: Count = None
     best_of: Annotated[int | None, between(1, 1)] = None
     return_token_ids: bool | None = None
 
 
 @dataclass(slots=True)
-class CompletionRun(Run):
+class CompletionRun(ChoicesRun):
     """One text completion. echo: the prompt's text, if the client wants it before the answer."""
 
     include_usage: bool
@@ -47,32 +47,47 @@ class CompletionRun(Run):
 
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a `text_completion`."""
-        records = await self.job.collect()
-        text = self.echo + self.job.answer.parsed.content
-        choice = self._choice(text, records, self.job.answer.finish_reason, self.job.tokens)
-        return {**head(self.job, KIND), "choices": [choice], "usage": usage_of(self.job)}
+        records: list[list[TokenRecord]] = [[] for _ in self.jobs]
+        async with aclosing(self.steps()) as steps:
+            async for index, step in steps:
+                records[index] += step.logprobs
+        choices = [
+            self._choice(index, self.echo + job.answer.parsed.content, own, job.answer.finish_reason, job.tokens)
+            for index, (job, own) in enumerate(zip(self.jobs, records, strict=True))
+        ]
+        return {**head(self.job, KIND), "choices": choices, "usage": usage_of(self.jobs)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, closed by `[DONE]`; usage comes on the last."""
-        usage, told = {"usage": None} if self.include_usage else {}, 0
+        told, last = [0] * len(self.jobs), 0
         if self.echo:
-            yield event({**head(self.job, KIND), "choices": [self._choice(self.echo, [], None)], **usage})
-        async with aclosing(self.job.steps()) as steps:
-            async for step in steps:
+            for index in range(len(self.jobs)):
+                yield self._chunk(self._choice(index, self.echo, [], None))
+        async with aclosing(self.steps()) as steps:
+            async for last, step in steps:
+                job = self.jobs[last]
                 text = "".join(delta.text for delta in step.deltas if isinstance(delta, ContentDelta))
-                new, told = self.job.tokens[told:], len(self.job.tokens)
-                if text or (new and self.job.request.plain):
-                    choice = self._choice(text, step.logprobs, None, new)
-                    yield event({**head(self.job, KIND), "choices": [choice], **usage})
-        last = self._choice("", [], self.job.answer.finish_reason)
-        yield event({**head(self.job, KIND), "choices": [last], "usage": usage_of(self.job)})
+                new, told[last] = job.tokens[told[last] :], len(job.tokens)
+                if text or (new and job.request.plain):
+                    yield self._chunk(self._choice(last, text, step.logprobs, None, new))
+                if job.answer.over and not self.over:
+                    yield self._chunk(self._choice(last, "", [], job.answer.finish_reason))
+        yield self._chunk(self._choice(last, "", [], self.jobs[last].answer.finish_reason))
         yield DONE
 
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        chunk = {**head(self.job, KIND), "choices": [choice]}
+        if choice["finish_reason"] is not None and self.over:
+            chunk["usage"] = usage_of(self.jobs)
+        elif self.include_usage:
+            chunk["usage"] = None
+        return event(chunk)
+
     def _choice(
-        self, text: str, records: Sequence[TokenRecord], finish: str | None, tokens: Sequence[int] = ()
+        self, index: int, text: str, records: Sequence[TokenRecord], finish: str | None, tokens: Sequence[int] = ()
     ) -> dict[str, Any]:
         logprobs = _logprobs(self.job.backend.tokenizer, records) if self.job.params.logprobs else None
-        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
         return {**choice, "token_ids": [*tokens]} if self.job.request.plain else choice
 
 
@@ -102,10 +117,13 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         key=key,
         raw=tuple(ids),
         plain=bool(request.return_token_ids),
+        answers=request.n or 1,
     )
+    job, *more = prepare_all(backend, wanted)
     return CompletionRun(
-        prepare(backend, wanted),
+        job,
         streaming=bool(request.stream),
+        more=more,
         include_usage=request.wants_usage,
         echo=backend.tokenizer.decode(ids[1:]) if request.echo else "",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from dsv4.answer import AnswerInProgress, AnswerStep, PlainAnswer, TokenRecord
+from dsv4.answer import AnswerInProgress, AnswerStep, PlainAnswer
 from dsv4.generation import (
     BusyError,
     ConstraintFactory,
@@ -43,6 +43,7 @@ class AnswerJob:
     """The generation of one answer. Call `steps` once, optionally after `begin`, and `close` in every case.
 
     `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt.
+    repeats: another job has the same prompt and accounts for it.
     """
 
     backend: Backend
@@ -51,6 +52,7 @@ class AnswerJob:
     params: SamplingParams
     options: RequestOptions
     answer: AnswerInProgress
+    repeats: bool = False
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: int = field(default_factory=lambda: int(time.time()))
     reused: int = 0
@@ -105,13 +107,19 @@ class AnswerJob:
             await self.close()
         raise ApiError(500, "the engine ended the answer without a reason", code=ENGINE_ERROR)
 
-    async def collect(self) -> list[TokenRecord]:
-        """Run to the end; returns the log-probabilities of the text. Raises the errors of `steps`."""
-        records: list[TokenRecord] = []
+    async def collect(self) -> None:
+        """Run to the end. Raises the errors of `steps`."""
         async with aclosing(self.steps()) as steps:
-            async for step in steps:
-                records += step.logprobs
-        return records
+            async for _ in steps:
+                pass
+
+    def another(self, number: int) -> "AnswerJob":
+        """A job for one more answer to the same prompt. With a seed it has the seed `number` later, so that the
+        answers differ."""
+        seed = self.params.seed
+        params = self.params if seed is None else replace(self.params, seed=seed + number)
+        answer = new_answer(self.backend, self.request)
+        return AnswerJob(self.backend, self.request, self.prompt, params, self.options, answer, repeats=True)
 
     async def close(self) -> None:
         """Stop the generation. A second call does nothing."""
@@ -173,9 +181,9 @@ class AnswerJob:
     @property
     def cost(self) -> float:
         """The cost of the answer so far at the server's prices, in US dollars."""
-        hit, output = self.reused, self.answer.completion_tokens
+        (prompt, hit), output = self._counted_prompt, self.answer.completion_tokens
         at = datetime.fromtimestamp(self.created, UTC)
-        prices, miss = self.backend.settings.prices, len(self.prompt) - hit
+        prices, miss = self.backend.settings.prices, prompt - hit
         return prices.cost(self.backend.model_name, hit=hit, miss=miss, output=output, at=at, asked=self.request.model)
 
     def _account(self) -> None:
@@ -184,14 +192,21 @@ class AnswerJob:
         if self.backend.ledger is None:
             return
         day, answer = datetime.fromtimestamp(self.created, UTC).date().isoformat(), self.answer
-        counts = (len(self.prompt), self.reused, answer.completion_tokens, answer.reasoning_tokens)
-        self.backend.ledger.add(Usage(day, self.request.key, self.request.model, 1, *counts, self.cost))
+        counts = (*self._counted_prompt, answer.completion_tokens, answer.reasoning_tokens)
+        requests = 0 if self.repeats else 1
+        self.backend.ledger.add(Usage(day, self.request.key, self.request.model, requests, *counts, self.cost))
+
+    @property
+    def _counted_prompt(self) -> tuple[int, int]:
+        """The tokens of the prompt that this job accounts for, and the cached ones among them."""
+        return (0, 0) if self.repeats else (len(self.prompt), self.reused)
 
     def _started(self) -> AsyncIterator[TokenEvent]:
         """The events of the engine, which begins its work with the first call. Raises ApiError 429."""
         if self._events is not None:
             return self._events
-        self.backend.admission.limits.admit(self.request.key, len(self.prompt))
+        if not self.repeats:
+            self.backend.admission.limits.admit(self.request.key, len(self.prompt))
         self.backend.running += 1
         self.backend.active[self.id] = self.active
         options = replace(self.options, label=self.id)
@@ -248,8 +263,9 @@ class AnswerJob:
     def _finish(self) -> None:
         metrics, now = self.backend.metrics, time.perf_counter()
         metrics.finished[self.answer.finish_reason] += 1
-        metrics.prompt_tokens += len(self.prompt)
-        metrics.cached_tokens += self.reused
+        prompt, cached = self._counted_prompt
+        metrics.prompt_tokens += prompt
+        metrics.cached_tokens += cached
         metrics.generation_tokens += len(self.tokens)
         metrics.whole.add(now - self._began)
         if self._first_token is not None:
@@ -285,11 +301,19 @@ def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
     prompt, points, grammar = _work_out(backend, request)
     params = sampling(backend, request, prompt, grammar)
     options = RequestOptions(owner=request.owner, cache_points=points, progress=True)
-    answer = PlainAnswer(backend.tokenizer) if request.plain else _answer(backend, request)
-    return AnswerJob(backend, request, prompt, params, options, answer)
+    return AnswerJob(backend, request, prompt, params, options, new_answer(backend, request))
 
 
-def _answer(backend: Backend, request: GenerationRequest) -> AnswerInProgress:
+def prepare_all(backend: Backend, request: GenerationRequest) -> list[AnswerJob]:
+    """As `prepare`, a job for each answer that the client wants."""
+    first = prepare(backend, request)
+    return [first, *(first.another(number) for number in range(1, request.answers))]
+
+
+def new_answer(backend: Backend, request: GenerationRequest) -> AnswerInProgress:
+    """An answer to `request` that has not begun."""
+    if request.plain:
+        return PlainAnswer(backend.tokenizer)
     return AnswerInProgress(
         backend.tokenizer,
         thinking=request.opens_thinking,
@@ -305,7 +329,8 @@ def _work_out(
     backend: Backend, request: GenerationRequest
 ) -> tuple[list[int], tuple[int, ...], ConstraintFactory | None]:
     if request.raw is not None:
-        return [*request.raw], (), None
+        # further answers to this prompt begin at its end
+        return [*request.raw], (len(request.raw) - 1,) if request.answers > 1 else (), None
     prompt = encode(request, backend.tokenizer, backend.replays)
     return prompt, cache_points(prompt, backend.tokenizer), constraint(backend, request)
 

@@ -56,7 +56,7 @@ class GenerationRequest:
     the model thinks first.
     owner: owners share no cached prefixes. key: the name of the client's key, "" without keys.
     raw: the prompt's ids, for a request that is no conversation; then there are no messages. plain: the client reads
-    the answer by the token.
+    the answer by the token. answers: how many answers the client wants.
     """
 
     model: str
@@ -83,6 +83,7 @@ class GenerationRequest:
     key: str = ""
     raw: tuple[int, ...] | None = None
     plain: bool = False
+    answers: int = 1
 
     @property
     def tools(self) -> bool:

@@ -28,6 +28,14 @@ class Run(ABC):
     def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events."""
 
+    async def close(self) -> None:
+        """Stop what still runs. A second call does nothing."""
+        await self.job.close()
+
+    def report(self) -> dict[str, Any]:
+        """The fields for the log line of the request."""
+        return self.job.report()
+
     def keep_alive(self) -> bytes:
         """The bytes that are sent while there is no event."""
         return KEEP_ALIVE

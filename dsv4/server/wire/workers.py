@@ -13,7 +13,7 @@ from dsv4.server.wire.response import race_disconnect
 # a request of fewer bytes takes less time than the start of a thread, unless it holds one of these words; an escaped
 # letter may hide one
 SHORT_BYTES = 2000
-SLOW_WORDS = (b'"tools"', b"schema", b"json_object", b"grammar", b"\\u00")
+SLOW_WORDS = (b'"tools"', b"schema", b"json_object", b"grammar", b"previous_response", b"item_reference", b"\\u00")
 # larger requests run one after another: in parallel they would share Python's lock and hold several decoded bodies
 LARGE_BYTES = 256 << 10
 

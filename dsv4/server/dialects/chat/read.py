@@ -37,6 +37,7 @@ def read_chat(request: ChatRequest, dialect: Dialect, model: str, key: str) -> G
         schema=format_.schema_wanted if format_ else None,
         any_object=format_ is not None and format_.type == "json_object",
         continued=bool(request.messages[-1].prefix),
+        answers=request.n or 1,
         owner=owner_name(key, request.user_id, request.user, request.safety_identifier),
     )
 

@@ -1,11 +1,11 @@
 """The reply of chat completions: whole, or as a stream of chunks."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from dsv4.answer import Section, TokenRecord
+from dsv4.answer import AnswerStep, Section, TokenRecord
 from dsv4.encoding import (
     ContentDelta,
     Delta,
@@ -19,25 +19,11 @@ from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.read import read_chat
 from dsv4.server.dialects.chat.request import parse_chat
 from dsv4.server.dialects.chat.timings import prompt_progress, timings
-from dsv4.server.dialects.job import AnswerJob, prepare
-from dsv4.server.dialects.run import Run
+from dsv4.server.dialects.choices import ChoicesRun, usage_of
+from dsv4.server.dialects.job import AnswerJob, prepare_all
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
 
 FINGERPRINT = "fp_dsv4"
-
-
-def usage_of(job: AnswerJob) -> dict[str, Any]:
-    """Token counts so far, in the official form."""
-    prompt, completion, reused = len(job.prompt), job.answer.completion_tokens, job.reused
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": reused},
-        "completion_tokens_details": {"reasoning_tokens": job.answer.reasoning_tokens},
-        "prompt_cache_hit_tokens": reused,
-        "prompt_cache_miss_tokens": prompt - reused,
-    }
 
 
 def head(job: AnswerJob, kind: str) -> dict[str, Any]:
@@ -52,7 +38,7 @@ def head(job: AnswerJob, kind: str) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class ChatRun(Run):
+class ChatRun(ChoicesRun):
     """One chat completion. tell_progress: the stream tells how far the prompt is; tell_timings: chunks and the whole
     answer have the speeds."""
 
@@ -69,56 +55,68 @@ class ChatRun(Run):
 
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a `chat.completion`."""
-        records = await self.job.collect()
-        parsed = self.job.answer.parsed
+        records: list[list[TokenRecord]] = [[] for _ in self.jobs]
+        async with aclosing(self.steps()) as steps:
+            async for index, step in steps:
+                records[index] += step.logprobs
+        choices = [self._choice(*both) for both in zip(range(len(records)), self.jobs, records, strict=True)]
+        answer = {**head(self.job, "chat.completion"), "choices": choices, "usage": usage_of(self.jobs)}
+        return {**answer, "timings": timings(self.job)} if self.tell_timings else answer
+
+    def _choice(self, index: int, job: AnswerJob, records: Sequence[TokenRecord]) -> dict[str, Any]:
+        parsed = job.answer.parsed
         message: dict[str, Any] = {"role": "assistant", "content": parsed.content}
-        if self.job.request.thinking:
+        if job.request.thinking:
             message["reasoning_content"] = parsed.reasoning_content
         calls = [
-            {"index": index, **self._call(index, call.name, call.arguments)}
-            for index, call in enumerate(parsed.tool_calls)
+            {"index": at, **_call(job, at, call.name, call.arguments)}
+            for at, call in enumerate(parsed.tool_calls)
             if call.complete
         ]
         if calls:
             message["tool_calls"] = calls
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": self._logprobs(records),
-            "finish_reason": self.job.answer.finish_reason,
-        }
-        answer = {**head(self.job, "chat.completion"), "choices": [choice], "usage": usage_of(self.job)}
-        return {**answer, "timings": timings(self.job)} if self.tell_timings else answer
+        logprobs = self._logprobs(records)
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": job.answer.finish_reason}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The answer as events, closed by `[DONE]`. Usage comes once, on the chunk with the finish reason, as the
+        """The answer as events, closed by `[DONE]`. Usage comes once, on the last chunk with a finish reason, as the
         official service sends it."""
         first: dict[str, Any] = {"role": "assistant", "content": ""}
         if self.job.request.thinking:
             first |= {"content": None, "reasoning_content": ""}
-        yield self._chunk(first)
-        told = None
-        async with aclosing(self.job.steps()) as steps:
-            async for step in steps:
+        for index in range(len(self.jobs)):
+            yield self._chunk(index, first)
+        told, last = None, 0
+        async with aclosing(self.steps()) as steps:
+            async for last, step in steps:
                 if self.tell_progress and self.job.progress is not told:
                     told = self.job.progress
-                    yield self._chunk({}, progress=told)
-                records = step.logprobs
-                for delta in step.deltas:
-                    body = self._delta(delta)
-                    if body is None:
-                        continue
-                    section = _section(delta)
-                    yield self._chunk(body, [record for record in records if record.section is section])
-                    # a later chunk of the same step must not repeat them
-                    records = [record for record in records if record.section is not section]
+                    yield self._chunk(0, {}, progress=told)
+                for chunk in self._step(last, step):
+                    yield chunk
+                if self.jobs[last].answer.over and not self.over:
+                    yield self._finished(last)
+        yield self._finished(last)
+        yield DONE
+
+    def _step(self, index: int, step: AnswerStep) -> Iterator[bytes]:
+        records = step.logprobs
+        for delta in step.deltas:
+            body = self._delta(index, delta)
+            if body is None:
+                continue
+            section = _section(delta)
+            yield self._chunk(index, body, [record for record in records if record.section is section])
+            # a later chunk of the same step must not repeat them
+            records = [record for record in records if record.section is not section]
+
+    def _finished(self, index: int) -> bytes:
         last: dict[str, Any] = {"content": ""}
         if self.job.request.thinking:
             last["reasoning_content"] = None
-        yield self._chunk(last, finish=self.job.answer.finish_reason)
-        yield DONE
+        return self._chunk(index, last, finish=self.jobs[index].answer.finish_reason)
 
-    def _delta(self, delta: Delta) -> dict[str, Any] | None:
+    def _delta(self, choice: int, delta: Delta) -> dict[str, Any] | None:
         match delta:
             case ReasoningDelta(text):
                 return {"content": None, "reasoning_content": text}
@@ -126,34 +124,31 @@ class ChatRun(Run):
                 fields = {"content": text}
                 return {**fields, "reasoning_content": None} if self.job.request.thinking else fields
             case ToolCallStart(index, name):
-                return {"tool_calls": [{"index": index, **self._call(index, name, "")}]}
+                return {"tool_calls": [{"index": index, **_call(self.jobs[choice], index, name, "")}]}
             case ToolCallArguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
             case _:
                 return None
 
-    def _call(self, index: int, name: str, arguments: str) -> dict[str, Any]:
-        function = {"name": name, "arguments": arguments}
-        return {"id": self.job.call_id(index), "type": "function", "function": function}
-
     def _chunk(
         self,
+        index: int,
         delta: Mapping[str, Any],
         records: Sequence[TokenRecord] = (),
         finish: str | None = None,
         progress: PromptProgress | None = None,
     ) -> bytes:
         logprobs = self._logprobs(records) if records else None
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         chunk = {**head(self.job, "chat.completion.chunk"), "choices": [choice]}
-        if finish is not None:
-            chunk["usage"] = usage_of(self.job)
+        if finish is not None and self.over:
+            chunk["usage"] = usage_of(self.jobs)
         elif self.include_usage:
             chunk["usage"] = None
         if progress is not None:
             chunk["prompt_progress"] = prompt_progress(progress, self.job)
-        if self.tell_timings and self.job.tokens:
-            chunk["timings"] = timings(self.job)
+        if self.tell_timings and self.jobs[index].tokens:
+            chunk["timings"] = timings(self.jobs[index])
         return event(chunk)
 
     def _logprobs(self, records: Sequence[TokenRecord]) -> dict[str, Any] | None:
@@ -175,14 +170,20 @@ def prepare_chat(body: Mapping[str, Any], backend: Backend, key: str) -> ChatRun
     `body`."""
     request = parse_chat(body)
     model = backend.model_name if request.model is None else request.model
-    job = prepare(backend, read_chat(request, backend.tokenizer.dialect, model, key))
+    wanted = read_chat(request, backend.tokenizer.dialect, model, key)
+    job, *more = prepare_all(backend, wanted)
     return ChatRun(
         job,
         streaming=bool(request.stream),
+        more=more,
         include_usage=request.wants_usage,
         tell_progress=bool(request.return_progress),
         tell_timings=bool(request.timings_per_token),
     )
+
+
+def _call(job: AnswerJob, index: int, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": job.call_id(index), "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _section(delta: Delta) -> Section | None:

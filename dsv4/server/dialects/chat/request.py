@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from dsv4.server.dialects.choices import Count
 from dsv4.server.dialects.fields import (
     Fields,
     SamplingFields,
@@ -32,7 +33,6 @@ SEED_LIMIT = 2**63
 
 # field -> its accepted values, which have no effect
 UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("n", (None, 1)),
     ("functions", (None, [])),
     ("function_call", (None, "none")),
     ("modalities", (None, ["text"])),
@@ -126,6 +126,7 @@ class ChatRequest(Switches, SamplingFields):
     messages: Annotated[list[ChatMessage], BeforeValidator(in_runs(ChatMessage))] = Field(min_length=1)
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    n: Count = None
     seed: Annotated[int | None, between(-SEED_LIMIT, SEED_LIMIT - 1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, between(0, MAX_TOP_LOGPROBS)] = None

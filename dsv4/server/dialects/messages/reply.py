@@ -11,6 +11,7 @@ import msgspec
 from dsv4.encoding import ContentDelta, Delta, ReasoningDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.job import prepare
+from dsv4.server.dialects.messages.context_editing import edit_context
 from dsv4.server.dialects.messages.read import read_messages
 from dsv4.server.dialects.messages.request import parse_messages
 from dsv4.server.dialects.run import Run
@@ -25,8 +26,10 @@ BlockKind = Literal["thinking", "text", "tool_use"]
 
 @dataclass(slots=True)
 class MessagesRun(Run):
-    """One message. The signature of its reasoning is a name without content; clients drop reasoning without one."""
+    """One message. The signature of its reasoning is a name without content; clients drop reasoning without one.
+    edits: what context editing has cleared, None for a request without it."""
 
+    edits: list[dict[str, Any]] | None = None
     signature: str = field(default_factory=lambda: uuid.uuid4().hex)
     _block: int = -1
     _open: BlockKind | None = None
@@ -49,7 +52,7 @@ class MessagesRun(Run):
             if call.complete:
                 # the model's own text: parsing and writing a number may change it
                 content.append(self._tool_use(index, call.name, msgspec.Raw(call.arguments.encode())))
-        return {**self._head(), "content": content, **self._stop(), "usage": self._usage()}
+        return {**self._head(), "content": content, **self._stop(), "usage": self._usage(), **self._edited()}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as named events."""
@@ -60,7 +63,7 @@ class MessagesRun(Run):
                     if chunk := self._delta(delta):
                         yield chunk
         yield self._close()
-        yield named_event("message_delta", {"delta": self._stop(), "usage": self._usage()})
+        yield named_event("message_delta", {"delta": self._stop(), "usage": self._usage(), **self._edited()})
         yield named_event("message_stop", {})
 
     def keep_alive(self) -> bytes:
@@ -138,6 +141,9 @@ class MessagesRun(Run):
             return {"stop_reason": "stop_sequence", "stop_sequence": found}
         return {"stop_reason": STOP_REASONS.get(finish, "end_turn"), "stop_sequence": None}
 
+    def _edited(self) -> dict[str, Any]:
+        return {} if self.edits is None else {"context_management": {"applied_edits": self.edits}}
+
     def _usage(self) -> dict[str, Any]:
         """Token counts so far; `input_tokens` leaves out the cached ones."""
         return {
@@ -153,5 +159,7 @@ def prepare_messages(body: Any, backend: Backend, key: str) -> MessagesRun:
     """Check a decoded body and encode its prompt; key: the name of the client's key. Raises ApiError."""
     request = parse_messages(body)
     model = backend.model_name if request.model is None else request.model
-    job = prepare(backend, read_messages(request, backend.tokenizer.dialect, model, key))
-    return MessagesRun(job, streaming=bool(request.stream))
+    wanted = read_messages(request, backend.tokenizer.dialect, model, key)
+    edited = edit_context(wanted, request.context_management, backend.tokenizer)
+    edits = None if request.context_management is None else edited.applied
+    return MessagesRun(prepare(backend, edited.request), streaming=bool(request.stream), edits=edits)

@@ -22,6 +22,7 @@ from dsv4.server.dialects.fields import (
     stop_list,
 )
 from dsv4.server.dialects.messages.client_tools import known_tool
+from dsv4.server.dialects.messages.context_editing import ContextManagement
 from dsv4.server.dialects.parts import Unsupported, text_of_parts
 from dsv4.server.dialects.request import ToolChoice
 from dsv4.server.wire.errors import naming_field, show
@@ -91,6 +92,7 @@ class MessagesRequest(Switches):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
     metadata: Metadata | None = None
+    context_management: ContextManagement | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Annotated[ToolChoice, BeforeValidator(choice_of)] = ToolChoice()
 

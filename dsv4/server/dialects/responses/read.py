@@ -11,6 +11,7 @@ from dsv4.server.dialects.prompt import sort_calls
 from dsv4.server.dialects.request import GenerationRequest, owner_name
 from dsv4.server.dialects.responses.request import (
     LOCAL_SHELL,
+    NO_STORE,
     PromptTool,
     ResponsesRequest,
     choice_of_responses,
@@ -25,8 +26,10 @@ NOT_STORED = "nothing is stored: send the item itself instead of a reference to 
 def read_responses(
     request: ResponsesRequest, tools: Mapping[str, PromptTool], dialect: Dialect, model: str, key: str
 ) -> GenerationRequest:
-    """The `GenerationRequest` of a Responses request to `model`. Raises ApiError 400 for an item that cannot be
-    read."""
+    """The `GenerationRequest` of a Responses request to `model`, in which `stored.resolved` has replaced references.
+    Raises ApiError 400 for a reference that is left, and for an item that cannot be read."""
+    if request.previous_response_id:
+        raise invalid("previous_response_id", NO_STORE)
     return GenerationRequest(
         **common_fields(request, model, key, dialect),
         messages=_ItemReader(request, dialect).finished(),
@@ -45,7 +48,7 @@ def read_responses(
     )
 
 
-def _kind_of(item: Mapping[str, Any]) -> str:
+def kind_of(item: Mapping[str, Any]) -> str:
     """The type of an item without one: a message, or a reference, which has only an id."""
     return "message" if "role" in item or "content" in item or "id" not in item else "item_reference"
 
@@ -79,7 +82,7 @@ class _ItemReader:
         return [part for at, message in enumerate(self._list) for part in (message, *self._results.get(at, ()))]
 
     def _add(self, item: Mapping[str, Any], place: str) -> None:
-        match item.get("type") or _kind_of(item):
+        match item.get("type") or kind_of(item):
             case "message":
                 self._message(item, place)
             case "reasoning":

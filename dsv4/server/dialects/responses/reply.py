@@ -1,5 +1,6 @@
 """The reply of the Responses interface: output items, whole or as a stream of numbered events."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -15,7 +16,9 @@ from dsv4.server.dialects.responses.custom_input import CustomInput, input_of
 from dsv4.server.dialects.responses.read import read_responses
 from dsv4.server.dialects.responses.request import PromptTool, ResponsesRequest, parse_responses, tools_of
 from dsv4.server.dialects.responses.sealed import seal
+from dsv4.server.dialects.responses.stored import resolved
 from dsv4.server.dialects.run import Run
+from dsv4.server.storage.responses import StoredResponses
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.sse import named_event
 
@@ -27,11 +30,14 @@ PART_NAMES = {"reasoning": "reasoning_text", "message": "output_text"}
 class ResponseRun(Run):
     """One response. `output` holds the finished items; one item is open at a time.
 
-    A call that was cut off is no finished item, because clients execute finished calls.
+    A call that was cut off is no finished item, because clients execute finished calls. inputs: the items that the
+    client sent, which are stored with the response. store: where it is stored, None for one that is not.
     """
 
     request: ResponsesRequest
     tools: Mapping[str, PromptTool]
+    inputs: Sequence[dict[str, Any]] = ()
+    store: StoredResponses | None = None
     output: list[dict[str, Any]] = field(default_factory=list)
     _item: "_OpenItem | None" = None
     _calls: dict[int, "_OpenItem"] = field(default_factory=dict)
@@ -42,7 +48,7 @@ class ResponseRun(Run):
         async with aclosing(self._events()) as events:
             async for _ in events:
                 pass
-        return self._response(self._status())
+        return await self._finished()
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         for name in ("created", "in_progress"):
@@ -50,8 +56,8 @@ class ResponseRun(Run):
         async with aclosing(self._events()) as events:
             async for name, fields in events:
                 yield self._wire(name, fields)
-        status = self._status()
-        yield self._wire(f"response.{status}", {"response": self._response(status)})
+        response = await self._finished()
+        yield self._wire(f"response.{response['status']}", {"response": response})
 
     def keep_alive(self) -> bytes:
         """An event that keeps Codex waiting, because Codex ignores comments."""
@@ -155,6 +161,14 @@ class ResponseRun(Run):
         self._number += 1
         return named_event(name, {"sequence_number": self._number, **fields})
 
+    async def _finished(self) -> dict[str, Any]:
+        """The whole response, which is stored if the client wants that. Raises ApiError if it cannot be stored: a
+        client that gets its id would rely on it."""
+        response = self._response(self._status())
+        if self.store is not None:
+            await asyncio.to_thread(self.store.save, self.job.request.key, response, self.inputs)
+        return response
+
     def _status(self) -> str:
         return "incomplete" if self.job.answer.finish_reason in ("length", "aborted") else "completed"
 
@@ -174,9 +188,9 @@ class ResponseRun(Run):
             "model": job.request.model,
             "output": list(self.output),
             "parallel_tool_calls": job.request.parallel,
-            "previous_response_id": None,
+            "previous_response_id": request.previous_response_id,
             "reasoning": {"effort": job.request.effort or "none", "summary": None},
-            "store": False,
+            "store": self.store is not None,
             "temperature": job.params.temperature,
             "text": {"format": {"type": "text"}} if request.text is None else request.text.model_dump(by_alias=True),
             "tool_choice": request.tool_choice or "auto",
@@ -199,11 +213,18 @@ class ResponseRun(Run):
 
 def prepare_response(body: Any, backend: Backend, key: str) -> ResponseRun:
     """Check a decoded body and encode its prompt; key: the name of the client's key. Raises ApiError."""
-    request = parse_responses(body)
-    tools = tools_of(request, backend.tokenizer.dialect)
+    request, dialect = parse_responses(body), backend.tokenizer.dialect
+    store = backend.responses
+    whole = resolved(request, store, key)
+    # OpenAI stores a response unless the client refuses
+    if request.store is False:
+        store = None
+    if store is not None:
+        store.check_room()
+    tools = tools_of(request, dialect)
     model = request.model or backend.model_name
-    job = prepare(backend, read_responses(request, tools, backend.tokenizer.dialect, model, key))
-    return ResponseRun(job, bool(request.stream), request, tools)
+    job = prepare(backend, read_responses(whole.request, tools, dialect, model, key))
+    return ResponseRun(job, bool(request.stream), request, tools, whole.own, store)
 
 
 @dataclass(slots=True)

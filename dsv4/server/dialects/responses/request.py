@@ -1,7 +1,6 @@
 """The fields of a request to the Responses interface, and its tools.
 
-The server stores nothing, so a reference to an earlier response is refused. Informative fields and tools that would run
-on the server are ignored.
+Informative fields and tools that would run on the server are ignored.
 """
 
 from collections.abc import Mapping
@@ -28,9 +27,9 @@ from dsv4.server.wire.errors import invalid, naming_field, show
 LOGPROBS = "message.output_text.logprobs"
 SEALED = "reasoning.encrypted_content"
 LOCAL_SHELL = "local_shell"
+NO_STORE = "responses are not stored; send the whole conversation as input, or start the server with --store DIR"
 # field -> the reason for refusing any value but null and false
 REFUSED = {
-    "previous_response_id": "responses are not stored; send the whole conversation as input",
     "conversation": "conversations are not stored; send the whole conversation as input",
     "prompt": "prompts are not stored; send the text itself as instructions and input",
     "background": "not supported; leave it out or send false",
@@ -95,6 +94,7 @@ class ResponsesRequest(Switches):
     top_logprobs: Annotated[int | None, between(0, MAX_TOP_LOGPROBS)] = None
     include: list[str] | None = None
     store: bool | None = None
+    previous_response_id: Annotated[str | None, Field(max_length=256)] = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
