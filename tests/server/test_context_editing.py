@@ -8,7 +8,7 @@ import pytest
 
 from dsv4.encoding import Tokenizer
 from dsv4.server.dialects.messages.context_editing import CLEARED
-from tests.server.conftest import MODEL, Converse, Server
+from tests.server.conftest import MODEL, Converse, Server, listening
 from tests.server.test_chat import CALL
 
 TOOLS: Any = [
@@ -197,3 +197,15 @@ def test_wrong_edits_are_named(server: Server, edit: Any, field: str) -> None:
     message = answer.json()["error"]["message"]
     assert message.startswith("context_management.edits[0]")
     assert field in message
+
+
+def test_sync_sdk_over_a_socket(server: Server) -> None:
+    fields: Any = {"model": MODEL, "max_tokens": 50, "messages": talk(), "tools": TOOLS, "betas": [BETA]}
+    management: Any = {"edits": [tools_edit()]}
+    with listening(server) as url, anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as client:
+        whole = client.beta.messages.create(**fields, context_management=management)
+        with client.beta.messages.stream(**fields, context_management=management) as stream:
+            streamed = stream.get_final_message()
+    assert whole.context_management == streamed.context_management
+    (edit,) = whole.context_management.applied_edits
+    assert (edit.type, edit.cleared_tool_uses) == ("clear_tool_uses_20250919", 2)

@@ -14,7 +14,7 @@ from dsv4.encoding import Tokenizer
 from dsv4.server import ApiError, Keys
 from dsv4.server.storage import folders, responses
 from dsv4.server.storage.responses import DAY_SECONDS, Limits, StoredResponses
-from tests.server.conftest import MODEL, Converse, Server
+from tests.server.conftest import MODEL, Converse, Server, listening
 from tests.server.test_chat import CALL, THOUGHT
 from tests.server.test_responses import FUNCTION, events, post
 
@@ -51,7 +51,7 @@ def test_sdk_continues_retrieves_lists_and_deletes(server: Server, tokenizer: To
             third = await stream.get_final_response()
         assert (second.previous_response_id, third.previous_response_id) == (first.id, second.id)
         assert await client.responses.retrieve(first.id) == first
-        assert (await client.responses.retrieve(third.id)).output == third.output
+        assert (await client.responses.retrieve(third.id)).output_text == third.output_text
         page = await client.responses.input_items.list(third.id, order="asc", limit=100)
         answer = ["six times seven", "The answer is forty-two 💡."]
         assert texts(page.data) == ["One", *answer, "Two", *answer, "Three"]
@@ -108,7 +108,7 @@ def test_store_false_is_not_stored_and_may_continue(server: Server) -> None:
 
 
 def test_an_answer_that_does_not_end_is_not_stored(serve: Converse, tmp_path: Path) -> None:
-    server = serve("word " * 9, error="broken")
+    server = serve("word " * 9, ended=False, error="broken")
     stored(server, tmp_path)
     failed = events(server, input="One")[-1]
     assert failed["type"] == "response.failed"
@@ -299,3 +299,26 @@ def test_without_a_store(serve: Converse) -> None:
     error = post(server, previous_response_id="resp_1").json()["error"]
     assert (error["param"], "--store DIR" in error["message"]) == ("previous_response_id", True)
     assert server.request("POST", "/responses/x/cancel", json={}).json()["error"]["code"] == "not_supported"
+
+
+def test_sync_sdk_over_a_socket(serve: Converse, tmp_path: Path) -> None:
+    server = serve(THOUGHT)
+    stored(server, tmp_path)
+    with (
+        listening(server) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        first = client.responses.create(model=MODEL, input="One")
+        with client.responses.stream(model=MODEL, input="Two", previous_response_id=first.id) as stream:
+            for _ in stream:
+                pass
+            second = stream.get_final_response()
+        assert texts(client.responses.input_items.list(second.id, order="asc").data)[-1] == "Two"
+        assert client.responses.retrieve(first.id) == first
+        client.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(first.id)
+        with pytest.raises(openai.BadRequestError, match=first.id):
+            client.responses.create(model=MODEL, input="Three", previous_response_id=second.id)
+        chat = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=3)
+        assert [choice.index for choice in chat.choices] == [0, 1, 2]

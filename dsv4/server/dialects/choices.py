@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from dsv4.answer import AnswerStep
+from dsv4.answer import AnswerStep, TokenRecord
 from dsv4.server.dialects.fields import between
 from dsv4.server.dialects.job import AnswerJob
 from dsv4.server.dialects.run import Run
@@ -82,6 +82,14 @@ class ChoicesRun(Run):
             await asyncio.gather(*waiting, return_exceptions=True)
             for stream in streams:
                 await stream.aclose()
+
+    async def finished(self) -> list[tuple[AnswerJob, list[TokenRecord]]]:
+        """Run to the end; returns each choice with the log-probabilities of its text. Raises the errors of `steps`."""
+        records: list[list[TokenRecord]] = [[] for _ in self.jobs]
+        async with aclosing(self.steps()) as steps:
+            async for index, step in steps:
+                records[index] += step.logprobs
+        return list(zip(self.jobs, records, strict=True))
 
     async def close(self) -> None:
         for job in self.jobs:

@@ -47,13 +47,9 @@ class CompletionRun(ChoicesRun):
 
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a `text_completion`."""
-        records: list[list[TokenRecord]] = [[] for _ in self.jobs]
-        async with aclosing(self.steps()) as steps:
-            async for index, step in steps:
-                records[index] += step.logprobs
         choices = [
             self._choice(index, self.echo + job.answer.parsed.content, own, job.answer.finish_reason, job.tokens)
-            for index, (job, own) in enumerate(zip(self.jobs, records, strict=True))
+            for index, (job, own) in enumerate(await self.finished())
         ]
         return {**head(self.job, KIND), "choices": choices, "usage": usage_of(self.jobs)}
 

@@ -55,11 +55,7 @@ class ChatRun(ChoicesRun):
 
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a `chat.completion`."""
-        records: list[list[TokenRecord]] = [[] for _ in self.jobs]
-        async with aclosing(self.steps()) as steps:
-            async for index, step in steps:
-                records[index] += step.logprobs
-        choices = [self._choice(*both) for both in zip(range(len(records)), self.jobs, records, strict=True)]
+        choices = [self._choice(index, *done) for index, done in enumerate(await self.finished())]
         answer = {**head(self.job, "chat.completion"), "choices": choices, "usage": usage_of(self.jobs)}
         return {**answer, "timings": timings(self.job)} if self.tell_timings else answer
 
