@@ -126,7 +126,7 @@ def test_a_gap_is_filled(serve: Converse, tokenizer: Tokenizer) -> None:
         ({"prompt": [10**6]}, "prompt"),
         ({"prompt": "a", "echo": True, "suffix": "b"}, "echo"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
-        ({"prompt": "a", "n": 2}, "n"),
+        ({"prompt": "a", "n": 129}, "n"),
         ({"prompt": "a", "stream_options": {}}, "stream_options"),
     ],
 )
