@@ -125,9 +125,9 @@ class ServerFlags:
         """What the server writes, as arguments of `create_app`. Raises OSError for a path that cannot be used."""
         from dsv4.server.accounts.ledger import OFF, Ledger, default_ledger
         from dsv4.server.storage.history import History
-        from dsv4.server.storage.responses import Limits, StoredResponses
+        from dsv4.server.storage.responses import StoredResponses, StoreLimits
 
-        limits = Limits(self.store_days, self.store_size << 20)
+        limits = StoreLimits(self.store_days, self.store_size << 20)
         return {
             "ledger": None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger()),
             "history": None if self.history is None else History(self.history),

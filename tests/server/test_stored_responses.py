@@ -13,7 +13,7 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.server import ApiError, Keys
 from dsv4.server.storage import folders, responses
-from dsv4.server.storage.responses import DAY_SECONDS, Limits, StoredResponses
+from dsv4.server.storage.responses import DAY_SECONDS, StoredResponses, StoreLimits
 from tests.server.conftest import MODEL, Converse, Server, listening
 from tests.server.test_chat import CALL, THOUGHT
 from tests.server.test_responses import FUNCTION, events, post
@@ -23,7 +23,7 @@ KEYS = Keys.parse([f"{name} {secret}" for name, secret in SECRETS.items()])
 
 
 def stored(server: Server, folder: Path, **limits: Any) -> StoredResponses:
-    store = server.app.state.backend.responses = StoredResponses(folder, Limits(**limits))
+    store = server.app.state.backend.responses = StoredResponses(folder, StoreLimits(**limits))
     return store
 
 
@@ -160,7 +160,7 @@ def test_what_is_gone_is_named(server: Server) -> None:
 
 def test_age(server: Server, tmp_path: Path) -> None:
     now = 1_800_000_000.0
-    store = StoredResponses(tmp_path / "aged", Limits(days=2), lambda: now)
+    store = StoredResponses(tmp_path / "aged", StoreLimits(days=2), lambda: now)
     server.app.state.backend.responses = store
     first = post(server, input="One").json()
     other = post(server, input="Other").json()

@@ -51,7 +51,7 @@ PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StoreLimits:
     """How much is kept. days: a conversation is dropped so long after its last response; bytes: of one key, the
     conversations that were not used for longest are dropped first."""
 
@@ -66,7 +66,9 @@ class StoredResponses:
     a full disk, 500 where the file cannot be read or written. Raises OSError if the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, limits: Limits = Limits(), clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, limits: StoreLimits = StoreLimits(), clock: Callable[[], float] = time.time
+    ) -> None:
         self.folder, self.limits, self._clock = folder, limits, clock
         self._lock = threading.Lock()
         file = folder / FILE
