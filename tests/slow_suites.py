@@ -31,6 +31,7 @@ SUITES = (
     Suite("load", ("server/test_load.py",), "64 clients for a minute"),
     Suite("schemathesis", ("server/test_openapi.py",), "requests generated from the schema, at length"),
     Suite("thinking", ("server/test_extensions.py",), "the bundled model keeps a thinking budget"),
+    Suite("verify", ("verify/test_verify_nano.py",), "`dsv4 verify` of the bundled model, all checks"),
     Suite("page", ("server/test_chat_page.py",), "the plain chat page in Chromium"),
     Suite("tools", ("web/test_tools_in_browser.py",), "tools and MCP servers of the web chat in Chromium"),
     Suite("files", ("web/test_files_and_scrolling.py",), "files, Markdown and a long conversation in Chromium"),
