@@ -6,6 +6,7 @@ has such a value, finish reasons, choices that are kept, and strict schemas wher
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from dsv4.verify.survey import GREEDY, QUIET, thinking, user
 
 QUESTION = "Are calls of tools whole, typed as their schemas say, and free of markup?"
 TOKENS = 256
+_INVOKED = re.compile(r'invoke name="([^"]*)"')
 
 
 @dataclass(slots=True)
@@ -50,7 +52,9 @@ def check(probe: Probe) -> None:
         _count(tally, question, answer)
         streamed = probe.stream(body)
         _judge(probe, question, streamed, {**body, "stream": True})
-        if streamed.said != answer.said:
+        # a call that the limit cuts has begun in a stream, and is left out of a whole answer
+        cut = answer.finish == streamed.finish == "length" and answer.content == streamed.content
+        if streamed.said != answer.said and not cut:
             expected, got = difference(answer, streamed)
             tie = near_tie(answer, streamed)
             probe.fault("stream-differs", f"{expected} as in the whole answer", got, {**body, "stream": True}, tie=tie)
@@ -70,8 +74,14 @@ def _body(question: Question, **more: Any) -> dict[str, Any]:
 def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any], *, strict: bool = False) -> None:
     """The contract of any answer to a request with tools."""
     if found := leak(answer.content, answer.reasoning, *(call.arguments for call in answer.calls)):
-        got = f"{found!r} in {(answer.reasoning + answer.content)[:300]!r}"
-        probe.fault("markup-leak", "calls in tool_calls, text without markup", got, body)
+        text = answer.reasoning + answer.content
+        names = {tool["function"]["name"] for tool in question.tools}
+        called = set(_INVOKED.findall(text))
+        expected, got = "calls in tool_calls, text without markup", f"{found!r} in {text[:300]!r}"
+        if called and not called & names:  # no call, since no such tool exists: some servers show it as it is
+            probe.warn("unknown-tool-as-text", expected, got, body)
+        else:
+            probe.fault("markup-leak", expected, got, body)
     if answer.calls and answer.finish not in ("tool_calls", "length"):
         probe.fault("finish-reason", "tool_calls, since the answer has calls", answer.finish, body)
     if answer.finish == "tool_calls" and not answer.calls:

@@ -24,8 +24,7 @@ def nano_tokenizer() -> Tokenizer:
     return Tokenizer.load(ROOT / "models" / "nano")
 
 
-@pytest.fixture
-def server(nano_tokenizer: Tokenizer) -> PretendServer:
+def right_server(nano_tokenizer: Tokenizer) -> PretendServer:
     return PretendServer(nano_tokenizer, {question.text: [*question.wanted] for question in questions()})
 
 
@@ -39,9 +38,15 @@ def names(report: Report) -> list[str]:
 
 
 @pytest.fixture
-def recorded(server: PretendServer, tmp_path: Path) -> Path:
-    file = tmp_path / "right.jsonl"
-    with listening(server) as url:  # type: ignore[arg-type]
+def server(nano_tokenizer: Tokenizer) -> PretendServer:
+    return right_server(nano_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def recorded(nano_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fixtures of a right server."""
+    file = tmp_path_factory.mktemp("fixtures") / "right.jsonl"
+    with listening(right_server(nano_tokenizer)) as url:  # type: ignore[arg-type]
         assert record(Endpoint(url, "pretend"), file, lambda line: None) == 19
     return file
 
