@@ -66,6 +66,9 @@ def _judge(probe: Probe) -> None:
                 expected = f"{bound.name} {bound.sign} {bound.value:g}"
                 got = f"{measure.value:.4g} ({measure.meaning})"
                 code = f"bound-{measure.name}"
-                probe.result.findings.append(Finding(measure.check, code, Severity.FAULT, expected, got, ""))
+                again = f"dsv4 verify {probe.endpoint.url} --only {measure.check}"
+                if probe.settings.fixtures is not None:
+                    again += f" --fixtures {probe.settings.fixtures}"
+                probe.result.findings.append(Finding(measure.check, code, Severity.FAULT, expected, got, again))
                 probe.result.outcome = Outcome.FAULTS
                 probe.say(f"  fault: {measure.check}.{code}: expected {expected}, got {got}")

@@ -74,7 +74,7 @@ def test_planted_faults_are_found(server: PretendServer, recorded: Path, fault: 
     assert fault.found in names(report)
     assert report.exit_code == 1
     found = next(one for one in report.faults if f"{one.check}.{one.code}" == fault.found)
-    assert found.reproduce.startswith("curl ")
+    assert found.reproduce.startswith(("curl ", "dsv4 verify "))
     assert f"{check}.{found.code}" in page(report)
 
 
