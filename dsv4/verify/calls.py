@@ -78,8 +78,9 @@ def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any
         names = {tool["function"]["name"] for tool in question.tools}
         called = set(_INVOKED.findall(text))
         expected, got = "calls in tool_calls, text without markup", f"{found!r} in {text[:300]!r}"
-        if called and not called & names:  # no call, since no such tool exists: some servers show it as it is
-            probe.warn("unknown-tool-as-text", expected, got, body)
+        # no such tool exists, or the limit has cut the block: then it is no call, and some servers show it as it is
+        if answer.finish == "length" or (called and not called & names):
+            probe.warn("block-as-text", expected, got, body)
         else:
             probe.fault("markup-leak", expected, got, body)
     if answer.calls and answer.finish not in ("tool_calls", "length"):
