@@ -9,7 +9,7 @@ import { Button, PageHead, go, route, toast } from "../shell";
 import "./chat.css";
 import { ChatSettings, hasOwnSettings } from "./chat-settings";
 import { Composer } from "./composer";
-import { announcement, branch, conversation, openConversation, startNew } from "./session";
+import { announcement, branch, conversation, openConversation, running, startNew } from "./session";
 import { ShortcutList, useShortcuts } from "./shortcuts";
 import { Talk } from "./talk";
 import { Welcome } from "./welcome";
@@ -45,12 +45,19 @@ export default function ChatPage() {
   );
 }
 
+/** Shows what another browser added to the open conversation. */
+function showNewest(): void {
+  const open = conversation.peek();
+  const kept = conversations.peek().find(({ id }) => id === open.id);
+  if (kept && kept.updated !== open.updated && !running.peek()) void openConversation(kept);
+}
+
 /** Conversations of a server that keeps them: at the start, and when the server is back. */
 function useServerCopy(ready: boolean): void {
   const isOnline = connection.value === "online";
   useEffect(() => {
     if (!ready || !isOnline) return;
-    exchangeWithServer().catch((error: Error) => toast(`Conversations on the server: ${error.message}`, { bad: true }));
+    exchangeWithServer().then(showNewest, (error: Error) => toast(`Conversations on the server: ${error.message}`, { bad: true }));
   }, [ready, isOnline]);
 }
 
