@@ -176,15 +176,15 @@ def test_training_goes_on(page: Any, url: str, place: Path) -> None:
     with (place / "runs" / "base" / "log.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")
     page.get_by_text("600", exact=True).first.wait_for()
-    page.get_by_label("chain/grpo").check()
-    page.get_by_label("chain/opd").check()
+    page.get_by_role("checkbox", name="chain/grpo").check()
+    page.get_by_role("checkbox", name="chain/opd").check()
     page.get_by_role("heading", name="Rewards").wait_for()
     page.locator(".sample").first.wait_for()
     page.locator(".sample summary").first.click()
     assert "What is 17 + 25?" in page.locator(".sample pre").first.inner_text()
     page.reload()
     page.get_by_role("heading", name="Rewards").wait_for()
-    assert page.get_by_label("chain/opd").is_checked()
+    assert page.get_by_role("checkbox", name="chain/opd").is_checked()
 
 
 def test_model(page: Any, url: str) -> None:
@@ -194,7 +194,7 @@ def test_model(page: Any, url: str) -> None:
     page.get_by_role("heading", name="Layer 0").wait_for()
     page.locator(".layers").focus()
     page.keyboard.press("ArrowRight")
-    page.get_by_role("heading", name="Layer 1 ").wait_for()
+    page.get_by_role("heading", name="Layer 1 ·").wait_for()
     page.get_by_label("Prompt").fill("Why is the sky blue? Say it in a few words, please.")
     page.get_by_role("button", name="Inspect").click()
     page.locator(".token.answer").first.wait_for()

@@ -66,7 +66,7 @@ export function LineChart(properties: Properties) {
   return (
     <div class="line-chart" ref={box}>
       <svg
-        width={width} height={height} role="img" aria-label={summary(label, series, formatY)} tabIndex={0}
+        width={width} height={height} role="img" aria-label={summary(label, series, formatY)} tabindex={0}
         onPointerMove={point} onPointerLeave={() => setAt(undefined)} onKeyDown={move} onBlur={() => setAt(undefined)}
       >
         <Axes frame={frame} formatX={formatX} formatY={formatY} />

@@ -49,7 +49,7 @@ function Drawing({ architecture, at, choose }: { architecture: Architecture; at:
   return (
     <div class="layers-scroll" tabIndex={0} role="region" aria-label="Drawing of the layers">
       <svg
-        class="layers" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="slider" tabIndex={0} aria-label="Layer" aria-valuemin={0}
+        class="layers" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="slider" tabindex={0} aria-label="Layer" aria-valuemin={0}
         aria-valuemax={layers.length - 1} aria-valuenow={at} aria-valuetext={valueText(layers[at])} onKeyDown={move}
       >
         <line class="stream" x1={END - 8} x2={WIDTH - 8} y1={TOP + ATTENTION + GAP / 2} y2={TOP + ATTENTION + GAP / 2} />
