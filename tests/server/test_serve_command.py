@@ -38,7 +38,7 @@ def load(folder, **options):
     service = Service(script, delay=float(sys.argv[2]))
     return types.SimpleNamespace(
         tokenizer=tokenizer, service=service, name="stub", mode="fp32", defaults=SamplingDefaults(),
-        memory_text=lambda: "memory",
+        memory_text=lambda: "memory", config=None,
     )
 
 sys.modules["dsv4.api.loading"] = types.SimpleNamespace(load=load)
@@ -68,6 +68,8 @@ def serving(folder: Path, delay: float = 0.0) -> Iterator[tuple[subprocess.Popen
     try:
         assert process.stderr.readline() == "memory\n"
         ready = process.stderr.readline()
+        if ready.startswith("pages: "):  # those in web/ are not built
+            ready = process.stderr.readline()
         assert ready.startswith("ready in "), ready + process.stderr.read()
         yield process, ready.split(" - ")[1]
     finally:
