@@ -1,5 +1,6 @@
 """The bridge to stdio MCP servers: what is allowed, what is passed on, and what ends when."""
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from dsv4.cli.server_flags import ServerFlags
 from dsv4.server import Keys
 from dsv4.server.mcp import AllowedMcp
+from dsv4.server.mcp.process import McpProcess
 from tests.server.conftest import Converse, listening
 
 PROGRAM = Path(__file__).with_name("mcp_program.py")
@@ -202,6 +204,45 @@ def test_processes_are_bounded(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> 
             refused = Client(url).post(INITIALIZE)
             assert refused.status_code == 429
             assert "all of them are busy" in refused.json()["error"]["message"]
+
+
+def test_a_client_that_opens_many_ends_its_own(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.server.mcp.sessions.MOST_PROCESSES", 3)
+    with bridge(keys=Keys.parse(["ann secret-of-ann", "bob secret-of-bob"])) as url:
+        oldest = Client(url, **{"x-api-key": "secret-of-bob"}).start()
+        greedy = [Client(url, **{"x-api-key": "secret-of-ann"}).start() for _ in range(3)]
+        assert oldest.said("echo") == "{}"
+        assert greedy[0].post({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).status_code == 404
+
+
+def test_last_lines_are_for_the_key_that_started_the_program(bridge: Any) -> None:
+    with bridge(keys=Keys.parse(["ann secret-of-ann", "bob secret-of-bob"])) as url:
+        ann, bob = ({"x-api-key": f"secret-of-{name}"} for name in ("ann", "bob"))
+        Client(url, **ann).start().call("die")
+        end, lines = time.monotonic() + 60, {}
+        while not lines.get("ann") and time.monotonic() < end:
+            listings = {"ann": httpx.get(f"{url}/mcp", headers=ann), "bob": httpx.get(f"{url}/mcp", headers=bob)}
+            lines = {name: listing.json()["servers"][0]["last_lines"] for name, listing in listings.items()}
+        assert any("the disk is full" in line for line in lines["ann"])
+        assert lines["bob"] == []
+        unknown = httpx.delete(f"{url}/mcp/scripted", headers={**bob, "mcp-session-id": "x"})
+        assert (unknown.status_code, "the disk is full" in unknown.text) == (404, False)
+
+
+def test_one_id_twice_is_an_error_of_the_second(tmp_path: Path) -> None:
+    async def use() -> None:
+        ended: list[McpProcess] = []
+        program = AllowedMcp.parse({"mcpServers": {"scripted": entry(tmp_path / "pids")}}).programs["scripted"]
+        process = await McpProcess.start(program, ended.append)
+        call = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {"name": "progress-hang"}}
+        first = process.ask(call)
+        assert (await anext(first))["method"] == "notifications/progress"
+        assert "not answered yet" in [message async for message in process.ask(call)][-1]["error"]["message"]
+        assert process.knows(9)
+        await first.aclose()
+        await process.end()
+
+    asyncio.run(use())
 
 
 def test_an_idle_process_ends(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,9 @@ class McpProcess:
         A server that ends, or is silent for `program.seconds`, gives an answer with an error.
         """
         number, queue = request["id"], asyncio.Queue[Message]()
+        if self.knows(number):
+            yield failure(number, FAILED, f"a request with the id {number!r:.60} is not answered yet")
+            return
         while self._unread:
             queue.put_nowait(self._unread.popleft())
         self._waiting[number] = queue

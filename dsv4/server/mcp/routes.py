@@ -7,7 +7,6 @@ GET is 405: what belongs to no request comes with the next stream.
 
 from collections.abc import AsyncGenerator
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -42,7 +41,7 @@ class McpRoutes:
         ]
 
     async def listing(self, request: Request) -> Response:
-        return json_response(self._sessions.listing())
+        return json_response(self._sessions.listing(getattr(request.state, "key", "")))
 
     async def message(self, request: Request) -> Response:
         name, key = request.path_params["name"], getattr(request.state, "key", "")
@@ -100,7 +99,7 @@ def checked(value: Any) -> Message:
 def check_origin(request: Request) -> None:
     """Raise ApiError 403 for a request of a page that does not come from this server: a tool may change files."""
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         raise ApiError(403, f"origin: only pages of this server may use tools, got {origin!r:.80}", code="forbidden")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,16 +29,18 @@ class McpSession:
 class McpSessions:
     """Starts, finds and ends the processes of allowed programs, at most MOST_PROCESSES at once.
 
-    An idle process is ended after IDLE_SECONDS, and earlier when a new one needs its place.
+    An idle process is ended after IDLE_SECONDS, and earlier when a new one needs its place: one of the key that has
+    the most.
     """
 
     def __init__(self, allowed: AllowedMcp) -> None:
         self.allowed = allowed
         self._sessions: dict[str, McpSession] = {}
-        # those that are not over yet, also after their session is gone
-        self._alive: set[McpProcess] = set()
+        # those that are not over yet, also after their session is gone, each with the key that it runs for
+        self._alive: dict[McpProcess, str] = {}
         self._starting = 0
-        self._last_lines: dict[str, list[str]] = {}
+        # by key and name: what a program wrote for one client is not for another
+        self._last_lines: dict[tuple[str, str], list[str]] = {}
         self._sweeping: asyncio.Task[None] | None = None
 
     def program(self, name: str) -> McpProgram:
@@ -53,7 +56,7 @@ class McpSessions:
         a new one."""
         session = self._sessions.get(session_id)
         if session is None or session.key != key or session.process.program.name != name:
-            why = self._last_lines.get(name)
+            why = self._last_lines.get((key, name))
             said = "; the server's last lines:\n" + "\n".join(why) if why else ""
             raise ApiError(404, f"this session of the MCP server {name!r} is over{said}", code="mcp_session_over")
         return session
@@ -73,7 +76,7 @@ class McpSessions:
             raise ApiError(502, f"the MCP server {name!r} cannot be started: {error}", code="mcp_failed") from error
         finally:
             self._starting -= 1
-        self._alive.add(process)
+        self._alive[process] = key
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.ensure_future(self._sweep())
         try:
@@ -100,10 +103,10 @@ class McpSessions:
         self._sessions.clear()
         await asyncio.gather(*(process.end("the server stops") for process in self._alive))
 
-    def listing(self) -> dict[str, Any]:
-        """What a page needs to know: the names that it may use, and why a process ended."""
+    def listing(self, key: str) -> dict[str, Any]:
+        """What the page of a client needs to know: the names that it may use, and why its last process ended."""
         programs: Sequence[dict[str, Any]] = [
-            {"name": name, "kind": "stdio", "path": f"/mcp/{name}", "last_lines": self._last_lines.get(name, [])}
+            {"name": name, "kind": "stdio", "path": f"/mcp/{name}", "last_lines": self._last_lines.get((key, name), [])}
             for name in self.allowed.programs
         ]
         addresses = [{"name": name, "kind": "http", "url": url} for name, url in self.allowed.addresses.items()]
@@ -114,7 +117,9 @@ class McpSessions:
             idle = [session for session in self._sessions.values() if not session.process.busy]
             if not idle:
                 raise busy(f"{MOST_PROCESSES} MCP servers run already, and all of them are busy; try again later")
-            await self.close(min(idle, key=lambda session: session.process.idle_since))
+            # a client that opens many ends its own first
+            taken = Counter(self._alive.values())
+            await self.close(min(idle, key=lambda session: (-taken[session.key], session.process.idle_since)))
 
     async def _sweep(self) -> None:
         """End idle processes while there are any."""
@@ -126,8 +131,8 @@ class McpSessions:
                     await self.close(session)
 
     def _over(self, process: McpProcess) -> None:
-        self._alive.discard(process)
-        self._last_lines[process.program.name] = [f"{process.over}", *process.tail]
+        if (key := self._alive.pop(process, None)) is not None:
+            self._last_lines[key, process.program.name] = [f"{process.over}", *process.tail]
         for session in [session for session in self._sessions.values() if session.process is process]:
             del self._sessions[session.id]
 
