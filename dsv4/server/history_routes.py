@@ -1,5 +1,6 @@
 """The routes of the history: `/history` and `/history/{id}`, for the chat page."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -39,7 +40,8 @@ class HistoryRoutes:
 
     async def get(self, request: Request) -> Response:
         document = await self._history.get(request.state.key, request.path_params["id"])
-        return _tagged(json_response(document), document["updated"])
+        # a large document takes its time to be written
+        return _tagged(await asyncio.to_thread(json_response, document), document["updated"])
 
     async def put(self, request: Request) -> Response:
         history, backend, key = self._history, self._backend, request.state.key

@@ -180,3 +180,11 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         History(file)
     with pytest.raises(ApiError, match="id"):
         asyncio.run(History(tmp_path / "folder").get("", "../file"))
+
+
+def test_a_conversation_that_another_program_changed_is_an_error_of_its_own(server: Server, tmp_path: Path) -> None:
+    call(server, "PUT", "/a", json=TALK)
+    (file,) = tmp_path.glob("deep/history/*/a.json")
+    file.write_bytes(file.read_bytes()[:-20])
+    answer = call(server, "GET", "/a")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "storage_failed")

@@ -63,8 +63,7 @@ class History:
     async def get(self, key: str, id: str) -> dict[str, Any]:
         """The document as it was put, with the fields of its entry."""
         file = self._file(key, id)
-        head, body = (await self._run(lambda: _read(file))).split(b"\n", 1)
-        return {**msgspec.json.decode(body), **msgspec.json.decode(head)}
+        return await self._run(lambda: _read(file))
 
     async def put(self, key: str, id: str, document: object, unchanged_since: int | None = None) -> Entry:
         """Keep a document, in place of an earlier one. unchanged_since: `updated` of the one that the client knows;
@@ -147,11 +146,15 @@ def _updated(file: Path) -> int:
         return 0
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path) -> dict[str, Any]:
     try:
-        return file.read_bytes()
+        head, _, body = file.read_bytes().partition(b"\n")
+        return {**msgspec.json.decode(body), **msgspec.json.decode(head)}
     except FileNotFoundError:
         raise _unknown(file.stem) from None
+    except msgspec.DecodeError as error:  # changed by another program
+        log("history_unreadable", file=str(file), error=str(error))
+        raise ApiError(500, f"{WHAT}: this conversation cannot be read", code="storage_failed") from error
 
 
 def _unknown(id: str) -> ApiError:
