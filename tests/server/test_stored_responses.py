@@ -100,6 +100,20 @@ def test_references_to_items(server: Server, tokenizer: Tokenizer) -> None:
     assert (wrong["param"], "msg_x" in wrong["message"]) == ("input[0]", True)
 
 
+def test_an_item_that_is_named_often_is_read_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = post(server, input="One").json()
+    read, inner = [], StoredResponses.item
+
+    def item(self: StoredResponses, key: str, id: str) -> dict[str, Any] | None:
+        read.append(id)
+        return inner(self, key, id)
+
+    monkeypatch.setattr(StoredResponses, "item", item)
+    id = first["output"][-1]["id"]
+    assert post(server, input=[{"id": id}, {"role": "user", "content": "Two"}] * 3).status_code == 200
+    assert read == [id]
+
+
 def test_store_false_is_not_stored_and_may_continue(server: Server) -> None:
     first = post(server, input="One").json()
     second = post(server, input="Two", previous_response_id=first["id"], store=False).json()

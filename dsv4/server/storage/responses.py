@@ -30,6 +30,7 @@ DEFAULT_DAYS, DEFAULT_MIB = 30, 1024
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS conversations (id TEXT PRIMARY KEY, key TEXT, used INTEGER, bytes INTEGER);
 CREATE INDEX IF NOT EXISTS by_use ON conversations (used);
+CREATE INDEX IF NOT EXISTS by_key ON conversations (key, used);
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, key TEXT, previous TEXT, body BLOB, bytes INTEGER,
     conversation TEXT REFERENCES conversations ON DELETE CASCADE

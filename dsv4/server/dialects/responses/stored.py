@@ -31,7 +31,8 @@ def resolved(request: ResponsesRequest, store: StoredResponses | None, key: str)
         return Resolved(request, [])
     own = request.input
     if not isinstance(own, str):
-        own = [_referenced(item, f"input[{index}]", store, key) for index, item in enumerate(own)]
+        found: dict[str, Mapping[str, Any]] = {}
+        own = [_referenced(item, f"input[{index}]", store, key, found) for index, item in enumerate(own)]
     items = with_ids(own)
     if not previous:
         return Resolved(request.model_copy(update={"input": own}), items)
@@ -45,10 +46,16 @@ def resolved(request: ResponsesRequest, store: StoredResponses | None, key: str)
     return Resolved(request.model_copy(update=update), items)
 
 
-def _referenced(item: Mapping[str, Any], place: str, store: StoredResponses, key: str) -> Mapping[str, Any]:
+def _referenced(
+    item: Mapping[str, Any], place: str, store: StoredResponses, key: str, found: dict[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The item, or the stored one that it refers to. found: those that were read for this request, by id: a request may
+    name a large item many times."""
     if (item.get("type") or kind_of(item)) != "item_reference":
         return item
-    found = store.item(key, str(item.get("id")))
-    if found is None:
-        raise invalid(place, f"no stored item has the id {show(item.get('id'))}")
-    return found
+    id = str(item.get("id"))
+    if id not in found:
+        if (stored := store.item(key, id)) is None:
+            raise invalid(place, f"no stored item has the id {show(item.get('id'))}")
+        found[id] = stored
+    return found[id]
