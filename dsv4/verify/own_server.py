@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,15 +17,16 @@ _LINES = 20  # of what the server said, for the message when it does not start
 
 
 @contextmanager
-def own_server(folder: Path, *, seconds: float = 600.0) -> Iterator[str]:
+def own_server(folder: Path, *, hidden: Collection[str] = (), seconds: float = 600.0) -> Iterator[str]:
     """The address of a server of this folder, which ends with the block.
 
-    Nothing is written to the user's ledger. Raises OSError with the server's last lines where it does not get ready
-    within `seconds`.
+    hidden: variables of the environment that the server does not get. Nothing is written to the user's ledger. Raises
+    OSError with the server's last lines where it does not get ready within `seconds`.
     """
     command = [sys.executable, "-m", "dsv4.cli", "serve", str(folder), "--port", "0", "--ledger", "none"]
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
         try:
             yield _address(process, said.fileno(), time.monotonic() + seconds)
         finally:
