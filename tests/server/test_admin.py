@@ -296,6 +296,22 @@ def test_a_long_log_is_thinned(tmp_path: Path) -> None:
     assert all("samples" not in line for line in found["lines"])
 
 
+def test_a_large_log_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = write_run(tmp_path / "run", 50) / "log.jsonl"
+    monkeypatch.setattr("dsv4.server.admin.runs.MOST_BYTES", 500)
+    with log.open("a") as out:
+        out.write("x" * 1200 + '\n{"step": 50}\n')
+    at, file, steps = 0, log.stat().st_ino, []
+    for _ in range(log.stat().st_size):
+        piece = Runs(tmp_path).lines("run", at, file)
+        if piece["next"] == at:
+            break
+        assert piece["next"] - at <= 500
+        at, steps = piece["next"], [*steps, *(line["step"] for line in piece["lines"])]
+    assert at == log.stat().st_size
+    assert steps == list(range(51))
+
+
 def test_only_the_newest_load_of_experts_is_sent(tmp_path: Path) -> None:
     log = write_run(tmp_path / "run", 3, expert_load={"1": [0.5, 1.5]}) / "log.jsonl"
     with log.open("a") as out:

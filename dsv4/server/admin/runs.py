@@ -17,6 +17,8 @@ LOG, LOCK = "log.jsonl", "run.lock"
 DEEPEST, MOST_RUNS = 4, 300
 # lines that one answer holds: of a longer log every n-th, because a curve shows no more
 MOST_LINES = 2000
+# bytes of a log that one answer reads; the next answer goes on behind them
+MOST_BYTES = 64 << 20
 # samples of the last steps are sent, and the ends of their texts
 MOST_SAMPLES = 24
 # bytes from the end of a log in which its last line is looked for
@@ -70,10 +72,12 @@ class Runs:
                 if restarted:
                     start = 0
                 log.seek(start)
-                data = log.read()
+                data = log.read(MOST_BYTES)
         except OSError as error:
             raise ApiError(404, f"run: {show(name)} cannot be read: {error.strerror}", param="run") from error
         whole = data.rfind(b"\n") + 1  # a line that is being written is left for the next answer
+        if not whole and len(data) == MOST_BYTES:
+            whole = MOST_BYTES  # no line of a run is so long
         lines = list(_parsed(data[:whole]))
         every = -(-len(lines) // MOST_LINES) or 1
         return {
