@@ -14,3 +14,7 @@ test("only what is known is told", () => {
   );
   assert.deepEqual(figureTexts({ promptTokens: 5, costUsd: 0 }), ["prompt 5, 0 cached"]);
 });
+
+test("a time is never a zero, and a minute has 60 seconds", () => {
+  assert.deepEqual([seconds(0.2), seconds(40), seconds(9_970), seconds(59_700), seconds(119_700)], ["1 ms", "40 ms", "10 s", "1 min 0 s", "2 min 0 s"]);
+});

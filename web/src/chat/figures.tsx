@@ -1,12 +1,13 @@
 // What an answer cost: tokens, speed, time, money.
 import type { Figures, Message } from "../store/types";
 
-/** Milliseconds as a short text: "0.4 s", "12 s", "2 min 5 s". */
+/** Milliseconds as a short text: "40 ms", "0.4 s", "12 s", "2 min 5 s". */
 export function seconds(milliseconds: number): string {
+  if (milliseconds < 100) return `${Math.max(1, Math.round(milliseconds))} ms`;
   const value = milliseconds / 1000;
-  if (value < 10) return `${value.toFixed(1)} s`;
-  if (value < 60) return `${Math.round(value)} s`;
-  return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  if (value < 9.95) return `${value.toFixed(1)} s`;
+  const whole = Math.round(value);
+  return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 /** The parts that are known, the most asked for first. */

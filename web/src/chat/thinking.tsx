@@ -39,5 +39,5 @@ function Elapsed({ from }: { from: number | undefined }) {
     const timer = setInterval(() => setNow(performance.now()), 250);
     return () => clearInterval(timer);
   }, []);
-  return <>{` for ${seconds(now - start)}`}</>;
+  return now - start < 1000 ? null : <>{` for ${seconds(now - start)}`}</>;
 }

@@ -38,7 +38,9 @@ function Drawing({ architecture, at, choose }: { architecture: Architecture; at:
   const extra = blocks || stages;
   const right = END + (extra ? 60 : 0);
   const wide = Math.min(90, (WIDTH - END - right - 2 * GAP) / layers.length);
-  const from = END + (WIDTH - END - right - wide * layers.length) / 2;
+  // few layers do not fill the width: the drawing then stands in its middle, with no gap at the ends
+  const left = (WIDTH - END - right - wide * layers.length) / 2;
+  const from = left + END;
   const move = (event: KeyboardEvent) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!by) return;
@@ -52,8 +54,8 @@ function Drawing({ architecture, at, choose }: { architecture: Architecture; at:
         class="layers" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="slider" tabindex={0} aria-label="Layer" aria-valuemin={0}
         aria-valuemax={layers.length - 1} aria-valuenow={at} aria-valuetext={valueText(layers[at])} onKeyDown={move}
       >
-        <line class="stream" x1={END - 8} x2={WIDTH - 8} y1={TOP + ATTENTION + GAP / 2} y2={TOP + ATTENTION + GAP / 2} />
-        <End x={0} name="embedding" value={architecture.parameters.embedding ?? 0} />
+        <line class="stream" x1={left + END - 12} x2={end + (extra ? END + 2 * GAP : 2 * GAP)} y1={TOP + ATTENTION + GAP / 2} y2={TOP + ATTENTION + GAP / 2} />
+        <End x={left} name="embedding" value={architecture.parameters.embedding ?? 0} />
         {layers.map((layer) => (
           <Column key={layer.index} layer={layer} x={from + layer.index * wide} wide={wide} chosen={layer.index === at} choose={choose} />
         ))}
