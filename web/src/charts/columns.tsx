@@ -76,7 +76,7 @@ function Stack({ column, colours, x, wide, y }: {
   column: Column; colours: readonly string[]; x: number; wide: number; y: (value: number) => number;
 }) {
   let below = 0;
-  const gap = Math.min(10, wide * 0.22);
+  const thick = Math.max(1, Math.min(44, wide - Math.min(10, wide * 0.22)));
   return (
     <>
       {column.values.map((value, i) => {
@@ -84,7 +84,7 @@ function Stack({ column, colours, x, wide, y }: {
         below += value;
         return value > 0 && (
           <rect
-            key={colours[i]} x={x + gap / 2} width={Math.max(1, Math.min(44, wide - gap))} y={top} rx={1.5}
+            key={colours[i]} x={x + (wide - thick) / 2} width={thick} y={top} rx={1.5}
             height={Math.max(0.5, bottom - top)} fill={colours[i % colours.length]}
           />
         );

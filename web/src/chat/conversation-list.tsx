@@ -55,10 +55,15 @@ function useSearch(text: string): Found[] | undefined {
   return found;
 }
 
+function foundText(count: number): string {
+  if (!count) return "Nothing found";
+  return count === 1 ? "1 conversation" : `${count} conversations`;
+}
+
 function Results({ found }: { found: Found[] }) {
   return (
     <>
-      <p class="day" role="status">{found.length === 1 ? "1 conversation" : `${found.length} conversations`}</p>
+      <p class="day" role="status">{foundText(found.length)}</p>
       <ul>{found.map((entry) => <Entry key={entry.conversation.id} kept={entry.conversation} excerpt={entry.excerpt} />)}</ul>
     </>
   );

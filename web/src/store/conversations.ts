@@ -96,19 +96,29 @@ export interface Found {
 
 const AROUND = 32;
 
-/** Conversations with a text in the title or in a message, in any case of letters. */
+/** Conversations with a text in the title, in a message, or in a name or the text of a file, in any case of letters. */
 export async function searchConversations(text: string): Promise<Found[]> {
   const wanted = text.trim().toLowerCase();
   if (!wanted) return [];
   const excerpts = new Map<string, string>();
   for (const message of await kept(() => all<Message>("messages"), [])) {
     if (excerpts.has(message.conversation)) continue;
-    const at = message.content.toLowerCase().indexOf(wanted);
-    if (at >= 0) excerpts.set(message.conversation, excerptAt(message.content, at, wanted.length));
+    const excerpt = excerptOf(message, wanted);
+    if (excerpt !== undefined) excerpts.set(message.conversation, excerpt);
   }
   return conversations.value
     .filter(({ id, title }) => excerpts.has(id) || title.toLowerCase().includes(wanted))
     .map((conversation) => ({ conversation, excerpt: excerpts.get(conversation.id) ?? "" }));
+}
+
+/** The words around a text in a message or its files; undefined if it is in none. wanted: in small letters. */
+export function excerptOf(message: Pick<Message, "content" | "attachments">, wanted: string): string | undefined {
+  const files = message.attachments ?? [];
+  for (const text of [message.content, ...files.flatMap((file) => [file.name, file.text])]) {
+    const at = text.toLowerCase().indexOf(wanted);
+    if (at >= 0) return excerptAt(text, at, wanted.length);
+  }
+  return undefined;
 }
 
 /** The words around a place of a text, on one line. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { excerptAt } from "./conversations";
+import { excerptAt, excerptOf } from "./conversations";
 import { type Exported, asMarkdown, readFile, writeFile } from "./exchange";
 
 const ENTRY: Exported = {
@@ -58,4 +58,12 @@ test("calls of tools are checked, and never bring along what may run without a q
   for (const calls of [7, [null], [{ id: "c", name: "x" }], [{ id: 1, name: "x", arguments: "" }]]) {
     assert.throws(() => readFile(file(calls)), /a call of a tool without name or arguments/);
   }
+});
+
+test("the text and the name of a file are found too", () => {
+  const message = { content: "Summarise", attachments: [{ name: "Plan.md", text: "Needle in hay" }] };
+  assert.equal(excerptOf(message, "needle"), "Needle in hay");
+  assert.equal(excerptOf(message, "plan"), "Plan.md");
+  assert.equal(excerptOf(message, "summ"), "Summarise");
+  assert.equal(excerptOf(message, "absent"), undefined);
 });

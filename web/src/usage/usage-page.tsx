@@ -60,12 +60,17 @@ function Shown({ usage }: { usage: Usage }) {
   );
 }
 
+function daysOf(rows: readonly UsageRow[]): string {
+  const days = new Set(rows.map(({ day }) => day)).size;
+  return days === 1 ? "1 day" : `${days} days`;
+}
+
 function Figures({ rows }: { rows: readonly UsageRow[] }) {
   const sums = sumOf(rows);
   return (
     <Stats>
       <Stat name="Cost" value={dollars(sums.cost)} note={sums.cost ? `${dollars(sums.cost / sums.requests)} a request` : "this model is free"} />
-      <Stat name="Requests" value={short(sums.requests)} note={`${new Set(rows.map(({ day }) => day)).size} days`} />
+      <Stat name="Requests" value={short(sums.requests)} note={daysOf(rows)} />
       <Stat name="Prompt tokens" value={short(sums.prompt)} note={`${percent(sums.cached / Math.max(1, sums.prompt))} from the cache`} />
       <Stat name="Answer tokens" value={short(sums.completion)} note={`${percent(sums.reasoning / Math.max(1, sums.completion))} of it thinking`} />
     </Stats>
