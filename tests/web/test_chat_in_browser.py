@@ -120,6 +120,14 @@ def test_a_question_is_answered_and_kept(page: Any) -> None:
     assert page.locator(".entry").count() == 1
 
 
+def test_an_answer_that_a_reload_ended_was_not_stopped_by_the_user(page: Any) -> None:
+    ask(page, STORY)
+    reads(page, ".answer", "Sentence 3 of")
+    page.reload()
+    reads(page, ".outcome", "loaded again")
+    button(page, "Answer again").wait_for()
+
+
 def test_stopping_and_answering_again(page: Any) -> None:
     ask(page, STORY)
     reads(page, ".answer", "Sentence 3 of")

@@ -85,7 +85,7 @@ function Actions({ message }: { message: Message }) {
 function Outcome({ message }: { message: Message }) {
   const isBlank = !message.content.trim() && !message.calls?.length;
   if (message.state === "failed") return <Failure message={message} />;
-  if (message.state === "stopped") return <p class="outcome small quiet">You stopped this answer.</p>;
+  if (message.state === "stopped") return <p class="outcome small quiet">{message.problem ?? "You stopped this answer."}</p>;
   if (message.state === "cut") {
     return <p class="outcome small quiet">The answer was cut off at the limit of tokens.</p>;
   }

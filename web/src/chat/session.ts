@@ -51,10 +51,10 @@ export async function openConversation(kept: Conversation): Promise<void> {
   messages.value = map;
 }
 
-/** A message that nobody writes any more, because its tab was closed, was stopped. */
+/** A message that this tab does not write: its page was closed, or another tab writes it. Its reader did not stop it. */
 function settled(message: Message, run: Run | undefined): Message {
   if (message.state !== "writing" || message.id === run?.message.value.id) return message;
-  return { ...message, state: "stopped" };
+  return { ...message, state: "stopped", problem: "The page was closed or loaded again before the end, or another tab writes this answer." };
 }
 
 /** Changes title, system prompt, effort, sampling or tools. */

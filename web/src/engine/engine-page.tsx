@@ -106,7 +106,7 @@ function Figures({ state, seconds }: { state: EngineState; seconds: Seconds }) {
       {(counters.generated_tokens_total ?? 0) > 0 && (
         <Stat
           name="Tokens so far" value={short(counters.generated_tokens_total ?? 0)}
-          note={`in ${whole(counters.ended_total ?? 0)} answers`}
+          note={`in ${whole(counters.ended_total ?? 0)} ${counters.ended_total === 1 ? "answer" : "answers"}`}
         />
       )}
       {(counters.steps_total ?? 0) > 0 && (
