@@ -37,7 +37,8 @@ export class AnswerMessage extends Component<Properties> {
 
 function Answer({ message: kept, siblings, run, isLast }: Properties) {
   const message = run ? run.message.value : kept;
-  const isWritten = run !== undefined;
+  // an answer that was just begun has no run until it is kept
+  const isWritten = run !== undefined || message.state === "writing";
   return (
     <article class="message answer" aria-label="Answer" aria-busy={isWritten}>
       {message.reasoning && <Thinking message={message} isWritten={isWritten && !message.content} />}
