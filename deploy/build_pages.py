@@ -118,7 +118,7 @@ def run(what: str, command: list[str], environment: dict[str, str]) -> str:
 
 def main() -> int:
     """Exit status: 0 if the pages are current now, 1 if they could not be built."""
-    if is_current():
+    if is_current(SOURCES, OUT):
         print("current")
         return 0
     try:

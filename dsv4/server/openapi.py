@@ -84,6 +84,7 @@ OPERATIONS = (
     Operation("post", "/v1/responses/input_tokens", "Count the prompt of a response", ResponsesRequest),
     Operation("get", "/v1/responses/{id}", "A stored response"),
     Operation("delete", "/v1/responses/{id}", "Forget a stored response"),
+    Operation("post", "/v1/responses/{id}/cancel", "Refused: no response runs in the background"),
     Operation("get", "/v1/responses/{id}/input_items", "The items that a stored response was made from"),
     Operation("post", "/v1/messages", "Answer a conversation (Anthropic)", MessagesRequest, streams=True),
     Operation("post", "/v1/messages/count_tokens", "Count the prompt of a message", MessagesRequest),

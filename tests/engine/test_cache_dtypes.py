@@ -29,7 +29,7 @@ def logits_of(model: Transformer, dtype: CacheDtype | None, chunk: int) -> Tenso
     engine.ends = frozenset()
     rows: list[Tensor] = []
     real = engine._sample
-    engine._sample = lambda request, logits_V: (rows.append(logits_V.clone()), real(request, logits_V))[1]  # type: ignore
+    engine._sample = lambda *given: (rows.append(given[1].clone()), real(*given))[1]  # type: ignore
     list(engine.generate(PROMPT, SamplingParams(max_tokens=8, temperature=0)))
     return torch.stack(rows)
 
