@@ -11,13 +11,13 @@ from dsv4.model.transformer import Transformer
 
 
 class ExpertUse:
-    """Counts by layer of the backbone. The fused step adds to `counts` itself; a step that runs op by op has an
-    observer of `watching` for it."""
+    """Counts by layer of the backbone, where the model is. The fused step adds to `counts` itself; a step that runs op
+    by op has an observer of `watching` for it."""
 
     def __init__(self, model: Transformer) -> None:
         experts = model.config.n_routed_experts
         self.counts: dict[int, Tensor] = {
-            spec.index: torch.zeros(experts, dtype=torch.int64) for spec in model.config.layers
+            spec.index: torch.zeros(experts, dtype=torch.int64, device=model.device) for spec in model.config.layers
         }
 
     def watching(self, trace: StepTrace | None) -> "StepObserver":
@@ -38,7 +38,8 @@ class StepObserver:
     def routed(self, layer: int, score_TE: Tensor, ids_TK: Tensor) -> None:
         """Count the choices of one layer."""
         if (count_E := self._counts.get(layer)) is not None:
-            # a changed model may name experts that the configuration does not have
-            count_E += torch.bincount(ids_TK.flatten().cpu(), minlength=len(count_E))[: len(count_E)]
+            # NOTE: nothing here waits for a card. Experts of a changed model that the configuration does not have add 0
+            ids, last = ids_TK.flatten(), len(count_E) - 1
+            count_E.index_add_(0, ids.clamp(max=last), (ids <= last).to(count_E.dtype))
         if self._trace is not None:
             self._trace.routed(layer, score_TE, ids_TK)
