@@ -11,7 +11,7 @@ from torch import Tensor
 from dsv4.checkpoint.format import CheckpointError, StoredTensor, TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
 from dsv4.kernels.moe import EqualTensors
-from dsv4.kernels.quant import dequantize_fp4_weight, dequantize_fp8_weight
+from dsv4.kernels.quant import dequantize_weight
 from dsv4.parameters import scale_of
 
 
@@ -103,9 +103,8 @@ class CheckpointReader:
             raise CheckpointError(f"{self.file_of(name)}: tensor {name!r} ({spec}) is not a weight")
         if scale_name not in self:
             raise CheckpointError(f"{self.file_of(name)}: tensor {name!r} ({spec}) has no {scale_name!r}")
-        dequantize = dequantize_fp4_weight if spec.dtype == torch.int8 else dequantize_fp8_weight
         try:
-            return dequantize(self.tensor(name), self.tensor(scale_name), dtype)
+            return dequantize_weight(self.tensor(name), self.tensor(scale_name), dtype)
         except ValueError as error:
             raise CheckpointError(f"{self.file_of(scale_name)}: tensor {scale_name!r}: {error}") from None
 

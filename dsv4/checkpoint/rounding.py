@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dsv4.kernels.quant import dequantize_fp4_weight, dequantize_fp8_weight
+from dsv4.kernels.quant import dequantize_weight
 
 
 @dataclass(slots=True)
@@ -24,11 +24,7 @@ class Rounding:
 
     def add(self, form: str, before: Tensor, weight: Tensor, scale: Tensor | None) -> None:
         """Count one weight: its float32 values before, and the tensors that store it now."""
-        if scale is None:
-            after = weight.to(torch.float32)
-        else:
-            dequantize = dequantize_fp4_weight if weight.dtype == torch.int8 else dequantize_fp8_weight
-            after = dequantize(weight, scale, torch.float32)
+        after = weight.to(torch.float32) if scale is None else dequantize_weight(weight, scale)
         error = float(torch.linalg.vector_norm(after - before)) ** 2
         change = self.changes.setdefault(form, _Change())
         change.weights += 1

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dsv4.cli.inspect import describe
-from dsv4.config import AttentionKind, LayerSpec, ModelConfig
-from dsv4.model.accounting import entry_bytes, index_bytes
+from dsv4.config import LayerSpec, ModelConfig
+from dsv4.model.accounting import layer_kv_bytes_per_token
 from dsv4.parameters import Role, Storage, parameter_table
 
 
@@ -29,9 +29,6 @@ def architecture(name: str, config: ModelConfig, folder: Path | None = None) -> 
 
 def _layer(config: ModelConfig, spec: LayerSpec, counts: Counter[Role]) -> dict[str, Any]:
     total, experts = sum(counts.values()), counts[Role.EXPERT]
-    kv = 0.0
-    if spec.ratio:
-        kv = (entry_bytes(config) + (index_bytes(config) if spec.kind is AttentionKind.CSA else 0)) / spec.ratio
     return {
         "index": spec.index,
         "attention": spec.kind.value,
@@ -40,5 +37,5 @@ def _layer(config: ModelConfig, spec: LayerSpec, counts: Counter[Role]) -> dict[
         "parameters": {role.value: count for role, count in counts.items()},
         "total": total,
         "active": total - experts + experts // config.n_routed_experts * config.num_experts_per_tok,
-        "kv_bytes_per_token": kv,
+        "kv_bytes_per_token": layer_kv_bytes_per_token(config, spec),
     }

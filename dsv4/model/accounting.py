@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dsv4.config import AttentionKind, ModelConfig
+from dsv4.config import AttentionKind, LayerSpec, ModelConfig
 from dsv4.parameters import Role, Storage, parameter_table
 
 CONTEXTS = (4096, 16384, 65536, 262144, 1048576)
@@ -94,14 +94,17 @@ def index_bytes(config: ModelConfig, itemsize: int | None = None) -> int:
     return config.index_head_dim // 2 + -(-config.index_head_dim // _INDEX_BLOCK)
 
 
+def layer_kv_bytes_per_token(config: ModelConfig, spec: LayerSpec, itemsize: int | None = None) -> float:
+    """Bytes that one more token of context adds to one layer, without its window."""
+    if not spec.ratio:
+        return 0.0
+    index = index_bytes(config, itemsize) if spec.kind is AttentionKind.CSA else 0
+    return (entry_bytes(config, itemsize) + index) / spec.ratio
+
+
 def kv_bytes_per_token(config: ModelConfig, itemsize: int | None = None) -> float:
     """Bytes of one more token of context, without the window (report 5.2): 3,514.25 Flash, 5,031.44 Pro."""
-    total = 0.0
-    for spec in config.layers:
-        if spec.ratio:
-            index = index_bytes(config, itemsize) if spec.kind is AttentionKind.CSA else 0
-            total += (entry_bytes(config, itemsize) + index) / spec.ratio
-    return total
+    return sum(layer_kv_bytes_per_token(config, spec, itemsize) for spec in config.layers)
 
 
 def window_bytes(config: ModelConfig, itemsize: int | None = None) -> int:

@@ -25,8 +25,7 @@ def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE
     weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
     if scale is None:
         return weight.to(torch.float32)
-    dequantize = quant.dequantize_fp4_weight if weight.dtype == torch.int8 else quant.dequantize_fp8_weight
-    return dequantize(weight, scale)
+    return quant.dequantize_weight(weight, scale)
 
 
 class FakeQuantised:

@@ -11,6 +11,7 @@ import shlex
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,15 +87,10 @@ class Endpoint:
         RefusedError, UnreachableError."""
         path = "/v1/chat/completions"
         whole = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        connection = self._connection()
-        try:
-            with _lost(self.url):
-                response = self._request(connection, "POST", path, json.dumps(self._named(whole)).encode())
-                if response.status != 200:
-                    self._refuse(Reply(response.status, _decoded(response.read())), path, whole)
-                return merge(_events(response))
-        finally:
-            connection.close()
+        with self._response("POST", path, json.dumps(self._named(whole)).encode()) as response:
+            if response.status != 200:
+                self._refuse(Reply(response.status, _decoded(response.read())), path, whole)
+            return merge(_events(response))
 
     def command(self, path: str, body: Body) -> str:
         """A shell command that sends the request again. It has no key, only the name of its variable."""
@@ -122,41 +118,29 @@ class Endpoint:
             return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self.silence, context=context)
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.silence)
 
-    def _request(
-        self, connection: http.client.HTTPConnection, method: str, path: str, data: bytes | None
-    ) -> http.client.HTTPResponse:
+    @contextmanager
+    def _response(self, method: str, path: str, data: bytes | None) -> Iterator[http.client.HTTPResponse]:
+        """The response to a request, which the block reads. An error of the connection, also in the block, means that
+        the endpoint is lost."""
         headers = {"content-type": "application/json", "connection": "close"}
         if self.key:
             headers["authorization"] = f"Bearer {self.key}"
         with self._counting:
             self.requests += 1
-        connection.request(method, urlsplit(self.url).path + path, data, headers)
-        return connection.getresponse()
-
-    def _send(self, method: str, path: str, data: bytes | None) -> Reply:
         connection = self._connection()
         try:
-            with _lost(self.url):
-                response = self._request(connection, method, path, data)
-                return Reply(response.status, _decoded(response.read()))
+            connection.request(method, urlsplit(self.url).path + path, data, headers)
+            yield connection.getresponse()
+        except TimeoutError:
+            raise UnreachableError(f"{self.url} said nothing for too long") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(f"{self.url} cannot be used: {error or type(error).__name__}") from error
         finally:
             connection.close()
 
-
-class _lost:
-    """While entered, errors of the connection mean that the endpoint is lost."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError):
-            raise UnreachableError(f"{self._url} said nothing for too long") from None
-        if isinstance(error, OSError | http.client.HTTPException):
-            raise UnreachableError(f"{self._url} cannot be used: {error or type(error).__name__}") from error
+    def _send(self, method: str, path: str, data: bytes | None) -> Reply:
+        with self._response(method, path, data) as response:
+            return Reply(response.status, _decoded(response.read()))
 
 
 def error_text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What a check works with: the endpoint, what it can do, the time that is left, and where findings go."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,16 +86,19 @@ class Probe:
         if what not in self.result.skipped:
             self.result.skipped.append(what)
 
+    def record(self, new: Finding) -> None:
+        """Record a finding of another kind than those before."""
+        self.result.findings.append(new)
+        if new.severity is Severity.FAULT:
+            self.result.outcome = Outcome.FAULTS
+        self.say(f"  {new.severity.value}: {new.check}.{new.code}: expected {new.expected}, got {new.got}")
+
     def _add(self, code: str, severity: Severity, expected: object, got: object, command: str) -> None:
         for place, known in enumerate(self.result.findings):
             if known.code == code:
                 self.result.findings[place] = replace(known, times=known.times + 1)
                 return
-        new = Finding(self.result.name, code, severity, shown(expected), shown(got), command)
-        self.result.findings.append(new)
-        if severity is Severity.FAULT:
-            self.result.outcome = Outcome.FAULTS
-        self.say(f"  {severity.value}: {self.result.name}.{code}: expected {new.expected}, got {new.got}")
+        self.record(Finding(self.result.name, code, severity, shown(expected), shown(got), command))
 
 
 def shown(value: object) -> str:
@@ -104,11 +107,17 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
 
 
+def parting(left: Sequence[object], right: Sequence[object]) -> int:
+    """The first place at which two sequences differ; the length of the shorter one if the other continues it."""
+    shorter = min(len(left), len(right))
+    return next((i for i in range(shorter) if left[i] != right[i]), shorter)
+
+
 def difference(left: Answer, right: Answer) -> tuple[str, str]:
     """Where two answers part, with some text before it: what a person needs to see of each."""
     for a, b in ((left.reasoning, right.reasoning), (left.content, right.content)):
         if a != b:
-            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            at = parting(a, b)
             return f"...{a[max(0, at - 30) : at + 60]!r}", f"...{b[max(0, at - 30) : at + 60]!r}"
     return repr((left.calls, left.finish)), repr((right.calls, right.finish))
 

@@ -12,7 +12,7 @@ from typing import Any
 from dsv4.encoding import DIALECTS, Dialect
 from dsv4.server.dialects.tokens import render_request
 from dsv4.verify.endpoint import RefusedError
-from dsv4.verify.probe import Probe
+from dsv4.verify.probe import Probe, parting
 from dsv4.verify.questions import ORDER, WEATHER
 from dsv4.verify.survey import GREEDY, QUIET, prompt_ids, shown_prompt, thinking, user
 
@@ -116,8 +116,7 @@ def _check_texts(probe: Probe, dialect: Dialect) -> None:
         wanted, got = official(body, dialect), shown_prompt(probe.endpoint, route, body)
         equal += wanted == got
         if wanted != got:
-            at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), 0)
-            at = min(at or len(wanted), len(wanted), len(got))
+            at = parting(wanted, got)
             expected = f"{what} ({dialect.name}): ...{wanted[max(0, at - 40) : at + 80]!r}"
             sent = {"api": "chat", "body": body} if route == "/render" else body
             probe.fault("prompt-text", expected, f"...{got[max(0, at - 40) : at + 80]!r}", sent, path=route)

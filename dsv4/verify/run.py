@@ -69,6 +69,4 @@ def _judge(probe: Probe) -> None:
                 again = f"dsv4 verify {probe.endpoint.url} --only {measure.check}"
                 if probe.settings.fixtures is not None:
                     again += f" --fixtures {probe.settings.fixtures}"
-                probe.result.findings.append(Finding(measure.check, code, Severity.FAULT, expected, got, again))
-                probe.result.outcome = Outcome.FAULTS
-                probe.say(f"  fault: {measure.check}.{code}: expected {expected}, got {got}")
+                probe.record(Finding(measure.check, code, Severity.FAULT, expected, got, again))

@@ -80,15 +80,17 @@ def survey(endpoint: Endpoint) -> Abilities:
     props = endpoint.get("/props").value
     facts: Mapping[str, Any] = props if isinstance(props, Mapping) else {}
     length = facts.get("context_length") or next((m.get("max_model_len") for m in models if m.get("id")), None)
+    written = _answer(endpoint, "completion", text)
+    template = str(facts.get("chat_template") or "")  # the name of a dialect, or the text of a template
     return Abilities(
         endpoint.model,
         bool(scored and scored.tokens and scored.tokens[0].top),
         bool(known and known.ids and known.tokens),
-        bool((written := _answer(endpoint, "completion", text)) and written.tokens),
+        bool(written and written.tokens),
         _continues(endpoint, plain),
         _renders(endpoint),
         bool(ids),
-        str(facts.get("chat_template") or "") if len(str(facts.get("chat_template") or "")) < 20 else "",
+        template if len(template) < 20 else "",
         length if isinstance(length, int) else None,
     )
 

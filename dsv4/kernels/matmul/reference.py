@@ -15,8 +15,7 @@ from dsv4.kernels.autograd import node
 from dsv4.kernels.quant import (
     FP4_BLOCK,
     FP8_BLOCK,
-    dequantize_fp4_weight,
-    dequantize_fp8_weight,
+    dequantize_weight,
     packed_fp4_to_float,
     quantize_fp8,
 )
@@ -39,12 +38,10 @@ def linear(
             return F.linear(x_TK, weight)
         wide = torch.promote_types(x_TK.dtype, weight.dtype)
         return F.linear(x_TK.to(wide), weight.to(wide)).to(x_TK.dtype)
-    fp4 = weight.dtype == torch.int8
     if not quantize_activations:
-        dequantize = dequantize_fp4_weight if fp4 else dequantize_fp8_weight
-        return F.linear(x_TK, dequantize(weight, scale, x_TK.dtype))
+        return F.linear(x_TK, dequantize_weight(weight, scale, x_TK.dtype))
     q_TK, scale_TB = quantize_fp8(x_TK.reshape(-1, x_TK.shape[-1]))
-    multiply = _fp4_matmul if fp4 else _fp8_matmul
+    multiply = _fp4_matmul if weight.dtype == torch.int8 else _fp8_matmul
     y_TN = multiply(q_TK, scale_TB.to(torch.float32), weight, scale, accumulator)
     return y_TN.to(x_TK.dtype).reshape(*x_TK.shape[:-1], weight.shape[0])
 
@@ -59,8 +56,7 @@ def input_gradient(
     gradients: Sequence[Tensor], kept: object, x_TK: Tensor, weight: Tensor, scale: Tensor, *_: object
 ) -> tuple[Tensor]:
     """Of the input of a product with a quantised weight, in float32: the casts of x count as the identity."""
-    dequantize = dequantize_fp4_weight if weight.dtype == torch.int8 else dequantize_fp8_weight
-    return ((gradients[0].to(torch.float32) @ dequantize(weight, scale, torch.float32)).to(x_TK.dtype),)
+    return ((gradients[0].to(torch.float32) @ dequantize_weight(weight, scale)).to(x_TK.dtype),)
 
 
 def _fp8_matmul(q_TK: Tensor, scale_TB: Tensor, w_NK: Tensor, scale: Tensor, accumulator: torch.dtype) -> Tensor:

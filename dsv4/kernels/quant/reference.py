@@ -193,6 +193,12 @@ def dequantize_fp4_weight(packed: Tensor, scale: Tensor, dtype: torch.dtype = to
     return out_NK
 
 
+def dequantize_weight(weight: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The values of a stored weight in either format: packed e2m1 if it is int8, else e4m3."""
+    dequantize = dequantize_fp4_weight if weight.dtype == torch.int8 else dequantize_fp8_weight
+    return dequantize(weight, scale, dtype)
+
+
 def fp4_to_fp8_weight(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The same weight in the FP8 layout, without loss: every value is equal afterwards.
 

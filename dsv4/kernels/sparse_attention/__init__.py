@@ -31,7 +31,7 @@ def sparse_attention(
     where there are none): floats, or uint8 rows of `rows.pack_entry` with `rope_dim` rotary dims, used for these only.
     One softmax over a query's window rows, its entries and the sink, which adds exp(sink_H) to the denominator and no
     value (eq. 27). A token that is both in the window and in an entry counts twice, as released. A query always sees
-    at least itself, so no softmax is empty. ChosenEntries rows may come in any order. No input is modified.
+    at least itself, so no softmax is empty. Chosen rows may come in any order. No input is modified.
 
     The native implementation gives each query the same bits in every batch, and adds in fp32. Raises ValueError when
     the length of packed rows does not fit `rope_dim` and C.
