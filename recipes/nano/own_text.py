@@ -26,19 +26,21 @@ EFFORTS = {"high": 3.0, "non-think": 1.0}
 def document(rng: random.Random, codec: Tokenizer, path: str, length: int = 1024) -> Document:
     """One of the file's answers after its prompt, of which the answer is learned; cut at `length` tokens. Prompts that
     leave no room for an answer are not drawn."""
-    answer = rng.choice([answer for answer in _answers(path) if len(answer["prompt"]) + 2 <= length])
+    answer = rng.choice(_answers(path, length))
     tokens = [*answer["prompt"], *answer["answer"]]
     learn = [0.0] * len(answer["prompt"]) + [1.0] * len(answer["answer"])
     return Document(tokens[:length], learn[:length])
 
 
 @lru_cache(maxsize=2)
-def _answers(path: str) -> list[dict[str, list[int]]]:
-    """Raises ValueError for a file that is not there, with the command that makes it."""
+def _answers(path: str, length: int) -> list[dict[str, list[int]]]:
+    """Those whose prompts leave room in `length` tokens. Raises ValueError for a file that is not there, with the
+    command that makes it."""
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"{file}: no such file; python -m recipes.nano.own_text {file} makes it")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [answer for answer in found if len(answer["prompt"]) + 2 <= length]
 
 
 def answers(folder: Path, count: int, seed: int, longest: int) -> list[dict[str, list[int]]]:

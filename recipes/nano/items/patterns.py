@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 _PHRASE = re.compile(r"<(\w+)>")
@@ -84,6 +85,14 @@ def _choice(text: str, at: int) -> tuple[tuple[Pattern, ...], int]:
         if text[at] == "]":
             return tuple(options), at + 1
         at += 1
+
+
+_parsed = lru_cache(maxsize=1000)(parse)
+
+
+def text_of(rng: random.Random, pattern: str) -> str:
+    """One text of a pattern without phrases. Patterns that come again are not parsed again."""
+    return _parsed(pattern).draw(rng)
 
 
 def slots(text: str) -> list[str]:

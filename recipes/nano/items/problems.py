@@ -2,12 +2,11 @@
 
 import random
 from collections.abc import Callable
-from functools import lru_cache
 
 from recipes.nano.items import steps
 from recipes.nano.items.arithmetic import solved
 from recipes.nano.items.item import Item
-from recipes.nano.items.patterns import parse
+from recipes.nano.items.patterns import text_of
 from recipes.nano.items.words import NAMES, words
 
 THINGS = words(
@@ -85,14 +84,13 @@ TEMPLATES: tuple[Template, ...] = (
 SOLVERS: dict[str, Callable[[int, int], list[str]]] = {
     "+": lambda a, b: steps.add((a, b)), "-": steps.subtract, "*": steps.multiply,
 }  # fmt: skip
-_pattern = lru_cache(parse)
 BACK = {"+": "-", "-": "+"}
 
 
 def make_problem(rng: random.Random) -> Item:
     """A word problem with names, things and places."""
     text, ranges, plan = rng.choice(TEMPLATES)
-    text = _pattern(text).draw(rng)
+    text = text_of(rng, text)
     numbers = {letter: rng.randrange(low, high) for letter, (low, high) in zip("abcd", ranges, strict=False)}
     first, second, third = rng.sample(NAMES, 3)
     thing = rng.choice(THINGS)

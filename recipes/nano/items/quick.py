@@ -4,7 +4,7 @@ import random
 
 from recipes.nano.items.facts import make_one_kind
 from recipes.nano.items.item import Item
-from recipes.nano.items.patterns import parse
+from recipes.nano.items.patterns import text_of
 from recipes.nano.items.talk import small_talk
 from recipes.nano.items.typed import OPENERS
 from recipes.nano.items.words import ANIMALS, FOODS, NAMES, PLACES, SPORTS, THINGS
@@ -97,7 +97,7 @@ def _search(rng: random.Random) -> tuple[str, str, str]:
     words = {"p": p, "q": q, "s": rng.choice(SPORTS), "t": rng.choice(THINGS), "f": rng.choice(FOODS)}
     question, query, title = rng.choice(_SEARCHES)
     words["a"] = rng.choice(ANIMALS)
-    asked = parse(question).draw(rng).format(**words)
+    asked = text_of(rng, question).format(**words)
     asked = asked[:-1] if asked[-1] in "?." and rng.random() < 0.3 else asked
     if rng.random() < 0.4:
         asked = rng.choice(OPENERS) + asked

@@ -7,10 +7,9 @@ weather are here; `everyday_tools` and `unseen_tools` have the others.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from recipes.nano.items.patterns import parse
+from recipes.nano.items.patterns import text_of
 from recipes.nano.items.typed import typed
 from recipes.nano.items.words import ANIMALS, FOODS, NAMES, PLACES, THINGS, words
 
@@ -33,9 +32,8 @@ class Argument:
 @dataclass(frozen=True, slots=True)
 class Tool:
     """kind: no two of one are offered together. asks: patterns of what a user says, with {0}, {1} ... for the
-    arguments,
-    and phrased: whether people type it freely. tells: what it returns, in the same form, with {r}
-    for a number that only the tool knows. says: the assistant's answer, {out} is what the tool returned."""
+    arguments. phrased: whether people type it freely. tells: what it returns, in the same form, with {r} for a
+    number that only the tool knows. says: the assistant's answer, {out} is what the tool returned."""
 
     kind: str
     name: str
@@ -65,7 +63,7 @@ class Tool:
 
     def ask(self, rng: random.Random, values: list[Any]) -> str:
         """How a user asks for a call with these arguments, which stand in it as they are."""
-        text = _pattern(rng.choice(self.asks)).draw(rng)
+        text = text_of(rng, rng.choice(self.asks))
         if not self.phrased:
             return text.format(*map(spoken, values))
         marks = [chr(0xE000 + i) for i in range(len(values))]
@@ -81,9 +79,6 @@ class Tool:
         return self.tells.format(
             *map(spoken, values), r=rng.randrange(10, 10_000), s=rng.choice(_SKIES), d=rng.randrange(-9, 35)
         )
-
-
-_pattern = lru_cache(maxsize=1000)(parse)
 
 
 def spoken(value: Any) -> str:
@@ -130,7 +125,7 @@ Maker = Callable[[random.Random], Tool]
 
 def drawn(rng: random.Random, pattern: str) -> str:
     """A text of the pattern, which may have alternatives without brackets."""
-    return _pattern(f"[{pattern}]").draw(rng)
+    return text_of(rng, f"[{pattern}]")
 
 
 def calculator(rng: random.Random) -> Tool:

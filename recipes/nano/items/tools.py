@@ -82,10 +82,6 @@ def _draw_values(rng: random.Random, tool: Tool) -> list[Any]:
     return [argument.draw(rng) for argument in tool.arguments]
 
 
-def _asked(rng: random.Random, tool: Tool, values: list[Any]) -> str:
-    return tool.ask(rng, values)
-
-
 def _said(tool: Tool, values: list[Any], out: str) -> str:
     return tool.says.format(*map(spoken, values), out=out)
 
@@ -97,7 +93,7 @@ def _purpose(tool: Tool, values: list[Any]) -> str:
 def _one(chat: _Chat, tool: Tool, task: str) -> None:
     values = _draw_values(chat.rng, tool)
     out = chat.tell(tool, values)
-    chat.ask(task, _asked(chat.rng, tool, values))
+    chat.ask(task, tool.ask(chat.rng, values))
     chat.call(f"I need {_purpose(tool, values)}.", (tool, values, out))
     chat.say(f"The tool says: {out}", _said(tool, values, out), out)
 
@@ -109,7 +105,7 @@ def _several(chat: _Chat, tool: Tool, other: Tool) -> None:
     for one in tools:
         values = _draw_values(chat.rng, one)
         calls.append((one, values, chat.tell(one, values)))
-    asks = [_asked(chat.rng, one, values) for one, values, _ in calls]
+    asks = [one.ask(chat.rng, values) for one, values, _ in calls]
     names = " and ".join(_purpose(one, values) for one, values, _ in calls)
     ended = [text if text[-1] in ".?!" else text + "." for text in asks]
     chat.ask("several", " ".join(ended) if chat.rng.random() < 0.6 else "\n".join(asks))
@@ -128,7 +124,7 @@ def _file_error(chat: _Chat, tool: Tool) -> None:
         "error: {} does not exist, files: {}", "no such file {}. Available: {}", "error: unknown path {}, use {}",
     )  # fmt: skip
     error = chat.rng.choice(errors).format(wrong, right)
-    chat.ask("error", _asked(chat.rng, tool, [wrong]))
+    chat.ask("error", tool.ask(chat.rng, [wrong]))
     chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], error))
     chat.call(f"{wrong} is wrong. The right name is {right}.", (tool, [right], out))
     chat.say(f"The tool says: {out}", _said(tool, [right], out), out)
@@ -138,7 +134,7 @@ def _key_error(chat: _Chat, tool: Tool) -> None:
     """The key is not there; the error has the ones that are, or nothing helps."""
     key = chat.rng.choice(THINGS)
     wrong, out = key + "s", chat.tell(tool, [key])
-    chat.ask("error", _asked(chat.rng, tool, [wrong]))
+    chat.ask("error", tool.ask(chat.rng, [wrong]))
     errors = ("error: unknown {}, try {}", "error: no {}, there is {}", "{} not found. Did you mean {}?")
     error = chat.rng.choice(errors)
     if chat.rng.random() < 0.7:
@@ -146,7 +142,7 @@ def _key_error(chat: _Chat, tool: Tool) -> None:
         chat.call(f"{wrong} is wrong. The right name is {key}.", (tool, [key], out))
         chat.say(f"The tool says: {out}", _said(tool, [key], out), out)
     else:
-        chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], "error: not found"))
+        chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], NOT_FOUND))
         chat.say("The tool has nothing.", f"I found nothing about {wrong}.")
 
 
