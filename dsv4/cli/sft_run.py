@@ -14,7 +14,7 @@ from dsv4.checkpoint.names import LAYOUTS, RELEASE, Layout
 from dsv4.cli.folders import model_folder
 from dsv4.cli.progress import console
 from dsv4.cli.run_flags import RunFlags
-from dsv4.cli.train import follow, rank_device, show_run
+from dsv4.cli.train import follow, show_run, start_mesh
 from dsv4.cli.train_export import export_model
 from dsv4.cli.train_start import before_the_run, reading
 from dsv4.distributed.mesh import Mesh, launched
@@ -58,12 +58,8 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: SftWishes, run:
     # all but the schedule is judged before the data is read; a schedule for little data stands in for it
     draft = Recipe.from_dict(with_schedule(made, wishes, base, DataSize((64,))))
     _check_tokenizer(draft, tokenizer, base)
-    if not launched():
-        draft.scale.check(1)
-    mesh = Mesh.start(draft.scale, rank_device(draft.run.device)) if launched() else None
+    mesh = start_mesh(draft)
     first = mesh is None or not mesh.rank
-    if mesh is not None and not first:
-        mesh.wait()  # the first rank makes what all read
     with ExitStack() as held:
         page = before_the_run(draft, place, run.live, run.track, held) if first else None
         shards = _read(draft, tokenizer, place)

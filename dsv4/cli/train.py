@@ -113,16 +113,10 @@ def _print_table(recipe: "Recipe") -> None:
 
 def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, export: str, steps: int | None) -> None:
     """The run itself, on this process or, under torchrun, on all of them."""
-    from dsv4.distributed.mesh import Mesh, launched
-
     if recipe.draft is not None:
         _train_draft(recipe, place, live, track, export, steps)
         return
-    if not launched():
-        recipe.scale.check(1)
-    mesh = Mesh.start(recipe.scale, rank_device(recipe.run.device)) if launched() else None
-    if mesh is not None and mesh.rank:
-        mesh.wait()  # the first rank makes what all read
+    mesh = start_mesh(recipe)
     with ExitStack() as held:
         first = mesh is None or not mesh.rank
         page = before_the_run(recipe, place, live, track, held) if first else None
@@ -139,7 +133,21 @@ def _train(recipe: "Recipe", place: Path, live: int | None, track: str | None, e
             mesh.close()
 
 
-def rank_device(device: str) -> str:
+def start_mesh(recipe: "Recipe") -> "Mesh | None":
+    """The ranks that torchrun started, None for a process without it. Ranks other than the first wait here until the
+    first one calls `wait`: it makes what all read."""
+    from dsv4.distributed.mesh import Mesh, launched
+
+    if not launched():
+        recipe.scale.check(1)
+        return None
+    mesh = Mesh.start(recipe.scale, _rank_device(recipe.run.device))
+    if mesh.rank:
+        mesh.wait()
+    return mesh
+
+
+def _rank_device(device: str) -> str:
     """The kind of device that ranks compute on; each process has a card of its own."""
     from dsv4.model.device import choose_device
 

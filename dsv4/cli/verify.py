@@ -88,6 +88,7 @@ def _run(target: str, model: str, settings: "Settings", record: Path | None) -> 
     """The report; None if fixtures were recorded instead. Exits with NOT_RUN where the endpoint cannot be used."""
     from dsv4.cli.flags import to_stderr
     from dsv4.verify.endpoint import RefusedError, UnreachableError
+    from dsv4.verify.own_server import NotStartedError
 
     try:
         with _endpoint(target, model) as endpoint:
@@ -97,6 +98,10 @@ def _run(target: str, model: str, settings: "Settings", record: Path | None) -> 
             return None
     except (RefusedError, UnreachableError) as error:
         to_stderr(f"dsv4: {target} cannot be checked: {error}")
+        sys.exit(NOT_RUN)
+    except NotStartedError as error:
+        for line in f"dsv4: {target} cannot be checked: {error}".splitlines():
+            to_stderr(line)
         sys.exit(NOT_RUN)
 
 

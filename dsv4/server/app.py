@@ -139,9 +139,16 @@ def _post_routes(backend: Backend) -> Iterable[Route]:
 
 
 def _other_routes(backend: Backend) -> Iterable[Route]:
-    yield from PlainRoutes(backend).routes((*PREFIXES, "/anthropic", "/anthropic/v1"))
+    yield from _under((*PREFIXES, "/anthropic", "/anthropic/v1"), PlainRoutes(backend).routes())
     for routes in (AdminRoutes, HistoryRoutes, ResponseRoutes):
-        yield from routes(backend).routes(PREFIXES)
+        yield from _under(PREFIXES, routes(backend).routes())
+
+
+def _under(prefixes: Iterable[str], routes: list[Route]) -> Iterable[Route]:
+    """Every route under each prefix: clients of other services put their own base before the same paths."""
+    for prefix in prefixes:
+        for route in routes:
+            yield Route(prefix + route.path, route.endpoint, methods=route.methods)
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """The routes of the history: `/history` and `/history/{id}`, for the chat page."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from starlette.requests import Request
@@ -21,17 +20,13 @@ class HistoryRoutes:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def routes(self, prefixes: Sequence[str]) -> list[Route]:
-        """Every route under each prefix."""
+    def routes(self) -> list[Route]:
+        """The routes below a base."""
         return [
-            route
-            for prefix in prefixes
-            for route in (
-                Route(f"{prefix}/history", self.entries),
-                Route(f"{prefix}/history/{{id}}", self.get, methods=["GET"]),
-                Route(f"{prefix}/history/{{id}}", self.put, methods=["PUT"]),
-                Route(f"{prefix}/history/{{id}}", self.delete, methods=["DELETE"]),
-            )
+            Route("/history", self.entries),
+            Route("/history/{id}", self.get, methods=["GET"]),
+            Route("/history/{id}", self.put, methods=["PUT"]),
+            Route("/history/{id}", self.delete, methods=["DELETE"]),
         ]
 
     async def entries(self, request: Request) -> Response:

@@ -1,7 +1,7 @@
 """The routes of stored responses: retrieve, delete, and list the items that one was made from."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -24,17 +24,13 @@ class ResponseRoutes:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def routes(self, prefixes: Sequence[str]) -> list[Route]:
-        """Every route under each prefix."""
+    def routes(self) -> list[Route]:
+        """The routes below a base."""
         return [
-            route
-            for prefix in prefixes
-            for route in (
-                Route(f"{prefix}/responses/{{id}}", self.get, methods=["GET"]),
-                Route(f"{prefix}/responses/{{id}}", self.delete, methods=["DELETE"]),
-                Route(f"{prefix}/responses/{{id}}/input_items", self.inputs, methods=["GET"]),
-                Route(f"{prefix}/responses/{{id}}/cancel", self.cancel, methods=["POST"]),
-            )
+            Route("/responses/{id}", self.get, methods=["GET"]),
+            Route("/responses/{id}", self.delete, methods=["DELETE"]),
+            Route("/responses/{id}/input_items", self.inputs, methods=["GET"]),
+            Route("/responses/{id}/cancel", self.cancel, methods=["POST"]),
         ]
 
     async def get(self, request: Request) -> Response:

@@ -1,7 +1,6 @@
 """Routes beside the answers: models, health, version, metrics, and stubs of the official service."""
 
 import time
-from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -27,8 +26,8 @@ class PlainRoutes:
         self._backend = backend
         self._started = int(time.time())
 
-    def routes(self, prefixes: Sequence[str]) -> list[Route]:
-        """Every route under each prefix."""
+    def routes(self) -> list[Route]:
+        """The routes below a base."""
         gets = {
             "/models": self.models,
             "/models/{model_id:path}": self.model,
@@ -41,8 +40,8 @@ class PlainRoutes:
             "/openapi.json": self.openapi,
         }
         return [
-            *(Route(prefix + path, route) for prefix in prefixes for path, route in gets.items()),
-            *(Route(f"{prefix}/embeddings", self.embeddings, methods=["POST"]) for prefix in prefixes),
+            *(Route(path, route) for path, route in gets.items()),
+            Route("/embeddings", self.embeddings, methods=["POST"]),
         ]
 
     async def models(self, request: Request) -> Response:

@@ -7,23 +7,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 _READY = re.compile(rb"ready in .* (http://\S+) ")
 _DRAIN = 20.0  # seconds
-_LINES = 20  # of what the server said, for the message when it does not start
+_LINES = 30  # of what the server said, for the message when it does not start
+
+
+class NotStartedError(RuntimeError):
+    """The server did not get ready; the message has its last lines."""
 
 
 @contextmanager
-def own_server(folder: Path, *, hidden: Collection[str] = (), seconds: float = 600.0) -> Iterator[str]:
+def own_server(
+    folder: Path, flags: Sequence[str] = (), *, hidden: Collection[str] = (), seconds: float = 600.0
+) -> Iterator[str]:
     """The address of a server of this folder, which ends with the block.
 
-    hidden: variables of the environment that the server does not get. Nothing is written to the user's ledger. Raises
-    OSError with the server's last lines where it does not get ready within `seconds`.
+    flags: more of `dsv4 serve`. hidden: variables of the environment that the server does not get. Nothing is written
+    to the user's ledger. Raises NotStartedError where it does not get ready within `seconds`.
     """
-    command = [sys.executable, "-m", "dsv4.cli", "serve", str(folder), "--port", "0", "--ledger", "none"]
+    command = [sys.executable, "-m", "dsv4.cli", "serve", str(folder), "--port", "0", "--ledger", "none", *flags]
     with tempfile.TemporaryFile() as said:
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
@@ -42,7 +48,7 @@ def _address(process: subprocess.Popen[bytes], said: int, until: float) -> str:
             return ready[1].decode()
         if ended or time.monotonic() > until:
             lines = text.decode(errors="replace").splitlines()[-_LINES:]
-            raise OSError("the server of this folder did not start:\n" + "\n".join(lines))
+            raise NotStartedError("the server of this folder did not start:\n" + "\n".join(lines))
         time.sleep(0.1)
 
 

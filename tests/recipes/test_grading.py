@@ -18,10 +18,10 @@ from dsv4.generation import SamplingParams
 from dsv4.posttraining.types import Effort
 from dsv4.server import Settings, create_app
 from dsv4.testing.stub import StubGenerator
+from dsv4.verify.answer import Call
 from recipes.nano.grade import grade, read_needles, table
 from recipes.nano.grading import needles, sheet, tools
 from recipes.nano.grading.abilities import BARS, Ability, abilities, composite, judged
-from recipes.nano.grading.clients import Call
 from recipes.nano.grading.figures import Outcome, figures
 from recipes.nano.grading.plan import Plan
 from recipes.nano.grading.run import Figures, Grading, Progress

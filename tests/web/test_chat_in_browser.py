@@ -10,22 +10,13 @@ from typing import Any
 
 import pytest
 
-from dsv4.server.static import is_built
 from tests.conftest import ROOT
-from tests.server.browser import find_chromium
+from tests.web.browsers import BROWSER_MARKS, PHONE, WIDE, serious
 from tests.web.chat_site import ChatSite
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed"),
-    pytest.mark.skipif(not is_built(), reason="the pages were not built (python3 -m deploy.build_pages)"),
-]
-AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+pytestmark = BROWSER_MARKS
 PICTURES = os.environ.get("DSV4_PICTURES")
 PATIENCE = 120_000  # milliseconds: a busy machine is no fault
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 SUM = "What is the sum of 347 and 285?"
 STORY = "Write a long story"
 
@@ -40,14 +31,6 @@ def site() -> Iterator[ChatSite]:
     site.start()
     yield site
     site.kill()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -77,24 +60,12 @@ def answered(page: Any, count: int = 1) -> None:
         "count => document.querySelectorAll('.answer').length === count && !document.querySelector('[aria-busy=true]')",
         arg=count,
     )
+    button(page, "Stop").wait_for(state="detached")  # the conversation is kept, and takes the next question
 
 
 def reads(page: Any, selector: str, text: str) -> None:
     """Until an element has a text."""
     page.locator(selector, has_text=text).first.wait_for()
-
-
-def serious(page: Any) -> list[str]:
-    """What axe-core finds serious or worse."""
-    if not AXE.is_file():
-        pytest.skip("axe-core is not installed (npm ci in web/)")
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{entry['id']}: {entry['nodes'][0]['html']}"
-        for entry in found["violations"]
-        if entry["impact"] in ("serious", "critical")
-    ]
 
 
 def test_a_question_is_answered_and_kept(page: Any) -> None:
@@ -199,7 +170,7 @@ def test_conversations_are_found_renamed_deleted_and_moved(page: Any, tmp_path: 
     page.get_by_role("button", name="Undo").click()
     reads(page, ".entry-title", "Names")
     page.get_by_label("File with conversations").set_input_files(file)
-    page.wait_for_function("document.querySelectorAll('.entry').length === 4")
+    page.wait_for_function("() => document.querySelectorAll('.entry').length === 4")
     page.get_by_label("File with conversations").set_input_files(ROOT / "web" / "package.json")
     reads(page, ".toast", "holds no conversations")
 

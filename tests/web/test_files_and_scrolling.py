@@ -14,19 +14,12 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.generation import PromptProgress, SamplingParams
 from dsv4.server import create_app
-from dsv4.server.static import is_built
 from dsv4.testing.stub import StubGenerator
 from tests.conftest import ROOT
-from tests.server.browser import find_chromium
 from tests.server.conftest import Server, listening
+from tests.web.browsers import BROWSER_MARKS
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed"),
-    pytest.mark.skipif(not is_built(), reason="the pages were not built (python3 -m deploy.build_pages)"),
-]
+pytestmark = BROWSER_MARKS
 PATIENCE = 120_000  # milliseconds
 CONTEXT = 100_000
 CHAPTER = (ROOT / "tests" / "web" / "chapter.md").read_text(encoding="utf-8")
@@ -69,14 +62,6 @@ def site() -> Site:
 def address(site: Site) -> Iterator[str]:
     with listening(site) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -163,6 +148,7 @@ def test_what_does_not_fit_is_said_before_it_is_sent(page: Any) -> None:
     assert page.get_by_role("button", name="Send").is_disabled()
     page.get_by_role("button", name="Remove huge.md").click()
     page.locator(".room.full").wait_for(state="detached")
+    page.get_by_role("button", name="Send", disabled=False).wait_for()  # the count of what is left takes a moment
     assert page.get_by_role("button", name="Send").is_enabled()
 
 

@@ -11,23 +11,13 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import Tokenizer, train_bpe
-from dsv4.server.static import is_built
-from tests.conftest import ROOT
-from tests.server.browser import find_chromium
 from tests.server.conftest import CORPUS
+from tests.web.browsers import AXE, BROWSER_MARKS, PHONE, WIDE, serious
 from tests.web.operator_demo import operator_server, served
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed"),
-    pytest.mark.skipif(not is_built(), reason="the pages were not built (python3 -m deploy.build_pages)"),
-]
-AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+pytestmark = BROWSER_MARKS
 PAGES = ("engine", "usage", "training", "model")
 PATIENCE = 600_000  # milliseconds: a busy machine is no fault
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 # an element of each page that is there when its data is
 READY = {
     "engine": ".requests tbody tr",
@@ -73,18 +63,10 @@ def ask_on(address: str, stop: threading.Event) -> None:
                     return
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        running = play.chromium.launch(executable_path=find_chromium(), headless=True, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
+def page(chromium: Any) -> Iterator[Any]:
     """A page that fails its test if a script or the policy complains."""
-    context = browser.new_context(viewport=WIDE)
+    context = chromium.new_context(viewport=WIDE)
     context.set_default_timeout(PATIENCE)
     page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -97,17 +79,6 @@ def page(browser: Any) -> Iterator[Any]:
 def opened(page: Any, url: str, name: str) -> None:
     page.goto(f"{url}/{name}")
     page.wait_for_selector(READY[name])
-
-
-def serious(page: Any) -> list[str]:
-    """What axe finds that is serious or worse."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-    return [
-        f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
 
 
 def is_cut(page: Any) -> bool:
@@ -138,7 +109,7 @@ def test_pages_hold_in_both_themes_and_on_a_phone(page: Any, url: str, name: str
 def test_engine(page: Any, url: str) -> None:
     opened(page, url, "engine")
     # an answer that ends is followed by another one
-    page.wait_for_function("document.querySelectorAll('.requests tbody tr').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('.requests tbody tr').length === 2")
     assert "Tokens per second" in page.inner_text("main")
     canvas = page.locator(".heat-map canvas")
     canvas.wait_for()
@@ -164,7 +135,7 @@ def test_usage(page: Any, url: str) -> None:
     page.locator("svg[aria-label='Cost by day and model']").wait_for()
     page.get_by_role("radio", name="7 days").check()
     # a column for each day, and the axes
-    page.wait_for_function("document.querySelectorAll('.line-chart svg > g').length <= 9")
+    page.wait_for_function("() => document.querySelectorAll('.line-chart svg > g').length <= 9")
 
 
 def test_training_goes_on(page: Any, url: str, place: Path) -> None:
@@ -204,7 +175,7 @@ def test_model(page: Any, url: str) -> None:
     assert page.locator(".expert").count() == 4
 
 
-def test_pages_need_the_key(browser: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_pages_need_the_key(chromium: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     from dsv4.server import Keys, Settings, create_app
     from dsv4.testing.stub import StubGenerator
     from tests.server.conftest import Server
@@ -213,7 +184,7 @@ def test_pages_need_the_key(browser: Any, tokenizer: Tokenizer, tmp_path: Path) 
     settings = Settings(keys=Keys.parse(["ann secret-of-ann"]))
     server.app = create_app(server.generator, tokenizer, model_name="tiny", settings=settings)
     with served(server) as address:
-        page = browser.new_page()
+        page = chromium.new_page()
         page.goto(f"{address}/engine")
         page.get_by_text("key", exact=False).first.wait_for(timeout=PATIENCE)
         assert page.locator(".requests").count() == 0

@@ -1,6 +1,5 @@
 """Tools of the chat in Chromium: approval, built-in tools, MCP servers, and what must not get out of any of them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -16,20 +15,12 @@ import pytest
 
 from dsv4.encoding import Tokenizer
 from dsv4.server.mcp import AllowedMcp
-from dsv4.server.static import is_built
 from tests.conftest import ROOT
-from tests.server.browser import find_chromium
+from tests.web.browsers import AXE, BROWSER_MARKS, serious
 from tests.web.tool_site import QUESTION, steps, tool_site
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed"),
-    pytest.mark.skipif(not is_built(), reason="the pages were not built (python3 -m deploy.build_pages)"),
-]
+pytestmark = BROWSER_MARKS
 PROGRAM = ROOT / "tests" / "server" / "mcp_program.py"
-AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 EVERYTHING = "@modelcontextprotocol/server-everything@2026.8.31"
 PATIENCE = 120_000  # milliseconds: a busy machine is no fault
 
@@ -54,14 +45,6 @@ def everything() -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        running = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 class Chat:
     """The chat page, as its user sees it."""
 
@@ -77,6 +60,7 @@ class Chat:
         for tool in tools:
             dialog.get_by_role("checkbox", name=tool).first.check()
         dialog.get_by_role("button", name="Close").click()
+        dialog.wait_for(state="hidden")  # until then the page behind it takes no text
 
     def ask(self, text: str) -> None:
         self.page.get_by_label("Question", exact=True).fill(text)
@@ -99,7 +83,7 @@ class Chat:
 
 
 @pytest.fixture
-def chat(browser: Any, tokenizer: Tokenizer) -> Iterator[Any]:
+def chat(chromium: Any, tokenizer: Tokenizer) -> Iterator[Any]:
     """`chat(allowed)`: the chat page of a new server; every fault of a script ends the test."""
     faults: list[str] = []
     with ExitStack() as stack:
@@ -107,7 +91,7 @@ def chat(browser: Any, tokenizer: Tokenizer) -> Iterator[Any]:
         def open_page(allowed: dict[str, Any] | None = None) -> Chat:
             site = tool_site(tokenizer, AllowedMcp.parse({"mcpServers": {}, **(allowed or {})}))
             url, model = stack.enter_context(site)
-            page = stack.enter_context(browser.new_context(viewport={"width": 1100, "height": 900})).new_page()
+            page = stack.enter_context(chromium.new_context(viewport={"width": 1100, "height": 900})).new_page()
             page.set_default_timeout(PATIENCE)
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.goto(url)
@@ -315,14 +299,3 @@ def test_nothing_serious_for_screen_readers(chat: Any, tmp_path: Path) -> None:
     assert serious(talk.page) == []
     talk.page.get_by_role("button", name="Tools: 3 on").click()
     assert serious(talk.page) == []
-
-
-def serious(page: Any) -> list[str]:
-    """Faults that axe calls serious or critical."""
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run().then(({ violations }) => violations)")
-    return [
-        json.dumps([fault["id"], fault["nodes"][0]["html"]])
-        for fault in found
-        if fault["impact"] in ("serious", "critical")
-    ]

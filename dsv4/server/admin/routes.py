@@ -2,7 +2,6 @@
 the server has keys."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -25,8 +24,8 @@ class AdminRoutes:
         self._engine = EngineState(backend)
         self._architecture: dict[str, Any] | None = None
 
-    def routes(self, prefixes: Sequence[str]) -> list[Route]:
-        """Every route under each prefix."""
+    def routes(self) -> list[Route]:
+        """The routes below a base."""
         gets = {
             "/admin/engine": self.engine,
             "/admin/usage": self.usage,
@@ -35,8 +34,8 @@ class AdminRoutes:
             "/admin/model": self.model,
         }
         return [
-            *(Route(prefix + path, route) for prefix in prefixes for path, route in gets.items()),
-            *(Route(f"{prefix}/admin/engine/cancel/{{id}}", self.cancel, methods=["POST"]) for prefix in prefixes),
+            *(Route(path, route) for path, route in gets.items()),
+            Route("/admin/engine/cancel/{id}", self.cancel, methods=["POST"]),
         ]
 
     async def engine(self, request: Request) -> Response:

@@ -9,21 +9,13 @@ import anthropic
 import openai
 
 from dsv4.posttraining.types import Effort
+from dsv4.verify.answer import Call
 
 Message = Mapping[str, Any]
 MODEL = "nano"
 TIMEOUT = 3600.0  # seconds; a prompt of a million tokens takes minutes on a CPU
 # of the answer, the thought included; what is longer is cut and wrong
 LIMITS = {Effort.NON_THINK: 256, Effort.HIGH: 1024, Effort.MAX: 2048}
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a tool. arguments: JSON as the model wrote it."""
-
-    id: str
-    name: str
-    arguments: str
 
 
 @dataclass(frozen=True, slots=True)

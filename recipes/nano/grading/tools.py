@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.grading.clients import Call, Dialogue, Turn
+from dsv4.verify.answer import Call
+from recipes.nano.grading.clients import Dialogue, Turn
 from recipes.nano.grading.figures import Outcome
 from recipes.nano.items.item import Item
 from recipes.nano.items.tools import result_of
