@@ -41,13 +41,15 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: SftWishes, run:
         raise ValueError("--init: which model to start from? `dsv4 train` trains one from scratch")
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    base = BaseModel.open(model_folder(where))
+    base = BaseModel.open(model_folder(where)).changed(raw.get("model", {}))
     for note in base.notes:
         console().print(f"note: {note}")
     adapters = "lora" in raw or wishes.lora is not None
     if launched() and (adapters or run.held_out is not None):
         flag = "--lora: adapters are trained" if adapters else "--held-out: the loss is measured"
         raise ValueError(f"{flag} in one process: start it without torchrun")
+    if adapters and raw.get("model"):
+        raise ValueError("model: with LoRA the base stays as it is")
     if run.export not in ("auto", "none") and adapters:
         raise ValueError("--export: with LoRA the run writes an adapter; `dsv4 convert --adapter` writes a model")
     layout = None if run.export == "none" else LAYOUTS.get(run.export, base.layout)

@@ -1,7 +1,8 @@
 """The model that a fine-tuning run starts from: any folder that loads, or a finished run."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from dsv4.checkpoint.names import Layout
 from dsv4.config import ModelConfig
 from dsv4.model.layers import Numerics
 from dsv4.model.transformer import Transformer
+from dsv4.training.recipe_fields import strictly
 from dsv4.training.settings import FROM_ELSEWHERE
-from dsv4.training.states import PREVIOUS_FILE, STATE_FILE
+from dsv4.training.states import PREVIOUS_FILE, STATE_FILE, latest_of_ranks
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
+# fields that no weight's shape depends on, so a run may train with others than the folder's
+CHANGEABLE = ("sliding_window", "index_topk")
 # what a folder holds besides its tensors that the fine-tuned model needs too; its card and figures are the base's own
 KEPT_FILES = (
     "tokenizer.json",
@@ -50,11 +54,23 @@ class BaseModel:
             elif (folder / "adapter").exists():
                 merge = f"dsv4 convert BASE NEW --adapter {path / 'adapter'}"
                 raise ValueError(f"--init {path}: holds an adapter and no model; `{merge}` makes a model of both")
-            elif any((folder / name).exists() for name in (STATE_FILE, PREVIOUS_FILE)):
+            elif any((folder / name).exists() for name in (STATE_FILE, PREVIOUS_FILE)) or latest_of_ranks(folder):
                 raise ValueError(f"--init {path}: holds a run that is not finished (there is no {path / 'model'})")
         opened = open_folder(folder)
         layout = detect_layout(opened.reader, opened.config)
         return cls(folder, opened.config, opened.reader, layout, opened.notes)
+
+    def changed(self, table: object) -> "BaseModel":
+        """The same weights with other values of CHANGEABLE, a recipe's table `model`. Raises ValueError for any other
+        field, which comes from the folder, and for values that ModelConfig refuses."""
+        if not isinstance(table, Mapping):
+            raise ValueError(f"model: expected a table, got {table!r:.100}")
+        for field in table:
+            if field not in CHANGEABLE:
+                known = " and ".join(CHANGEABLE)
+                raise ValueError(f"model.{field}: comes from the folder that init names; a recipe may change {known}")
+        raw = TypeAdapter(ModelConfig).dump_python(self.config, mode="json")
+        return replace(self, config=strictly(ModelConfig, {**raw, **table}, "model"))
 
     def check_apart(self, place: Path) -> None:
         """Raise ValueError where a run in the folder `place` would write over this model."""

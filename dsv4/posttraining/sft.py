@@ -69,8 +69,6 @@ def with_wishes(raw: Mapping[str, Any], wishes: SftWishes, base: BaseModel, layo
     ):
         if value is not None and table in raw:
             raise ValueError(f"{flag}: the recipe has {table}; --set changes its fields")
-    if "model" in raw:
-        raise ValueError("model: comes from the folder that init names, and may not be given")
     made["init"], made["model"] = str(base.folder), base.recipe_fields()
     data: dict[str, Any] = {"pool": 32, **raw.get("data", {})}
     if wishes.data:

@@ -131,6 +131,28 @@ def test_a_finished_run_is_a_base(tmp_path: Path, base: Path) -> None:
         run("--init", tmp_path / "one", "--data", data, "--folder", tmp_path / "three")
 
 
+def test_an_unfinished_run_of_ranks_is_no_base(tmp_path: Path) -> None:
+    state = tmp_path / "run" / "state-3"
+    state.mkdir(parents=True)
+    (state / "header.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a run that is not finished"):
+        run("--init", tmp_path / "run", "--data", write_talks(tmp_path / "t.jsonl"), "--folder", tmp_path / "two")
+
+
+def test_a_recipe_may_change_the_window_and_no_size(tmp_path: Path, base: Path) -> None:
+    data = write_talks(tmp_path / "talks.jsonl")
+    common = ("--init", base, "--data", data, "--folder", tmp_path / "run", "--epochs", "1")
+    run("--set", "model.sliding_window=4", *common)
+    made = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert made["sliding_window"] == 4 != json.loads((base / "config.json").read_text())["sliding_window"]
+    with pytest.raises(ValueError, match=r"model.head_dim: comes from the folder"):
+        run("--set", "model.head_dim=64", *common)
+    with pytest.raises(ValueError, match="sliding_window"):
+        run("--set", "model.sliding_window=0", *common)
+    with pytest.raises(ValueError, match="model: with LoRA"):
+        run("--set", "model.sliding_window=4", *common, "--lora", "2")
+
+
 def test_the_dialect_of_the_base_is_kept(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", dialect="v4-0731")
     run("--init", base, "--data", write_talks(tmp_path / "t.jsonl"), "--folder", tmp_path / "run", "--epochs", "1")
