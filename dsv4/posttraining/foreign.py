@@ -1,6 +1,6 @@
 """Calling functions of others (verifiers, tools, scorers), which may raise anything, return anything, or never return.
 
-Memory cannot be bounded inside this process: code of the policy's runs in `dsv4.posttraining.sandbox`.
+Memory cannot be bounded inside this process: code of the policy's runs in `dsv4.sandbox`.
 """
 
 import asyncio

@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": {"files"},
     "observe": set(),
     "parameters": {"config"},
+    "sandbox": set(),
     "answer": {"generation", "encoding"},
     "server": {"answer", "generation", "encoding", "files", "observe"},
     "api": {
@@ -37,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"config", "parameters", "model", "kernels", "checkpoint", "files", "observe"},
     "posttraining": {
         "answer", "config", "parameters", "generation", "encoding", "model", "kernels", "distributed", "checkpoint",
-        "training", "files", "observe",
+        "training", "files", "observe", "sandbox",
     },
 }  # fmt: skip
 FREE = {"cli", "__init__"}  # may import everything; `recipes` too, which lies beside the package

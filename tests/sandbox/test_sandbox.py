@@ -1,4 +1,4 @@
-"""Programs of the policy: what they may not do ends them, and nothing of them stays."""
+"""Programs of a model: what they may not do ends them, and nothing of them stays."""
 
 import asyncio
 import os
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dsv4.posttraining.sandbox import Limits, PythonSandbox, Ran, isolated
+from dsv4.posttraining.python_tool import python_tool
+from dsv4.sandbox.python import Limits, PythonSandbox, Ran, isolated
 from tests.posttraining.policies import run
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
@@ -41,6 +42,12 @@ def test_a_program_prints() -> None:
     assert ran("import math, json, decimal; print(math.isqrt(10))").output == "3\n"
     assert ran("").text == "(no output)"
     assert ran("open('a', 'w').write('x'); print(open('a').read(), __name__)").output == "x __main__\n"
+
+
+def test_a_program_reads_what_it_is_given() -> None:
+    read = "import sys; print(input(), sys.stdin.read().split(), sys.stdin.read() == '')"
+    assert run(PythonSandbox(SMALL).run(read, "é\n1 2\n3")).output == "é ['1', '2', '3'] True\n"
+    assert ran("import sys; print(repr(sys.stdin.read()))").output == "''\n"
 
 
 def test_mistakes_are_told() -> None:
@@ -126,7 +133,7 @@ def test_programs_see_neither_our_environment_nor_each_other(monkeypatch: pytest
 
 
 def test_the_tool_tells_the_policy() -> None:
-    tool = PythonSandbox(SMALL).tool()
+    tool = python_tool(PythonSandbox(SMALL))
     assert run(tool.run({"code": "print(1 + 1)"})) == "2"
     assert tool.name == "python"
     with pytest.raises(ValueError, match="code must be a string"):

@@ -1,6 +1,6 @@
 """The first thing that runs in the process of a sandbox: it gives up what the program must not have, and becomes it.
 
-Started by `dsv4.posttraining.sandbox` with Python's isolated mode and the limits as arguments; imports nothing of ours.
+Started by `dsv4.sandbox.python` with Python's isolated mode and the limits as arguments; imports nothing of ours.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Running a program that the policy wrote: a process of its own with limits, ended as a whole.
+"""Running a program that a model wrote: a process of its own with limits, ended as a whole.
 
 The limits are the system's (`setrlimit`): memory, processor seconds, size of files, open files, processes. The clock
 and the size of the output are watched from here. Where the system allows it the process has no network: it gets a
@@ -17,13 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from dsv4.posttraining.chat import Tool, ToolError
 
 MEBIBYTE = 2**20
 _MARK = "DSV4_SANDBOX"
-_LAUNCH = Path(__file__).with_name("sandbox_child.py")
+_LAUNCH = Path(__file__).with_name("child.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,35 +71,26 @@ class PythonSandbox:
         self.limits = limits or Limits()
         self._places = asyncio.Semaphore(at_once)
 
-    async def run(self, code: str) -> Ran:
-        """Run a program. What it does wrong is in the result; raises OSError where no process can be started."""
+    async def run(self, code: str, given: str = "") -> Ran:
+        """Run a program; `given` is its standard input. What it does wrong is in the result; raises OSError where no
+        process can be started."""
         async with self._places:
-            with tempfile.TemporaryDirectory(prefix="dsv4-sandbox-", ignore_cleanup_errors=True) as folder:
+            with (
+                tempfile.TemporaryDirectory(prefix="dsv4-sandbox-", ignore_cleanup_errors=True) as folder,
+                tempfile.TemporaryFile() as source,
+            ):
                 Path(folder, "main.py").write_text(code, encoding="utf-8", errors="surrogateescape")
                 os.chmod(folder, 0o755)
-                return await self._run(folder)
+                source.write(given.encode(errors="surrogateescape"))
+                source.seek(0)
+                return await self._run(folder, source.fileno())
 
-    def tool(self, name: str = "python") -> Tool:
-        """A tool that takes `code` and returns what it prints."""
-        description = "Runs a Python program in a fresh process and returns what it prints."
-        parameters = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
-        function = {"name": name, "description": description, "parameters": parameters}
-
-        async def run(arguments: dict[str, Any]) -> str:
-            code = arguments.get("code")
-            if not isinstance(code, str):
-                raise ToolError("code must be a string")
-            return (await self.run(code)).text
-
-        # programs end by the limits here; a place may take long to come
-        return Tool(function, run, seconds=3600.0)
-
-    async def _run(self, folder: str) -> Ran:
+    async def _run(self, folder: str, source: int) -> Ran:
         limits, mark = self.limits, secrets.token_hex(8)
         numbers = (limits.cpu_seconds, limits.memory * MEBIBYTE, limits.file, limits.processes)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-B", "-u", str(_LAUNCH), *map(str, numbers)),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=source,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=folder,
