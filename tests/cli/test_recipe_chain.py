@@ -184,9 +184,8 @@ def test_the_chain_of_nano_names_what_there_is(tmp_path: Path) -> None:
             assert verb in VERBS
             if verb == "sft":
                 raw = tomllib.loads((ROOT / file).read_text())
-                Recipe.from_dict(
-                    with_wishes(raw, SftWishes(), BaseModel.open(ROOT / "models" / "nano"), LAYOUTS["fp32"])
-                )
+                base = BaseModel.open(ROOT / "models" / "nano").changed(raw.get("model", {}))
+                Recipe.from_dict(with_wishes(raw, SftWishes(), base, LAYOUTS["fp32"]))
                 continue
             kinds = {"train": Recipe, "grpo": GrpoRecipe, "distill": DistillRecipe}
             kinds[verb].from_file(ROOT / file, [call[i + 1] for i, word in enumerate(call) if word == "--set"][:-1])

@@ -11,7 +11,7 @@ import pytest
 
 from dsv4.encoding import V4, Tokenizer, encode_messages, parse_message_from_completion_text, served
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import english, far, needles, talk, tools, warm_up
+from recipes.nano.items import english, far, needles, recall, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
 from tests.conftest import ROOT
@@ -243,5 +243,26 @@ def test_what_is_asked_far_back_was_said_before(codec: Tokenizer) -> None:
                 codec.decode([token]) if on else "|" for token, on in zip(made.tokens, made.learn, strict=True)
             )
             assert all(answer in before for answer in answers.split("|")[:-1])
-    with pytest.raises(ValueError, match="length must be"):
-        far.document(rng, codec, length=100)
+    sizes = {len(far.document(rng, codec, length=2000, shortest=150).tokens) // 100 for _ in range(30)}
+    assert min(sizes) < 5
+    assert max(sizes) > 9
+    for wrong in ({"length": 100}, {"length": 300, "shortest": 100}, {"length": 300, "shortest": 400}):
+        with pytest.raises(ValueError, match="length must be"):
+            far.document(rng, codec, **wrong)
+
+
+def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None:
+    rng = random.Random(6)
+    for length in (32, 64, 1024):
+        for _ in range(10):
+            made = recall.document(rng, codec, length=length)
+            assert made.learn is not None
+            assert len(made.tokens) == len(made.learn) <= length
+            first = made.learn.index(1.0) - 1
+            known = list(zip(made.tokens[1:first], made.tokens[2:first], strict=False))
+            for i, on in enumerate(made.learn):
+                if on:
+                    assert known.count((made.tokens[i - 1], made.tokens[i])) == 1
+    for wrong in ({"length": 31}, {"length": 64, "shortest": 16}, {"length": 64, "shortest": 65}):
+        with pytest.raises(ValueError, match="length must be at least"):
+            recall.document(rng, codec, **wrong)

@@ -18,11 +18,13 @@ _ASKING = 0.3  # of the document: the repeated statements
 _FULL = (0.15, 0.45)  # of what comes before them: statements; the rest is filler
 
 
-def document(rng: random.Random, codec: TextCodec, length: int = 1024) -> Document:
-    """Statements and filler, about `length` tokens; behind them the statements in another order, of which the second
-    part is learned. Raises ValueError for less than 128 tokens."""
-    if length < _SHORTEST:
-        raise ValueError(f"length must be at least {_SHORTEST}, got {length}")
+def document(rng: random.Random, codec: TextCodec, length: int = 1024, shortest: int | None = None) -> Document:
+    """Statements and filler, about `length` tokens (`shortest` to `length`, log-uniform); behind them the statements in
+    another order, of which the second part is learned. Raises ValueError for less than 128 tokens."""
+    shortest = length if shortest is None else shortest
+    if not _SHORTEST <= shortest <= length:
+        raise ValueError(f"length must be at least {_SHORTEST} and shortest, got {length} and {shortest}")
+    length = int(shortest * (length / shortest) ** rng.random())
     budget = length * (1 - _ASKING)
     statements = _statements(rng, codec, int(budget * rng.uniform(*_FULL)))
     parts = ["".join(pair) for pair in statements]
