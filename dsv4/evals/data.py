@@ -1,0 +1,193 @@
+"""The rows of a suite: from a file or folder of the user's, the hub, an installed package, a generator, or the stand-in
+that dsv4 carries; and where they came from, with checksums."""
+
+import csv
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsv4.evals.suite import Generate, HubData, PackageData, Row, Suite
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+PLACES = ("hub", "package", "generated", "stand-in")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """origin: where the rows came from, for people. revision: of a data set or package, "" = none is known. sha256: of
+    each file; of the rows themselves where no file has them."""
+
+    rows: tuple[Row, ...]
+    origin: str
+    revision: str
+    sha256: dict[str, str]
+
+
+def load(suite: Suite, place: str, generate: Generate) -> Data:
+    """The rows of a suite.
+
+    place: a path, one of PLACES, or "" for what needs no network: generated rows, or an installed package. Raises
+    ValueError where there are none.
+    """
+    data = _load(suite, place, generate)
+    if suite.keep is not None:
+        data = Data(tuple(filter(suite.keep, data.rows)), data.origin, data.revision, data.sha256)
+    if not data.rows:
+        raise ValueError(f"--data: {data.origin} has no row for the suite {suite.name}")
+    return data
+
+
+def chosen(rows: Sequence[Row], limit: int | None, seed: int) -> list[int]:
+    """The places of `limit` rows, drawn at random but in their order: the first rows of many data sets are of one
+    subject. None = all."""
+    if limit is None or limit >= len(rows):
+        return list(range(len(rows)))
+    return sorted(random.Random(f"limit/{seed}").sample(range(len(rows)), limit))
+
+
+def _load(suite: Suite, place: str, generate: Generate) -> Data:
+    if place == "stand-in":
+        file = STAND_INS / f"{suite.name}.jsonl"
+        if file.is_file():
+            return _from_files((file,), f"stand-in of dsv4 for {suite.name}", "")
+        return _generated(suite, Generate(generate.seed, generate.count, generate.lengths, small=True), "stand-in, ")
+    if place == "generated" or (not place and suite.generate is not None):
+        return _generated(suite, generate, "")
+    if place == "package" or (not place and suite.package is not None and _has(suite.package)):
+        return _from_package(suite)
+    if place == "hub":
+        return _from_hub(suite)
+    if not place:
+        raise ValueError(f"--data is needed for {suite.name}: {_ways(suite)}")
+    return _from_path(suite, Path(place))
+
+
+def _ways(suite: Suite) -> str:
+    """What a user can write after --data."""
+    names = " or ".join(suite.files) or "its rows"
+    ways = [f"a file or folder with {names}", "stand-in (a few items, to try)"]
+    if suite.hub is not None:
+        gated = ", whose terms you must have accepted there" if suite.hub.gated else ""
+        ways.insert(0, f"hub (downloads {suite.hub.repo}{gated})")
+    if suite.package is not None:
+        ways.insert(0, f"package (after pip install {suite.package.name})")
+    return "; ".join(ways)
+
+
+def _generated(suite: Suite, generate: Generate, kind: str) -> Data:
+    if suite.generate is None:
+        raise ValueError(f"--data: the suite {suite.name} has no generator and no stand-in; {_ways(suite)}")
+    rows = tuple(suite.generate(generate))
+    text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    return Data(rows, f"{kind}generated, seed {generate.seed}", "", {"rows": _sha256(text.encode())})
+
+
+def _from_path(suite: Suite, path: Path) -> Data:
+    if path.is_file():
+        return _from_files((path,), str(path), "")
+    if not path.is_dir():
+        raise ValueError(f"--data must be a file, a folder, or one of {', '.join(PLACES)}, got {str(path)!r}")
+    for pattern in suite.files:
+        if found := sorted(path.rglob(pattern)):
+            return _from_files(found, str(path), "")
+    raise ValueError(f"--data {path}: no {' or '.join(suite.files) or 'file for this suite'} in this folder")
+
+
+def _has(package: PackageData) -> bool:
+    return importlib.util.find_spec(package.module.split(".")[0]) is not None
+
+
+def _from_package(suite: Suite) -> Data:
+    package = suite.package
+    if package is None or not _has(package):
+        reason = "no package has its data" if package is None else f"pip install {package.name}"
+        raise ValueError(f"--data package: {suite.name}: {reason}; {_ways(suite)}")
+    from importlib.metadata import version
+
+    spec = importlib.util.find_spec(package.module)
+    assert spec is not None
+    root = Path((spec.submodule_search_locations or [str(Path(spec.origin or "").parent)])[0])
+    found = version(package.name)
+    return _from_files([root / name for name in package.files], f"package {package.name} {found}", found)
+
+
+def _from_hub(suite: Suite) -> Data:
+    hub = suite.hub
+    if hub is None:
+        raise ValueError(f"--data hub: the data of {suite.name} is on no hub; {_ways(suite)}")
+    paths = [_downloaded(hub, name) for name in hub.files]
+    commit = paths[0].parts[paths[0].parts.index("snapshots") + 1] if "snapshots" in paths[0].parts else hub.revision
+    return _from_files(paths, f"hub data set {hub.repo}", commit)
+
+
+def _downloaded(hub: HubData, name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    except ImportError:
+        raise ValueError("--data hub needs huggingface_hub: pip install 'dsv4[hub]'") from None
+    try:
+        return Path(hf_hub_download(hub.repo, name, repo_type="dataset", revision=hub.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ValueError(f"--data hub: {hub.repo}/{name} cannot be had: {str(error).splitlines()[0]}") from None
+
+
+def _from_files(files: Sequence[Path], origin: str, revision: str) -> Data:
+    rows: list[Row] = []
+    for file in files:
+        rows += read_rows(file)
+    return Data(tuple(rows), origin, revision, {file.name: _sha256(file.read_bytes()) for file in files})
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a .jsonl, .json (a list, or lines), .csv or .parquet file; .gz of the first three. Raises ValueError
+    naming the file."""
+    name = file.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return _parquet(file)
+    if not file.is_file():
+        raise ValueError(f"--data: {file}: there is no such file")
+    data = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
+    text = data.decode("utf-8-sig", errors="replace")
+    if name.endswith(".csv"):
+        csv.field_size_limit(sys.maxsize)
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    if name.endswith((".jsonl", ".json")):
+        return _json(file, text)
+    raise ValueError(f"--data: {file}: a .jsonl, .json, .csv or .parquet file is needed")
+
+
+def _json(file: Path, text: str) -> list[Row]:
+    try:
+        if text.lstrip().startswith("["):
+            return _rows(file, json.loads(text))
+        return _rows(file, (json.loads(line) for line in text.split("\n") if line.strip()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--data: {file} is no JSON: {error}") from None
+
+
+def _rows(file: Path, values: Iterable[Any]) -> list[Row]:
+    rows = list(values)
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"--data: {file}: every row must be a JSON object")
+    return rows
+
+
+def _parquet(file: Path) -> list[Row]:
+    try:
+        from pyarrow import parquet  # pyrefly: ignore[missing-import]  (an extra)
+    except ImportError:
+        raise ValueError(f"--data: reading {file} needs pyarrow: pip install pyarrow") from None
+    return parquet.read_table(file).to_pylist()
