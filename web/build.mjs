@@ -25,6 +25,10 @@ const COMMON = {
   target: ["es2022", "chrome120", "firefox121", "safari17"],
   legalComments: "none",
   loader: FONTS,
+  entryNames: "[name]-[hash]",
+  chunkNames: "[name]-[hash]",
+  assetNames: "[name]-[hash]",
+  metafile: true,
   logLevel: "warning",
   define: { "process.env.NODE_ENV": dev ? '"development"' : '"production"' },
 };
@@ -40,11 +44,9 @@ function ownFiles(outdir) {
         return { path: found.path, namespace: "own-file", errors: found.errors };
       });
       build.onLoad({ filter: /.*/, namespace: "own-file" }, async (args) => {
-        const names = { entryNames: "[name]-[hash]", assetNames: "[name]-[hash]" };
-        const own = { ...COMMON, ...names, entryPoints: [args.path], outdir, format: "esm", metafile: true };
-        const { metafile } = await esbuild.build(own);
-        const file = Object.keys(metafile.outputs).find((name) => metafile.outputs[name].entryPoint);
-        return { contents: `export default new URL(${JSON.stringify(`./${basename(file)}`)}, import.meta.url).href` };
+        const { metafile } = await esbuild.build({ ...COMMON, entryPoints: [args.path], outdir, format: "esm" });
+        const file = basename(outputOf(metafile, basename(args.path)));
+        return { contents: `export default new URL(${JSON.stringify(`./${file}`)}, import.meta.url).href` };
       });
     },
   };
@@ -58,12 +60,8 @@ async function buildScripts(outdir) {
     outdir,
     format: "esm",
     splitting: true,
-    entryNames: "[name]-[hash]",
-    chunkNames: "[name]-[hash]",
-    assetNames: "[name]-[hash]",
     jsx: "automatic",
     jsxImportSource: "preact",
-    metafile: true,
     plugins: [ownFiles(outdir)],
   });
   const first = await esbuild.build({
@@ -71,15 +69,13 @@ async function buildScripts(outdir) {
     entryPoints: [join(HERE, "src/shell/first-paint.ts")],
     outdir,
     format: "iife",
-    entryNames: "[name]-[hash]",
-    metafile: true,
   });
-  return { metafile, first: fileOf(first.metafile, "first-paint") };
+  return { metafile, first: basename(outputOf(first.metafile, "src/shell/first-paint.ts")) };
 }
 
-function fileOf(metafile, entry) {
-  const [name] = Object.entries(metafile.outputs).find(([, output]) => output.entryPoint?.includes(entry));
-  return basename(name);
+/** The file that was made of an entry or a page. */
+function outputOf(metafile, source) {
+  return Object.keys(metafile.outputs).find((name) => metafile.outputs[name].entryPoint?.endsWith(source));
 }
 
 /** One style sheet of all that modules import, the first page's first; its name. */
@@ -102,9 +98,7 @@ function firstScripts(metafile) {
     names.add(name);
     for (const { path, kind } of metafile.outputs[name].imports) if (kind === "import-statement") visit(path);
   };
-  for (const source of ["src/main.tsx", "src/chat/chat-page.tsx"]) {
-    visit(Object.keys(metafile.outputs).find((name) => metafile.outputs[name].entryPoint?.endsWith(source)));
-  }
+  for (const source of ["src/main.tsx", "src/chat/chat-page.tsx"]) visit(outputOf(metafile, source));
   return [...names].map((name) => basename(name));
 }
 

@@ -105,7 +105,7 @@ def create_app(
         facts=facts,
         architecture=architecture,
     )
-    files, tools = page_files(pages), McpSessions(settings.mcp)
+    files, tools = page_files(pages), McpSessions(settings.mcp, len(settings.keys.entries))
     app = Starlette(
         routes=[
             *_post_routes(backend),

@@ -258,6 +258,16 @@ def test_runs_are_listed(serve: Converse, tmp_path: Path) -> None:
         assert {run["name"]: run["running"] for run in Runs(tmp_path).listed()} == {"chain/base": True, "new": False}
 
 
+def test_only_operators_see_runs(serve: Converse, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 3, samples=[{"prompt": "a"}])
+    server = serve("x", settings={"runs": tmp_path, "keys": KEYS})
+    for path in ("/admin/runs", "/admin/runs/run", "/v1/admin/runs/none"):
+        refused = server.request("GET", path, headers=ANN)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+    assert [run["name"] for run in get(server, "/admin/runs", headers=OP)["runs"]] == ["run"]
+    assert get(server, "/admin/runs/run", headers=OP)["samples"]
+
+
 def test_a_run_is_read_while_it_goes_on(serve: Converse, tmp_path: Path) -> None:
     log = write_run(tmp_path / "run", 3) / "log.jsonl"
     server = serve("x", settings={"runs": tmp_path})

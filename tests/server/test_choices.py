@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -134,6 +135,27 @@ def test_the_ledger_and_the_limits_count_the_prompt_once(serve: Converse, tmp_pa
     assert backend.running == 0
     account, _ = backend.admission.limits._account("ann")
     assert account.tokens == usage["total_tokens"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_each_choice_counts_as_a_request(serve: Converse, path: str, stream: bool) -> None:
+    keys = Keys.parse(["ann secret-of-ann requests=6", "bob secret-of-bob concurrent=2"])
+    server = serve(THOUGHT, settings={"keys": keys})
+
+    def ask(name: str, n: int) -> httpx.Response:
+        body = {"messages": [USER], "prompt": "Hi", "n": n, "stream": stream}
+        return server.request("POST", path, json=body, headers={"authorization": f"Bearer secret-of-{name}"})
+
+    assert [ask("ann", n).status_code for n in (4, 3, 1, 1)] == [200, 429, 200, 429]
+    assert [ask("bob", n).status_code for n in (2, 2)] == [200, 200]
+    for name, most in (("ann", 6), ("bob", 2)):
+        account, _ = server.app.state.backend.admission.limits._account(name)
+        account.starts.clear()
+        error = ask(name, most + 1)
+        assert (error.status_code, error.json()["error"]["param"]) == (400, "n")
+        assert f"at most {most}" in error.json()["error"]["message"]
+        assert account.running == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

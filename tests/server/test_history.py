@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,32 @@ def test_a_conversation_that_another_program_changed_is_an_error_of_its_own(serv
     file.write_bytes(file.read_bytes()[:-20])
     answer = call(server, "GET", "/a")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "storage_failed")
+
+
+def test_a_long_search_of_one_key_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, go_on = History(tmp_path), threading.Event()
+    begun = threading.Event()
+    plain = History._entries
+
+    def slow(self: History, key: str, search: str) -> list[history.Entry]:
+        if search:
+            begun.set()
+            assert go_on.wait(60)
+        return plain(self, key, search)
+
+    monkeypatch.setattr(History, "_entries", slow)
+    # two names of keys that have not the same thread
+    other = next(name for name in map(str, range(99)) if kept._thread(name) is not kept._thread("ann"))
+
+    async def run() -> list[str]:
+        search = asyncio.ensure_future(kept.entries("ann", "text"))
+        await asyncio.to_thread(begun.wait, 60)
+        write = asyncio.ensure_future(kept.put("ann", "a", {"title": "after the search"}))
+        await kept.put(other, "a", {"title": "beside it"})
+        order = [str(write.done())]
+        go_on.set()
+        return [*order, *[entry.title for entry in await search], (await write).title]
+
+    # the search does not see the write that waited for it
+    assert asyncio.run(run()) == ["False", "after the search"]
+    kept.close()

@@ -215,6 +215,20 @@ def test_a_client_that_opens_many_ends_its_own(bridge: Any, monkeypatch: pytest.
         assert greedy[0].post({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).status_code == 404
 
 
+def test_busy_programs_of_one_key_leave_places_for_others(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.server.mcp.sessions.MOST_PROCESSES", 4)
+    ann, bob = ({"x-api-key": f"secret-of-{name}"} for name in ("ann", "bob"))
+    with bridge(keys=Keys.parse(["ann secret-of-ann", "bob secret-of-bob"])) as url:
+        idle = Client(url, **bob).start()
+        first, second = Client(url, **ann).start(), Client(url, **ann).start()
+        with first.hanging(), second.hanging():
+            refused = Client(url, **ann).post(INITIALIZE)
+            assert refused.status_code == 429
+            assert "2 MCP servers run for this key already" in refused.json()["error"]["message"]
+            Client(url, **bob).start()
+            assert idle.said("echo") == "{}"  # no place of another key was taken
+
+
 def test_last_lines_are_for_the_key_that_started_the_program(bridge: Any) -> None:
     with bridge(keys=Keys.parse(["ann secret-of-ann", "bob secret-of-bob"])) as url:
         ann, bob = ({"x-api-key": f"secret-of-{name}"} for name in ("ann", "bob"))

@@ -30,11 +30,24 @@ def running_chromium() -> Iterator[Any]:
         browser.close()
 
 
+def settled(page: Any) -> None:
+    """Until everything is drawn where it stays: two frames have passed, and what fades or moves once has ended."""
+    page.evaluate(
+        """async () => {
+            for (let frame = 0; frame < 2; frame += 1) await new Promise(requestAnimationFrame);
+            const ends = (one) => Number.isFinite(one.effect.getComputedTiming().endTime);
+            const once = document.getAnimations().filter(ends);
+            await Promise.allSettled(once.map((one) => one.finished));
+        }"""
+    )
+
+
 def serious(page: Any) -> list[str]:
     """What axe-core finds that is serious or worse. Skips the test where it is not installed."""
     if not AXE.is_file():
         pytest.skip("axe-core is not installed (npm ci in web/)")
     page.evaluate(AXE.read_text(encoding="utf-8"))
+    settled(page)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"

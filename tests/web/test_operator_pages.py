@@ -12,7 +12,7 @@ import pytest
 
 from dsv4.encoding import Tokenizer, train_bpe
 from tests.server.conftest import CORPUS
-from tests.web.browsers import AXE, BROWSER_MARKS, PHONE, WIDE, serious
+from tests.web.browsers import AXE, BROWSER_MARKS, PHONE, WIDE, serious, settled
 from tests.web.operator_demo import operator_server, served
 
 pytestmark = BROWSER_MARKS
@@ -100,7 +100,7 @@ def test_pages_hold_in_both_themes_and_on_a_phone(page: Any, url: str, name: str
     page.set_viewport_size(PHONE)
     page.reload()
     page.wait_for_selector(READY[name])
-    page.wait_for_timeout(300)
+    settled(page)
     assert not is_cut(page)
     if AXE.is_file():
         assert serious(page) == []
@@ -205,7 +205,7 @@ def test_pictures(page: Any, url: str, name: str, tmp_path: Path) -> None:
         page.get_by_role("button", name="Inspect").click()
         page.locator(".token.answer").first.wait_for()
         page.evaluate("document.querySelector('.page-body').scrollTop = 0")
-    page.wait_for_timeout(1500)
+    settled(page)
     file = folder / f"web-{name}.png"
     page.screenshot(path=str(file))
     assert file.read_bytes().startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenE
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.fields import json_object
 from dsv4.server.dialects.tokens import token_ids
-from dsv4.server.wire.errors import ApiError, invalid, show
+from dsv4.server.wire.errors import ApiError, invalid, operators_only, show
 
 MOST_PROMPT, MOST_ANSWER, USUAL_ANSWER = 2048, 128, 32
 TOP = 5
@@ -34,7 +34,7 @@ class _Pass:
 def inspection(body: Any, backend: Backend, key: str) -> "Inspection":
     """The checked request: `messages` or `prompt` as for `tokenize`, and `max_tokens`. Raises ApiError."""
     if not backend.settings.keys.sees_all(key):
-        raise ApiError(403, "only an operator's key may inspect the model", type="permission_error", code="forbidden")
+        raise operators_only("inspect the model")
     fields = json_object(body)
     count = fields.get("max_tokens", USUAL_ANSWER)
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_ANSWER:

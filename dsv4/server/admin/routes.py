@@ -12,7 +12,7 @@ from dsv4.server.admin.engine import EngineState
 from dsv4.server.admin.runs import Runs
 from dsv4.server.admin.usage import usage_of
 from dsv4.server.backend import Backend
-from dsv4.server.wire.errors import ApiError, invalid, show
+from dsv4.server.wire.errors import ApiError, invalid, operators_only, show
 from dsv4.server.wire.response import json_response
 
 
@@ -56,11 +56,13 @@ class AdminRoutes:
         return json_response(await usage_of(self._backend, _key(request), since))
 
     async def runs(self, request: Request) -> Response:
+        self._check_operator(request)
         folder = self._backend.settings.runs
         found = [] if folder is None else await asyncio.to_thread(Runs(folder).listed)
         return json_response({"folder": folder is not None, "runs": found})
 
     async def run(self, request: Request) -> Response:
+        self._check_operator(request)
         folder, name = self._backend.settings.runs, request.path_params["run"]
         if folder is None:
             raise ApiError(404, "run: this server has no folder of runs (--runs)", param="run", code="not_found")
@@ -78,6 +80,11 @@ class AdminRoutes:
             "vocabulary": backend.tokenizer.vocab_size,
         }
         return json_response({**known, "architecture": self._architecture})
+
+    def _check_operator(self, request: Request) -> None:
+        """Runs are no key's own, and their samples show what a model was trained on. Raises ApiError 403."""
+        if not self._backend.settings.keys.sees_all(_key(request)):
+            raise operators_only("see training runs")
 
 
 def _key(request: Request) -> str:

@@ -43,7 +43,7 @@ class AnswerJob:
     """The generation of one answer. Call `steps` once, optionally after `begin`, and `close` in every case.
 
     `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt.
-    repeats: another job has the same prompt and accounts for it.
+    repeats: another job has the same prompt and accounts for it, and for the requests that all of them count as.
     """
 
     backend: Backend
@@ -64,6 +64,7 @@ class AnswerJob:
     _counted: int = 0  # tokens of the prompt that are reused or in the rates
     _refused: bool = False
     _failed: bool = False
+    _entered: int = 0  # answers beside this one that count as requests of the key
     _events: AsyncIterator[TokenEvent] | None = None
     _next: "asyncio.Future[TokenEvent | None] | None" = None
 
@@ -123,12 +124,16 @@ class AnswerJob:
 
     async def close(self) -> None:
         """Stop the generation. A second call does nothing."""
+        limits, key = self.backend.admission.limits, self.request.key
+        if self._entered:
+            limits.leave(key, self._entered)
+            self._entered = 0
         if self._events is None:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
         self.backend.running -= 1
         self.backend.active.pop(self.id, None)
-        self.backend.admission.limits.spend(self.request.key, self.answer.completion_tokens)
+        limits.spend(key, self.answer.completion_tokens)
         if not self._refused and not self._failed:
             self._account()
         if not self.answer.over and not self._refused:
@@ -202,11 +207,16 @@ class AnswerJob:
         return (0, 0) if self.repeats else (len(self.prompt), self.reused)
 
     def _started(self) -> AsyncIterator[TokenEvent]:
-        """The events of the engine, which begins its work with the first call. Raises ApiError 429."""
+        """The events of the engine, which begins its work with the first call. Raises ApiError 429, and 400 for more
+        answers than the key may have."""
         if self._events is not None:
             return self._events
         if not self.repeats:
-            self.backend.admission.limits.admit(self.request.key, len(self.prompt))
+            limits, key, more = self.backend.admission.limits, self.request.key, self.request.answers - 1
+            if more:
+                limits.enter_more(key, more)
+                self._entered = more
+            limits.admit(key, len(self.prompt))
         self.backend.running += 1
         self.backend.active[self.id] = self.active
         options = replace(self.options, label=self.id)

@@ -1,8 +1,8 @@
 """Limits of each key: requests and tokens per minute, tokens per day, requests at once.
 
 The counts are in memory, over sliding minutes; a day begins at midnight UTC. Every POST request counts, also one that
-only counts tokens or is refused later. The tokens of a prompt count when it is admitted, those of an answer when it
-ends.
+only counts tokens or is refused later; a request for `n` answers counts `n` times. The tokens of a prompt count when it
+is admitted, those of an answer when it ends.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Self
 
-from dsv4.server.wire.errors import ApiError, busy
+from dsv4.server.wire.errors import ApiError, busy, invalid
 
 MINUTE, DAY = 60.0, 86_400.0
 
@@ -94,18 +94,26 @@ class UsageLimits:
         limits = self._limits.get(key)
         if limits is None:
             return
-        account, now = self._account(key)
-        if limits.concurrent is not None and account.running >= limits.concurrent:
-            raise _over("requests at once", limits.concurrent, 2.0)
-        if limits.requests is not None and len(account.starts) >= limits.requests:
-            raise _over("requests per minute", limits.requests, account.starts[0] + MINUTE - now)
-        account.starts.append(now)
-        account.running += 1
+        self._count(key, limits, 1)
 
-    def leave(self, key: str) -> None:
-        """A request that was let in is over."""
+    def enter_more(self, key: str, more: int) -> None:
+        """Count `more` answers to a request that was let in: each counts as a request. `leave` ends them. Raises
+        ApiError: 429 as `enter`, and 400 for more answers than the key may ever have."""
+        limits = self._limits.get(key)
+        if limits is None:
+            return
+        most = min(limit for limit in (limits.requests, limits.concurrent, math.inf) if limit is not None)
+        if 1 + more > most:
+            raise invalid(
+                "n",
+                f"must be at most {most}, the requests that this key may use at once or in a minute, got {1 + more}",
+            )
+        self._count(key, limits, more)
+
+    def leave(self, key: str, count: int = 1) -> None:
+        """`count` requests that were let in are over."""
         if key in self._accounts:
-            self._accounts[key].running -= 1
+            self._accounts[key].running -= count
 
     def admit(self, key: str, prompt: int) -> None:
         """Spend the tokens of a prompt. Raises ApiError 429 with the limit and the time to wait."""
@@ -125,6 +133,15 @@ class UsageLimits:
         if key in self._accounts:
             account, now = self._account(key)
             account.spend(now, completion)
+
+    def _count(self, key: str, limits: KeyLimits, count: int) -> None:
+        account, now = self._account(key)
+        if limits.concurrent is not None and account.running + count > limits.concurrent:
+            raise _over("requests at once", limits.concurrent, 2.0)
+        if limits.requests is not None and (over := len(account.starts) + count - limits.requests) > 0:
+            raise _over("requests per minute", limits.requests, account.starts[over - 1] + MINUTE - now)
+        account.starts.extend([now] * count)
+        account.running += count
 
     def _account(self, key: str) -> tuple[_Account, float]:
         """The recent usage of `key`, and the time."""

@@ -13,6 +13,8 @@ from dsv4.server.mcp.process import McpProcess, Message
 from dsv4.server.wire.errors import ApiError, busy
 
 MOST_PROCESSES = 16
+# keys that can fill all places together
+MOST_SHARES = 4
 # a page that was closed without a word keeps its processes so long
 IDLE_SECONDS = 900.0
 
@@ -29,16 +31,19 @@ class McpSession:
 class McpSessions:
     """Starts, finds and ends the processes of allowed programs, at most MOST_PROCESSES at once.
 
-    An idle process is ended after IDLE_SECONDS, and earlier when a new one needs its place: one of the key that has
-    the most.
+    keys: how many API keys share them. A single one may have all, several at most half, a third or a quarter each, so
+    that busy processes of one key leave places for others. An idle process is ended after IDLE_SECONDS, and earlier
+    when a new one needs its place: one of the same key if that has its share, else one of the key that has the most.
     """
 
-    def __init__(self, allowed: AllowedMcp) -> None:
+    def __init__(self, allowed: AllowedMcp, keys: int = 1) -> None:
         self.allowed = allowed
+        self._sharing = min(max(keys, 1), MOST_SHARES)
         self._sessions: dict[str, McpSession] = {}
         # those that are not over yet, also after their session is gone, each with the key that it runs for
         self._alive: dict[McpProcess, str] = {}
-        self._starting = 0
+        # keys of processes that are being started
+        self._starting: list[str] = []
         # by key and name: what a program wrote for one client is not for another
         self._last_lines: dict[tuple[str, str], list[str]] = {}
         self._sweeping: asyncio.Task[None] | None = None
@@ -64,18 +69,18 @@ class McpSessions:
     async def open(self, name: str, key: str, first: Message) -> tuple[McpSession, Message]:
         """A new session, and the answer of its process to the request `first`.
 
-        Raises ApiError: 404 for a program that is not allowed, 429 if all places are taken by busy processes, 502 if
-        the program cannot be started or ends before it answers.
+        Raises ApiError: 404 for a program that is not allowed, 429 if all places or those of the key are taken by busy
+        processes, 502 if the program cannot be started or ends before it answers.
         """
         program = self.program(name)
-        await self._make_room()
-        self._starting += 1
+        await self._make_room(key)
+        self._starting.append(key)
         try:
             process = await McpProcess.start(program, self._over)
         except OSError as error:
             raise ApiError(502, f"the MCP server {name!r} cannot be started: {error}", code="mcp_failed") from error
         finally:
-            self._starting -= 1
+            self._starting.remove(key)
         self._alive[process] = key
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.ensure_future(self._sweep())
@@ -112,13 +117,21 @@ class McpSessions:
         addresses = [{"name": name, "kind": "http", "url": url} for name, url in self.allowed.addresses.items()]
         return {"servers": [*programs, *addresses], "allowed_origins": list(self.allowed.origins)}
 
-    async def _make_room(self) -> None:
-        while len(self._alive) + self._starting >= MOST_PROCESSES:
+    async def _make_room(self, key: str) -> None:
+        """Until there is a place for one more process of a key."""
+        share = -(-MOST_PROCESSES // self._sharing)
+        while True:
+            taken = Counter([*self._alive.values(), *self._starting])
             idle = [session for session in self._sessions.values() if not session.process.busy]
+            if taken[key] >= share:
+                idle = [session for session in idle if session.key == key]
+                whose = f"{share} MCP servers run for this key"
+            elif taken.total() >= MOST_PROCESSES:
+                whose = f"{MOST_PROCESSES} MCP servers run"
+            else:
+                return
             if not idle:
-                raise busy(f"{MOST_PROCESSES} MCP servers run already, and all of them are busy; try again later")
-            # a client that opens many ends its own first
-            taken = Counter(self._alive.values())
+                raise busy(f"{whose} already, and all of them are busy; try again later")
             await self.close(min(idle, key=lambda session: (-taken[session.key], session.process.idle_since)))
 
     async def _sweep(self) -> None:

@@ -1,8 +1,8 @@
 """Conversations of the chat page, kept on the server: one file for each, in one folder for each key.
 
 The page decides what a conversation holds; the server reads only its title. A file has two lines of JSON, the entry of
-the list and the document, so that a list reads the first lines alone. All work runs in one thread, one call after
-another: two writes of one conversation cannot mix.
+the list and the document, so that a list reads the first lines alone. A key has one of a few threads, in which its
+calls run one after another: two writes of one conversation cannot mix, and a long search holds up few other keys.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ MOST_DOCUMENT_BYTES = 16 << 20
 MOST_CONVERSATIONS = 2_000
 MOST_BYTES = 512 << 20
 WHAT = "history"
+THREADS = 4
 
 T = TypeVar("T")
 
@@ -54,16 +55,16 @@ class History:
         self.folder = private_folder(folder)
         for unfinished in folder.glob("*/*.tmp"):
             unfinished.unlink()
-        self._thread = ThreadPoolExecutor(1, "dsv4-history")
+        self._threads = [ThreadPoolExecutor(1, f"dsv4-history-{number}") for number in range(THREADS)]
 
     async def entries(self, key: str, search: str = "") -> list[Entry]:
         """All conversations, the newest first. search: only those that hold this text, in either case."""
-        return await self._run(lambda: self._entries(key, search))
+        return await self._run(key, lambda: self._entries(key, search))
 
     async def get(self, key: str, id: str) -> dict[str, Any]:
         """The document as it was put, with the fields of its entry."""
         file = self._file(key, id)
-        return await self._run(lambda: _read(file))
+        return await self._run(key, lambda: _read(file))
 
     async def put(self, key: str, id: str, document: object, unchanged_since: int | None = None) -> Entry:
         """Keep a document, in place of an earlier one. unchanged_since: `updated` of the one that the client knows;
@@ -74,7 +75,7 @@ class History:
         title = document.get("title")
         if not isinstance(title, str) or len(title) > MOST_TITLE:
             raise invalid("title", f"must be a string of at most {MOST_TITLE} characters, got {show(title)}")
-        return await self._run(lambda: self._put(file, title, to_json(document), unchanged_since))
+        return await self._run(key, lambda: self._put(file, title, to_json(document), unchanged_since))
 
     async def delete(self, key: str, id: str) -> None:
         """Forget a conversation."""
@@ -86,15 +87,19 @@ class History:
             except FileNotFoundError:
                 raise _unknown(id) from None
 
-        await self._run(remove)
+        await self._run(key, remove)
 
     def close(self) -> None:
         """Finish the writes that were begun."""
-        self._thread.shutdown()
+        for thread in self._threads:
+            thread.shutdown()
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _run(self, key: str, work: Callable[[], T]) -> T:
         with disk_errors(WHAT):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread(key), work)
+
+    def _thread(self, key: str) -> ThreadPoolExecutor:
+        return self._threads[int(key_digest(key), 16) % THREADS]
 
     def _file(self, key: str, id: str) -> Path:
         if not ID.fullmatch(id):

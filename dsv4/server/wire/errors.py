@@ -91,6 +91,11 @@ def stopping() -> ApiError:
     return ApiError(503, "the server is stopping", code="stopping", headers={"retry-after": "10"})
 
 
+def operators_only(what: str) -> ApiError:
+    """A 403 for a key that is no operator's: `only an operator's key may see training runs`."""
+    return ApiError(403, f"only an operator's key may {what}", type="permission_error", code="forbidden")
+
+
 def invalid(param: str, problem: str, *, code: str = INVALID_REQUEST) -> ApiError:
     """A 400 that names the field: `temperature: must be in [0, 2], got 3`."""
     return ApiError(400, f"{param}: {problem}", param=param, code=code)

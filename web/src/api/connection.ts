@@ -28,7 +28,7 @@ export function noteTrouble(error: ApiError): void {
 }
 
 /** Asks at once instead of waiting; resolves to whether the server answers. */
-export async function askNow(): Promise<boolean> {
+async function askNow(): Promise<boolean> {
   try {
     // needs no key: the next request tells whether that is right
     const answered = (await fetch("health")).ok;

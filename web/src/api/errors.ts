@@ -52,6 +52,11 @@ async function messageOf(response: Response): Promise<string> {
   return `the server answered with status ${response.status}`;
 }
 
+/** What an error says; whatever else was thrown, as a text. */
+export function errorText(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** Whether somebody stopped the request on purpose. */
 export function isStop(error: unknown): boolean {
   return error instanceof DOMException && error.name === "AbortError";

@@ -1,6 +1,6 @@
 // Conversations on a server that was started with `--history DIR`.
 import { ApiError } from "./errors";
-import { getJson, send, sendDelete } from "./http";
+import { getJson, send } from "./http";
 
 export interface Listed {
   id: string;
@@ -41,7 +41,7 @@ export async function writeHistory(id: string, document: { title: string }, know
 /** Removes a document, if it is still there. */
 export async function deleteHistory(id: string): Promise<void> {
   try {
-    await sendDelete(`v1/history/${id}`);
+    await send(`v1/history/${id}`, { method: "DELETE" });
   } catch (error) {
     if (!(error instanceof ApiError) || error.status !== 404) throw error;
   }

@@ -34,20 +34,10 @@ export async function getJson<T>(path: string, options: RequestOptions = {}): Pr
   return repeated(options, async () => (await send(path, { signal: options.signal ?? null })).json() as Promise<T>);
 }
 
-/** The text that a GET returns. Repeats as `getJson` does. */
-export async function getText(path: string, options: RequestOptions = {}): Promise<string> {
-  return repeated(options, async () => (await send(path, { signal: options.signal ?? null })).text());
-}
-
 /** The JSON that a POST of a JSON body returns. Not repeated unless `retries` says so. Throws ApiError. */
 export async function postJson<T>(path: string, body: unknown, options: RequestOptions = {}): Promise<T> {
   const once = { retries: 0, ...options };
   return repeated(once, async () => (await post(path, body, once.signal)).json() as Promise<T>);
-}
-
-/** What a DELETE returns. */
-export async function sendDelete(path: string, options: RequestOptions = {}): Promise<Response> {
-  return send(path, { method: "DELETE", signal: options.signal ?? null });
 }
 
 /** The events of a POST, as they arrive. Throws ApiError, also when the connection breaks in the middle. */

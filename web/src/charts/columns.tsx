@@ -1,6 +1,7 @@
 // Columns of stacked parts, one for each day.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ticks } from "./scale";
+import { useWidth } from "./use-width";
 
 export interface Column {
   /** Below the column. */
@@ -23,16 +24,8 @@ const BOTTOM = 22;
 const TOP = 8;
 
 export function Columns({ label, columns, names, colours, format, height = 220 }: Properties) {
-  const box = useRef<HTMLDivElement>(null);
-  const [width, setWidth] = useState(640);
+  const [box, width] = useWidth(640, 200);
   const [at, setAt] = useState<number | undefined>();
-  useEffect(() => {
-    const element = box.current;
-    if (!element) return;
-    const watch = new ResizeObserver(() => setWidth(Math.max(200, Math.floor(element.clientWidth))));
-    watch.observe(element);
-    return () => watch.disconnect();
-  }, []);
   const sums = columns.map(({ values }) => values.reduce((sum, value) => sum + value, 0));
   const most = Math.max(...sums, 0) || 1;
   const wide = (width - LEFT) / Math.max(1, columns.length);

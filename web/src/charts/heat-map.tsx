@@ -11,6 +11,12 @@ interface Properties {
 
 const GAP = 1;
 
+/** Counts in equal shares: 1 is what each place would get. */
+export function equalShares(counts: readonly number[]): number[] {
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  return counts.map((count) => (total ? (count * counts.length) / total : 0));
+}
+
 /** The shade of a load in equal shares: 1 is what each expert would get, three and more are warm. */
 export function shareStrength(shares: number): number {
   return shares <= 1 ? shares * 0.75 : 0.75 + Math.min(2, (shares - 1) * 1.1);

@@ -1,7 +1,8 @@
 // Curves over a common axis, as SVG. Hovering, or the arrow keys, read the values of one place.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { short } from "./format";
 import { type Point, type Range, drawnRange, logTicks, nearest, rangeOf, ticks } from "./scale";
+import { useWidth } from "./use-width";
 import "./charts.css";
 
 export interface Series {
@@ -41,13 +42,15 @@ interface Frame {
   height: number;
   x: (value: number) => number;
   y: (value: number) => number;
+  /** The value at a place of the horizontal axis. */
+  valueAt: (left: number) => number;
   xTicks: number[];
   yTicks: number[];
 }
 
 export function LineChart(properties: Properties) {
   const { label, series, height = 180, formatX = short, formatY = short } = properties;
-  const [box, width] = useWidth();
+  const [box, width] = useWidth(480, 160);
   const [at, setAt] = useState<number | undefined>();
   const frame = frameOf(properties, width, height);
   const shown = at === undefined ? [] : readings(series, at);
@@ -61,7 +64,7 @@ export function LineChart(properties: Properties) {
   };
   const point = (event: PointerEvent) => {
     const left = event.clientX - (event.currentTarget as Element).getBoundingClientRect().left;
-    setAt(invert(frame, properties, left));
+    setAt(frame.valueAt(left));
   };
   return (
     <div class="line-chart" ref={box}>
@@ -147,6 +150,10 @@ function frameOf({ series, from, range, logarithmic, marks }: Properties, width:
     height,
     x: (value) => LEFT + ((place(value) - low) / span) * (width - LEFT - RIGHT),
     y: (value) => TOP + (1 - (value - ys.low) / (ys.high - ys.low)) * (height - TOP - BOTTOM),
+    valueAt: (left) => {
+      const share = (left - LEFT) / (width - LEFT - RIGHT);
+      return logarithmic ? xs.low * (xs.high / xs.low) ** share : xs.low + share * (xs.high - xs.low);
+    },
     xTicks: marks ? spaced(marks, width) : logarithmic ? logTicks(xs) : ticks(xs, Math.max(2, Math.floor(width / 110))),
     yTicks: ticks(ys, height < 130 ? 2 : 4),
   };
@@ -156,14 +163,6 @@ function frameOf({ series, from, range, logarithmic, marks }: Properties, width:
 function spaced(marks: readonly number[], width: number): number[] {
   const every = Math.max(1, Math.ceil((marks.length * 64) / (width - LEFT - RIGHT)));
   return marks.filter((_, i) => (marks.length - 1 - i) % every === 0);
-}
-
-/** The value at a place of the horizontal axis. */
-function invert(frame: Frame, { series, range, logarithmic }: Properties, left: number): number {
-  const xs = range ?? rangeOf(series.flatMap(({ points }) => points.map(([x]) => x))) ?? { low: 0, high: 1 };
-  const share = (left - LEFT) / (frame.width - LEFT - RIGHT);
-  if (logarithmic) return xs.low * (xs.high / xs.low) ** share;
-  return xs.low + share * (xs.high - xs.low);
 }
 
 function clamp(y: number, frame: Frame): number {
@@ -180,18 +179,4 @@ function summary(label: string, series: readonly Series[], formatY: (y: number) 
     return last ? [`${name} ${formatY(last[1])}`] : [];
   });
   return parts.length ? `${label}; last values: ${parts.join(", ")}` : `${label}: no values yet`;
-}
-
-/** The width of an element, as it changes. */
-function useWidth() {
-  const box = useRef<HTMLDivElement>(null);
-  const [width, setWidth] = useState(480);
-  useEffect(() => {
-    const element = box.current;
-    if (!element) return;
-    const watch = new ResizeObserver(() => setWidth(Math.max(160, Math.floor(element.clientWidth))));
-    watch.observe(element);
-    return () => watch.disconnect();
-  }, []);
-  return [box, width] as const;
 }

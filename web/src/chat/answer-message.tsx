@@ -3,9 +3,9 @@ import { Copy, Ellipsis, GitBranch, RefreshCw } from "lucide";
 import { Component } from "preact";
 import { connection } from "../api/connection";
 import { Markdown } from "../markdown";
-import { Button, Menu, go } from "../shell";
+import { Button, ErrorNotice, Menu, go } from "../shell";
 import type { Message } from "../store/types";
-import { CallCard } from "../tools";
+import { CallCard, type ToolResult } from "../tools";
 import { copyText } from "./copy";
 import { AnswerFigures } from "./figures";
 import type { Run } from "./runs";
@@ -60,7 +60,7 @@ function Answer({ message: kept, siblings, run, isLast }: Properties) {
 }
 
 /** What a tool gave back on this branch. */
-function resultOf(call: string): { text: string; failed: boolean } | undefined {
+function resultOf(call: string): ToolResult | undefined {
   const found = branch.value.find(({ role, callId }) => role === "tool" && callId === call);
   return found && { text: found.content, failed: found.state === "failed" };
 }
@@ -97,15 +97,15 @@ function Outcome({ message }: { message: Message }) {
 
 function Failure({ message }: { message: Message }) {
   const isAway = connection.value === "offline";
+  const again = (
+    <Button compact icon={RefreshCw} disabled={busy.value} onClick={() => void answerAgain(message)}>
+      Try again
+    </Button>
+  );
   return (
-    <div class="notice bad" role="alert">
-      <span class="notice-text">
-        {message.problem}
-        {isAway ? " This page keeps trying to reach it." : ""}
-      </span>
-      <Button compact icon={RefreshCw} disabled={busy.value} onClick={() => void answerAgain(message)}>
-        Try again
-      </Button>
-    </div>
+    <ErrorNotice actions={again}>
+      {message.problem}
+      {isAway ? " This page keeps trying to reach it." : ""}
+    </ErrorNotice>
   );
 }

@@ -1,5 +1,6 @@
 // Answering a question: turns of the model and calls of tools, until an answer without calls.
 import { signal } from "@preact/signals";
+import { errorText } from "../api/errors";
 import { servedModel } from "../api/models";
 import { toast } from "../shell";
 import { type Conversation, type Message, newId } from "../store/types";
@@ -7,7 +8,7 @@ import { type Tool, asFunction, askUser, readableName, readyTools, runAgent, sho
 import { writeAnswer } from "./runs";
 
 /** So many turns of the model may follow one question. */
-export const MOST_TURNS = 12;
+const MOST_TURNS = 12;
 
 /** The conversation that is answered. The user may open another one meanwhile, so it keeps track itself. */
 export interface Place {
@@ -63,11 +64,12 @@ async function toolsOf(place: Place): Promise<{ tools: Tool[]; missing: string[]
   try {
     return await readyTools(place.conversation().tools);
   } catch (error) {
-    return { tools: [], missing: [error instanceof Error ? error.message : String(error)] };
+    return { tools: [], missing: [errorText(error)] };
   }
 }
 
 async function runTurns(place: Place, question: string, tools: Tool[], signal: AbortSignal): Promise<void> {
+  const { id } = place.conversation();
   let last = question;
   const add = async (message: Message) => {
     await place.add(message);
@@ -78,7 +80,7 @@ async function runTurns(place: Place, question: string, tools: Tool[], signal: A
       turn: async () => {
         const before = place.branchTo(last);
         const model = servedModel.value?.id;
-        const answer: Message = { ...newMessage(place, "assistant", last), ...(model ? { model } : {}) };
+        const answer: Message = { ...newMessage(id, "assistant", last), ...(model ? { model } : {}) };
         await add(answer);
         place.announce("Answering");
         const ended = await writeAnswer(place.conversation(), before, answer, tools.map(asFunction), signal);
@@ -92,7 +94,7 @@ async function runTurns(place: Place, question: string, tools: Tool[], signal: A
       },
       show: showCall,
       keep: (call, { text, failed }) =>
-        add({ ...newMessage(place, "tool", last), content: text, state: failed ? "failed" : "done", callId: call.id }),
+        add({ ...newMessage(id, "tool", last), content: text, state: failed ? "failed" : "done", callId: call.id }),
     },
     { tools, allowed: allowedIn(place), limit: MOST_TURNS, signal },
   );
@@ -110,8 +112,8 @@ function allowedIn(place: Place): Set<string> {
   return allowed;
 }
 
-export function newMessage({ conversation }: Pick<Place, "conversation">, role: Message["role"], parent: string | null): Message {
-  return { id: newId(), conversation: conversation().id, parent, role, content: "", created: Date.now(), state: "writing" };
+export function newMessage(conversation: string, role: Message["role"], parent: string | null): Message {
+  return { id: newId(), conversation, parent, role, content: "", created: Date.now(), state: "writing" };
 }
 
 function announced(message: Message): string {

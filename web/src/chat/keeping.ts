@@ -1,7 +1,7 @@
 // Export, import, rename and delete.
 import { go, route, toast } from "../shell";
 import { conversations, deleteConversation, messagesOf, saveConversation } from "../store/conversations";
-import { asMarkdown, readFile, writeFile } from "../store/exchange";
+import { type Exported, asMarkdown, readFile, writeFile } from "../store/exchange";
 import type { Conversation } from "../store/types";
 import { stopAnswer } from "./answering";
 import { changeConversation, conversation, startNew } from "./session";
@@ -25,7 +25,7 @@ export async function forget(kept: Conversation): Promise<void> {
 }
 
 export async function downloadOne(kept: Conversation): Promise<void> {
-  const text = writeFile([{ conversation: kept, messages: await messagesOf(kept.id) }]);
+  const text = writeFile([await withMessages(kept)]);
   download(`${fileName(kept.title)}.json`, text, "application/json");
 }
 
@@ -35,9 +35,7 @@ export async function downloadMarkdown(kept: Conversation): Promise<void> {
 }
 
 export async function downloadAll(): Promise<void> {
-  const list = await Promise.all(
-    conversations.value.map(async (kept) => ({ conversation: kept, messages: await messagesOf(kept.id) })),
-  );
+  const list = await Promise.all(conversations.value.map(withMessages));
   download(`conversations-${new Date().toISOString().slice(0, 10)}.json`, writeFile(list), "application/json");
 }
 
@@ -50,6 +48,10 @@ export async function importFile(file: File): Promise<void> {
   } catch (error) {
     toast((error as Error).message, { bad: true });
   }
+}
+
+async function withMessages(kept: Conversation): Promise<Exported> {
+  return { conversation: kept, messages: await messagesOf(kept.id) };
 }
 
 function fileName(title: string): string {

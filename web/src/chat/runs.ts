@@ -1,7 +1,7 @@
 // Answers that are being written, one a conversation. They go on while another conversation is open.
 import { type Signal, signal } from "@preact/signals";
 import { type PromptProgress, streamChat } from "../api/chat";
-import { ApiError, isStop } from "../api/errors";
+import { ApiError, errorText, isStop } from "../api/errors";
 import { servedModel } from "../api/models";
 import { saveMessages } from "../store/conversations";
 import type { Conversation, Message } from "../store/types";
@@ -63,7 +63,7 @@ export async function writeAnswer(
 function problemOf(error: unknown): string {
   if (error instanceof ApiError) return error.message;
   console.error(error);
-  return `This page has a fault: ${error instanceof Error ? error.message : String(error)}`;
+  return `This page has a fault: ${errorText(error)}`;
 }
 
 /** Shows and keeps what was written, however fast it comes. */

@@ -1,6 +1,7 @@
 // The conversation that is open, and what can be done with it.
 import { computed, signal } from "@preact/signals";
 import { deleteMessages, messagesOf, saveConversation } from "../store/conversations";
+import { renamed } from "../store/exchange";
 import { readSetting, writeSetting } from "../store/settings";
 import { type Attachment, type Conversation, type Message, newId } from "../store/types";
 import { type Place, answerQuestion, newMessage, stopAnswer, works } from "./answering";
@@ -70,7 +71,8 @@ export function changeConversation(change: Partial<Conversation>): void {
 export async function ask(text: string, files: readonly Attachment[] = [], after = conversation.value.head): Promise<void> {
   if (busy.value) return;
   const question: Message = {
-    ...newMessage({ conversation: () => conversation.value }, "user", after), content: text, state: "done", ...(files.length ? { attachments: [...files] } : {}),
+    ...newMessage(conversation.value.id, "user", after), content: text, state: "done",
+    ...(files.length ? { attachments: [...files] } : {}),
   };
   if (messages.value.size === 0) {
     conversation.value = { ...conversation.value, title: titleOf(text || (files[0]?.name ?? "")) };
@@ -90,9 +92,10 @@ function openPlace(): Place {
   let own = conversation.value;
   let known = messages.value;
   const isOpen = () => conversation.value.id === own.id;
+  const newest = () => (isOpen() ? conversation.value : own);
   const keep = async (list: readonly Message[], change: Partial<Conversation>) => {
     for (const message of list) known = new Map(known).set(message.id, message);
-    own = { ...(isOpen() ? conversation.value : own), ...change };
+    own = { ...newest(), ...change };
     if (isOpen()) {
       messages.value = known;
       conversation.value = own;
@@ -100,7 +103,7 @@ function openPlace(): Place {
     await saveConversation(own, list);
   };
   return {
-    conversation: () => (isOpen() ? conversation.value : own),
+    conversation: newest,
     branchTo: (id) => branchTo(known, id),
     add: (message) => keep([message], { head: message.id, updated: Date.now() }),
     put: (message) => keep([message], {}),
@@ -136,17 +139,12 @@ export function showBranch(message: Message): void {
 
 /** A new conversation that begins as this one does up to a message. */
 export async function branchOff(last: Message): Promise<Conversation> {
-  const names = new Map<string, string>();
-  const id = newId();
-  const copies = branchTo(messages.value, last.id).map((message) => {
-    const name = newId();
-    names.set(message.id, name);
-    const parent = message.parent === null ? null : (names.get(message.parent) ?? null);
-    return { ...message, id: name, conversation: id, parent };
-  });
   const now = Date.now();
   const title = `${conversation.value.title} (branch)`;
-  const made = { ...conversation.value, id, title, created: now, updated: now, head: copies.at(-1)?.id ?? null };
-  await saveConversation(made, copies);
-  return made;
+  const made = renamed({
+    conversation: { ...conversation.value, title, created: now, updated: now, head: last.id },
+    messages: branchTo(messages.value, last.id),
+  });
+  await saveConversation(made.conversation, made.messages);
+  return made.conversation;
 }

@@ -33,7 +33,7 @@ export function startNewChat(): void {
   focusQuestion();
 }
 
-export function focusQuestion(): void {
+function focusQuestion(): void {
   requestAnimationFrame(() => document.getElementById("question")?.focus());
 }
 

@@ -1,5 +1,6 @@
 // Pages and slots by who holds them, and the memory of the cache by what lies in it.
 import type { EngineState, Pool } from "../api/admin";
+import { SERIES_COLOURS } from "../charts/colours";
 import { bytes, whole } from "../charts/format";
 import { ShareBar } from "../charts/share-bar";
 import { Panel } from "../shell/panel";
@@ -12,7 +13,7 @@ const KINDS: Record<string, string> = {
   tails: "compressor tails",
   streams: "draft streams",
 };
-const COLOURS = ["var(--series-1)", "var(--series-2)", "var(--series-3)", "var(--series-4)", "var(--series-5)", "var(--line-strong)"];
+const COLOURS = [...SERIES_COLOURS, "var(--line-strong)"];
 
 export function CachePanel({ state }: { state: EngineState }) {
   const { report, resident } = state;

@@ -3,8 +3,10 @@ import { useRef, useState } from "preact/hooks";
 import { type EngineState, engineState } from "../api/admin";
 import { usePolled } from "../api/polled";
 import { duration, percent, short, whole } from "../charts/format";
+import { Legend } from "../charts/legend";
 import { LineChart } from "../charts/line-chart";
 import { Stat, Stats } from "../charts/stat";
+import { ErrorNotice } from "../shell/notice";
 import { PageHead } from "../shell/page-head";
 import { Panel } from "../shell/panel";
 import { Segments } from "../shell/segments";
@@ -33,10 +35,8 @@ export default function EnginePage() {
       <PageHead title="Engine" actions={state && <Working state={state} />} />
       <div class="page-body">
         <div class="page-inner">
-          {error && <div class="notice bad" role="alert"><span class="notice-text">{error.message}</span></div>}
-          {state?.failing && (
-            <div class="notice bad" role="alert"><span class="notice-text">The engine fails: {state.failing}</span></div>
-          )}
+          {error && <ErrorNotice>{error.message}</ErrorNotice>}
+          {state?.failing && <ErrorNotice>The engine fails: {state.failing}</ErrorNotice>}
           {state && (
             <>
               <Figures state={state} seconds={seconds} />
@@ -139,9 +139,7 @@ function SpeedPanel({ seconds, now }: { seconds: Seconds; now: number }) {
         label="Tokens per second" series={series} height={210} from={0} range={{ low: -Number(span), high: 0 }}
         marks={[1, 0.8, 0.6, 0.4, 0.2, 0].map((share) => -share * Number(span))} formatX={before}
       />
-      <ul class="legend">
-        {series.map(({ name, colour }) => <li key={name}><i style={{ background: colour }} />{name}</li>)}
-      </ul>
+      <Legend entries={series} />
     </Panel>
   );
 }

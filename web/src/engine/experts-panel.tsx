@@ -2,7 +2,7 @@
 import { useMemo } from "preact/hooks";
 import type { EngineReport } from "../api/admin";
 import { bytes, percent, short, whole } from "../charts/format";
-import { HeatMap, shareStrength } from "../charts/heat-map";
+import { HeatMap, equalShares, shareStrength } from "../charts/heat-map";
 import { Legend } from "../charts/legend";
 import { Panel } from "../shell/panel";
 
@@ -11,7 +11,7 @@ export function ExpertsPanel({ experts, report }: { experts: Record<string, numb
     () => Object.entries(experts).sort(([a], [b]) => Number(a) - Number(b)).map(([layer, counts]) => loads(layer, counts)),
     [experts],
   );
-  const used = rows.some(({ total }) => total > 0);
+  const used = rows.some(({ most }) => most > 0);
   const worst = rows.reduce((best, row) => (row.most > best.most ? row : best), { name: "", most: 0 });
   return (
     <Panel
@@ -45,14 +45,12 @@ interface Loads {
   /** In equal shares: 1 is what each expert would get. */
   values: number[];
   counts: number[];
-  total: number;
   most: number;
 }
 
 function loads(layer: string, counts: number[]): Loads {
-  const total = counts.reduce((sum, count) => sum + count, 0);
-  const values = counts.map((count) => (total ? (count * counts.length) / total : 0));
-  return { name: `layer ${layer}`, values, counts, total, most: Math.max(0, ...values) };
+  const values = equalShares(counts);
+  return { name: `layer ${layer}`, values, counts, most: Math.max(0, ...values) };
 }
 
 function describe(row: Loads | undefined, column: number): string {

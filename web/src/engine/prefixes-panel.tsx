@@ -27,19 +27,25 @@ export function PrefixesPanel({ state }: { state: EngineState }) {
         <ol class="prefixes">
           {prefixes.slice(0, MOST_SHOWN).map((prefix, i) => (
             // the list has no names: its order is all there is
-            <li key={`${i}-${prefix.length}`} style={{ paddingLeft: `${depth(prefixes, prefix) * 1.1}rem` }}>
-              <span class="prefix-bar" style={{ width: `${(prefix.length / longest) * 100}%` }} />
-              <span class="prefix-text">
-                {depth(prefixes, prefix) > 0 && <span aria-hidden="true" class="quiet">└ </span>}
-                <b class="number">{whole(prefix.length)}</b> tokens
-                <span class="quiet"> · {prefix.pages} {prefix.pages === 1 ? "page" : "pages"}{!prefix.snapshot && " · no windows"}</span>
-              </span>
-            </li>
+            <Prefix key={`${i}-${prefix.length}`} prefix={prefix} below={depth(prefixes, prefix)} longest={longest} />
           ))}
         </ol>
       )}
       {prefixes.length > MOST_SHOWN && <p class="quiet small">and {prefixes.length - MOST_SHOWN} more</p>}
     </Panel>
+  );
+}
+
+function Prefix({ prefix, below, longest }: { prefix: KeptPrefix; below: number; longest: number }) {
+  return (
+    <li style={{ paddingLeft: `${below * 1.1}rem` }}>
+      <span class="prefix-bar" style={{ width: `${(prefix.length / longest) * 100}%` }} />
+      <span class="prefix-text">
+        {below > 0 && <span aria-hidden="true" class="quiet">└ </span>}
+        <b class="number">{whole(prefix.length)}</b> tokens
+        <span class="quiet"> · {prefix.pages} {prefix.pages === 1 ? "page" : "pages"}{!prefix.snapshot && " · no windows"}</span>
+      </span>
+    </li>
   );
 }
 

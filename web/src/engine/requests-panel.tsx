@@ -2,6 +2,7 @@
 import { X } from "lucide";
 import { useState } from "preact/hooks";
 import { type ActiveRequest, type EngineState, cancelRequest } from "../api/admin";
+import { errorText } from "../api/errors";
 import { duration, short, whole } from "../charts/format";
 import { TableScroll } from "../charts/table-scroll";
 import { Button } from "../shell/button";
@@ -82,7 +83,7 @@ function Cancel({ id, again }: { id: string; again: () => void }) {
       await cancelRequest(id);
       toast(`Request ${id.slice(0, 8)} was cancelled`);
     } catch (error) {
-      toast(error instanceof Error ? error.message : String(error), { bad: true });
+      toast(errorText(error), { bad: true });
     }
     again();
   };

@@ -1,6 +1,7 @@
 // The files of the question that is being written: read, counted, and ready to be sent.
 
 import { computed, signal } from "@preact/signals";
+import { errorText } from "../api/errors";
 import { countTokens } from "../api/tokens";
 import { countLong } from "./count";
 import { otherName, safeName } from "./names";
@@ -24,7 +25,7 @@ export interface AttachedFile {
 
 const MOST_FILES = 50;
 /** Pasted text of so many characters becomes a file: a text box of that length is slow and hides the question. */
-export const LONG_PASTE = 8_000;
+const LONG_PASTE = 8_000;
 
 export const attachments = signal<readonly AttachedFile[]>([]);
 /** A sentence about files that were not taken. */
@@ -43,8 +44,9 @@ export const fileTokens = computed(() => attachments.value.reduce((sum, file) =>
 /** Reads and counts files, one after another. */
 export async function attach(files: Iterable<File>): Promise<void> {
   refusal.value = "";
-  const added = [...files].slice(0, Math.max(0, MOST_FILES - attachments.value.length)).map(begin);
-  if (added.length < [...files].length) refusal.value = `At most ${MOST_FILES} files go with one question.`;
+  const given = [...files];
+  const added = given.slice(0, Math.max(0, MOST_FILES - attachments.value.length)).map(begin);
+  if (added.length < given.length) refusal.value = `At most ${MOST_FILES} files go with one question.`;
   for (const { id, file } of added) await read(id, file);
 }
 
@@ -110,7 +112,7 @@ async function read(id: number, file: File): Promise<void> {
 }
 
 function fail(id: number, error: unknown): void {
-  const why = error instanceof Error ? error.message : String(error);
+  const why = errorText(error);
   const isRead = attachments.value.find((file) => file.id === id)?.state === "counting";
   // a file that was read can be sent without a count
   if (isRead) change(id, { state: "ready", tokens: 0, step: `not counted: ${why}` });

@@ -1,6 +1,6 @@
 // Files that go with a question.
 
-export { attachments, detachAll, filesReady, fileTokens, takeAttachments, usableFiles } from "./attachments";
+export { detachAll, filesReady, takeAttachments, usableFiles } from "./attachments";
 export { FileDrop } from "./file-drop";
 export { AttachButton, FileList } from "./file-list";
 export { RoomMeter } from "./room-meter";

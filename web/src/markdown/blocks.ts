@@ -38,7 +38,7 @@ export interface CodeBlock {
   closed: boolean;
 }
 
-export const RUN_LINES = 64;
+const RUN_LINES = 64;
 
 /** Code in runs of whole lines and a rest; `runs` are those that are there already. */
 export function codeRuns(text: string, runs: readonly string[] = []): { runs: readonly string[]; rest: string } {
@@ -52,7 +52,12 @@ export function codeRuns(text: string, runs: readonly string[] = []): { runs: re
   return { runs: more.length > 0 ? [...runs, ...more] : runs, rest: text.slice(from) };
 }
 
+/** The language of a fence: the first word behind its mark. */
+export function languageOf(fence: Token): string {
+  return /^\S*/.exec(fence.info.trim())?.[0] ?? "";
+}
+
 /** The whole text of a code block. */
-export function codeText(block: CodeBlock): string {
+export function codeText(block: Pick<CodeBlock, "runs" | "rest">): string {
   return block.runs.join("") + block.rest;
 }

@@ -26,7 +26,7 @@ export function CodeView({ runs, rest, language, closed }: Properties) {
   const near = useNear(place);
   const length = runs.reduce((sum, run) => sum + run.length, rest.length);
   const coloured = near && length <= (closed ? LONGEST_COLOURED : LONGEST_OPEN);
-  const text = (): string => codeText({ kind: "code", key: 0, language, runs, rest, closed });
+  const text = (): string => codeText({ runs, rest });
   const tree = useColours(coloured ? text() : null, language);
   return (
     <figure class="code" ref={place}>

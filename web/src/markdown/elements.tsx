@@ -4,6 +4,7 @@
 import type { Token } from "markdown-it";
 import { h } from "preact";
 import type { ComponentChildren, VNode } from "preact";
+import { languageOf } from "./blocks";
 import { CodeView } from "./code";
 import { Maths } from "./maths";
 import { isSafeAddress } from "./parser";
@@ -73,7 +74,7 @@ function leaf(token: Token): Nodes {
       return [<code>{token.content}</code>];
     case "code_block":
     case "fence":
-      return [<CodeView runs={[]} rest={token.content} language={token.info.trim().split(/\s/)[0] ?? ""} closed />];
+      return [<CodeView runs={[]} rest={token.content} language={languageOf(token)} closed />];
     case "image":
       return [link(String(token.attrGet("src") ?? ""), ["Image: ", ...altText(token)], "picture")];
     case "maths_inline":

@@ -5,9 +5,9 @@
 // when its line break is there: "#" may still become "#tag".
 
 import type { Env, Token } from "markdown-it";
-import { codeRuns } from "./blocks";
+import { codeRuns, languageOf } from "./blocks";
 import type { Block, CodeBlock, ListBlock, TableBlock } from "./blocks";
-import { MarkdownParser } from "./parser";
+import { MarkdownParser, splitAt } from "./parser";
 import type { Span } from "./parser";
 
 /** The blocks of a text: those that stay as they are, and those that the next words may change. */
@@ -100,9 +100,10 @@ class Builder {
 
   /** Takes what is final of `source`, everything if it is `done`; returns how many characters. */
   absorb(source: string, done: boolean): number {
-    if (done) this.env["streaming"] = false;
-    if (done) this.take(source);
-    return done ? source.length : this.takeFinal(source);
+    if (!done) return this.takeFinal(source);
+    this.env["streaming"] = false;
+    this.take(source);
+    return source.length;
   }
 
   /** All of `source` as blocks. */
@@ -288,24 +289,8 @@ function uncertainLine(spans: readonly Span[], text: Lines): number {
   return last !== undefined && open && last.start > 0 && !text.isEmpty(last.start - 1) ? last.start : Infinity;
 }
 
-/** The parts of a token list that are complete at one level. */
-function splitAt(tokens: readonly Token[], level: number): Token[][] {
-  const parts: Token[][] = [];
-  let from = 0;
-  for (const [index, token] of tokens.entries()) {
-    if (token.level !== level || token.nesting === 1) continue;
-    parts.push(tokens.slice(from, index + 1));
-    from = index + 1;
-  }
-  return parts;
-}
-
 function itemsOf(span: Span): Token[][] {
   return splitAt(span.tokens.slice(1, -1), 1);
-}
-
-function languageOf(fence: Token): string {
-  return /^\S*/.exec(fence.info.trim())?.[0] ?? "";
 }
 
 /** Whether the last line of a fence's span is its end: the span is longer than its content and the opening line. */

@@ -6,7 +6,7 @@ import { addMaths } from "./maths-rules";
 
 /** Longer runs of text are no prose. They stay as they are: looking for marks in them takes time that grows faster
  * than their length. */
-export const LONGEST_INLINE = 10_000;
+const LONGEST_INLINE = 10_000;
 const SAFE_ADDRESS = /^(?:https?:\/\/|mailto:)/i;
 const LINE_BREAK = /<br\s*\/?>/iy;
 
@@ -82,14 +82,20 @@ function lineBreak(state: StateInline, silent: boolean): boolean {
 }
 
 function splitTop(tokens: Token[]): Span[] {
-  const spans: Span[] = [];
+  return splitAt(tokens, 0).map((part) => {
+    const [start, end] = part[0]?.map ?? [0, 0];
+    return { tokens: part, start, end };
+  });
+}
+
+/** The parts of a token list that are complete at one level. */
+export function splitAt(tokens: readonly Token[], level: number): Token[][] {
+  const parts: Token[][] = [];
   let from = 0;
   for (const [index, token] of tokens.entries()) {
-    if (token.level > 0 || token.nesting === 1) continue;
-    const part = tokens.slice(from, index + 1);
-    const [start, end] = part[0]?.map ?? [0, 0];
-    spans.push({ tokens: part, start, end });
+    if (token.level !== level || token.nesting === 1) continue;
+    parts.push(tokens.slice(from, index + 1));
     from = index + 1;
   }
-  return spans;
+  return parts;
 }

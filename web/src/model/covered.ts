@@ -1,9 +1,17 @@
 // Which tokens the compressed entries cover that one position read.
-import type { Inspection } from "../api/admin";
+import type { Architecture, Inspection } from "../api/admin";
 
 /** Ranges [from, to) of tokens that ranges of entries cover, at `ratio` tokens each. */
 export function coveredTokens(entries: readonly (readonly [number, number])[], ratio: number): [number, number][] {
   return entries.map(([from, to]) => [from * ratio, to * ratio]);
+}
+
+/** Tokens of one entry of a CSA layer in the released models: for servers that do not tell. */
+const CSA_RATIO = 4;
+
+/** Tokens of one entry of a layer, which is named by its number. */
+export function ratioOf(architecture: Architecture | null, layer: string): number {
+  return architecture?.layers[Number(layer)]?.ratio || CSA_RATIO;
 }
 
 /** Whether a number is in one of the ranges. */

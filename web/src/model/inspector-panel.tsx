@@ -2,16 +2,17 @@
 import { Search } from "lucide";
 import { useState } from "preact/hooks";
 import { type Architecture, type Inspection, inspect } from "../api/admin";
+import { errorText } from "../api/errors";
 import { percent, whole } from "../charts/format";
-import { HeatMap, shareStrength } from "../charts/heat-map";
+import { HeatMap, equalShares, shareStrength } from "../charts/heat-map";
 import { Button } from "../shell/button";
+import { ErrorNotice } from "../shell/notice";
 import { Panel } from "../shell/panel";
-import { coveredTokens, expertCounts, expertsSeen } from "./covered";
+import { coveredTokens, expertCounts, expertsSeen, ratioOf } from "./covered";
 import { InspectedTokens } from "./inspected-tokens";
 import { TokenFacts } from "./token-facts";
 
 const EXAMPLE = "What is 17 + 25?";
-const CSA_RATIO = 4;
 
 export function InspectorPanel({ architecture }: { architecture: Architecture | null }) {
   const [text, setText] = useState(EXAMPLE);
@@ -24,7 +25,7 @@ export function InspectorPanel({ architecture }: { architecture: Architecture | 
       const found = await inspect(text, limit);
       setState((old) => ({ found, turn: (old.turn ?? 0) + 1 }));
     } catch (error) {
-      setState({ error: error instanceof Error ? error.message : String(error) });
+      setState({ error: errorText(error) });
     }
   };
   return (
@@ -44,7 +45,7 @@ export function InspectorPanel({ architecture }: { architecture: Architecture | 
         </label>
         <Button kind="primary" icon={Search} type="submit" disabled={state.busy || !text.trim()}>{state.busy ? "Looking…" : "Inspect"}</Button>
       </form>
-      {state.error && <div class="notice bad" role="alert"><span class="notice-text">{state.error}</span></div>}
+      {state.error && <ErrorNotice>{state.error}</ErrorNotice>}
       {state.found && <Found key={state.turn} found={state.found} architecture={architecture} />}
     </Panel>
   );
@@ -57,11 +58,10 @@ function Found({ found, architecture }: { found: Inspection; architecture: Archi
   // a token of the answer was chosen by the position before it
   const position = at >= found.prompt_tokens ? at - 1 : at;
   const read = found.entries[layer]?.[position - found.first] ?? [];
-  const ratio = architecture?.layers[Number(layer)]?.ratio || CSA_RATIO;
   return (
     <div class="stack inspected">
       {found.drafts && <Worth drafts={found.drafts} />}
-      <InspectedTokens found={found} at={at} choose={setAt} covered={coveredTokens(read, ratio)} />
+      <InspectedTokens found={found} at={at} choose={setAt} covered={coveredTokens(read, ratioOf(architecture, layer))} />
       <TokenFacts found={found} at={at} position={position} layer={layer} setLayer={setLayer} architecture={architecture} />
       <ExpertMap found={found} architecture={architecture} />
     </div>
@@ -82,10 +82,7 @@ function Worth({ drafts }: { drafts: NonNullable<Inspection["drafts"]> }) {
 function ExpertMap({ found, architecture }: { found: Inspection; architecture: Architecture | null }) {
   const experts = Number(architecture?.config.n_routed_experts ?? expertsSeen(found));
   const counts = expertCounts(found, experts);
-  const rows = counts.map(({ layer, counts: own }) => {
-    const total = own.reduce((sum, count) => sum + count, 0) || 1;
-    return { name: `layer ${layer}`, values: own.map((count) => (count * experts) / total) };
-  });
+  const rows = counts.map(({ layer, counts: own }) => ({ name: `layer ${layer}`, values: equalShares(own) }));
   if (rows.length === 0) return null;
   return (
     <div class="stack tight">

@@ -5,6 +5,7 @@ import { usePolled } from "../api/polled";
 import { bytes, short, whole } from "../charts/format";
 import { ShareBar } from "../charts/share-bar";
 import { Stat, Stats } from "../charts/stat";
+import { ErrorNotice } from "../shell/notice";
 import { PageHead } from "../shell/page-head";
 import { Panel } from "../shell/panel";
 import { CostPanel } from "./cost-panel";
@@ -32,7 +33,7 @@ export default function ModelPage() {
       <PageHead title={value ? <>Model <span class="quiet">{value.model}</span></> : "Model"} />
       <div class="page-body">
         <div class="page-inner">
-          {error && <div class="notice bad" role="alert"><span class="notice-text">{error.message}</span></div>}
+          {error && <ErrorNotice>{error.message}</ErrorNotice>}
           {value && (value.architecture ? <Drawn facts={value} of={value.architecture} /> : <Unknown facts={value} />)}
           {value && <InspectorPanel architecture={value.architecture} />}
         </div>

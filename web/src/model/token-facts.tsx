@@ -1,7 +1,7 @@
 // What the model did at one token: its probability and the alternatives, its draft, its experts, its entries.
 import type { Architecture, Inspection } from "../api/admin";
 import { percent, whole } from "../charts/format";
-import { choicesAt, sizeOf } from "./covered";
+import { choicesAt, ratioOf, sizeOf } from "./covered";
 import { visible } from "./inspected-tokens";
 
 interface Properties {
@@ -35,7 +35,7 @@ export function TokenFacts({ found, at, position, layer, setLayer, architecture 
         {entries.length === 0 && <p class="quiet small">This model has no indexer.</p>}
         {entries.map(({ layer: own, chosen }) => (
           <EntryStrip
-            key={own} layer={own} chosen={chosen} visible={Math.floor((position + 1) / (architecture?.layers[Number(own)]?.ratio || 4))}
+            key={own} layer={own} chosen={chosen} visible={Math.floor((position + 1) / ratioOf(architecture, own))}
             marked={own === layer} mark={() => setLayer(own)}
           />
         ))}

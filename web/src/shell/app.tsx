@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { connection, onReturn } from "../api/connection";
 import { loadModels } from "../api/models";
 import { Button } from "./button";
-import { PAGES, type Page, type PageModule, loadPage, loadedPage } from "./pages";
+import { PAGES, type Page, loadPage, loadedPage } from "./pages";
 import { go, route } from "./router";
 import { SettingsDialog } from "./settings-dialog";
 import { Side, isSideOpen, toggleSide } from "./side";
@@ -56,11 +56,11 @@ function NoPage() {
 
 function useModule(page: Page | undefined) {
   const [tries, setTries] = useState(0);
-  const [state, setState] = useState<{ path?: string; module?: PageModule; failed?: boolean }>({});
+  const [state, setState] = useState<{ path?: string; failed?: boolean }>({});
   useEffect(() => {
     if (!page || loadedPage(page.path)) return;
     loadPage(page).then(
-      (module) => setState({ path: page.path, module }),
+      () => setState({ path: page.path }),
       () => setState({ path: page.path, failed: true }),
     );
   }, [page, tries]);

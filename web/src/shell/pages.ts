@@ -30,9 +30,7 @@ export function loadedPage(path: string): PageModule | undefined {
   return loaded.get(path);
 }
 
-/** The module of a page. */
-export async function loadPage(page: Page): Promise<PageModule> {
-  const found = await page.load();
-  loaded.set(page.path, found);
-  return found;
+/** Loads the module of a page. */
+export async function loadPage(page: Page): Promise<void> {
+  loaded.set(page.path, await page.load());
 }

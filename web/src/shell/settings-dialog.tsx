@@ -7,7 +7,7 @@ import { loadModels } from "../api/models";
 import { Button } from "./button";
 import { Dialog } from "./dialog";
 import { Segments } from "./segments";
-import { type Theme, chooseTheme, chosenTheme } from "./theme";
+import { THEMES, type Theme, chooseTheme, chosenTheme } from "./theme";
 
 const isOpen = signal(false);
 
@@ -15,11 +15,8 @@ export function openSettings(): void {
   isOpen.value = true;
 }
 
-const THEMES: { value: Theme; label: string }[] = [
-  { value: "system", label: "System" },
-  { value: "light", label: "Light" },
-  { value: "dark", label: "Dark" },
-];
+const NAMES: Record<Theme, string> = { system: "System", light: "Light", dark: "Dark" };
+const OPTIONS = THEMES.map((value) => ({ value, label: NAMES[value] }));
 
 /** Opens by itself when the server asks for a key. */
 export function SettingsDialog() {
@@ -38,7 +35,7 @@ export function SettingsDialog() {
         <span>Theme</span>
         <div>
           <Segments
-            label="Theme" value={theme} options={THEMES}
+            label="Theme" value={theme} options={OPTIONS}
             onChange={(chosen) => { chooseTheme(chosen); setTheme(chosen); }}
           />
         </div>

@@ -1,5 +1,6 @@
 // Conversations that this browser keeps.
 import { signal } from "@preact/signals";
+import { errorText } from "../api/errors";
 import { all, change, messagesIn } from "./database";
 import type { Conversation, Message } from "./types";
 
@@ -19,7 +20,7 @@ async function kept<T>(work: () => Promise<T>, otherwise: T): Promise<T> {
     storageProblem.value = "";
     return result;
   } catch (error) {
-    storageProblem.value = error instanceof Error ? error.message : String(error);
+    storageProblem.value = errorText(error);
     return otherwise;
   }
 }

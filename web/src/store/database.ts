@@ -35,11 +35,6 @@ function finished<T>(request: IDBRequest<T>): Promise<T> {
   });
 }
 
-/** One entry; undefined if there is none. */
-export async function get<T>(table: Table, id: string): Promise<T | undefined> {
-  return finished<T | undefined>((await open()).transaction(table).objectStore(table).get(id));
-}
-
 /** All entries of a table. */
 export async function all<T>(table: Table): Promise<T[]> {
   return finished<T[]>((await open()).transaction(table).objectStore(table).getAll());

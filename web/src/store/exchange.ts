@@ -65,7 +65,8 @@ function areCalls(calls: unknown): boolean {
   return Array.isArray(calls) && calls.every((call) => isText(call?.id) && isText(call?.name) && isText(call?.arguments));
 }
 
-function renamed({ conversation, messages }: Exported): Exported {
+/** The same conversation under new names. Nobody writes its answers. */
+export function renamed({ conversation, messages }: Exported): Exported {
   const id = newId();
   const names = new Map(messages.map((message) => [message.id, newId()]));
   const nameOf = (old: string | null) => (old === null ? null : (names.get(old) ?? null));

@@ -1,4 +1,5 @@
 // The loop of an agent: the model writes calls, the user approves them, tools run, the model goes on.
+import { errorText } from "../api/errors";
 import { type Tool, type ToolCall, type ToolResult, shortened } from "./types";
 
 /** once: this call; always: this tool, in this conversation; deny: not this call. */
@@ -91,7 +92,7 @@ async function answerCall(steps: AgentSteps, options: AgentOptions, call: ToolCa
     return await tool.run(values, signal, (progress) => steps.show(call, { kind: "running", progress }));
   } catch (error) {
     if (signal.aborted) return failed("stopped by the user");
-    return failed(error instanceof Error ? error.message : String(error));
+    return failed(errorText(error));
   }
 }
 
@@ -107,13 +108,13 @@ function failed(text: string): ToolResult {
 }
 
 /** The values of a call's arguments, or what is wrong with them. */
-export function valuesOf(text: string): Record<string, unknown> | string {
+function valuesOf(text: string): Record<string, unknown> | string {
   if (!text.trim()) return {};
   try {
     const value: unknown = JSON.parse(text);
     if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
     return "the arguments must be a JSON object";
   } catch (error) {
-    return `the arguments are not JSON: ${error instanceof Error ? error.message : String(error)}`;
+    return `the arguments are not JSON: ${errorText(error)}`;
   }
 }

@@ -6,17 +6,13 @@ import type { Call } from "../store/types";
 import { type LiveCall, liveCalls } from "./calls";
 import { readableArguments, readableName } from "./readable";
 import { toolNamed } from "./servers";
+import type { ToolResult } from "./types";
 import "./tools.css";
-
-export interface CallResult {
-  text: string;
-  failed: boolean;
-}
 
 interface Properties {
   call: Call;
   /** undefined: there is none yet. */
-  result: CallResult | undefined;
+  result: ToolResult | undefined;
   /** The model still writes. */
   isWritten: boolean;
 }

@@ -1,5 +1,5 @@
 // What the chat uses of the tools.
-export { type Decision, runAgent } from "./agent";
+export { runAgent } from "./agent";
 export { CallCard } from "./call-card";
 export { askUser, showCall } from "./calls";
 export { readableName } from "./readable";

@@ -1,5 +1,6 @@
 // The MCP servers of this page: those that the server allows, and those that the user added.
 import { signal } from "@preact/signals";
+import { errorText } from "../api/errors";
 import { type AllowedMcp, type McpAddress, McpTransport, allowedMcp } from "../api/mcp";
 import { readSetting, writeSetting } from "../store/settings";
 import type { ToolChoice } from "../store/types";
@@ -50,10 +51,12 @@ function listed({ servers: list }: AllowedMcp): Server[] {
 }
 
 function added(): Server[] {
-  return readSetting<Added[]>("mcp.added", []).map(({ name, url }) => {
-    const token = readSetting(`mcp.token.${name}`, "", { session: true });
-    return off(name, "added", { url, own: false, ...(token ? { token } : {}) });
-  });
+  return readSetting<Added[]>("mcp.added", []).map(offAdded);
+}
+
+function offAdded({ name, url }: Added): Server {
+  const token = readSetting(`mcp.token.${name}`, "", { session: true });
+  return off(name, "added", { url, own: false, ...(token ? { token } : {}) });
 }
 
 function off(name: string, kind: Server["kind"], address: McpAddress): Server {
@@ -82,7 +85,7 @@ async function connectNow(name: string): Promise<void> {
     change(name, { state: "on", tools: mcpTools(name, tools, (...call) => client.call(...call)) });
   } catch (error) {
     client.close();
-    change(name, { state: "failed", problem: error instanceof Error ? error.message : String(error) });
+    change(name, { state: "failed", problem: errorText(error) });
   }
 }
 
@@ -111,7 +114,7 @@ export function addServer(url: string, token: string): string {
   for (let number = 2; names.has(name); number += 1) name = `${base}-${number}`;
   writeSetting("mcp.added", [...readSetting<Added[]>("mcp.added", []), { name, url }]);
   writeSetting(`mcp.token.${name}`, token || null, { session: true });
-  servers.value = [...servers.value, off(name, "added", { url, own: false, ...(token ? { token } : {}) })];
+  servers.value = [...servers.value, offAdded({ name, url })];
   return name;
 }
 

@@ -2,6 +2,7 @@
 import { Plug, Trash2, Wrench } from "lucide";
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
+import { errorText } from "../api/errors";
 import { Button, Dialog, Icon } from "../shell";
 import type { ToolChoice } from "../store/types";
 import { BUILT_IN, BUILT_IN_TOOLS } from "./built-in";
@@ -137,7 +138,7 @@ function AddServer() {
       setToken("");
       setProblem("");
     } catch (error) {
-      setProblem(error instanceof Error ? error.message : String(error));
+      setProblem(errorText(error));
     }
   };
   return (

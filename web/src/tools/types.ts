@@ -4,12 +4,7 @@
 export type Schema = Record<string, unknown>;
 
 /** A call that the model wrote. */
-export interface ToolCall {
-  id: string;
-  name: string;
-  /** JSON, as far as it is written. */
-  arguments: string;
-}
+export type { Call as ToolCall } from "../store/types";
 
 /** What a tool gave back: a text for the model and the reader. failed: the text says what went wrong. */
 export interface ToolResult {

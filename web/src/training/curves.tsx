@@ -1,10 +1,11 @@
 // The curves of the chosen runs, in groups.
 import { useMemo } from "preact/hooks";
 import type { LogLine } from "../api/admin";
+import { colourAt } from "../charts/colours";
 import { short } from "../charts/format";
+import { Legend } from "../charts/legend";
 import { LineChart, type Series } from "../charts/line-chart";
 import { smoothed, thinned } from "../charts/scale";
-import { colourAt } from "./colours";
 import type { FollowedRun } from "./followed";
 import { type ChartPlan, groupsOf, numberKeys, pointsOf } from "./metrics";
 
@@ -12,7 +13,7 @@ export type Over = "step" | "tokens";
 const MOST_POINTS = 500;
 
 export function Curves({ runs, over, smooth }: { runs: readonly FollowedRun[]; over: Over; smooth: number }) {
-  const keys = useMemo(() => [...new Set(runs.flatMap(({ lines }) => numberKeys(lines)))], [runs.map(({ next, name }) => `${name} ${next}`).join()]);
+  const keys = useMemo(() => [...new Set(runs.flatMap(({ lines }) => numberKeys(lines)))], [readSoFar(runs)]);
   const groups = groupsOf(keys, runs.length > 1);
   return (
     <>
@@ -31,7 +32,7 @@ export function Curves({ runs, over, smooth }: { runs: readonly FollowedRun[]; o
 function Chart({ plan, runs, over, smooth }: { plan: ChartPlan; runs: readonly FollowedRun[]; over: Over; smooth: number }) {
   const series = useMemo(
     () => runs.flatMap((run, place) => plan.keys.flatMap(({ key, name }, i) => curveOf(run.lines, key, name ?? run.name, place + i, over, smooth))),
-    [plan.title, over, smooth, runs.map(({ next, name }) => `${name} ${next}`).join()],
+    [plan.title, over, smooth, readSoFar(runs)],
   );
   const last = series.length === 1 ? series[0]?.points.at(-1)?.[1] : undefined;
   return (
@@ -41,11 +42,14 @@ function Chart({ plan, runs, over, smooth }: { plan: ChartPlan; runs: readonly F
         {last !== undefined && <b class="number">{short(last)}</b>}
       </figcaption>
       <LineChart label={plan.title} series={series} height={150} />
-      {plan.keys.length > 1 && (
-        <ul class="legend">{series.map(({ name, colour }) => <li key={name}><i style={{ background: colour }} />{name}</li>)}</ul>
-      )}
+      {plan.keys.length > 1 && <Legend entries={series} />}
     </figure>
   );
+}
+
+/** Changes with every line that is read. */
+function readSoFar(runs: readonly FollowedRun[]): string {
+  return runs.map(({ next, name }) => `${name} ${next}`).join();
 }
 
 function curveOf(

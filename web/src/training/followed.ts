@@ -1,7 +1,8 @@
 // The lines of the chosen runs, read piece by piece while they go on.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { type ExpertLoad, type LogLine, type RunLines, type Sample, runLines } from "../api/admin";
-import { isStop } from "../api/errors";
+import { errorText, isStop } from "../api/errors";
+import { useRepeated } from "../api/polled";
 
 export interface FollowedRun {
   name: string;
@@ -36,23 +37,11 @@ export function withPiece(old: FollowedRun | undefined, piece: RunLines): Follow
 export function useFollowed(names: readonly string[]): FollowedRun[] {
   const known = useRef(new Map<string, FollowedRun>());
   const [, show] = useState(0);
-  const chosen = names.join("\n");
-  useEffect(() => {
-    const stop = new AbortController();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const turn = async () => {
-      const own = chosen ? chosen.split("\n") : [];
-      const found = document.hidden ? [] : await Promise.all(own.map((name) => follow(name, known.current, stop.signal)));
-      if (stop.signal.aborted) return;
-      if (found.includes(true)) show((count) => count + 1);
-      timer = setTimeout(turn, PAUSE);
-    };
-    void turn();
-    return () => {
-      stop.abort();
-      clearTimeout(timer);
-    };
-  }, [chosen]);
+  const turn = async (signal: AbortSignal) => {
+    const found = await Promise.all(names.map((name) => follow(name, known.current, signal)));
+    if (!signal.aborted && found.includes(true)) show((count) => count + 1);
+  };
+  useRepeated(PAUSE, turn, [names.join("\n")]);
   return names.flatMap((name) => known.current.get(name) ?? []);
 }
 
@@ -65,7 +54,7 @@ async function follow(name: string, known: Map<string, FollowedRun>, signal: Abo
     return !old || piece.lines.length > 0 || piece.running !== old.running || old.error !== undefined;
   } catch (error) {
     if (isStop(error)) return false;
-    const text = error instanceof Error ? error.message : String(error);
+    const text = errorText(error);
     const empty = { name, lines: [], samples: [], load: null, running: null, next: 0, file: 0 };
     known.set(name, { ...(old ?? empty), error: text });
     return old?.error !== text;

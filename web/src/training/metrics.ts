@@ -36,6 +36,11 @@ const FAMILIES: readonly (readonly [prefix: string, group: string, title: string
   ["reward.", "Rewards", "reward"], ["kl.", "Loss", "KL"], ["accept_", "Loss", "accepted drafts"], ["env.", "Environment", ""],
 ];
 
+/** The number of a line that says most of how the run goes. */
+export function mainKey(line: LogLine): "reward" | "next" | "loss" | undefined {
+  return (["reward", "next", "loss"] as const).find((key) => typeof line[key] === "number");
+}
+
 /** The keys of the numbers in these lines, in the order in which they come. */
 export function numberKeys(lines: readonly LogLine[]): string[] {
   const found = new Set<string>();

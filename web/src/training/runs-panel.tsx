@@ -1,8 +1,9 @@
 // The runs of the folder, the newest first; several can be chosen and are then compared.
 import type { RunSummary } from "../api/admin";
+import { colourAt } from "../charts/colours";
 import { ago, short, whole } from "../charts/format";
 import { Panel } from "../shell/panel";
-import { colourAt } from "./colours";
+import { mainKey } from "./metrics";
 
 interface Properties {
   runs: readonly RunSummary[];
@@ -39,7 +40,7 @@ export function RunsPanel({ runs, chosen, choose }: Properties) {
 function facts({ last, changed }: RunSummary): string {
   const when = ago(changed, Date.now() / 1000);
   if (!last) return `no step yet · ${when}`;
-  const main = (["reward", "next", "loss"] as const).find((key) => typeof last[key] === "number");
+  const main = mainKey(last);
   const result = main ? [`${main === "next" ? "loss" : main} ${short(last[main] as number)}`] : [];
   const tokens = last.tokens === undefined ? [] : [`${short(last.tokens)} tokens`];
   return [`step ${whole(last.step)}`, ...tokens, ...result, when].join(" · ");

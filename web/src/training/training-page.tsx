@@ -4,6 +4,7 @@ import { listRuns } from "../api/admin";
 import { usePolled } from "../api/polled";
 import { short, whole } from "../charts/format";
 import { Stat, Stats } from "../charts/stat";
+import { ErrorNotice } from "../shell/notice";
 import { PageHead } from "../shell/page-head";
 import { Panel } from "../shell/panel";
 import { go, route } from "../shell/router";
@@ -11,6 +12,7 @@ import { Segments } from "../shell/segments";
 import { Curves, type Over } from "./curves";
 import { type FollowedRun, useFollowed } from "./followed";
 import { LoadPanel } from "./load-panel";
+import { mainKey } from "./metrics";
 import { RunsPanel } from "./runs-panel";
 import { SamplesPanel } from "./samples-panel";
 import "./training.css";
@@ -31,12 +33,12 @@ export default function TrainingPage() {
       <PageHead title="Training" />
       <div class="page-body">
         <div class="page-inner">
-          {error && <div class="notice bad" role="alert"><span class="notice-text">{error.message}</span></div>}
+          {error && <ErrorNotice>{error.message}</ErrorNotice>}
           {value && !value.folder && <NoFolder />}
           {value?.folder && (
             <>
               <RunsPanel runs={value.runs} chosen={chosen} choose={choose} />
-              {missing?.error && <div class="notice bad" role="alert"><span class="notice-text">{missing.error}</span></div>}
+              {missing?.error && <ErrorNotice>{missing.error}</ErrorNotice>}
               {runs.length === 1 && runs[0] && <Figures run={runs[0]} />}
               {runs.length > 0 && (
                 <div class="curve-options">
@@ -74,7 +76,7 @@ function Figures({ run }: { run: FollowedRun }) {
   const last = run.lines.at(-1);
   if (!last) return <p class="nothing">This run has not finished a step yet.</p>;
   const number = (key: string) => (typeof last[key] === "number" ? (last[key] as number) : undefined);
-  const main = (["reward", "next", "loss"] as const).find((key) => number(key) !== undefined);
+  const main = mainKey(last);
   const spikes = run.lines.filter((line) => line.spike).length;
   return (
     <Stats>

@@ -3,12 +3,14 @@ import { RefreshCw } from "lucide";
 import { useState } from "preact/hooks";
 import { type Usage, type UsageRow, usageSince } from "../api/admin";
 import { usePolled } from "../api/polled";
+import { SERIES_COLOURS } from "../charts/colours";
 import { Columns } from "../charts/columns";
 import { dollars, percent, short, whole } from "../charts/format";
 import { Legend } from "../charts/legend";
 import { Stat, Stats } from "../charts/stat";
 import { TableScroll } from "../charts/table-scroll";
 import { Button } from "../shell/button";
+import { ErrorNotice } from "../shell/notice";
 import { PageHead } from "../shell/page-head";
 import { Panel } from "../shell/panel";
 import { Segments } from "../shell/segments";
@@ -25,7 +27,6 @@ const SINCE: readonly { value: Since; label: string }[] = [
 ];
 const PAUSE = 15_000;
 const MOST_DAYS = 120;
-const COLOURS = ["var(--series-1)", "var(--series-2)", "var(--series-3)", "var(--series-4)", "var(--series-5)"];
 
 export default function UsagePage() {
   const [since, setSince] = useState<Since>("30d");
@@ -36,7 +37,7 @@ export default function UsagePage() {
       <div class="page-body">
         <div class="page-inner">
           <div><Segments label="Time" value={since} options={SINCE} onChange={setSince} /></div>
-          {error && <div class="notice bad" role="alert"><span class="notice-text">{error.message}</span></div>}
+          {error && <ErrorNotice>{error.message}</ErrorNotice>}
           {value && <Shown usage={value} />}
         </div>
       </div>
@@ -81,7 +82,7 @@ function DaysPanel({ rows }: { rows: readonly UsageRow[] }) {
   const [measure, setMeasure] = useState<Measure>("tokens");
   const [group, setGroup] = useState<Group>("model");
   const count = (row: UsageRow) => (measure === "cost" ? row.cost : row.prompt + row.completion);
-  const names = named(rows, group, measure === "cost" ? "cost" : "prompt", COLOURS.length);
+  const names = named(rows, group, measure === "cost" ? "cost" : "prompt", SERIES_COLOURS.length);
   const first = rows[0]?.day ?? "";
   const days = daysBetween(first, new Date().toISOString().slice(0, 10), MOST_DAYS);
   const table = byDay(rows, days, group, names, count);
@@ -98,9 +99,9 @@ function DaysPanel({ rows }: { rows: readonly UsageRow[] }) {
     >
       <Columns
         label={`${measure === "cost" ? "Cost" : "Tokens"} by day and ${group}`} columns={columns} names={names.map(shown)}
-        colours={COLOURS} format={measure === "cost" ? dollars : short}
+        colours={SERIES_COLOURS} format={measure === "cost" ? dollars : short}
       />
-      <Legend entries={names.map((name, i) => ({ name: shown(name), colour: COLOURS[i] ?? "" }))} />
+      <Legend entries={names.map((name, i) => ({ name: shown(name), colour: SERIES_COLOURS[i] ?? "" }))} />
     </Panel>
   );
 }
