@@ -10,7 +10,7 @@ import json
 import random
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ def load(suite: Suite, place: str, generate: Generate) -> Data:
     ValueError where there are none.
     """
     data = _load(suite, place, generate)
+    if suite.join is not None:
+        data = Data(tuple(suite.join(data.rows)), data.origin, data.revision, data.sha256)
     if suite.keep is not None:
         data = Data(tuple(filter(suite.keep, data.rows)), data.origin, data.revision, data.sha256)
     if not data.rows:
@@ -58,7 +60,7 @@ def _load(suite: Suite, place: str, generate: Generate) -> Data:
         file = STAND_INS / f"{suite.name}.jsonl"
         if file.is_file():
             return _from_files((file,), f"stand-in of dsv4 for {suite.name}", "")
-        return _generated(suite, Generate(generate.seed, generate.count, generate.lengths, small=True), "stand-in, ")
+        return _generated(suite, replace(generate, small=True), "stand-in, ")
     if place == "generated" or (not place and suite.generate is not None):
         return _generated(suite, generate, "")
     if place == "package" or (not place and suite.package is not None and _has(suite.package)):

@@ -112,15 +112,26 @@ class PackageData:
     files: tuple[str, ...]
 
 
+def estimated_tokens(text: str) -> int:
+    """Tokens of an English text, at four characters each."""
+    return -(-len(text) // 4)
+
+
 @dataclass(frozen=True, slots=True)
 class Generate:
     """What a generated suite is made with. count: items; None = as many as the suite has. lengths: tokens of the
-    texts, for suites with texts. small: the stand-in, a handful of short items for tests."""
+    texts, for suites with texts. small: the stand-in, a handful of short items for tests. count_tokens: of a text, with
+    the tokenizer of the endpoint; without one, an estimate."""
 
     seed: int
     count: int | None = None
     lengths: tuple[int, ...] = ()
     small: bool = False
+    count_tokens: Callable[[str], int] = estimated_tokens
+
+    def each(self, kinds: int, default: int) -> int:
+        """Items of each of so many kinds (lengths, tasks), that `count` are made or a few more."""
+        return default if self.count is None else -(-self.count // kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +151,10 @@ class Suite:
     """A benchmark: how its rows are asked, and how answers are scored.
 
     about: one sentence. score: may block, and runs in a thread. files: patterns of names in a folder that a user
-    gives; the files of the first pattern with any are read. keep: rows that belong to the suite. hub, package,
-    generate: where rows come from besides. samples, temperature, max_tokens: the published settings; max_tokens None =
-    the report's window of the mode, less the prompt. play: a conversation of several turns; None = one question.
+    gives; the files of the first pattern with any are read. join: makes the rows of those of all files, where one
+    question lies in several. keep: rows that belong to the suite. hub, package, generate: where rows come from besides.
+    samples, temperature, max_tokens: the published settings; max_tokens None = the report's window of the mode, less
+    the prompt. play: a conversation of several turns; None = one question.
     judge: grades instead of `score` where the user names a judge. summary: figures of all answers that are no means.
     unit: of the main figure, 100 times the mean of values.
     """
@@ -156,6 +168,7 @@ class Suite:
     hub: HubData | None = None
     package: PackageData | None = None
     generate: Callable[[Generate], Iterable[Row]] | None = None
+    join: Callable[[Sequence[Row]], Sequence[Row]] | None = None
     keep: Callable[[Row], bool] | None = None
     samples: int = 1
     temperature: float = 1.0

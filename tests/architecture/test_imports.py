@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "distributed": {"config", "parameters", "model", "kernels", "checkpoint", "training", "files", "observe"},
     "testing": {"config", "generation", "model", "kernels"},
     "verify": {"encoding", "server"},
-    "evals": {"encoding", "files", "observe", "verify"},
+    "evals": {"encoding", "files", "observe", "sandbox", "verify"},
     "engine": {"config", "generation", "model", "cache", "kernels", "observe"},
     "training": {"config", "parameters", "model", "kernels", "checkpoint", "files", "observe"},
     "posttraining": {
