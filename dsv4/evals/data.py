@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,19 @@ class Data:
     sha256: dict[str, str]
 
 
-def load(suite: Suite, place: str, generate: Generate) -> Data:
+def load(suite: Suite, place: str, generate: Generate, *, since: str = "", until: str = "") -> Data:
     """The rows of a suite.
 
-    place: a path, one of PLACES, or "" for what needs no network: generated rows, or an installed package. Raises
-    ValueError where there are none.
+    place: a path, one of PLACES, or "" for what needs no network: an installed package, or generated rows. since,
+    until: the first and the last date of rows (YYYY-MM-DD), "" = any. Raises ValueError where there are none.
     """
     data = _load(suite, place, generate)
     if suite.join is not None:
         data = Data(tuple(suite.join(data.rows)), data.origin, data.revision, data.sha256)
     if suite.keep is not None:
         data = Data(tuple(filter(suite.keep, data.rows)), data.origin, data.revision, data.sha256)
+    if since or until:
+        data = Data(_of_dates(suite, data.rows, since, until), data.origin, data.revision, data.sha256)
     if not data.rows:
         raise ValueError(f"--data: {data.origin} has no row for the suite {suite.name}")
     return data
@@ -61,15 +64,27 @@ def _load(suite: Suite, place: str, generate: Generate) -> Data:
         if file.is_file():
             return _from_files((file,), f"stand-in of dsv4 for {suite.name}", "")
         return _generated(suite, replace(generate, small=True), "stand-in, ")
-    if place == "generated" or (not place and suite.generate is not None):
-        return _generated(suite, generate, "")
     if place == "package" or (not place and suite.package is not None and _has(suite.package)):
         return _from_package(suite)
+    if place == "generated" or (not place and suite.generate is not None):
+        return _generated(suite, generate, "")
     if place == "hub":
         return _from_hub(suite)
     if not place:
         raise ValueError(f"--data is needed for {suite.name}: {_ways(suite)}")
     return _from_path(suite, Path(place))
+
+
+def _of_dates(suite: Suite, rows: Sequence[Row], since: str, until: str) -> tuple[Row, ...]:
+    """Rows within the dates, both included."""
+    if suite.date is None:
+        raise ValueError(f"--since, --until: the rows of {suite.name} have no dates")
+    for flag, text in (("--since", since), ("--until", until)):
+        try:
+            text and date.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"{flag} must be a date as 2026-01-31, got {text!r}") from None
+    return tuple(row for row in rows if since <= suite.date(row) <= (until or "9999"))
 
 
 def _ways(suite: Suite) -> str:

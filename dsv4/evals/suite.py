@@ -152,7 +152,8 @@ class Suite:
 
     about: one sentence. score: may block, and runs in a thread. files: patterns of names in a folder that a user
     gives; the files of the first pattern with any are read. join: makes the rows of those of all files, where one
-    question lies in several. keep: rows that belong to the suite. hub, package, generate: where rows come from besides.
+    question lies in several. keep: rows that belong to the suite. date: of a row, as
+    YYYY-MM-DD, for a window of dates. hub, package, generate: where rows come from besides.
     samples, temperature, max_tokens: the published settings; max_tokens None = the report's window of the mode, less
     the prompt. play: a conversation of several turns; None = one question.
     judge: grades instead of `score` where the user names a judge. summary: figures of all answers that are no means.
@@ -170,6 +171,7 @@ class Suite:
     generate: Callable[[Generate], Iterable[Row]] | None = None
     join: Callable[[Sequence[Row]], Sequence[Row]] | None = None
     keep: Callable[[Row], bool] | None = None
+    date: Callable[[Row], str] | None = None
     samples: int = 1
     temperature: float = 1.0
     max_tokens: Mapping[Mode, int] | None = None
