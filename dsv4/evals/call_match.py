@@ -92,8 +92,10 @@ def call_differs(function: Mapping[str, Any], call: tuple[str, Any], right: Mapp
 
 def _argument_differs(value: Any, schema: Mapping[str, Any], right: Sequence[Any]) -> str:
     wanted = schema.get("type", "string")
-    # the right value may be the name of a variable in place of a value: then its type counts
-    if not _has_type(value, wanted) and type(value) not in {type(each) for each in right if each != MISSING}:
+    if not _has_type(value, wanted):
+        # the right value may be the name of a variable in place of a value: then its type counts, and its spelling
+        if type(value) in {type(each) for each in right if each != MISSING} and value in right:
+            return ""
         return f"{value!r} is {_TYPES.get(type(value), 'null')}, not {JSON_TYPES.get(wanted, 'string')}"
     if any(_same(value, each) for each in right if each != MISSING or value == MISSING):
         return ""
@@ -111,7 +113,7 @@ def _same(value: Any, right: Any) -> bool:
     """An argument, or a part of one, and a right value. The values of a right dictionary are lists of right ones."""
     if isinstance(value, str) and isinstance(right, str):
         return _plain(value) == _plain(right)
-    if isinstance(value, bool) or isinstance(right, bool):
+    if isinstance(value, bool | None) or isinstance(right, bool | None):
         return value is right
     if isinstance(value, list) and isinstance(right, list):
         return len(value) == len(right) and all(_same(v, r) for v, r in zip(value, right, strict=True))

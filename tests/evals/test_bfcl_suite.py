@@ -87,7 +87,14 @@ def test_an_argument_that_must_be_there_though_it_is_not_required() -> None:
 def test_a_variable_in_place_of_a_value() -> None:
     right = {"artist": ["a"], "minutes": ["length_of_song"]}
     assert call_differs(PLAY, ("music_play", {"artist": "a", "minutes": "length_of_song"}), right) == ""
+    assert call_differs(PLAY, ("music_play", {"artist": "a", "minutes": "Length of song"}), right) != ""
     assert call_differs(PLAY, ("music_play", {"artist": "a", "minutes": 3}), right) != ""
+
+
+def test_no_value_may_be_a_right_value() -> None:
+    right = {"artist": ["a"], "minutes": ["", None]}
+    assert call_differs(PLAY, ("music_play", {"artist": "a", "minutes": None}), right) == ""
+    assert "null" in call_differs(PLAY, ("music_play", {"artist": None}), {"artist": ["a"]})
 
 
 def test_calls_in_any_order() -> None:
