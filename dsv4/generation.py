@@ -52,6 +52,43 @@ class ConstraintFactory(Protocol):
     def start(self) -> TokenConstraint: ...
 
 
+@runtime_checkable
+class WrittenGrammar(ConstraintFactory, Protocol):
+    """A grammar that can be written down, for an engine that is another program. trigger: the token after which it
+    begins, None = at once."""
+
+    @property
+    def trigger(self) -> int | None: ...
+
+    def source(self) -> tuple[str, str]:
+        """Its kind, `json` (a JSON schema) or `lark` (llguidance's form of Lark; `<[5]>` is token 5), and its text.
+        Raises ValueError if it cannot be written down."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConstraintStage:
+    """A part of an answer. until: the token that ends the part, None = the answer's end does. most: after so many
+    tokens `until` follows in any case, None = no limit. banned: tokens that it cannot hold. grammar: what it follows,
+    None = nothing."""
+
+    until: int | None = None
+    most: int | None = None
+    banned: tuple[int, ...] = ()
+    grammar: ConstraintFactory | None = None
+
+
+@runtime_checkable
+class StagedConstraint(Protocol):
+    """A constraint that is a sequence of parts, so that an engine without it can be asked for one after another."""
+
+    def start(self) -> TokenConstraint: ...
+
+    def stages(self) -> tuple[ConstraintStage, ...]:
+        """The parts in order; at least one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are chosen: bias, penalties and constraint change the logits; then temperature, top-k, top-p, min-p.

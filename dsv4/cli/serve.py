@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,12 +15,15 @@ from dsv4.cli.engine_flags import EngineFlags, load_model
 from dsv4.cli.flags import to_stderr
 from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.reading_experts import in_log, reading_told
+from dsv4.cli.remote_flags import RemoteFlags, check_remote, remote_model
 from dsv4.cli.server_flags import ServerFiles, ServerFlags
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from dsv4.api.local_model import LocalModel
+    from dsv4.cli.remote_flags import RemoteModel
+    from dsv4.config import ModelConfig
     from dsv4.server import Settings
     from dsv4.server.accounts.ledger import Ledger
     from dsv4.server.storage.history import History
@@ -33,6 +36,7 @@ SWITCH_SECONDS = 0.0005
 COLLECTED_AFTER = (20_000, 10, 100)
 DEFAULT_ENGINE = EngineFlags()
 DEFAULT_SERVER = ServerFlags()
+DEFAULT_REMOTE = RemoteFlags()
 
 
 def serve(
@@ -42,26 +46,32 @@ def serve(
     port: int = 8000,
     server: Annotated[ServerFlags, Parameter(name="*")] = DEFAULT_SERVER,
     engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
+    remote: Annotated[RemoteFlags, Parameter(name="*")] = DEFAULT_REMOTE,
 ) -> None:
     """Serve a model over HTTP (OpenAI chat completions and Responses, Anthropic messages). Ctrl-C stops it.
+
+    With --engine URL the answers come from a vLLM or SGLang server, and this process adds the interfaces, keys, limits,
+    the ledger and the pages.
 
     Parameters
     ----------
     folder
-        Checkpoint folder, or the name of a pulled model; the bundled model if left out.
+        Checkpoint folder, or the name of a pulled model; the bundled model if left out. With --engine the folder of the
+        tokenizer, or its tokenizer.json.
     host
         Address to listen on. An address of other machines than this one (127.0.0.1, ::1, localhost) needs keys.
     port
         Port to listen on; 0 takes a free one.
     """
     began = time.perf_counter()
-    options, settings = engine.options(sequences=8), server.settings(host)
+    check_remote(remote, engine)
+    options, settings = None if remote.engine else engine.options(sequences=8), server.settings(host)
     # SIGTERM ends the server like Ctrl-C, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model is loaded, so that a wrong address is reported at once
     with open_listener(host, port) as listener:
         files = server.open_files()
-        model = load_model(folder, options, to_stderr)
+        model = remote_model(folder, remote, engine) if options is None else load_model(folder, options, to_stderr)
         gc.collect()
         gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
         _tell_start(model)
@@ -84,10 +94,10 @@ def serve(
         raise OSError(f"{lost} rows of usage could not be written to the ledger; they stand in the log (usage_lost)")
 
 
-def _application(model: "LocalModel", folder: Path | None, settings: "Settings", files: "ServerFiles") -> "Starlette":
+def _application(
+    model: "LocalModel | RemoteModel", folder: Path | None, settings: "Settings", files: "ServerFiles"
+) -> "Starlette":
     """The server for a loaded model. folder: as the user named it; files: what the server writes."""
-    from dsv4.api.folders import model_folder
-    from dsv4.cli.architecture import architecture
     from dsv4.server import create_app
 
     return create_app(
@@ -98,12 +108,19 @@ def _application(model: "LocalModel", folder: Path | None, settings: "Settings",
         settings=settings,
         counters=model.service.counters,
         facts={"mode": model.mode},
-        architecture=partial(architecture, model.name, model.config, model_folder(folder)),
+        architecture=None if model.config is None else partial(_architecture, model.name, model.config, folder),
         **files,
     )
 
 
-def _tell_start(model: "LocalModel") -> None:
+def _architecture(name: str, config: "ModelConfig", folder: Path | None) -> dict[str, Any]:
+    from dsv4.api.folders import model_folder
+    from dsv4.cli.architecture import architecture
+
+    return architecture(name, config, model_folder(folder))
+
+
+def _tell_start(model: "LocalModel | RemoteModel") -> None:
     """Lines for the user before the server is ready."""
     from dsv4.server.static import is_built
 
@@ -113,7 +130,10 @@ def _tell_start(model: "LocalModel") -> None:
 
 
 def _close(
-    model: "LocalModel", ledger: "Ledger | None", history: "History | None", responses: "StoredResponses | None"
+    model: "LocalModel | RemoteModel",
+    ledger: "Ledger | None",
+    history: "History | None",
+    responses: "StoredResponses | None",
 ) -> int:
     """End the engine and all that is written. Returns the number of rows of usage that could not be written."""
     # a further signal must not interrupt the writing of usage

@@ -69,11 +69,26 @@ class Grammar:
     _matcher: llguidance.LLMatcher
     _tokenizer: Tokenizer
     _forget: Callable[[], None]
+    _write: Callable[[], str]
     trigger: int | None = None
+    begun: str = ""
 
     def start(self) -> GrammarState:
         """A new answer; takes microseconds."""
         return GrammarState(self._matcher.deep_copy(), self.trigger, self._forget)
+
+    def source(self) -> tuple[str, str]:
+        """Its kind and its text: `json` and a JSON schema, or `lark` and llguidance's form of Lark, for another program
+        that has llguidance. Raises GrammarError for the grammar of the rest of a text."""
+        if self.begun:
+            raise GrammarError(f"constraint: the rest of a text that begins with {self.begun!r:.80} cannot be written")
+        written = self._write()
+        if not written.startswith("{"):
+            return "lark", written
+        [only] = json.loads(written)["grammars"]
+        if only["json_schema"] is None:
+            return "lark", only["lark_grammar"]
+        return "json", _dumps({key: value for key, value in only["json_schema"].items() if key != "x-guidance"})
 
     def after(self, token: int) -> Self:
         """The same grammar, beginning after `token`."""
@@ -85,7 +100,7 @@ class Grammar:
         matcher, tokens = self._matcher.deep_copy(), self._tokenizer.encode_text(text)
         if matcher.try_consume_tokens(tokens) < len(tokens) or matcher.is_error():
             raise GrammarError(f"no answer of this form begins with {text!r:.80}")
-        return replace(self, _matcher=matcher)
+        return replace(self, _matcher=matcher, begun=self.begun + text)
 
 
 class Grammars:
@@ -228,7 +243,7 @@ class Grammars:
                 self._kept[key] = matcher
                 while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
                     self._kept.popitem(last=False)
-        return Grammar(matcher, self._tokenizer, partial(self._drop, key))
+        return Grammar(matcher, self._tokenizer, partial(self._drop, key), write)
 
     def _drop(self, key: str) -> None:
         with self._lock:

@@ -4,14 +4,13 @@ Standard library only, so a rollout worker needs nothing but this package. Trace
 and log-probabilities.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
+from dsv4.backends.http import HttpClient, ServerLostError, split_url
 from dsv4.generation import (
     BusyError,
     ContextLengthError,
@@ -22,12 +21,7 @@ from dsv4.generation import (
     TokenLogprobs,
 )
 
-_LONGEST_LINE = 2**20  # bytes of one event
-
-
-class ServerLostError(ConnectionError):
-    """The server could not be reached, died in the middle of an answer, or said what is not understood. What it has
-    said until then is right, and can be continued elsewhere."""
+__all__ = ["HttpGenerator", "ServerLostError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +39,7 @@ class HttpGenerator:
     silence: float = 60.0
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url must be http://host:port or https://host:port, got {self.url!r}")
+        split_url(self.url)
 
     async def stream(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
@@ -98,48 +90,14 @@ class HttpGenerator:
 
     async def _events(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The events of an answer. Raises what the status says."""
-        reader, writer = await self._lost(self._send(json.dumps(body).encode()), "cannot be reached")
-        try:
-            status, chunked = await self._lost(_head(reader), "answered what is not HTTP")
-            lines = _Lines(reader, chunked)
-            if status != 200:
-                text = b"".join([line async for line in _all(lines, self._lost)])
-                raise self._refusal(status, text, len(body["prompt"]) + 1)
-            while (line := await self._lost(lines.next(), "died in the middle of an answer")) is not None:
-                if line.startswith(b"data: ") and line != b"data: [DONE]":
-                    yield json.loads(line[6:])
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-
-    async def _send(self, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        parts = urlsplit(self.url)
-        secure = parts.scheme == "https"
-        port = parts.port or (443 if secure else 80)
-        reader, writer = await asyncio.open_connection(
-            parts.hostname, port, ssl=True if secure else None, limit=_LONGEST_LINE
-        )
-        lines = [
-            f"POST {parts.path.rstrip('/')}/v1/completions HTTP/1.1",
-            f"host: {parts.netloc}",
-            "content-type: application/json",
-            f"content-length: {len(body)}",
-            "connection: close",
-            *([f"authorization: Bearer {self.key}"] if self.key else []),
-        ]
-        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
-        await writer.drain()
-        return reader, writer
-
-    async def _lost(self, work: Any, what: str) -> Any:
-        """`work`, whose failure means that the server is lost."""
-        try:
-            return await asyncio.wait_for(work, self.silence)
-        except TimeoutError:
-            raise ServerLostError(f"{self.url} said nothing for {self.silence:g} s") from None
-        except (OSError, EOFError, ValueError) as error:
-            raise ServerLostError(f"{self.url} {what} ({error})") from error
+        client = HttpClient(self.url, self.key, self.silence, keep=False)
+        async with client.request("POST", "/v1/completions", json.dumps(body).encode()) as response:
+            if response.status != 200:
+                raise self._refusal(response.status, await response.body(), len(body["prompt"]) + 1)
+            async with aclosing(response.lines()) as lines:
+                async for line in lines:
+                    if line.startswith(b"data: ") and line != b"data: [DONE]":
+                        yield json.loads(line[6:])
 
     def _refusal(self, status: int, text: bytes, prompt: int) -> Exception:
         try:
@@ -179,47 +137,3 @@ def _read(choice: dict[str, Any]) -> list[TokenEvent]:
         case other:
             events.append(TokenEvent(None, FinishReason.ABORT, error=f"the server ended the answer: {other}"))
     return events
-
-
-async def _head(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """Status, and whether the body comes in chunks."""
-    version, status, *_ = (await reader.readuntil(b"\r\n")).split(b" ", 2)
-    if not version.startswith(b"HTTP/1."):
-        raise ValueError(f"unexpected {version[:20]!r}")
-    chunked = False
-    while (line := await reader.readuntil(b"\r\n")) != b"\r\n":
-        name, _, value = line.lower().partition(b":")
-        chunked = chunked or (name == b"transfer-encoding" and b"chunked" in value)
-    return int(status), chunked
-
-
-class _Lines:
-    """The lines of a body, whole or in chunks."""
-
-    def __init__(self, reader: asyncio.StreamReader, chunked: bool) -> None:
-        self._reader, self._chunked, self._buffer, self._over = reader, chunked, b"", False
-
-    async def next(self) -> bytes | None:
-        """The next line without its end; None behind the last. Raises EOFError where the body is cut off."""
-        while b"\n" not in self._buffer and not self._over:
-            self._buffer += await (self._chunk() if self._chunked else self._rest())
-            if len(self._buffer) > _LONGEST_LINE:
-                raise ValueError("a line is too long")
-        line, found, self._buffer = self._buffer.partition(b"\n")
-        return line.rstrip(b"\r") if found or line else None
-
-    async def _chunk(self) -> bytes:
-        size = int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16)
-        data = await self._reader.readexactly(size + 2)
-        self._over = size == 0
-        return data[:-2]
-
-    async def _rest(self) -> bytes:
-        data = await self._reader.read(65_536)
-        self._over = not data
-        return data
-
-
-async def _all(lines: _Lines, guarded: Any) -> AsyncGenerator[bytes, None]:
-    while (line := await guarded(lines.next(), "died in the middle of a refusal")) is not None:
-        yield line

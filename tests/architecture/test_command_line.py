@@ -8,13 +8,14 @@ from importlib import import_module
 
 from dsv4.cli.__main__ import VERBS
 from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.remote_flags import RemoteFlags
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
 
 FLAGS = {
     "chat": "folder thinking effort system max_tokens temperature top_p seed engine",
-    "serve": "folder host port server engine",
+    "serve": "folder host port server engine remote",
     "usage": "ledger since key json",
     "pull": "name dir revision source include exclude workers force dry_run",
     "generate": "folder prompt chat thinking max_tokens temperature top_p seed stop engine",
@@ -39,6 +40,7 @@ ENGINE_FLAGS = (
     "mode context memory expert_memory device threads sequences cache_dtype queue windows interval snapshots "
     "prefix_dir prefix_disk dialect speculate fused adapter"
 )
+REMOTE_FLAGS = "engine engine_kind engine_silence"
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
@@ -48,6 +50,7 @@ SERVER_FLAGS = (
 
 def test_shared_flags() -> None:
     assert " ".join(inspect.signature(EngineFlags).parameters) == ENGINE_FLAGS
+    assert " ".join(inspect.signature(RemoteFlags).parameters) == REMOTE_FLAGS
     assert " ".join(inspect.signature(RunFlags).parameters) == RUN_FLAGS
     assert " ".join(inspect.signature(ServerFlags).parameters) == SERVER_FLAGS
 

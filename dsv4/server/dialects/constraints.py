@@ -1,12 +1,12 @@
 """Constraints on an answer: forced calls, strict schemas and JSON, by a grammar that begins after the reasoning."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammar, GrammarError, Grammars
-from dsv4.generation import ConstraintFactory, TokenConstraint
+from dsv4.generation import ConstraintFactory, ConstraintStage, StagedConstraint, TokenConstraint
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError
 
@@ -40,6 +40,17 @@ class ThinkingBudget:
     def start(self) -> TokenConstraint:
         close = self.tokenizer.token_id(self.tokenizer.dialect.think_close)
         return _Budgeted(self.then.start() if self.then else None, close, self.tokenizer.vocab_size, self.tokens)
+
+    def stages(self) -> tuple[ConstraintStage, ...]:
+        """The reasoning, then what `then` has. In parts a call cannot begin inside the reasoning."""
+        dialect = self.tokenizer.dialect
+        close = self.tokenizer.token_id(dialect.think_close)
+        whole = (ConstraintStage(grammar=self.then),)
+        first, *others = self.then.stages() if isinstance(self.then, StagedConstraint) else whole
+        if first.until == close:
+            return (replace(first, most=self.tokens), *others)
+        banned = (self.tokenizer.token_id(dialect.dsml),)
+        return (ConstraintStage(close, self.tokens, banned if self.then else ()), first, *others)
 
 
 class _Budgeted:
@@ -113,6 +124,12 @@ class AfterThinking:
         mask = _all_but(self.tokenizer, dialect.eos, dialect.dsml)
         return _Thinking(mask, self.tokenizer.token_id(dialect.think_close), self.grammar.start())
 
+    def stages(self) -> tuple[ConstraintStage, ...]:
+        """The reasoning, then the grammar."""
+        dialect, token_id = self.tokenizer.dialect, self.tokenizer.token_id
+        banned = (token_id(dialect.eos), token_id(dialect.dsml))
+        return ConstraintStage(token_id(dialect.think_close), None, banned), ConstraintStage(grammar=self.grammar)
+
 
 class _Thinking:
     """The state of one answer under `AfterThinking`."""
@@ -139,6 +156,10 @@ class WithoutCalls:
 
     def start(self) -> TokenConstraint:
         return _Always(_all_but(self.tokenizer, self.tokenizer.dialect.dsml))
+
+    def stages(self) -> tuple[ConstraintStage, ...]:
+        """One part without that token."""
+        return (ConstraintStage(banned=(self.tokenizer.token_id(self.tokenizer.dialect.dsml),)),)
 
 
 class _Always:

@@ -1,0 +1,86 @@
+"""One request to a back end, in our words; `vllm.py` and `sglang.py` write it in theirs."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from dsv4.generation import ConstraintFactory, RequestOptions, SamplingParams, TokenEvent, WrittenGrammar
+
+# added to the logit of a token that must not come: the largest bias that vLLM takes
+BAN = -100.0
+
+
+class RefusedError(Exception):
+    """The back end refused the request with this status and message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one request asks for. most: the largest number of tokens. stop_ids: tokens that end it. banned: tokens that
+    it cannot hold. grammar: what it follows. Everything else is as in `params` and `options`, seed excepted."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    options: RequestOptions
+    most: int
+    stop_ids: tuple[int, ...]
+    banned: tuple[int, ...] = ()
+    grammar: ConstraintFactory | None = None
+    seed: int | None = None
+
+    @property
+    def bias(self) -> dict[str, float]:
+        """The logit bias by token id as JSON has it, banned tokens included."""
+        found = {str(token): float(value) for token, value in self.params.logit_bias}
+        return found | {str(token): BAN for token in self.banned}
+
+    @property
+    def owner_salt(self) -> str:
+        """What keeps the cached prefixes of one owner from others, and those of a request that keeps none from all."""
+        if not self.options.keep:
+            return secrets.token_hex(16)
+        return hashlib.sha256(b"dsv4 owner " + self.options.owner.encode()).hexdigest()
+
+    def written_grammar(self) -> tuple[str, str] | None:
+        """The kind and text of the grammar. Raises ValueError for one that cannot be written down."""
+        if self.grammar is None:
+            return None
+        if not isinstance(self.grammar, WrittenGrammar):
+            raise ValueError("constraint: this grammar cannot be written down for another engine")
+        return self.grammar.source()
+
+
+class Reader(Protocol):
+    """Turns the data of one streamed answer into events. Stateful: one object per request."""
+
+    def feed(self, data: bytes) -> list[TokenEvent]:
+        """The events of one `data:` line; the last of an answer carries `finish`. Raises RefusedError for an error of
+        the server, ValueError for what is not its protocol."""
+        ...
+
+    def end(self) -> list[TokenEvent]:
+        """Those that wait for the end of the stream."""
+        ...
+
+
+class ServerProtocol(Protocol):
+    """How one kind of server is spoken to. All its methods are pure."""
+
+    kind: ClassVar[str]
+    path: ClassVar[str]
+
+    def check(self, params: SamplingParams, options: RequestOptions) -> None:
+        """Raises ValueError naming the field that the server cannot do."""
+        ...
+
+    def body(self, asked: Asked) -> bytes:
+        """The JSON of the request. Raises ValueError naming a field that the server cannot do."""
+        ...
+
+    def reader(self, asked: Asked) -> Reader: ...

@@ -1,0 +1,31 @@
+"""Whether a back end keeps to a grammar: what it says is checked here, token by token."""
+
+from dsv4.generation import ConstraintStage, TokenConstraint, WrittenGrammar
+
+
+class GrammarCheck:
+    """The state of one part of an answer. Grammars in Lark mean here what they mean there, since llguidance computes
+    both; JSON schemas do not, because other grammar engines may allow other white space and orders, so the answers to
+    them are not checked."""
+
+    def __init__(self, stage: ConstraintStage) -> None:
+        grammar = stage.grammar
+        checked = isinstance(grammar, WrittenGrammar) and grammar.source()[0] == "lark"
+        self._state: TokenConstraint | None = grammar.start() if grammar is not None and checked else None
+        self._banned = frozenset(stage.banned)
+
+    def refuses(self, token: int) -> str | None:
+        """Why the token must not come, None if it may; then it counts as said."""
+        if token in self._banned:
+            return f"the engine said token {token}, which this answer cannot hold"
+        if self._state is None:
+            return None
+        mask = self._state.allowed()
+        if mask is not None and not (token // 8 < len(mask) and mask[token // 8] >> token % 8 & 1):
+            self._state = None
+            return (
+                f"the engine does not follow the grammar of this answer (token {token}): it needs llguidance "
+                "(vLLM: --structured-outputs-config.backend auto or guidance; SGLang: --grammar-backend llguidance)"
+            )
+        self._state.accept(token)
+        return None

@@ -1,0 +1,100 @@
+"""One server behind a RemoteGenerator: its requests, and whether it lives."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from dsv4.backends.asked import Asked, Reader, RefusedError, ServerProtocol
+from dsv4.backends.http import HttpClient, HttpResponse, ServerLostError
+from dsv4.generation import TokenEvent
+
+# seconds between two looks at a server that is lost: the first, and the longest
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class Replica:
+    """number: its place among the servers. running: requests that it is answering for us. problem: why it counts as
+    lost, None = it lives."""
+
+    number: int
+    client: HttpClient
+    protocol: ServerProtocol
+    running: int = 0
+    problem: str | None = None
+    failures: int = 0  # since it last lived
+    next_look: float = 0.0  # in the time of time.monotonic
+
+    @property
+    def name(self) -> str:
+        """For messages to users, which must not hold addresses inside the operator's network."""
+        return f"engine {self.number + 1}"
+
+    async def events(self, asked: Asked) -> AsyncGenerator[TokenEvent, None]:
+        """The events of one request; the last carries `finish`. Closing it closes the connection, which ends the
+        server's work. Raises RefusedError, ServerLostError; ValueError for a field that the server cannot do."""
+        body = self.protocol.body(asked)
+        self.running += 1
+        try:
+            last: TokenEvent | None = None
+            async with self.client.request("POST", self.protocol.path, body) as response:
+                if response.status != 200:
+                    raise refused(response.status, await response.body())
+                # NOTE: read to its end, or the connection could not be used again and the server would count an abort
+                async with aclosing(self._told(response, self.protocol.reader(asked))) as told:
+                    async for event in told:
+                        if event.finish is not None:
+                            last = event
+                        else:
+                            yield event
+            if last is None:
+                raise ServerLostError(f"{self.client.url} ended an answer without a reason")
+        finally:
+            self.running -= 1
+        yield last
+
+    async def _told(self, response: HttpResponse, reader: Reader) -> AsyncGenerator[TokenEvent, None]:
+        try:
+            async with aclosing(response.lines()) as lines:
+                async for line in lines:
+                    if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
+                        for event in reader.feed(data):
+                            yield event
+            for event in reader.end():
+                yield event
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise ServerLostError(f"{self.client.url} answered what is not understood: {error}") from error
+
+    def lost(self, error: Exception) -> None:
+        """The server failed; it is looked at again after a while that grows with each failure."""
+        self.problem = str(error)
+        self.next_look = time.monotonic() + min(FIRST_WAIT * 2**self.failures, LONGEST_WAIT)
+        self.failures += 1
+
+    async def look(self) -> bool:
+        """Whether it lives now, by its health route."""
+        try:
+            status, _ = await self.client.get("/health")
+        except ServerLostError as error:
+            self.lost(error)
+            return False
+        if status != 200:
+            self.lost(ServerLostError(f"{self.client.url}/health answers {status}"))
+            return False
+        self.problem, self.failures = None, 0
+        return True
+
+
+def refused(status: int, body: bytes) -> RefusedError:
+    """The refusal in the body of an error, in the forms of FastAPI and OpenAI."""
+    try:
+        value: Any = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        value = body[:300].decode(errors="replace")
+    while isinstance(value, dict):
+        value = next((value[name] for name in ("error", "message", "detail") if name in value), str(value))
+    return RefusedError(status, value if isinstance(value, str) else str(value)[:300])

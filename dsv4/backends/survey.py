@@ -1,0 +1,153 @@
+"""What a server is: its kind, its model, its limits, and whether its tokenizer is ours."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from dsv4.backends.asked import ServerProtocol
+from dsv4.backends.generator import RemoteGenerator
+from dsv4.backends.http import HttpClient, ServerLostError
+from dsv4.backends.replica import Replica
+from dsv4.backends.sglang import Sglang
+from dsv4.backends.vllm import Vllm
+
+Kind = Literal["vllm", "sglang"]
+KINDS: tuple[Kind, ...] = ("vllm", "sglang")
+SURVEY_SECONDS = 20.0
+# texts whose ids tell tokenizers of different models apart
+PROBES = ("Hello, world! 1234567\n\n  x", "\u00e9\u4f60\u597d \U0001f600", "def f(x):\n    return x ** 2")
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answered. version: "" where it does not tell."""
+
+    url: str
+    kind: Kind
+    model: str
+    context_length: int
+    version: str
+    protocol: ServerProtocol
+
+
+async def survey(url: str, key: str | None, kind: Kind | None, encode: Encode) -> Server:
+    """Ask a server what it is. kind: as the user says, None = as it says itself. encode: our tokenizer.
+
+    Raises ServerLostError if it does not answer, ValueError for what cannot be used.
+    """
+    client = HttpClient(url, key, SURVEY_SECONDS, keep=False)
+    found = await _json(client, "/v1/models")
+    try:
+        first = found["data"][0]
+        model, owner, context = str(first["id"]), str(first.get("owned_by", "")), first.get("max_model_len")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise ValueError(f"--engine {url}: /v1/models lists no model") from None
+    kind = kind or next((known for known in KINDS if owner == known), None)
+    if kind is None:
+        raise ValueError(f"--engine {url}: it is neither vLLM nor SGLang (it says {owner!r}): name it by --engine-kind")
+    if not isinstance(context, int) or context < 2:
+        raise ValueError(f"--engine {url}: /v1/models does not tell max_model_len")
+    await _compare_tokenizers(client, model, encode)
+    if kind == "vllm":
+        version = (await _json(client, "/version", default={})).get("version", "")
+        return Server(url, kind, model, context, str(version), Vllm(model))
+    info = await _json(client, "/server_info", default=None) or await _json(client, "/get_server_info", default={})
+    protocol = Sglang(
+        seeds=bool(info.get("enable_deterministic_inference")),
+        priorities=bool(info.get("enable_priority_scheduling")),
+        grammars=str(info.get("grammar_backend") or "xgrammar"),
+    )
+    return Server(url, kind, model, context, str(info.get("version", "")), protocol)
+
+
+def connect(
+    urls: Sequence[str],
+    encode: Encode,
+    *,
+    key: str | None = None,
+    kind: Kind | None = None,
+    silence: float = 900.0,
+    context_length: int | None = None,
+    end_ids: Sequence[int] = (),
+) -> tuple[RemoteGenerator, list[str]]:
+    """A generator over these servers, and a line for the user on each. Servers that do not answer are taken for ones
+    like the first that does, and are looked at again. context_length: at most so much.
+
+    Raises ValueError for what cannot be used, ConnectionError if none answers. Call it outside an event loop.
+    """
+
+    async def all_of_them() -> list[Server | BaseException]:
+        return await asyncio.gather(*(survey(url, key, kind, encode) for url in urls), return_exceptions=True)
+
+    results = asyncio.run(all_of_them())
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, ServerLostError):
+            raise result
+    servers = [result for result in results if isinstance(result, Server)]
+    if not servers:
+        raise ConnectionError(f"--engine: no server answers: {'; '.join(map(str, results))}")
+    if len({server.model for server in servers}) > 1:
+        names = ", ".join(f"{server.url} serves {server.model}" for server in servers)
+        raise ValueError(f"--engine: all servers must serve the same model: {names}")
+    replicas = [_replica(number, url, results[number], servers[0], key, silence) for number, url in enumerate(urls)]
+    context = min(server.context_length for server in servers)
+    if context_length is not None and context_length > context:
+        raise ValueError(f"--context must be at most {context}, which the engine has, got {context_length}")
+    lines = [
+        f"engine {number + 1}: {_line(url, result)}"
+        for number, (url, result) in enumerate(zip(urls, results, strict=True))
+    ]
+    return RemoteGenerator(replicas, context_length or context, end_ids), lines
+
+
+def _replica(
+    number: int, url: str, result: Server | BaseException, like: Server, key: str | None, silence: float
+) -> Replica:
+    protocol = result.protocol if isinstance(result, Server) else like.protocol
+    replica = Replica(number, HttpClient(url, key, silence), protocol)
+    if isinstance(result, Exception):
+        replica.lost(result)
+    return replica
+
+
+def _line(url: str, result: Server | BaseException) -> str:
+    if isinstance(result, Server):
+        return f"{result.kind} {result.version} at {url}, {result.model}, context {result.context_length}"
+    return f"no answer yet ({result})"
+
+
+async def _json(client: HttpClient, path: str, **default: Any) -> Any:
+    """The JSON of a route. default: for a route that is not there; without it that is an error."""
+    status, body = await client.get(path)
+    if status != 200:
+        if default:
+            return default["default"]
+        hint = ": set DSV4_ENGINE_KEY to its key" if status in (401, 403) else ""
+        raise ValueError(f"--engine {client.url}: {path} answers {status}{hint}")
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        raise ValueError(f"--engine {client.url}: {path} answers no JSON") from None
+
+
+async def _compare_tokenizers(client: HttpClient, model: str, encode: Encode) -> None:
+    """Raise ValueError if the server turns a text into other ids than we do. A server without that route passes."""
+    for text in PROBES:
+        body = msgspec.json.encode({"model": model, "prompt": text, "add_special_tokens": False})
+        async with client.request("POST", "/tokenize", body) as response:
+            told = await response.body()
+            if response.status != 200:
+                return
+        try:
+            theirs = msgspec.json.decode(told)["tokens"]
+        except (msgspec.MsgspecError, TypeError, KeyError):
+            return
+        if theirs != list(encode(text)):
+            raise ValueError(
+                f"--engine {client.url}: its tokenizer is another one: it turns {text!r} into {theirs!s:.80}, the "
+                f"folder's into {list(encode(text))!s:.80}; name the folder of the model that it serves"
+            )
