@@ -60,6 +60,10 @@ class WrittenGrammar(ConstraintFactory, Protocol):
     @property
     def trigger(self) -> int | None: ...
 
+    def at_once(self) -> "WrittenGrammar":
+        """The same grammar without a trigger."""
+        ...
+
     def source(self) -> tuple[str, str]:
         """Its kind, `json` (a JSON schema) or `lark` (llguidance's form of Lark; `<[5]>` is token 5), and its text.
         Raises ValueError if it cannot be written down."""

@@ -185,9 +185,12 @@ class HttpClient:
             raise ServerLostError(f"{self.url} {failed} ({error})") from error
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections; those of a loop that has ended are only dropped."""
+        usable = self._loop is not None and self._loop.is_running()
         while self._idle:
-            self._idle.popleft()[1].close()
+            writer = self._idle.popleft()[1]
+            if usable:
+                writer.close()
 
     async def _answered(
         self, method: str, path: str, body: bytes | None

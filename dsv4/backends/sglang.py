@@ -27,13 +27,13 @@ class _Meta(msgspec.Struct):
     output_top_logprobs: list[list[_Scored] | None] | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _SglangChunk(msgspec.Struct):
     output_ids: list[int] | None = None
     meta_info: _Meta | None = None
     error: dict[str, Any] | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Chunk)
+_DECODER = msgspec.json.Decoder(_SglangChunk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ and the next one continues the prompt with all that was said, which the back end
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dsv4.generation import ConstraintFactory, ConstraintStage, StagedConstraint, WrittenGrammar
 
@@ -27,4 +28,5 @@ def _unfolded(stage: ConstraintStage) -> Iterator[ConstraintStage]:
         if stage.until is not None:
             raise ValueError("constraint: a part that ends with a token holds a grammar that begins after one")
         yield ConstraintStage(grammar.trigger, None, stage.banned)
+        stage = replace(stage, grammar=grammar.at_once())
     yield stage

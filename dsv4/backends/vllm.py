@@ -34,13 +34,13 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _CachedTokens | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _VllmChunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: dict[str, Any] | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Chunk)
+_DECODER = msgspec.json.Decoder(_VllmChunk)
 
 
 class Vllm:

@@ -24,6 +24,7 @@ VERBS = {
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",
     "convert": "Write a checkpoint in another layout.",
     "check": "Verify a checkpoint folder without loading it.",
+    "export": "The command that starts a model on vLLM, SGLang or Dynamo, from published recipes.",
     "train": "Train a model from a recipe, or go on with a run.",
     "sft": "Fine-tune a model on conversations, or go on with a run.",
     "grpo": "Make a specialist by reinforcement learning, or go on with such a run.",

@@ -90,6 +90,10 @@ class Grammar:
             return "lark", only["lark_grammar"]
         return "json", _dumps({key: value for key, value in only["json_schema"].items() if key != "x-guidance"})
 
+    def at_once(self) -> Self:
+        """The same grammar, beginning with the answer."""
+        return replace(self, trigger=None)
+
     def after(self, token: int) -> Self:
         """The same grammar, beginning after `token`."""
         return replace(self, trigger=token)

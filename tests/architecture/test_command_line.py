@@ -26,6 +26,7 @@ FLAGS = {
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume",
     "check": "folder deep json",
+    "export": "folder engine gpus goal json",
     "train": "recipe set folder live track table export threads steps device dry_run",
     "sft": "recipe init data lora epochs lr length set run",
     "grpo": "recipe set folder live track export threads steps device",

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
         "model", "planning", "server",
     },
     "hub": {"checkpoint", "config", "files"},
-    "planning": {"cache", "checkpoint", "config", "files", "kernels", "parameters"},
+    "planning": {"cache", "checkpoint", "config", "files", "kernels", "model", "parameters"},
     "bench": {"api", "cache", "config", "generation", "kernels", "model", "parameters"},
     "model": {"config", "parameters", "kernels"},
     "cache": {"config", "kernels", "model", "files", "observe"},

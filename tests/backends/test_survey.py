@@ -1,0 +1,72 @@
+"""What a server is asked at the start of `dsv4 serve --engine`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsv4.cli.engine_flags import EngineFlags
+from dsv4.cli.remote_flags import KEY_VARIABLE, RemoteFlags, check_remote, remote_model
+from dsv4.generation import SamplingParams
+from dsv4.testing.stub import StubGenerator
+from tests.backends.conftest import Site
+from tests.backends.test_remote_generator import ask
+
+
+@pytest.fixture
+def folder(site: Site, tmp_path: Path) -> Path:
+    (tmp_path / "tokenizer.json").write_text(site.tokenizer._full.to_str(), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_folder_with_a_tokenizer_is_enough(site: Site, folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-1")
+    servers = [site.server("vllm", StubGenerator([5], 300), key="sk-1"), site.server("sglang", StubGenerator([5], 200))]
+    urls = [site.listen(server) for server in servers]
+    for place in (folder, folder / "tokenizer.json"):
+        model = remote_model(place, RemoteFlags((urls[0] + "/v1", urls[1])), EngineFlags())
+        assert model.service.context_length == 200
+        assert [line.split(" at ")[0] for line in model.lines] == ["engine 1: vllm 0.32.0", "engine 2: sglang 0.5.23"]
+        assert ask(model.service, SamplingParams())[0].token == 5
+    assert remote_model(folder, RemoteFlags((urls[0],)), EngineFlags(context=100)).service.context_length == 100
+    with pytest.raises(ValueError, match="--context must be at most 300"):
+        remote_model(folder, RemoteFlags((urls[0],)), EngineFlags(context=301))
+    monkeypatch.delenv(KEY_VARIABLE)
+    with pytest.raises(ValueError, match="answers 401: set DSV4_ENGINE_KEY"):
+        remote_model(folder, RemoteFlags((urls[0],)), EngineFlags())
+
+
+def test_servers_that_do_not_fit(site: Site) -> None:
+    good = site.listen(site.server("vllm", StubGenerator([5])))
+    other = site.listen(site.server("vllm", StubGenerator([5]), model="another"))
+    strange = site.server("vllm", StubGenerator([5]))
+    strange.tokenize = lambda text: [1, 2]
+    unknown = site.server("vllm", StubGenerator([5]))
+    unknown.kind = "llama.cpp"  # pyrefly: ignore
+    with pytest.raises(ValueError, match="must serve the same model"):
+        site.connect(good, other)
+    with pytest.raises(ValueError, match="its tokenizer is another one"):
+        site.connect(site.listen(strange))
+    with pytest.raises(ValueError, match=r"neither vLLM nor SGLang .*--engine-kind"):
+        site.connect(site.listen(unknown))
+    with pytest.raises(ConnectionError, match="no server answers"):
+        site.connect("http://127.0.0.1:9")
+    # one that does not answer yet is taken for one like the first
+    remote = site.connect("http://127.0.0.1:9", good)
+    assert remote.counters()["remote_engines_lost"] == 1
+    assert ask(remote, SamplingParams())[0].token == 5
+
+
+def test_flags() -> None:
+    url = "http://127.0.0.1:1"
+    check_remote(RemoteFlags((url,)), EngineFlags(context=5, dialect="v4"))
+    for remote, engine, message in (
+        (RemoteFlags((url,)), EngineFlags(mode="bf16"), "--mode has no meaning"),
+        (RemoteFlags((url,)), EngineFlags(memory="1GiB"), "--memory has no meaning"),
+        (RemoteFlags(("gpu1:8000",)), EngineFlags(), "--engine must be http://host:port"),
+        (RemoteFlags((url, url)), EngineFlags(), "named twice"),
+        (RemoteFlags((url,), engine_silence=0), EngineFlags(), "--engine-silence must be more than 0"),
+        (RemoteFlags(engine_kind="vllm"), EngineFlags(), "--engine-kind needs --engine"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_remote(remote, engine)
