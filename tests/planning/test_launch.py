@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dsv4.checkpoint import save_checkpoint
+from dsv4.checkpoint.names import LAYOUTS
 from dsv4.cli.export import export
 from dsv4.config import ModelConfig
 from dsv4.planning.files import ModelFiles
@@ -97,7 +98,7 @@ def test_folders_that_cannot_be_exported(tmp_path: Path) -> None:
     config = tiny_config()
     with pytest.raises(ValueError, match="no recipe is published for this shape"):
         shape_of(config)
-    save_checkpoint(tiny_model(config), tmp_path / "tiny")
+    save_checkpoint(tmp_path / "tiny", config, tiny_model(config).state_dict(), LAYOUTS["fp32"])
     with pytest.raises(ValueError, match="no recipe is published for this shape"):
         export(str(tmp_path / "tiny"), engine="vllm", gpus="8xH200")
     (tmp_path / "tiny" / "config.json").write_text("{}")
