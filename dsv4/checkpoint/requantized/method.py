@@ -18,7 +18,8 @@ class Method:
 
     name: for messages. needed: the last words of the tensors' names. optional: those that may be there and are read,
     or that concern activations and are not. problem: why tensors of these types and shapes cannot be a weight of a
-    shape, None when they can. values: the weight in float32.
+    shape, None when they can. values: the weight in float32. released: for a form that holds the release's own codes in
+    another order, the FP4 weight and scale.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Method:
     optional: frozenset[str]
     problem: Callable[[Specs, Shape], str | None]
     values: Callable[[Parts, Shape], Tensor]
+    released: Callable[[Parts], tuple[Tensor, Tensor]] | None = None
 
     def reads(self, words: frozenset[str]) -> bool:
         """Whether these are the tensors of one of its weights."""

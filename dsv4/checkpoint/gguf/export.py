@@ -1,0 +1,215 @@
+"""Write a folder as one GGUF file, one tensor at a time.
+
+Every parameter of the backbone goes into the file; the prediction block and draft stages do not (llama.cpp reads them
+from a file of their own). Norms and the parts that compute in float32 are F32, hash tables I32. The type of the other
+matrices is chosen:
+
+type     linears            routed experts                 other matrices (embedding, router, compressor, head)
+q8_0     Q8_0               MXFP4 where they are FP4, or Q8_0   BF16
+f16      F16                as chosen                      F16
+bf16     BF16               as chosen                      BF16
+fp32     F32                as chosen                      F32
+
+MXFP4 of FP4 experts keeps every bit; F32 keeps every value, BF16 those of all released layouts, F16 those within its
+range. What rounding changed is reported, and what F16 cannot hold at all is an error.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint.check import detect_layout
+from dsv4.checkpoint.folder import ModelFolder, open_folder
+from dsv4.checkpoint.format import CheckpointError
+from dsv4.checkpoint.gguf.blocks import mxfp4_blocks, mxfp4_released, q8_0_blocks, q8_0_values
+from dsv4.checkpoint.gguf.container import MetadataValue, Scalars, encode_gguf_header
+from dsv4.checkpoint.gguf.metadata import ARCHITECTURE, metadata_of
+from dsv4.checkpoint.gguf.names import gguf_place
+from dsv4.checkpoint.gguf.types import BF16, F16, F32, I32, MXFP4, Q8_0, GgmlType
+from dsv4.checkpoint.gguf.vocabulary import vocabulary_keys
+from dsv4.checkpoint.loader import state_problems
+from dsv4.checkpoint.reader import CheckpointReader, raise_problems
+from dsv4.checkpoint.rounding import Rounding
+from dsv4.checkpoint.tokenizer_file import read_tokenizer_file
+from dsv4.checkpoint.values import ByteProgress
+from dsv4.files import write_whole
+from dsv4.kernels.quant import dequantize_weight, quantize_fp4_weight
+from dsv4.parameters import Parameter, Storage, parameters
+
+GgufDtype = Literal["q8_0", "f16", "bf16", "fp32"]
+GgufExperts = Literal["fp4", "q8_0", "f16", "bf16", "fp32"]
+LINEAR_TYPES: dict[str, GgmlType] = {"q8_0": Q8_0, "f16": F16, "bf16": BF16, "fp32": F32}
+EXPERT_TYPES: dict[str, GgmlType] = {"fp4": MXFP4, **LINEAR_TYPES}
+# general.file_type of llama.cpp: what most of the file is
+_FILE_TYPES = {F32: 0, F16: 1, Q8_0: 7, BF16: 32, MXFP4: 38}
+_QUANTISATION_VERSION = 2
+_MAP_BYTES = 1 << 28
+
+
+def export_gguf(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    dtype: GgufDtype = "q8_0",
+    experts: GgufExperts | None = None,
+    progress: ByteProgress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> str:
+    """Write the checkpoint folder `src` as the GGUF file `dst`; returns the types in it ("Q8_0, experts MXFP4").
+
+    dtype     type of linears and other matrices, see above
+    experts   type of routed experts; by default fp4 (MXFP4) where they are FP4 in `src`, else as `dtype`
+    progress  called after each tensor with (bytes done, bytes in all, name)
+    report    called at the end with sentences: what was left out, what rounding changed
+
+    The file is whole or not there. Raises CheckpointError when the source is not complete, the target exists, or a
+    value does not fit its type; ValueError for unknown types.
+    """
+    for name, value, allowed in (("dtype", dtype, LINEAR_TYPES), ("experts", experts, EXPERT_TYPES)):
+        if value is not None and value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)} for a GGUF file, got {value!r}")
+    target = Path(dst)
+    if target.exists():
+        raise CheckpointError(f"{target}: exists already; choose a new file")
+    folder = open_folder(src)
+    config, reader = folder.config, folder.reader
+    wanted = [parameter for parameter in parameters(config) if not parameter.prediction]
+    raise_problems(state_problems(wanted, reader, skip_mtp=True, convertible=True))
+    if experts is None:
+        experts = "fp4" if detect_layout(reader, config).experts == "fp4" else dtype
+    plan = plan_tensors(wanted, dtype, experts)
+    metadata = _general_keys(folder, plan) | metadata_of(config) | _vocabulary(folder)
+    rounding = Rounding()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, lambda out: _write(out, metadata, plan, reader, rounding, progress))
+    if report is not None:
+        left = ["the prediction block (mtp.*) is left out: GGUF readers have it in another file"]
+        for sentence in (*folder.notes, *(left if config.predicts else ()), *rounding.sentences()):
+            report(sentence)
+    return f"{LINEAR_TYPES[dtype].name}, experts {EXPERT_TYPES[experts].name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """A tensor to be written: its type, its shape, and the parameters whose values it holds one after another."""
+
+    type: GgmlType
+    shape: tuple[int, ...]
+    parameters: tuple[Parameter, ...]
+
+
+def plan_tensors(wanted: list[Parameter], dtype: GgufDtype, experts: GgufExperts) -> dict[str, PlannedTensor]:
+    """The tensors of a file by name, in the order in which a layer computes. Raises CheckpointError for a shape that a
+    type cannot hold."""
+    parts: dict[str, list[Parameter]] = {}
+    for parameter in wanted:
+        parts.setdefault(gguf_place(parameter.name).tensor, []).append(parameter)
+    plan = {}
+    for name, members in parts.items():
+        first = members[0]
+        kind = _type_of(first, dtype, experts)
+        if first.shape[-1] % kind.values:
+            text = f"packs {kind.values} columns, the matrix has {first.shape[-1]}"
+            raise CheckpointError(f"tensor {first.name!r}: {kind.name} {text}: choose another type for it")
+        shape = (len(members), *first.shape) if first.storage is Storage.EXPERT else first.shape
+        plan[name] = PlannedTensor(kind, shape, tuple(members))
+    return plan
+
+
+def _type_of(parameter: Parameter, dtype: GgufDtype, experts: GgufExperts) -> GgmlType:
+    storage = parameter.storage
+    if storage is Storage.TABLE:
+        return I32
+    if storage in (Storage.NORM, Storage.FLOAT):
+        return F32
+    if storage is Storage.EXPERT:
+        return EXPERT_TYPES[experts]
+    if storage is Storage.LINEAR:
+        return LINEAR_TYPES[dtype]
+    return BF16 if dtype == "q8_0" else LINEAR_TYPES[dtype]
+
+
+def _general_keys(folder: ModelFolder, plan: dict[str, PlannedTensor]) -> dict[str, MetadataValue]:
+    sizes: dict[GgmlType, int] = {}
+    for tensor in plan.values():
+        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.type.bytes_of(tensor.shape)
+    most = max((kind for kind in sizes if kind in _FILE_TYPES), key=sizes.__getitem__)
+    return {
+        "general.architecture": ARCHITECTURE,
+        "general.name": folder.reader.folder.resolve().name,
+        "general.file_type": Scalars("I", [_FILE_TYPES[most]], array=False),
+        "general.quantization_version": Scalars("I", [_QUANTISATION_VERSION], array=False),
+    }
+
+
+def _vocabulary(folder: ModelFolder) -> dict[str, MetadataValue]:
+    config, path = folder.config, folder.reader.folder
+    definition = read_tokenizer_file(path)
+    if definition is None:
+        return {"tokenizer.ggml.model": "no_vocab"}
+    return vocabulary_keys(path, definition, config.vocab_size, config.bos_token_id, config.eos_token_id)
+
+
+def _write(
+    out: BinaryIO,
+    metadata: dict[str, MetadataValue],
+    plan: dict[str, PlannedTensor],
+    reader: CheckpointReader,
+    rounding: Rounding,
+    progress: ByteProgress | None,
+) -> None:
+    header, offsets = encode_gguf_header(metadata, {name: (t.type, t.shape) for name, t in plan.items()})
+    out.write(header)
+    position = len(header)
+    total, mapped = sum(t.type.bytes_of(t.shape) for t in plan.values()), 0
+    for name, planned in plan.items():
+        out.write(b"\0" * (offsets[name] - position))
+        position = offsets[name]
+        for data in _data_of(planned, reader, rounding):
+            out.write(data.contiguous().view(torch.uint8).reshape(-1).numpy().data)
+            position += data.nbytes
+        if position - mapped > _MAP_BYTES:  # pages of the source count as ours while mapped
+            reader.release()
+            mapped = position
+        if progress:
+            progress(min(position - len(header), total), total, name)
+
+
+def _data_of(planned: PlannedTensor, reader: CheckpointReader, rounding: Rounding) -> Iterator[Tensor]:
+    """The bytes of a tensor, one parameter at a time."""
+    for parameter in planned.parameters:
+        try:
+            yield _encoded(parameter, planned.type, reader, rounding)
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f"{reader.file_of(parameter.name)}: tensor {parameter.name!r}: {error}") from None
+
+
+def _encoded(parameter: Parameter, kind: GgmlType, reader: CheckpointReader, rounding: Rounding) -> Tensor:
+    """One parameter in a type. Raises ValueError for values that it cannot hold."""
+    name = parameter.name
+    if kind is I32:
+        return reader.tensor(name).to(torch.int32)
+    if kind is MXFP4 and name in reader and reader.spec(name).dtype == torch.int8:
+        return mxfp4_blocks(reader.tensor(name), reader.tensor(parameter.scale_name))
+    values = reader.unpacked(name, parameter.shape) if name in reader.packed else reader.dequantized(name)
+    if kind is F32:
+        return values
+    if kind is MXFP4:
+        data = mxfp4_blocks(*quantize_fp4_weight(values))
+        after = dequantize_weight(*mxfp4_released(data))
+    elif kind is Q8_0:
+        data = q8_0_blocks(values)
+        after = q8_0_values(data)
+    else:
+        data = values.to(kind.dtype)
+        after = data.to(torch.float32)
+        if not torch.equal(after.isfinite(), values.isfinite()):
+            raise ValueError(f"holds {float(values.abs().max()):g}, which {kind.name} cannot: choose another type")
+    rounding.add(kind.name, values, after, None)
+    return data
