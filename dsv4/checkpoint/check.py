@@ -15,7 +15,7 @@ from dsv4.checkpoint.folder import adapter_notes, left_out_notes, settle_config
 from dsv4.checkpoint.format import TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
 from dsv4.checkpoint.loader import checked_table, state_problems
-from dsv4.checkpoint.names import BASE, BF16, FP32, RELEASE, RELEASE_FP8, Layout, stored
+from dsv4.checkpoint.names import BASE, BF16, BF16_FP4, FP32, FP32_FP4, RELEASE, RELEASE_FP8, Layout, stored
 from dsv4.checkpoint.reader import CheckpointReader
 from dsv4.checkpoint.tokenizer_file import read_tokenizer_file, size_notes
 from dsv4.checkpoint.values import ByteProgress, every_value, is_small, read_at_load, value_problem
@@ -23,6 +23,7 @@ from dsv4.config import ModelConfig
 from dsv4.config.generation_file import read_generation
 from dsv4.parameters import Parameter, Storage, parameters
 
+_FP4_AMONG = {torch.bfloat16: BF16_FP4, torch.float32: FP32_FP4}  # by the type of the linears
 MOST_PROBLEMS = 1000  # shown in full; the rest is counted
 _DTYPE_NAMES = {
     torch.int8: "fp4",
@@ -140,18 +141,19 @@ def detect_layout(reader: CheckpointReader, config: ModelConfig) -> Layout:
     expert = _first(reader, config, Storage.EXPERT)
     dtypes = {spec.dtype for spec in (linear, expert) if spec is not None}
     if expert is not None and expert.dtype == torch.int8:
-        return RELEASE
+        return _FP4_AMONG.get(linear.dtype, RELEASE) if linear is not None else RELEASE
     if torch.float8_e4m3fn in dtypes:
         return BASE if torch.float32 in _scale_types(reader) else RELEASE_FP8
     return FP32 if dtypes and dtypes <= {torch.float32} else BF16
 
 
 def _converted_layout(reader: CheckpointReader, config: ModelConfig) -> Layout | None:
-    """The layout that a conversion gives experts of another quantiser: FP4 for 4 bits and less, else FP8."""
+    """The layout that a conversion gives experts of another quantiser: FP4 for 4 bits and less (with the
+    scales inside its blocks, less than 5), else FP8."""
     for parameter in parameters(config):
         if parameter.storage is Storage.EXPERT and parameter.name in reader.packed:
             codes = max(part.spec.nbytes for part in reader.packed[parameter.name].parts.values())
-            return RELEASE if 8 * codes <= 4 * parameter.numbers else RELEASE_FP8
+            return RELEASE if 8 * codes < 5 * parameter.numbers else RELEASE_FP8
     return None
 
 

@@ -2,7 +2,8 @@
 stopped.
 
 Lossless: FP4 to FP8 experts, scales between e8m0 and float32 powers of two, the released forms to bf16 or fp32. The
-other directions quantise. Weights in the forms of other quantisers (see `requantized`) are read here and only here.
+other directions quantise. Weights in the forms of other quantisers (see `requantized`) and GGUF files (see `gguf`) are
+read here and only here.
 While it runs, and after an interruption, the target holds a marker file that the reader refuses.
 """
 
@@ -20,9 +21,22 @@ from dsv4.checkpoint.adapter import Adapter, read_adapter
 from dsv4.checkpoint.check import detect_layout
 from dsv4.checkpoint.folder import open_folder
 from dsv4.checkpoint.format import CheckpointError, read_json
+from dsv4.checkpoint.gguf.source import is_gguf, open_gguf
 from dsv4.checkpoint.inventory import INDEX_NAME, PICKLE_SUFFIXES, UNFINISHED_NAME
 from dsv4.checkpoint.loader import is_quantized, state_problems
-from dsv4.checkpoint.names import BASE, BF16, FP32, RELEASE, RELEASE_FP8, Layout, expected_tensors, shard_of, stored
+from dsv4.checkpoint.names import (
+    BASE,
+    BF16,
+    BF16_FP4,
+    FP32,
+    FP32_FP4,
+    RELEASE,
+    RELEASE_FP8,
+    Layout,
+    expected_tensors,
+    shard_of,
+    stored,
+)
 from dsv4.checkpoint.quantize import store_parameter, write_configs
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.rounding import Rounding
@@ -30,7 +44,7 @@ from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.values import ByteProgress
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.files import stamp
-from dsv4.kernels.quant import float_to_e8m0, fp4_to_fp8_weight, powers_of_two
+from dsv4.kernels.quant import dequantize_weight, float_to_e8m0, fp4_to_fp8_weight, powers_of_two
 from dsv4.parameters import Parameter, Storage, parameters
 
 ExpertDtype = Literal["fp4", "fp8", "bf16"]
@@ -65,7 +79,7 @@ def convert(
     report: Callable[[str], None] | None = None,
     max_shard_bytes: int | None = None,
 ) -> Layout:
-    """Write the checkpoint `src` in another layout into the folder `dst`; returns that layout.
+    """Write the checkpoint `src`, a folder or a GGUF file, in another layout into the folder `dst`; returns that layout.
 
     dtype     release (FP8, e8m0 scales), base (FP8, float32 scales), bf16 or fp32 (no scales)
     experts   fp4 or fp8 with release; by default as in the source: fp4 for all 4-bit forms and for floats
@@ -82,7 +96,8 @@ def convert(
     source, target = Path(src), Path(dst)
     if source.resolve() == target.resolve():
         raise ValueError(f"dst must be another folder than src, got {target} for both")
-    folder = open_folder(source)
+    gguf = open_gguf(source) if is_gguf(source) else None
+    folder = open_folder(source) if gguf is None else gguf.folder
     config, reader = folder.config, folder.reader
     layout = target_layout(detect_layout(reader, config), dtype, experts)
     wanted = list(parameters(config))
@@ -95,7 +110,10 @@ def convert(
     _claim(target, same, resume)
     with CheckpointWriter(target, plan, shard, keep_finished=True) as writer:
         rounding = _convert_all(wanted, reader, layout, merged, writer, progress)
-        _copy_small_files(source, target)
+        if gguf is None:
+            _copy_small_files(source, target)
+        else:
+            gguf.write_small_files(target)
         write_configs(target, config, layout)
     (target / UNFINISHED_NAME).unlink()
     if report is not None:
@@ -111,13 +129,13 @@ def target_layout(source: Layout, dtype: TargetDtype, experts: ExpertDtype | Non
         return RELEASE if (experts or kept) == "fp4" else RELEASE_FP8
     if dtype == "base" and experts in (None, "fp8"):
         return BASE
-    if dtype == "bf16" and experts in (None, "bf16"):
-        return BF16
-    if dtype == "fp32" and experts is None:
-        return FP32
+    if dtype == "bf16" and experts in (None, "bf16", "fp4"):
+        return BF16_FP4 if experts == "fp4" else BF16
+    if dtype == "fp32" and experts in (None, "fp4"):
+        return FP32_FP4 if experts == "fp4" else FP32
     raise ValueError(
         f"no layout has dtype {dtype!r} with experts {experts!r}: "
-        "release takes fp4 or fp8, base fp8, bf16 bf16, fp32 none"
+        "release takes fp4 or fp8, base fp8, bf16 bf16 or fp4, fp32 fp4 or none"
     )
 
 
@@ -128,6 +146,8 @@ def convert_parameter(
     weight that is quantised anew."""
     wanted = stored(parameter, layout)
     if parameter.name in reader.packed:
+        if len(wanted) > 1 and (codes := reader.released(parameter.name, parameter.shape)) is not None:
+            return _from_codes(parameter, *codes, reader, layout, rounding)
         values = reader.unpacked(parameter.name, parameter.shape)
         return _stored_anew(parameter, reader.packed[parameter.name].method.name, values, layout, rounding)
     if all(name in reader and reader.spec(name) == spec for name, spec in wanted.items()):
@@ -136,22 +156,38 @@ def convert_parameter(
     dtype, source = wanted[name].dtype, reader.spec(name).dtype
     if parameter.storage is Storage.TABLE:
         return {name: reader.tensor(name).to(dtype)}
+    if source == torch.float16:
+        return _stored_anew(parameter, "F16", reader.dequantized(name), layout, rounding)
     if len(wanted) == 1:
         return {name: reader.dequantized(name, dtype)}
     if not is_quantized(reader.spec(name)):
         return store_parameter(parameter, reader.tensor(name), layout)
     if dtype == torch.int8:
         return store_parameter(parameter, reader.dequantized(name, torch.bfloat16), layout)
-    weight, scale = reader.tensor(name), reader.tensor(scale_name)
+    return _from_codes(parameter, reader.tensor(name), reader.tensor(scale_name), reader, layout, rounding)
+
+
+def _from_codes(
+    parameter: Parameter,
+    weight: Tensor,
+    scale: Tensor,
+    reader: CheckpointReader,
+    layout: Layout,
+    rounding: Rounding | None,
+) -> dict[str, Tensor]:
+    """A parameter of a quantised layout from FP4 or FP8 codes and their scales."""
+    name, scale_name, wanted = parameter.name, parameter.scale_name, stored(parameter, layout)
+    if wanted[name].dtype == torch.int8:
+        return {name: weight, scale_name: scale}
     try:
-        if source == torch.int8:
+        if weight.dtype == torch.int8:
             weight, scale = fp4_to_fp8_weight(weight, scale)
         if wanted[scale_name].dtype == torch.float32:
             scale = scale.to(torch.float32)
         elif scale.dtype != wanted[scale_name].dtype:
             if not powers_of_two(scale):
                 form = "FP8 with scales that are no powers of two"
-                return _stored_anew(parameter, form, reader.dequantized(name), layout, rounding)
+                return _stored_anew(parameter, form, dequantize_weight(weight, scale), layout, rounding)
             scale = float_to_e8m0(scale)
     except ValueError as error:
         raise CheckpointError(f"{reader.file_of(name)}: tensor {name!r}: {error}") from None

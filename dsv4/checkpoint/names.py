@@ -34,8 +34,11 @@ RELEASE_FP8 = Layout("release_fp8", "fp8", "fp8")
 BASE = Layout("base", "fp8", "fp8", torch.float32)
 BF16 = Layout("bf16", "bf16", "bf16")
 FP32 = Layout("fp32", "fp32", "fp32")
+# FP4 experts among floats: what a GGUF file of MXFP4 experts becomes without rounding
+BF16_FP4 = Layout("bf16_fp4", "bf16", "fp4")
+FP32_FP4 = Layout("fp32_fp4", "fp32", "fp4")
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {layout.name: layout for layout in (RELEASE, RELEASE_FP8, BASE, BF16, FP32)}
+    {layout.name: layout for layout in (RELEASE, RELEASE_FP8, BASE, BF16, FP32, BF16_FP4, FP32_FP4)}
 )
 
 

@@ -74,6 +74,17 @@ class CheckpointReader:
                 problem = str(error)
         raise CheckpointError(f"{self.file_of(name)}: tensor {name!r}, {packed.method.name}: {problem}")
 
+    def released(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
+        """The FP4 weight and scale that a weight of another form holds in another order; None for one that does not.
+        Raises CheckpointError."""
+        packed = self.packed[name]
+        if packed.method.released is None:
+            return None
+        problem = packed.problem(shape)
+        if problem is not None:
+            raise CheckpointError(f"{self.file_of(name)}: tensor {name!r}, {packed.method.name}: {problem}")
+        return packed.method.released({word: self._read(part) for word, part in packed.parts.items()})
+
     def _read(self, entry: StoredTensor) -> Tensor:
         data = self._map_of(entry.file)[entry.begin : entry.end]
         if not _aligned(entry):

@@ -71,8 +71,9 @@ def vocabulary_keys(
     return {_KEY + name: value for name, value in keys.items()}
 
 
-def tokenizer_definition(opened: GgufFile) -> dict[str, Any] | None:
-    """The tokenizer.json that a file's keys describe; None for a file without a vocabulary.
+def tokenizer_definition(opened: GgufFile, vocab_size: int) -> dict[str, Any] | None:
+    """The tokenizer.json that the keys of a model of `vocab_size` tokens describe; None for a file without a
+    vocabulary.
 
     Raises CheckpointError naming file and key.
     """
@@ -84,6 +85,9 @@ def tokenizer_definition(opened: GgufFile) -> dict[str, Any] | None:
             text = f"must be {' or '.join(allowed)}, got {shown(keys.get(_KEY + name))}"
             raise CheckpointError(f"{opened.file}: {_KEY}{name} {text}: its tokenizer is not DeepSeek-V4's")
     tokens = _texts(opened, "tokens")
+    if len(tokens) != vocab_size:
+        text = f"must have {vocab_size:,} texts, as many as the model has tokens, got {len(tokens):,}"
+        raise CheckpointError(f"{opened.file}: {_KEY}tokens {text}")
     kinds = keys.get(f"{_KEY}token_type") or [_NORMAL] * len(tokens)
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
         raise CheckpointError(f"{opened.file}: {_KEY}token_type must have an entry for each of {len(tokens):,} tokens")
