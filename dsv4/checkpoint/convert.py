@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,9 +46,6 @@ from dsv4.files import stamp
 from dsv4.kernels.quant import dequantize_weight, float_to_e8m0, fp4_to_fp8_weight, powers_of_two
 from dsv4.parameters import Parameter, Storage, parameters
 
-ExpertDtype = Literal["fp4", "fp8", "bf16"]
-TargetDtype = Literal["release", "base", "bf16", "fp32"]
-
 _NOT_COPIED = PICKLE_SUFFIXES | {".safetensors", ".gguf", ".tmp"}
 # Written anew, or what a quantiser says of the weights it stored: other programs would believe it.
 _NOT_OURS = frozenset(
@@ -71,20 +67,24 @@ def convert(
     src: str | Path,
     dst: str | Path,
     *,
-    experts: ExpertDtype | None = None,
-    dtype: TargetDtype = "release",
+    experts: str | None = None,
+    dtype: str = "release",
     adapter: str | Path | None = None,
     resume: bool = True,
+    requantize: bool = False,
     progress: ByteProgress | None = None,
     report: Callable[[str], None] | None = None,
     max_shard_bytes: int | None = None,
 ) -> Layout:
-    """Write the checkpoint `src`, a folder or a GGUF file, in another layout into the folder `dst`; returns that layout.
+    """Write the checkpoint `src` (a folder, or a GGUF file) in another layout into the folder `dst`; returns that
+    layout.
 
     dtype     release (FP8, e8m0 scales), base (FP8, float32 scales), bf16 or fp32 (no scales)
-    experts   fp4 or fp8 with release; by default as in the source: fp4 for all 4-bit forms and for floats
+    experts   fp4 or fp8 with release, fp4 also with bf16 and fp32; by default as in the source (release: fp4 for all
+              4-bit forms and for floats)
     adapter   folder of a LoRA adapter: its changes are added in float32, then the weights are stored (quantised anew)
     resume    continue an interrupted conversion of the same source; False starts it anew
+    requantize  round FP4 experts that FP8 cannot hold exactly (see `fp4_to_fp8_weight`); False refuses them
     progress  called after each parameter with (bytes done, bytes in all, name)
     report    called at the end with sentences: what was left out, and what rounding changed in weights that another
               quantiser stored (in this run)
@@ -109,7 +109,7 @@ def convert(
     same = _fingerprint(reader, layout, max_shard_bytes) | ({} if merged is None else {"adapter": merged.digest})
     _claim(target, same, resume)
     with CheckpointWriter(target, plan, shard, keep_finished=True) as writer:
-        rounding = _convert_all(wanted, reader, layout, merged, writer, progress)
+        rounding = _convert_all(wanted, reader, layout, merged, writer, progress, requantize)
         if gguf is None:
             _copy_small_files(source, target)
         else:
@@ -122,7 +122,7 @@ def convert(
     return layout
 
 
-def target_layout(source: Layout, dtype: TargetDtype, experts: ExpertDtype | None) -> Layout:
+def target_layout(source: Layout, dtype: str, experts: str | None) -> Layout:
     """The layout meant by the two options. Raises ValueError when there is none."""
     if dtype == "release" and experts in (None, "fp4", "fp8"):
         kept = source.experts if source.experts in ("fp4", "fp8") else "fp4"
@@ -140,14 +140,19 @@ def target_layout(source: Layout, dtype: TargetDtype, experts: ExpertDtype | Non
 
 
 def convert_parameter(
-    parameter: Parameter, reader: CheckpointReader, layout: Layout, rounding: Rounding | None = None
+    parameter: Parameter,
+    reader: CheckpointReader,
+    layout: Layout,
+    rounding: Rounding | None = None,
+    *,
+    requantize: bool = False,
 ) -> dict[str, Tensor]:
     """One parameter's tensors in another layout; copied bit for bit where the layouts agree on it. rounding: counts a
-    weight that is quantised anew."""
+    weight that is quantised anew. requantize: as in `convert`."""
     wanted = stored(parameter, layout)
     if parameter.name in reader.packed:
         if len(wanted) > 1 and (codes := reader.released(parameter.name, parameter.shape)) is not None:
-            return _from_codes(parameter, *codes, reader, layout, rounding)
+            return _from_codes(parameter, *codes, reader, layout, rounding, requantize)
         values = reader.unpacked(parameter.name, parameter.shape)
         return _stored_anew(parameter, reader.packed[parameter.name].method.name, values, layout, rounding)
     if all(name in reader and reader.spec(name) == spec for name, spec in wanted.items()):
@@ -164,7 +169,8 @@ def convert_parameter(
         return store_parameter(parameter, reader.tensor(name), layout)
     if dtype == torch.int8:
         return store_parameter(parameter, reader.dequantized(name, torch.bfloat16), layout)
-    return _from_codes(parameter, reader.tensor(name), reader.tensor(scale_name), reader, layout, rounding)
+    weight, scale = reader.tensor(name), reader.tensor(scale_name)
+    return _from_codes(parameter, weight, scale, reader, layout, rounding, requantize)
 
 
 def _from_codes(
@@ -174,14 +180,22 @@ def _from_codes(
     reader: CheckpointReader,
     layout: Layout,
     rounding: Rounding | None,
+    requantize: bool,
 ) -> dict[str, Tensor]:
     """A parameter of a quantised layout from FP4 or FP8 codes and their scales."""
     name, scale_name, wanted = parameter.name, parameter.scale_name, stored(parameter, layout)
     if wanted[name].dtype == torch.int8:
         return {name: weight, scale_name: scale}
-    try:
-        if weight.dtype == torch.int8:
+    if weight.dtype == torch.int8:
+        try:
             weight, scale = fp4_to_fp8_weight(weight, scale)
+        except ValueError as error:
+            if not requantize:
+                text = f"tensor {name!r}: {error}; --requantize rounds such weights"
+                raise CheckpointError(f"{reader.file_of(name)}: {text}") from None
+            form = "FP4 that FP8 cannot hold exactly"
+            return _stored_anew(parameter, form, dequantize_weight(weight, scale), layout, rounding)
+    try:
         if wanted[scale_name].dtype == torch.float32:
             scale = scale.to(torch.float32)
         elif scale.dtype != wanted[scale_name].dtype:
@@ -210,6 +224,7 @@ def _convert_all(
     adapter: Adapter | None,
     writer: CheckpointWriter,
     progress: ByteProgress | None,
+    requantize: bool,
 ) -> Rounding:
     finished = writer.finished
     sizes = [sum(spec.nbytes for spec in stored(parameter, layout).values()) for parameter in wanted]
@@ -223,7 +238,7 @@ def _convert_all(
                     value = reader.dequantized(parameter.name)
                 tensors = store_parameter(parameter, adapter.merged(parameter, value), layout)
             else:
-                tensors = convert_parameter(parameter, reader, layout, rounding)
+                tensors = convert_parameter(parameter, reader, layout, rounding, requantize=requantize)
             for name, tensor in tensors.items():
                 if name not in finished:
                     writer.write(name, tensor)

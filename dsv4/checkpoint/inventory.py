@@ -144,7 +144,7 @@ def _why_nothing(folder: Path) -> str:
     if below:  # as in the folder of a training run, beside whose state lies the model
         return f"{folder}: no safetensors files; {below[0]} has some"
     kinds = (
-        (".gguf", "GGUF files are not read: the safetensors release is needed"),
+        (".gguf", "a GGUF file: `dsv4 convert FILE FOLDER` makes a folder of it that loads"),
         (tuple(PICKLE_SUFFIXES), "pickle files can run code and are not read; convert them to safetensors"),
         ((".incomplete", ".part", ".aria2", ".crdownload", ".tmp"), "a download or conversion that was not finished"),
         ((".gz", ".zip", ".tar", ".tgz", ".zst", ".xz"), "unpack it first"),

@@ -1,4 +1,4 @@
-"""`dsv4 check`: is a checkpoint folder complete and consistent?"""
+"""`dsv4 check`: is a checkpoint folder, or a GGUF file, complete and consistent?"""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ def check(folder: Path, *, deep: bool = False, json: bool = False) -> None:
     Parameters
     ----------
     folder
-        Folder with config.json and safetensors files, or the name of a pulled model.
+        Folder with config.json and safetensors files, the name of a pulled model, or a GGUF file.
     deep
         Read every value and look for NaN and infinity; otherwise only where loading would.
     json
@@ -19,18 +19,23 @@ def check(folder: Path, *, deep: bool = False, json: bool = False) -> None:
 
     from dsv4.api.tokenizer import check_tokenizer
     from dsv4.checkpoint.check import check_folder
+    from dsv4.checkpoint.gguf.check import check_gguf
+    from dsv4.checkpoint.gguf.source import is_gguf
     from dsv4.cli.folders import model_folder
     from dsv4.observe import printable
 
     folder = model_folder(folder)
+    gguf = is_gguf(folder)
+    check_model = check_gguf if gguf else check_folder
     if deep and not json:
         from dsv4.cli.progress import byte_progress
 
         with byte_progress("reading") as show:
-            report = check_folder(folder, deep=True, progress=show)
+            report = check_model(folder, deep=True, progress=show)
     else:
-        report = check_folder(folder, deep=deep)
-    report = check_tokenizer(report)
+        report = check_model(folder, deep=deep)
+    if not gguf:
+        report = check_tokenizer(report)
     if json:
         print(json_format.dumps(report.to_dict(), ensure_ascii=False))
     else:

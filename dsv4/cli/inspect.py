@@ -23,7 +23,7 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
     Parameters
     ----------
     model
-        flash, pro, nano, a folder with config.json, or the name of a pulled model.
+        flash, pro, nano, a folder with config.json, the name of a pulled model, or a GGUF file.
     json
         Print one JSON object instead of tables.
     plot
@@ -45,8 +45,9 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
 
 
 def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
-    """The name and config behind `flash`, `pro`, `nano`, a pulled model or a folder, and the folder where there is
-    one."""
+    """The name and config behind `flash`, `pro`, `nano`, a pulled model, a folder or a GGUF file, and the folder or the
+    file where there is one."""
+    from dsv4.checkpoint.gguf.source import is_gguf, open_gguf
     from dsv4.cli.folders import model_folder
 
     if model in RELEASED:
@@ -54,18 +55,17 @@ def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
     folder = model_folder(model)
     if not folder.exists():
         raise FileNotFoundError(f"{model}: not flash, pro or nano, and no such folder")
+    if is_gguf(folder):
+        return folder.name, open_gguf(folder).folder.config, folder
     return title(folder), ModelConfig.from_file(folder), folder if folder.is_dir() else folder.parent
 
 
 def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict[str, Any]:
     """Everything `inspect` shows, as plain data."""
-    from dsv4.checkpoint import expected_tensors
     from dsv4.cli.inspect_peer import V32
     from dsv4.model import accounting as a
 
     parameters = a.parameters(config)
-    layout = _layout(config, folder)
-    tensors = expected_tensors(config, layout)
     contexts = []
     for n in a.CONTEXTS:
         flops, peer_flops = a.flops_per_token(config, n), V32.flops_per_token(n)
@@ -88,11 +88,7 @@ def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict
         "prediction_layers": config.num_nextn_predict_layers,
         "draft_stages": config.draft_stages,
         "parameters": {**asdict(parameters), "total": parameters.total, "active": parameters.active},
-        "disk": {
-            "layout": layout.name,
-            "tensors": len(tensors),
-            "bytes": sum(spec.nbytes for spec in tensors.values()),
-        },
+        "disk": _disk(config, folder),
         "kv_bytes_per_token": a.kv_bytes_per_token(config),
         "v32_kv_bytes_per_token": V32.kv_bytes_per_token(),
         "window_bytes_per_sequence": a.window_bytes(config),
@@ -100,6 +96,25 @@ def describe(name: str, config: ModelConfig, folder: Path | None = None) -> dict
             mode: a.kv_bytes_per_token(config, size) for mode, size in (("bf16", 2), ("fp32", 4))
         },
         "contexts": contexts,
+    }
+
+
+def _disk(config: ModelConfig, folder: Path | None) -> dict[str, Any]:
+    """Layout, tensors and bytes: of a GGUF file what it holds, of a folder what its layout needs."""
+    from dsv4.checkpoint import expected_tensors
+    from dsv4.checkpoint.gguf.check import describe_types
+    from dsv4.checkpoint.gguf.source import is_gguf, open_gguf
+
+    if folder is not None and is_gguf(folder):
+        source = open_gguf(folder)
+        count = sum(len(part.tensors) for part in source.parts)
+        return {"layout": describe_types(source), "tensors": count, "bytes": sum(source.type_names().values())}
+    layout = _layout(config, folder)
+    tensors = expected_tensors(config, layout)
+    return {
+        "layout": layout.name,
+        "tensors": len(tensors),
+        "bytes": sum(spec.nbytes for spec in tensors.values()),
     }
 
 

@@ -43,7 +43,7 @@ def foreign_content(head: bytes) -> str | None:
     if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<!--")):
         return "an HTML page in place of the file (a download that failed)"
     known = (
-        (b"GGUF", "a GGUF file: the safetensors release is needed"),
+        (b"GGUF", "a GGUF file: `dsv4 convert FILE FOLDER` makes a folder of it that loads"),
         (b"PK\x03\x04", "a zip or PyTorch pickle file: pickle files can run code and are not read"),
         (b"\x80\x02", "a pickle file: it can run code and is not read"),
         (b"\x1f\x8b", "compressed with gzip: unpack it first"),

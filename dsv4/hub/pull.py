@@ -192,7 +192,7 @@ def _what_else(listing: Listing) -> str:
     """What a repository without a model in safetensors files has instead, as far as that helps."""
     endings = {Path(file.name).suffix for file in listing.files}
     if ".gguf" in endings:
-        return ": it has GGUF files, which are not read; the release that they were made from is needed"
+        return ": it has GGUF files; fetch one by hand, and `dsv4 convert FILE.gguf FOLDER` makes a folder of it"
     if endings & {".bin", ".pt", ".pth"}:
         return ": it has pickle files, which can run code and are not read"
     if any(file.name == "adapter_config.json" for file in listing.files):

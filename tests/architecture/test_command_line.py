@@ -24,7 +24,7 @@ FLAGS = {
     "plan": "folder free json engine",
     "verify": "target only skip minutes model dialect fixtures record bound report json",
     "inspect": "model json plot",
-    "convert": "src dst experts dtype adapter resume",
+    "convert": "src dst experts dtype adapter resume requantize",
     "check": "folder deep json",
     "export": "folder engine gpus goal json",
     "train": "recipe set folder live track table export threads steps device dry_run",

@@ -109,7 +109,7 @@ def test_a_header_of_a_million_tensors_is_refused_at_once(save) -> None:
 
 
 FOREIGN = {
-    "model.gguf": "GGUF files are not read",
+    "model.gguf": "a GGUF file: `dsv4 convert FILE FOLDER` makes",
     "pytorch_model.bin": "pickle files can run code",
     "model.safetensors.incomplete": "not finished",
     "model.tar.gz": "unpack it first",
@@ -133,7 +133,7 @@ def test_a_servers_message_in_place_of_a_shard_is_shown(save, text: bytes) -> No
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("model.gguf", "a GGUF file: the safetensors release is needed; a model is a folder"),
+        ("model.gguf", "a GGUF file: `dsv4 convert FILE FOLDER` makes a folder of it that loads; a model is a folder"),
         ("model.safetensors", "not a folder: the model is "),
         ("config.json", "not a folder: the model is "),
         ("notes.txt", "not a folder"),

@@ -10,11 +10,8 @@ import torch
 
 from dsv4.checkpoint import (
     BASE,
-    BF16,
-    FP32,
     LAYOUTS,
     RELEASE,
-    RELEASE_FP8,
     CheckpointError,
     Storage,
     expected_tensors,
@@ -82,7 +79,7 @@ def test_layouts_of_a_tiny_model(tiny: ModelConfig, layout: str) -> None:
     assert expected["layers.0.ffn.gate.tid2eid"].dtype == torch.int64
     assert "layers.0.ffn.gate.bias" not in expected
     assert "layers.1.ffn.gate.tid2eid" not in expected
-    float_dtype = torch.float32 if layout == "fp32" else torch.bfloat16
+    float_dtype = torch.float32 if layout in ("fp32", "fp32_fp4") else torch.bfloat16
     for name in ("norm.weight", "embed.weight", "layers.1.attn.compressor.wkv.weight"):
         assert expected[name].dtype == float_dtype
     for name in (
@@ -93,8 +90,7 @@ def test_layouts_of_a_tiny_model(tiny: ModelConfig, layout: str) -> None:
     ):
         assert expected[name].dtype == torch.float32
     expert = expected["mtp.0.ffn.experts.3.w2.weight"]
-    widths = {RELEASE.name: 48, RELEASE_FP8.name: 96, BASE.name: 96, BF16.name: 96, FP32.name: 96}
-    assert expert.shape == (256, widths[layout])
+    assert expert.shape == (256, 48 if LAYOUTS[layout].experts == "fp4" else 96)
 
 
 def test_fp4_needs_whole_blocks(tiny: ModelConfig) -> None:

@@ -84,8 +84,8 @@ def method_of(kind: GgmlType) -> Method:
 def _by_package(kind: GgmlType, blocks: Tensor) -> Tensor:
     """Float32 values by the package `gguf`. Raises ValueError where it, or this type in it, is missing."""
     try:
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
+        from gguf import GGMLQuantizationType  # pyrefly: ignore
+        from gguf.quants import dequantize  # pyrefly: ignore
     except ImportError:
         raise ValueError("this type is read by the package gguf: pip install 'dsv4[gguf]'") from None
     try:

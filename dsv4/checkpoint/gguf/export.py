@@ -4,11 +4,13 @@ Every parameter of the backbone goes into the file; the prediction block and dra
 from a file of their own). Norms and the parts that compute in float32 are F32, hash tables I32. The type of the other
 matrices is chosen:
 
-type     linears            routed experts                 other matrices (embedding, router, compressor, head)
-q8_0     Q8_0               MXFP4 where they are FP4, or Q8_0   BF16
-f16      F16                as chosen                      F16
-bf16     BF16               as chosen                      BF16
-fp32     F32                as chosen                      F32
+type     linears    other matrices (embedding, router, compressor, head)
+q8_0     Q8_0       BF16
+f16      F16        F16
+bf16     BF16       BF16
+fp32     F32        F32
+
+Routed experts are MXFP4 where the folder has FP4, or of a type of their own choice.
 
 MXFP4 of FP4 experts keeps every bit; F32 keeps every value, BF16 those of all released layouts, F16 those within its
 range. What rounding changed is reported, and what F16 cannot hold at all is an error.
@@ -17,7 +19,7 @@ range. What rounding changed is reported, and what F16 cannot hold at all is an 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -40,8 +42,6 @@ from dsv4.files import write_whole
 from dsv4.kernels.quant import dequantize_weight, quantize_fp4_weight
 from dsv4.parameters import Parameter, Storage, parameters
 
-GgufDtype = Literal["q8_0", "f16", "bf16", "fp32"]
-GgufExperts = Literal["fp4", "q8_0", "f16", "bf16", "fp32"]
 LINEAR_TYPES: dict[str, GgmlType] = {"q8_0": Q8_0, "f16": F16, "bf16": BF16, "fp32": F32}
 EXPERT_TYPES: dict[str, GgmlType] = {"fp4": MXFP4, **LINEAR_TYPES}
 # general.file_type of llama.cpp: what most of the file is
@@ -54,8 +54,8 @@ def export_gguf(
     src: str | Path,
     dst: str | Path,
     *,
-    dtype: GgufDtype = "q8_0",
-    experts: GgufExperts | None = None,
+    dtype: str = "q8_0",
+    experts: str | None = None,
     progress: ByteProgress | None = None,
     report: Callable[[str], None] | None = None,
 ) -> str:
@@ -102,7 +102,7 @@ class PlannedTensor:
     parameters: tuple[Parameter, ...]
 
 
-def plan_tensors(wanted: list[Parameter], dtype: GgufDtype, experts: GgufExperts) -> dict[str, PlannedTensor]:
+def plan_tensors(wanted: list[Parameter], dtype: str, experts: str) -> dict[str, PlannedTensor]:
     """The tensors of a file by name, in the order in which a layer computes. Raises CheckpointError for a shape that a
     type cannot hold."""
     parts: dict[str, list[Parameter]] = {}
@@ -120,7 +120,7 @@ def plan_tensors(wanted: list[Parameter], dtype: GgufDtype, experts: GgufExperts
     return plan
 
 
-def _type_of(parameter: Parameter, dtype: GgufDtype, experts: GgufExperts) -> GgmlType:
+def _type_of(parameter: Parameter, dtype: str, experts: str) -> GgmlType:
     storage = parameter.storage
     if storage is Storage.TABLE:
         return I32

@@ -98,7 +98,9 @@ def config_of(opened: GgufFile) -> ModelConfig:
     keys = _Keys(opened.file, opened.metadata)
     gating = keys.integer("expert_gating_func")
     if gating != _SQRT_SOFTPLUS:
-        raise CheckpointError(f"{keys.where('expert_gating_func')} must be {_SQRT_SOFTPLUS} (sqrtsoftplus), got {gating}")
+        raise CheckpointError(
+            f"{keys.where('expert_gating_func')} must be {_SQRT_SOFTPLUS} (sqrtsoftplus), got {gating}"
+        )
     values: dict[str, Any] = {field: keys.integer(key) for field, key in _INTEGERS.items() if field != "vocab_size"}
     values |= {field: keys.real(key) for field, key in _FLOATS.items()}
     values["vocab_size"] = _vocab_size(opened, keys)
@@ -133,7 +135,9 @@ def _vocab_size(opened: GgufFile, keys: "_Keys") -> int:
 def _ratios(keys: "_Keys", layers: int) -> tuple[int, ...]:
     ratios = keys.get(_RATIOS)
     if not isinstance(ratios, list) or len(ratios) < layers or not all(type(ratio) is int for ratio in ratios):
-        raise CheckpointError(f"{keys.where(_RATIOS)} must be a list of at least {layers} integers, got {shown(ratios)}")
+        raise CheckpointError(
+            f"{keys.where(_RATIOS)} must be a list of at least {layers} integers, got {shown(ratios)}"
+        )
     return tuple(ratios[:layers])
 
 

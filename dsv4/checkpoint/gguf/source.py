@@ -144,4 +144,3 @@ def _tokenizer_config(config: ModelConfig, opened: GgufFile) -> dict[str, object
         "model_max_length": config.max_position_embeddings,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-

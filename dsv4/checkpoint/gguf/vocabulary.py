@@ -17,7 +17,7 @@ from dsv4.config.ranges import shown
 _KEY = "tokenizer.ggml."
 _MODEL = "gpt2"  # byte-level BPE
 _PATTERNS = ("joyai-llm", "deepseek-v3")  # names of V4's patterns; flyweight knows only the first
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _SPLITS = (
     r"\p{N}{1,3}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
@@ -91,7 +91,8 @@ def tokenizer_definition(opened: GgufFile, vocab_size: int) -> dict[str, Any] | 
     kinds = keys.get(f"{_KEY}token_type") or [_NORMAL] * len(tokens)
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
         raise CheckpointError(f"{opened.file}: {_KEY}token_type must have an entry for each of {len(tokens):,} tokens")
-    vocabulary = {text: i for i, (text, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind in (_NORMAL, _BYTE)}
+    # added tokens too: the library tokenizers gives those that the vocabulary lacks new ids at its end
+    vocabulary = {text: i for i, (text, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != _UNUSED}
     added = [_added(i, text, kind) for i, (text, kind) in enumerate(zip(tokens, kinds, strict=True))]
     return {
         "version": "1.0",
