@@ -44,6 +44,7 @@ SUITES = (
     Suite("arm64", ("kernels/test_arm64.py",), "products on an emulated arm64"),
     Suite("workers", ("posttraining/test_ray_workers.py",), "rollout workers of a local Ray cluster, one killed"),
     Suite("wheels", ("deploy/test_wheels.py",), "both wheels in a new environment without a compiler"),
+    Suite("gguf", ("checkpoint/test_gguf_peers.py",), "the bundled model as a GGUF file in llama.cpp and flyweight"),
     Suite("agents", ("agents/test_agents.py",), "real agents from npm and PyPI"),
 )
 
