@@ -31,6 +31,7 @@ from dsv4.checkpoint.names import (
     FP32_FP4,
     RELEASE,
     RELEASE_FP8,
+    W4A16,
     Layout,
     expected_tensors,
     shard_of,
@@ -38,6 +39,7 @@ from dsv4.checkpoint.names import (
 )
 from dsv4.checkpoint.quantize import store_parameter, write_configs
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
+from dsv4.checkpoint.requantized.packed_integers import COMPRESSED_TENSORS
 from dsv4.checkpoint.rounding import Rounding
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.values import ByteProgress
@@ -129,13 +131,13 @@ def target_layout(source: Layout, dtype: str, experts: str | None) -> Layout:
         return RELEASE if (experts or kept) == "fp4" else RELEASE_FP8
     if dtype == "base" and experts in (None, "fp8"):
         return BASE
-    if dtype == "bf16" and experts in (None, "bf16", "fp4"):
-        return BF16_FP4 if experts == "fp4" else BF16
+    if dtype == "bf16" and experts in (None, "bf16", "fp4", "w4a16"):
+        return {"fp4": BF16_FP4, "w4a16": W4A16}.get(experts or "", BF16)
     if dtype == "fp32" and experts in (None, "fp4"):
         return FP32_FP4 if experts == "fp4" else FP32
     raise ValueError(
         f"no layout has dtype {dtype!r} with experts {experts!r}: "
-        "release takes fp4 or fp8, base fp8, bf16 bf16 or fp4, fp32 fp4 or none"
+        "release takes fp4 or fp8, base fp8, bf16 bf16, fp4 or w4a16, fp32 fp4 or none"
     )
 
 
@@ -151,10 +153,15 @@ def convert_parameter(
     weight that is quantised anew. requantize: as in `convert`."""
     wanted = stored(parameter, layout)
     if parameter.name in reader.packed:
-        if len(wanted) > 1 and (codes := reader.released(parameter.name, parameter.shape)) is not None:
+        quantised = parameter.scale_name in wanted
+        if quantised and (codes := reader.released(parameter.name, parameter.shape)) is not None:
             return _from_codes(parameter, *codes, reader, layout, rounding, requantize)
         values = reader.unpacked(parameter.name, parameter.shape)
-        return _stored_anew(parameter, reader.packed[parameter.name].method.name, values, layout, rounding)
+        return _stored_anew(parameter, reader.packed[parameter.name].method.name, values, reader, layout, rounding)
+    if parameter.name not in wanted:
+        had = {torch.int8: "FP4", torch.float8_e4m3fn: "FP8"}.get(reader.spec(parameter.name).dtype, "floats")
+        values = reader.dequantized(parameter.name)
+        return _stored_anew(parameter, f"{had}, now W4A16", values, reader, layout, rounding)
     if all(name in reader and reader.spec(name) == spec for name, spec in wanted.items()):
         return {name: reader.tensor(name) for name in wanted}
     name, scale_name = parameter.name, parameter.scale_name
@@ -162,7 +169,7 @@ def convert_parameter(
     if parameter.storage is Storage.TABLE:
         return {name: reader.tensor(name).to(dtype)}
     if source == torch.float16:
-        return _stored_anew(parameter, "F16", reader.dequantized(name), layout, rounding)
+        return _stored_anew(parameter, "F16", reader.dequantized(name), reader, layout, rounding)
     if len(wanted) == 1:
         return {name: reader.dequantized(name, dtype)}
     if not is_quantized(reader.spec(name)):
@@ -194,14 +201,14 @@ def _from_codes(
                 text = f"tensor {name!r}: {error}; --requantize rounds such weights"
                 raise CheckpointError(f"{reader.file_of(name)}: {text}") from None
             form = "FP4 that FP8 cannot hold exactly"
-            return _stored_anew(parameter, form, dequantize_weight(weight, scale), layout, rounding)
+            return _stored_anew(parameter, form, dequantize_weight(weight, scale), reader, layout, rounding)
     try:
         if wanted[scale_name].dtype == torch.float32:
             scale = scale.to(torch.float32)
         elif scale.dtype != wanted[scale_name].dtype:
             if not powers_of_two(scale):
                 form = "FP8 with scales that are no powers of two"
-                return _stored_anew(parameter, form, dequantize_weight(weight, scale), layout, rounding)
+                return _stored_anew(parameter, form, dequantize_weight(weight, scale), reader, layout, rounding)
             scale = float_to_e8m0(scale)
     except ValueError as error:
         raise CheckpointError(f"{reader.file_of(name)}: tensor {name!r}: {error}") from None
@@ -209,12 +216,29 @@ def _from_codes(
 
 
 def _stored_anew(
-    parameter: Parameter, form: str, values: Tensor, layout: Layout, rounding: Rounding | None
+    parameter: Parameter,
+    form: str,
+    values: Tensor,
+    reader: CheckpointReader,
+    layout: Layout,
+    rounding: Rounding | None,
 ) -> dict[str, Tensor]:
-    tensors = store_parameter(parameter, values, layout)
+    try:
+        tensors = store_parameter(parameter, values, layout)
+    except CheckpointError as error:
+        raise CheckpointError(f"{reader.file_of(parameter.name)}: {error}") from None
     if rounding is not None:
-        rounding.add(form, values, tensors[parameter.name], tensors.get(parameter.scale_name))
+        rounding.add(form, values, _values_of(parameter, tensors))
     return tensors
+
+
+def _values_of(parameter: Parameter, tensors: dict[str, Tensor]) -> Tensor:
+    """Float32 values of a parameter as it is stored now."""
+    if parameter.name not in tensors:
+        parts = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+        return COMPRESSED_TENSORS.values(parts, parameter.shape)
+    weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
+    return weight.to(torch.float32) if scale is None else dequantize_weight(weight, scale)
 
 
 def _convert_all(

@@ -16,7 +16,8 @@ from dsv4.config import ModelConfig
 from dsv4.kernels.quant import FP4_BLOCK, FP8_BLOCK
 from dsv4.parameters import Parameter, Storage, parameters
 
-Precision = Literal["fp4", "fp8", "bf16", "fp32"]
+INT4_GROUP = 32  # columns of a row that share a scale in W4A16, as in FP4
+Precision = Literal["fp4", "fp8", "bf16", "fp32", "w4a16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ FP32 = Layout("fp32", "fp32", "fp32")
 # FP4 experts among floats: what a GGUF file of MXFP4 experts becomes without rounding
 BF16_FP4 = Layout("bf16_fp4", "bf16", "fp4")
 FP32_FP4 = Layout("fp32_fp4", "fp32", "fp4")
+# for other engines only: 4-bit integers of compressed-tensors, which a load does not read
+W4A16 = Layout("w4a16", "bf16", "w4a16")
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {layout.name: layout for layout in (RELEASE, RELEASE_FP8, BASE, BF16, FP32, BF16_FP4, FP32_FP4)}
 )
@@ -57,6 +60,15 @@ def stored(parameter: Parameter, layout: Layout) -> dict[str, TensorSpec]:
             name: TensorSpec(torch.float8_e4m3fn, shape),
             parameter.scale_name: TensorSpec(layout.scale, tiles),
         }
+    if precision == "w4a16":
+        N, K = shape
+        if K % INT4_GROUP:
+            raise CheckpointError(f"{name}: W4A16 needs a multiple of {INT4_GROUP} columns, got {K}")
+        return {
+            packed_name(name, "weight_packed"): TensorSpec(torch.int32, (N, K // 8)),
+            packed_name(name, "weight_scale"): TensorSpec(torch.bfloat16, (N, K // INT4_GROUP)),
+            packed_name(name, "weight_shape"): TensorSpec(torch.int64, (2,)),
+        }
     if precision == "fp4":
         N, K = shape
         if K % FP4_BLOCK:
@@ -70,6 +82,11 @@ def stored(parameter: Parameter, layout: Layout) -> dict[str, TensorSpec]:
     if storage is Storage.FLOAT or layout.linears == "fp32":
         return {name: TensorSpec(torch.float32, shape)}
     return {name: TensorSpec(torch.bfloat16, shape)}
+
+
+def packed_name(weight_name: str, word: str) -> str:
+    """`x.weight` -> `x.weight_packed`."""
+    return weight_name.removesuffix("weight") + word
 
 
 def _even_tiles(shape: tuple[int, ...]) -> bool:

@@ -2,17 +2,45 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError
-from dsv4.checkpoint.names import BF16, Layout, expected_tensors, shard_of, stored
+from dsv4.checkpoint.names import BF16, INT4_GROUP, W4A16, Layout, expected_tensors, packed_name, shard_of, stored
+from dsv4.checkpoint.requantized.packed_integers import quantize_w4a16
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.config import ModelConfig
 from dsv4.kernels.quant import quantize_fp4_weight, quantize_fp8_weight
 from dsv4.parameters import Parameter, parameters
+
+# What compressed-tensors says of such a folder; the patterns are regular expressions over names of modules.
+W4A16_CONFIG: Mapping[str, Any] = MappingProxyType(
+    {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            "group_0": {
+                "targets": [r"re:.*\.experts\.\d+\..*"],
+                "weights": {
+                    "num_bits": 4,
+                    "type": "int",
+                    "symmetric": True,
+                    "strategy": "group",
+                    "group_size": INT4_GROUP,
+                    "dynamic": False,
+                },
+                "input_activations": None,
+                "output_activations": None,
+            }
+        },
+        "ignore": [r"re:.*attn.*", r"re:.*shared_experts.*", r"re:.*\.gate$", r"re:.*(embed|head|proj)$"],
+    }
+)
 
 
 def store_parameter(parameter: Parameter, value: Tensor, layout: Layout) -> dict[str, Tensor]:
@@ -21,8 +49,14 @@ def store_parameter(parameter: Parameter, value: Tensor, layout: Layout) -> dict
     if tuple(value.shape) != parameter.shape:
         raise CheckpointError(f"tensor {name!r} should have shape {list(parameter.shape)}, got {list(value.shape)}")
     wanted = stored(parameter, layout)
-    dtype = wanted[name].dtype
     value = value.detach()
+    if name not in wanted:
+        try:
+            parts = quantize_w4a16(value, INT4_GROUP)
+        except ValueError as error:
+            raise CheckpointError(f"tensor {name!r}: {error}") from None
+        return {packed_name(name, word): part for word, part in parts.items()}
+    dtype = wanted[name].dtype
     if dtype == torch.int64 and value.dtype != torch.int64:
         raise CheckpointError(f"tensor {name!r} should be int64, got {value.dtype}")
     if len(wanted) == 1:
@@ -96,6 +130,8 @@ def write_configs(folder: Path, config: ModelConfig, layout: Layout) -> None:
     raw = config_for(config, layout).to_dict()
     if layout.linears == "fp32":
         raw["torch_dtype"] = "float32"
+    if layout is W4A16:
+        raw["quantization_config"] = dict(W4A16_CONFIG)
     write_json(folder / "config.json", raw)
     if not (folder / "generation_config.json").exists():
         defaults = {

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dsv4.kernels.quant import dequantize_weight
-
 
 @dataclass(slots=True)
 class _Change:
@@ -22,9 +20,8 @@ class Rounding:
 
     changes: dict[str, _Change] = field(default_factory=dict)
 
-    def add(self, form: str, before: Tensor, weight: Tensor, scale: Tensor | None) -> None:
-        """Count one weight: its float32 values before, and the tensors that store it now."""
-        after = weight.to(torch.float32) if scale is None else dequantize_weight(weight, scale)
+    def add(self, form: str, before: Tensor, after: Tensor) -> None:
+        """Count one weight: its float32 values before and after."""
         error = float(torch.linalg.vector_norm(after - before)) ** 2
         change = self.changes.setdefault(form, _Change())
         change.weights += 1

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-Experts = Literal["fp4", "fp8", "bf16", "q8_0", "f16", "fp32"]
+Experts = Literal["fp4", "fp8", "bf16", "w4a16", "q8_0", "f16", "fp32"]
 Dtype = Literal["release", "base", "bf16", "fp32", "q8_0", "f16"]
 
 
@@ -29,8 +29,9 @@ def convert(
     dst
         New folder to write, which must not hold a finished checkpoint; or a new file that ends in .gguf.
     experts
-        How routed experts are stored (release: fp4 or fp8; bf16, fp32: also fp4; .gguf: fp4 is MXFP4, or q8_0, f16,
-        bf16, fp32). By default as in the source, fp4 for NVFP4 and other 4-bit forms; fp4 to fp8 is lossless.
+        How routed experts are stored (release: fp4 or fp8; bf16: also fp4 or w4a16, which is 4-bit integers of
+        compressed-tensors; fp32: also fp4; .gguf: fp4 is MXFP4, or q8_0, f16, bf16, fp32). By default as in the source,
+        fp4 for NVFP4 and other 4-bit forms; fp4 to fp8 is lossless.
     dtype
         release (the default): FP8 with e8m0 scales. base: FP8 with float32 scales. bf16, fp32: no quantisation.
         For a .gguf file q8_0 (the default), f16, bf16 or fp32.

@@ -211,5 +211,5 @@ def _encoded(parameter: Parameter, kind: GgmlType, reader: CheckpointReader, rou
         after = data.to(torch.float32)
         if not torch.equal(after.isfinite(), values.isfinite()):
             raise ValueError(f"holds {float(values.abs().max()):g}, which {kind.name} cannot: choose another type")
-    rounding.add(kind.name, values, after, None)
+    rounding.add(kind.name, values, after)
     return data

@@ -18,6 +18,7 @@ from dsv4.checkpoint.requantized.method import Method, Parts, Shape, Specs, expe
 WORD = 32
 BITS = (2, 4, 8)
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+_INT4_STEPS = (4, 5, 6, 7, 7.5, 8)  # of a scale's size in the largest value of its group
 _INDICES = (torch.int32, torch.int64)
 
 
@@ -26,6 +27,40 @@ def unpack(words_RW: Tensor, bits: int, columns: int) -> Tensor:
     shifts = torch.arange(0, WORD, bits, dtype=torch.int32)
     numbers = (words_RW.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
     return numbers.flatten(-2)[:, :columns]
+
+
+def pack(numbers_RC: Tensor, bits: int) -> Tensor:
+    """The inverse, for whole words: numbers 0..2^bits-1 [R, C] -> int32 [R, C * bits / 32]."""
+    shifts = torch.arange(0, WORD, bits, dtype=torch.int64)
+    words_RW = (numbers_RC.to(torch.int64).unflatten(-1, (-1, WORD // bits)) << shifts).sum(-1)
+    return torch.where(words_RW >= 1 << (WORD - 1), words_RW - (1 << WORD), words_RW).to(torch.int32)
+
+
+def quantize_w4a16(w_NK: Tensor, group: int) -> dict[str, Tensor]:
+    """Float [N, K] -> the tensors of a symmetric 4-bit weight of compressed-tensors with one scale for `group` columns.
+
+    The scale of a group is the one of several (its largest value is to become 4, 5, 6, 7, 7.5 or 8 steps) with the
+    least squared error: FP4 blocks whose largest value is 1, 1.5, 2 or 3 of their own scale are kept exactly. Raises
+    ValueError for NaN or infinity.
+    """
+    w_NGC = w_NK.to(torch.float32).unflatten(-1, (-1, group))
+    largest_NG1 = w_NGC.abs().amax(-1, keepdim=True)
+    if not bool(largest_NG1.isfinite().all()):
+        raise ValueError("weight holds NaN or infinity")
+    best_NG1 = torch.full_like(largest_NG1, torch.inf)
+    codes_NGC, scale_NG1 = torch.zeros_like(w_NGC), torch.zeros_like(largest_NG1)
+    for steps in _INT4_STEPS:
+        scale = (largest_NG1 / steps).to(torch.bfloat16).to(torch.float32)
+        codes = torch.where(scale == 0, 0.0, (w_NGC / scale).round().clamp(-8, 7))
+        error_NG1 = (codes * scale - w_NGC).square().sum(-1, keepdim=True)
+        better = error_NG1 < best_NG1
+        codes_NGC, scale_NG1 = torch.where(better, codes, codes_NGC), torch.where(better, scale, scale_NG1)
+        best_NG1 = torch.where(better, error_NG1, best_NG1)
+    return {
+        "weight_packed": pack(codes_NGC.flatten(1) + 8, 4),
+        "weight_scale": scale_NG1.squeeze(-1).to(torch.bfloat16),
+        "weight_shape": torch.tensor(w_NK.shape, dtype=torch.int64),
+    }
 
 
 def _bits(words: int, columns: int) -> int:
