@@ -66,24 +66,24 @@ _THEIR_LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GgufPlace:
     """Where a parameter lies: the tensor's name, and which of its outer slices for a routed expert."""
 
     tensor: str
     expert: int | None = None
 
 
-def gguf_place(parameter: str) -> Place:
+def gguf_place(parameter: str) -> GgufPlace:
     """The place of a parameter of the backbone by its released name. Raises KeyError for any other."""
     if parameter in _ROOT_TO_GGUF:
-        return Place(_ROOT_TO_GGUF[parameter])
+        return GgufPlace(_ROOT_TO_GGUF[parameter])
     layer = _OUR_LAYER.fullmatch(parameter)
     if layer is None:
         raise KeyError(parameter)
     expert = _OUR_EXPERT.fullmatch(layer[2])
     if expert is not None:
-        return Place(f"blk.{layer[1]}.{_EXPERTS_TO_GGUF[expert[2]]}.weight", int(expert[1]))
-    return Place(f"blk.{layer[1]}.{_LAYER_TO_GGUF[layer[2]]}")
+        return GgufPlace(f"blk.{layer[1]}.{_EXPERTS_TO_GGUF[expert[2]]}.weight", int(expert[1]))
+    return GgufPlace(f"blk.{layer[1]}.{_LAYER_TO_GGUF[layer[2]]}")
 
 
 def parameter_of(tensor: str) -> str | None:
