@@ -40,7 +40,8 @@ class Ask:
 class Item:
     """One question. target: what is right; JSON. group: a row of the report (a subject, a length). cluster: items of
     one cluster are variants of one question, and their errors are not independent; "" = a cluster of its own. tools:
-    sent as they are. fields: more fields of the request. data: what the scorer needs besides; JSON."""
+    sent as they are. fields: more fields of the request. data: what the scorer or the figures need besides; JSON, and
+    kept with each answer. hidden: what only the scorer needs and may be large (tests of a program): not kept."""
 
     id: str
     messages: tuple[Message, ...]
@@ -50,6 +51,7 @@ class Item:
     tools: tuple[Message, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    hidden: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ class Suite:
     samples, temperature, max_tokens: the published settings; max_tokens None = the report's window of the mode, less
     the prompt. play: a conversation of several turns; None = one question.
     judge: grades instead of `score` where the user names a judge. summary: figures of all answers that are no means.
-    unit: of the main figure, 100 times the mean of values.
+    unit: of the main figure, 100 times the mean of values. axes: two fields of the items' data over which the report
+    shows a map.
     """
 
     name: str
@@ -179,6 +182,7 @@ class Suite:
     judge: ModelGrader | None = None
     summary: Callable[[Sequence[Graded]], Mapping[str, float]] | None = None
     unit: str = "%"
+    axes: tuple[str, str] | None = None
 
     def budget(self, mode: Mode) -> int:
         """Tokens of an answer at most; of prompt and answer together where the suite has no limits of its own."""

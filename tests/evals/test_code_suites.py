@@ -31,7 +31,7 @@ def fenced(code: str) -> Answer:
 @runs
 def test_the_written_solutions_of_humaneval_pass() -> None:
     for item in items(humaneval.SUITE):
-        assert item.messages[0]["content"].endswith(item.data["prompt"])
+        assert item.messages[0]["content"].endswith(item.hidden["prompt"])
         assert humaneval.SUITE.score(item, Answer(item.target)).value == 1, item.id
 
 

@@ -52,7 +52,7 @@ def _item(row: Row, ask: Ask) -> Item:
         row["ground_truth"],
         group=category(row["id"]),
         tools=tuple(openai_tool(function) for function in row["function"]),
-        data={"functions": row["function"]},
+        hidden={"functions": row["function"]},
     )
 
 
@@ -65,7 +65,7 @@ def _score(item: Item, answer: Answer) -> Score:
             "" if bool(calls) == wanted else "a call was expected" if wanted else "no tool fits, none should be called"
         )
     else:
-        why = calls_differ(item.data["functions"], calls, item.target)
+        why = calls_differ(item.hidden["functions"], calls, item.target)
     return Score(float(not why), found, why, {"answers with calls": float(bool(calls))})
 
 

@@ -21,19 +21,20 @@ from dsv4.evals.suite import Answer, Ask, Generate, Graded, Item, Row, Score, Su
 from dsv4.evals.suites.livecodebench import prompt
 
 ANSWERS = 32
-_RECORD = ("contest", "problem", "points", "solvers", "people", "tests")
+_RECORD = ("contest", "problem", "points", "solvers", "people")
 
 
 def _item(row: Row, ask: Ask) -> Item:
     data = {name: row.get(name, []) for name in _RECORD}
-    return Item(f"{row['contest']}-{row['problem']}", prompt(row["statement"]), None, group=row["contest"], data=data)
+    name, hidden = f"{row['contest']}-{row['problem']}", {"tests": row["tests"]}
+    return Item(name, prompt(row["statement"]), None, group=row["contest"], data=data, hidden=hidden)
 
 
 def _score(item: Item, answer: Answer) -> Score:
     code = last_block(answer.content)
     if not code.strip():
         return Score(0.0, "", "no complete block of code")
-    passed = run_program(code, [CodeTest(test["input"], test["output"]) for test in item.data["tests"]])
+    passed = run_program(code, [CodeTest(test["input"], test["output"]) for test in item.hidden["tests"]])
     return Score(float(passed.all), code, passed.why)
 
 

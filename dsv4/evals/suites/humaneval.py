@@ -22,8 +22,10 @@ _BASE = "base model, 0 shots: it continues the prompt"
 
 
 def _item(row: Row, ask: Ask) -> Item:
-    data = {name: row[name] for name in ("prompt", "test", "entry_point")}
-    return Item(row["task_id"], asked(_PROMPT.format(prompt=row["prompt"])), row.get("canonical_solution"), data=data)
+    hidden = {name: row[name] for name in ("prompt", "test", "entry_point")}
+    return Item(
+        row["task_id"], asked(_PROMPT.format(prompt=row["prompt"])), row.get("canonical_solution"), hidden=hidden
+    )
 
 
 def program(prompt: str, code: str) -> str:
@@ -33,10 +35,10 @@ def program(prompt: str, code: str) -> str:
 
 
 def _score(item: Item, answer: Answer) -> Score:
-    name = item.data["entry_point"]
+    name = item.hidden["entry_point"]
     code = function_block(answer.content, name)
-    tests = f"{item.data['test']}\ncheck({name})"
-    passed = run_unit_tests(program(item.data["prompt"], code), tests)
+    tests = f"{item.hidden['test']}\ncheck({name})"
+    passed = run_unit_tests(program(item.hidden["prompt"], code), tests)
     return Score(float(passed.all), code, passed.why)
 
 

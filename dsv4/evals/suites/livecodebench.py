@@ -46,15 +46,11 @@ def prompt(question: str, starter: str = "") -> tuple[dict[str, str], ...]:
 
 
 def _item(row: Row, ask: Ask) -> Item:
-    # tests stay as they are stored: unpacked they can be large, and the record of a run has this data
-    data = {
-        "public": row["public_test_cases"],
-        "private": row["private_test_cases"],
-        "function": json.loads(row.get("metadata") or "{}").get("func_name") or "",
-        "date": _date(row),
-    }
+    function = json.loads(row.get("metadata") or "{}").get("func_name") or ""
+    # tests stay as they are stored: unpacked they can be large
+    hidden = {"public": row["public_test_cases"], "private": row["private_test_cases"], "function": function}
     messages = prompt(row["question_content"], row.get("starter_code") or "")
-    return Item(f"livecodebench-{row['question_id']}", messages, None, group=str(row["difficulty"]), data=data)
+    return Item(f"livecodebench-{row['question_id']}", messages, None, group=str(row["difficulty"]), hidden=hidden)
 
 
 def _date(row: Row) -> str:
@@ -92,8 +88,8 @@ def _score(item: Item, answer: Answer) -> Score:
     code = last_block(answer.content)
     if not code.strip():
         return Score(0.0, "", "no complete block of code")
-    tests = [*stored_tests(item.data["public"]), *stored_tests(item.data["private"])]
-    passed = run_tests(code, tests, item.data["function"])
+    tests = [*stored_tests(item.hidden["public"]), *stored_tests(item.hidden["private"])]
+    passed = run_tests(code, tests, item.hidden["function"])
     return Score(float(passed.all), code, passed.why, {"share of tests": passed.count / len(tests)})
 
 

@@ -69,4 +69,5 @@ SUITE = Suite(
     score=_score,
     summary=_summary,
     generate=_generate,
+    axes=("length", "depth"),
 )

@@ -20,7 +20,7 @@ def _item(row: Row, ask: Ask) -> Item:
         asked(row["prompt"]),
         list(row["answers"]),
         group=label(row["length"]),
-        data={"task": row["task"], "any_of": row["any_of"]},
+        data={"task": row["task"], "length": row["length"], "any_of": row["any_of"]},
     )
 
 
@@ -60,4 +60,5 @@ SUITE = Suite(
     score=_score,
     summary=_summary,
     generate=_generate,
+    axes=("task", "length"),
 )
