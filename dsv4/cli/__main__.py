@@ -21,6 +21,7 @@ VERBS = {
     "doctor": "What this machine has for dsv4, which kernels run, and what would be faster.",
     "plan": "How a model would run on this machine: numerics, memory, speed. Loads nothing.",
     "verify": "Check a server of the model, ours or another: prompts, lengths, batches, calls, usage.",
+    "eval": "Run a published benchmark against a model or a server, with standard errors.",
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",
     "convert": "Write a checkpoint in another layout.",
     "check": "Verify a checkpoint folder without loading it.",

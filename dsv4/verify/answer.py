@@ -101,14 +101,14 @@ def completion_of(value: Mapping[str, Any]) -> Answer:
 
 def merge(events: Iterable[str]) -> Answer:
     """The answer of a stream of `chat.completion.chunk`s. Never raises for what they hold."""
-    merged = _Merged()
+    merged = StreamedAnswer()
     for data in events:
         merged.take(data)
     return merged.answer()
 
 
-class _Merged:
-    """A stream so far."""
+class StreamedAnswer:
+    """A stream of `chat.completion.chunk`s so far. Never raises for what they hold."""
 
     def __init__(self) -> None:
         self.content, self.reasoning, self.finish = "", "", None
@@ -120,6 +120,7 @@ class _Merged:
         self.done = False
 
     def take(self, data: str) -> None:
+        """The data of the next event."""
         if self.done:
             self._wrong("an event follows [DONE]")
         if data == "[DONE]":
@@ -176,6 +177,7 @@ class _Merged:
             self.problems.append(problem)
 
     def answer(self) -> Answer:
+        """The answer, when the stream has ended."""
         if not self.done:
             self._wrong("the stream has no [DONE]")
         if self.finish is None:

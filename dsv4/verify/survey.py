@@ -66,22 +66,14 @@ class Abilities:
 def survey(endpoint: Endpoint) -> Abilities:
     """Ask the endpoint what it can do, and set its `model` if it has none. Raises UnreachableError, and RefusedError
     where it does not answer a plain chat completion."""
-    listed = endpoint.get("/v1/models")
-    entries = listed.value.get("data") if isinstance(listed.value, dict) else None
-    models = [entry for entry in entries or () if isinstance(entry, dict)]
-    if not endpoint.model and models:
-        endpoint.model = str(models[0].get("id") or "")
+    context, template = named(endpoint)
     hello = {"messages": user("Say hello."), "max_tokens": 4, **GREEDY, **QUIET}
     plain = endpoint.chat(hello)
     scored = _answer(endpoint, "chat", {**hello, "logprobs": True, "top_logprobs": 2})
     ids = tokenized(endpoint, "one two three")
     text = {"prompt": "one two three", "max_tokens": 2, "logprobs": 2, **GREEDY}
     known = _answer(endpoint, "completion", {**text, "prompt": ids, "return_token_ids": True}) if ids else None
-    props = endpoint.get("/props").value
-    facts: Mapping[str, Any] = props if isinstance(props, Mapping) else {}
-    length = facts.get("context_length") or next((m.get("max_model_len") for m in models if m.get("id")), None)
     written = _answer(endpoint, "completion", text)
-    template = str(facts.get("chat_template") or "")  # the name of a dialect, or the text of a template
     return Abilities(
         endpoint.model,
         bool(scored and scored.tokens and scored.tokens[0].top),
@@ -91,8 +83,22 @@ def survey(endpoint: Endpoint) -> Abilities:
         _renders(endpoint),
         bool(ids),
         template if len(template) < 20 else "",
-        length if isinstance(length, int) else None,
+        context,
     )
+
+
+def named(endpoint: Endpoint) -> tuple[int | None, str]:
+    """What an endpoint tells without being asked for an answer: its context in tokens, and the name of a dialect or
+    the text of a template. Sets its `model` if it has none. Raises UnreachableError."""
+    listed = endpoint.get("/v1/models")
+    entries = listed.value.get("data") if isinstance(listed.value, dict) else None
+    models = [entry for entry in entries or () if isinstance(entry, dict)]
+    if not endpoint.model and models:
+        endpoint.model = str(models[0].get("id") or "")
+    props = endpoint.get("/props").value
+    facts: Mapping[str, Any] = props if isinstance(props, Mapping) else {}
+    length = facts.get("context_length") or next((m.get("max_model_len") for m in models if m.get("id")), None)
+    return length if isinstance(length, int) else None, str(facts.get("chat_template") or "")
 
 
 def continued(messages: Sequence[Mapping[str, Any]], text: str) -> dict[str, Any]:

@@ -23,6 +23,10 @@ FLAGS = {
     "doctor": "folder json",
     "plan": "folder free json engine",
     "verify": "target only skip minutes model dialect fixtures record bound report json",
+    "eval": (
+        "target suite mode data samples limit seed concurrency lengths max_tokens temperature model judge judge_model "
+        "out compare least price dry_run"
+    ),
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume requantize",
     "check": "folder deep json",

@@ -1,0 +1,276 @@
+"""`dsv4 eval`: a published benchmark against a model folder or a server."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from dsv4.evals.kept import RunFolder
+    from dsv4.evals.run import EvalPlan, EvalProgress, Price
+
+NOT_FINISHED = 2
+ROOT = Path(__file__).parents[2]  # of the checkout: recipes are no part of the installed package
+
+
+def eval(
+    target: str,
+    *,
+    suite: str,
+    mode: Literal["non-think", "high", "max"] = "high",
+    data: str = "",
+    samples: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    concurrency: int = 8,
+    lengths: Annotated[Sequence[int], Parameter(negative=())] = (),
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    model: str = "",
+    judge: str = "",
+    judge_model: str = "",
+    out: Path | None = None,
+    compare: Path | None = None,
+    least: float | None = None,
+    price: str = "",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Run a benchmark against a server with OpenAI's interface, or against a model folder, which dsv4 serves meanwhile.
+
+    A run lies in a folder (--out) with every answer; the same command goes on with one that was stopped. The exit code
+    is 0 if all answers are there, 1 if the score is below --least, and 2 if answers are missing. A server that needs a
+    key gets that of DSV4_EVAL_KEY, a judge that of DSV4_EVAL_JUDGE_KEY.
+
+    Parameters
+    ----------
+    target
+        URL of a server, or a model folder (or name).
+    suite
+        Name of a benchmark (an unknown one lists all), a Python file or a module with a SUITE; nano in a checkout.
+    mode
+        How much the model thinks.
+    data
+        A file or folder with the data, hub, package, generated, or stand-in: a few items of ours, to try. Default:
+        generated, or an installed package.
+    samples
+        Answers to each item. Default: as the suite says, mostly 1.
+    limit
+        Items, drawn at random with --seed. Default: all.
+    seed
+        Of everything that is drawn.
+    concurrency
+        Requests at once.
+    lengths
+        Tokens of the texts, for suites with long texts; repeat the flag for several.
+    max_tokens
+        Of an answer. Default: the published budget of the mode (8K, 128K, 384K with the prompt), or the suite's.
+    temperature
+        Default: 1, as published, or the suite's.
+    model
+        Name of the model in requests. Default: the first that the server lists.
+    judge
+        URL of a server whose model grades, for suites that are published with a model as the grader.
+    judge_model
+        Its name. Default: the first that the server lists.
+    out
+        Folder of the run. Default: runs/eval/SUITE-MODE-MODEL.
+    compare
+        Folder of another run of the suite, for a paired comparison.
+    least
+        Score below which the exit code is 1.
+    price
+        Of a million tokens, PROMPT,ANSWER, for the estimate.
+    dry_run
+        Get four answers, print what the rest would cost, and stop.
+    """
+    from dsv4.evals.kept import RunFolder
+    from dsv4.evals.registry import suite_named
+    from dsv4.evals.run import EvalSettings, Mode, Price, make_plan, pilot
+
+    cost = Price.from_text(price) if price else None
+    found = suite_named(_known(suite))
+    settings = EvalSettings(
+        found, Mode(mode), data, samples, limit, seed, concurrency, tuple(lengths), max_tokens, temperature
+    )
+    plan = make_plan(pilot(settings) if dry_run else settings)
+    _check(plan, judge, compare)
+    with _endpoint(target, model, concurrency) as (name, start):
+        identity = plan.identity(name, _grader(plan, judge, judge_model))
+        safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{found.name}-{mode}-{name}")
+        folder = RunFolder(out or Path("runs/eval") / safe, identity)
+        _tell_plan(plan, folder)
+        problems, facts = _asked(plan, folder, start, (judge, judge_model), cost, dry_run)
+    if not dry_run:
+        sys.exit(_finish(plan, folder, identity, problems, facts | {"target": target}, compare, least))
+
+
+def _known(suite: str) -> str:
+    """The suite of a recipe of this checkout has a file of its own; other names stay."""
+    file = ROOT / "recipes" / suite / "suite.py"
+    return f"recipes.{suite}.suite" if suite.isidentifier() and file.is_file() else suite
+
+
+def _check(plan: "EvalPlan", judge: str, compare: Path | None) -> None:
+    """Raise ValueError for what would fail only at the end."""
+    from dsv4.evals.kept import read_run
+
+    if judge and plan.settings.suite.grader is None:
+        raise ValueError(f"--judge: the suite {plan.settings.suite.name} is graded by rule")
+    if compare is not None:
+        read_run(compare)
+
+
+def _grader(plan: "EvalPlan", judge: str, model: str) -> str:
+    if plan.settings.suite.grader is None:
+        return "rule"
+    return f"model {model or judge}" if judge else "rule, instead of the published model"
+
+
+@contextmanager
+def _endpoint(target: str, model: str, concurrency: int) -> "Iterator[tuple[str, Any]]":
+    """The name of the model, and a function that gives the endpoint. A folder is served only when that is called: a
+    run that is complete needs no server."""
+    from contextlib import ExitStack
+
+    from dsv4.cli.flags import to_stderr
+    from dsv4.verify.endpoint import Endpoint
+
+    if "://" in target:
+        import os
+
+        from dsv4.verify.survey import named
+
+        endpoint = Endpoint(target, model, os.environ.get("DSV4_EVAL_KEY", ""))
+        context, _ = named(endpoint)
+        yield endpoint.model or "unnamed", lambda: (endpoint, context)
+        return
+    from dsv4.cli.folders import model_folder
+    from dsv4.cli.server_flags import KEYS_VARIABLE
+    from dsv4.verify.own_server import own_server
+    from dsv4.verify.survey import named
+
+    folder = model_folder(Path(target))
+    with ExitStack() as stack:
+
+        def start() -> tuple[Endpoint, int | None]:
+            to_stderr(f"serving {folder} on this machine")
+            # with the user's keys the server would refuse our requests, which have none
+            flags = ["--sequences", str(concurrency)]
+            endpoint = Endpoint(stack.enter_context(own_server(folder, flags, hidden=[KEYS_VARIABLE])), model)
+            return endpoint, named(endpoint)[0]
+
+        yield folder.resolve().name, start
+
+
+def _tell_plan(plan: "EvalPlan", folder: "RunFolder") -> None:
+    from dsv4.cli.flags import to_stderr
+
+    own, total, done = plan.settings, len(plan.wanted), len(folder.answers)
+    budget = own.max_tokens or own.suite.budget(own.mode)
+    to_stderr(f"{own.suite.name}: {own.suite.about}")
+    to_stderr(
+        f"{len(plan.items):,} items x {plan.samples} from {plan.data.origin}; mode {own.mode.value}, at most "
+        f"{budget:,} tokens each, so at most {total * budget:,}; {own.concurrency} at once; run folder {folder.folder}"
+    )
+    if done:
+        to_stderr(f"going on: {done:,} of {total:,} answers are there")
+
+
+def _asked(
+    plan: "EvalPlan",
+    folder: "RunFolder",
+    start: Any,
+    judging: tuple[str, str],
+    price: "Price | None",
+    dry_run: bool,
+) -> tuple[list[str], dict[str, Any]]:
+    """Ask for what is missing. Gives why answers could not be had, and facts of the run."""
+    from datetime import UTC, datetime
+
+    from dsv4.cli.progress import RunProgress
+    from dsv4.evals.client import Client
+    from dsv4.evals.run import PILOT, ask, estimate
+
+    if len(folder.answers) >= len(plan.wanted):
+        return [], {}
+    endpoint, context = start()
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    with RunProgress(len(plan.wanted), len(folder.answers)) as bar:
+        told: list[bool] = []
+
+        def show(progress: "EvalProgress") -> None:
+            if not told and progress.done >= plan.settings.concurrency and not dry_run:
+                told.append(True)
+                bar.console.print(estimate(progress, price), markup=False)
+            _show(bar, plan.settings.suite.name, progress)
+
+        judge = _judge(*judging)
+        most = PILOT if dry_run else None
+        progress, problems = ask(plan, folder, Client(endpoint), context, judge=judge, most=most, show=show)
+    if dry_run and progress.done:
+        print(estimate(progress, price))
+    facts = {"began": began, "seconds": round(progress.seconds, 1), "context": context or "not told"}
+    return problems, facts
+
+
+def _judge(url: str, model: str) -> Any:
+    if not url:
+        return None
+    import os
+
+    from dsv4.evals.client import JUDGE_KEY_VARIABLE, Client
+    from dsv4.verify.endpoint import Endpoint
+    from dsv4.verify.survey import named
+
+    endpoint = Endpoint(url, model, os.environ.get(JUDGE_KEY_VARIABLE, ""))
+    named(endpoint)
+    return Client(endpoint)
+
+
+def _show(bar: Any, name: str, progress: "EvalProgress") -> None:
+    done = progress.before + progress.done
+    rate = progress.tokens / max(progress.seconds, 1e-9)
+    text = f"{100 * progress.value / progress.done:.1f} so far, {rate:,.0f} tokens/s, {progress.cut} cut, "
+    bar.show(done, f"{done:,} of {progress.total:,}", name, text + f"{progress.left / 60:.1f} minutes left")
+
+
+def _finish(
+    plan: "EvalPlan",
+    folder: "RunFolder",
+    identity: dict[str, Any],
+    problems: list[str],
+    facts: dict[str, Any],
+    compare: Path | None,
+    least: float | None,
+) -> int:
+    """Write and print the result. The exit code."""
+    import json
+
+    from dsv4.evals.kept import REPORT, RESULT
+    from dsv4.evals.page import page
+    from dsv4.evals.result import lines, result_of
+    from dsv4.files import write_whole
+    from dsv4.observe import printable
+
+    result = result_of(
+        plan.settings.suite,
+        identity,
+        folder.answers,
+        len(plan.wanted),
+        problems=problems,
+        facts=facts,
+        against=compare,
+    )
+    text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
+    write_whole(folder.folder / RESULT, lambda file: file.write(text.encode()))
+    html = page(result, folder.answers)
+    write_whole(folder.folder / REPORT, lambda file: file.write(html.encode("utf-8", "replace")))
+    for line in lines(result):
+        print(printable(line))
+    print(f"report: {folder.folder / REPORT}")
+    if result["missing"]:
+        return NOT_FINISHED
+    return int(least is not None and result["score"]["value"] < least)

@@ -1,0 +1,66 @@
+"""What asks a server: chat completions as streams, so that an answer of an hour is no silence, and many at once."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dsv4.evals.extra import needs_extra
+from dsv4.evals.suite import Mode
+from dsv4.verify.answer import Answer, StreamedAnswer
+from dsv4.verify.endpoint import Endpoint, RefusedError, UnreachableError, error_text
+from dsv4.verify.survey import QUIET, thinking
+
+with needs_extra():
+    import httpx
+
+KEY_VARIABLE = "DSV4_EVAL_KEY"
+JUDGE_KEY_VARIABLE = "DSV4_EVAL_JUDGE_KEY"
+CHAT = "/v1/chat/completions"
+
+
+def switches(mode: Mode) -> dict[str, Any]:
+    """The fields of a request that choose a mode, in the spellings of all servers."""
+    return dict(QUIET) if mode is Mode.NON_THINK else thinking(mode.value)
+
+
+class Client:
+    """Asks one endpoint. Not bound to an event loop until the first request; `close` in the loop that asked."""
+
+    def __init__(self, endpoint: Endpoint, silence: float = 600.0) -> None:
+        """silence: seconds without a byte after which the endpoint counts as lost."""
+        headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self.endpoint = endpoint
+        self._http = httpx.AsyncClient(headers=headers, timeout=silence, limits=limits)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ask(self, body: Mapping[str, Any]) -> Answer:
+        """A streamed chat completion, put together. Raises RefusedError, and UnreachableError also where the stream
+        ends too early or has an error in it: such an answer is no answer of the model."""
+        named = {"model": self.endpoint.model, **body} if self.endpoint.model else dict(body)
+        whole = {**named, "stream": True, "stream_options": {"include_usage": True}}
+        merged = StreamedAnswer()
+        try:
+            async with self._http.stream("POST", self.endpoint.url + CHAT, json=whole) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise RefusedError(response.status_code, error_text(_decoded(response.text)), "")
+                async for line in response.aiter_lines():
+                    if line.startswith("data:"):
+                        merged.take(line[5:].strip())
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"{self.endpoint.url}: {error or type(error).__name__}") from error
+        answer = merged.answer()
+        if answer.finish is None:
+            raise UnreachableError("; ".join(answer.problems))
+        return answer
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,13 @@
+"""What is said where the libraries of the extra `eval` are missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """Around imports of the extra. Raises ValueError naming it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"dsv4 eval needs {error.name}: pip install 'dsv4[eval]'") from None

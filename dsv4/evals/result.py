@@ -1,0 +1,129 @@
+"""The result of a run as one JSON object: figures with standard errors, by group, beside what was published."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dsv4.evals import statistics
+from dsv4.evals.kept import KeptAnswer, read_run
+from dsv4.evals.suite import Graded, Suite
+
+
+def result_of(
+    suite: Suite,
+    identity: Mapping[str, Any],
+    answers: Sequence[KeptAnswer],
+    expected: int,
+    *,
+    problems: Sequence[str] = (),
+    facts: Mapping[str, Any],
+    against: Path | None = None,
+) -> dict[str, Any]:
+    """The result of the answers of a run. expected: how many it should have. problems: why others are missing. facts:
+    of the endpoint and the time. against: a run to compare with. Raises ValueError where it cannot be compared."""
+    graded = [kept.graded for kept in answers]
+    found: dict[str, Any] = {
+        **identity,
+        "about": suite.about,
+        "unit": suite.unit,
+        "answers": len(graded),
+        "missing": expected - len(graded),
+        "problems": _counted(problems),
+        "facts": dict(facts),
+        "published": [asdict(one) for one in suite.published],
+    }
+    if not graded:
+        return found
+    found["score"] = _mean(graded)
+    groups = statistics.by_group(graded)
+    if len(groups) > 1:
+        found["groups"] = {name: _mean(some) for name, some in groups.items()}
+    found["figures"] = statistics.figures(graded)
+    if suite.summary is not None:
+        found["figures"] |= dict(suite.summary(graded))
+    found["tokens"] = {
+        "prompt": sum(one.prompt_tokens for one in graded),
+        "answer": sum(one.tokens for one in graded),
+        "answer_mean": sum(one.tokens for one in graded) / len(graded),
+        "cut": sum(one.finish == "length" for one in graded) / len(graded),
+    }
+    if against is not None:
+        found["comparison"] = _compared(identity, graded, against)
+    return found
+
+
+def _mean(graded: Sequence[Graded]) -> dict[str, Any]:
+    """In percent."""
+    found = statistics.mean(graded)
+    error = None if found.error is None else 100 * found.error
+    return {**asdict(found), "value": 100 * found.value, "error": error}
+
+
+def _compared(identity: Mapping[str, Any], graded: Sequence[Graded], against: Path) -> dict[str, Any]:
+    other, answers = read_run(against)
+    for name in ("suite", "data", "grader"):
+        if other.get(name) != identity[name]:
+            raise ValueError(f"--compare {against}: its {name} is {other.get(name)}, not {identity[name]}")
+    paired = statistics.compare(graded, [kept.graded for kept in answers])
+    error = None if paired.error is None else 100 * paired.error
+    named = {"run": str(against), "model": other["model"], "mode": other["mode"]}
+    return {**named, **asdict(paired), "difference": 100 * paired.difference, "error": error}
+
+
+def _counted(problems: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for problem in problems:
+        line = (problem.splitlines() or ["without a message"])[0][:300]
+        found[line] = found.get(line, 0) + 1
+    return found
+
+
+def shown(mean: Mapping[str, Any]) -> str:
+    """`71.2 ± 3.1`, or `71.2` where no error is known."""
+    error = mean["error"]
+    return f"{mean['value']:.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """The result for a terminal."""
+    if "score" not in result:
+        return ["no answer", *_missing(result)]
+    score = result["score"]
+    unit = "%" if result["unit"] == "%" else f" {result['unit']}"
+    found = [
+        f"{result['suite']}, {result['mode']}: {shown(score)}{unit} "
+        f"({score['items']:,} items x {result['samples']}, standard error over {score['clusters']:,} clusters)"
+    ]
+    found += [f"  {name or '(no group)'}: {shown(mean)} ({mean['items']:,})" for name, mean in _groups(result)]
+    found += [f"  {name}: {value:.4g}" for name, value in result["figures"].items()]
+    tokens = result["tokens"]
+    found.append(f"  {tokens['answer_mean']:,.0f} tokens an answer, {100 * tokens['cut']:.1f} % cut by the limit")
+    for one in result["published"]:
+        mode = f" {one['mode']}" if one["mode"] else ""
+        setting = f"; {one['setting']}" if one["setting"] else ""
+        found.append(f"  published: {one['model']}{mode} {one['value']:g} ({one['source']}{setting})")
+    if "comparison" in result:
+        found.append(f"  {comparison(result['comparison'])}")
+    return found + _missing(result)
+
+
+def comparison(found: Mapping[str, Any]) -> str:
+    """The comparison in a sentence."""
+    error = "" if found["error"] is None else f" ± {found['error']:.1f}"
+    chance = "" if found["probability"] is None else f", p = {found['probability']:.3g} ({found['test']})"
+    return (
+        f"against {found['run']} ({found['model']}, {found['mode']}): {found['difference']:+.1f}{error} on "
+        f"{found['items']:,} shared items, better in {found['wins']:,}, worse in {found['losses']:,}{chance}"
+    )
+
+
+def _groups(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return list(result.get("groups", {}).items())
+
+
+def _missing(result: Mapping[str, Any]) -> list[str]:
+    if not result["missing"]:
+        return []
+    reasons = [f"  {times} times: {reason}" for reason, times in result["problems"].items()]
+    return [f"{result['missing']:,} answers are missing; the same command goes on with them", *reasons]
