@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from dsv4.evals import math_process
-from dsv4.evals.suite import Message
+from dsv4.evals.suite import Answer, Item, Message, ModelGrader, Score
 
 # the report's prompt for mathematics (section 5.3.1) for all modes but Pro-Max's
 BOXED = "{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+# the report's prompt for Pro-Max (the same section)
+PROOF = (
+    "Solve the following problem. The problem may ask you to prove a statement, or ask for an answer. If finding an "
+    "answer is required, you should come up with the answer, and your final solution should also be a rigorous proof "
+    "of that answer being valid.\n\n{question}"
+)
 # simple-evals' prompt of GPQA, which most harnesses use for questions with choices
 CHOICE = (
     "Answer the following multiple choice question. The last line of your response should be of the following "
@@ -77,14 +83,55 @@ def same_number(right: str, found: str) -> bool:
     return values[0] is not None and values[0] == values[1]
 
 
+def same_text(right: str, found: str) -> bool:
+    """Whether two short answers are one text."""
+    return bool(normalised(right)) and normalised(right) == normalised(found)
+
+
 def same_math(right: str, found: str) -> bool:
     """Whether two mathematical expressions (LaTeX or plain) are equal: as texts, as numbers, else by math-verify in a
     process of its own, since some expressions take for ever. Raises ValueError without math-verify."""
     if not found.strip():
         return False
-    if re.sub(r"[\s$]", "", right) == re.sub(r"[\s$]", "", found) or same_number(right, found):
+    if re.sub(r"[\s$]", "", right) == re.sub(r"[\s$]", "", found):
         return True
+    numbers = [_number(text) for text in (right, found)]
+    if None not in numbers:
+        return numbers[0] == numbers[1]
     return math_process.equal(right, found)
+
+
+def boxed_math(item: Item, answer: Answer) -> Score:
+    """The scorer of mathematics: the last box against the target."""
+    found = last_boxed(answer.content)
+    return Score(float(same_math(item.target, found)), found, "" if found else "no box")
+
+
+def chosen_letter(item: Item, answer: Answer) -> Score:
+    """The scorer of choices: the letter against the target. `item.data["choices"]` says how many there are."""
+    found = choice_letter(answer.content, item.data["choices"])
+    return Score(float(found == item.target), found, "" if found else "no letter")
+
+
+def model_grades(kind: str) -> ModelGrader:
+    """Grading by a model, for short answers. kind: of question, in words. The question is `item.data["question"]`."""
+
+    def prompt(item: Item, answer: Answer) -> str:
+        return (
+            f"Grade an answer to a {kind}. Compare only the final answer with the reference: ignore style, and accept "
+            "another form of the same value or name. More than one final answer, or none, is not correct.\n\n"
+            f"Question:\n{item.data['question']}\n\nReference answer:\n{item.target}\n\nAnswer to grade:\n"
+            f"{answer.content}\n\nExplain in one sentence, then write a last line `Verdict: CORRECT`, "
+            "`Verdict: INCORRECT`, or `Verdict: NOT ATTEMPTED` where the answer declines."
+        )
+
+    return ModelGrader(prompt, _verdict)
+
+
+def _verdict(said: str) -> Score:
+    found = re.findall(r"Verdict:\W*(CORRECT|INCORRECT|NOT ATTEMPTED)", said)
+    verdict = found[-1] if found else "no verdict"
+    return Score(float(verdict == "CORRECT"), verdict, said, {"attempted": float(verdict != "NOT ATTEMPTED")})
 
 
 def _number(text: str) -> Fraction | None:

@@ -24,18 +24,15 @@ def switches(mode: Mode) -> dict[str, Any]:
 
 
 class Client:
-    """Asks one endpoint. Not bound to an event loop until the first request; `close` in the loop that asked."""
+    """Asks one endpoint, from any event loop."""
 
     def __init__(self, endpoint: Endpoint, silence: float = 600.0) -> None:
         """silence: seconds without a byte after which the endpoint counts as lost."""
         headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        # an answer takes longer than a connection, and what stays open would outlive inspect's event loop
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self.endpoint = endpoint
         self._http = httpx.AsyncClient(headers=headers, timeout=silence, limits=limits)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
 
     async def ask(self, body: Mapping[str, Any]) -> Answer:
         """A streamed chat completion, put together. Raises RefusedError, and UnreachableError also where the stream

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -140,21 +141,26 @@ def _from_hub(suite: Suite) -> Data:
     hub = suite.hub
     if hub is None:
         raise ValueError(f"--data hub: the data of {suite.name} is on no hub; {_ways(suite)}")
-    paths = [_downloaded(hub, name) for name in hub.files]
-    commit = paths[0].parts[paths[0].parts.index("snapshots") + 1] if "snapshots" in paths[0].parts else hub.revision
-    return _from_files(paths, f"hub data set {hub.repo}", commit)
+    folder = _downloaded(hub)
+    names = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = [path for path, name in names.items() if any(fnmatch(name, pattern) for pattern in hub.files)]
+    if not paths:
+        raise ValueError(f"--data hub: {hub.repo} has no {' or '.join(hub.files)} at {hub.revision}")
+    return _from_files(paths, f"hub data set {hub.repo}", folder.name)
 
 
-def _downloaded(hub: HubData, name: str) -> Path:
+def _downloaded(hub: HubData) -> Path:
+    """The folder of the files at one commit, which is its name."""
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise ValueError("--data hub needs huggingface_hub: pip install 'dsv4[hub]'") from None
     try:
-        return Path(hf_hub_download(hub.repo, name, repo_type="dataset", revision=hub.revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ValueError(f"--data hub: {hub.repo}/{name} cannot be had: {str(error).splitlines()[0]}") from None
+        found = snapshot_download(hub.repo, repo_type="dataset", revision=hub.revision, allow_patterns=list(hub.files))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"--data hub: {hub.repo} cannot be had: {str(error).splitlines()[0]}") from None
+    return Path(found)
 
 
 def _from_files(files: Sequence[Path], origin: str, revision: str) -> Data:

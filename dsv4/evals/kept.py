@@ -65,10 +65,12 @@ def _read(file: Path) -> list[KeptAnswer]:
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         file.write_bytes(whole)
-    rows = [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
-    return [
-        KeptAnswer(**{**row, "graded": Graded(**row["graded"]), "messages": tuple(row["messages"])}) for row in rows
-    ]
+    return [_answer(json.loads(line)) for line in whole.decode("utf-8").split("\n") if line]
+
+
+def _answer(row: dict[str, Any]) -> KeptAnswer:
+    graded, messages = Graded(**row.pop("graded")), tuple(row.pop("messages"))
+    return KeptAnswer(graded, messages=messages, **row)
 
 
 def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

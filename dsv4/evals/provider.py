@@ -11,7 +11,7 @@ from dsv4.verify.answer import Answer, Call
 from dsv4.verify.endpoint import RefusedError, UnreachableError
 
 with needs_extra():
-    from inspect_ai.model import (
+    from inspect_ai.model import (  # pyrefly: ignore[missing-import]  (an extra)
         ChatCompletionChoice,
         ChatMessage,
         ChatMessageAssistant,
@@ -28,7 +28,7 @@ with needs_extra():
         StopReason,
         modelapi,
     )
-    from inspect_ai.tool import ToolChoice, ToolInfo
+    from inspect_ai.tool import ToolChoice, ToolInfo  # pyrefly: ignore[missing-import]
 
 _KINDS = {
     "system": ChatMessageSystem,

@@ -97,7 +97,8 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class HubData:
-    """Files of a data set on the hub. revision: a commit or a tag, never a branch that moves."""
+    """Files of a data set on the hub, as patterns of paths. revision: a commit; a branch where no commit is known. The
+    commit that was fetched is recorded."""
 
     repo: str
     revision: str

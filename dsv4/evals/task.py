@@ -15,10 +15,10 @@ from dsv4.verify.answer import Answer
 
 with needs_extra():
     import anyio.to_thread
-    import inspect_ai
-    from inspect_ai import scorer, solver
-    from inspect_ai.dataset import MemoryDataset, Sample
-    from inspect_ai.model import GenerateConfig, get_model
+    import inspect_ai  # pyrefly: ignore[missing-import]
+    from inspect_ai import scorer, solver  # pyrefly: ignore[missing-import]
+    from inspect_ai.dataset import MemoryDataset, Sample  # pyrefly: ignore[missing-import]
+    from inspect_ai.model import GenerateConfig, get_model  # pyrefly: ignore[missing-import]
 
 _ERRORS = 20  # answers that cannot be had, after which a run ends: the endpoint is gone
 _RETRIES = 4

@@ -70,6 +70,7 @@ def test_texts_and_numbers_need_no_library(monkeypatch: pytest.MonkeyPatch) -> N
     assert same_math("18", "18.0")
     assert same_math(r"2\sqrt{3}", r"2 \sqrt{3}")
     assert not same_math("18", "")
+    assert not same_math("18", "-18")
 
 
 def test_expressions_are_compared_by_value() -> None:

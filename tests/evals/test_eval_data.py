@@ -70,6 +70,34 @@ def test_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
         load(absent, "package", SEED)
 
 
+def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "snapshots" / "abc123"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "test-0.jsonl").write_text('{"a": 1}\n')
+    (folder / "data" / "train-0.jsonl").write_text('{"a": 2}\n')
+    asked: dict[str, object] = {}
+
+    def download(repo: str, **options: object) -> str:
+        asked.update(options, repo=repo)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    data = load(suite(hub=HubData("a/b", "v1", ("data/test-*.jsonl",))), "hub", SEED)
+    assert [row["a"] for row in data.rows] == [1]
+    assert data.revision == "abc123"
+    assert (asked["repo"], asked["revision"], asked["repo_type"]) == ("a/b", "v1", "dataset")
+    with pytest.raises(ValueError, match=r"has no none\.csv at v1"):
+        load(suite(hub=HubData("a/b", "v1", ("none.csv",))), "hub", SEED)
+
+    def refuse(repo: str, **options: object) -> str:
+        raise OSError("no network\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ValueError, match=r"a/b cannot be had: no network$"):
+        load(suite(hub=HubData("a/b", "v1", ("x",))), "hub", SEED)
+
+
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match=r"hub.*downloads a/b.*rows.csv.*stand-in"):
         load(suite(files=("rows.csv",), hub=HubData("a/b", "main", ("x",), gated=True)), "", SEED)

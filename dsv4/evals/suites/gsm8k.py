@@ -24,7 +24,7 @@ SUITE = Suite(
     item=_item,
     score=_score,
     files=("gsm8k_test.jsonl", "test.jsonl", "main/test-*.parquet"),
-    hub=HubData("openai/gsm8k", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c", ("main/test-00000-of-00001.parquet",)),
+    hub=HubData("openai/gsm8k", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c", ("main/test-*.parquet",)),
     published=(
         Published("V4-Pro-Base", "", 92.6, "report, table 1", _BASE),
         Published("V4-Flash-Base", "", 90.8, "report, table 1", _BASE),

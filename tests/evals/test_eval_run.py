@@ -1,0 +1,173 @@
+"""Runs against a server of ours with a stub for a model: through inspect-ai, kept, resumed, compared, shown."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsv4.cli.eval import eval as run_eval
+from dsv4.encoding import Tokenizer
+from dsv4.evals.kept import ANSWERS, REPORT, RESULT, RunFolder, read_run
+from dsv4.evals.registry import suite_named, suite_names
+from dsv4.evals.run import EvalSettings, Price, make_plan
+from dsv4.evals.suite import Mode
+from dsv4.generation import SamplingParams
+from dsv4.testing.stub import StubGenerator
+from tests.server.conftest import Server, listening
+
+pytest.importorskip("inspect_ai")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of libraries below inspect-ai
+
+# a word of each question of the stand-in of GSM8K, and its answer
+RIGHT = {"baker": "49", "Mira": "170", "ticket": "30", "tank": "20", "bill": "35", "hens": "20"}
+Said = Callable[[str], str]
+
+
+def server(tokenizer: Tokenizer, said: Said, **options: Any) -> Server:
+    def script(prompt: Sequence[int], params: SamplingParams) -> Sequence[int]:
+        return [*tokenizer.encode_text(said(tokenizer.decode(prompt)), trusted=True), tokenizer.eos_id]
+
+    return Server(tokenizer, StubGenerator(script, 65536, **options))
+
+
+def right(prompt: str) -> str:
+    return f"Thus</think>It is \\boxed{{{next(a for word, a in RIGHT.items() if word in prompt)}}}."
+
+
+def code(target: str, out: Path, **options: Any) -> int:
+    with pytest.raises(SystemExit) as exit:
+        run_eval(target, **{"suite": "gsm8k", "data": "stand-in", "out": out, **options})
+    return int(str(exit.value.code))
+
+
+def test_a_run_from_the_command_line(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    stub = server(tokenizer, lambda prompt: right(prompt) if "hens" not in prompt else "Hm</think>\\boxed{<b>}")
+    with listening(stub) as url:
+        assert code(url, out, mode="max", max_tokens=64, least=90.0) == 1
+        assert code(url, out, mode="max", max_tokens=64, least=80.0) == 0, "a complete run is only shown"
+    assert len(stub.generator.calls) == 6
+    params = stub.generator.calls[0].params
+    assert (params.temperature, params.top_p, params.max_tokens) == (1.0, 1.0, 64)
+    assert len({call.params.seed for call in stub.generator.calls}) == 6
+    result = json.loads((out / RESULT).read_text())
+    assert result["score"]["value"] == pytest.approx(100 * 5 / 6)
+    assert result["score"]["error"] == pytest.approx(100 / 6)
+    assert (result["missing"], result["mode"], result["model"]) == (0, "max", "tiny")
+    assert len(result["data"]["sha256"]["gsm8k.jsonl"]) == 64
+    report = (out / REPORT).read_text()
+    assert "92.6" in report
+    assert "&lt;b&gt;" in report
+    assert "<b>}" not in report
+    assert "83.3 ± 16.7" in capsys.readouterr().out
+    wrong = next(kept for kept in read_run(out)[1] if kept.graded.value == 0)
+    assert (wrong.target, wrong.found, wrong.answer["reasoning"]) == ("20", "<b>", "Hm")
+    assert list((out / "inspect").glob("*.eval"))
+
+
+def test_a_stopped_run_goes_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stub = server(tokenizer, right)
+    with listening(stub) as url:
+        assert code(url, out, samples=2) == 0
+        file = out / ANSWERS
+        lines = file.read_text().splitlines(keepends=True)
+        assert len(lines) == 12
+        file.write_text("".join(lines[:7]) + lines[7][:40])  # killed while it wrote
+        assert code(url, out, samples=2) == 0
+        assert len(stub.generator.calls) == 12 + 5
+        assert len(file.read_text().splitlines()) == 12
+        with pytest.raises(ValueError, match=r"--out .* has a run with .*mode .*high.*, not .*max"):
+            run_eval(url, suite="gsm8k", data="stand-in", samples=2, mode="max", out=out)
+    done = RunFolder(out, read_run(out)[0]).done()
+    assert len(done) == 12
+
+
+def test_two_runs_are_compared(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with listening(server(tokenizer, right)) as url:
+        assert code(url, tmp_path / "a", mode="non-think") == 0
+    with listening(server(tokenizer, lambda prompt: "None</think>\\boxed{0}")) as url:
+        assert code(url, tmp_path / "b", compare=tmp_path / "a", max_tokens=64) == 0
+        with pytest.raises(ValueError, match=r"settings\.json is missing"):
+            run_eval(url, suite="gsm8k", data="stand-in", compare=tmp_path, out=tmp_path / "c")
+    found = json.loads((tmp_path / "b" / RESULT).read_text())["comparison"]
+    assert (found["difference"], found["losses"], found["test"]) == (-100, 6, "McNemar, exact")
+    assert found["probability"] == pytest.approx(2 / 64)
+    assert "worse in 6" in capsys.readouterr().out
+
+
+def test_a_dry_run_gets_four_answers_and_tells_the_rest(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub = server(tokenizer, right)
+    with listening(stub) as url:
+        run_eval(url, suite="gsm8k", data="stand-in", out=tmp_path / "a", dry_run=True, price="1000,2000")
+        assert len(stub.generator.calls) == 4
+        assert "estimate from 4 answers: 2 more" in capsys.readouterr().out
+        assert code(url, tmp_path / "a") == 0
+    assert len(stub.generator.calls) == 6, "the answers of the dry run count"
+
+
+def test_an_endpoint_that_fails(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.evals.task._RETRIES", 0)
+    with listening(server(tokenizer, right, error="broken")) as url:
+        assert code(url, tmp_path / "a", limit=2) == 2
+    result = json.loads((tmp_path / "a" / RESULT).read_text())
+    assert (result["answers"], result["missing"]) == (0, 2)
+    assert any("broken" in reason for reason in result["problems"])
+    assert "No answer" in (tmp_path / "a" / REPORT).read_text()
+
+
+def test_a_key_reaches_the_server_and_no_file(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSV4_EVAL_KEY", "secret-4711")
+    stub = server(tokenizer, right)
+    stub.app = Server(tokenizer, stub.generator, keys={"secret-4711": "me"}).app
+    with listening(stub) as url:
+        assert code(url, tmp_path / "a", limit=1) == 0
+    for file in (tmp_path / "a").rglob("*"):
+        assert file.is_dir() or b"secret-4711" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_stand_in_of_every_suite_runs(tokenizer: Tokenizer, tmp_path: Path, name: str) -> None:
+    with listening(server(tokenizer, lambda prompt: "Thought</think>forty-two")) as url:
+        assert code(url, tmp_path / "a", suite=name, limit=3, max_tokens=32) == 0
+    result = json.loads((tmp_path / "a" / RESULT).read_text())
+    assert result["answers"] == 3 * result["samples"]
+    assert 0 <= result["score"]["value"] <= 100
+
+
+def test_settings_are_checked() -> None:
+    suite = suite_named("gsm8k")
+    with pytest.raises(ValueError, match="--samples must be at least 1"):
+        EvalSettings(suite, samples=0)
+    with pytest.raises(ValueError, match=r"--concurrency must be in \[1, 4096\]"):
+        EvalSettings(suite, concurrency=0)
+    with pytest.raises(ValueError, match=r"--temperature must be in \[0, 2\]"):
+        EvalSettings(suite, temperature=3.0)
+    with pytest.raises(ValueError, match="--price must be PROMPT,ANSWER"):
+        Price.from_text("1")
+    assert Price.from_text("2,4").of(1e6, 5e5) == 4
+
+
+def test_budgets_are_the_published_windows_within_the_context() -> None:
+    plan = make_plan(EvalSettings(suite_named("gsm8k"), Mode.NON_THINK, "stand-in"))
+    item = plan.items[0]
+    room = plan.room(item, None)
+    assert 7500 < room < 8192
+    assert plan.room(item, 2048) < 2048
+    limited = replace(plan, settings=replace(plan.settings, max_tokens=100))
+    assert limited.room(item, None) == limited.room(item, 2048) == 100
+    high = make_plan(EvalSettings(suite_named("gsm8k"), Mode.MAX, "stand-in"))
+    assert high.room(item, None) == room + (384 - 8) * 1024
+
+
+def test_rows_without_a_field_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "?"}\n')
+    with pytest.raises(ValueError, match=r"no field 'answer', which gsm8k needs"):
+        make_plan(EvalSettings(suite_named("gsm8k"), place=str(tmp_path / "x.jsonl")))
