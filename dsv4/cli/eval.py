@@ -1,42 +1,38 @@
 """`dsv4 eval`: a published benchmark against a model folder or a server."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
+
 if TYPE_CHECKING:
     from dsv4.evals.kept import RunFolder
-    from dsv4.evals.run import EvalPlan, EvalProgress, Price
+    from dsv4.evals.run import EvalPlan, EvalProgress, TokenPrice
+    from dsv4.evals.suite import Suite
+    from dsv4.verify.endpoint import Endpoint
 
 NOT_FINISHED = 2
 ROOT = Path(__file__).parents[2]  # of the checkout: recipes are no part of the installed package
+
+
+DEFAULT_ASKING, DEFAULT_OUTCOME = AskingFlags(), OutcomeFlags()
 
 
 def eval(
     target: str,
     *,
     suite: str,
-    mode: Literal["non-think", "high", "max"] = "high",
-    data: str = "",
-    samples: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    concurrency: int = 8,
-    lengths: Annotated[Sequence[int], Parameter(negative=())] = (),
-    max_tokens: int | None = None,
-    temperature: float | None = None,
     model: str = "",
     judge: str = "",
     judge_model: str = "",
-    out: Path | None = None,
-    compare: Path | None = None,
-    least: float | None = None,
-    price: str = "",
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    asking: Annotated[AskingFlags, Parameter(name="*")] = DEFAULT_ASKING,
+    outcome: Annotated[OutcomeFlags, Parameter(name="*")] = DEFAULT_OUTCOME,
 ) -> None:
     """Run a benchmark against a server with OpenAI's interface, or against a model folder, which dsv4 serves meanwhile.
 
@@ -50,61 +46,34 @@ def eval(
         URL of a server, or a model folder (or name).
     suite
         Name of a benchmark (an unknown one lists all), a Python file or a module with a SUITE; nano in a checkout.
-    mode
-        How much the model thinks.
-    data
-        A file or folder with the data, hub, package, generated, or stand-in: a few items of ours, to try. Default:
-        generated, or an installed package.
-    samples
-        Answers to each item. Default: as the suite says, mostly 1.
-    limit
-        Items, drawn at random with --seed. Default: all.
-    seed
-        Of everything that is drawn.
-    concurrency
-        Requests at once.
-    lengths
-        Tokens of the texts, for suites with long texts; repeat the flag for several.
-    max_tokens
-        Of an answer. Default: the published budget of the mode (8K, 128K, 384K with the prompt), or the suite's.
-    temperature
-        Default: 1, as published, or the suite's.
     model
         Name of the model in requests. Default: the first that the server lists.
     judge
         URL of a server whose model grades, for suites that are published with a model as the grader.
     judge_model
         Its name. Default: the first that the server lists.
-    out
-        Folder of the run. Default: runs/eval/SUITE-MODE-MODEL.
-    compare
-        Folder of another run of the suite, for a paired comparison.
-    least
-        Score below which the exit code is 1.
-    price
-        Of a million tokens, PROMPT,ANSWER, for the estimate.
-    dry_run
-        Get four answers, print what the rest would cost, and stop.
     """
     from dsv4.evals.kept import RunFolder
     from dsv4.evals.registry import suite_named
-    from dsv4.evals.run import EvalSettings, Mode, Price, make_plan, pilot
+    from dsv4.evals.run import TokenPrice, make_plan, pilot
 
-    cost = Price.from_text(price) if price else None
+    cost = TokenPrice.from_text(outcome.price) if outcome.price else None
     found = suite_named(_known(suite))
-    settings = EvalSettings(
-        found, Mode(mode), data, samples, limit, seed, concurrency, tuple(lengths), max_tokens, temperature
-    )
-    plan = make_plan(pilot(settings) if dry_run else settings)
-    _check(plan, judge, compare)
-    with _endpoint(target, model, concurrency) as (name, start):
-        identity = plan.identity(name, _grader(plan, judge, judge_model))
-        safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{found.name}-{mode}-{name}")
-        folder = RunFolder(out or Path("runs/eval") / safe, identity)
+    settings = asking.settings(found)
+    _check(found, judge, outcome.compare)
+    with _subject(target, model, asking.concurrency) as subject:
+        plan = make_plan(pilot(settings) if outcome.dry_run else settings, subject.count_tokens)
+        identity = plan.identity(subject.name, _grader(found, judge, judge_model))
+        folder = RunFolder(outcome.out or _default_folder(found.name, asking.mode, subject.name), identity)
         _tell_plan(plan, folder)
-        problems, facts = _asked(plan, folder, start, (judge, judge_model), cost, dry_run)
-    if not dry_run:
-        sys.exit(_finish(plan, folder, identity, problems, facts | {"target": target}, compare, least))
+        problems, facts = _asked(plan, folder, subject, (judge, judge_model), cost, outcome.dry_run)
+    if not outcome.dry_run:
+        sys.exit(_finish(plan, folder, identity, problems, facts | {"target": target}, outcome))
+
+
+def _default_folder(suite: str, mode: str, model: str) -> Path:
+    safe = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in f"{suite}-{mode}-{model}")
+    return Path("runs/eval") / safe
 
 
 def _known(suite: str) -> str:
@@ -113,46 +82,71 @@ def _known(suite: str) -> str:
     return f"recipes.{suite}.suite" if suite.isidentifier() and file.is_file() else suite
 
 
-def _check(plan: "EvalPlan", judge: str, compare: Path | None) -> None:
+def _check(suite: "Suite", judge: str, compare: Path | None) -> None:
     """Raise ValueError for what would fail only at the end."""
     from dsv4.evals.kept import read_run
 
-    if judge and plan.settings.suite.grader is None:
-        raise ValueError(f"--judge: the suite {plan.settings.suite.name} is graded by rule")
+    if judge and suite.judge is None:
+        raise ValueError(f"--judge: the suite {suite.name} is graded by rule")
     if compare is not None:
         read_run(compare)
 
 
-def _grader(plan: "EvalPlan", judge: str, model: str) -> str:
-    if plan.settings.suite.grader is None:
+def _grader(suite: "Suite", judge: str, model: str) -> str:
+    if suite.judge is None:
         return "rule"
     return f"model {model or judge}" if judge else "rule, instead of the published model"
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is evaluated. start: gives the endpoint and its context in tokens; a folder is served only when it is
+    called, since a run that is complete needs no server. count_tokens: of a text."""
+
+    name: str
+    start: "Callable[[], tuple[Endpoint, int | None]]"
+    count_tokens: Callable[[str], int]
+
+
+def _subject(target: str, model: str, concurrency: int) -> "AbstractContextManager[_Subject]":
+    return _remote(target, model) if "://" in target else _local(target, model, concurrency)
+
+
 @contextmanager
-def _endpoint(target: str, model: str, concurrency: int) -> "Iterator[tuple[str, Any]]":
-    """The name of the model, and a function that gives the endpoint. A folder is served only when that is called: a
-    run that is complete needs no server."""
+def _remote(url: str, model: str) -> Iterator[_Subject]:
+    """A server that runs. Its own tokenizer counts where it shows one."""
+    import os
+
+    from dsv4.evals.suite import estimated_tokens
+    from dsv4.verify.endpoint import Endpoint
+    from dsv4.verify.survey import named, tokenized
+
+    endpoint = Endpoint(url, model, os.environ.get("DSV4_EVAL_KEY", ""))
+    context, _ = named(endpoint)
+    count = estimated_tokens
+    if tokenized(endpoint, "one two three"):
+
+        def count(text: str) -> int:
+            return len(tokenized(endpoint, text))
+
+    yield _Subject(endpoint.model or "unnamed", lambda: (endpoint, context), count)
+
+
+@contextmanager
+def _local(named_folder: str, model: str, concurrency: int) -> Iterator[_Subject]:
+    """A model folder, and a server of ours for it."""
     from contextlib import ExitStack
 
     from dsv4.cli.flags import to_stderr
-    from dsv4.verify.endpoint import Endpoint
-
-    if "://" in target:
-        import os
-
-        from dsv4.verify.survey import named
-
-        endpoint = Endpoint(target, model, os.environ.get("DSV4_EVAL_KEY", ""))
-        context, _ = named(endpoint)
-        yield endpoint.model or "unnamed", lambda: (endpoint, context)
-        return
     from dsv4.cli.folders import model_folder
     from dsv4.cli.server_flags import KEYS_VARIABLE
+    from dsv4.encoding import Tokenizer
+    from dsv4.verify.endpoint import Endpoint
     from dsv4.verify.own_server import own_server
     from dsv4.verify.survey import named
 
-    folder = model_folder(Path(target))
+    folder = model_folder(Path(named_folder))
+    tokenizer = Tokenizer.load(folder)
     with ExitStack() as stack:
 
         def start() -> tuple[Endpoint, int | None]:
@@ -162,7 +156,7 @@ def _endpoint(target: str, model: str, concurrency: int) -> "Iterator[tuple[str,
             endpoint = Endpoint(stack.enter_context(own_server(folder, flags, hidden=[KEYS_VARIABLE])), model)
             return endpoint, named(endpoint)[0]
 
-        yield folder.resolve().name, start
+        yield _Subject(folder.resolve().name, start, lambda text: len(tokenizer.encode_text(text)))
 
 
 def _tell_plan(plan: "EvalPlan", folder: "RunFolder") -> None:
@@ -182,9 +176,9 @@ def _tell_plan(plan: "EvalPlan", folder: "RunFolder") -> None:
 def _asked(
     plan: "EvalPlan",
     folder: "RunFolder",
-    start: Any,
+    subject: _Subject,
     judging: tuple[str, str],
-    price: "Price | None",
+    price: "TokenPrice | None",
     dry_run: bool,
 ) -> tuple[list[str], dict[str, Any]]:
     """Ask for what is missing. Gives why answers could not be had, and facts of the run."""
@@ -196,7 +190,7 @@ def _asked(
 
     if len(folder.answers) >= len(plan.wanted):
         return [], {}
-    endpoint, context = start()
+    endpoint, context = subject.start()
     began = datetime.now(UTC).isoformat(timespec="seconds")
     with RunProgress(len(plan.wanted), len(folder.answers)) as bar:
         told: list[bool] = []
@@ -243,8 +237,7 @@ def _finish(
     identity: dict[str, Any],
     problems: list[str],
     facts: dict[str, Any],
-    compare: Path | None,
-    least: float | None,
+    outcome: OutcomeFlags,
 ) -> int:
     """Write and print the result. The exit code."""
     import json
@@ -262,7 +255,7 @@ def _finish(
         len(plan.wanted),
         problems=problems,
         facts=facts,
-        against=compare,
+        against=outcome.compare,
     )
     text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
     write_whole(folder.folder / RESULT, lambda file: file.write(text.encode()))
@@ -273,4 +266,4 @@ def _finish(
     print(f"report: {folder.folder / REPORT}")
     if result["missing"]:
         return NOT_FINISHED
-    return int(least is not None and result["score"]["value"] < least)
+    return int(outcome.least is not None and result["score"]["value"] < outcome.least)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsv4.evals.data import Data, chosen, load
 from dsv4.evals.kept import LOGS, KeptAnswer, RunFolder
-from dsv4.evals.suite import Ask, Generate, Item, Mode, Suite
+from dsv4.evals.suite import Ask, Generate, Item, Mode, Suite, estimated_tokens
 
 if TYPE_CHECKING:
     from dsv4.evals.client import Client
@@ -98,10 +98,10 @@ class EvalPlan:
         return budget if context is None else max(1, min(budget, context - prompt))
 
 
-def make_plan(settings: EvalSettings) -> EvalPlan:
-    """Load the rows and make items of them. Raises ValueError."""
+def make_plan(settings: EvalSettings, count_tokens: Callable[[str], int] = estimated_tokens) -> EvalPlan:
+    """Load the rows and make items of them. count_tokens: of a text of the model. Raises ValueError."""
     suite = settings.suite
-    generate = Generate(settings.seed, settings.limit, settings.lengths)
+    generate = Generate(settings.seed, settings.limit, settings.lengths, count_tokens=count_tokens)
     data = load(suite, settings.place, generate)
     places = chosen(data.rows, settings.limit, settings.seed)
     try:
@@ -148,14 +148,14 @@ class EvalProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class TokenPrice:
     """Of a million tokens of prompts and of answers, in the user's currency."""
 
     prompt: float
     answer: float
 
     @classmethod
-    def from_text(cls, text: str) -> "Price":
+    def from_text(cls, text: str) -> "TokenPrice":
         """`0.14,0.28`. Raises ValueError."""
         try:
             prompt, answer = (float(part) for part in text.split(","))
@@ -170,7 +170,7 @@ class Price:
         return (prompt_tokens * self.prompt + tokens * self.answer) / 1e6
 
 
-def estimate(progress: EvalProgress, price: Price | None) -> str:
+def estimate(progress: EvalProgress, price: TokenPrice | None) -> str:
     """What the rest of a run costs, from the answers so far."""
     left = progress.total - progress.before - progress.done
     prompt, tokens = progress.prompt_tokens / progress.done, progress.tokens / progress.done

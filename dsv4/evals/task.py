@@ -142,7 +142,7 @@ def _grade(asking: Asking, items: Mapping[str, tuple[Item, int]], take: Callable
 
 
 async def _scored(asking: Asking, item: Item, answer: Answer) -> Score:
-    grader = asking.suite.grader
+    grader = asking.suite.judge
     if grader is None or asking.judge is None:
         return await anyio.to_thread.run_sync(asking.suite.score, item, answer)
     body = {"messages": [{"role": "user", "content": grader.prompt(item, answer)}], "temperature": 0.0}

@@ -9,6 +9,7 @@ from importlib import import_module
 from dsv4.cli.__main__ import VERBS
 from dsv4.cli.engine_flags import EngineFlags
 from dsv4.cli.remote_flags import RemoteFlags
+from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
@@ -23,10 +24,7 @@ FLAGS = {
     "doctor": "folder json",
     "plan": "folder free json engine",
     "verify": "target only skip minutes model dialect fixtures record bound report json",
-    "eval": (
-        "target suite mode data samples limit seed concurrency lengths max_tokens temperature model judge judge_model "
-        "out compare least price dry_run"
-    ),
+    "eval": "target suite model judge judge_model asking outcome",
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume requantize",
     "check": "folder deep json",
@@ -46,6 +44,7 @@ ENGINE_FLAGS = (
     "prefix_dir prefix_disk dialect speculate fused adapter"
 )
 REMOTE_FLAGS = "engine engine_kind engine_silence"
+ASKING_FLAGS = "mode data samples limit seed concurrency lengths max_tokens temperature"
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
@@ -58,6 +57,8 @@ def test_shared_flags() -> None:
     assert " ".join(inspect.signature(RemoteFlags).parameters) == REMOTE_FLAGS
     assert " ".join(inspect.signature(RunFlags).parameters) == RUN_FLAGS
     assert " ".join(inspect.signature(ServerFlags).parameters) == SERVER_FLAGS
+    assert " ".join(inspect.signature(AskingFlags).parameters) == ASKING_FLAGS
+    assert " ".join(inspect.signature(OutcomeFlags).parameters) == "out compare least price dry_run"
 
 
 def test_flags_of_the_engine_are_arguments_of_load() -> None:

@@ -9,20 +9,25 @@ from typing import Any
 import pytest
 
 from dsv4.cli.eval import eval as run_eval
+from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
 from dsv4.encoding import Tokenizer
 from dsv4.evals.kept import ANSWERS, REPORT, RESULT, RunFolder, read_run
 from dsv4.evals.registry import suite_named, suite_names
-from dsv4.evals.run import EvalSettings, Price, make_plan
+from dsv4.evals.run import EvalSettings, TokenPrice, make_plan
 from dsv4.evals.suite import Mode
 from dsv4.generation import SamplingParams
 from dsv4.testing.stub import StubGenerator
 from tests.server.conftest import Server, listening
 
 pytest.importorskip("inspect_ai")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of libraries below inspect-ai
+pytestmark = [  # of libraries: inspect-ai and below it
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 # a word of each question of the stand-in of GSM8K, and its answer
-RIGHT = {"baker": "49", "Mira": "170", "ticket": "30", "tank": "20", "bill": "35", "hens": "20"}
+RIGHT = {"baker": "49", "Mira": "170", "ticket": "30", "tank": "20", "bill": "35", "48 hens": "20"}
 Said = Callable[[str], str]
 
 
@@ -37,15 +42,26 @@ def right(prompt: str) -> str:
     return f"Thus</think>It is \\boxed{{{next(a for word, a in RIGHT.items() if word in prompt)}}}."
 
 
-def code(target: str, out: Path, **options: Any) -> int:
+def start(target: str, out: Path, suite: str = "gsm8k", **options: Any) -> None:
+    """`dsv4 eval` with flags by their names."""
+    given = {"data": "stand-in", "out": out, **options}
+    kinds = {"asking": AskingFlags, "outcome": OutcomeFlags}
+    flags = {
+        name: kind(**{flag: given.pop(flag) for flag in kind.__dataclass_fields__ if flag in given})
+        for name, kind in kinds.items()
+    }
+    run_eval(target, suite=suite, **flags, **given)  # type: ignore[arg-type]
+
+
+def code(target: str, out: Path, suite: str = "gsm8k", **options: Any) -> int:
     with pytest.raises(SystemExit) as exit:
-        run_eval(target, **{"suite": "gsm8k", "data": "stand-in", "out": out, **options})
+        start(target, out, suite, **options)
     return int(str(exit.value.code))
 
 
 def test_a_run_from_the_command_line(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    stub = server(tokenizer, lambda prompt: right(prompt) if "hens" not in prompt else "Hm</think>\\boxed{<b>}")
+    stub = server(tokenizer, lambda prompt: right(prompt) if "48 hens" not in prompt else "Hm</think>\\boxed{<b>}")
     with listening(stub) as url:
         assert code(url, out, mode="max", max_tokens=64, least=90.0) == 1
         assert code(url, out, mode="max", max_tokens=64, least=80.0) == 0, "a complete run is only shown"
@@ -81,7 +97,7 @@ def test_a_stopped_run_goes_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
         assert len(stub.generator.calls) == 12 + 5
         assert len(file.read_text().splitlines()) == 12
         with pytest.raises(ValueError, match=r"--out .* has a run with .*mode .*high.*, not .*max"):
-            run_eval(url, suite="gsm8k", data="stand-in", samples=2, mode="max", out=out)
+            start(url, out, samples=2, mode="max")
     done = RunFolder(out, read_run(out)[0]).done()
     assert len(done) == 12
 
@@ -92,7 +108,7 @@ def test_two_runs_are_compared(tokenizer: Tokenizer, tmp_path: Path, capsys: pyt
     with listening(server(tokenizer, lambda prompt: "None</think>\\boxed{0}")) as url:
         assert code(url, tmp_path / "b", compare=tmp_path / "a", max_tokens=64) == 0
         with pytest.raises(ValueError, match=r"settings\.json is missing"):
-            run_eval(url, suite="gsm8k", data="stand-in", compare=tmp_path, out=tmp_path / "c")
+            start(url, tmp_path / "c", compare=tmp_path)
     found = json.loads((tmp_path / "b" / RESULT).read_text())["comparison"]
     assert (found["difference"], found["losses"], found["test"]) == (-100, 6, "McNemar, exact")
     assert found["probability"] == pytest.approx(2 / 64)
@@ -104,7 +120,7 @@ def test_a_dry_run_gets_four_answers_and_tells_the_rest(
 ) -> None:
     stub = server(tokenizer, right)
     with listening(stub) as url:
-        run_eval(url, suite="gsm8k", data="stand-in", out=tmp_path / "a", dry_run=True, price="1000,2000")
+        start(url, tmp_path / "a", dry_run=True, price="1000,2000")
         assert len(stub.generator.calls) == 4
         assert "estimate from 4 answers: 2 more" in capsys.readouterr().out
         assert code(url, tmp_path / "a") == 0
@@ -151,8 +167,8 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match=r"--temperature must be in \[0, 2\]"):
         EvalSettings(suite, temperature=3.0)
     with pytest.raises(ValueError, match="--price must be PROMPT,ANSWER"):
-        Price.from_text("1")
-    assert Price.from_text("2,4").of(1e6, 5e5) == 4
+        TokenPrice.from_text("1")
+    assert TokenPrice.from_text("2,4").of(1e6, 5e5) == 4
 
 
 def test_budgets_are_the_published_windows_within_the_context() -> None:

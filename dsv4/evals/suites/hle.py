@@ -46,7 +46,7 @@ SUITE = Suite(
     keep=lambda row: not row.get("image"),
     files=("hle*.jsonl", "test*.parquet"),
     hub=HubData("cais/hle", "5a81a4c7271a2a2a312b9a690f0c2fde837e4c29", ("data/test-*.parquet",), gated=True),
-    grader=model_grades("question of an exam"),
+    judge=model_grades("question of an exam"),
     published=(
         *modes("V4-Pro", "report, table 7", 7.7, 34.5, 37.7, setting="graded by a model"),
         *modes("V4-Flash", "report, table 7", 8.1, 29.4, 34.8, setting="graded by a model"),

@@ -1,0 +1,93 @@
+"""The flags of `dsv4 eval`: how it asks, and what remains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from dsv4.evals.run import EvalSettings
+    from dsv4.evals.suite import Suite
+
+
+@dataclass(frozen=True, slots=True)
+class AskingFlags:
+    """Which items are asked, and how.
+
+    Parameters
+    ----------
+    mode
+        How much the model thinks.
+    data
+        A file or folder with the data, hub, package, generated, or stand-in: a few items of ours, to try. Default:
+        generated, or an installed package.
+    samples
+        Answers to each item. Default: as the suite says, mostly 1.
+    limit
+        Items, drawn at random with --seed. Default: all.
+    seed
+        Of everything that is drawn.
+    concurrency
+        Requests at once.
+    lengths
+        Tokens of the texts, for suites with long texts; repeat the flag for several.
+    max_tokens
+        Of an answer. Default: the published budget of the mode (8K, 128K, 384K with the prompt), or the suite's.
+    temperature
+        Default: 1, as published, or the suite's.
+    """
+
+    mode: Literal["non-think", "high", "max"] = "high"
+    data: str = ""
+    samples: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    concurrency: int = 8
+    lengths: Annotated[Sequence[int], Parameter(negative=())] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+    def settings(self, suite: "Suite") -> "EvalSettings":
+        """For a suite. Raises ValueError naming the flag."""
+        from dsv4.evals.run import EvalSettings
+        from dsv4.evals.suite import Mode
+
+        return EvalSettings(
+            suite,
+            Mode(self.mode),
+            self.data,
+            self.samples,
+            self.limit,
+            self.seed,
+            self.concurrency,
+            tuple(self.lengths),
+            self.max_tokens,
+            self.temperature,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeFlags:
+    """Where a run lies, and what is told of it.
+
+    Parameters
+    ----------
+    out
+        Folder of the run. Default: runs/eval/SUITE-MODE-MODEL.
+    compare
+        Folder of another run of the suite, for a paired comparison.
+    least
+        Score below which the exit code is 1.
+    price
+        Of a million tokens, PROMPT,ANSWER, for the estimate.
+    dry_run
+        Get four answers, print what the rest would cost, and stop.
+    """
+
+    out: Path | None = None
+    compare: Path | None = None
+    least: float | None = None
+    price: str = ""
+    dry_run: Annotated[bool, Parameter(negative=())] = False
