@@ -21,8 +21,8 @@ class AskingFlags:
     mode
         How much the model thinks.
     data
-        A file or folder with the data, hub, package, generated, or stand-in: a few items of ours, to try. Default:
-        generated, or an installed package.
+        A file or folder with the data, hub, package, generated, or stand-in: a few items of ours, to try. Default: an
+        installed package, or generated.
     samples
         Answers to each item. Default: as the suite says, mostly 1.
     limit
@@ -33,6 +33,10 @@ class AskingFlags:
         Requests at once.
     lengths
         Tokens of the texts, for suites with long texts; repeat the flag for several.
+    since
+        First date of the items, YYYY-MM-DD, for suites with dates.
+    until
+        Last date of the items.
     max_tokens
         Of an answer. Default: the published budget of the mode (8K, 128K, 384K with the prompt), or the suite's.
     temperature
@@ -46,6 +50,8 @@ class AskingFlags:
     seed: int = 0
     concurrency: int = 8
     lengths: Annotated[Sequence[int], Parameter(negative=())] = ()
+    since: str = ""
+    until: str = ""
     max_tokens: int | None = None
     temperature: float | None = None
 
@@ -63,6 +69,8 @@ class AskingFlags:
             self.seed,
             self.concurrency,
             tuple(self.lengths),
+            self.since,
+            self.until,
             self.max_tokens,
             self.temperature,
         )

@@ -23,7 +23,7 @@ _LEAST = 1024  # tokens of an answer after a prompt that fills the window
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
     """What a user wants of a run. place: where the rows come from, see `data.load`. samples, temperature, max_tokens:
-    None = the suite's. limit: items, None = all. Raises ValueError naming the flag."""
+    None = the suite's. limit: items, None = all. since, until: dates of items, "" = any. Raises ValueError naming the flag."""
 
     suite: Suite
     mode: Mode = Mode.HIGH
@@ -33,6 +33,8 @@ class EvalSettings:
     seed: int = 0
     concurrency: int = 8
     lengths: tuple[int, ...] = ()
+    since: str = ""
+    until: str = ""
     max_tokens: int | None = None
     temperature: float | None = None
 
@@ -102,7 +104,7 @@ def make_plan(settings: EvalSettings, count_tokens: Callable[[str], int] = estim
     """Load the rows and make items of them. count_tokens: of a text of the model. Raises ValueError."""
     suite = settings.suite
     generate = Generate(settings.seed, settings.limit, settings.lengths, count_tokens=count_tokens)
-    data = load(suite, settings.place, generate)
+    data = load(suite, settings.place, generate, since=settings.since, until=settings.until)
     places = chosen(data.rows, settings.limit, settings.seed)
     try:
         items = tuple(suite.item(data.rows[i], Ask(settings.mode, settings.seed, i)) for i in places)

@@ -44,7 +44,7 @@ ENGINE_FLAGS = (
     "prefix_dir prefix_disk dialect speculate fused adapter"
 )
 REMOTE_FLAGS = "engine engine_kind engine_silence"
-ASKING_FLAGS = "mode data samples limit seed concurrency lengths max_tokens temperature"
+ASKING_FLAGS = "mode data samples limit seed concurrency lengths since until max_tokens temperature"
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
