@@ -23,7 +23,8 @@ _LEAST = 1024  # tokens of an answer after a prompt that fills the window
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
     """What a user wants of a run. place: where the rows come from, see `data.load`. samples, temperature, max_tokens:
-    None = the suite's. limit: items, None = all. since, until: dates of items, "" = any. Raises ValueError naming the flag."""
+    None = the suite's. limit: items, None = all. since, until: dates of items, "" = any. Raises ValueError naming the
+    flag."""
 
     suite: Suite
     mode: Mode = Mode.HIGH
