@@ -8,8 +8,8 @@ from importlib import import_module
 
 from dsv4.cli.__main__ import VERBS
 from dsv4.cli.engine_flags import EngineFlags
-from dsv4.cli.remote_flags import RemoteFlags
 from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
+from dsv4.cli.remote_flags import RemoteFlags
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.server_flags import ServerFlags
 from tests.conftest import ROOT
