@@ -18,7 +18,8 @@ from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, load_into, open_folder
 from dsv4.checkpoint.adapter import read_adapter
-from dsv4.config import Mode, ModeChoice, ModelConfig
+from dsv4.config import DraftChoice, Mode, ModeChoice, ModelConfig
+from dsv4.config.drafts import drafting
 from dsv4.config.generation_file import read_generation
 from dsv4.config.modes import check_choice
 from dsv4.encoding import Tokenizer
@@ -55,6 +56,7 @@ def load(
     reuse: ReusePolicy | None = None,
     prefix_folder: Path | None = None,
     prefix_bytes: int = 8 * 2**30,
+    draft: DraftChoice = "auto",
     speculate: bool = False,
     queue: int = 1024,
     step_tokens: int = 512,
@@ -70,7 +72,10 @@ def load(
     texts like "8GiB" and "50%". device: "cpu", "cuda" (a card; not run on one yet), "cuda:N", or "auto" (a card where
     there is one). threads: of torch, in this process. prefix_folder: where prefixes are kept after the
     process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder.
-    speculate: draft with the folder's prediction block or draft head, which is loaded for this only. adapter: folder of
+    draft: how tokens are drafted, which changes no text: "ngram" looks them up in the prompt and the answer so far,
+    "head" has them from the folder's prediction block or draft head, which is loaded for this only, "both" looks them
+    up first, "none" drafts none, "auto" is "ngram" on a CPU and "none" on a card. speculate: True is draft="head", for
+    programs that were written before `draft`. adapter: folder of
     a LoRA adapter; beside quantised weights its steps run op by op. say: is called with the lines of the plan before
     anything is allocated. The others are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the
     wrong file, tensor or field, and ValueError for a model that cannot run in this memory.
@@ -78,20 +83,21 @@ def load(
     check_choice(mode)
     _set_threads(threads)
     path, reuse = model_folder(folder), reuse or ReusePolicy()
-    config, reader, defaults = _open(path, draft=speculate)
-    tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     place = choose_device(device)
+    head, lookup = _drafting(draft, speculate, place)
+    config, reader, defaults = _open(path, draft=head)
+    tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     free = None if place.type == "cpu" else free_card_memory(place)
     sizes = _budget(memory, free), _limit(expert_memory)
     request = EngineRequest(
-        mode, context_length, *sizes, sequences, reuse.snapshots, cache_dtype, step_tokens, speculate, str(place)
+        mode, context_length, *sizes, sequences, reuse.snapshots, cache_dtype, step_tokens, head, lookup, str(place)
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
     budget = _limit_experts(model, reader, plan.expert_memory)
-    settings = plan.mode, plan.cache_dtype, reuse.windows, speculate, adapted, describe_device(place)
+    settings = plan.mode, plan.cache_dtype, reuse.windows, head, lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
-    options = {"step_tokens": step_tokens, "speculate": speculate, "queue": queue, "fused": fused}
+    options = {"step_tokens": step_tokens, "speculate": head, "lookup": lookup, "queue": queue, "fused": fused}
     engine = _engine(model, plan, reuse, disk, tokenizer, options)
     return LocalModel(title(path), model, engine, tokenizer, defaults, plan, budget)
 
@@ -155,6 +161,12 @@ def _engine(
         sampled_vocabulary=None if tokenizer is None else min(tokenizer.vocab_size, model.config.vocab_size),
         **options,
     )
+
+
+def _drafting(draft: DraftChoice, speculate: bool, place: torch.device) -> tuple[bool, int]:
+    if speculate and draft not in ("auto", "head"):
+        raise ValueError(f'speculate: not together with draft={draft!r}; True is draft="head"')
+    return drafting("head" if speculate else draft, on_card=place.type != "cpu")
 
 
 def _budget(memory: int | str | None, free: int | None) -> int | None:

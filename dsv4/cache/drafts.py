@@ -18,7 +18,7 @@ class DraftCache:
     """One block of `rows` rows for each place, at the position after those of its cache (`starts`)."""
 
     def __init__(self, store: CacheStore, places: Sequence[Place], starts: Sequence[int], rows: int) -> None:
-        ring, window = store.config.window_rows, store.config.sliding_window
+        ring, window = store.spec.window_rows, store.config.sliding_window
         contexts = []
         for place, start in zip(places, starts, strict=True):
             first = max(0, start - window, min(place.window_from, start))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dsv4.cache.store import CacheStore, LayerStore
-from dsv4.config import tail_length, tail_rows
+from dsv4.config import tail_length
 from dsv4.kernels.sparse_attention import PageTable
 from dsv4.model.inputs import Blocks, Entries, KeyBuffer, Sequences, TailName
 
@@ -90,7 +90,7 @@ class StepCache:
         firsts = [
             max(old - window + 1, min(p.window_from, old), 0) for p, (old, _) in zip(places, self._spans, strict=True)
         ]
-        self._window = _plan_ring(places, self._spans, firsts, store.config.window_rows, self._device)
+        self._window = _plan_ring(places, self._spans, firsts, store.spec.window_rows, self._device)
         self._window_T2 = self._ranges(window, firsts)
         self._tails = {ratio: self._tail(ratio) for ratio in sequences.blocks}
         widest = max(len(p.pages) for p in places)
@@ -113,8 +113,7 @@ class StepCache:
 
     def _tail(self, ratio: int) -> _RingPlan:
         firsts = [old - tail_length(ratio, old) for old, _ in self._spans]
-        ring = tail_rows(ratio, self.store.config.taken_back)
-        return _plan_ring(self.places, self._spans, firsts, ring, self._device)
+        return _plan_ring(self.places, self._spans, firsts, self.store.spec.tail_rows(ratio), self._device)
 
     def _table(self, ratio: int) -> PageTable:
         per_page = self.store.spec.page_tokens // ratio

@@ -69,7 +69,7 @@ class CacheManager:
 
     def keep(self, tokens: Sequence[int], owner: str, place: Place) -> None:
         """Keep a prefix that a place holds; the rings of its slot are at the end of these tokens, or so few tokens
-        further as may be taken back (`config.taken_back`).
+        further as may be taken back (`CacheSpec.taken_back`).
         With the policy `none` the windows are not kept, because the place may have begun at a prefix without a snapshot
         (`Place.window_from`); up to the end of that prefix such a place has nothing new."""
         if not self.active or len(tokens) < place.entries_from:

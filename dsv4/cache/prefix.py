@@ -138,7 +138,7 @@ class PrefixCache:
 
     def add(self, tokens: Sequence[int], owner: str, pages: Sequence[int], slot: int | None) -> bool:
         """Keep these tokens. pages: hold these tokens and perhaps more. slot: is copied; its rings are at this length
-        or at most `config.taken_back` further. False when these tokens are cached or no snapshot can be taken."""
+        or at most `CacheSpec.taken_back` further. False when these tokens are cached or no snapshot can be taken."""
         key = token_key(tokens)
         if not tokens or self.has(tokens, owner):
             return False

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dsv4.cache.allocator import Allocator
 from dsv4.cache.format import CacheDtype
-from dsv4.cache.spec import STREAM_ROWS, CacheSpec
-from dsv4.config import AttentionKind, LayerSpec, ModelConfig, tail_rows
+from dsv4.cache.spec import CacheSpec
+from dsv4.config import AttentionKind, LayerSpec, ModelConfig
 from dsv4.model.inputs import TailName
 
 
@@ -22,8 +22,8 @@ class LayerStore:
     query may not read.
 
     Window and tails are rings addressed by position, one per slot: the row of position p is row p modulo the ring.
-    Rings have rows to spare: taking the last `config.taken_back` tokens back needs no work, because no later token can
-    see the rows that they overwrote.
+    Rings have rows to spare: taking the last `CacheSpec.taken_back` tokens back needs no work, because no later token
+    can see the rows that they overwrote.
     """
 
     spec: LayerSpec
@@ -43,7 +43,7 @@ class CacheStore:
     """The tensors of all layers, and the allocators of pages and slots. Memory is committed when it is first written.
 
     tokens: source tokens of all sequences together, rounded up to whole pages. slots: running sequences and
-    snapshots together. device: of the model; on a card memory is committed at once.
+    snapshots together. device: of the model; on a card memory is committed at once. drafts: as in CacheSpec.
     """
 
     def __init__(
@@ -54,14 +54,16 @@ class CacheStore:
         tokens: int,
         slots: int,
         device: torch.device | str = "cpu",
+        drafts: int = 0,
     ) -> None:
         self.config = config
-        self.spec = CacheSpec(config, dtype)
+        self.spec = CacheSpec(config, dtype, drafts=drafts)
         self.pages = Allocator(self.spec.pages_for(tokens), "pages")
         self.slots = Allocator(slots, "slots")
         self.layers = [self._layer(spec, torch.device(device)) for spec in self.spec.layers]
-        streams = (slots, STREAM_ROWS, config.hc_mult, config.hidden_size) if config.mtp_layers else (slots, 0)
-        # the residual streams of the last tokens, for the prediction block; row = position modulo STREAM_ROWS
+        rows = self.spec.stream_rows
+        streams = (slots, rows, config.hc_mult, config.hidden_size) if rows else (slots, 0)
+        # the residual streams of the last tokens, for the prediction block; row = position modulo the rows
         self.streams_SRHD = torch.empty(streams, device=device)
 
     @property
@@ -99,7 +101,7 @@ class CacheStore:
 
     def _layer(self, spec: LayerSpec, device: torch.device) -> LayerStore:
         c, form, slots = self.config, self.spec.format, self.slots.count
-        window = torch.empty(slots, c.window_rows, form.entry_width, dtype=form.dtype, device=device)
+        window = torch.empty(slots, self.spec.window_rows, form.entry_width, dtype=form.dtype, device=device)
         if not spec.ratio:
             return LayerStore(spec, window, None, None, {})
         rows = self.pages.count * (self.spec.page_tokens // spec.ratio)
@@ -108,7 +110,7 @@ class CacheStore:
         if is_csa:
             widths["index"] = 2 * spec.width(c.index_head_dim)
         tails = {
-            name: torch.empty(slots, tail_rows(spec.ratio, c.taken_back), width, device=device)
+            name: torch.empty(slots, self.spec.tail_rows(spec.ratio), width, device=device)
             for name, width in widths.items()
         }
         return LayerStore(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from dsv4.config import Mode, ModeChoice
+from dsv4.config import DraftChoice, Mode, ModeChoice
 
 if TYPE_CHECKING:
     from dsv4.api.local_model import LocalModel
@@ -58,9 +58,10 @@ class EngineFlags:
         Largest size of that folder.
     dialect
         Dialect of the prompts: v4, v4-0731 or v4.1. Default: the folder's own.
-    speculate
-        Let the model's draft head (DSpark) draft up to its block of tokens in each step, or its prediction block one;
-        the text does not change.
+    draft
+        How tokens are drafted that one step then checks; the text does not change. ngram: looked up in the prompt and
+        the answer so far, which is fast where text repeats, as in edits of a file. head: by the model's draft head
+        (DSpark) or prediction block (MTP). both: looked up first. none. Default: ngram on a CPU, none on a card.
     fused
         Run each step as one native call; --no-fused runs it op by op, with the same bits. Default: fused where
         possible.
@@ -83,7 +84,7 @@ class EngineFlags:
     prefix_dir: Path | None = None
     prefix_disk: Annotated[str, Parameter(allow_leading_hyphen=True)] = "8GiB"
     dialect: str | None = None
-    speculate: bool = False
+    draft: DraftChoice = "auto"
     fused: bool | None = None
     adapter: Path | None = None
 
@@ -122,7 +123,7 @@ class EngineFlags:
             "prefix_folder": self.prefix_dir,
             "prefix_bytes": parse_memory(self.prefix_disk, "--prefix-disk"),
             "dialect": self.dialect,
-            "speculate": self.speculate,
+            "draft": self.draft,
             "fused": self.fused,
             "adapter": self.adapter,
         }
@@ -138,13 +139,26 @@ class EngineFlags:
         device = choose_device(self.device, "--device")
         return str(device), None if device.type == "cpu" else free_card_memory(device)
 
+    @property
+    def drafting(self) -> tuple[bool, int]:
+        """As of dsv4.config.drafts.drafting."""
+        from dsv4.config.drafts import drafting
+
+        return drafting(self.draft, on_card=self.card[0] != "cpu")
+
     def request(self, free: int | None = None) -> "EngineRequest":
         """What a plan needs of these flags. free: as in `options`."""
         from dsv4.planning.plan import EngineRequest
 
         wanted = self.options(free=free)
-        names = ("mode", "context_length", "memory", "expert_memory", "sequences", "cache_dtype", "speculate")
-        return EngineRequest(snapshots=self.snapshots, device=self.card[0], **{name: wanted[name] for name in names})
+        names = ("mode", "context_length", "memory", "expert_memory", "sequences", "cache_dtype")
+        return EngineRequest(
+            snapshots=self.snapshots,
+            device=self.card[0],
+            speculate=self.drafting[0],
+            lookup=self.drafting[1],
+            **{name: wanted[name] for name in names},
+        )
 
     def refuse(self, command: str, *names: str) -> None:
         """Raise ValueError for a flag of `names` that was given to a command that has no use for it."""

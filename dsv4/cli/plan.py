@@ -47,7 +47,7 @@ def plan(
 
     room = engine.card[1] if free is None else parse_memory(free, "--free")
     request = engine.request(room)
-    files = find_files(folder, draft=engine.speculate)
+    files = find_files(folder, draft=engine.drafting[0])
     with naming_flags():
         made = make_plan(files, request, room)
     # what is measured is the CPU's memory, which says nothing of a card

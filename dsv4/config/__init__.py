@@ -1,5 +1,6 @@
 """What a DeepSeek-V4 model is: `ModelConfig`, read from config files of three dialects. No torch."""
 
+from dsv4.config.drafts import DraftChoice
 from dsv4.config.dspark import DSpark
 from dsv4.config.model import (
     CSA_RATIO,
@@ -20,6 +21,7 @@ __all__ = [
     "HCA_RATIOS",
     "AttentionKind",
     "DSpark",
+    "DraftChoice",
     "LayerSpec",
     "Mode",
     "ModeChoice",

@@ -160,8 +160,8 @@ class ModelConfig:
 
     @property
     def taken_back(self) -> int:
-        """The most tokens of a step that may be taken back, because they were drafts and wrong: caches have room so
-        that these overwrite nothing that is still needed."""
+        """The most tokens of a step that the model's own drafts let take back: caches have room so that these overwrite
+        nothing that is still needed (`cache.spec.CacheSpec.taken_back`)."""
         return self.dspark.block_size if self.dspark else 1
 
     @property
@@ -170,11 +170,6 @@ class ModelConfig:
         if self.dspark is None:
             raise ValueError("the model has no draft head (there are no dspark_* keys)")
         return self.dspark
-
-    @property
-    def window_rows(self) -> int:
-        """Rows of a window's ring. A draft block reads `sliding_window` rows before itself, a token one less."""
-        return self.sliding_window - 1 + self.taken_back + (1 if self.dspark else 0)
 
     @property
     def end_tokens(self) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dsv4.engine.request import Request
+
 _DECAY = 0.97  # of the weight of an older measurement
 _ROW = 0.3  # a further row costs this share of a step of one row, as long as nothing is measured
 _ROW_WEIGHT = 4.0  # of that guess, in squared rows
@@ -67,6 +69,45 @@ class StepTimes:
         return max(mean + slope * (rows - mean_rows), 0.1 * mean)
 
 
+def worth_checking(
+    survivals: Sequence[Sequence[float]], times: StepTimes, draft_seconds: float = 0.0, most: int | None = None
+) -> tuple[list[int], float]:
+    """For each request, how many of its drafts to check, and the expected tokens per second: drafts are taken in the
+    order of their survival as long as that rate grows, at most `most` of them. All, as long as no step was measured.
+    survivals: as in `Pace.lengths`. draft_seconds: what making the drafts takes in a step."""
+    chosen = [0] * len(survivals)
+    pairs = sorted(((p, -at, i) for i, request in enumerate(survivals) for at, p in enumerate(request)), reverse=True)
+    rows = tokens = float(len(survivals))
+    best = tokens / (draft_seconds + times.of(rows)) if times.known else 0.0
+    for survival, _, i in pairs[:most]:
+        if times.known:
+            rate = (tokens + survival) / (draft_seconds + times.of(rows + 1))
+            if not rate > best:  # also where a confidence is NaN
+                break
+            best = rate
+        rows, tokens, chosen[i] = rows + 1, tokens + survival, chosen[i] + 1
+    return chosen, best
+
+
+@dataclass(slots=True)
+class HeadRecord:
+    """How many drafts of the prediction block or draft head were right, on average of the last ones."""
+
+    mean: float = 1.0  # as long as nothing was drafted
+    _open: list[tuple[Request, int]] = field(default_factory=list)
+
+    def drafted(self, requests: Sequence[Request]) -> None:
+        """The head made the drafts of these requests."""
+        self._open = [(request, len(request.tokens)) for request in requests]
+
+    def update(self) -> float:
+        """The mean after the step that checked these drafts."""
+        for request, known in self._open:
+            self.mean += (1 - _DECAY) * (len(request.tokens) - known - 1 - self.mean)
+        self._open = []
+        return self.mean
+
+
 @dataclass(slots=True)
 class DraftPace:
     """Takes drafts in order of their survival while the expected tokens per second grow. When the best choice is slower
@@ -84,18 +125,9 @@ class DraftPace:
         return True
 
     def lengths(self, survivals: Sequence[Sequence[float]]) -> list[int]:
-        chosen = [0] * len(survivals)
-        pairs = [(p, -at, i) for i, request in enumerate(survivals) for at, p in enumerate(request)]
-        if not self.times.known:
-            return [len(request) for request in survivals]
-        rows = tokens = float(len(survivals))
-        best = tokens / (self.draft_seconds + self.times.of(rows))
-        for survival, _, i in sorted(pairs, reverse=True):
-            rate = (tokens + survival) / (self.draft_seconds + self.times.of(rows + 1))
-            if not rate > best:  # also where a confidence is NaN
-                break
-            rows, tokens, best, chosen[i] = rows + 1, tokens + survival, rate, chosen[i] + 1
-        self._judge(best, len(survivals))
+        chosen, best = worth_checking(survivals, self.times, self.draft_seconds)
+        if self.times.known:
+            self._judge(best, len(survivals))
         return chosen
 
     def _judge(self, rate: float, requests: int) -> None:

@@ -21,6 +21,7 @@ from dsv4.cache.manager import CacheManager
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.engine.counts import EngineCounts
 from dsv4.engine.faults import SamplingError, fault_of
+from dsv4.engine.lookup_drafts import MOST_CHECKED
 from dsv4.engine.request import Request, RequestStatus
 from dsv4.engine.runner import Chunk, Runner, StepOutput
 from dsv4.engine.sampler import logprobs_of
@@ -52,7 +53,8 @@ class Engine:
     prefilled in chunks, and the other requests decode in the same steps. cache_dtype: the format of cached rows
     (default: the activation dtype of the model, `release` for a model in release numerics). reuse: the policy of kept
     prefixes. disk: keeps prefixes beyond the life of the process. speculate: in each step the draft head drafts up to a
-    block of tokens, or the prediction block one. queue: the largest number of waiting requests. sampled_vocabulary: ids
+    block of tokens, or the prediction block one. lookup: up to so many tokens are drafted by looking up what the
+    request said before; 0 turns it off. queue: the largest number of waiting requests. sampled_vocabulary: ids
     from here on are never sampled, because the model has more rows than its tokenizer has tokens (None = all may be
     sampled). fused: as in Runner. observer: called with each request and its row of logits before a token is sampled.
     """
@@ -69,6 +71,7 @@ class Engine:
         reuse: ReusePolicy | None = None,
         disk: DiskTier | None = None,
         speculate: bool = False,
+        lookup: int = 0,
         queue: int = 1024,
         sampled_vocabulary: int | None = None,
         fused: bool | None = None,
@@ -82,6 +85,8 @@ class Engine:
         for name, value in (("sequences", sequences), ("step_tokens", step_tokens), ("queue", queue)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= lookup <= MOST_CHECKED:
+            raise ValueError(f"lookup must be in [0, {MOST_CHECKED}], got {lookup}")
         rows = model.config.vocab_size
         if sampled_vocabulary is not None and not 1 <= sampled_vocabulary <= rows:
             raise ValueError(f"sampled_vocabulary must be in [1, {rows}], got {sampled_vocabulary}")
@@ -100,9 +105,10 @@ class Engine:
             tokens=max(cache_tokens or sequences * context_length, context_length),
             slots=sequences + policy.snapshots,
             device=model.device,
+            drafts=lookup,
         )
         self.cache = CacheManager(store, policy, disk)
-        self.runner = Runner(model, store, predict=speculate, fused=fused)
+        self.runner = Runner(model, store, predict=speculate, lookup=lookup, fused=fused)
         if not self.runner.repeats:
             self.cache.disk_off = True
         self.counts = EngineCounts()
@@ -220,7 +226,7 @@ class Engine:
                     self._advance(chunk, output, i)
                 except BaseException as error:  # the border of a request; a panic in a grammar is no Exception
                     self._fail(chunk.request, fault_of(error))
-            if self.runner.predict:
+            if self.runner.drafts:
                 self.runner.draft(chunks, output)
                 self._cut_drafts()
         except BaseException as error:  # the border of a step
@@ -376,7 +382,7 @@ class Engine:
     def _advance(self, chunk: Chunk, output: StepOutput, which: int) -> None:
         """Update the number of cached tokens, and sample from the rows of logits as long as each draft equals the
         sampled token."""
-        request, drafts = chunk.request, chunk.request.drafts
+        request, drafts = chunk.request, chunk.drafts
         if request.trace is not None and (piece := output.traced(which, chunk)) is not None:
             told = request.trace.add(piece)
             self._events += [(request, TokenEvent(None, trace=told))] if told is not None else []

@@ -34,7 +34,7 @@ def report_of(engine: Engine) -> EngineReport:
         cache_bytes=bytes_by_kind(store),
         experts=engine.runner.experts.by_layer(),
         steps=engine.runner.describe(),
-        speculates=engine.runner.predict,
+        speculates=engine.runner.drafts,
         streaming=StreamingReport(streamed.taken, streamed.missed, streamed.resident, streamed.bytes_read)
         if streamed.resident or streamed.taken
         else None,

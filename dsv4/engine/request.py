@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dsv4.cache import Place
+from dsv4.engine.prompt_lookup import PromptLookup
 from dsv4.engine.sampler import Sampler
 from dsv4.engine.scheduler import RequestView
 from dsv4.engine.trace import RequestTrace
@@ -22,8 +23,9 @@ class Request:
     """`tokens` is the prompt and all tokens sampled since; the cache holds the first `cached` of them.
 
     points: ascending positions at which a chunk of the prompt ends, because the prefix is kept there. drafts: the
-    tokens that the prediction block or the draft head proposes after `tokens`. predicted: the number of positions that
-    the prediction block has processed.
+    tokens that look-up, the prediction block or the draft head proposes after `tokens`. lookup: finds earlier
+    occurrences of the last tokens; None before the first look-up. predicted: the number of positions that the
+    prediction block has processed.
     """
 
     tokens: list[int]
@@ -39,6 +41,7 @@ class Request:
     reused: int = 0
     place: Place | None = None
     drafts: list[int] = field(default_factory=list)
+    lookup: PromptLookup | None = None
     predicted: int = 0
     predicted_from: int = 0  # the first position in the window of the prediction block
     keep: bool = True  # False: its cache does not match its tokens and the weights, so it may not be reused

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from dsv4.cache import CacheStore, Place, StepCache
-from dsv4.cache.spec import STREAM_ROWS
 from dsv4.engine.draft_blocks import DraftBlocks
-from dsv4.engine.draft_pace import DraftPace, Pace
+from dsv4.engine.draft_pace import DraftPace, HeadRecord, Pace
 from dsv4.engine.expert_use import ExpertUse
+from dsv4.engine.lookup_drafts import LookupDrafts
 from dsv4.engine.request import Request
 from dsv4.engine.sampler import finite
 from dsv4.engine.step import FusedStep, UnfitError, misplaced
@@ -46,6 +46,11 @@ class Chunk:
         fed = request.tokens[request.cached : end]
         fed += request.drafts[: count - len(fed)]
         return cls(request, request.cached, fed, max(0, end - len(request.tokens) + 1))
+
+    @property
+    def drafts(self) -> list[int]:
+        """The drafts among the tokens."""
+        return self.tokens[self.count - self.wanted + 1 :] if self.wanted else []
 
     @property
     def count(self) -> int:
@@ -79,7 +84,8 @@ class StepOutput:
 
 class Runner:
     """Runs steps of one model on one store. predict: keep the window of the prediction block or draft head up to
-    date, and make drafts.
+    date, and make drafts. lookup: the most tokens of a looked-up draft; 0 turns look-up off. Where there are both, a
+    request gets a looked-up draft if at least as many right tokens are expected of it as the head's drafts had.
 
     fused: True runs a step as one native call and raises ValueError with the reason if that is not possible; False runs
     one call for each operation; None fuses where possible. The bits are the same.
@@ -88,10 +94,14 @@ class Runner:
     that differ from its configuration, runs op by op until the change is undone.
     """
 
-    def __init__(self, model: Transformer, store: CacheStore, *, predict: bool, fused: bool | None = None) -> None:
+    def __init__(
+        self, model: Transformer, store: CacheStore, *, predict: bool, lookup: int = 0, fused: bool | None = None
+    ) -> None:
         self.model, self.store, self.predict = model, store, predict
         self._blocks = DraftBlocks(model, store) if predict and model.config.dspark else None
         self.pace: Pace = DraftPace()
+        self.lookup = LookupDrafts(lookup) if lookup else None
+        self._head = HeadRecord()
         self.experts = ExpertUse(model)
         self._fused: FusedStep | None = None
         self._may_fuse = fused is not False
@@ -103,6 +113,11 @@ class Runner:
         self.notice()
         if fused and self._fused is None:
             raise ValueError(f"steps cannot be fused: {self._reason}")
+
+    @property
+    def drafts(self) -> bool:
+        """Whether drafts are made."""
+        return self.predict or self.lookup is not None
 
     @property
     def fused(self) -> bool:
@@ -163,8 +178,12 @@ class Runner:
         trace = StepTrace() if any(chunk.request.trace is not None for chunk in chunks) else None
         began = time.perf_counter()
         x_TSD, logits_NV = self._forward(chunks, rows, trace)
-        if self._blocks is not None and all(chunk.wanted == chunk.count for chunk in chunks):
-            self.pace.stepped(start, time.perf_counter() - began)
+        if self.drafts and all(chunk.wanted == chunk.count for chunk in chunks):
+            seconds = time.perf_counter() - began
+            if self._blocks is not None:
+                self.pace.stepped(start, seconds)
+            if self.lookup is not None:
+                self.lookup.times.add(start, seconds)
         if self.predict and self._blocks is None:
             self._remember(chunks, first, x_TSD)
         broken = _broken(chunks, first, x_TSD, logits_NV, logits_of)
@@ -173,18 +192,24 @@ class Runner:
     def draft(self, chunks: list[Chunk], output: StepOutput) -> None:
         """Make drafts for the requests that decode next. It needs the token after the last cached one, so it runs after
         sampling."""
+        if self.lookup is not None:
+            live = [chunk.request for chunk in chunks if chunk.request.place is not None]
+            # NOTE: none at the end of a prompt, because its snapshot serves as many tokens further back as were drafted
+            ready = [request for request in live if request.uncached == 1 and request.generated]
+            self.lookup.propose(ready, self._head.update() if self.predict else 0.0)
         if self._blocks is not None:
             self._draft_block(self._blocks, chunks)
-        else:
+        elif self.predict:
             self._draft_one(chunks, output)
 
     def _draft_block(self, blocks: DraftBlocks, chunks: list[Chunk]) -> None:
         live = [chunk.request for chunk in chunks if chunk.request.place is not None]
-        ready = [request for request in live if request.uncached == 1 and request.generated and request.room]
+        ready = [r for r in live if r.uncached == 1 and r.generated and r.room and not r.drafts]
         if ready and self.pace.wanted():
             began = time.perf_counter()
             blocks.propose(ready, self.pace, self._fused)
             self.pace.drafted(time.perf_counter() - began)
+            self._head.drafted(ready)
 
     def _draft_one(self, chunks: list[Chunk], output: StepOutput) -> None:
         """Update the window of the prediction block to the cached tokens of each request, and let it draft a token."""
@@ -212,10 +237,12 @@ class Runner:
         if not live:
             return
         # NOTE: no draft at the end of a prompt, because its snapshot serves one token further back, not two
-        ready = [n for n, i in enumerate(live) if chunks[i].request.uncached == 1 and chunks[i].request.generated]
+        requests = [chunks[i].request for i in live]
+        ready = [n for n, r in enumerate(requests) if r.uncached == 1 and r.generated and not r.drafts]
         logits_NV = self._predict(torch.stack(rows), tokens, starts, places, ready)
         for n, token in zip(ready, logits_NV.argmax(dim=1).tolist(), strict=True):
-            chunks[live[n]].request.drafts = [token]
+            requests[n].drafts = [token]
+        self._head.drafted([requests[n] for n in ready])
 
     def _forward(self, chunks: list[Chunk], rows: list[int], trace: StepTrace | None) -> tuple[Tensor, Tensor]:
         """The streams of all tokens of the chunks, and the logits of `rows`. With a trace the model runs op by op."""
@@ -256,17 +283,17 @@ class Runner:
         request = chunk.request
         if not self.predict or self._blocks is not None or request.predicted >= request.cached:
             return None
-        return self.store.streams_SRHD[request.running_place.slot, (request.cached - 1) % STREAM_ROWS].to(
-            self.model.numerics.activations, copy=True
-        )
+        row = (request.cached - 1) % self.store.spec.stream_rows
+        return self.store.streams_SRHD[request.running_place.slot, row].to(self.model.numerics.activations, copy=True)
 
     def _remember(self, chunks: list[Chunk], first: list[int], x_TSD: Tensor) -> None:
         """Store the streams of the last tokens, because a prefix hit starts the prediction block one position back."""
+        rows = self.store.spec.stream_rows
         for chunk, start in zip(chunks, first, strict=True):
             slot = chunk.request.running_place.slot
-            for position in range(max(chunk.start, chunk.end - STREAM_ROWS), chunk.end):
+            for position in range(max(chunk.start, chunk.end - rows), chunk.end):
                 row = start + position - chunk.start
-                self.store.streams_SRHD[slot, position % STREAM_ROWS].copy_(x_TSD[row])
+                self.store.streams_SRHD[slot, position % rows].copy_(x_TSD[row])
 
 
 def _broken(

@@ -59,14 +59,19 @@ def decide(state: SchedulerState) -> Decision:
     """The next decision.
 
     Decoding requests get their token in every step. Prompts share the rest of the budget equally, so neither an answer
-    nor a short prompt waits for a long prompt. When pages run out, the request that is last in rank is preempted.
+    nor a short prompt waits for a long prompt. When pages run out, the step checks no drafts; if that is not enough,
+    the request that is last in rank is preempted.
     Waiting requests are admitted in rank order, when a slot is free and the free pages hold all tokens that the request
     and the running requests have so far. The length of their answers is unknown, so long answers may be preempted. A
     waiting request takes the slot of a running one only with a higher priority.
     """
     running = sorted(state.running, key=lambda request: request.rank)
     parts = _parts(running, state.budget)
-    missing = sum(_growth(request, count, state.page_tokens) for request, count in parts) - state.free_pages
+    missing = _pages(parts, state)
+    if missing > 0:
+        # drafts must not cost another request its place
+        parts = [(request, count if request.uncached > 1 else 1) for request, count in parts]
+        missing = _pages(parts, state)
     if missing > 0:
         if len(running) > 1:
             return Decision(preempt=running[-1].number)
@@ -94,6 +99,11 @@ def _parts(running: list[RequestView], budget: int) -> list[tuple[RequestView, i
         parts.append((request, count))
         left -= count
     return sorted(parts, key=lambda part: part[0].rank)
+
+
+def _pages(parts: list[tuple[RequestView, int]], state: SchedulerState) -> int:
+    """How many pages a step needs beyond the free ones."""
+    return sum(_growth(request, count, state.page_tokens) for request, count in parts) - state.free_pages
 
 
 def _growth(request: RequestView, count: int, page_tokens: int) -> int:

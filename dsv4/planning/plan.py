@@ -38,8 +38,8 @@ class EngineRequest:
     model's and 131,072. memory: bytes of the cache; default half of what is free, or less where the weights need it.
     expert_memory: bytes of the routed experts, "all" for no limit; default no limit where they fit beside the rest,
     else what is left, and the other experts are read from the checkpoint as they are chosen. cache_dtype: default that
-    of the mode. sequences, snapshots, step_tokens, speculate: as in dsv4.engine.Engine. device: "cpu", or the name of a
-    card (cuda:0), in whose memory everything lies.
+    of the mode. sequences, snapshots, step_tokens, speculate, lookup: as in dsv4.engine.Engine. device: "cpu", or the
+    name of a card (cuda:0), in whose memory everything lies.
     """
 
     mode: ModeChoice = "auto"
@@ -51,6 +51,7 @@ class EngineRequest:
     cache_dtype: CacheDtype | None = None
     step_tokens: int = 512
     speculate: bool = False
+    lookup: int = 0
     device: str = "cpu"
 
     @property
@@ -163,13 +164,14 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
         raise ValueError(f"context_length must be in [1, {most}], got {context}")
     weights = weight_bytes(files, mode, predict=request.speculate or request.on_card)
     rows = max(request.sequences, 8) * (1 + (config.taken_back if request.speculate else 0))
+    rows += 32 if request.lookup else 0
     working = workspace_bytes(config, mode, tokens=request.step_tokens, rows=rows, context=context)
     working += TENSOR_BYTES * len(files.specs)
     if request.on_card:
         if request.expert_memory not in (None, ALL):
             raise ValueError(ON_CARD)
         weights, working = weights.copied(), CARD_WORK * working
-    spec = CacheSpec(config, request.cache_dtype or mode)
+    spec = CacheSpec(config, request.cache_dtype or mode, drafts=request.lookup)
     division = _Division(request, weights, spec, context, working, free)
     expert_memory, cache = division.shares()
     plan = EnginePlan(

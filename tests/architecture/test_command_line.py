@@ -41,7 +41,7 @@ FLAGS = {
 
 ENGINE_FLAGS = (
     "mode context memory expert_memory device threads sequences cache_dtype queue windows interval snapshots "
-    "prefix_dir prefix_disk dialect speculate fused adapter"
+    "prefix_dir prefix_disk dialect draft fused adapter"
 )
 REMOTE_FLAGS = "engine engine_kind engine_silence"
 ASKING_FLAGS = "mode data samples limit seed concurrency lengths since until max_tokens temperature"
@@ -66,7 +66,7 @@ def test_flags_of_the_engine_are_arguments_of_load() -> None:
 
     options = EngineFlags().options()
     arguments = inspect.signature(load).parameters
-    assert set(options) | {"folder", "step_tokens", "say"} == set(arguments)
+    assert set(options) | {"folder", "step_tokens", "say", "speculate"} == set(arguments)
     same = {name: value for name, value in options.items() if name not in ("sequences", "reuse")}
     assert same == {name: arguments[name].default for name in same}
     for verb in ("serve", "chat", "generate", "bench", "plan"):

@@ -208,7 +208,7 @@ def test_the_context_rows_of_kept_tokens_are_those_of_one_pass() -> None:
         while request.generated < 50:
             recorder.engine.step()
         assert 199 <= request.cached < 205
-        slot, size = request.running_place.slot, recorder.engine.model.config.window_rows
+        slot, size = request.running_place.slot, recorder.engine.cache.store.spec.window_rows
         # at most 210 positions are written: those from 77 on are there in both runs
         places = [position % size for position in range(77, 199)]
         stages = recorder.engine.cache.store.layers[-2:]

@@ -270,8 +270,8 @@ class _Packer:
             page_tokens=store.spec.page_tokens,
             slots=store.slots.count,
             pages=store.pages.count,
-            window_rows=store.config.window_rows,
-            taken_back=store.config.taken_back,
+            window_rows=store.spec.window_rows,
+            taken_back=store.spec.taken_back,
             layer=(StepStoreLayer * len(made))(*(StepStoreLayer(*addresses) for addresses in made)),
         )
 

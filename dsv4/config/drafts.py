@@ -1,0 +1,19 @@
+"""The ways to draft tokens that a user can name."""
+
+from typing import Literal, get_args
+
+DraftChoice = Literal["auto", "none", "ngram", "head", "both"]
+LOOKUP = 16  # the most tokens of a looked-up draft
+
+
+def drafting(choice: DraftChoice, *, on_card: bool) -> tuple[bool, int]:
+    """Whether the prediction block or draft head drafts, and the most tokens of a looked-up draft (0: none is looked
+    up). Raises ValueError naming the field.
+
+    auto: looked-up drafts on a CPU, where they were measured to be faster, and none on a card.
+    """
+    if choice not in get_args(DraftChoice):
+        raise ValueError(f"draft must be one of {', '.join(get_args(DraftChoice))}, got {choice!r}")
+    if choice == "auto":
+        choice = "none" if on_card else "ngram"
+    return choice in ("head", "both"), LOOKUP if choice in ("ngram", "both") else 0
