@@ -26,7 +26,7 @@ def prompt_of(model: LocalModel, length: int, seed: int) -> list[int]:
 
 
 def opened(folder: Path, context: int, **options: object) -> LocalModel:
-    model = load(folder, "fp32", context_length=context, **options)  # type: ignore[arg-type]
+    model = load(folder, "fp32", context_length=context, **{"draft": "none"} | options)  # type: ignore[arg-type]
     model.engine.ends = frozenset()
     list(model.engine.generate(prompt_of(model, 16, 0), SamplingParams(max_tokens=2, temperature=0)))
     return model
@@ -50,7 +50,7 @@ def concurrency(folder: Path) -> dict[str, float]:
 def speculation(folder: Path) -> dict[str, float]:
     result = {}
     for on in (False, True):
-        model = opened(folder, 1024, sequences=1, speculate=on, reuse=ReusePolicy(snapshots=0))
+        model = opened(folder, 1024, sequences=1, draft="head" if on else "none", reuse=ReusePolicy(snapshots=0))
         result[f"speculate_{on}".lower()] = streams_rate(model, 1, 256, tokens=256)
         if on and model.engine.counts.drafted:
             result["accepted"] = model.engine.counts.accepted / model.engine.counts.drafted

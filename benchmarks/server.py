@@ -127,7 +127,7 @@ def compare(folder: Path, streams: int, tokens: int, repeats: int) -> tuple[list
     service: list[Cost] = []
     http: list[Cost] = []
     for _ in range(repeats):
-        model = load(folder, "fp32", context_length=2048)  # anew, since a service keeps its engine
+        model = load(folder, "fp32", context_length=2048, draft="none")  # anew, since a service keeps its engine
         alone(model, streams, 8)
         own.append(measured(alone, model, streams, tokens))
         behind_service(model, streams, 8)

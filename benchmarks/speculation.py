@@ -25,6 +25,7 @@ from dsv4.api.local_model import LocalModel
 from dsv4.bench.results import append_lines, row_text
 from dsv4.bench.speed import random_prompt
 from dsv4.cache.prefix import ReusePolicy
+from dsv4.config import DraftChoice
 from dsv4.engine.request import Request
 from dsv4.generation import SamplingParams
 
@@ -44,7 +45,8 @@ class AllDrafts:
 
 
 def opened(folder: Path, mode: Any, speculate: bool) -> LocalModel:
-    model = load(folder, mode, context_length=2048, sequences=1, reuse=ReusePolicy(snapshots=0), speculate=speculate)
+    draft: DraftChoice = "head" if speculate else "none"
+    model = load(folder, mode, context_length=2048, sequences=1, reuse=ReusePolicy(snapshots=0), draft=draft)
     model.engine.ends = frozenset()
     return model
 

@@ -75,10 +75,10 @@ def load(
     draft: how tokens are drafted, which changes no text: "ngram" looks them up in the prompt and the answer so far,
     "head" has them from the folder's prediction block or draft head, which is loaded for this only, "both" looks them
     up first, "none" drafts none, "auto" is "ngram" on a CPU and "none" on a card. speculate: True is draft="head", for
-    programs that were written before `draft`. adapter: folder of
-    a LoRA adapter; beside quantised weights its steps run op by op. say: is called with the lines of the plan before
-    anything is allocated. The others are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the
-    wrong file, tensor or field, and ValueError for a model that cannot run in this memory.
+    programs that were written before `draft`. adapter: folder of a LoRA adapter; beside quantised weights its steps run
+    op by op. say: is called with the lines of the plan before anything is allocated. The others are those of
+    dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field, and ValueError
+    for a model that cannot run in this memory.
     """
     check_choice(mode)
     _set_threads(threads)
@@ -94,6 +94,11 @@ def load(
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
+    if head and not model.mtp:
+        raise ValueError(
+            "draft must be auto, none or ngram for this folder: it has no prediction block (num_nextn_predict_layers "
+            "is 0) and no draft head (there are no dspark_* keys)"
+        )
     budget = _limit_experts(model, reader, plan.expert_memory)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))

@@ -1,6 +1,7 @@
 """`dsv4 bench`: prefill and decode speed by context length, optionally beside transformers in the same run."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,6 +69,8 @@ def bench(
     writable("--plot", plot, ".svg")
     at_least(1, decode=decode, contexts=min(contexts, default=1))
     engine.refuse("dsv4 bench", *WITHOUT_USE)
+    if engine.draft == "auto":  # what is measured are the steps of the model, whose random text may repeat itself
+        engine = replace(engine, draft="none")
     if folder is not None and str(folder) in _WORDS and not folder.exists():
         _WORDS[str(folder)](model_folder(of), engine, json)
         return

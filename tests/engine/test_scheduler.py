@@ -65,6 +65,13 @@ def test_the_last_in_rank_gives_way_when_pages_run_out() -> None:
     assert decide(state(running, [], pages=2)).preempt is None
 
 
+def test_drafts_cost_no_request_its_place() -> None:
+    """Where their pages are missing, the step checks no drafts."""
+    running = [view(0, PAGE - 3, PAGE - 4, pages=1, drafts=9), view(1, 9, 8, pages=1)]
+    assert decide(state(running, [], pages=1)).parts == ((0, 10), (1, 1))
+    assert decide(state(running, [], pages=0)).parts == ((0, 1), (1, 1))
+
+
 def test_one_request_that_can_never_fit_is_a_bug_of_the_caller() -> None:
     with pytest.raises(RuntimeError, match="a single request needs 2 pages more than there are"):
         decide(state([view(0, 3 * PAGE)], [], pages=1, budget=100))

@@ -22,6 +22,7 @@ def soak(count: int, windows: Windows, speculate: bool, seed: int) -> Engine:
         step_tokens=96,
         reuse=ReusePolicy(windows, 256, 7),
         speculate=speculate,
+        lookup=16 if windows == "full" else 0,
         queue=20,
     )
     engine.ends = frozenset()
