@@ -76,6 +76,7 @@ def measure(folder: Path, budget: int | None, tokens: int, *, cold: bool) -> dic
             context_length=4096,
             memory=1 << 30,
             sequences=1,
+            draft="none",
         )
     row["loaded_file_bytes"] = memory_of("RssFile")
     engine = model.engine

@@ -398,6 +398,7 @@ class Engine:
             self.counts.prompt_tokens += chunk.count
             self._progress(request, chunk.end)
         request.drafts = []
+        self.counts.drafted += len(drafts)
         for i in range(len(rows_NV)):
             request.cached = len(request.tokens)
             _check_numbers(output.broken[which], request.cached)
@@ -410,7 +411,6 @@ class Engine:
                 self._keep(request, request.cached, always=True)
                 self._end(request)
             if i < len(drafts):
-                self.counts.drafted += 1
                 if event.finish is not None or event.token != drafts[i]:
                     break
                 self.counts.accepted += 1

@@ -1,9 +1,12 @@
 """What chat completions tell about a long prompt and about speed, in llama.cpp's fields."""
 
+from dataclasses import replace
+
 import pytest
 
-from dsv4.generation import PromptProgress
+from dsv4.generation import PromptProgress, TokenEvent
 from dsv4.server.accounts.prices import LAUNCH, Price, Prices
+from dsv4.testing.stub import StubCall, StubGenerator
 from tests.server.conftest import Converse, joined
 
 STEPS = (PromptProgress(8, 24, 8, None), PromptProgress(16, 24, 8, 1.5), PromptProgress(24, 24, 8, 0.0))
@@ -76,6 +79,21 @@ def test_timings_of_a_whole_answer_have_its_cost(serve: Converse) -> None:
     usage, timing = answer["usage"], answer["timings"]
     cost = 3 * 1.0 + (usage["prompt_tokens"] - 3) * 10.0 + usage["completion_tokens"] * 100.0
     assert timing["cost_usd"] == pytest.approx(cost / 1e6)
+
+
+def test_drafts_are_counted(serve: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = StubGenerator._events
+
+    def drafted(stub: StubGenerator, call: StubCall) -> list[TokenEvent]:
+        events = [event for event in real(stub, call) if event.token is not None]
+        drafts = [None, *(event.token if i % 3 else 0 for i, event in enumerate(events[1:]))]
+        return [replace(event, draft=draft) for event, draft in zip(events, drafts, strict=True)]
+
+    monkeypatch.setattr(StubGenerator, "_events", drafted)
+    timing = serve("why</think>Yes, it is.").answer(timings_per_token=True)["timings"]
+    others = timing["predicted_n"] - 1
+    assert set(timing) == NAMES | {"draft_n", "draft_n_accepted"}
+    assert (timing["draft_n"], timing["draft_n_accepted"]) == (others, others - -(-others // 3))
 
 
 def test_no_speed_of_a_single_token(serve: Converse) -> None:

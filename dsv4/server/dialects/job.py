@@ -42,7 +42,8 @@ ENGINE_ERROR = "engine_error"
 class AnswerJob:
     """The generation of one answer. Call `steps` once, optionally after `begin`, and `close` in every case.
 
-    `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt.
+    `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt;
+    drafted, accepted: tokens of the answer that had a draft, and those whose draft was right.
     repeats: another job has the same prompt and accounts for it, and for the requests that all of them count as.
     """
 
@@ -57,6 +58,8 @@ class AnswerJob:
     created: int = field(default_factory=lambda: int(time.time()))
     reused: int = 0
     progress: PromptProgress | None = None
+    drafted: int = 0
+    accepted: int = 0
     tokens: list[int] = field(default_factory=list)
     call_ids: list[str] = field(default_factory=list)
     _began: float = field(default_factory=time.perf_counter)
@@ -254,6 +257,9 @@ class AnswerJob:
             self._count(len(self.prompt))
             self.backend.rates.add(generated=1)
             self.tokens.append(event.token)
+            if event.draft is not None:
+                self.drafted += 1
+                self.accepted += event.draft == event.token
             self._first_token = self._first_token or time.perf_counter()
         try:
             return self.answer.step(event)

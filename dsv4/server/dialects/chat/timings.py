@@ -25,7 +25,7 @@ def prompt_progress(progress: PromptProgress, job: AnswerJob) -> dict[str, Any]:
 
 def timings(job: AnswerJob) -> dict[str, Any]:
     """Counts, times and speeds of the answer so far. The prompt's time ends with the first token and includes waiting;
-    a speed is None where its time is zero or not over."""
+    a speed is None where its time is zero or not over. Without drafts their counts are left out."""
     first = job.first_token_seconds
     prompt, predicted = len(job.prompt) - job.reused, len(job.tokens)
     writing = None if first is None else job.seconds - first
@@ -39,7 +39,7 @@ def timings(job: AnswerJob) -> dict[str, Any]:
         # the first token belongs to the prompt's time
         "predicted_per_second": _speed(predicted - 1, writing),
         "cost_usd": round(job.cost, 9),
-    }
+    } | ({"draft_n": job.drafted, "draft_n_accepted": job.accepted} if job.drafted else {})
 
 
 def _ms(seconds: float) -> float:
