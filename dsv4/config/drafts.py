@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 DraftChoice = Literal["auto", "none", "ngram", "head", "both"]
 LOOKUP = 16  # the most tokens of a looked-up draft
+MOST_CHECKED = 32  # looked-up tokens that one step checks, of all its requests together
 
 
 def drafting(choice: DraftChoice, *, on_card: bool) -> tuple[bool, int]:

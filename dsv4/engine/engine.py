@@ -19,9 +19,9 @@ from dsv4.cache.disk import DiskTier
 from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.manager import CacheManager
 from dsv4.cache.prefix import ReusePolicy
+from dsv4.config.drafts import MOST_CHECKED
 from dsv4.engine.counts import EngineCounts
 from dsv4.engine.faults import SamplingError, fault_of
-from dsv4.engine.lookup_drafts import MOST_CHECKED
 from dsv4.engine.request import Request, RequestStatus
 from dsv4.engine.runner import Chunk, Runner, StepOutput
 from dsv4.engine.sampler import logprobs_of

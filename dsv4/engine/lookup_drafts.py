@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from dsv4.config.drafts import MOST_CHECKED
 from dsv4.engine.draft_pace import StepTimes, worth_checking
 from dsv4.engine.prompt_lookup import PromptLookup
 from dsv4.engine.request import Request
-
-MOST_CHECKED = 32  # looked-up tokens that one step checks, of all its requests together
 
 
 class LookupDrafts:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from dsv4.cache import CacheDtype, CacheSpec
 from dsv4.checkpoint import check_shapes
 from dsv4.config import Mode, ModeChoice
+from dsv4.config.drafts import MOST_CHECKED
 from dsv4.files import size_text
 from dsv4.kernels import native
 from dsv4.planning.cache_budget import CachePlan, plan_cache
@@ -164,7 +165,7 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
         raise ValueError(f"context_length must be in [1, {most}], got {context}")
     weights = weight_bytes(files, mode, predict=request.speculate or request.on_card)
     rows = max(request.sequences, 8) * (1 + (config.taken_back if request.speculate else 0))
-    rows += 32 if request.lookup else 0
+    rows += MOST_CHECKED if request.lookup else 0
     working = workspace_bytes(config, mode, tokens=request.step_tokens, rows=rows, context=context)
     working += TENSOR_BYTES * len(files.specs)
     if request.on_card:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from dsv4.cache.prefix import ReusePolicy
-from dsv4.config.drafts import LOOKUP, drafting
+from dsv4.config.drafts import LOOKUP, MOST_CHECKED, drafting
 from dsv4.engine import Engine
-from dsv4.engine.lookup_drafts import MOST_CHECKED
 from dsv4.engine.prompt_lookup import PairIndex, PromptLookup
 from dsv4.engine.request import Request
 from dsv4.generation import SamplingParams, TokenEvent
@@ -22,7 +21,7 @@ from dsv4.testing.tiny import tiny_config, tiny_draft_config, tiny_model
 
 TOKENS = 96
 NATIVE = pytest.mark.skipif(not native.available(), reason=f"no native kernels: {native.why_not()}")
-HEADS = {"none": {}, "mtp": {"speculate": True}, "dspark": {"speculate": True}}
+HEADS: dict[str, dict[str, Any]] = {"none": {}, "mtp": {"speculate": True}, "dspark": {"speculate": True}}
 
 
 def longest(tokens: Sequence[int]) -> int:
