@@ -100,6 +100,7 @@ class Runner:
         self.model, self.store, self.predict = model, store, predict
         self._blocks = DraftBlocks(model, store) if predict and model.config.dspark else None
         self.pace: Pace = DraftPace()
+        self.clock: Callable[[], float] = time.perf_counter  # seconds by which drafts are judged
         self.lookup = LookupDrafts(lookup) if lookup else None
         self._head = HeadRecord()
         self.experts = ExpertUse(model)
@@ -176,10 +177,10 @@ class Runner:
             start += chunk.count
         carry = [self._carry(chunk) for chunk in chunks]
         trace = StepTrace() if any(chunk.request.trace is not None for chunk in chunks) else None
-        began = time.perf_counter()
+        began = self.clock()
         x_TSD, logits_NV = self._forward(chunks, rows, trace)
         if self.drafts and all(chunk.wanted == chunk.count for chunk in chunks):
-            seconds = time.perf_counter() - began
+            seconds = self.clock() - began
             if self._blocks is not None:
                 self.pace.stepped(start, seconds)
             if self.lookup is not None:
@@ -206,9 +207,9 @@ class Runner:
         live = [chunk.request for chunk in chunks if chunk.request.place is not None]
         ready = [r for r in live if r.uncached == 1 and r.generated and r.room and not r.drafts]
         if ready and self.pace.wanted():
-            began = time.perf_counter()
+            began = self.clock()
             blocks.propose(ready, self.pace, self._fused)
-            self.pace.drafted(time.perf_counter() - began)
+            self.pace.drafted(self.clock() - began)
             self._head.drafted(ready)
 
     def _draft_one(self, chunks: list[Chunk], output: StepOutput) -> None:
