@@ -66,16 +66,16 @@ def edited(lines: list[str], own: random.Random, share: float) -> list[str]:
     return out
 
 
-def traces(count: int, tokens: int, share: float) -> list[Trace]:
-    """`count` edits of files and as many pages of prose, each answer of at most `tokens` tokens."""
+def traces(count: int, tokens: int, share: float, most_lines: int) -> list[Trace]:
+    """`count` edits of files, of their first lines only, and as many pages of prose; answers have at most `tokens`."""
     tokenizer = load_tokenizer(NANO, ModelConfig.from_file(NANO).vocab_size, None)
     own = random.Random(0)
     files = [file for file in sorted((ROOT / "dsv4").rglob("*.py")) if 1500 < file.stat().st_size < 9000]
     found = []
     for file in own.sample(files, count):
-        text = file.read_text(encoding="utf-8")
-        after = "\n".join(edited(text.splitlines(), own, share))
-        prompt = tokenizer.encode_text(f"Change this file.\n```python\n{text}```\n")
+        lines = file.read_text(encoding="utf-8").splitlines()[:most_lines]
+        before, after = "\n".join(lines), "\n".join(edited(lines, own, share))
+        prompt = tokenizer.encode_text(f"Change this file.\n```python\n{before}\n```\n")
         found.append(Trace("edit", prompt, tokenizer.encode_text(f"```python\n{after}\n```\n")[:tokens]))
     pages = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stat().st_size > 8000]
     for page in own.sample(pages, count):
@@ -150,12 +150,13 @@ def main() -> None:
     parser.add_argument("--draft", default="ngram", choices=["ngram", "head", "both"])
     parser.add_argument("--traces", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=600)
+    parser.add_argument("--lines", type=int, default=120)
     parser.add_argument("--share", type=float, default=0.08)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    work = traces(args.traces, args.tokens, args.share)
+    work = traces(args.traces, args.tokens, args.share, args.lines)
     for row in measured(args.folder, args.mode, work, args.rounds, args.draft):
         row = {"bench": "file_edits", "model": args.folder.resolve().name, "mode": args.mode, **row}
         print(row_text(row), flush=True)
