@@ -94,11 +94,7 @@ def load(
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
-    if head and not model.mtp:
-        raise ValueError(
-            "draft must be auto, none or ngram for this folder: it has no prediction block (num_nextn_predict_layers "
-            "is 0) and no draft head (there are no dspark_* keys)"
-        )
+    _check_head(head, model)
     budget = _limit_experts(model, reader, plan.expert_memory)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
@@ -172,6 +168,14 @@ def _drafting(draft: DraftChoice, speculate: bool, place: torch.device) -> tuple
     if speculate and draft not in ("auto", "head"):
         raise ValueError(f'speculate: not together with draft={draft!r}; True is draft="head"')
     return drafting("head" if speculate else draft, on_card=place.type != "cpu")
+
+
+def _check_head(wanted: bool, model: Transformer) -> None:
+    if wanted and not model.mtp:
+        raise ValueError(
+            "draft must be auto, none or ngram for this folder: it has no prediction block (num_nextn_predict_layers "
+            "is 0) and no draft head (there are no dspark_* keys)"
+        )
 
 
 def _budget(memory: int | str | None, free: int | None) -> int | None:

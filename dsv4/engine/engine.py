@@ -19,7 +19,6 @@ from dsv4.cache.disk import DiskTier
 from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.manager import CacheManager
 from dsv4.cache.prefix import ReusePolicy
-from dsv4.config.drafts import MOST_CHECKED
 from dsv4.engine.counts import EngineCounts
 from dsv4.engine.faults import SamplingError, fault_of
 from dsv4.engine.request import Request, RequestStatus
@@ -85,8 +84,6 @@ class Engine:
         for name, value in (("sequences", sequences), ("step_tokens", step_tokens), ("queue", queue)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= lookup <= MOST_CHECKED:
-            raise ValueError(f"lookup must be in [0, {MOST_CHECKED}], got {lookup}")
         rows = model.config.vocab_size
         if sampled_vocabulary is not None and not 1 <= sampled_vocabulary <= rows:
             raise ValueError(f"sampled_vocabulary must be in [1, {rows}], got {sampled_vocabulary}")

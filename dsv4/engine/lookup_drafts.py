@@ -10,9 +10,12 @@ from dsv4.engine.request import Request
 
 
 class LookupDrafts:
-    """Sets looked-up drafts, as many as the measured times of steps make worth while. most: tokens of one draft."""
+    """Sets looked-up drafts, as many as the measured times of steps make worth while. most: tokens of one draft. Raises
+    ValueError if they are more than a step checks."""
 
     def __init__(self, most: int) -> None:
+        if not 0 <= most <= MOST_CHECKED:
+            raise ValueError(f"lookup must be in [0, {MOST_CHECKED}], got {most}")
         self.most, self.times = most, StepTimes()
 
     def propose(self, requests: Sequence[Request], instead_of: float = 0.0) -> None:
