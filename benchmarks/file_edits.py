@@ -5,8 +5,8 @@ hardly any text repeats.
     .venv/bin/python benchmarks/file_edits.py FOLDER --mode release --tokens 150 --rounds 1
 
 A trace is made of a source file of this repository: the prompt shows it, and the answer is the file with some lines
-changed, added and left out (--share of its lines, seeded). `prose` is a page of docs/ that is continued, as a text that
-hardly repeats. Tokens are those of models/nano.
+changed, added and left out (--share of its lines, seeded). `prose` is a page of docs/ that is continued, `random` are
+random tokens, a text without repetition. Tokens are those of models/nano.
 
 The models here do not copy a file faithfully, so the answer is forced: every step computes what it always computes and
 samples from its own logits, and then the trace's token takes the place of the sampled one. Drafts are accepted as by a
@@ -67,7 +67,8 @@ def edited(lines: list[str], own: random.Random, share: float) -> list[str]:
 
 
 def traces(count: int, tokens: int, share: float, most_lines: int) -> list[Trace]:
-    """`count` edits of files, of their first lines only, and as many pages of prose; answers have at most `tokens`."""
+    """`count` edits of files, of their first lines only, as many pages of prose, and a random text; answers have at
+    most `tokens` tokens."""
     tokenizer = load_tokenizer(NANO, ModelConfig.from_file(NANO).vocab_size, None)
     own = random.Random(0)
     files = [file for file in sorted((ROOT / "dsv4").rglob("*.py")) if 1500 < file.stat().st_size < 9000]
@@ -81,7 +82,8 @@ def traces(count: int, tokens: int, share: float, most_lines: int) -> list[Trace
     for page in own.sample(pages, count):
         ids = tokenizer.encode_text(page.read_text(encoding="utf-8"))
         found.append(Trace("prose", ids[:400], ids[400 : 400 + tokens]))
-    return found
+    ids = [own.randrange(tokenizer.vocab_size) for _ in range(400 + tokens)]
+    return [*found, Trace("random", ids[:400], ids[400:])]
 
 
 def opened(folder: Path, mode: Any, draft: DraftChoice) -> LocalModel:
