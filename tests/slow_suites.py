@@ -42,6 +42,7 @@ SUITES = (
     Suite("ranks", ("distributed/test_ranks.py", "distributed/test_torchrun.py"), "training in several processes"),
     Suite("sanitizers", ("kernels/test_sanitizers.py",), "kernels under AddressSanitizer and UBSan, on every ISA"),
     Suite("arm64", ("kernels/test_arm64.py",), "products on an emulated arm64"),
+    Suite("rayserve", ("deploy/test_ray_serve.py",), "the Ray Serve example answers, with a stub engine behind it"),
     Suite("workers", ("posttraining/test_ray_workers.py",), "rollout workers of a local Ray cluster, one killed"),
     Suite("wheels", ("deploy/test_wheels.py",), "both wheels in a new environment without a compiler"),
     Suite("gguf", ("checkpoint/test_gguf_peers.py",), "the bundled model as a GGUF file in llama.cpp and flyweight"),

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 from dsv4.generation import ConstraintFactory, RequestOptions, SamplingParams, TokenEvent, WrittenGrammar
@@ -46,6 +46,11 @@ class Asked:
         if not self.options.keep:
             return secrets.token_hex(16)
         return hashlib.sha256(b"dsv4 owner " + self.options.owner.encode()).hexdigest()
+
+    def once_more(self, number: int) -> "Asked":
+        """The same request under another label: a server may still know the first one."""
+        label = self.options.label and f"{self.options.label.partition('~')[0]}~{number}"
+        return replace(self, options=replace(self.options, label=label))
 
     def written_grammar(self) -> tuple[str, str] | None:
         """The kind and text of the grammar. Raises ValueError for one that cannot be written down."""

@@ -186,6 +186,7 @@ class RemoteGenerator:
                 self._refuse(error, begun=begun, last=not remaining)
             tried.add(replica.number)
             self._counts["retries"] += 1
+            asked = asked.once_more(TRIES - remaining)
             if len(tried) >= len(self._replicas):
                 await asyncio.sleep(FIRST_PAUSE * 2 ** (TRIES - 1 - remaining))
 

@@ -1,5 +1,6 @@
 """One server behind a RemoteGenerator: its requests, and whether it lives."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,6 +15,7 @@ from dsv4.generation import TokenEvent
 
 # seconds between two looks at a server that is lost: the first, and the longest
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+LOOK_SECONDS = 5.0  # a server that does not tell its health within them is not used
 
 
 @dataclass(slots=True)
@@ -78,8 +80,9 @@ class Replica:
     async def look(self) -> bool:
         """Whether it lives now, by its health route."""
         try:
-            status, _ = await self.client.get("/health")
-        except ServerLostError as error:
+            async with asyncio.timeout(LOOK_SECONDS):
+                status, _ = await self.client.get("/health")
+        except (ServerLostError, TimeoutError) as error:
             self.lost(error)
             return False
         if status != 200:

@@ -149,8 +149,9 @@ def test_leaving_an_answer_ends_it_there(site: Site, kind: Kind) -> None:
 def test_a_request_is_tried_again_where_nothing_was_sent(site: Site, kind: Kind, status: int) -> None:
     server = site.server(kind, StubGenerator([5, 6]), faults=Faults(refuse=[status]))
     remote = site.remote(server)
-    assert [event.token for event in ask(remote, SamplingParams())] == [5, 6, None]
-    assert len(server.asked) == 2
+    events = ask(remote, SamplingParams(), options=RequestOptions(label="one"))
+    assert [event.token for event in events] == [5, 6, None]
+    assert [body["request_id" if kind == "vllm" else "rid"] for body in server.asked] == ["one", "one~1"]
     assert remote.counters()["remote_retries_total"] == 1
 
 
