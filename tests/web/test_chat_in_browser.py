@@ -116,6 +116,31 @@ def test_stopping_and_answering_again(page: Any) -> None:
     assert page.locator(".answer .markdown").inner_text() == first
 
 
+def test_an_answer_that_was_cut_goes_on(page: Any) -> None:
+    button(page, "Chat settings").click()
+    page.get_by_label("Longest answer").fill("12")
+    page.get_by_role("button", name="Done").click()
+    page.get_by_role("radio", name="Off").check()
+    ask(page, "Show the prompt")
+    reads(page, ".outcome", "cut off at the limit")
+    begun = page.locator(".answer .markdown").inner_text()
+    tokens = int(page.locator(".figures").inner_text().split()[0])
+    with page.expect_request("**/v1/chat/completions") as sent:
+        button(page, "Continue").click()
+    last = sent.value.post_data_json["messages"][-1]
+    assert (last["role"], last["prefix"], last["content"].startswith(begun[:9])) == ("assistant", True, True)
+    page.wait_for_function(
+        "length => document.querySelector('.answer .markdown').innerText.length > length", arg=len(begun)
+    )
+    answered(page)
+    assert page.locator(".answer .markdown").inner_text().startswith(begun)
+    assert page.locator(".siblings").count() == 0
+    assert int(page.locator(".figures").inner_text().split()[0]) > tokens
+    page.reload()
+    answered(page)
+    assert page.locator(".answer .markdown").inner_text().startswith(begun)
+
+
 def test_editing_makes_a_branch(page: Any) -> None:
     ask(page, "Who are you?")
     answered(page)
@@ -166,6 +191,8 @@ def test_conversations_are_found_renamed_deleted_and_moved(page: Any, tmp_path: 
     button(page, "Actions for Names").click()
     page.get_by_role("menuitem", name="Delete").click()
     reads(page, ".toast", "Deleted")
+    message, question = (page.locator(where).bounding_box() for where in (".toast", ".composer-box"))
+    assert message["y"] + message["height"] < question["y"]
     assert page.locator(".entry").count() == 1
     page.get_by_role("button", name="Undo").click()
     reads(page, ".entry-title", "Names")
@@ -233,6 +260,8 @@ def test_a_key_is_asked_for(page: Any) -> None:
         else:
             route.fulfill(status=401, json={"error": {"message": "a key is needed"}})
 
+    ask(page, SUM)
+    answered(page)
     page.route("**/v1/**", locked)
     page.reload()
     page.get_by_role("dialog", name="This server needs a key").wait_for()
@@ -242,8 +271,31 @@ def test_a_key_is_asked_for(page: Any) -> None:
     page.get_by_label("API key").fill("secret")
     page.get_by_role("button", name="Use key").click()
     page.locator(".dot.online").wait_for()
+    # what was there before the key is the key's now
+    reads(page, ".entry-title", SUM)
+    button(page, "New chat").click()
     ask(page, "Who are you?")
     answered(page)
+
+
+def test_each_key_has_its_own_conversations(page: Any) -> None:
+    def use(key: str) -> None:
+        button(page, "Settings").click()
+        page.get_by_label("API key").fill(key)
+        with page.expect_event("load"):
+            page.get_by_role("button", name="Use key").click()
+        button(page, SUM).wait_for()
+
+    use("secret-of-ann")
+    ask(page, "Who are you?")
+    answered(page)
+    page.goto(page.url.partition("?")[0])
+    use("secret-of-bob")
+    reads(page, ".none", "Conversations stay in this browser.")
+    use("secret-of-ann")
+    reads(page, ".entry-title", "Who are you?")
+    names = page.evaluate("indexedDB.databases().then((list) => list.map(({name}) => name))")
+    assert not [name for name in names if "secret" in name]
 
 
 def test_keys_and_the_side_bar(page: Any) -> None:
@@ -256,6 +308,16 @@ def test_keys_and_the_side_bar(page: Any) -> None:
     reads(page, "h1", "Engine")
     page.go_back()
     button(page, SUM).wait_for()
+
+
+def test_escape_closes_the_drawer_of_a_phone(page: Any) -> None:
+    page.set_viewport_size(PHONE)
+    button(page, "Show the side bar").click()
+    page.get_by_role("link", name="Engine").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Engine").wait_for(state="hidden")
+    ask(page, "Who are you?")
+    answered(page)
 
 
 def kept_by(site: ChatSite, counts: list[int]) -> None:

@@ -6,6 +6,8 @@ export interface ChatMessage {
   role: "system" | "user" | "assistant" | "tool";
   content: string;
   reasoning_content?: string;
+  /** Of the last message: the model continues it. */
+  prefix?: true;
   tool_calls?: { id: string; type: "function"; function: { name: string; arguments: string } }[];
   tool_call_id?: string;
 }

@@ -12,6 +12,11 @@ export function isKeyKept(): boolean {
   return readSetting(NAME, "") !== "";
 }
 
+/** Has requests carry a key, which nothing keeps. */
+export function tryKey(key: string): void {
+  apiKey.value = key;
+}
+
 /** Sets the key. keep: also for the next visits, readable for who uses this browser; else until the tab closes. */
 export function setKey(key: string, keep: boolean): void {
   apiKey.value = key;

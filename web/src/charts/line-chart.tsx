@@ -23,6 +23,8 @@ interface Properties {
   height?: number;
   /** Where the vertical axis begins; else just below the values. */
   from?: number;
+  /** What the vertical axis reaches at least. */
+  to?: number;
   /** Ends of the horizontal axis; else those of the points. */
   range?: Range;
   logarithmic?: boolean;
@@ -140,9 +142,10 @@ function readings(series: readonly Series[], x: number): { series: Series; point
   });
 }
 
-function frameOf({ series, from, range, logarithmic, marks }: Properties, width: number, height: number): Frame {
+function frameOf({ series, from, to, range, logarithmic, marks }: Properties, width: number, height: number): Frame {
   const xs = range ?? rangeOf(series.flatMap(({ points }) => points.map(([x]) => x))) ?? { low: 0, high: 1 };
-  const ys = drawnRange(series.flatMap(({ points }) => points.map(([, y]) => y)), from);
+  const values = series.flatMap(({ points }) => points.map(([, y]) => y));
+  const ys = drawnRange(to === undefined ? values : [...values, to], from);
   const place = logarithmic ? Math.log : (value: number) => value;
   const [low, span] = [place(xs.low), place(xs.high) - place(xs.low) || 1];
   return {

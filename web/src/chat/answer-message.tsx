@@ -1,6 +1,6 @@
 // An answer: its thinking, its text, what went wrong, what it cost, and what to do with it.
-import { Copy, Ellipsis, GitBranch, RefreshCw } from "lucide";
-import { Component } from "preact";
+import { Copy, Ellipsis, GitBranch, Play, RefreshCw } from "lucide";
+import { Component, type ComponentChildren } from "preact";
 import { connection } from "../api/connection";
 import { Markdown } from "../markdown";
 import { Button, ErrorNotice, Menu, go } from "../shell";
@@ -9,7 +9,7 @@ import { CallCard, type ToolResult } from "../tools";
 import { copyText } from "./copy";
 import { AnswerFigures } from "./figures";
 import type { Run } from "./runs";
-import { answerAgain, branch, branchOff, busy } from "./session";
+import { answerAgain, branch, branchOff, busy, goOn } from "./session";
 import { SiblingSwitch } from "./sibling-switch";
 import { Thinking } from "./thinking";
 import { Waiting } from "./waiting";
@@ -47,7 +47,7 @@ function Answer({ message: kept, siblings, run, isLast }: Properties) {
       {message.calls?.map((call) => (
         <CallCard key={call.id} call={call} result={resultOf(call.id)} isWritten={isWritten} />
       ))}
-      {!isWritten && <Outcome message={message} />}
+      {!isWritten && <Outcome message={message} isLast={isLast} />}
       {!isWritten && !message.calls?.length && (
         <div class={isLast ? "message-actions shown" : "message-actions"}>
           <SiblingSwitch message={message} siblings={siblings} />
@@ -82,25 +82,38 @@ function Actions({ message }: { message: Message }) {
   );
 }
 
+const EARLY: Partial<Record<Message["state"], string>> = {
+  stopped: "You stopped this answer.",
+  cut: "The answer was cut off at the limit of tokens.",
+};
+
 /** What a reader must know of how the answer ended. */
-function Outcome({ message }: { message: Message }) {
+function Outcome({ message, isLast }: { message: Message; isLast: boolean }) {
   const isBlank = !message.content.trim() && !message.calls?.length;
-  if (message.state === "failed") return <Failure message={message} />;
-  if (message.state === "stopped") return <p class="outcome small quiet">{message.problem ?? "You stopped this answer."}</p>;
-  if (message.state === "cut") {
-    return <p class="outcome small quiet">The answer was cut off at the limit of tokens.</p>;
-  }
+  const isBegun = Boolean(message.content || message.reasoning) && !message.calls?.length;
+  const onward = isLast && isBegun && <GoOn message={message} />;
+  if (message.state === "failed") return <Failure message={message} onward={onward} />;
+  const early = EARLY[message.state];
+  if (early) return <p class="outcome small quiet"><span>{message.problem ?? early}</span>{onward}</p>;
   if (!isBlank) return null;
   const text = message.reasoning ? "The model thought, but wrote no answer." : "The model ended its answer without writing anything.";
   return <div class="notice"><span class="notice-text">{text}</span></div>;
 }
 
-function Failure({ message }: { message: Message }) {
+/** Writes on from where the answer ended. */
+function GoOn({ message }: { message: Message }) {
+  return <Button compact icon={Play} disabled={busy.value} onClick={() => void goOn(message)}>Continue</Button>;
+}
+
+function Failure({ message, onward }: { message: Message; onward: ComponentChildren }) {
   const isAway = connection.value === "offline";
   const again = (
-    <Button compact icon={RefreshCw} disabled={busy.value} onClick={() => void answerAgain(message)}>
-      Try again
-    </Button>
+    <>
+      {onward}
+      <Button compact icon={RefreshCw} disabled={busy.value} onClick={() => void answerAgain(message)}>
+        Try again
+      </Button>
+    </>
   );
   return (
     <ErrorNotice actions={again}>

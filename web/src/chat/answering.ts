@@ -32,11 +32,14 @@ interface Work {
 /** Answers that are under way, by conversation. */
 export const works = signal<ReadonlyMap<string, Work>>(new Map());
 
-/** Has a question answered. Never throws: what goes wrong stands in the messages. */
-export async function answerQuestion(place: Place, question: string): Promise<void> {
+/**
+ * Has a question answered. begun: an answer to it that is continued. Never throws: what goes wrong stands in the
+ * messages.
+ */
+export async function answerQuestion(place: Place, question: string, begun?: Message): Promise<void> {
   const { id } = place.conversation();
   const stopper = new AbortController();
-  const ended = answerUntil(place, question, stopper.signal);
+  const ended = answerUntil(place, question, begun, stopper.signal);
   works.value = new Map(works.value).set(id, { stopper, ended });
   try {
     await ended;
@@ -54,10 +57,12 @@ export async function stopAnswer(conversation: string): Promise<void> {
   await work?.ended;
 }
 
-async function answerUntil(place: Place, question: string, stop: AbortSignal): Promise<void> {
+async function answerUntil(
+  place: Place, question: string, begun: Message | undefined, stop: AbortSignal,
+): Promise<void> {
   const { tools, missing } = await toolsOf(place);
   if (missing.length) toast(`Not available: ${missing.join("; ")}`, { bad: true });
-  await runTurns(place, question, tools, stop);
+  await runTurns(place, question, begun, tools, stop);
 }
 
 async function toolsOf(place: Place): Promise<{ tools: Tool[]; missing: string[] }> {
@@ -68,9 +73,12 @@ async function toolsOf(place: Place): Promise<{ tools: Tool[]; missing: string[]
   }
 }
 
-async function runTurns(place: Place, question: string, tools: Tool[], signal: AbortSignal): Promise<void> {
+async function runTurns(
+  place: Place, question: string, begun: Message | undefined, tools: Tool[], signal: AbortSignal,
+): Promise<void> {
   const { id } = place.conversation();
   let last = question;
+  let next = begun && asBegun(begun);
   const add = async (message: Message) => {
     await place.add(message);
     last = message.id;
@@ -80,7 +88,8 @@ async function runTurns(place: Place, question: string, tools: Tool[], signal: A
       turn: async () => {
         const before = place.branchTo(last);
         const model = servedModel.value?.id;
-        const answer: Message = { ...newMessage(id, "assistant", last), ...(model ? { model } : {}) };
+        const answer = next ?? { ...newMessage(id, "assistant", last), ...(model ? { model } : {}) };
+        next = undefined;
         await add(answer);
         place.announce("Answering");
         const ended = await writeAnswer(place.conversation(), before, answer, tools.map(asFunction), signal);
@@ -110,6 +119,11 @@ function allowedIn(place: Place): Set<string> {
     return plain(name);
   };
   return allowed;
+}
+
+/** An answer that is being written again. */
+function asBegun({ problem: _, ...message }: Message): Message {
+  return { ...message, state: "writing" };
 }
 
 export function newMessage(conversation: string, role: Message["role"], parent: string | null): Message {

@@ -4,6 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { servedModel } from "../api/models";
 import { AttachButton, FileList, RoomMeter, detachAll, filesReady, takeAttachments, usableFiles } from "../files";
 import { Button, Segments } from "../shell";
+import { ownName } from "../store/owner";
 import { readSetting, writeSetting } from "../store/settings";
 import type { Effort } from "../store/types";
 import { NO_TOOLS, ToolsButton } from "../tools";
@@ -20,7 +21,7 @@ const EFFORTS: { value: Effort; label: string; hint: string }[] = [
 
 /** The text survives a reload of the tab, for each conversation its own. */
 function draftName(): string {
-  return conversation.peek().head === null ? "draft" : `draft.${conversation.peek().id}`;
+  return conversation.peek().head === null ? ownName("draft") : `draft.${conversation.peek().id}`;
 }
 
 export function Composer() {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Conversation, Message } from "../store/types";
-import { requestMessages, requestOptions, withFiles } from "./request";
+import { beginning, requestMessages, requestOptions, withFiles } from "./request";
 
 const CONVERSATION: Conversation = {
   id: "c", title: "", created: 0, updated: 0, head: null, system: "  Be short. ", effort: "none",
@@ -56,4 +56,12 @@ test("a call that was never answered gets a result, so that the model does not w
   const sent = requestMessages({ ...CONVERSATION, system: "" }, branch);
   assert.deepEqual(sent.map(({ tool_call_id: id }) => id ?? ""), ["", "y", "x", ""]);
   assert.match(sent[1]?.content ?? "", /not run/);
+});
+
+test("an answer that is continued is the last message, with its thinking", () => {
+  assert.deepEqual(beginning(message("assistant", "")), []);
+  const begun = message("assistant", "The sum", { reasoning: "Hm" });
+  assert.deepEqual(beginning(begun), [{ role: "assistant", content: "The sum", reasoning_content: "Hm", prefix: true }]);
+  const thought = message("assistant", "", { reasoning: "Hm" });
+  assert.deepEqual(beginning(thought), [{ role: "assistant", content: "", reasoning_content: "Hm", prefix: true }]);
 });

@@ -19,6 +19,12 @@ function withAllResults(messages: readonly ChatMessage[]): ChatMessage[] {
   });
 }
 
+/** What the model is given of an answer that it continues: nothing of an empty one. */
+export function beginning({ content, reasoning }: Message): ChatMessage[] {
+  if (!content && !reasoning) return [];
+  return [{ role: "assistant", content, ...(reasoning ? { reasoning_content: reasoning } : {}), prefix: true }];
+}
+
 function counts(message: Message): boolean {
   return message.role !== "assistant" || Boolean(message.content || message.reasoning || message.calls?.length);
 }

@@ -5,7 +5,7 @@ import { ApiError, errorText, isStop } from "../api/errors";
 import { servedModel } from "../api/models";
 import { saveMessages } from "../store/conversations";
 import type { Conversation, Message } from "../store/types";
-import { requestMessages, requestOptions } from "./request";
+import { beginning, requestMessages, requestOptions } from "./request";
 import { AnswerWriter } from "./writer";
 
 export interface Run {
@@ -23,8 +23,8 @@ export const runs = signal<ReadonlyMap<string, Run>>(new Map());
 const KEPT_EVERY = 2000;
 
 /**
- * Writes an answer and returns the finished message. branch: the messages before it; answer: an empty message that
- * takes it; tools: what the model may call. Never throws: what goes wrong stands in the message.
+ * Writes an answer and returns the finished message. branch: the messages before it; answer: the message that takes it,
+ * empty or an answer that is continued; tools: what the model may call. Never throws: what goes wrong stands in the message.
  */
 export async function writeAnswer(
   conversation: Conversation,
@@ -42,7 +42,7 @@ export async function writeAnswer(
   runs.value = new Map(runs.value).set(conversation.id, run);
   const pace = new Pace(run, writer);
   try {
-    const messages = requestMessages(conversation, branch);
+    const messages = [...requestMessages(conversation, branch), ...beginning(answer)];
     const model = servedModel.value?.id ?? "";
     const options = { ...requestOptions(conversation), ...(tools.length ? { tools } : {}) };
     for await (const delta of streamChat(model, messages, options, stop)) {

@@ -2,11 +2,14 @@
 import { computed, signal } from "@preact/signals";
 import { deleteMessages, messagesOf, saveConversation } from "../store/conversations";
 import { renamed } from "../store/exchange";
+import { ownName } from "../store/owner";
 import { readSetting, writeSetting } from "../store/settings";
 import { type Attachment, type Conversation, type Message, newId } from "../store/types";
 import { type Place, answerQuestion, newMessage, stopAnswer, works } from "./answering";
 import { type Run, runs } from "./runs";
 import { type Messages, branchTo, newestEnd, titleOf } from "./tree";
+
+const CHOICES = ownName("choices");
 
 /** The open conversation. A new one is kept from its first question on. */
 export const conversation = signal<Conversation>(newConversation());
@@ -28,7 +31,7 @@ export const announcement = signal("");
 /** An empty conversation with the choices of the last one: effort, system prompt, sampling and tools stay what they were. */
 function newConversation(): Conversation {
   const now = Date.now();
-  const choices = readSetting<Partial<Conversation>>("choices", {});
+  const choices = readSetting<Partial<Conversation>>(CHOICES, {});
   // a tool that may run without a question may do so in one conversation only
   const tools = choices.tools ? { tools: { ...choices.tools, allowed: [] } } : {};
   return {
@@ -63,7 +66,7 @@ export function changeConversation(change: Partial<Conversation>): void {
   const changed = { ...conversation.value, ...change };
   conversation.value = changed;
   const { system, effort, sampling, tools } = changed;
-  writeSetting("choices", { system, effort, sampling, tools });
+  writeSetting(CHOICES, { system, effort, sampling, tools });
   if (messages.value.size) void saveConversation(changed);
 }
 
@@ -124,6 +127,12 @@ export async function answerAgain(answer: Message): Promise<void> {
     await deleteMessages([answer.id]);
   }
   await answerAfter(answer.parent);
+}
+
+/** Has the model write on where an answer ended before its end. */
+export async function goOn(answer: Message): Promise<void> {
+  if (busy.value || answer.parent === null) return;
+  await answerQuestion(openPlace(), answer.parent, answer);
 }
 
 export function stop(): void {

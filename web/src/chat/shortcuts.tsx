@@ -1,7 +1,7 @@
 // What keys do, anywhere on the chat page.
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { Dialog, go, isSideOpen, toggleSide } from "../shell";
+import { Dialog, go, isDrawerOpen, isSideOpen, toggleSide } from "../shell";
 import { branch, busy, stop } from "./session";
 
 /** The question that is being edited. */
@@ -63,8 +63,8 @@ function workFor(event: KeyboardEvent): (() => void) | undefined {
   const target = event.target as HTMLElement;
   const isInField = target.matches("input, textarea, select, [contenteditable]");
   if (key === "/" && !control && !isInField) return focusQuestion;
-  // a dialog or a menu that is open takes Escape for itself
-  const isFree = !document.querySelector("dialog[open], :popover-open");
+  // a dialog, a menu or the drawer that is open takes Escape for itself
+  const isFree = !document.querySelector("dialog[open], :popover-open") && !isDrawerOpen.value;
   if (key === "escape" && busy.value && isFree) return stop;
   return undefined;
 }

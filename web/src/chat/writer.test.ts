@@ -77,3 +77,35 @@ test("a chunk of the server becomes a delta", () => {
   assert.deepEqual(deltaOf(chunk), { reasoning: "Hm", content: "", calls: [{ index: 0, id: "x", name: "f" }] });
   assert.deepEqual(deltaOf({ choices: [] }), { reasoning: "", content: "", calls: [] });
 });
+
+test("an answer that is continued grows, and its figures are those of all parts", () => {
+  let time = 0;
+  const first = { ...EMPTY, reasoning: "Hm", content: "Forty", figures: { firstTokenMs: 300, thinkingMs: 200, totalMs: 900, answerTokens: 5, thinkingTokens: 2, costUsd: 0.01, promptTokens: 9 } };
+  const made = new AnswerWriter(first, () => time);
+  assert.deepEqual(made.message.figures, first.figures);
+  time = 50;
+  made.take(delta({ content: "-two", finish: "stop" }));
+  made.take(delta({ usage: { prompt_tokens: 14, completion_tokens: 3, prompt_cache_hit_tokens: 8, completion_tokens_details: { reasoning_tokens: 0 } } }));
+  time = 100;
+  const message = made.end();
+  assert.equal(message.content, "Forty-two");
+  assert.equal(message.reasoning, "Hm");
+  assert.deepEqual(message.figures, {
+    firstTokenMs: 300, thinkingMs: 200, totalMs: 1000, answerTokens: 8, thinkingTokens: 2, costUsd: 0.01,
+    promptTokens: 14, cachedTokens: 8,
+  });
+});
+
+test("thinking that was cut goes on, and ends with the first word of the answer", () => {
+  let time = 0;
+  const first = { ...EMPTY, reasoning: "Let me", figures: { firstTokenMs: 10, thinkingMs: 500 } };
+  const made = new AnswerWriter(first, () => time);
+  time = 100;
+  made.take(delta({ reasoning: " see." }));
+  time = 300;
+  made.take(delta({ content: "Yes." }));
+  time = 900;
+  made.take(delta({ content: " No." }));
+  assert.equal(made.end().reasoning, "Let me see.");
+  assert.equal(made.message.figures?.thinkingMs, 700);
+});

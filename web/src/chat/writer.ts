@@ -2,22 +2,30 @@
 import type { ChatDelta, PromptProgress } from "../api/chat";
 import type { Call, Figures, Message, State } from "../store/types";
 
-/** Collects the deltas of an answer. now: a clock in milliseconds. */
+/** Counts that an answer in several parts has of all of them together. */
+const SUMMED = ["answerTokens", "thinkingTokens", "thinkingMs", "totalMs", "costUsd"] as const;
+
+/** Collects the deltas of an answer. message: what is there already, if it is continued. now: a clock in milliseconds. */
 export class AnswerWriter {
   progress: PromptProgress | undefined;
   #message: Message;
+  readonly #before: Message;
   #began: number;
   #thinkingBegan: number | undefined;
   #finish: string | undefined;
 
   constructor(message: Message, private readonly now: () => number = () => performance.now()) {
-    this.#message = message;
+    this.#before = message;
+    const { firstTokenMs } = message.figures ?? {};
+    // the figures of this part; the first token of the whole answer stays
+    this.#message = { ...message, ...(message.figures ? { figures: firstTokenMs === undefined ? {} : { firstTokenMs } } : {}) };
     this.#began = now();
   }
 
   /** The message so far; a new object after each delta. */
   get message(): Message {
-    return this.#message;
+    const { figures } = this.#before;
+    return figures ? { ...this.#message, figures: together(figures, this.#message.figures ?? {}) } : this.#message;
   }
 
   take(delta: ChatDelta): void {
@@ -27,7 +35,7 @@ export class AnswerWriter {
     const changed: Figures = { ...figures };
     if (wrote) changed.firstTokenMs ??= time - this.#began;
     if (delta.reasoning) this.#thinkingBegan ??= time;
-    if (this.#thinkingBegan !== undefined && !content) changed.thinkingMs = time - this.#thinkingBegan;
+    if (this.#thinkingBegan !== undefined && content === this.#before.content) changed.thinkingMs = time - this.#thinkingBegan;
     this.#count(delta, changed);
     if (delta.progress) this.progress = delta.progress;
     this.#finish = delta.finish ?? this.#finish;
@@ -46,7 +54,7 @@ export class AnswerWriter {
     const figures = { ...this.#message.figures, totalMs: this.now() - this.#began };
     const ended = state ?? (this.#finish === "length" ? "cut" : "done");
     this.#message = { ...this.#message, figures, state: ended, ...(problem ? { problem } : {}) };
-    return this.#message;
+    return this.message;
   }
 
   #count(delta: ChatDelta, figures: Figures): void {
@@ -56,7 +64,7 @@ export class AnswerWriter {
       if (timings.predicted_per_second !== null) figures.tokensPerSecond = timings.predicted_per_second;
       if (timings.cost_usd !== null) figures.costUsd = timings.cost_usd;
       // until the server counts them at the end: all tokens so far were thinking
-      if (!this.#message.content && delta.reasoning && timings.predicted_n !== null) {
+      if (this.#message.content === this.#before.content && delta.reasoning && timings.predicted_n !== null) {
         figures.thinkingTokens = timings.predicted_n;
       }
     }
@@ -66,6 +74,15 @@ export class AnswerWriter {
     figures.answerTokens = usage.completion_tokens;
     figures.thinkingTokens = usage.completion_tokens_details?.reasoning_tokens ?? 0;
   }
+}
+
+/** The figures of an answer after one more part. */
+function together(before: Figures, part: Figures): Figures {
+  const sums = SUMMED.flatMap((name) => {
+    const found = [before[name], part[name]].filter((value) => value !== undefined);
+    return found.length ? [[name, found.reduce((sum, value) => sum + value, 0)]] : [];
+  });
+  return { ...before, ...part, ...Object.fromEntries(sums) };
 }
 
 /** The calls with one more piece of one of them. */

@@ -35,7 +35,7 @@ export function DraftsPanel({ state }: { state: EngineState }) {
           <p class="draft-share"><b class="number">{percent(now.accepted / now.drafted)}</b> <span class="quiet">of drafts were right</span></p>
           {points.length > 1 && (
             <LineChart
-              label="Share of accepted drafts" height={140} from={0} formatY={percent} formatX={(x) => (x === 0 ? "now" : `−${Math.round(-x)} s`)}
+              label="Share of accepted drafts" height={140} from={0} to={1} formatY={percent} formatX={(x) => (x === 0 ? "now" : `−${Math.round(-x)} s`)}
               series={[{ name: "accepted", points, colour: "var(--series-3)", filled: true }]}
             />
           )}

@@ -6,8 +6,10 @@ import { Button } from "./button";
 import { PAGES, type Page, loadPage, loadedPage } from "./pages";
 import { go, route } from "./router";
 import { SettingsDialog } from "./settings-dialog";
-import { Side, isSideOpen, toggleSide } from "./side";
+import { Side, closeDrawer, isDrawerOpen, isSideOpen, toggleSide } from "./side";
 import { Toasts } from "./toast";
+
+const COVERS = "dialog[open], :popover-open";
 
 export function App() {
   const page = PAGES.find(({ path }) => path === route.value.page);
@@ -20,17 +22,29 @@ export function App() {
     refresh();
     return onReturn(refresh);
   }, []);
+  useEscape();
   return (
     <div class={isSideOpen.value ? "layout" : "layout side-closed"}>
       <Side Aside={shown.module?.Aside} />
       <button class="scrim" type="button" aria-label="Close the side bar" onClick={toggleSide} />
-      <main class="page">
+      <main class="page" inert={isDrawerOpen.value}>
         {page ? <Shown {...shown} /> : <NoPage />}
       </main>
       <SettingsDialog />
       <Toasts />
     </div>
   );
+}
+
+/** Escape closes the drawer of a phone; a dialog or a menu above it takes Escape for itself. */
+function useEscape(): void {
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent) => {
+      if (event.key === "Escape" && isDrawerOpen.peek() && !document.querySelector(COVERS)) closeDrawer();
+    };
+    window.addEventListener("keydown", pressed);
+    return () => window.removeEventListener("keydown", pressed);
+  }, []);
 }
 
 function Shown({ module, failed, again }: ReturnType<typeof useModule>) {

@@ -7,5 +7,5 @@ export { ErrorNotice } from "./notice";
 export { PageHead } from "./page-head";
 export { addressOf, follow, go, route } from "./router";
 export { Segments } from "./segments";
-export { closeDrawer, isSideOpen, toggleSide } from "./side";
+export { closeDrawer, isDrawerOpen, isSideOpen, toggleSide } from "./side";
 export { toast } from "./toast";

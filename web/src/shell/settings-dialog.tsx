@@ -2,8 +2,10 @@
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { connection } from "../api/connection";
-import { apiKey, isKeyKept, setKey } from "../api/key";
+import { apiKey, isKeyKept, setKey, tryKey } from "../api/key";
 import { loadModels } from "../api/models";
+import { giveUnowned } from "../store/database";
+import { owner, ownerOf } from "../store/owner";
 import { Button } from "./button";
 import { Dialog } from "./dialog";
 import { Segments } from "./segments";
@@ -44,19 +46,30 @@ export function SettingsDialog() {
   );
 }
 
+/** Loads the page again, so that nothing of another key's conversations stays in it. */
+async function beginAs(other: string): Promise<void> {
+  if (!owner) await giveUnowned(other).catch(() => undefined); // where storage is forbidden there are none
+  location.reload();
+}
+
 function KeyForm({ onDone }: { onDone: () => void }) {
   const [key, setText] = useState(apiKey.value);
   const [keep, setKeep] = useState(isKeyKept);
   const [problem, setProblem] = useState("");
   const submit = async (event: Event) => {
     event.preventDefault();
-    setKey(key.trim(), keep);
+    const before = apiKey.peek();
+    tryKey(key.trim());
     try {
       await loadModels();
-      onDone();
     } catch (error) {
+      tryKey(before);
       setProblem((error as Error).message);
+      return;
     }
+    setKey(key.trim(), keep);
+    if (ownerOf(key.trim()) === owner) onDone();
+    else await beginAs(ownerOf(key.trim()));
   };
   return (
     <form class="field" onSubmit={submit}>

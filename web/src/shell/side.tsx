@@ -1,7 +1,8 @@
 // The side bar: navigation, what the page adds to it, the state of the server, settings.
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import { PanelLeftClose, Settings } from "lucide";
 import type { FunctionComponent } from "preact";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { connection } from "../api/connection";
 import { servedModel } from "../api/models";
 import { readSetting, writeSetting } from "../store/settings";
@@ -12,6 +13,7 @@ import { addressOf, follow, route } from "./router";
 import { openSettings } from "./settings-dialog";
 
 const narrow = matchMedia("(max-width: 48rem)");
+const isNarrow = signal(narrow.matches);
 
 function atFirst(): boolean {
   return !narrow.matches && readSetting("side", true);
@@ -20,6 +22,7 @@ function atFirst(): boolean {
 /** Open as at the last visit on a wide screen, closed on a phone. */
 export const isSideOpen = signal(atFirst());
 narrow.addEventListener("change", () => {
+  isNarrow.value = narrow.matches;
   isSideOpen.value = atFirst();
 });
 
@@ -33,6 +36,9 @@ export function closeDrawer(): void {
   if (narrow.matches) isSideOpen.value = false;
 }
 
+/** Whether the side covers the page. */
+export const isDrawerOpen = computed(() => isNarrow.value && isSideOpen.value);
+
 const STATES = {
   starting: "Connecting",
   online: "Connected",
@@ -41,8 +47,14 @@ const STATES = {
 };
 
 export function Side({ Aside }: { Aside?: FunctionComponent | undefined }) {
+  const element = useRef<HTMLElement>(null);
+  const isDrawer = isDrawerOpen.value;
+  // the page behind the drawer takes no focus; whoever wants another place in the drawer asks after this
+  useLayoutEffect(() => {
+    if (isDrawer) element.current?.querySelector("button")?.focus();
+  }, [isDrawer]);
   return (
-    <aside class="side" aria-label="Navigation">
+    <aside class="side" aria-label="Navigation" ref={element}>
       <div class="side-head">
         <a class="brand" href={addressOf("")} onClick={(event) => follow(event, "")}>dsv4</a>
         <Button kind="quiet" icon={PanelLeftClose} label="Hide the side bar" onClick={toggleSide} />

@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 import { errorText } from "../api/errors";
 import { all, change, messagesIn } from "./database";
+import { ownName } from "./owner";
 import type { Conversation, Message } from "./types";
 
 /** All of them, the newest first. */
@@ -135,6 +136,6 @@ let channel: BroadcastChannel | undefined;
 
 /** Follows what other tabs change, and tells them of changes here. Called once. */
 export function followOtherTabs(): void {
-  channel ??= new BroadcastChannel("dsv4.conversations");
+  channel ??= new BroadcastChannel(ownName("dsv4.conversations"));
   channel.onmessage = () => void loadConversations();
 }

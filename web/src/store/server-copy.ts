@@ -2,6 +2,7 @@
 // copy and exchanges what changed: other browsers with the same key then have the same conversations.
 import { deleteHistory, hasHistory, listHistory, readHistory, writeHistory } from "../api/history";
 import { conversations, forgetHere, keepHere, messagesOf, onChange } from "./conversations";
+import { ownName } from "./owner";
 import { readSetting, writeSetting } from "./settings";
 import type { Conversation, Message } from "./types";
 
@@ -13,7 +14,7 @@ export interface Document {
 
 /** After the last change a conversation waits this long, so that an answer being written is sent once. */
 const REST = 3000;
-const TAGS = "server-copy";
+const TAGS = ownName("server-copy");
 
 const waiting = new Map<string, ReturnType<typeof setTimeout>>();
 let isOn = false;

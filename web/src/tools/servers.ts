@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 import { errorText } from "../api/errors";
 import { type AllowedMcp, type McpAddress, McpTransport, allowedMcp } from "../api/mcp";
+import { ownName } from "../store/owner";
 import { readSetting, writeSetting } from "../store/settings";
 import type { ToolChoice } from "../store/types";
 import { BUILT_IN_TOOLS } from "./built-in";
@@ -26,6 +27,8 @@ interface Added {
 }
 
 const CONNECT_SECONDS = 130;
+const ADDED = ownName("mcp.added");
+const tokenOf = (server: string): string => ownName(`mcp.token.${server}`);
 
 export const servers = signal<readonly Server[]>([]);
 /** Sites of which the user may add servers. */
@@ -51,11 +54,11 @@ function listed({ servers: list }: AllowedMcp): Server[] {
 }
 
 function added(): Server[] {
-  return readSetting<Added[]>("mcp.added", []).map(offAdded);
+  return readSetting<Added[]>(ADDED, []).map(offAdded);
 }
 
 function offAdded({ name, url }: Added): Server {
-  const token = readSetting(`mcp.token.${name}`, "", { session: true });
+  const token = readSetting(tokenOf(name), "", { session: true });
   return off(name, "added", { url, own: false, ...(token ? { token } : {}) });
 }
 
@@ -112,8 +115,8 @@ export function addServer(url: string, token: string): string {
   const base = address.host.replace(/[^A-Za-z0-9_-]+/g, "-").slice(0, 28);
   let name = base;
   for (let number = 2; names.has(name); number += 1) name = `${base}-${number}`;
-  writeSetting("mcp.added", [...readSetting<Added[]>("mcp.added", []), { name, url }]);
-  writeSetting(`mcp.token.${name}`, token || null, { session: true });
+  writeSetting(ADDED, [...readSetting<Added[]>(ADDED, []), { name, url }]);
+  writeSetting(tokenOf(name), token || null, { session: true });
   servers.value = [...servers.value, offAdded({ name, url })];
   return name;
 }
@@ -121,8 +124,8 @@ export function addServer(url: string, token: string): string {
 /** Forgets a server that the user added. */
 export function removeServer(name: string): void {
   disconnect(name);
-  writeSetting("mcp.added", readSetting<Added[]>("mcp.added", []).filter((one) => one.name !== name));
-  writeSetting(`mcp.token.${name}`, null, { session: true });
+  writeSetting(ADDED, readSetting<Added[]>(ADDED, []).filter((one) => one.name !== name));
+  writeSetting(tokenOf(name), null, { session: true });
   servers.value = servers.value.filter((one) => one.name !== name);
 }
 
