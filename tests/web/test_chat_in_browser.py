@@ -21,6 +21,7 @@ SUM = "What is the sum of 347 and 285?"
 STORY = "Write a long story"
 
 
+# of answers text_content is read: inner_text has nothing of a section that the browser has not laid out yet
 def button(page: Any, name: str) -> Any:
     return page.get_by_role("button", name=name, exact=True)
 
@@ -82,10 +83,10 @@ def test_a_question_is_answered_and_kept(page: Any) -> None:
     reads(page, ".figures", "prompt 19, 7 cached")
     page.reload()
     answered(page)
-    assert page.locator(".answer strong").first.inner_text() == "632"
+    assert page.locator(".answer strong").first.text_content() == "632"
     ask(page, "Show the prompt")
     answered(page, 2)
-    text = page.locator(".answer").nth(1).inner_text()
+    text = page.locator(".answer").nth(1).text_content()
     assert SUM in text
     assert "The sum is" in text
     assert page.locator(".entry").count() == 1
@@ -104,7 +105,7 @@ def test_stopping_and_answering_again(page: Any) -> None:
     reads(page, ".answer", "Sentence 3 of")
     button(page, "Stop").click()
     reads(page, ".outcome", "You stopped this answer.")
-    first = page.locator(".answer .markdown").inner_text()
+    first = page.locator(".answer .markdown").text_content()
     assert "Sentence 399" not in first
     button(page, "Answer again").click()
     reads(page, ".answer", "Sentence 3 of")
@@ -113,7 +114,7 @@ def test_stopping_and_answering_again(page: Any) -> None:
     assert page.locator(".siblings").inner_text().split() == ["2", "/", "2"]
     button(page, "Previous version").click()
     reads(page, ".siblings", "1 / 2")
-    assert page.locator(".answer .markdown").inner_text() == first
+    assert page.locator(".answer .markdown").text_content() == first
 
 
 def test_an_answer_that_was_cut_goes_on(page: Any) -> None:
@@ -123,22 +124,22 @@ def test_an_answer_that_was_cut_goes_on(page: Any) -> None:
     page.get_by_role("radio", name="Off").check()
     ask(page, "Show the prompt")
     reads(page, ".outcome", "cut off at the limit")
-    begun = page.locator(".answer .markdown").inner_text()
+    begun = page.locator(".answer .markdown").text_content()
     tokens = int(page.locator(".figures").inner_text().split()[0])
     with page.expect_request("**/v1/chat/completions") as sent:
         button(page, "Continue").click()
     last = sent.value.post_data_json["messages"][-1]
     assert (last["role"], last["prefix"], last["content"].startswith(begun[:9])) == ("assistant", True, True)
     page.wait_for_function(
-        "length => document.querySelector('.answer .markdown').innerText.length > length", arg=len(begun)
+        "length => document.querySelector('.answer .markdown').textContent.length > length", arg=len(begun)
     )
     answered(page)
-    assert page.locator(".answer .markdown").inner_text().startswith(begun)
+    assert page.locator(".answer .markdown").text_content().startswith(begun)
     assert page.locator(".siblings").count() == 0
     assert int(page.locator(".figures").inner_text().split()[0]) > tokens
     page.reload()
     answered(page)
-    assert page.locator(".answer .markdown").inner_text().startswith(begun)
+    assert page.locator(".answer .markdown").text_content().startswith(begun)
 
 
 def test_editing_makes_a_branch(page: Any) -> None:
@@ -240,7 +241,7 @@ def test_a_server_that_dies_and_comes_back(page: Any, site: ChatSite) -> None:
     site.kill()
     try:
         reads(page, ".notice.bad", "The connection broke off in the middle of the answer.")
-        assert "Sentence 3 of" in page.locator(".answer .markdown").inner_text()
+        assert "Sentence 3 of" in page.locator(".answer .markdown").text_content()
         page.locator(".dot.offline").wait_for()
         page.get_by_role("button", name="Try again").click()
         reads(page, ".notice.bad", "The server does not answer. It may have stopped, or it is starting.")

@@ -234,14 +234,14 @@ def test_tables_maths_lists_and_code_while_they_are_written(page: Any, site: Sit
     assert answer.locator("td.to-right").count() == 6
     assert answer.locator("ol > li > ul > li > ul > li").count() == 1
     code = answer.locator("ol > li figure.code pre").first
-    assert code.inner_text() == "def softmax(x):\n    z = x - max(x)\n    return [exp(v) for v in z]\n"
+    assert code.text_content() == "def softmax(x):\n    z = x - max(x)\n    return [exp(v) for v in z]\n"
     answer.locator(".maths.display").first.scroll_into_view_if_needed()
     answer.locator(".katex-display math").first.wait_for(state="attached")
     answer.locator(".hljs-keyword").first.wait_for()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     answer.get_by_role("button", name="Copy the code").first.click()
     answer.get_by_text("Copied").wait_for()
-    assert page.evaluate("() => navigator.clipboard.readText()") == code.inner_text()
+    assert page.evaluate("() => navigator.clipboard.readText()") == code.text_content()
 
 
 def test_a_long_conversation_scrolls(page: Any, site: Site, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import { Composer } from "./composer";
 import { announcement, branch, conversation, openConversation, running, startNew } from "./session";
 import { ShortcutList, useShortcuts } from "./shortcuts";
 import { Talk } from "./talk";
-import { Welcome } from "./welcome";
+import { Suggestions, Welcome } from "./welcome";
 
 export { ConversationList as Aside } from "./conversation-list";
 
@@ -37,6 +37,7 @@ export default function ChatPage() {
       <FileDrop>
         {branch.value.length ? <Talk key={conversation.value.id} /> : <Welcome />}
         <Composer key={`composer-${conversation.value.id}`} />
+        {!branch.value.length && <Suggestions />}
       </FileDrop>
       <ChatSettings open={settings} onClose={() => setSettings(false)} />
       <ShortcutList />
