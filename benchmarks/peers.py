@@ -4,8 +4,9 @@ another measures.
     .venv/bin/python benchmarks/peers.py FOLDER --gguf FILE --llama PYTHON --flyweight PYTHON [--transformers]
         [--prompt 512] [--decode 64] [--rounds 3] [--json benchmarks/results.jsonl]
 
-FOLDER is a checkpoint in the released layout, FILE the same by `dsv4 convert FOLDER FILE.gguf`. PYTHON is an interpreter that has xllamacpp, or flyweight-llm with jinja2. Ours runs in release numerics; transformers with
-weights dequantised to fp32, because its FP8 needs a GPU and bf16 products are slow on CPUs without AVX512_BF16. Random
+FOLDER is a checkpoint in the released layout, FILE the same by `dsv4 convert FOLDER FILE.gguf`. PYTHON is an
+interpreter that has xllamacpp, or flyweight-llm with jinja2. Ours runs in release numerics; transformers with weights
+dequantised to fp32, because its FP8 needs a GPU and bf16 products are slow on CPUs without AVX512_BF16. Random
 prompts, a new one every round; flyweight takes text only and gets random words, counted as it counts them. One whole
 round warms each engine up, and the order turns by one every round. Medians count; nothing is judged. A rate that the
 measured times cannot give (more tokens took no longer) is none, shown as -, and counts for nothing.
