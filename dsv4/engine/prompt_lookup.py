@@ -3,6 +3,8 @@ earlier in its prompt or answer, the tokens after that place are the draft.
 
 The place is the one with the longest match. How often a match of that length was continued rightly is counted for each
 request, also for tokens that were not drafted, so a text that does not repeat itself costs no rows of a step.
+
+Legend: T tokens.
 """
 
 from array import array
