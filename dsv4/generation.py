@@ -275,12 +275,13 @@ class TokenTrace:
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
     """How far a prompt is: `done` of `total` tokens, `reused` of them from the prefix cache; `eta`: seconds to go, None
-    while not known."""
+    while not known; `seconds`: since the engine began with it, None if it does not tell."""
 
     done: int
     total: int
     reused: int
     eta: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dsv4.config import ModelConfig
     from dsv4.server import Settings
     from dsv4.server.accounts.ledger import Ledger
+    from dsv4.server.accounts.tracing import Tracing
     from dsv4.server.storage.history import History
     from dsv4.server.storage.responses import StoredResponses
 
@@ -134,13 +135,14 @@ def _close(
     ledger: "Ledger | None",
     history: "History | None",
     responses: "StoredResponses | None",
+    tracing: "Tracing | None",
 ) -> int:
     """End the engine and all that is written. Returns the number of rows of usage that could not be written."""
     # a further signal must not interrupt the writing of usage
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     model.service.close()
-    for written in (history, responses):
+    for written in (history, responses, tracing):
         if written is not None:
             written.close()
     return ledger.close() if ledger is not None else 0

@@ -10,6 +10,7 @@ from dsv4.cli.flags import at_least
 if TYPE_CHECKING:
     from dsv4.server import Keys, Settings
     from dsv4.server.accounts.ledger import Ledger
+    from dsv4.server.accounts.tracing import Tracing
     from dsv4.server.storage.history import History
     from dsv4.server.storage.responses import StoredResponses
 
@@ -22,6 +23,7 @@ class ServerFiles(TypedDict):
     ledger: "Ledger | None"
     history: "History | None"
     responses: "StoredResponses | None"
+    tracing: "Tracing | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,13 @@ class ServerFlags:
         JSON file of MCP servers (`mcpServers`) that the web chat may use; no other program can be started.
     runs
         Folder of training runs, whose curves the page `/training` draws while they run.
+    otel
+        Address of an OpenTelemetry collector (http://127.0.0.1:4318) that gets a trace of each answer, or `env`: as the
+        variables OTEL_EXPORTER_OTLP_* say. Needs the extra `otel`.
+    otel_sample
+        The share of traces that is kept, above 0 and at most 1. Default: as the variable OTEL_TRACES_SAMPLER says, all.
+    otel_content
+        Traces hold the texts of prompts and answers too; without it they hold counts and times only.
     """
 
     keys: Path | None = None
@@ -83,6 +92,9 @@ class ServerFlags:
     cors: tuple[str, ...] = ()
     mcp: Path | None = None
     runs: Path | None = None
+    otel: str | None = None
+    otel_sample: float | None = None
+    otel_content: bool = False
 
     def settings(self, host: str) -> "Settings":
         """The settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
@@ -132,7 +144,17 @@ class ServerFlags:
             "ledger": None if str(self.ledger) == OFF else Ledger(self.ledger or default_ledger()),
             "history": None if self.history is None else History(self.history),
             "responses": None if self.store is None else StoredResponses(self.store, limits),
+            "tracing": self._tracing(),
         }
+
+    def _tracing(self) -> "Tracing | None":
+        if self.otel is None:
+            if self.otel_sample is not None or self.otel_content:
+                raise ValueError("--otel-sample and --otel-content need --otel ADDRESS")
+            return None
+        from dsv4.server.accounts.tracing import Tracing
+
+        return Tracing.to(self.otel, share=self.otel_sample, content=self.otel_content)
 
 
 def read_keys(file: Path | None, variable: str) -> "Keys":

@@ -434,9 +434,9 @@ class Engine:
             return
         done, total = done or request.cached, request.prompt_length
         assert request.started is not None
-        fresh = done - request.reused
-        eta = (self._clock() - request.started) / fresh * (total - done) if fresh > 0 else None
-        event = TokenEvent(None, progress=PromptProgress(done, total, request.reused, eta))
+        fresh, seconds = done - request.reused, self._clock() - request.started
+        eta = seconds / fresh * (total - done) if fresh > 0 else None
+        event = TokenEvent(None, progress=PromptProgress(done, total, request.reused, eta, seconds))
         self._events.append((request, event))
 
     def _keep(self, request: Request, length: int, *, always: bool = False) -> None:

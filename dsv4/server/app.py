@@ -20,6 +20,7 @@ from starlette.routing import Route
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingDefaults, TokenGenerator
 from dsv4.server.accounts.ledger import Ledger
+from dsv4.server.accounts.tracing import Tracing
 from dsv4.server.admin.inspector import inspection
 from dsv4.server.admin.routes import AdminRoutes
 from dsv4.server.backend import Backend, Settings
@@ -83,13 +84,14 @@ def create_app(
     facts: Mapping[str, object] = MappingProxyType({}),
     pages: Path = APP,
     architecture: Callable[[], Mapping[str, Any]] | None = None,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
     counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does. history: keeps the
     conversations of the chat page, None = the page does. responses: stores Responses. facts: of the loaded model, for
     `/props`. pages: folder of the bundled pages; without them `/` is the plain chat page. architecture: describes the
-    model for its page; it is called once, in a thread, when the page is first asked for.
+    model for its page; called once, in a thread. tracing: takes the spans of answers and of tools that the server runs.
     `app.state.backend` is the `Backend` that the requests share. Closes none of its arguments.
     """
     backend = Backend(
@@ -104,6 +106,7 @@ def create_app(
         responses=responses,
         facts=facts,
         architecture=architecture,
+        tracing=tracing,
     )
     files, tools = page_files(pages), McpSessions(settings.mcp, len(settings.keys.entries))
     app = Starlette(
@@ -159,7 +162,13 @@ async def _lifespan(tools: McpSessions, app: Starlette) -> AsyncIterator[None]:
 
 def _tool_routes(backend: Backend, tools: McpSessions) -> list[Route]:
     settings = backend.settings
-    bridge = McpRoutes(tools, backend.bodies, body_seconds=settings.body_seconds, keep_alive=settings.keep_alive)
+    bridge = McpRoutes(
+        tools,
+        backend.bodies,
+        body_seconds=settings.body_seconds,
+        keep_alive=settings.keep_alive,
+        traced=None if backend.tracing is None else backend.tracing.tool,
+    )
     return bridge.routes()
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from dsv4.observe import log
 from dsv4.server.backend.models import DEPRECATED, RETIRED, THINK_MAX_CONTEXT
 from dsv4.server.dialects.run import Run
+from dsv4.server.dialects.spans import AnswerSpans
 from dsv4.server.wire.errors import ApiError
 from dsv4.server.wire.failures import as_api_error, error_body
 from dsv4.server.wire.names import short_name
@@ -22,6 +23,9 @@ async def respond(request: Request, run: Run) -> Response:
     request.state.report = run.report
     seconds = job.backend.settings.keep_alive
     model = job.request.model
+    if (tracing := job.backend.tracing) is not None:
+        for each in run.jobs:
+            each.spans = AnswerSpans.begin(tracing, each, request.headers, streaming=run.streaming)
     headers = {}
     if model in DEPRECATED:
         headers["deprecation"] = RETIRED

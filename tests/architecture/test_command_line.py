@@ -48,7 +48,7 @@ ASKING_FLAGS = "mode data samples limit seed concurrency lengths since until max
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
-    "history cors mcp runs"
+    "history cors mcp runs otel otel_sample otel_content"
 )
 
 

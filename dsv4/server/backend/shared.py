@@ -12,6 +12,7 @@ from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.accounts.metrics import Metrics
 from dsv4.server.accounts.prices import Prices
 from dsv4.server.accounts.rates import TokenRates
+from dsv4.server.accounts.tracing import Tracing
 from dsv4.server.backend.active import ActiveAnswer
 from dsv4.server.backend.endable import Endable
 from dsv4.server.backend.replay import Replays
@@ -63,8 +64,8 @@ class Backend:
     """One model and everything that outlives a request. counters: numbers of the engine for the metrics page; ledger:
     records usage; history: keeps the conversations of the chat page; responses: stores Responses; None = nothing does.
     facts: of the loaded model, for the description. architecture: describes the model for its page; called once, in a
-    thread. running: answers that are being generated; active: those by id, each as a function that tells how far it
-    is."""
+    thread. tracing: takes the spans of answers, None = there are none. running: answers that are being generated;
+    active: those by id, each as a function that tells how far it is."""
 
     generator: Endable
     tokenizer: Tokenizer
@@ -79,6 +80,7 @@ class Backend:
     responses: StoredResponses | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     architecture: Callable[[], Mapping[str, Any]] | None = None
+    tracing: Tracing | None = None
     rates: TokenRates = field(default_factory=TokenRates)
     active: dict[str, Callable[[], ActiveAnswer]] = field(default_factory=dict)
     grammars: Grammars = field(init=False)

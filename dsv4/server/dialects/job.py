@@ -27,6 +27,7 @@ from dsv4.server.backend.models import check_model
 from dsv4.server.dialects.constraints import constraint
 from dsv4.server.dialects.prompt import begun, cache_points, encode
 from dsv4.server.dialects.request import GenerationRequest
+from dsv4.server.dialects.spans import AnswerSpans
 from dsv4.server.guard.sizes import check_fits
 from dsv4.server.wire.errors import ApiError, ContextOverflow, busy
 
@@ -45,6 +46,7 @@ class AnswerJob:
     `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt;
     drafted, accepted: tokens of the answer that had a draft, and those whose draft was right.
     repeats: another job has the same prompt and accounts for it, and for the requests that all of them count as.
+    spans: record it for OpenTelemetry, None = nothing does.
     """
 
     backend: Backend
@@ -62,6 +64,7 @@ class AnswerJob:
     accepted: int = 0
     tokens: list[int] = field(default_factory=list)
     call_ids: list[str] = field(default_factory=list)
+    spans: AnswerSpans | None = None
     _began: float = field(default_factory=time.perf_counter)
     _first_token: float | None = None
     _counted: int = 0  # tokens of the prompt that are reused or in the rates
@@ -131,6 +134,9 @@ class AnswerJob:
         if self._entered:
             limits.leave(key, self._entered)
             self._entered = 0
+        if self.spans is not None:
+            spans, self.spans = self.spans, None
+            spans.end(self, self._fault)
         if self._events is None:
             return
         events, waiting, self._events, self._next = self._events, self._next, None, None
@@ -209,6 +215,15 @@ class AnswerJob:
         """The tokens of the prompt that this job accounts for, and the cached ones among them."""
         return (0, 0) if self.repeats else (len(self.prompt), self.reused)
 
+    @property
+    def _fault(self) -> str | None:
+        """Why the answer did not finish, None if it did."""
+        if self._refused or self._events is None:  # by the engine, or by a limit of the key
+            return "refused"
+        if self._failed:
+            return ENGINE_ERROR
+        return None if self.answer.over else "abort"
+
     def _started(self) -> AsyncIterator[TokenEvent]:
         """The events of the engine, which begins its work with the first call. Raises ApiError 429, and 400 for more
         answers than the key may have."""
@@ -262,12 +277,15 @@ class AnswerJob:
                 self.accepted += event.draft == event.token
             self._first_token = self._first_token or time.perf_counter()
         try:
-            return self.answer.step(event)
+            step = self.answer.step(event)
         except ValueError as error:
             # a model may have more rows than its tokenizer has tokens, and may sample one of these rows
             raise ApiError(
                 500, f"the model wrote what its tokenizer cannot read: {error}", code=ENGINE_ERROR
             ) from error
+        if self.spans is not None:
+            self.spans.saw(self, event, step)
+        return step
 
     def _count(self, done: int) -> None:
         """So many tokens of the prompt are in the cache: those that were computed since the last call are counted."""

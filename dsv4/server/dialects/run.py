@@ -20,6 +20,11 @@ class Run(ABC):
     job: AnswerJob
     streaming: bool
 
+    @property
+    def jobs(self) -> tuple[AnswerJob, ...]:
+        """The job of each answer."""
+        return (self.job,)
+
     @abstractmethod
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a JSON object."""

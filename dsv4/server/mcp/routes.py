@@ -5,7 +5,8 @@ every further message; a request is answered by a stream of events that ends wit
 GET is 405: what belongs to no request comes with the next stream.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -17,18 +18,30 @@ from dsv4.server.mcp.sessions import McpSessions
 from dsv4.server.wire.body import Bodies
 from dsv4.server.wire.errors import ApiError, invalid
 from dsv4.server.wire.json import decode
+from dsv4.server.wire.names import short_name
 from dsv4.server.wire.response import EventStream, json_response, race_disconnect
 from dsv4.server.wire.sse import event
 
+Traced = Callable[[str, Mapping[str, str]], AbstractContextManager[None]]
 SESSION = "mcp-session-id"
 # arguments of a call, for which a model wrote the text
 MOST_BODY_BYTES = 4 << 20
 
 
 class McpRoutes:
-    """The routes of one server's bridge. body_seconds, keep_alive: as in `Settings`."""
+    """The routes of one server's bridge. body_seconds, keep_alive: as in `Settings`. traced: what runs around a call of
+    a tool, with the tool's name and the headers of the request; None = nothing does."""
 
-    def __init__(self, sessions: McpSessions, bodies: Bodies, *, body_seconds: float, keep_alive: float) -> None:
+    def __init__(
+        self,
+        sessions: McpSessions,
+        bodies: Bodies,
+        *,
+        body_seconds: float,
+        keep_alive: float,
+        traced: Traced | None = None,
+    ) -> None:
+        self._traced = traced
         self._sessions, self._bodies = sessions, bodies
         self._body_seconds, self._keep_alive = body_seconds, keep_alive
 
@@ -59,7 +72,10 @@ class McpRoutes:
             return Response(status_code=202)
         if process.knows(message["id"]):
             raise invalid("id", f"a request with the id {message['id']!r:.60} is not answered yet")
-        return EventStream(_events(process, message), seconds=self._keep_alive)
+        events = _events(process, message)
+        if self._traced is not None and message["method"] == "tools/call":
+            events = _within(self._traced(tool_name(message), request.headers), events)
+        return EventStream(events, seconds=self._keep_alive)
 
     async def close(self, request: Request) -> Response:
         name, key = request.path_params["name"], getattr(request.state, "key", "")
@@ -101,6 +117,21 @@ def check_origin(request: Request) -> None:
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
     if origin is not None and origin.partition("://")[2] != host:
         raise ApiError(403, f"origin: only pages of this server may use tools, got {origin!r:.80}", code="forbidden")
+
+
+def tool_name(message: Message) -> str:
+    """The tool that a message calls, cut to a name's length."""
+    params = message.get("params")
+    return short_name(str(params.get("name", "")) if isinstance(params, dict) else "")
+
+
+async def _within(
+    around: AbstractContextManager[None], events: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    with around:
+        async with aclosing(events):
+            async for each in events:
+                yield each
 
 
 async def _events(process: McpProcess, message: Message) -> AsyncGenerator[bytes, None]:
