@@ -89,9 +89,9 @@ def create_app(
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
     counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does. history: keeps the
-    conversations of the chat page, None = the page does. responses: stores Responses. facts: of the loaded model, for
-    `/props`. pages: folder of the bundled pages; without them `/` is the plain chat page. architecture: describes the
-    model for its page; called once, in a thread. tracing: takes the spans of answers and of tools that the server runs.
+    conversations of the chat page, None = the page does. responses: stores Responses. facts: of it, for `/props`.
+    pages: folder of the bundled pages; without them `/` is the plain chat page. architecture: describes the model for
+    its page; called once, in a thread. tracing: takes the spans of answers and tools.
     `app.state.backend` is the `Backend` that the requests share. Closes none of its arguments.
     """
     backend = Backend(
@@ -116,20 +116,18 @@ def create_app(
             *_tool_routes(backend, tools),
             *page_routes(files, settings.mcp.origins),
         ],
-        middleware=[
-            Middleware(
-                GuardMiddleware,
-                admission=backend.admission,
-                open_paths=frozenset(files),
-                responses=backend.metrics.responses,
-            )
-        ],
+        middleware=[_guard(backend, frozenset(files))],
         exception_handlers=HANDLERS,
         lifespan=partial(_lifespan, tools),
     )
     app.router.redirect_slashes = False
     app.state.backend = backend
     return app
+
+
+def _guard(backend: Backend, open_paths: frozenset[str]) -> Middleware:
+    responses = backend.metrics.responses
+    return Middleware(GuardMiddleware, admission=backend.admission, open_paths=open_paths, responses=responses)
 
 
 def _post_routes(backend: Backend) -> Iterable[Route]:
