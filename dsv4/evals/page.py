@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dsv4.evals.heat_map import heat_map_html
 from dsv4.evals.kept import ANSWERS, KeptAnswer
 from dsv4.evals.result import comparison, shown
 from dsv4.verify.html import document, table
@@ -19,6 +20,8 @@ def page(result: Mapping[str, Any], answers: Sequence[KeptAnswer]) -> str:
     body = [f'<p class="quiet">{escape(result["about"])}</p>', _verdict(result)]
     if "score" in result:
         body += [_figures(result), _published(result)]
+    if "map" in result:
+        body.append(f"<h2>Map, per cent</h2>{heat_map_html(result['map'])}")
     if "comparison" in result:
         body.append(f"<h2>Comparison</h2><p>{escape(comparison(result['comparison']))}</p>")
     body += [_settings(result), *_transcripts(answers)]

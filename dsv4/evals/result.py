@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4.evals import statistics
+from dsv4.evals.heat_map import heat_map
 from dsv4.evals.kept import KeptAnswer, read_run
 from dsv4.evals.suite import Graded, Suite
 
@@ -42,6 +43,8 @@ def result_of(
     found["figures"] = statistics.figures(graded)
     if suite.summary is not None:
         found["figures"] |= dict(suite.summary(graded))
+    if suite.axes is not None:
+        found["map"] = heat_map(graded, suite.axes)
     found["tokens"] = {
         "prompt": sum(one.prompt_tokens for one in graded),
         "answer": sum(one.tokens for one in graded),

@@ -126,6 +126,15 @@ def test_codeforces_programs() -> None:
     assert codeforces.SUITE.score(item, Answer("no code")).value == 0
 
 
+def test_every_problem_knows_the_people_of_its_contest() -> None:
+    found = items(codeforces.SUITE)
+    assert all(len(item.data["people"]) == 40 for item in found)
+    assert found[0].data["people"] == found[2].data["people"] != found[3].data["people"]
+    assert codeforces.SUITE.join is not None
+    with pytest.raises(ValueError, match="people: contest 'x' has none"):
+        codeforces.SUITE.join([{"contest": "x", "problem": "A"}])
+
+
 def test_the_rating_of_a_run() -> None:
     def graded(values: dict[str, list[int]]) -> list[Graded]:
         people = [[1500.0, 900.0], [1500.0, 0.0]]

@@ -1,7 +1,11 @@
 """Maps of two properties."""
 
 from dsv4.evals.heat_map import heat_map, heat_map_html
+from dsv4.evals.kept import KeptAnswer
+from dsv4.evals.page import page
+from dsv4.evals.result import result_of
 from dsv4.evals.suite import Graded
+from dsv4.evals.suites.needle import SUITE
 
 
 def graded(length: int, depth: int, value: float) -> Graded:
@@ -25,3 +29,14 @@ def test_names_are_escaped_and_keep_their_order() -> None:
     found = heat_map(tasks, ("task", "length"))
     assert found["rows"] == ["z", "<b>", "a"]
     assert "&lt;b&gt;" in heat_map_html(found)
+
+
+def test_the_report_of_a_suite_with_axes_has_the_map() -> None:
+    answers = [KeptAnswer(graded(4096, depth, float(depth < 50))) for depth in (0, 50, 100)]
+    identity = {
+        "suite": "needle", "mode": "high", "model": "m", "data": {"origin": "o", "revision": "", "sha256": {}},
+        "grader": "rule", "seed": 0, "temperature": 1, "max_tokens": 9, "samples": 1,
+    }  # fmt: skip
+    result = result_of(SUITE, identity, answers, 3, facts={})
+    assert result["map"]["values"] == [[100.0, 0.0, 0.0]]
+    assert heat_map_html(result["map"]) in page(result, answers)

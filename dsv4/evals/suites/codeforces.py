@@ -24,6 +24,16 @@ ANSWERS = 32
 _RECORD = ("contest", "problem", "points", "solvers", "people")
 
 
+def _join(rows: Sequence[Row]) -> list[Row]:
+    """Each problem with the people of its contest: some may be left out of a run. Raises ValueError for a contest
+    without people."""
+    people = {row["contest"]: row["people"] for row in rows if row.get("people")}
+    for row in rows:
+        if row["contest"] not in people:
+            raise ValueError(f"--data: people: contest {row['contest']!r} has none")
+    return [{**row, "people": people[row["contest"]]} for row in rows]
+
+
 def _item(row: Row, ask: Ask) -> Item:
     data = {name: row.get(name, []) for name in _RECORD}
     name, hidden = f"{row['contest']}-{row['problem']}", {"tests": row["tests"]}
@@ -39,16 +49,15 @@ def _score(item: Item, answer: Answer) -> Score:
 
 
 def contests_of(graded: Sequence[Graded]) -> list[Contest]:
-    """The contests whose problems were asked. Raises ValueError for one without people."""
+    """The contests whose problems were asked."""
     problems: dict[str, dict[str, ContestProblem]] = defaultdict(dict)
     people: dict[str, list[tuple[float, float]]] = {}
     for each in graded:
         data = each.data
         solvers = [(tries, points) for tries, points in data["solvers"]]
         problems[data["contest"]][data["problem"]] = ContestProblem(data["problem"], data["points"], solvers)
-        if data["people"]:
-            people[data["contest"]] = [(rating, points) for rating, points in data["people"]]
-    return [Contest(name, [*found.values()], people.get(name, ())) for name, found in problems.items()]
+        people[data["contest"]] = [(rating, points) for rating, points in data["people"]]
+    return [Contest(name, [*found.values()], people[name]) for name, found in problems.items()]
 
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
@@ -105,6 +114,7 @@ SUITE = Suite(
     item=_item,
     score=_score,
     summary=_summary,
+    join=_join,
     generate=_generate,
     samples=ANSWERS,
     files=("codeforces*.jsonl", "*.jsonl"),
