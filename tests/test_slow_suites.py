@@ -11,11 +11,14 @@ from tests.conftest import ROOT
 from tests.slow_suites import SUITES, Outcome, Suite, chosen, main, table
 
 
+SLOW = ("pytest.mark." + "slow", "= BROWSER_" + "MARKS")  # tests/web/browsers.py has the second
+
+
 def test_every_slow_test_is_in_one_suite() -> None:
     marked = {
         file.relative_to(ROOT / "tests").as_posix()
         for file in (ROOT / "tests").rglob("test_*.py")
-        if "pytest.mark." + "slow" in file.read_text(encoding="utf-8")
+        if any(mark in file.read_text(encoding="utf-8") for mark in SLOW)
     }
     assert marked == {file for suite in SUITES for file in suite.files}
     assert sum(len(suite.files) for suite in SUITES) == len(marked)
