@@ -10,7 +10,6 @@ from tests import slow_suites
 from tests.conftest import ROOT
 from tests.slow_suites import SUITES, Outcome, Suite, chosen, main, table
 
-
 SLOW = ("pytest.mark." + "slow", "= BROWSER_" + "MARKS")  # tests/web/browsers.py has the second
 
 
