@@ -13,7 +13,7 @@ COLOURS = ("#8a8f98", "#2f6fde", "#12a150", "#d9480f", "#7a3fc4")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: `lines` maps a label to values evenly spaced along the contexts; `ticks` label these, first to last;
+    """One chart: `lines` maps a label to values evenly spaced along the axis; `ticks` label these, first to last;
     `notes` follow the labels of the lines."""
 
     title: str
@@ -21,6 +21,7 @@ class Panel:
     lines: dict[str, list[float]]
     ticks: tuple[str, ...] = ("0", "256K", "512K", "768K", "1024K")
     notes: dict[str, str] = field(default_factory=dict)
+    axis: str = "context, tokens"
 
 
 def speed_svg(rows: Sequence["Speed"]) -> str:
@@ -61,7 +62,7 @@ def _panel(panel: Panel, left: int) -> str:
         x = left + PLOT_W * i / max(1, len(panel.ticks) - 1)
         parts.append(f'<text x="{x:.1f}" y="{TOP + PLOT_H + 20}" text-anchor="middle" fill="#666">{tick}</text>')
     parts.append(
-        f'<text x="{left + PLOT_W / 2}" y="{TOP + PLOT_H + 42}" text-anchor="middle" fill="#666">context, tokens</text>'
+        f'<text x="{left + PLOT_W / 2}" y="{TOP + PLOT_H + 42}" text-anchor="middle" fill="#666">{panel.axis}</text>'
     )
     for i, (label, values) in enumerate(panel.lines.items()):
         colour = COLOURS[i % len(COLOURS)]
@@ -69,6 +70,9 @@ def _panel(panel: Panel, left: int) -> str:
             f"{left + PLOT_W * j / max(1, len(values) - 1):.1f},{TOP + PLOT_H * (1 - value / top):.1f}"
             for j, value in enumerate(values)
         )
+        if len(values) == 1:  # a line of one point would not be seen
+            x, height = points.split(",")
+            parts.append(f'<circle cx="{x}" cy="{height}" r="4" fill="{colour}"/>')
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         y = TOP + 16 + 19 * i
         parts.append(f'<rect x="{left + 14}" y="{y - 9}" width="14" height="4" fill="{colour}"/>')

@@ -31,9 +31,10 @@ VERBS = {
     "grpo": "Make a specialist by reinforcement learning, or go on with such a run.",
     "recipe": "Make a model from nothing: every stage of a chain, or those that are left.",
     "distill": "Make one student from several teachers, or go on with such a run.",
-    "bench": "Measure prefill and decode speed by context length.",
+    "bench": "Measure prefill and decode speed by context length; `bench serve URL`: servers under load.",
     "completion": "Completion of verbs and flags for bash, zsh or fish.",
 }
+GROUPS = {"bench"}  # verbs with verbs of their own
 # in torch's message about memory that it cannot allocate
 NO_MEMORY = "can't allocate memory"
 
@@ -48,7 +49,7 @@ def make_app() -> "App":
         version=dsv4.__version__,
     )
     for verb, summary in VERBS.items():
-        app.command(f"dsv4.cli.{verb}:{verb}", name=verb, help=summary)
+        app.command(f"dsv4.cli.{verb}:{'app' if verb in GROUPS else verb}", name=verb, help=summary)
     return app
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from dsv4.cli.engine_flags import EngineFlags, naming_flags
 from dsv4.cli.flags import at_least, to_stderr, writable
@@ -41,7 +41,8 @@ def bench(
 ) -> None:
     """Measure prefill and decode tokens/s at several context lengths, one sequence, random tokens. `dsv4 bench kernels`
     measures the native kernels beside memory bandwidth and torch instead, `dsv4 bench model FOLDER` a whole model
-    beside the bytes it reads and torch's matrix product, and several streams beside one.
+    beside the bytes it reads and torch's matrix product, and several streams beside one. `dsv4 bench serve URL`
+    measures servers under load.
 
     Parameters
     ----------
@@ -203,3 +204,8 @@ def _show(row: "Speed", rows: "list[Speed]") -> None:
         f"peak {row.peak_bytes / 2**20:>8,.0f} MiB{ratio}",
         flush=True,
     )
+
+
+app = App(name="bench")
+app.default(bench)
+app.command("dsv4.cli.bench_serve:bench_serve", name="serve")

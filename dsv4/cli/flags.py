@@ -1,6 +1,9 @@
 """Checks of flags that several commands share, before the model is loaded. The messages name the flag as typed."""
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,18 @@ def at_least(least: int, **flags: int | None) -> None:
     for name, value in flags.items():
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """While entered, a ValueError that begins with the name of an argument names its flag instead."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(r"([a-z]\w*)(?= must )", str(error))
+        if type(error) is not ValueError or found is None:
+            raise
+        raise ValueError(f"--{found[0].replace('_', '-')}{str(error)[found.end() :]}") from None
 
 
 def writable(flag: str, file: Path | None, suffix: str = "") -> None:

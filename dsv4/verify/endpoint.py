@@ -85,12 +85,16 @@ class Endpoint:
     def stream(self, body: Body) -> Answer:
         """A streamed chat completion, put together; its `problems` name what is wrong with the stream itself. Raises
         RefusedError, UnreachableError."""
+        return merge(self.events({**body, "stream": True, "stream_options": {"include_usage": True}}))
+
+    def events(self, body: Body) -> Iterator[str]:
+        """The data of each event of a streamed chat completion, as soon as it comes. body: as it is sent, so with
+        `stream`. Raises RefusedError, UnreachableError."""
         path = "/v1/chat/completions"
-        whole = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        with self._response("POST", path, json.dumps(self._named(whole)).encode()) as response:
+        with self._response("POST", path, json.dumps(self._named(body)).encode()) as response:
             if response.status != 200:
-                self._refuse(Reply(response.status, _decoded(response.read())), path, whole)
-            return merge(_events(response))
+                self._refuse(Reply(response.status, _decoded(response.read())), path, body)
+            yield from _events(response)
 
     def command(self, path: str, body: Body) -> str:
         """A shell command that sends the request again. It has no key, only the name of its variable."""
