@@ -71,7 +71,7 @@ def bench_serve(
         fixed: prompts of one length. prefix: behind a system prompt that all share. agent: conversations that grow by
         answers and results of tools.
     trace
-        JSONL file of requests in place of a workload (docs/capacity.md), sent at its own times, or at --rate or --users.
+        JSONL file of requests in place of a workload (docs/capacity.md), at its own times or at --rate or --users.
     rate
         Open loop: sessions that arrive a second (Poisson), whatever the server does; repeat the flag for several.
     users
@@ -206,7 +206,7 @@ def _own(host: str) -> bool:
 
 
 def _run(targets: "list[Target]", settings: "BenchSettings") -> "BenchReport":
-    """The report; each point is shown as soon as it is there. Exits with NOT_RUN for an endpoint that cannot be used."""
+    """The report; each point is shown at once. Exits with NOT_RUN for an endpoint that cannot be used."""
     from dsv4.bench.serving.page import COLUMNS, rows
     from dsv4.bench.serving.run import Point, run
     from dsv4.cli.flags import to_stderr
@@ -217,7 +217,9 @@ def _run(targets: "list[Target]", settings: "BenchSettings") -> "BenchReport":
 
     def line(cells: Sequence[str]) -> str:
         first = f"{cells[0]:<12} {cells[1]:<{widths[0]}}"
-        return first + "".join(f" {cell:>{max(widths[1], len(head))}}" for cell, head in zip(cells[2:], COLUMNS[2:], strict=True))
+        return first + "".join(
+            f" {cell:>{max(widths[1], len(head))}}" for cell, head in zip(cells[2:], COLUMNS[2:], strict=True)
+        )
 
     def show(point: Point) -> None:
         print(printable(line(rows([point])[0])), flush=True)

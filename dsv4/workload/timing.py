@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 PERCENTILES = (50, 90, 95, 99)
@@ -55,7 +56,7 @@ class Timing:
     @property
     def gaps(self) -> list[float]:
         """Between events; a server that sends several tokens in an event has fewer and longer ones."""
-        return [b - a for a, b in zip(self.arrivals, self.arrivals[1:], strict=False)]
+        return [b - a for a, b in pairwise(self.arrivals)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Summary:
         return {**asdict(self), **{name: getattr(self, name) for name in names}}
 
 
-def summarise(timings: Sequence[Timing], limits: Limits = Limits()) -> Summary:  # noqa: B008 (frozen)
+def summarise(timings: Sequence[Timing], limits: Limits = Limits()) -> Summary:
     """The summary of these requests. Tokens of answers that did not finish count too, as far as they came."""
     fine = [timing for timing in timings if timing.ok]
     errors: dict[str, int] = {}

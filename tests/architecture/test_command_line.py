@@ -37,6 +37,11 @@ FLAGS = {
     "bench": "folder of contexts decode peer long json plot engine",
     "completion": "shell install",
 }
+# verbs of a verb: `dsv4 bench serve`
+BENCH_FLAGS = {
+    "serve": "url against workload trace rate users requests seconds patience most input output shared turns tool "
+    "delay speed max_ttft max_tpot max_e2e model extra seed remote report json write_trace",
+}
 
 
 ENGINE_FLAGS = (
@@ -79,6 +84,8 @@ def test_verbs_and_flags() -> None:
         verb: " ".join(inspect.signature(getattr(import_module(f"dsv4.cli.{verb}"), verb)).parameters) for verb in VERBS
     }
     assert found == FLAGS
+    inner = {verb: getattr(import_module(f"dsv4.cli.bench_{verb}"), f"bench_{verb}") for verb in BENCH_FLAGS}
+    assert {verb: " ".join(inspect.signature(inner[verb]).parameters) for verb in inner} == BENCH_FLAGS
 
 
 def test_help_loads_nothing_heavy() -> None:

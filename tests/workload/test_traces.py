@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_an_empty_trace_is_refused(tmp_path: Path) -> None:
 def test_agents_send_back_what_was_said() -> None:
     (session,) = Workload("agent", input=100, output=40, shared=1000, turns=4).sessions(1, "x")
     assert session[0].blocks[0] == Block("x-system", 1000, "system")
-    for before, after in zip(session, session[1:], strict=False):
+    for before, after in pairwise(session):
         known = (*before.blocks, Block(before.answer_id, before.output, "assistant"))
         assert after.blocks[: len(known)] == known
         assert len(after.blocks) == len(known) + 1

@@ -1,5 +1,4 @@
-"""The run: levels of load one after another, at each of them the endpoints in turns, so that all meet the same machine.
-"""
+"""The run: one level of load after another, at each of them the endpoints in turns: all meet the same machine."""
 
 import threading
 import time
@@ -115,17 +114,13 @@ def _shared(sessions: Sequence[Session]) -> Callable[[], Session | None]:
     return take
 
 
-def _use(
-    target: Target, queue: Callable[[], Session | None], salt: str, clock: _Clock, timings: list[Timing]
-) -> None:
+def _use(target: Target, queue: Callable[[], Session | None], salt: str, clock: _Clock, timings: list[Timing]) -> None:
     """One user of a closed loop: a session after another."""
     while time.monotonic() < clock.last and (session := queue()) is not None:
         _converse(target, session, salt, clock, timings, 0.0)
 
 
-def _converse(
-    target: Target, session: Session, salt: str, clock: _Clock, timings: list[Timing], due: float
-) -> None:
+def _converse(target: Target, session: Session, salt: str, clock: _Clock, timings: list[Timing], due: float) -> None:
     """The requests of one session, one after another; after an error the session is over. due: of the first one, 0 =
     when it is sent."""
     answers: dict[str, str] = {}
@@ -152,7 +147,10 @@ def _about(settings: BenchSettings) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **sent,
-        **{name: getattr(settings, name) for name in ("requests", "seconds", "patience", "most", "speed", "salt", "seed")},
+        **{
+            name: getattr(settings, name)
+            for name in ("requests", "seconds", "patience", "most", "speed", "salt", "seed")
+        },
         "limits": asdict(settings.limits),
     }
 

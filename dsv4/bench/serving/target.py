@@ -13,10 +13,10 @@ from dsv4.workload.timing import Timing
 
 USAGE: dict[str, Any] = {"stream_options": {"include_usage": True}}
 # fields that not every server takes: each is left out where it is refused, and the report says so
-OPTIONAL: tuple[tuple[str, dict[str, Any], str], ...] = (
-    ("usage", USAGE, "usage in streams is refused: tokens are counted as one for each event"),
-    ("ends", {"ignore_eos": True}, "`ignore_eos` is refused: answers may be shorter than asked for"),
-    ("quiet", QUIET, "the switches of thinking are refused: answers may begin with reasoning"),
+OPTIONAL: tuple[tuple[dict[str, Any], str], ...] = (
+    (USAGE, "`stream_options` is refused: it may report no usage"),
+    ({"ignore_eos": True}, "`ignore_eos` is refused: answers may be shorter than asked for"),
+    (QUIET, "the switches of thinking are refused: answers may begin with reasoning"),
 )
 _FEW, _MANY = 64, 320  # words of the two prompts that measure tokens
 
@@ -40,7 +40,7 @@ class Target:
             models = [entry for entry in entries or () if isinstance(entry, dict)]
             self.endpoint.model = str(models[0].get("id") or "") if models else ""
         self.fields = {"temperature": 0, **extra}
-        for _, fields, refused in OPTIONAL:
+        for fields, refused in OPTIONAL:
             self._try(fields, refused)
         few, many = (
             self.ask(user(block_text(salt, f"measure-{count}", count)), 2, 0.0, time.monotonic() + 600)

@@ -33,9 +33,7 @@ def block_text(salt: str, block_id: str, count: int) -> str:
     return words(count, seed=int.from_bytes(digest, "big"))
 
 
-def messages(
-    blocks: Iterable[Block], answers: Mapping[str, str], measure: Measure, salt: str
-) -> list[dict[str, str]]:
+def messages(blocks: Iterable[Block], answers: Mapping[str, str], measure: Measure, salt: str) -> list[dict[str, str]]:
     """The conversation of a prompt. answers: what the server answered, by id of the block that holds it; such a block
     has that text, as an agent sends it back."""
     found: list[dict[str, str]] = []
