@@ -18,8 +18,8 @@ from dsv4.config import ModelConfig
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
 from dsv4.engine import Engine, EngineService
-from dsv4.engine.engine import check_tokens
 from dsv4.engine.shared import SharedEngine
+from dsv4.engine.validation import check_tokens
 from dsv4.generation import FinishReason, RequestOptions, SamplingDefaults, SamplingParams, TokenEvent
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import ExpertBudget

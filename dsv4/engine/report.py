@@ -32,7 +32,7 @@ def report_of(engine: Engine) -> EngineReport:
         slots=_pool(store.slots.count, store.slots.free, engine.running, store.spec.slot_bytes()),
         page_tokens=store.spec.page_tokens,
         cache_bytes=bytes_by_kind(store),
-        experts=engine.runner.experts.by_layer(),
+        experts=engine.runner.expert_uses(),
         steps=engine.runner.describe(),
         speculates=engine.runner.drafts,
         streaming=StreamingReport(streamed.taken, streamed.missed, streamed.resident, streamed.bytes_read)

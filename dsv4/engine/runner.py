@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import is_
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -82,6 +83,30 @@ class StepOutput:
         return self.trace.rows(chunk.start + skip, self.first[which] + skip, chunk.count - skip)
 
 
+class StepRunner(Protocol):
+    """What continuous batching needs of the part that computes steps. The meaning of all is that of `Runner`."""
+
+    problem: str | None
+
+    @property
+    def drafts(self) -> bool: ...
+
+    @property
+    def repeats(self) -> bool: ...
+
+    def describe(self) -> str: ...
+
+    def expert_uses(self) -> dict[int, list[int]]: ...
+
+    def notice(self, *, thorough: bool = True) -> bool: ...
+
+    def weights_changed(self) -> bool: ...
+
+    def run(self, chunks: list[Chunk]) -> StepOutput: ...
+
+    def draft(self, chunks: list[Chunk], output: StepOutput) -> None: ...
+
+
 class Runner:
     """Runs steps of one model on one store. predict: keep the window of the prediction block or draft head up to
     date, and make drafts. lookup: the most tokens of a looked-up draft; 0 turns look-up off. Where there are both, a
@@ -128,6 +153,10 @@ class Runner:
     def describe(self) -> str:
         """The step that runs, with the reason if it is not the fused one."""
         return "fused" if self.fused else f"op by op ({self._reason or 'fused is off'})"
+
+    def expert_uses(self) -> dict[int, list[int]]:
+        """How often each expert of each layer was chosen."""
+        return self.experts.by_layer()
 
     @property
     def repeats(self) -> bool:

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
 
-from dsv4.engine.engine import STEP_FAILED, Engine
+from dsv4.engine.batching import STEP_FAILED
+from dsv4.engine.engine import Engine
 from dsv4.engine.report import report_of
 from dsv4.engine.request import Request
 from dsv4.generation import EngineReport, FinishReason, RequestOptions, SamplingParams, TokenEvent

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsv4.cache.format import default_cache_dtype
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.engine import Engine
-from dsv4.engine.engine import default_cache_dtype
 from dsv4.engine.request import Request
 from dsv4.engine.trace import StepTrace
 from dsv4.generation import RequestOptions, SamplingParams, TokenEvent, TokenTrace
