@@ -12,41 +12,25 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from dsv4.workload.kinds import Kind
+from dsv4.cli.workload_flags import Repeated, WorkloadFlags
 
 if TYPE_CHECKING:
     from dsv4.bench.serving.run import BenchReport
-    from dsv4.bench.serving.settings import BenchSettings, Load
-    from dsv4.bench.serving.target import Target
-    from dsv4.workload.trace import Session
+    from dsv4.bench.serving.settings import BenchSettings
+    from dsv4.bench.serving.target import BenchTarget
 
 KEY_VARIABLE = "DSV4_BENCH_KEY"
 NOT_RUN = 2
-Repeated = Parameter(negative=())
+DEFAULT_LOAD = WorkloadFlags()
 
 
 def bench_serve(
     url: str,
     *,
     against: Annotated[Sequence[str], Repeated] = (),
-    workload: Kind = "fixed",
-    trace: Path | None = None,
-    rate: Annotated[Sequence[float], Repeated] = (),
-    users: Annotated[Sequence[int], Repeated] = (),
-    requests: int = 64,
     seconds: float = 60.0,
     patience: float = 60.0,
     most: int = 256,
-    input: int = 512,
-    output: int = 128,
-    shared: int = 2048,
-    turns: int = 8,
-    tool: int = 256,
-    delay: float = 0.0,
-    speed: float = 1.0,
-    max_ttft: float | None = None,
-    max_tpot: float | None = None,
-    max_e2e: float | None = None,
     model: str = "",
     extra: str = "{}",
     seed: int | None = None,
@@ -54,6 +38,7 @@ def bench_serve(
     report: Path | None = None,
     json: Path | None = None,
     write_trace: Path | None = None,
+    load: Annotated[WorkloadFlags, Parameter(name="*")] = DEFAULT_LOAD,
 ) -> None:
     """Measure servers with OpenAI's chat completions under load: times to first tokens, between tokens, rates, errors.
 
@@ -67,43 +52,12 @@ def bench_serve(
         http://127.0.0.1:PORT of a server of this machine; others need --remote.
     against
         URL of another server, measured in turns with the first; repeat the flag for several.
-    workload
-        fixed: prompts of one length. prefix: behind a system prompt that all share. agent: conversations that grow by
-        answers and results of tools.
-    trace
-        JSONL file of requests in place of a workload (docs/capacity.md), at its own times or at --rate or --users.
-    rate
-        Open loop: sessions that arrive a second (Poisson), whatever the server does; repeat the flag for several.
-    users
-        Closed loop: sessions at a time, each followed by the next; repeat the flag for several.
-    requests
-        The most requests at one level of load.
     seconds
         After so long no request is sent any more at one level of load.
     patience
         Seconds that running answers get after that; then they are cut.
     most
         Requests at a time in an open loop.
-    input
-        Tokens of a prompt, of an agent's first one; without those of the shared system prompt.
-    output
-        Tokens of an answer; of an agent's on average.
-    shared
-        Tokens of the system prompt that all sessions of prefix and agent share.
-    turns
-        Requests of an agent.
-    tool
-        Tokens of a tool's result on average.
-    delay
-        Seconds that a tool runs on average.
-    speed
-        Divide a trace's times by this.
-    max_ttft
-        Limit for goodput: seconds to the first token.
-    max_tpot
-        Limit for goodput: mean seconds of a token after the first.
-    max_e2e
-        Limit for goodput: seconds to the end of the answer.
     model
         Name of the model in requests. Default: the first that each server lists.
     extra
@@ -120,53 +74,50 @@ def bench_serve(
     write_trace
         Write what the first level of load sends as a trace.
     """
-    from dsv4.bench.serving.settings import BenchSettings
-    from dsv4.cli.flags import naming_arguments, writable
-    from dsv4.workload.kinds import Workload
-    from dsv4.workload.timing import Limits
+    from dsv4.cli.flags import writable
 
     writable("--report", report, ".html")
     writable("--json", json, ".json")
     writable("--write-trace", write_trace, ".jsonl")
-    sessions = _traced(trace, rate, users)
-    with naming_arguments():
-        settings = BenchSettings(
-            _loads(rate, users, bool(sessions)),
-            Workload(workload, input, output, shared, turns, tool, delay),
-            sessions,
-            **{"requests": requests, "seconds": seconds, "patience": patience, "most": most, "speed": speed},
-            limits=Limits(max_ttft, max_tpot, max_e2e),
-            extra=_extra(extra),
-            salt=secrets.token_hex(4) if seed is None else str(seed),
-            seed=seed or 0,
-        )
+    settings = _settings(load, seconds, patience, most, _extra(extra), seed)
     targets = _targets([url, *against], model, patience, remote)
-    if write_trace is not None:
-        from dsv4.workload.trace import write_trace as write
-
-        write(write_trace, [request for session in settings.sessions(0) for request in session])
+    _write_trace(settings, write_trace)
     found = _run(targets, settings)
     _write(found, report, json)
     sys.exit(0 if all(point.summary.finished for point in found.points) else 1)
 
 
-def _loads(rates: Sequence[float], users: Sequence[int], traced: bool) -> "tuple[Load, ...]":
-    from dsv4.bench.serving.settings import Load
+def _settings(
+    load: WorkloadFlags, seconds: float, patience: float, most: int, extra: dict[str, Any], seed: int | None
+) -> "BenchSettings":
+    from dsv4.bench.serving.settings import BenchSettings, LoadLevel
+    from dsv4.cli.flags import naming_arguments
+    from dsv4.workload.timing import ServiceLimits
 
-    found = (*(Load(rate=rate) for rate in rates), *(Load(users=count) for count in users))
-    return found or (Load() if traced else Load(users=1),)
+    sessions = load.traced()
+    with naming_arguments():
+        loads = (*(LoadLevel(rate=rate) for rate in load.rate), *(LoadLevel(users=count) for count in load.users))
+        return BenchSettings(
+            loads or (LoadLevel() if sessions else LoadLevel(users=1),),
+            load.made(),
+            sessions,
+            load.requests,
+            seconds,
+            patience,
+            most,
+            load.speed,
+            ServiceLimits(load.max_ttft, load.max_tpot, load.max_e2e),
+            extra,
+            salt=secrets.token_hex(4) if seed is None else str(seed),
+            seed=seed or 0,
+        )
 
 
-def _traced(file: Path | None, rates: Sequence[float], users: Sequence[int]) -> "tuple[Session, ...]":
-    """The sessions of a trace. Raises ValueError for one that has no times where they are needed."""
-    if file is None:
-        return ()
-    from dsv4.workload.trace import read_trace, sessions_of
+def _write_trace(settings: "BenchSettings", file: Path | None) -> None:
+    if file is not None:
+        from dsv4.workload.trace import write_trace
 
-    sessions = tuple(sessions_of(read_trace(file)))
-    if not (rates or users) and any(session[0].at is None for session in sessions):
-        raise ValueError(f"--trace {file} has requests without a timestamp: give --rate or --users")
-    return sessions
+        write_trace(file, [request for session in settings.sessions(0) for request in session])
 
 
 def _extra(text: str) -> dict[str, Any]:
@@ -179,12 +130,12 @@ def _extra(text: str) -> dict[str, Any]:
     return value
 
 
-def _targets(urls: Sequence[str], model: str, patience: float, remote: bool) -> "list[Target]":
+def _targets(urls: Sequence[str], model: str, patience: float, remote: bool) -> "list[BenchTarget]":
     """Each with its own key, so that no key travels to another server."""
-    from dsv4.bench.serving.target import Target
+    from dsv4.bench.serving.target import BenchTarget
     from dsv4.verify.endpoint import Endpoint
 
-    targets: list[Target] = []
+    targets: list[BenchTarget] = []
     for place, url in enumerate(urls, 1):
         key = os.environ.get(KEY_VARIABLE if place == 1 else f"{KEY_VARIABLE}_{place}", "")
         endpoint = Endpoint(url, model, key, silence=patience)
@@ -193,7 +144,7 @@ def _targets(urls: Sequence[str], model: str, patience: float, remote: bool) -> 
             raise ValueError(f"{url} is not on this machine (127.0.0.1, ::1, localhost): to load it, add --remote")
         name = urlsplit(endpoint.url).netloc
         taken = {target.name for target in targets}
-        targets.append(Target(endpoint, name if name not in taken else f"{name} ({place})"))
+        targets.append(BenchTarget(endpoint, name if name not in taken else f"{name} ({place})"))
     return targets
 
 
@@ -205,10 +156,10 @@ def _own(host: str) -> bool:
         return False
 
 
-def _run(targets: "list[Target]", settings: "BenchSettings") -> "BenchReport":
+def _run(targets: "list[BenchTarget]", settings: "BenchSettings") -> "BenchReport":
     """The report; each point is shown at once. Exits with NOT_RUN for an endpoint that cannot be used."""
     from dsv4.bench.serving.page import COLUMNS, rows
-    from dsv4.bench.serving.run import Point, run
+    from dsv4.bench.serving.run import LoadPoint, run
     from dsv4.cli.flags import to_stderr
     from dsv4.observe import printable
     from dsv4.verify.endpoint import RefusedError, UnreachableError
@@ -221,7 +172,7 @@ def _run(targets: "list[Target]", settings: "BenchSettings") -> "BenchReport":
             f" {cell:>{max(widths[1], len(head))}}" for cell, head in zip(cells[2:], COLUMNS[2:], strict=True)
         )
 
-    def show(point: Point) -> None:
+    def show(point: LoadPoint) -> None:
         print(printable(line(rows([point])[0])), flush=True)
 
     try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from dsv4.workload.trace import Block, Session, TraceRequest
+from dsv4.workload.trace import PromptBlock, Session, TraceRequest
 
 Kind = Literal["fixed", "prefix", "agent"]
 _FIELDS = ("input", "output", "turns")
@@ -49,8 +49,8 @@ class Workload:
         return [tuple(self._session(f"{salt}-{number}", salt, chance)) for number in range(count)]
 
     def _session(self, name: str, salt: str, chance: random.Random) -> Iterator[TraceRequest]:
-        system = (Block(f"{salt}-system", self.shared, "system"),) if self.shared and self.kind != "fixed" else ()
-        blocks = (*system, Block(f"{name}-first", self.input))
+        system = (PromptBlock(f"{salt}-system", self.shared, "system"),) if self.shared and self.kind != "fixed" else ()
+        blocks = (*system, PromptBlock(f"{name}-first", self.input))
         if self.kind != "agent":
             yield TraceRequest(blocks, self.output, 0.0, session=name)
             return
@@ -58,8 +58,8 @@ class Workload:
             output, answer = _about(self.output, chance), f"{name}-answer-{turn}"
             delay = chance.expovariate(1 / self.delay) if turn and self.delay else 0.0
             yield TraceRequest(blocks, output, None if turn else 0.0, delay, name, answer)
-            result = Block(f"{name}-tool-{turn}", _about(self.tool, chance))
-            blocks = (*blocks, Block(answer, output, "assistant"), result)
+            result = PromptBlock(f"{name}-tool-{turn}", _about(self.tool, chance))
+            blocks = (*blocks, PromptBlock(answer, output, "assistant"), result)
 
 
 def _about(mean: int, chance: random.Random) -> int:

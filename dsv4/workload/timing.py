@@ -60,7 +60,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServiceLimits:
     """What a good answer keeps to: seconds to the first token, of a token after it (mean), and of the whole."""
 
     ttft: float | None = None
@@ -100,7 +100,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class TimingSummary:
     """What a number of requests took.
 
     seconds: from the first request that was due to the last end. errors: how many of each kind. late: seconds by which
@@ -155,7 +155,7 @@ class Summary:
         return {**asdict(self), **{name: getattr(self, name) for name in names}}
 
 
-def summarise(timings: Sequence[Timing], limits: Limits = Limits()) -> Summary:
+def summarise(timings: Sequence[Timing], limits: ServiceLimits = ServiceLimits()) -> TimingSummary:
     """The summary of these requests. Tokens of answers that did not finish count too, as far as they came."""
     fine = [timing for timing in timings if timing.ok]
     errors: dict[str, int] = {}
@@ -164,7 +164,7 @@ def summarise(timings: Sequence[Timing], limits: Limits = Limits()) -> Summary:
             errors[timing.error] = errors.get(timing.error, 0) + 1
     began = min((timing.due for timing in timings), default=0.0)
     cached = [timing.cached for timing in timings if timing.cached is not None]
-    return Summary(
+    return TimingSummary(
         requests=len(timings),
         finished=len(fine),
         unfinished=sum(timing.unfinished for timing in timings),

@@ -17,7 +17,7 @@ MOST_LINES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class PromptBlock:
     """A part of a prompt: blocks with the same id have the same text. role: of the message that holds it."""
 
     id: str
@@ -34,7 +34,7 @@ class TraceRequest:
     "" = a session of its own. answer_id: the id of the block by which later requests of the session hold the answer.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[PromptBlock, ...]
     output: int
     at: float | None = None
     delay: float = 0.0
@@ -119,7 +119,7 @@ def _request(line: Any, number: int) -> TraceRequest:
     names = [*map(str, ids), *([f"line-{number}"] if len(lengths) > len(ids) else [])]
     at = line.get("timestamp")
     return TraceRequest(
-        tuple(Block(name, count, role) for name, count, role in zip(names, lengths, roles, strict=True)),
+        tuple(PromptBlock(name, count, role) for name, count, role in zip(names, lengths, roles, strict=True)),
         output,
         None if at is None else _number(line, "timestamp") / 1000,
         _number(line, "delay") / 1000,

@@ -12,6 +12,7 @@ from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
 from dsv4.cli.remote_flags import RemoteFlags
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.server_flags import ServerFlags
+from dsv4.cli.workload_flags import WorkloadFlags
 from tests.conftest import ROOT
 
 FLAGS = {
@@ -39,8 +40,7 @@ FLAGS = {
 }
 # verbs of a verb: `dsv4 bench serve`
 BENCH_FLAGS = {
-    "serve": "url against workload trace rate users requests seconds patience most input output shared turns tool "
-    "delay speed max_ttft max_tpot max_e2e model extra seed remote report json write_trace",
+    "serve": "url against seconds patience most model extra seed remote report json write_trace load",
 }
 
 
@@ -50,6 +50,9 @@ ENGINE_FLAGS = (
 )
 REMOTE_FLAGS = "engine engine_kind engine_silence"
 ASKING_FLAGS = "mode data samples limit seed concurrency lengths since until max_tokens temperature"
+WORKLOAD_FLAGS = (
+    "workload trace rate users requests input output shared turns tool delay speed max_ttft max_tpot max_e2e"
+)
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
@@ -61,6 +64,7 @@ def test_shared_flags() -> None:
     assert " ".join(inspect.signature(EngineFlags).parameters) == ENGINE_FLAGS
     assert " ".join(inspect.signature(RemoteFlags).parameters) == REMOTE_FLAGS
     assert " ".join(inspect.signature(RunFlags).parameters) == RUN_FLAGS
+    assert " ".join(inspect.signature(WorkloadFlags).parameters) == WORKLOAD_FLAGS
     assert " ".join(inspect.signature(ServerFlags).parameters) == SERVER_FLAGS
     assert " ".join(inspect.signature(AskingFlags).parameters) == ASKING_FLAGS
     assert " ".join(inspect.signature(OutcomeFlags).parameters) == "out compare least price dry_run"

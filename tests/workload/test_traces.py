@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dsv4.workload.kinds import Workload, faster, poisson
-from dsv4.workload.timing import Limits, Timing, percentile, summarise
-from dsv4.workload.trace import Block, TraceRequest, longest, read_trace, sessions_of, write_trace
+from dsv4.workload.timing import ServiceLimits, Timing, percentile, summarise
+from dsv4.workload.trace import PromptBlock, TraceRequest, longest, read_trace, sessions_of, write_trace
 
 
 def written(folder: Path, *lines: object) -> Path:
@@ -78,9 +78,9 @@ def test_an_empty_trace_is_refused(tmp_path: Path) -> None:
 
 def test_agents_send_back_what_was_said() -> None:
     (session,) = Workload("agent", input=100, output=40, shared=1000, turns=4).sessions(1, "x")
-    assert session[0].blocks[0] == Block("x-system", 1000, "system")
+    assert session[0].blocks[0] == PromptBlock("x-system", 1000, "system")
     for before, after in pairwise(session):
-        known = (*before.blocks, Block(before.answer_id, before.output, "assistant"))
+        known = (*before.blocks, PromptBlock(before.answer_id, before.output, "assistant"))
         assert after.blocks[: len(known)] == known
         assert len(after.blocks) == len(known) + 1
 
@@ -92,7 +92,7 @@ def test_kinds_share_what_they_should() -> None:
     assert Workload("agent").sessions(3, "a", 1) == Workload("agent").sessions(3, "a", 1)
 
 
-def shared(sessions: list[tuple[TraceRequest, ...]]) -> set[Block]:
+def shared(sessions: list[tuple[TraceRequest, ...]]) -> set[PromptBlock]:
     first, second = sessions
     return set(first[0].blocks) & set(second[0].blocks)
 
@@ -110,7 +110,7 @@ def test_summary_of_known_times() -> None:
     good = Timing(0.0, 0.1, [1.0, 1.5, 2.5], 2.5, prompt=10, cached=5, generated=3, wanted=3)
     late = Timing(1.0, 1.0, [9.0], 9.0, prompt=10, cached=0, generated=1, wanted=3)
     broken = Timing(2.0, 2.0, end=3.0, wanted=3, error="status 429")
-    found = summarise([good, late, broken], Limits(ttft=2.0, tpot=1.0))
+    found = summarise([good, late, broken], ServiceLimits(ttft=2.0, tpot=1.0))
     assert (found.requests, found.finished, found.errors, found.short) == (3, 2, {"status 429": 1}, 1)
     assert (found.seconds, found.late) == (9.0, 0.1)
     assert found.ttft["p50"] == (1.0 + 8.0) / 2
@@ -133,7 +133,7 @@ def test_percentiles_lie_between_values() -> None:
         (lambda: Workload(shared=-1), "shared must be at least 0"),
         (lambda: poisson([], 0.0), "rate must be more than 0"),
         (lambda: faster([], 0.0), "speed must be more than 0"),
-        (lambda: Limits(ttft=0.0), "max_ttft must be more than 0"),
+        (lambda: ServiceLimits(ttft=0.0), "max_ttft must be more than 0"),
     ],
 )
 def test_mistakes_name_field_and_range(make: object, message: str) -> None:

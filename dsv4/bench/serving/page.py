@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from dsv4.bench.plot import Panel, charts_svg
-from dsv4.bench.serving.run import BenchReport, Point
+from dsv4.bench.serving.run import BenchReport, LoadPoint
 from dsv4.verify.html import document, table
-from dsv4.workload.timing import Summary, percentile
+from dsv4.workload.timing import TimingSummary, percentile
 
 # percent of the charts that show how times are spread
 SHARES = (1, 10, 25, 50, 75, 90, 95, 99)
@@ -37,7 +37,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(points: Iterable[Point]) -> list[tuple[str, ...]]:
+def rows(points: Iterable[LoadPoint]) -> list[tuple[str, ...]]:
     """A row of the table for each point."""
     return [
         (
@@ -80,13 +80,13 @@ def _by_load(report: BenchReport) -> list[str]:
     """Charts of each measure against the load."""
     loads = list(dict.fromkeys(point.load.name for point in report.points))
 
-    def lines(value: Callable[[Summary], float]) -> dict[str, list[float]]:
+    def lines(value: Callable[[TimingSummary], float]) -> dict[str, list[float]]:
         return {
             escape(name): [value(point.summary) for point in report.points if point.target == name]
             for name in report.targets
         }
 
-    def panel(title: str, unit: str, value: Callable[[Summary], float]) -> Panel:
+    def panel(title: str, unit: str, value: Callable[[TimingSummary], float]) -> Panel:
         return Panel(title, unit, lines(value), tuple(map(escape, loads)), axis="load")
 
     return [
@@ -111,7 +111,7 @@ def _by_load(report: BenchReport) -> list[str]:
     ]
 
 
-def _spreads(points: Sequence[Point]) -> list[str]:
+def _spreads(points: Sequence[LoadPoint]) -> list[str]:
     """Charts of percentiles at each load, the endpoints as lines."""
     charts = []
     for load in dict.fromkeys(point.load.name for point in points):

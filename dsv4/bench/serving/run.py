@@ -8,22 +8,22 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dsv4.bench.serving.settings import BenchSettings, Load
-from dsv4.bench.serving.target import Target
+from dsv4.bench.serving.settings import BenchSettings, LoadLevel
+from dsv4.bench.serving.target import BenchTarget
 from dsv4.bench.serving.text import messages
-from dsv4.workload.timing import Summary, Timing, summarise
+from dsv4.workload.timing import Timing, TimingSummary, summarise
 from dsv4.workload.trace import Session
 
 LATE = 0.1  # seconds behind its time at which the client is too slow for the load
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LoadPoint:
     """One endpoint at one level of load."""
 
     target: str
-    load: Load
-    summary: Summary
+    load: LoadLevel
+    summary: TimingSummary
     timings: tuple[Timing, ...]
 
 
@@ -34,7 +34,7 @@ class BenchReport:
     about: dict[str, Any]
     targets: dict[str, str]  # name -> URL and model
     warnings: dict[str, list[str]]
-    points: list[Point] = field(default_factory=list)
+    points: list[LoadPoint] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the timings of single requests are left out."""
@@ -46,7 +46,10 @@ class BenchReport:
 
 
 def run(
-    targets: Sequence[Target], settings: BenchSettings, say: Callable[[str], None], done: Callable[[Point], None]
+    targets: Sequence[BenchTarget],
+    settings: BenchSettings,
+    say: Callable[[str], None],
+    done: Callable[[LoadPoint], None],
 ) -> BenchReport:
     """Measure every endpoint at every level of load. done: called with each point. Raises RefusedError and
     UnreachableError for an endpoint that answers nothing at the start; later faults are counted."""
@@ -62,14 +65,16 @@ def run(
         for target in targets:
             say(f"{load.name}: {sum(map(len, sessions))} requests to {target.name}")
             timings = run_load(target, sessions, load, settings)
-            point = Point(target.name, load, summarise(timings, settings.limits), tuple(timings))
+            point = LoadPoint(target.name, load, summarise(timings, settings.limits), tuple(timings))
             _warn(target, point, settings)
             report.points.append(point)
             done(point)
     return report
 
 
-def run_load(target: Target, sessions: Sequence[Session], load: Load, settings: BenchSettings) -> list[Timing]:
+def run_load(
+    target: BenchTarget, sessions: Sequence[Session], load: LoadLevel, settings: BenchSettings
+) -> list[Timing]:
     """The timings of one level of load."""
     timings: list[Timing] = []
     start = time.monotonic()
@@ -114,13 +119,17 @@ def _shared(sessions: Sequence[Session]) -> Callable[[], Session | None]:
     return take
 
 
-def _use(target: Target, queue: Callable[[], Session | None], salt: str, clock: _Clock, timings: list[Timing]) -> None:
+def _use(
+    target: BenchTarget, queue: Callable[[], Session | None], salt: str, clock: _Clock, timings: list[Timing]
+) -> None:
     """One user of a closed loop: a session after another."""
     while time.monotonic() < clock.last and (session := queue()) is not None:
         _converse(target, session, salt, clock, timings, 0.0)
 
 
-def _converse(target: Target, session: Session, salt: str, clock: _Clock, timings: list[Timing], due: float) -> None:
+def _converse(
+    target: BenchTarget, session: Session, salt: str, clock: _Clock, timings: list[Timing], due: float
+) -> None:
     """The requests of one session, one after another; after an error the session is over. due: of the first one, 0 =
     when it is sent."""
     answers: dict[str, str] = {}
@@ -155,7 +164,7 @@ def _about(settings: BenchSettings) -> dict[str, Any]:
     }
 
 
-def _warn(target: Target, point: Point, settings: BenchSettings) -> None:
+def _warn(target: BenchTarget, point: LoadPoint, settings: BenchSettings) -> None:
     """Add what makes this point say less than it seems to."""
     summary, name = point.summary, point.load.name
     found = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dsv4.workload.kinds import Workload, faster, poisson
-from dsv4.workload.timing import Limits
+from dsv4.workload.timing import ServiceLimits
 from dsv4.workload.trace import Session
 
 MOST_USERS = 1024
@@ -13,7 +13,7 @@ MOST_REQUESTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadLevel:
     """One level of load. rate: sessions that arrive a second (open loop). users: sessions at a time, each followed by
     the next (closed loop). With neither the trace's own times decide."""
 
@@ -44,7 +44,7 @@ class BenchSettings:
     extra: more fields of each request. salt: in all prompts; two runs with one salt send the same prompts.
     """
 
-    loads: tuple[Load, ...]
+    loads: tuple[LoadLevel, ...]
     workload: Workload = Workload()  # noqa: RUF009 (frozen)
     trace: tuple[Session, ...] = ()
     requests: int = 64
@@ -52,7 +52,7 @@ class BenchSettings:
     patience: float = 60.0
     most: int = 256
     speed: float = 1.0
-    limits: Limits = Limits()  # noqa: RUF009 (frozen)
+    limits: ServiceLimits = ServiceLimits()  # noqa: RUF009 (frozen)
     extra: Mapping[str, Any] = field(default_factory=dict)
     salt: str = "0"
     seed: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dsv4.bench.serving.text import Measure, block_text
+from dsv4.bench.serving.text import TokenCount, block_text
 from dsv4.verify.endpoint import Endpoint, RefusedError, UnreachableError, error_text
 from dsv4.verify.survey import QUIET, user
 from dsv4.workload.timing import Timing
@@ -22,12 +22,12 @@ _FEW, _MANY = 64, 320  # words of the two prompts that measure tokens
 
 
 @dataclass(slots=True)
-class Target:
+class BenchTarget:
     """fields: of each request, as the endpoint takes them. warnings: what it does not tell or do."""
 
     endpoint: Endpoint
     name: str
-    measure: Measure = Measure()  # noqa: RUF009 (frozen)
+    measure: TokenCount = TokenCount()  # noqa: RUF009 (frozen)
     fields: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -53,7 +53,7 @@ class Target:
             self.warnings.append("tokens of prompts are not reported: lengths are estimates")
         elif many.prompt > few.prompt:
             per_word = (many.prompt - few.prompt) / (_MANY - _FEW)
-            self.measure = Measure(per_word, max(0, round(few.prompt - per_word * _FEW)), True)
+            self.measure = TokenCount(per_word, max(0, round(few.prompt - per_word * _FEW)), True)
         if few.cached is None and many.cached is None:
             self.warnings.append("cached tokens are not reported: there is no hit rate")
         if few.generated is None:

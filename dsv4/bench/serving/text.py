@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dsv4.verify.texts import words
-from dsv4.workload.trace import Block
+from dsv4.workload.trace import PromptBlock
 
 USUAL_TOKENS_PER_WORD = 1.2  # of the words below in a large vocabulary
 CACHED_BLOCKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class TokenCount:
     """How long texts are in tokens of one server. fixed: tokens of a prompt besides its words. known: whether the
     server told; else the usual values."""
 
@@ -33,7 +33,9 @@ def block_text(salt: str, block_id: str, count: int) -> str:
     return words(count, seed=int.from_bytes(digest, "big"))
 
 
-def messages(blocks: Iterable[Block], answers: Mapping[str, str], measure: Measure, salt: str) -> list[dict[str, str]]:
+def messages(
+    blocks: Iterable[PromptBlock], answers: Mapping[str, str], measure: TokenCount, salt: str
+) -> list[dict[str, str]]:
     """The conversation of a prompt. answers: what the server answered, by id of the block that holds it; such a block
     has that text, as an agent sends it back."""
     found: list[dict[str, str]] = []
