@@ -32,6 +32,7 @@ VERBS = {
     "recipe": "Make a model from nothing: every stage of a chain, or those that are left.",
     "distill": "Make one student from several teachers, or go on with such a run.",
     "bench": "Measure prefill and decode speed by context length; `bench serve URL`: servers under load.",
+    "simulate": "What a number of machines would serve: the real scheduler on a simulated clock.",
     "completion": "Completion of verbs and flags for bash, zsh or fish.",
 }
 GROUPS = {"bench"}  # verbs with verbs of their own

@@ -36,6 +36,8 @@ FLAGS = {
     "recipe": "name folder stage set device dry_run",
     "distill": "recipe set folder live track export threads steps device",
     "bench": "folder of contexts decode peer long json plot engine",
+    "simulate": "model on hardware nodes tensor expert context sequences step_tokens price assume seed json measure "
+    "load",
     "completion": "shell install",
 }
 # verbs of a verb: `dsv4 bench serve`

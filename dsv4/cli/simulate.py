@@ -1,0 +1,232 @@
+"""`dsv4 simulate`: what a number of machines would serve, by the real scheduler on a simulated clock."""
+
+import json as json_format
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from dsv4.cli.workload_flags import Repeated, WorkloadFlags
+
+if TYPE_CHECKING:
+    from dsv4.simulate.cluster import Capacity, Offered
+    from dsv4.simulate.hardware import Accelerator
+    from dsv4.simulate.roofline import Assumptions
+    from dsv4.workload.timing import TimingSummary
+
+DEFAULT_LOAD = WorkloadFlags(workload="agent")
+USERS = 32  # of an engine, where no load is given
+MEASURED_CONTEXT = 8192
+
+
+def simulate(
+    *model: str,
+    on: str = "h200",
+    hardware: Path | None = None,
+    nodes: Annotated[Sequence[int], Repeated] = (1,),
+    tensor: int | None = None,
+    expert: int | None = None,
+    context: int = 131_072,
+    sequences: int | None = None,
+    step_tokens: int | None = None,
+    price: float | None = None,
+    assume: Annotated[Sequence[str], Repeated] = (),
+    seed: int = 0,
+    json: bool = False,
+    measure: bool = False,
+    load: Annotated[WorkloadFlags, Parameter(name="*")] = DEFAULT_LOAD,
+) -> None:
+    """Print tokens a second, times to first tokens, cache hits, memory and cost of models on 1 to 1,000 nodes, without
+    any of them: the engine's scheduler and cache run on a clock that counts operations and bytes.
+
+    --users and --rate are of the whole cluster; with neither, 32 users for each engine. With --measure, this machine's
+    processor runs a folder for about a minute instead: the times of its steps are measured, and the simulation stands
+    beside the real engine.
+
+    Parameters
+    ----------
+    model
+        flash, pro, or folders. Default: flash and pro; with --measure the bundled model.
+    on
+        Device: h100, h200, h20, b200, b300, gb200, mi300x, mi325x, mi355x, xeon-6980p, epyc-9755, or one of --hardware.
+    hardware
+        TOML file of more devices, in the form of dsv4/simulate/hardware.toml.
+    nodes
+        Number of nodes; repeat the flag for several.
+    tensor
+        Devices of one engine. Default: 1.
+    expert
+        Devices that share the routed experts. Default: the fewest whole nodes that hold them.
+    context
+        Largest prompt plus answer in tokens.
+    sequences
+        Requests that run at the same time in one engine. Default: 64; with --measure 8.
+    step_tokens
+        Tokens of one step. Default: 4,096; with --measure 512.
+    price
+        US dollars for an hour of one device.
+    assume
+        Change an assumption, as compute=0.4, memory, links (shares of peaks), layer_seconds, step_seconds,
+        sync_seconds; repeat the flag for several.
+    seed
+        Of lengths and arrivals.
+    json
+        Print one JSON object in place of a table.
+    measure
+        Measure this machine with a folder, and compare.
+    """
+    from dsv4.cli.flags import at_least, naming_arguments
+
+    at_least(1, tensor=tensor, expert=expert, context=context, sequences=sequences, step_tokens=step_tokens)
+    at_least(1, nodes=min(nodes), requests=load.requests)
+    loads = _loads(load, seed)
+    if measure:
+        _measured(model, loads, sequences or 8, step_tokens or 512, min(context, MEASURED_CONTEXT), json)
+        return
+    device = _device(on, hardware, price)
+    with naming_arguments():
+        assumed = _assumed(assume)
+        sizes = {"context": context, "sequences": sequences or 64, "step_tokens": step_tokens or 4096}
+        found = _capacities(model or ("flash", "pro"), device, nodes, (tensor, expert), loads, sizes, assumed)
+    if json:
+        about = {"assumptions": asdict(assumed), "workload": asdict(loads[0].workload)}
+        print(json_format.dumps({**about, "capacities": [capacity.to_dict() for capacity in found]}, indent=1))
+    else:
+        _show(found, assumed)
+
+
+def _loads(load: WorkloadFlags, seed: int) -> "list[Offered]":
+    """Each level of load; users are None where the number of engines decides."""
+    from dsv4.cli.flags import naming_arguments
+    from dsv4.simulate.cluster import Offered
+    from dsv4.workload.kinds import faster
+    from dsv4.workload.timing import ServiceLimits
+
+    with naming_arguments():
+        trace = tuple(faster(load.traced(), load.speed)) if load.trace is not None else ()
+        limits = ServiceLimits(load.max_ttft, load.max_tpot, load.max_e2e)
+        first = Offered(load.made(), trace, None, None, load.requests, limits, seed)
+    if min((*load.rate, *load.users, 1)) <= 0:
+        raise ValueError("--rate and --users must be more than 0")
+    many = [replace(first, rate=rate) for rate in load.rate] + [replace(first, users=count) for count in load.users]
+    return many or [first]
+
+
+def _device(on: str, hardware: Path | None, price: float | None) -> "Accelerator":
+    from dsv4.simulate.hardware import find_hardware
+
+    device = find_hardware(on, hardware)
+    if price is None:
+        return device
+    if price <= 0:
+        raise ValueError(f"--price must be more than 0 dollars an hour, got {price:g}")
+    return replace(device, price=price)
+
+
+def _assumed(changes: Sequence[str]) -> "Assumptions":
+    from dsv4.simulate.roofline import Assumptions
+
+    known = [field.name for field in fields(Assumptions)]
+    values: dict[str, float] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            values[name] = -1.0
+        if name not in known or values[name] < 0:
+            raise ValueError(f"assume must be NAME=NUMBER with a name of {', '.join(known)}, got {change!r}")
+    return Assumptions(**values)
+
+
+def _capacities(
+    models: Sequence[str],
+    device: "Accelerator",
+    nodes: Sequence[int],
+    shared: tuple[int | None, int | None],
+    loads: "list[Offered]",
+    sizes: dict[str, int],
+    assumed: "Assumptions",
+) -> "list[Capacity]":
+    from dsv4.cli.flags import to_stderr
+    from dsv4.cli.plan import find_files
+    from dsv4.simulate.cluster import EngineWishes, lay_out
+    from dsv4.simulate.cluster import simulate as simulate_cluster
+
+    found: list[Capacity] = []
+    for name in models:
+        files = find_files(name)
+        for count in nodes:
+            layout = lay_out(files, device, count, *shared)
+            for offered in loads:
+                if offered.users is None and offered.rate is None and not offered.trace:
+                    engines = count * device.devices // layout.tensor
+                    offered = replace(offered, users=USERS * engines)
+                to_stderr(f"{name} on {count} nodes of {device.devices} {device.name}")
+                found.append(simulate_cluster(files, layout, count, offered, EngineWishes(**sizes), assumed))
+    return found
+
+
+def _show(found: "list[Capacity]", assumed: "Assumptions") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    heads = ("model", "nodes", "tensor x expert", "users", "output tok/s", "total tok/s", "output tok/s a device")
+    times = ("TTFT p50 s", "p99", "ITL p50 ms", "p99", "cached", "weights GiB a device", "cache GiB")
+    table = Table(*heads, *times, "device-hours a M output", "$ a M output")
+    for column in table.columns:
+        column.justify = "right"
+    for one in found:
+        summary = one.summary
+        table.add_row(
+            one.model, f"{one.nodes:,}", f"{one.layout.tensor} x {one.layout.expert}", f"{_running(one):,.0f}",
+            f"{one.output_rate:,.0f}", f"{one.total_rate:,.0f}", f"{one.output_rate / one.devices:,.0f}",
+            *_times(summary), f"{one.weights / 2**30:,.1f}", f"{one.cache / 2**30:,.1f}", f"{one.device_hours:.3f}",
+            "-" if one.cost is None else f"{one.cost:.3f}",
+        )  # fmt: skip
+    Console(highlight=False, width=None if Console().is_terminal else 220).print(table)
+    print(
+        "Not measured: peaks of the makers with these assumptions (--assume), uniform routing, full overlap of experts'"
+    )
+    print("traffic with computing: " + ", ".join(f"{name}={value:g}" for name, value in asdict(assumed).items()))
+
+
+def _running(one: "Capacity") -> float:
+    """Mean number of requests that run in the cluster, by Little's law."""
+    summary = one.summary
+    return one.scale * summary.request_rate * summary.e2e.get("mean", 0.0)
+
+
+def _times(summary: "TimingSummary") -> tuple[str, ...]:
+    return (
+        f"{summary.ttft.get('p50', 0):.2f}", f"{summary.ttft.get('p99', 0):.2f}",
+        f"{1000 * summary.itl.get('p50', 0):.2f}", f"{1000 * summary.itl.get('p99', 0):.2f}",
+        f"{summary.hit_rate or 0:.0%}",
+    )  # fmt: skip
+
+
+def _measured(
+    models: Sequence[str], loads: "list[Offered]", sequences: int, step_tokens: int, context: int, json: bool
+) -> None:
+    """The real engine beside its simulation, on this machine, one thread."""
+    if len(models) > 1:
+        raise ValueError(f"--measure takes one folder, got {' and '.join(models)}")
+    from dsv4.api.loading import load
+    from dsv4.cli.flags import to_stderr
+    from dsv4.cli.folders import model_folder
+    from dsv4.simulate.compare import compare
+
+    options: dict[str, Any] = {"sequences": sequences, "step_tokens": step_tokens, "context_length": context}
+    loaded = load(model_folder(models[0] if models else None), threads=1, say=to_stderr, **options)
+    try:
+        found = [compare(loaded.engine, offered, to_stderr) for offered in loads]
+    finally:
+        loaded.close()
+    if json:
+        print(json_format.dumps([one.to_dict() for one in found], indent=1))
+        return
+    for one in found:
+        for line in one.lines():
+            print(line)
