@@ -32,6 +32,11 @@ SUITES = (
     Suite("schemathesis", ("server/test_openapi.py",), "requests generated from the schema, at length"),
     Suite("thinking", ("server/test_extensions.py",), "the bundled model keeps a thinking budget"),
     Suite("verify", ("verify/test_verify_nano.py",), "`dsv4 verify` of the bundled model, all checks"),
+    Suite(
+        "capacity",
+        ("simulate/test_against_engine.py",),
+        "`dsv4 simulate` beside the real engine with the bundled model",
+    ),
     Suite("page", ("server/test_chat_page.py",), "the plain chat page in Chromium"),
     Suite("tools", ("web/test_tools_in_browser.py",), "tools and MCP servers of the web chat in Chromium"),
     Suite("files", ("web/test_files_and_scrolling.py",), "files, Markdown and a long conversation in Chromium"),

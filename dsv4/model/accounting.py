@@ -117,6 +117,27 @@ def kv_bytes(config: ModelConfig, tokens: int, itemsize: int | None = None) -> f
     return kv_bytes_per_token(config, itemsize) * tokens + window_bytes(config, itemsize)
 
 
+def keys_read(config: ModelConfig, position: int) -> tuple[int, int]:
+    """What a token at `position` reads in all layers: key-value entries of windows and of compressed tokens, and
+    indexer keys."""
+    entries = min(position, config.sliding_window) * len(config.layers)
+    indexed = 0
+    for kind, ratio, layers in _compressed_layers(config):
+        if kind is AttentionKind.CSA:
+            entries += layers * min(config.index_topk, position // ratio)
+            indexed += layers * (position // ratio)
+        else:
+            entries += layers * (position // ratio)
+    return entries, indexed
+
+
+@lru_cache(maxsize=16)
+def _compressed_layers(config: ModelConfig) -> tuple[tuple[AttentionKind, int, int], ...]:
+    """Kind, ratio, and the number of layers with both."""
+    found = Counter((spec.kind, spec.ratio) for spec in config.layers if spec.ratio)
+    return tuple((kind, ratio, layers) for (kind, ratio), layers in found.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Flops:
     """Equivalent FP8 operations for one decoded token."""
@@ -135,13 +156,6 @@ def flops_per_token(config: ModelConfig, position: int) -> Flops:
     c, p = config, parameters(config)
     wide = p.compressors + p.routers + p.hyper_connections
     linear = 2.0 * (p.active + wide * (_FP32 - 1) + p.head * (BF16_COST - 1))
-    keys = indexed = 0
-    for spec in c.layers:
-        keys += min(position, c.sliding_window)
-        if spec.kind is AttentionKind.CSA:
-            keys += min(c.index_topk, position // spec.ratio)
-            indexed += position // spec.ratio
-        elif spec.kind is AttentionKind.HCA:
-            keys += position // spec.ratio
+    keys, indexed = keys_read(c, position)
     attention = BF16_COST * 4 * c.num_attention_heads * c.head_dim * keys
     return Flops(linear, attention, _FP4 * 2 * c.index_n_heads * c.index_head_dim * indexed)

@@ -14,9 +14,10 @@ from dsv4.config import ModelConfig
 from dsv4.engine.batching import Emitted
 from dsv4.engine.engine import Engine
 from dsv4.engine.runner import Chunk, StepOutput, StepRunner
+from dsv4.model.accounting import keys_read
 from dsv4.simulate.drive import Drive, SimulatedClock
 from dsv4.simulate.engine import EngineSizes
-from dsv4.simulate.shape import StepShape, keys_read, touched_experts
+from dsv4.simulate.shape import StepShape, touched_experts
 from dsv4.workload.kinds import Workload
 from dsv4.workload.timing import Timing
 from dsv4.workload.trace import Session
@@ -127,7 +128,11 @@ class _SeenRunner:
 
     def __init__(self, inner: StepRunner) -> None:
         self._inner, self.steps = inner, list[StepShape]()
-        self.predict, self.problem = inner.predict, inner.problem
+        self.problem = inner.problem
+
+    @property
+    def drafts(self) -> bool:
+        return self._inner.drafts
 
     @property
     def repeats(self) -> bool:

@@ -8,9 +8,9 @@ the routed experts. A step takes as long as the slowest of computing, reading me
 from dataclasses import dataclass
 
 from dsv4.config import ModelConfig
-from dsv4.model.accounting import BF16_COST, entry_bytes, flops_per_token, index_bytes, parameters
+from dsv4.model.accounting import BF16_COST, entry_bytes, flops_per_token, index_bytes, keys_read, parameters
 from dsv4.simulate.hardware import Accelerator
-from dsv4.simulate.shape import StepShape, keys_read, touched_experts
+from dsv4.simulate.shape import StepShape, touched_experts
 
 # bytes of a token that is sent to one expert and back: FP8 there, BF16 back (report, expert parallelism)
 PAIR_BYTES_PER_WIDTH = 3

@@ -22,7 +22,7 @@ class StepTimes(Protocol):
 class SimulatedRunner:
     """Implements StepRunner without a model."""
 
-    predict = False
+    drafts = False
     problem: str | None = None
     repeats = True
 

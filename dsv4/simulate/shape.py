@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dsv4.config import AttentionKind, ModelConfig
 from dsv4.engine.runner import Chunk
 
 
@@ -41,20 +40,6 @@ class StepShape:
     def rows(self) -> int:
         """Rows of logits."""
         return sum(part.rows for part in self.parts)
-
-
-def keys_read(config: ModelConfig, position: int) -> tuple[int, int]:
-    """What one token at a position reads in all layers: entries of windows, of compressed tokens, and indexer keys, as
-    (entries, indexer keys)."""
-    entries = indexed = 0
-    for layer in config.layers:
-        entries += min(position, config.sliding_window)
-        if layer.kind is AttentionKind.CSA:
-            entries += min(config.index_topk, position // layer.ratio)
-            indexed += position // layer.ratio
-        elif layer.kind is AttentionKind.HCA:
-            entries += position // layer.ratio
-    return entries, indexed
 
 
 def touched_experts(experts: int, chosen: int, tokens: int) -> float:
