@@ -76,7 +76,7 @@ def serve(
         gc.collect()
         gc.freeze()  # walking the model's thousands of tensors took 3 % of the time of a step
         _tell_start(model)
-        app = _application(model, folder, settings, files)
+        app = _application(model, folder, settings, files, server.record)
 
         def ready() -> None:
             url, seconds = f"http://{_printable(host)}:{listener.getsockname()[1]}", time.perf_counter() - began
@@ -96,13 +96,15 @@ def serve(
 
 
 def _application(
-    model: "LocalModel | RemoteModel", folder: Path | None, settings: "Settings", files: "ServerFiles"
+    model: "LocalModel | RemoteModel", folder: Path | None, settings: "Settings", files: "ServerFiles", record: Path | None
 ) -> "Starlette":
-    """The server for a loaded model. folder: as the user named it; files: what the server writes."""
+    """The server for a loaded model. folder: as the user named it; files: what the server writes; record: the trace of
+    its requests."""
     from dsv4.server import create_app
+    from dsv4.server.backend.recorded import Recorded
 
     return create_app(
-        model.service,
+        model.service if record is None else Recorded(model.service, record),
         model.tokenizer,
         model_name=model.name,
         defaults=model.defaults,

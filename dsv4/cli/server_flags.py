@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from dsv4.cli.flags import at_least
+from dsv4.cli.flags import at_least, writable
 
 if TYPE_CHECKING:
     from dsv4.server import Keys, Settings
@@ -74,6 +74,9 @@ class ServerFlags:
         The share of traces that is kept, above 0 and at most 1. Default: as the variable OTEL_TRACES_SAMPLER says, all.
     otel_content
         Traces hold the texts of prompts and answers too; without it they hold counts and times only.
+    record
+        JSONL file to which requests are added without their texts: lengths, times, hashes of prefixes. `dsv4 bench
+        serve` and `dsv4 simulate` read it as --trace.
     """
 
     keys: Path | None = None
@@ -95,6 +98,7 @@ class ServerFlags:
     otel: str | None = None
     otel_sample: float | None = None
     otel_content: bool = False
+    record: Path | None = None
 
     def settings(self, host: str) -> "Settings":
         """The settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
@@ -108,6 +112,7 @@ class ServerFlags:
         at_least(1, requests=self.requests, body_limit=self.body_limit)
         at_least(1, store_days=self.store_days, store_size=self.store_size)
         at_least(0, drain=self.drain)
+        writable("--record", self.record, ".jsonl")
         if self.runs is not None and not self.runs.is_dir():
             raise FileNotFoundError(f"--runs {self.runs}: no such folder")
         known = read_keys(self.keys, os.environ.get(KEYS_VARIABLE, ""))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LOAD = WorkloadFlags(workload="agent")
 USERS = 32  # of an engine, where no load is given
-MEASURED_CONTEXT = 8192
+MEASURED_CONTEXT = 16_384
 
 
 def simulate(

@@ -22,12 +22,13 @@ from dsv4.workload.trace import Session, longest
 USABLE = 0.9  # of a device's memory; the rest is for buffers of steps
 CACHE_SHARE = 0.1  # of a device's memory that must be left for the cache
 MILLION = 10**6
+SESSIONS_PER_USER = 2  # at least, so that the load lasts after its beginning
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
     """The load of the whole cluster: users at a time, or sessions a second, or a trace at its own times. requests: of
-    one simulated engine."""
+    one simulated engine; more where each user needs them for two sessions."""
 
     workload: Workload
     trace: tuple[Session, ...] = ()
@@ -39,19 +40,18 @@ class Offered:
 
     def share(self, engines: int) -> "tuple[list[Session], int | None, float]":
         """The sessions of one of so many engines, its users, and how many engines like it the load keeps busy."""
+        each = None if self.users is None else max(1, round(self.users / engines))
         if self.trace:
             sessions = [*self.trace[::engines]]
-            busy = min(engines, len(self.trace))
         else:
             turns = self.workload.turns if self.workload.kind == "agent" else 1
-            sessions = self.workload.sessions(-(-self.requests // turns), "s", self.seed)
-            busy = engines
-        if self.users is not None:
-            each = max(1, round(self.users / engines))
+            count = max(-(-self.requests // turns), SESSIONS_PER_USER * (each or 0))
+            sessions = self.workload.sessions(count, "s", self.seed)
+        if each is not None and self.users is not None:
             return sessions, each, self.users / each
         if self.rate is not None:
             sessions = poisson(sessions, self.rate / engines, self.seed)
-        return sessions, None, float(busy)
+        return sessions, None, float(min(engines, len(self.trace)) if self.trace else engines)
 
 
 @dataclass(frozen=True, slots=True)

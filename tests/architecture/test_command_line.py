@@ -58,7 +58,7 @@ WORKLOAD_FLAGS = (
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
-    "history cors mcp runs otel otel_sample otel_content"
+    "history cors mcp runs otel otel_sample otel_content record"
 )
 
 
