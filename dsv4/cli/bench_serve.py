@@ -74,17 +74,22 @@ def bench_serve(
     write_trace
         Write what the first level of load sends as a trace.
     """
-    from dsv4.cli.flags import writable
-
-    writable("--report", report, ".html")
-    writable("--json", json, ".json")
-    writable("--write-trace", write_trace, ".jsonl")
+    _check_files(report, json, write_trace)
     settings = _settings(load, seconds, patience, most, _extra(extra), seed)
     targets = _targets([url, *against], model, patience, remote)
     _write_trace(settings, write_trace)
     found = _run(targets, settings)
     _write(found, report, json)
     sys.exit(0 if all(point.summary.finished for point in found.points) else 1)
+
+
+def _check_files(report: Path | None, json: Path | None, write_trace: Path | None) -> None:
+    """Raise ValueError for a name that could not be written at the end."""
+    from dsv4.cli.flags import writable
+
+    writable("--report", report, ".html")
+    writable("--json", json, ".json")
+    writable("--write-trace", write_trace, ".jsonl")
 
 
 def _settings(

@@ -2,7 +2,7 @@
 
 import json as json_format
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,34 +21,12 @@ USERS = 32  # of an engine, where no load is given
 MEASURED_CONTEXT = 16_384
 
 
-def simulate(
-    *model: str,
-    on: str = "h200",
-    hardware: Path | None = None,
-    nodes: Annotated[Sequence[int], Repeated] = (1,),
-    tensor: int | None = None,
-    expert: int | None = None,
-    context: int = 131_072,
-    sequences: int | None = None,
-    step_tokens: int | None = None,
-    price: float | None = None,
-    assume: Annotated[Sequence[str], Repeated] = (),
-    seed: int = 0,
-    json: bool = False,
-    measure: bool = False,
-    load: Annotated[WorkloadFlags, Parameter(name="*")] = DEFAULT_LOAD,
-) -> None:
-    """Print tokens a second, times to first tokens, cache hits, memory and cost of models on 1 to 1,000 nodes, without
-    any of them: the engine's scheduler and cache run on a clock that counts operations and bytes.
-
-    --users and --rate are of the whole cluster; with neither, 32 users for each engine. With --measure, this machine's
-    processor runs a folder for about a minute instead: the times of its steps are measured, and the simulation stands
-    beside the real engine.
+@dataclass(frozen=True, slots=True)
+class ClusterFlags:
+    """Machines and engines.
 
     Parameters
     ----------
-    model
-        flash, pro, or folders. Default: flash and pro; with --measure the bundled model.
     on
         Device: h100, h200, h20, b200, b300, gb200, mi300x, mi325x, mi355x, xeon-6980p, epyc-9755, or one of --hardware.
     hardware
@@ -70,6 +48,49 @@ def simulate(
     assume
         Change an assumption, as compute=0.4, memory, links (shares of peaks), layer_seconds, step_seconds,
         sync_seconds; repeat the flag for several.
+    """
+
+    on: str = "h200"
+    hardware: Path | None = None
+    nodes: Annotated[Sequence[int], Repeated] = (1,)
+    tensor: int | None = None
+    expert: int | None = None
+    context: int = 131_072
+    sequences: int | None = None
+    step_tokens: int | None = None
+    price: float | None = None
+    assume: Annotated[Sequence[str], Repeated] = ()
+
+    def check(self) -> None:
+        """Raise ValueError for a number below its range."""
+        from dsv4.cli.flags import at_least
+
+        at_least(1, tensor=self.tensor, expert=self.expert, context=self.context, sequences=self.sequences)
+        at_least(1, step_tokens=self.step_tokens, nodes=min(self.nodes, default=0))
+
+
+DEFAULT_CLUSTER = ClusterFlags()
+
+
+def simulate(
+    *model: str,
+    seed: int = 0,
+    json: bool = False,
+    measure: bool = False,
+    cluster: Annotated[ClusterFlags, Parameter(name="*")] = DEFAULT_CLUSTER,
+    load: Annotated[WorkloadFlags, Parameter(name="*")] = DEFAULT_LOAD,
+) -> None:
+    """Print tokens a second, times to first tokens, cache hits, memory and cost of models on 1 to 1,000 nodes, without
+    any of them: the engine's scheduler and cache run on a clock that counts operations and bytes.
+
+    --users and --rate are of the whole cluster; with neither, 32 users for each engine. With --measure, this machine's
+    processor runs a folder for about a minute instead: the times of its steps are measured, and the simulation stands
+    beside the real engine.
+
+    Parameters
+    ----------
+    model
+        flash, pro, or folders. Default: flash and pro; with --measure the bundled model.
     seed
         Of lengths and arrivals.
     json
@@ -79,17 +100,16 @@ def simulate(
     """
     from dsv4.cli.flags import at_least, naming_arguments
 
-    at_least(1, tensor=tensor, expert=expert, context=context, sequences=sequences, step_tokens=step_tokens)
-    at_least(1, nodes=min(nodes), requests=load.requests)
+    cluster.check()
+    at_least(1, requests=load.requests)
     loads = _loads(load, seed)
     if measure:
-        _measured(model, loads, sequences or 8, step_tokens or 512, min(context, MEASURED_CONTEXT), json)
+        _measured(model, loads, cluster, json)
         return
-    device = _device(on, hardware, price)
+    device = _device(cluster.on, cluster.hardware, cluster.price)
     with naming_arguments():
-        assumed = _assumed(assume)
-        sizes = {"context": context, "sequences": sequences or 64, "step_tokens": step_tokens or 4096}
-        found = _capacities(model or ("flash", "pro"), device, nodes, (tensor, expert), loads, sizes, assumed)
+        assumed = _assumed(cluster.assume)
+        found = _capacities(model or ("flash", "pro"), device, cluster, loads, assumed)
     if json:
         about = {"assumptions": asdict(assumed), "workload": asdict(loads[0].workload)}
         print(json_format.dumps({**about, "capacities": [capacity.to_dict() for capacity in found]}, indent=1))
@@ -144,10 +164,8 @@ def _assumed(changes: Sequence[str]) -> "Assumptions":
 def _capacities(
     models: Sequence[str],
     device: "Accelerator",
-    nodes: Sequence[int],
-    shared: tuple[int | None, int | None],
+    cluster: ClusterFlags,
     loads: "list[Offered]",
-    sizes: dict[str, int],
     assumed: "Assumptions",
 ) -> "list[Capacity]":
     from dsv4.cli.flags import to_stderr
@@ -155,17 +173,18 @@ def _capacities(
     from dsv4.simulate.cluster import EngineWishes, lay_out
     from dsv4.simulate.cluster import simulate as simulate_cluster
 
+    wishes = EngineWishes(cluster.context, cluster.sequences or 64, cluster.step_tokens or 4096)
     found: list[Capacity] = []
     for name in models:
         files = find_files(name)
-        for count in nodes:
-            layout = lay_out(files, device, count, *shared)
+        for count in cluster.nodes:
+            layout = lay_out(files, device, count, cluster.tensor, cluster.expert)
             for offered in loads:
                 if offered.users is None and offered.rate is None and not offered.trace:
                     engines = count * device.devices // layout.tensor
                     offered = replace(offered, users=USERS * engines)
                 to_stderr(f"{name} on {count} nodes of {device.devices} {device.name}")
-                found.append(simulate_cluster(files, layout, count, offered, EngineWishes(**sizes), assumed))
+                found.append(simulate_cluster(files, layout, count, offered, wishes, assumed))
     return found
 
 
@@ -207,9 +226,7 @@ def _times(summary: "TimingSummary") -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _measured(
-    models: Sequence[str], loads: "list[Offered]", sequences: int, step_tokens: int, context: int, json: bool
-) -> None:
+def _measured(models: Sequence[str], loads: "list[Offered]", cluster: ClusterFlags, json: bool) -> None:
     """The real engine beside its simulation, on this machine, one thread."""
     if len(models) > 1:
         raise ValueError(f"--measure takes one folder, got {' and '.join(models)}")
@@ -218,12 +235,13 @@ def _measured(
     from dsv4.cli.folders import model_folder
     from dsv4.simulate.compare import compare
 
-    options: dict[str, Any] = {"sequences": sequences, "step_tokens": step_tokens, "context_length": context}
+    options: dict[str, Any] = {
+        "sequences": cluster.sequences or 8,
+        "step_tokens": cluster.step_tokens or 512,
+        "context_length": min(cluster.context, MEASURED_CONTEXT),
+    }
     loaded = load(model_folder(models[0] if models else None), threads=1, say=to_stderr, **options)
-    try:
-        found = [compare(loaded.engine, offered, to_stderr) for offered in loads]
-    finally:
-        loaded.close()
+    found = [compare(loaded.engine, offered, to_stderr) for offered in loads]
     if json:
         print(json_format.dumps([one.to_dict() for one in found], indent=1))
         return

@@ -10,7 +10,7 @@ from dsv4.cache.prefix import ReusePolicy
 from dsv4.config import Mode, ModelConfig
 from dsv4.engine.batching import ContinuousBatching, Emitted
 from dsv4.simulate.drive import Drive, SimulatedClock
-from dsv4.simulate.runner import Scripted, SimulatedRunner, StepTimes
+from dsv4.simulate.runner import Scripted, SimulatedRunner, StepDurations
 
 QUEUE = 10**9  # a trace is never refused
 
@@ -30,7 +30,7 @@ class EngineSizes:
 class SimulatedEngine(ContinuousBatching):
     """Continuous batching whose steps take what `times` says, on `clock`."""
 
-    def __init__(self, config: ModelConfig, sizes: EngineSizes, times: StepTimes, clock: SimulatedClock) -> None:
+    def __init__(self, config: ModelConfig, sizes: EngineSizes, times: StepDurations, clock: SimulatedClock) -> None:
         # tensors on the meta device have shapes and no memory: copies of pages and slots do nothing
         store = CacheStore(
             config,

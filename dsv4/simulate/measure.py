@@ -43,7 +43,7 @@ def terms_of(config: ModelConfig, step: StepShape) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class FittedTimes:
-    """Implements StepTimes by a sum of terms. seconds_of: of each of TERMS. error: mean relative error of the fit;
+    """Implements StepDurations by a sum of terms. seconds_of: of each of TERMS. error: mean relative error of the fit;
     samples: steps that it was made of."""
 
     config: ModelConfig

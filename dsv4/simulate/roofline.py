@@ -62,7 +62,7 @@ class ClusterLayout:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Implements StepTimes. busy: mean share of the engines of an expert group that compute while one does."""
+    """Implements StepDurations. busy: mean share of the engines of an expert group that compute while one does."""
 
     config: ModelConfig
     layout: ClusterLayout

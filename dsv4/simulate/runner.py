@@ -13,7 +13,7 @@ from dsv4.simulate.drive import SimulatedClock, block_tokens
 from dsv4.simulate.shape import StepShape
 
 
-class StepTimes(Protocol):
+class StepDurations(Protocol):
     """How long steps take."""
 
     def seconds(self, step: StepShape) -> float: ...
@@ -26,7 +26,7 @@ class SimulatedRunner:
     problem: str | None = None
     repeats = True
 
-    def __init__(self, times: StepTimes, clock: SimulatedClock) -> None:
+    def __init__(self, times: StepDurations, clock: SimulatedClock) -> None:
         self._times, self._clock = times, clock
         self.steps = 0
 

@@ -12,6 +12,7 @@ from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
 from dsv4.cli.remote_flags import RemoteFlags
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.server_flags import ServerFlags
+from dsv4.cli.simulate import ClusterFlags
 from dsv4.cli.workload_flags import WorkloadFlags
 from tests.conftest import ROOT
 
@@ -36,8 +37,7 @@ FLAGS = {
     "recipe": "name folder stage set device dry_run",
     "distill": "recipe set folder live track export threads steps device",
     "bench": "folder of contexts decode peer long json plot engine",
-    "simulate": "model on hardware nodes tensor expert context sequences step_tokens price assume seed json measure "
-    "load",
+    "simulate": "model seed json measure cluster load",
     "completion": "shell install",
 }
 # verbs of a verb: `dsv4 bench serve`
@@ -55,6 +55,7 @@ ASKING_FLAGS = "mode data samples limit seed concurrency lengths since until max
 WORKLOAD_FLAGS = (
     "workload trace rate users requests input output shared turns tool delay speed max_ttft max_tpot max_e2e"
 )
+CLUSTER_FLAGS = "on hardware nodes tensor expert context sequences step_tokens price assume"
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling requests body_limit drain ledger prices store store_days store_size "
@@ -67,6 +68,7 @@ def test_shared_flags() -> None:
     assert " ".join(inspect.signature(RemoteFlags).parameters) == REMOTE_FLAGS
     assert " ".join(inspect.signature(RunFlags).parameters) == RUN_FLAGS
     assert " ".join(inspect.signature(WorkloadFlags).parameters) == WORKLOAD_FLAGS
+    assert " ".join(inspect.signature(ClusterFlags).parameters) == CLUSTER_FLAGS
     assert " ".join(inspect.signature(ServerFlags).parameters) == SERVER_FLAGS
     assert " ".join(inspect.signature(AskingFlags).parameters) == ASKING_FLAGS
     assert " ".join(inspect.signature(OutcomeFlags).parameters) == "out compare least price dry_run"

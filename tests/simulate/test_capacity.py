@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsv4.cli.inspect import find_config
-from dsv4.cli.simulate import simulate
+from dsv4.cli.simulate import ClusterFlags, simulate
 from dsv4.cli.workload_flags import WorkloadFlags
 from dsv4.config import AttentionKind
 from dsv4.model.accounting import keys_read
@@ -115,7 +115,7 @@ def test_layouts_hold_the_weights() -> None:
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     load = WorkloadFlags("agent", users=[2, 64], requests=4, turns=2, output=4, input=30, shared=100)
-    simulate("flash", nodes=[1, 1000], price=2.0, json=True, load=load)
+    simulate("flash", json=True, cluster=ClusterFlags(nodes=[1, 1000], price=2.0), load=load)
     found = json.loads(capsys.readouterr().out)["capacities"]
     assert [(one["nodes"], one["devices"], one["scale"]) for one in found] == [
         (1, 8, 2.0), (1, 8, 8.0), (1000, 8000, 2.0), (1000, 8000, 64.0),
@@ -133,13 +133,13 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"on": "abacus"}, "--on must be one of b200, .*got 'abacus'"),
-        ({"nodes": [0]}, "--nodes must be at least 1, got 0"),
-        ({"price": 0.0}, "--price must be more than 0"),
-        ({"assume": ["speed=1"]}, "--assume must be NAME=NUMBER with a name of compute"),
-        ({"assume": ["compute=2"]}, r"--compute must be in \(0, 1\]|compute must be in"),
+        ({"cluster": ClusterFlags(on="abacus")}, "--on must be one of b200, .*got 'abacus'"),
+        ({"cluster": ClusterFlags(nodes=[0])}, "--nodes must be at least 1, got 0"),
+        ({"cluster": ClusterFlags(price=0.0)}, "--price must be more than 0"),
+        ({"cluster": ClusterFlags(assume=["speed=1"])}, "--assume must be NAME=NUMBER with a name of compute"),
+        ({"cluster": ClusterFlags(assume=["compute=2"])}, r"--compute must be in \(0, 1\]|compute must be in"),
         ({"load": WorkloadFlags(users=[0])}, "--rate and --users must be more than 0"),
-        ({"context": 1000}, "--context must be at least the"),
+        ({"cluster": ClusterFlags(context=1000)}, "--context must be at least the"),
     ],
 )
 def test_mistakes_name_the_flag(flags: dict[str, object], message: str) -> None:
