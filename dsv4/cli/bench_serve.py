@@ -104,7 +104,7 @@ def _settings(
         loads = (*(LoadLevel(rate=rate) for rate in load.rate), *(LoadLevel(users=count) for count in load.users))
         return BenchSettings(
             loads or (LoadLevel() if sessions else LoadLevel(users=1),),
-            load.made(),
+            load.made("fixed"),
             sessions,
             load.requests,
             seconds,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dsv4.simulate.roofline import Assumptions
     from dsv4.workload.timing import TimingSummary
 
-DEFAULT_LOAD = WorkloadFlags(workload="agent")
+DEFAULT_LOAD = WorkloadFlags()
 USERS = 32  # of an engine, where no load is given
 MEASURED_CONTEXT = 16_384
 
@@ -127,7 +127,7 @@ def _loads(load: WorkloadFlags, seed: int) -> "list[Offered]":
     with naming_arguments():
         trace = tuple(faster(load.traced(), load.speed)) if load.trace is not None else ()
         limits = ServiceLimits(load.max_ttft, load.max_tpot, load.max_e2e)
-        first = Offered(load.made(), trace, None, None, load.requests, limits, seed)
+        first = Offered(load.made("agent"), trace, None, None, load.requests, limits, seed)
     if min((*load.rate, *load.users, 1)) <= 0:
         raise ValueError("--rate and --users must be more than 0")
     many = [replace(first, rate=rate) for rate in load.rate] + [replace(first, users=count) for count in load.users]

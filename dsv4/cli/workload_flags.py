@@ -24,7 +24,7 @@ class WorkloadFlags:
     ----------
     workload
         fixed: prompts of one length. prefix: behind a system prompt that all share. agent: conversations that grow by
-        answers and results of tools.
+        answers and results of tools. Default: fixed; of simulate agent.
     trace
         JSONL file of requests in place of a workload (docs/capacity.md), at its own times or at --rate or --users.
     rate
@@ -55,7 +55,7 @@ class WorkloadFlags:
         Limit for goodput: seconds to the end of the answer.
     """
 
-    workload: Kind = "fixed"
+    workload: Kind | None = None
     trace: Path | None = None
     rate: Annotated[Sequence[float], Repeated] = ()
     users: Annotated[Sequence[int], Repeated] = ()
@@ -71,11 +71,12 @@ class WorkloadFlags:
     max_tpot: float | None = None
     max_e2e: float | None = None
 
-    def made(self) -> "Workload":
-        """The workload. Raises ValueError naming an argument and its range."""
+    def made(self, usual: Kind) -> "Workload":
+        """The workload. usual: where no kind is given. Raises ValueError naming an argument and its range."""
         from dsv4.workload.kinds import Workload
 
-        return Workload(self.workload, self.input, self.output, self.shared, self.turns, self.tool, self.delay)
+        kind = self.workload or usual
+        return Workload(kind, self.input, self.output, self.shared, self.turns, self.tool, self.delay)
 
     def traced(self) -> "tuple[Session, ...]":
         """The sessions of the trace; none without one. Raises ValueError for one without times where they are
