@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heappop, heappush
-from itertools import count
+from itertools import accumulate, count, pairwise
 
 from dsv4.engine.batching import ContinuousBatching, Emitted
 from dsv4.engine.request import Request
 from dsv4.generation import FinishReason, RequestOptions, SamplingParams
+from dsv4.server.dialects.prompt import RECENT_POINTS
 from dsv4.workload.timing import Timing
 from dsv4.workload.trace import Session, TraceRequest
 
@@ -87,7 +88,7 @@ class Drive:
         one.timing = Timing(due, self.clock.now, prompt=len(prompt), cached=0, wanted=wanted.output)
         self.timings.append(one.timing)
         params = SamplingParams(max_tokens=wanted.output, temperature=0)
-        request = self.batching.prepare(prompt, params, RequestOptions())
+        request = self.batching.prepare(prompt, params, RequestOptions(cache_points=borders(wanted)))
         self.sampled(request)
         return self.batching.enter(request)
 
@@ -111,6 +112,15 @@ class Drive:
 
     def _enter(self, one: _Running, due: float) -> None:
         heappush(self._due, (due, next(self._order), one))
+
+
+def borders(request: TraceRequest) -> tuple[int, ...]:
+    """The positions at which the server would have a prefix of this prompt kept: the ends of its first message and of
+    its last ones."""
+    ends = list(accumulate(block.tokens for block in request.blocks))
+    pairs = zip(ends, pairwise(request.blocks), strict=False)
+    found = [end for end, (block, following) in pairs if block.role != following.role]
+    return tuple(dict.fromkeys([*found[:1], *found[-RECENT_POINTS:]]))
 
 
 @lru_cache(4096)
