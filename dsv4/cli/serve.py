@@ -96,7 +96,11 @@ def serve(
 
 
 def _application(
-    model: "LocalModel | RemoteModel", folder: Path | None, settings: "Settings", files: "ServerFiles", record: Path | None
+    model: "LocalModel | RemoteModel",
+    folder: Path | None,
+    settings: "Settings",
+    files: "ServerFiles",
+    record: Path | None,
 ) -> "Starlette":
     """The server for a loaded model. folder: as the user named it; files: what the server writes; record: the trace of
     its requests."""
