@@ -15,9 +15,8 @@ SHARES = (1, 10, 25, 50, 75, 90, 95, 99)
 
 def page(report: BenchReport) -> str:
     """The whole page. Everything that an endpoint has said is escaped."""
-    title = "dsv4 bench serve: " + ", ".join(map(escape, report.targets))
+    title = "dsv4 bench serve: " + ", ".join(report.targets)
     body = [
-        f"<h1>{title}</h1>",
         table((), ((escape(name), escape(what)) for name, what in report.targets.items())),
         "<h2>Side by side</h2>",
         table(COLUMNS, (tuple(map(escape, row)) for row in rows(report.points)), numbers=2),
