@@ -55,15 +55,19 @@ def eval(
     """
     from dsv4.evals.kept import RunFolder
     from dsv4.evals.registry import suite_named
+    from dsv4.evals.result import check_comparable
     from dsv4.evals.run import TokenPrice, make_plan, pilot
 
     cost = TokenPrice.from_text(outcome.price) if outcome.price else None
     found = suite_named(_known(suite))
     settings = asking.settings(found)
-    _check(found, judge, outcome.compare)
+    if judge and found.judge is None:
+        raise ValueError(f"--judge: the suite {found.name} is graded by rule")
     with _subject(target, model, asking.concurrency) as subject:
         plan = make_plan(pilot(settings) if outcome.dry_run else settings, subject.count_tokens)
         identity = plan.identity(subject.name, _grader(found, judge, judge_model))
+        if outcome.compare is not None:
+            check_comparable(identity, outcome.compare)
         folder = RunFolder(outcome.out or _default_folder(found.name, asking.mode, subject.name), identity)
         _tell_plan(plan, folder)
         problems, facts = _asked(plan, folder, subject, (judge, judge_model), cost, outcome.dry_run)
@@ -80,16 +84,6 @@ def _known(suite: str) -> str:
     """The suite of a recipe of this checkout has a file of its own; other names stay."""
     file = ROOT / "recipes" / suite / "suite.py"
     return f"recipes.{suite}.suite" if suite.isidentifier() and file.is_file() else suite
-
-
-def _check(suite: "Suite", judge: str, compare: Path | None) -> None:
-    """Raise ValueError for what would fail only at the end."""
-    from dsv4.evals.kept import read_run
-
-    if judge and suite.judge is None:
-        raise ValueError(f"--judge: the suite {suite.name} is graded by rule")
-    if compare is not None:
-        read_run(compare)
 
 
 def _grader(suite: "Suite", judge: str, model: str) -> str:

@@ -63,11 +63,17 @@ def _mean(graded: Sequence[Graded]) -> dict[str, Any]:
     return {**asdict(found), "value": 100 * found.value, "error": error}
 
 
-def _compared(identity: Mapping[str, Any], graded: Sequence[Graded], against: Path) -> dict[str, Any]:
-    other, answers = read_run(against)
+def check_comparable(identity: Mapping[str, Any], against: Path) -> None:
+    """Raise ValueError where `against` has no run, or one of other questions."""
+    other, _ = read_run(against)
     for name in ("suite", "data", "grader"):
         if other.get(name) != identity[name]:
             raise ValueError(f"--compare {against}: its {name} is {other.get(name)}, not {identity[name]}")
+
+
+def _compared(identity: Mapping[str, Any], graded: Sequence[Graded], against: Path) -> dict[str, Any]:
+    check_comparable(identity, against)
+    other, answers = read_run(against)
     paired = statistics.compare(graded, [kept.graded for kept in answers])
     error = None if paired.error is None else 100 * paired.error
     named = {"run": str(against), "model": other["model"], "mode": other["mode"]}
