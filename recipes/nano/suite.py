@@ -22,11 +22,12 @@ from recipes.nano.items.mix import prompt_of
 def _rows(wanted: Generate) -> Iterator[Row]:
     """Items of every ability that is judged by one answer."""
     defaults = Plan()
-    plan = Plan(items=2 if wanted.small else defaults.items, seed=defaults.seed + wanted.seed)
-    for ability in plan.abilities():
-        if ability.samples == 1:
-            for number, task in enumerate(plan.draw(ability)):
-                yield {"id": f"{ability.name}-{number}", "ability": ability.name, "play": ability.play, **asdict(task)}
+    single = [ability for ability in defaults.abilities() if ability.samples == 1]
+    each = 2 if wanted.small else wanted.each(len(single), defaults.items)
+    plan = Plan(items=each, seed=defaults.seed + wanted.seed)
+    for ability in single:
+        for number, task in enumerate(plan.draw(ability)):
+            yield {"id": f"{ability.name}-{number}", "ability": ability.name, "play": ability.play, **asdict(task)}
 
 
 def _task(row: Mapping[str, Any]) -> Task:
