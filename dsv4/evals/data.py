@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from dsv4.evals.suite import Generate, HubData, PackageData, Row, Suite
+from dsv4.evals.suite import Generate, HubData, PackageData, Row, Suite, estimated_tokens
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 PLACES = ("hub", "package", "generated", "stand-in")
@@ -64,7 +64,7 @@ def _load(suite: Suite, place: str, generate: Generate) -> Data:
         file = STAND_INS / f"{suite.name}.jsonl"
         if file.is_file():
             return _from_files((file,), f"stand-in of dsv4 for {suite.name}", "")
-        return _generated(suite, replace(generate, small=True), "stand-in, ")
+        return _generated(suite, replace(generate, small=True, count_tokens=estimated_tokens), "stand-in, ")
     if place == "package" or (not place and suite.package is not None and _has(suite.package)):
         return _from_package(suite)
     if place == "generated" or (not place and suite.generate is not None):

@@ -75,7 +75,7 @@ def _answer(row: dict[str, Any]) -> KeptAnswer:
 
 def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     new = json.loads(json.dumps(new))
-    for name in sorted({*old, *new}):
+    for name in dict.fromkeys([*new, *old]):
         if old.get(name) != new.get(name):
             raise ValueError(
                 f"--out {folder} has a run with {name} {_short(old.get(name))}, not {_short(new.get(name))}: "

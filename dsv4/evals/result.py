@@ -42,7 +42,10 @@ def result_of(
         found["groups"] = {name: _mean(some) for name, some in groups.items()}
     found["figures"] = statistics.figures(graded)
     if suite.summary is not None:
-        found["figures"] |= dict(suite.summary(graded))
+        try:
+            found["figures"] |= dict(suite.summary(graded))
+        except ValueError as error:  # a part of the items may not have what a summary needs
+            found["facts"]["no further figures"] = str(error)
     if suite.axes is not None:
         found["map"] = heat_map(graded, suite.axes)
     found["tokens"] = {
@@ -106,6 +109,8 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     ]
     found += [f"  {name or '(no group)'}: {shown(mean)} ({mean['items']:,})" for name, mean in _groups(result)]
     found += [f"  {name}: {value:.4g}" for name, value in result["figures"].items()]
+    if "no further figures" in result["facts"]:
+        found.append(f"  no further figures: {result['facts']['no further figures']}")
     tokens = result["tokens"]
     found.append(f"  {tokens['answer_mean']:,.0f} tokens an answer, {100 * tokens['cut']:.1f} % cut by the limit")
     for one in result["published"]:
