@@ -30,6 +30,10 @@ FEATURES = (
 USES = {
     "hub": "dsv4 pull",
     "modelscope": "dsv4 pull --source modelscope",
+    "docs": "python -m deploy.build_docs",
+    "gguf": "dsv4 convert of GGUF files with K- and I-quants",
+    "eval": "dsv4 eval",
+    "otel": "dsv4 serve --otel",
     "kernels": "compiled kernels, for a machine without a compiler",
     "track": "curves of a training run in other programs",
     "test": "the tests, and --peer of dsv4 bench",

@@ -111,7 +111,7 @@ def test_events_tell_their_drafts() -> None:
     assert drafted == alone  # drafts change no event
     assert all(event.draft is None for event in alone)
     told = [event for event in drafted if event.draft is not None]
-    assert len(told) == engine.counts.drafted > 0
+    assert 0 < len(told) <= engine.counts.drafted  # what follows a wrong draft is checked and has no event
     assert sum(event.draft == event.token for event in told) >= engine.counts.accepted
     assert report_of(engine).speculates
 
