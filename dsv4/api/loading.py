@@ -74,11 +74,11 @@ def load(
     process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder.
     draft: how tokens are drafted, which changes no text: "ngram" looks them up in the prompt and the answer so far,
     "head" has them from the folder's prediction block or draft head, which is loaded for this only, "both" looks them
-    up first, "none" drafts none, "auto" is "ngram" on a CPU and "none" on a card. speculate: True is draft="head", for
-    programs that were written before `draft`. adapter: folder of a LoRA adapter; beside quantised weights its steps run
-    op by op. say: is called with the lines of the plan before anything is allocated. The others are those of
-    dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field, and ValueError
-    for a model that cannot run in this memory.
+    up first, "none" drafts none, "auto" is "ngram" on a CPU with the native kernels and all experts in memory, else
+    "none". speculate: True is draft="head", for programs that were written before `draft`. adapter: folder of a LoRA
+    adapter; beside quantised weights its steps run op by op. say: is called with the lines of the plan before anything
+    is allocated. The others are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong
+    file, tensor or field, and ValueError for a model that cannot run in this memory.
     """
     check_choice(mode)
     _set_threads(threads)
@@ -89,16 +89,17 @@ def load(
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     free = None if place.type == "cpu" else free_card_memory(place)
     sizes = _budget(memory, free), _limit(expert_memory)
+    cache = sequences, reuse.snapshots, cache_dtype
     request = EngineRequest(
-        mode, context_length, *sizes, sequences, reuse.snapshots, cache_dtype, step_tokens, head, lookup, str(place)
+        mode, context_length, *sizes, *cache, step_tokens, head, lookup, str(place), lookup_streamed=draft != "auto"
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
     _check_head(head, model)
     budget = _limit_experts(model, reader, plan.expert_memory)
-    settings = plan.mode, plan.cache_dtype, reuse.windows, head, lookup, adapted, describe_device(place)
+    settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
-    options = {"step_tokens": step_tokens, "speculate": head, "lookup": lookup, "queue": queue, "fused": fused}
+    options = {"step_tokens": step_tokens, "speculate": head, "lookup": plan.lookup, "queue": queue, "fused": fused}
     engine = _engine(model, plan, reuse, disk, tokenizer, options)
     return LocalModel(title(path), model, engine, tokenizer, defaults, plan, budget)
 
@@ -167,7 +168,7 @@ def _engine(
 def _drafting(draft: DraftChoice, speculate: bool, place: torch.device) -> tuple[bool, int]:
     if speculate and draft not in ("auto", "head"):
         raise ValueError(f'speculate: not together with draft={draft!r}; True is draft="head"')
-    return drafting("head" if speculate else draft, on_card=place.type != "cpu")
+    return drafting("head" if speculate else draft, on_card=place.type != "cpu", native=native.available())
 
 
 def _check_head(wanted: bool, model: Transformer) -> None:

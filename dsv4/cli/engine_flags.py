@@ -61,7 +61,8 @@ class EngineFlags:
     draft
         How tokens are drafted that one step then checks; the text does not change. ngram: looked up in the prompt and
         the answer so far, which is fast where text repeats, as in edits of a file. head: by the model's draft head
-        (DSpark) or prediction block (MTP). both: looked up first. none. Default: ngram on a CPU, none on a card.
+        (DSpark) or prediction block (MTP). both: looked up first. none. auto (default): ngram
+        on a CPU with the native kernels and all experts in memory, else none.
     fused
         Run each step as one native call; --no-fused runs it op by op, with the same bits. Default: fused where
         possible.
@@ -143,8 +144,9 @@ class EngineFlags:
     def drafting(self) -> tuple[bool, int]:
         """As of dsv4.config.drafts.drafting."""
         from dsv4.config.drafts import drafting
+        from dsv4.kernels import native
 
-        return drafting(self.draft, on_card=self.card[0] != "cpu")
+        return drafting(self.draft, on_card=self.card[0] != "cpu", native=native.available())
 
     def request(self, free: int | None = None) -> "EngineRequest":
         """What a plan needs of these flags. free: as in `options`."""
@@ -157,6 +159,7 @@ class EngineFlags:
             device=self.card[0],
             speculate=self.drafting[0],
             lookup=self.drafting[1],
+            lookup_streamed=self.draft != "auto",
             **{name: wanted[name] for name in names},
         )
 

@@ -116,7 +116,8 @@ class Runner:
     one call for each operation; None fuses where possible. The bits are the same.
 
     The model may be changed between steps; `notice` finds the change. A model with code of others, or with settings
-    that differ from its configuration, runs op by op until the change is undone.
+    that differ from its configuration, runs op by op until the change is undone; with code of others it gets no
+    looked-up drafts.
     """
 
     def __init__(
@@ -222,7 +223,8 @@ class Runner:
     def draft(self, chunks: list[Chunk], output: StepOutput) -> None:
         """Make drafts for the requests that decode next. It needs the token after the last cached one, so it runs after
         sampling."""
-        if self.lookup is not None:
+        # NOTE: none while code of others runs: it would see the rows of drafts, and may depend on their number
+        if self.lookup is not None and self._alien is None:
             live = [chunk.request for chunk in chunks if chunk.request.place is not None]
             # NOTE: none at the end of a prompt, because its snapshot serves as many tokens further back as were drafted
             ready = [request for request in live if request.uncached == 1 and request.generated]

@@ -40,7 +40,8 @@ class EngineRequest:
     expert_memory: bytes of the routed experts, "all" for no limit; default no limit where they fit beside the rest,
     else what is left, and the other experts are read from the checkpoint as they are chosen. cache_dtype: default that
     of the mode. sequences, snapshots, step_tokens, speculate, lookup: as in dsv4.engine.Engine. device: "cpu", or the
-    name of a card (cuda:0), in whose memory everything lies.
+    name of a card (cuda:0), in whose memory everything lies. lookup_streamed: False turns look-up off where experts are
+    read from disk.
     """
 
     mode: ModeChoice = "auto"
@@ -54,6 +55,7 @@ class EngineRequest:
     speculate: bool = False
     lookup: int = 0
     device: str = "cpu"
+    lookup_streamed: bool = True
 
     @property
     def on_card(self) -> bool:
@@ -67,7 +69,7 @@ class EnginePlan:
 
     why: the reason for the mode. stored: of all tensors in the files. expert_memory: the limit of the routed experts,
     None = none. working: of a step, and of the objects that hold the weights. free: at the time of the plan; container:
-    its limit is less than what the machine has.
+    its limit is less than what the machine has. lookup: the most tokens of a looked-up draft, as in dsv4.engine.Engine.
     """
 
     model: str
@@ -85,6 +87,7 @@ class EnginePlan:
     free: int
     container: bool
     device: str = "cpu"
+    lookup: int = 0
 
     @property
     def fixed(self) -> int:
@@ -145,6 +148,9 @@ def make_plan(files: ModelFiles, request: EngineRequest, free: int | None = None
         raise ValueError(f"free: the memory of {request.device} must be given")
     known = free_memory() if free is None else free
     plan, needed = _plan(files, request, known, free is None and limited())
+    if plan.lookup and plan.streamed and not request.lookup_streamed:
+        # the rows of a step choose experts of their own, and a wrong draft reads its experts from disk for nothing
+        plan, needed = _plan(files, replace(request, lookup=0), known, free is None and limited())
     if needed <= known:
         return plan
     where = f" on {plan.device}" if request.on_card else "" if free is not None else " in the machine"
@@ -191,6 +197,7 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
         free=free,
         container=container,
         device=request.device,
+        lookup=request.lookup,
     )
     if request.on_card:  # which commits memory at once, the cache's too
         return plan, plan.fixed

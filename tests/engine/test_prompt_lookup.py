@@ -241,6 +241,28 @@ def test_answers_are_those_without_drafts(head: str, pages: int) -> None:
 
 
 @NATIVE
+def test_code_of_others_sees_no_drafts() -> None:
+    """A hook sees one row for each token, as long as it is there."""
+    own = tiny_model(tiny_config())
+    engine = Engine(own, context_length=256, lookup=LOOKUP, reuse=ReusePolicy(snapshots=0))
+    engine.ends = frozenset()
+    rows: list[int] = []
+    hook = own.blocks[0].register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    params = SamplingParams(max_tokens=40, temperature=0, logit_bias=((7, 90.0),))  # repeats itself
+    watched = engine.submit(list(range(20)), params)
+    while engine.busy:
+        engine.step()
+    assert rows == [20, *[1] * 39]
+    assert engine.counts.drafted == 0
+    hook.remove()
+    free = engine.submit(list(range(20)), params)
+    while engine.busy:
+        engine.step()
+    assert engine.counts.accepted > 0
+    assert free.tokens == watched.tokens
+
+
+@NATIVE
 def test_a_text_without_repetition_checks_no_drafts() -> None:
     engine = Engine(model("none"), context_length=256, lookup=LOOKUP, reuse=ReusePolicy(snapshots=0))
     engine.ends = frozenset()
@@ -274,12 +296,14 @@ def test_one_step_checks_a_bounded_number_of_drafts() -> None:
 
 
 def test_options_are_checked() -> None:
-    assert drafting("auto", on_card=False) == (False, LOOKUP)
-    assert drafting("auto", on_card=True) == drafting("none", on_card=False) == (False, 0)
-    assert drafting("head", on_card=False) == (True, 0)
-    assert drafting("both", on_card=True) == (True, LOOKUP)
+    assert drafting("auto", on_card=False, native=True) == (False, LOOKUP)
+    nobody = (("auto", True, True), ("auto", False, False), ("none", False, True))
+    for choice, on_card, native_kernels in nobody:
+        assert drafting(choice, on_card=on_card, native=native_kernels) == (False, 0)
+    assert drafting("head", on_card=False, native=True) == (True, 0)
+    assert drafting("both", on_card=True, native=False) == (True, LOOKUP)
     with pytest.raises(ValueError, match="draft must be one of auto, none, ngram, head, both, got 'mtp'"):
-        drafting("mtp", on_card=False)  # type: ignore[arg-type]
+        drafting("mtp", on_card=False, native=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"lookup must be in \[0, 32\], got 33"):
         Engine(model("none"), context_length=64, lookup=33)
 

@@ -108,6 +108,13 @@ def test_experts_that_do_not_fit_are_streamed(free: int) -> None:
     assert more.disk_per_token < plan.disk_per_token
 
 
+@needs_native
+def test_tokens_are_looked_up_with_experts_on_disk_only_where_asked() -> None:
+    for free, streamed, lookup in ((256, True, 7), (256, False, 7), (24, True, 7), (24, False, 0)):
+        request = EngineRequest(sequences=1, lookup=7, lookup_streamed=streamed)
+        assert make_plan(FLASH, request, free * GIB).lookup == lookup
+
+
 def test_logits_of_all_drafts_have_room() -> None:
     """A step checks up to a block of drafts for each sequence."""
     files = ModelFiles.of_config("tiny", tiny_draft_config(vocab_size=4096))
