@@ -88,10 +88,9 @@ def load(
     config, reader, defaults = _open(path, draft=head)
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     free = None if place.type == "cpu" else free_card_memory(place)
-    sizes = _budget(memory, free), _limit(expert_memory)
-    cache = sequences, reuse.snapshots, cache_dtype
+    sizes = _budget(memory, free), _limit(expert_memory), sequences, reuse.snapshots, cache_dtype
     request = EngineRequest(
-        mode, context_length, *sizes, *cache, step_tokens, head, lookup, str(place), lookup_streamed=draft != "auto"
+        mode, context_length, *sizes, step_tokens, head, lookup, str(place), lookup_streamed=draft != "auto"
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
