@@ -226,7 +226,8 @@ class ContinuousBatching:
         """Drop all kept prefixes and stop using the disk. Call it when the weights change."""
         self.cache.forget()
         for request in self._running:
-            request.keep = False
+            # NOTE: no drafts either, because code of others that came with the change would see their rows
+            request.keep, request.drafts = False, []
 
     def _forget(self, why: str) -> None:
         if len(self.cache.prefixes) or not self.cache.disk_off:

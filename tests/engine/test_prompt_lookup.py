@@ -242,24 +242,22 @@ def test_answers_are_those_without_drafts(head: str, pages: int) -> None:
 
 @NATIVE
 def test_code_of_others_sees_no_drafts() -> None:
-    """A hook sees one row for each token, as long as it is there."""
-    own = tiny_model(tiny_config())
-    engine = Engine(own, context_length=256, lookup=LOOKUP, reuse=ReusePolicy(snapshots=0))
-    engine.ends = frozenset()
-    rows: list[int] = []
-    hook = own.blocks[0].register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    params = SamplingParams(max_tokens=40, temperature=0, logit_bias=((7, 90.0),))  # repeats itself
-    watched = engine.submit(list(range(20)), params)
-    while engine.busy:
+    """A hook that comes between two steps sees one row for each token, and drafts return when it goes."""
+    recorder = Recorder(lookup=LOOKUP)
+    engine, rows = recorder.engine, list[int]()
+    request = recorder.submit(prompt_of(20), 120, None, logit_bias=((7, 90.0),))  # repeats itself
+    while not request.drafts:
         engine.step()
-    assert rows == [20, *[1] * 39]
-    assert engine.counts.drafted == 0
-    hook.remove()
-    free = engine.submit(list(range(20)), params)
-    while engine.busy:
-        engine.step()
-    assert engine.counts.accepted > 0
-    assert free.tokens == watched.tokens
+    hook = model("none").blocks[0].register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    try:
+        for _ in range(9):
+            engine.step()
+    finally:
+        hook.remove()
+    assert rows == [1] * 9
+    before = engine.counts.accepted
+    recorder.finish()
+    assert engine.counts.accepted > before
 
 
 @NATIVE
