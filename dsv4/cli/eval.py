@@ -68,7 +68,7 @@ def eval(
         identity = plan.identity(subject.name, _grader(found, judge, judge_model))
         if outcome.compare is not None:
             check_comparable(identity, outcome.compare)
-        folder = RunFolder(outcome.out or _default_folder(found.name, asking.mode, subject.name), identity)
+        folder = RunFolder(outcome.out or _default_folder(found.name, asking.mode, subject.name), identity, plan.items)
         _tell_plan(plan, folder)
         problems, facts = _asked(plan, folder, subject, (judge, judge_model), cost, outcome.dry_run)
     if not outcome.dry_run:

@@ -9,6 +9,7 @@ import io
 import json
 import random
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -39,16 +40,25 @@ def load(suite: Suite, place: str, generate: Generate, *, since: str = "", until
     place: a path, one of PLACES, or "" for what needs no network: an installed package, or generated rows. since,
     until: the first and the last date of rows (YYYY-MM-DD), "" = any. Raises ValueError where there are none.
     """
+    if generate.lengths and not suite.by_length:
+        raise ValueError(f"--lengths: {suite.name} has no texts of chosen lengths")
     data = _load(suite, place, generate)
-    if suite.join is not None:
-        data = Data(tuple(suite.join(data.rows)), data.origin, data.revision, data.sha256)
-    if suite.keep is not None:
-        data = Data(tuple(filter(suite.keep, data.rows)), data.origin, data.revision, data.sha256)
-    if since or until:
-        data = Data(_of_dates(suite, data.rows, since, until), data.origin, data.revision, data.sha256)
-    if not data.rows:
+    try:
+        rows = data.rows if suite.join is None else tuple(suite.join(data.rows))
+        if suite.keep is not None:
+            rows = tuple(filter(suite.keep, rows))
+        if since or until:
+            rows = _of_dates(suite, rows, since, until)
+    except KeyError as error:
+        raise missing_field(data, error, suite) from None
+    if not rows:
         raise ValueError(f"--data: {data.origin} has no row for the suite {suite.name}")
-    return data
+    return replace(data, rows=rows)
+
+
+def missing_field(data: Data, error: KeyError, suite: Suite) -> ValueError:
+    """What is said of rows without a field of the suite."""
+    return ValueError(f"--data: rows of {data.origin} have no field {error}, which {suite.name} needs")
 
 
 def chosen(rows: Sequence[Row], limit: int | None, seed: int) -> list[int]:
@@ -69,6 +79,8 @@ def _load(suite: Suite, place: str, generate: Generate) -> Data:
         return _from_package(suite)
     if place == "generated" or (not place and suite.generate is not None):
         return _generated(suite, generate, "")
+    if generate.lengths:
+        raise ValueError("--lengths: only generated texts have chosen lengths (--data generated)")
     if place == "hub":
         return _from_hub(suite)
     if not place:
@@ -182,7 +194,7 @@ def read_rows(file: Path) -> list[Row]:
         return _parquet(file)
     if not file.is_file():
         raise ValueError(f"--data: {file}: there is no such file")
-    data = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
+    data = _unpacked(file) if file.name.endswith(".gz") else file.read_bytes()
     text = data.decode("utf-8-sig", errors="replace")
     if name.endswith(".csv"):
         csv.field_size_limit(sys.maxsize)
@@ -190,6 +202,13 @@ def read_rows(file: Path) -> list[Row]:
     if name.endswith((".jsonl", ".json")):
         return _json(file, text)
     raise ValueError(f"--data: {file}: a .jsonl, .json, .csv or .parquet file is needed")
+
+
+def _unpacked(file: Path) -> bytes:
+    try:
+        return gzip.decompress(file.read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"--data: {file} is no whole gzip file: {error}") from None
 
 
 def _json(file: Path, text: str) -> list[Row]:

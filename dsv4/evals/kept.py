@@ -1,12 +1,13 @@
 """The folder of a run: its settings, every answer as soon as it is scored, and with that what is left to do."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dsv4.evals.suite import Graded, Message
+from dsv4.evals.suite import Graded, Item, Message
 
 SETTINGS, ANSWERS, RESULT, REPORT, LOGS = "settings.json", "answers.jsonl", "result.json", "report.html", "inspect"
 
@@ -25,10 +26,12 @@ class KeptAnswer:
 
 
 class RunFolder:
-    """Holds one run, and goes on with it. Raises ValueError for a folder that has another run, naming the
-    difference."""
+    """Holds one run, and goes on with it. Answers are written without the data of their items, which can be large and
+    would be there once an answer: it comes from the items again. Raises ValueError for a folder that has another run,
+    naming the difference."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], items: Sequence[Item]) -> None:
+        """items: of the run."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / SETTINGS
@@ -36,13 +39,21 @@ class RunFolder:
             _compare(folder, json.loads(file.read_text(encoding="utf-8")), dict(settings))
         else:
             file.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        self.answers = _read(folder / ANSWERS)
+        answers, whole = _read(folder / ANSWERS)
+        if whole is not None:  # what is added must start a line
+            os.truncate(folder / ANSWERS, whole)
+        data = {item.id: item.data for item in items}
+        self.answers = [
+            replace(kept, graded=replace(kept.graded, data=dict(data[kept.graded.item]))) for kept in answers
+        ]
 
     def add(self, answer: KeptAnswer) -> None:
         """Write an answer down at once: a run that is killed has lost only what was being answered."""
         self.answers.append(answer)
+        row = asdict(replace(answer, graded=replace(answer.graded, data={})))
+        del row["graded"]["data"]
         with (self.folder / ANSWERS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def done(self) -> set[tuple[str, int]]:
         """Item and number of each answer that is there."""
@@ -50,22 +61,22 @@ class RunFolder:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[KeptAnswer]]:
-    """Settings and answers of a run. Raises ValueError where there is none."""
+    """Settings and answers of a run, which stays as it is and may be going on: answers without the data of their items.
+    Raises ValueError where there is none."""
     file = folder / SETTINGS
     if not file.is_file():
         raise ValueError(f"{folder} has no run of dsv4 eval: {SETTINGS} is missing")
-    return json.loads(file.read_text(encoding="utf-8")), _read(folder / ANSWERS)
+    return json.loads(file.read_text(encoding="utf-8")), _read(folder / ANSWERS)[0]
 
 
-def _read(file: Path) -> list[KeptAnswer]:
-    """All answers; a last line that a killed run has not finished is cut off."""
+def _read(file: Path) -> tuple[list[KeptAnswer], int | None]:
+    """All answers, and the length in bytes of their lines where a killed run has left a part of one behind them."""
     if not file.exists():
-        return []
+        return [], None
     data = file.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        file.write_bytes(whole)
-    return [_answer(json.loads(line)) for line in whole.decode("utf-8").split("\n") if line]
+    answers = [_answer(json.loads(line)) for line in whole.decode("utf-8").split("\n") if line]
+    return answers, len(whole) if len(whole) < len(data) else None
 
 
 def _answer(row: dict[str, Any]) -> KeptAnswer:

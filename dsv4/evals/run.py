@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from dsv4.evals.data import Data, chosen, load
+from dsv4.evals.data import Data, chosen, load, missing_field
 from dsv4.evals.kept import LOGS, KeptAnswer, RunFolder
 from dsv4.evals.suite import Ask, Generate, Item, Mode, Suite, estimated_tokens
 
@@ -106,14 +106,18 @@ def make_plan(settings: EvalSettings, count_tokens: Callable[[str], int] = estim
     suite = settings.suite
     generate = Generate(settings.seed, settings.limit, settings.lengths, count_tokens=count_tokens)
     data = load(suite, settings.place, generate, since=settings.since, until=settings.until)
-    places = chosen(data.rows, settings.limit, settings.seed)
+    places, items = chosen(data.rows, settings.limit, settings.seed), list[Item]()
     try:
-        items = tuple(suite.item(data.rows[i], Ask(settings.mode, settings.seed, i)) for i in places)
+        for i in places:
+            items.append(suite.item(data.rows[i], Ask(settings.mode, settings.seed, i)))
     except KeyError as error:
-        raise ValueError(f"--data: rows of {data.origin} have no field {error}, which {suite.name} needs") from None
+        raise missing_field(data, error, suite) from None
+    except (TypeError, AttributeError, ValueError, IndexError) as error:  # a field of another kind than published
+        row = places[len(items)] + 1
+        raise ValueError(f"--data: row {row} of {data.origin} is no row of {suite.name}: {error}") from error
     if len({item.id for item in items}) < len(items):
         raise ValueError(f"two items of {suite.name} from {data.origin} have one id")
-    return EvalPlan(settings, data, items, settings.samples or suite.samples)
+    return EvalPlan(settings, data, tuple(items), settings.samples or suite.samples)
 
 
 @dataclass(slots=True)

@@ -40,8 +40,8 @@ class Ask:
 class Item:
     """One question. target: what is right; JSON. group: a row of the report (a subject, a length). cluster: items of
     one cluster are variants of one question, and their errors are not independent; "" = a cluster of its own. tools:
-    sent as they are. fields: more fields of the request. data: what the scorer or the figures need besides; JSON, and
-    kept with each answer. hidden: what only the scorer needs and may be large (tests of a program): not kept."""
+    sent as they are. fields: more fields of the request. data: what the scorer or the figures need besides; JSON.
+    hidden: what only the scorer needs (tests of a program)."""
 
     id: str
     messages: tuple[Message, ...]
@@ -161,7 +161,7 @@ class Suite:
     the prompt. play: a conversation of several turns; None = one question.
     judge: grades instead of `score` where the user names a judge. summary: figures of all answers that are no means.
     unit: of the main figure, 100 times the mean of values. axes: two fields of the items' data over which the report
-    shows a map.
+    shows a map. by_length: whether `generate` makes texts of chosen lengths.
     """
 
     name: str
@@ -184,6 +184,7 @@ class Suite:
     summary: Callable[[Sequence[Graded]], Mapping[str, float]] | None = None
     unit: str = "%"
     axes: tuple[str, str] | None = None
+    by_length: bool = False
 
     def budget(self, mode: Mode) -> int:
         """Tokens of an answer at most; of prompt and answer together where the suite has no limits of its own."""

@@ -54,6 +54,7 @@ def test_the_block_of_a_function() -> None:
         ("50000000000000001", "50000000000000000", False),
         ("", "", True),
         ("", "0", False),
+        ("sNaN", "0", False),
     ],
 )
 def test_how_outputs_are_compared(output: str, expected: str, same: bool) -> None:
@@ -113,6 +114,18 @@ def test_functions() -> None:
     assert "KeyError: 'shift'" in ask("def other(): pass").why
     assert "AttributeError" in ask("class Solution: pass").why
     assert ask("import os\ndef shift(xs, by):\n    print([4, 5], flush=True); os._exit(0)").all is False
+
+
+@runs
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(x):\n    sys.set_int_max_str_digits(0)\n    return 10 ** 5000",
+        "def f(x):\n    json.dumps = lambda value: '[' * 99999\n    return x",
+    ],
+)
+def test_a_result_that_cannot_be_read_is_wrong(code: str) -> None:
+    assert not run_function(code, "f", [CodeTest("1", "1")], QUICK).all
 
 
 @runs

@@ -36,6 +36,8 @@ def test_forms_of_files(tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("x")
     (tmp_path / "e.json").write_text("[1]")
     (tmp_path / "f.jsonl").write_text('{"q": ')
+    (tmp_path / "h.csv.gz").write_bytes(gzip.compress(b"q,n")[:-3])
+    (tmp_path / "i.csv.gz").write_bytes(b"q,n")
     assert read_rows(tmp_path / "a.csv") == [{"q": "two\nlines", "n": "1"}]
     assert read_rows(tmp_path / "b.json") == [{"q": "x"}]
     assert read_rows(tmp_path / "c.jsonl.gz") == [{"q": "y"}]
@@ -44,6 +46,8 @@ def test_forms_of_files(tmp_path: Path) -> None:
         ("e.json", "JSON object"),
         ("f.jsonl", "no JSON"),
         ("g.csv", "no such"),
+        ("h.csv.gz", "no whole gzip"),
+        ("i.csv.gz", "no whole gzip"),
     ):
         with pytest.raises(ValueError, match=reason):
             read_rows(tmp_path / name)

@@ -100,7 +100,8 @@ def test_a_stopped_run_goes_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
         assert len(file.read_text().splitlines()) == 12
         with pytest.raises(ValueError, match=r"--out .* has a run with .*mode .*high.*, not .*max"):
             start(url, out, samples=2, mode="max")
-    done = RunFolder(out, read_run(out)[0]).done()
+    plan = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in"))
+    done = RunFolder(out, read_run(out)[0], plan.items).done()
     assert len(done) == 12
 
 

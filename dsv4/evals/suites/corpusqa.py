@@ -83,6 +83,7 @@ SUITE = Suite(
     score=_score,
     judge=ModelGrader(_judge_prompt, _verdict),
     generate=_generate,
+    by_length=True,
     files=("*1m*.jsonl", "*1M*.jsonl", "*.jsonl"),
     published=(
         *modes("V4-Pro", "report, table 7", 35.6, 56.5, 62.0, setting="the data of 1M tokens, graded by a model"),

@@ -71,6 +71,7 @@ SUITE = Suite(
     score=_score,
     summary=_summary,
     generate=_generate,
+    by_length=True,
     keep=lambda row: row["n_needles"] == NEEDLES or "length" in row,
     files=("8needle*.parquet", "8needle*.jsonl", "*.parquet", "mrcr*.jsonl"),
     published=(

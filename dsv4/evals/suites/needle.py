@@ -69,5 +69,6 @@ SUITE = Suite(
     score=_score,
     summary=_summary,
     generate=_generate,
+    by_length=True,
     axes=("length", "depth"),
 )

@@ -1,0 +1,52 @@
+"""What a run keeps of its answers, and which rows it refuses: without inspect-ai."""
+
+from pathlib import Path
+
+import pytest
+
+from dsv4.evals.kept import ANSWERS, KeptAnswer, RunFolder, read_run
+from dsv4.evals.registry import suite_named
+from dsv4.evals.run import EvalSettings, make_plan
+from dsv4.evals.suite import Graded
+
+
+def test_data_of_an_item_is_not_in_its_answers(tmp_path: Path) -> None:
+    plan = make_plan(EvalSettings(suite_named("codeforces"), place="stand-in"))
+    item = plan.items[0]
+    RunFolder(tmp_path, {}, plan.items).add(KeptAnswer(Graded(item.id, 0, 1.0, data=dict(item.data))))
+    assert "people" not in (tmp_path / ANSWERS).read_text()
+    again = RunFolder(tmp_path, {}, plan.items)
+    assert again.answers[0].graded.data["people"] == item.data["people"] != []
+
+
+def test_a_run_that_is_compared_with_stays_as_it_is(tmp_path: Path) -> None:
+    item = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in", limit=1)).items[0]
+    RunFolder(tmp_path, {}, (item,)).add(KeptAnswer(Graded(item.id, 0, 1.0)))
+    file = tmp_path / ANSWERS
+    written = file.read_bytes() + b'{"graded": {"item'  # another process is at it
+    file.write_bytes(written)
+    assert len(read_run(tmp_path)[1]) == 1
+    assert file.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("suite", "row", "reason"),
+    [
+        ("gsm8k", '{"question": "?", "answer": 4}', "row 1 of .* is no row of gsm8k"),
+        ("mmlu_pro", '{"question": "?", "options": 4, "answer_index": "x"}', "mmlu_pro"),
+        ("codeforces", '{"problem": "A"}', "no field 'contest', which codeforces needs"),
+    ],
+)
+def test_rows_of_another_kind_are_refused(tmp_path: Path, suite: str, row: str, reason: str) -> None:
+    (tmp_path / "x.jsonl").write_text(row)
+    with pytest.raises(ValueError, match=reason):
+        make_plan(EvalSettings(suite_named(suite), place=str(tmp_path / "x.jsonl")))
+
+
+def test_lengths_are_refused_where_they_would_choose_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--lengths: gsm8k has no texts of chosen lengths"):
+        make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in", lengths=(100,)))
+    with pytest.raises(ValueError, match="--lengths: only generated texts have chosen lengths"):
+        make_plan(EvalSettings(suite_named("mrcr"), place=str(tmp_path), lengths=(100,)))
+    plan = make_plan(EvalSettings(suite_named("needle"), place="generated", lengths=(200,), limit=1))
+    assert {item.data["length"] for item in plan.items} == {200}
