@@ -42,7 +42,7 @@ from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.requantized.packed_integers import COMPRESSED_TENSORS
 from dsv4.checkpoint.rounding import Rounding
 from dsv4.checkpoint.shapes import check_shapes
-from dsv4.checkpoint.values import ByteProgress
+from dsv4.checkpoint.values import ByteProgress, bad_value
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.files import stamp
 from dsv4.kernels.quant import dequantize_weight, float_to_e8m0, fp4_to_fp8_weight, powers_of_two
@@ -82,8 +82,8 @@ def convert(
     layout.
 
     dtype     release (FP8, e8m0 scales), base (FP8, float32 scales), bf16 or fp32 (no scales)
-    experts   fp4 or fp8 with release, fp4 also with bf16 and fp32; by default as in the source (release: fp4 for all
-              4-bit forms and for floats)
+    experts   fp4 or fp8 with release, fp4 also with bf16 and fp32, w4a16 (4-bit integers) with bf16; by default as in
+              the source (release: fp4 for all 4-bit forms and for floats)
     adapter   folder of a LoRA adapter: its changes are added in float32, then the weights are stored (quantised anew)
     resume    continue an interrupted conversion of the same source; False starts it anew
     requantize  round FP4 experts that FP8 cannot hold exactly (see `fp4_to_fp8_weight`); False refuses them
@@ -137,7 +137,8 @@ def target_layout(source: Layout, dtype: str, experts: str | None) -> Layout:
         return FP32_FP4 if experts == "fp4" else FP32
     raise ValueError(
         f"no layout has dtype {dtype!r} with experts {experts!r}: "
-        "release takes fp4 or fp8, base fp8, bf16 bf16, fp4 or w4a16, fp32 fp4 or none"
+        "release takes fp4 or fp8, base fp8, bf16 bf16, fp4 or w4a16, fp32 fp4 or none; "
+        "q8_0 and f16 are for a target that ends in .gguf"
     )
 
 
@@ -192,6 +193,8 @@ def _from_codes(
     """A parameter of a quantised layout from FP4 or FP8 codes and their scales."""
     name, scale_name, wanted = parameter.name, parameter.scale_name, stored(parameter, layout)
     if wanted[name].dtype == torch.int8:
+        if found := bad_value(scale):
+            raise CheckpointError(f"{reader.file_of(name)}: tensor {name!r}: its scales: {found}")
         return {name: weight, scale_name: scale}
     if weight.dtype == torch.int8:
         try:
@@ -223,6 +226,8 @@ def _stored_anew(
     layout: Layout,
     rounding: Rounding | None,
 ) -> dict[str, Tensor]:
+    if found := bad_value(values):
+        raise CheckpointError(f"{reader.file_of(parameter.name)}: tensor {parameter.name!r} {found}")
     try:
         tensors = store_parameter(parameter, values, layout)
     except CheckpointError as error:

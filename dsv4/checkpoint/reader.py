@@ -59,6 +59,11 @@ class CheckpointReader:
             return next(iter(self.packed[name].parts.values())).file
         return self._entry(name).file
 
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor, or of the tensors of a weight of another quantiser, in their files."""
+        parts = self.packed[name].parts.values() if name in self.packed else (self._entry(name),)
+        return sum(part.end - part.begin for part in parts)
+
     def tensor(self, name: str) -> Tensor:
         """The tensor exactly as stored."""
         return self._read(self._entry(name))

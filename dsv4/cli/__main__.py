@@ -23,7 +23,7 @@ VERBS = {
     "verify": "Check a server of the model, ours or another: prompts, lengths, batches, calls, usage.",
     "eval": "Run a published benchmark against a model or a server, with standard errors.",
     "inspect": "Layer plan, parameters, cache and FLOPs of a model, beside V3.2.",
-    "convert": "Write a checkpoint in another layout.",
+    "convert": "Write a checkpoint in another layout, or as a GGUF file.",
     "check": "Verify a checkpoint folder without loading it.",
     "export": "The command that starts a model on vLLM, SGLang or Dynamo, from published recipes.",
     "train": "Train a model from a recipe, or go on with a run.",

@@ -44,6 +44,8 @@ def convert(
         weight is an error.
     """
     if dst.suffix == ".gguf":
+        if requantize:
+            raise ValueError("--requantize is for FP8 experts of a folder; a .gguf file has none")
         _to_gguf(src, dst, experts, dtype, adapter)
     else:
         _to_folder(src, dst, experts, dtype, adapter, resume, requantize)

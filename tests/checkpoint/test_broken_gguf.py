@@ -3,6 +3,8 @@ error, and nothing is written."""
 
 import json
 import random
+import re
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from dsv4.checkpoint.gguf.types import F32, GgmlType
 from dsv4.cli.check import check
 from dsv4.cli.convert import convert as convert_verb
 from dsv4.cli.inspect import describe, find_config
+from tests.checkpoint.folders import rewrite
+from tests.conftest import ROOT
 
 Edit = Callable[[bytearray], Any]
 
@@ -116,6 +120,8 @@ def test_tensors_whose_claims_are_false(file: Path, name: str, offset: int, valu
     [
         ("deepseek4.expert_gating_func", struct.pack("<I", 2), "must be 4 (sqrtsoftplus), got 2"),
         ("deepseek4.block_count", struct.pack("<I", 5), "compress_ratios must be a list of at least 5 integers"),
+        ("deepseek4.attention.head_count_kv", struct.pack("<I", 8), "head_count_kv must be 1 in DeepSeek-V4, got 8"),
+        ("deepseek4.expert_weights_norm", b"\0", "expert_weights_norm must be True in DeepSeek-V4, got false"),
         ("deepseek4.expert_count", struct.pack("<I", 3), "experts"),
         ("deepseek4.attention.key_length", struct.pack("<I", 0), "head_dim must be an integer in"),
         ("deepseek4.hyper_connection.epsilon", struct.pack("<f", float("nan")), "hc_eps must be"),
@@ -202,3 +208,81 @@ def test_the_verb_chooses_by_the_name_of_the_target(save, tmp_path: Path, capsys
         convert_verb(src, tmp_path / "b.gguf", adapter=src)
     with pytest.raises(ValueError, match="no layout has dtype 'q8_0'"):
         convert_verb(src, tmp_path / "b", dtype="q8_0")
+    with pytest.raises(ValueError, match="--requantize is for FP8 experts"):
+        convert_verb(src, tmp_path / "b.gguf", requantize=True)
+    assert not list(tmp_path.glob("b*"))
+
+
+def test_a_header_that_ends_early_is_called_truncated(file: Path) -> None:
+    data = file.read_bytes()
+    end = min(tensor.begin for tensor in read_gguf(file).tensors.values())
+    for length in range(24, end - 32, end // 40):
+        file.write_bytes(data[:length])
+        assert "truncated in the header" in refused(file)
+
+
+def test_values_that_are_not_finite_are_refused_in_both_directions(save, file: Path, tmp_path: Path) -> None:
+    """A scale of FP4 experts whose bits are only moved, and a weight that is multiplied out."""
+    for name, at, value, parameter in (
+        ("blk.2.ffn_up_exps.weight", 0, b"\xff", "layers.2.ffn.experts.0.w3.weight"),
+        ("blk.0.attn_q_a.weight", 0, struct.pack("<e", float("nan")), "layers.0.attn.wq_a.weight"),
+    ):
+        begin, data = read_gguf(file).tensors[name].begin + at, bytearray(file.read_bytes())
+        data[begin : begin + len(value)] = value
+        (tmp_path / "bad.gguf").write_bytes(data)
+        for dtype in ("release", "bf16"):
+            with pytest.raises(CheckpointError, match=f"{parameter}.*NaN"):
+                convert(tmp_path / "bad.gguf", tmp_path / f"{parameter}{dtype}", dtype=dtype)
+
+    def spoil(tensors: dict[str, Any]) -> None:
+        for name, tensor in tensors.items():
+            if name == "norm.weight":
+                tensor[0] = float("inf")
+
+    src = save("release")
+    rewrite(src, spoil)
+    for dtype in ("q8_0", "fp32"):
+        with pytest.raises(CheckpointError, match=r"'norm\.weight': holds NaN or infinity"):
+            export_gguf(src, tmp_path / "x.gguf", dtype=dtype)
+    assert not list(tmp_path.glob("x.gguf*"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda d: d["added_tokens"][0].pop("id"), "token ids must be integers from 0, got null"),
+        (lambda d: d["added_tokens"][0].update(id=10**6), "more than vocab_size"),
+        (lambda d: d["added_tokens"][0].update(content=None), "content must be a text, got null"),
+        (lambda d: d["model"].update(merges=[None]), "model.merges must be pairs of texts, got null"),
+        (lambda d: d.update(normalizer={"type": "NFC"}), "normalizer must be null"),
+    ],
+)
+def test_a_tokenizer_that_no_file_can_hold_is_named(tmp_path: Path, edit: Callable[[Any], Any], text: str) -> None:
+    src = tmp_path / "nano"
+    shutil.copytree(ROOT / "models" / "nano", src)
+    definition = json.loads((src / "tokenizer.json").read_text())
+    edit(definition)
+    (src / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(ValueError, match=re.escape(f"{src / 'tokenizer.json'}: ") + f".*{text}"):
+        export_gguf(src, tmp_path / "x.gguf")
+    assert not list(tmp_path.glob("x.gguf*"))
+
+
+def test_a_type_that_needs_a_package_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save
+) -> None:
+    monkeypatch.setattr("dsv4.checkpoint.gguf.blocks._package_installed", lambda: False)
+    file = tmp_path / "k.gguf"
+    export_gguf(save("release"), file, dtype="bf16")
+
+    def edit(data: bytearray) -> None:  # 256 columns of Q4_K are shorter than those of BF16
+        at = tensor_entry(data, "blk.0.attn_q_a.weight") + 4 + 2 * 8
+        data[at : at + 4] = struct.pack("<I", 12)
+
+    assert "layers.0.attn.wq_a.weight', GGUF Q4_K: this type is read by the package gguf" in edited(file, edit)
+
+
+def test_progress_of_a_deep_check_counts_bytes_of_the_file(file: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    report = check_gguf(file, deep=True, progress=lambda done, total, name: seen.append((done, total)))
+    assert seen[-1] == (report.bytes, report.bytes)

@@ -7,6 +7,9 @@ MXFP4    32 columns: an e8m0 scale and 16 bytes; the low half of byte j is colum
 others   (Q2_K to Q6_K, IQ1 to IQ4, Q4_0, ...) multiplied out by the package `gguf` of llama.cpp, extra `gguf`
 """
 
+import sys
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -17,6 +20,7 @@ from dsv4.kernels.quant import FP4_BLOCK, dequantize_weight
 
 BLOCKS = "blocks"  # the last word of the only tensor of such a weight
 _Q8_MAX = 127
+_NO_PACKAGE = "this type is read by the package gguf: pip install 'dsv4[gguf]'"
 
 
 def q8_0_blocks(w_NK: Tensor) -> Tensor:
@@ -66,6 +70,8 @@ def method_of(kind: GgmlType) -> Method:
     def problem(specs: Specs, shape: Shape) -> str | None:
         if len(shape) != 2 or shape[1] % kind.values:
             return f"{kind.name} packs {kind.values} columns of a matrix, the model has {list(shape)} here"
+        if kind not in (MXFP4, Q8_0) and not _package_installed():
+            return _NO_PACKAGE
         return expect(BLOCKS, specs[BLOCKS], (torch.uint8,), (shape[0], kind.row_bytes(shape[1])))
 
     def values(parts: Parts, shape: Shape) -> Tensor:
@@ -81,13 +87,17 @@ def method_of(kind: GgmlType) -> Method:
     return Method(f"GGUF {kind.name}", words, frozenset(), problem, values, released if kind is MXFP4 else None)
 
 
+def _package_installed() -> bool:
+    return "gguf" in sys.modules or find_spec("gguf") is not None
+
+
 def _by_package(kind: GgmlType, blocks: Tensor) -> Tensor:
     """Float32 values by the package `gguf`. Raises ValueError where it, or this type in it, is missing."""
     try:
         from gguf import GGMLQuantizationType  # pyrefly: ignore
         from gguf.quants import dequantize  # pyrefly: ignore
     except ImportError:
-        raise ValueError("this type is read by the package gguf: pip install 'dsv4[gguf]'") from None
+        raise ValueError(_NO_PACKAGE) from None
     try:
         values = dequantize(blocks.numpy(), GGMLQuantizationType(kind.number))
     except (NotImplementedError, ValueError) as error:

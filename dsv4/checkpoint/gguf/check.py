@@ -6,7 +6,7 @@ from dsv4.checkpoint.check import CheckReport
 from dsv4.checkpoint.format import CheckpointError
 from dsv4.checkpoint.gguf.source import GgufSource, open_gguf
 from dsv4.checkpoint.loader import state_problems
-from dsv4.checkpoint.values import ByteProgress, bad_value
+from dsv4.checkpoint.values import WHOLE_BYTES, ByteProgress, bad_value
 from dsv4.parameters import Parameter, Storage, parameters
 
 
@@ -44,8 +44,9 @@ def check_gguf(path: str | Path, *, deep: bool = False, progress: ByteProgress |
 def _bad_values(source: GgufSource, wanted: list[Parameter], progress: ByteProgress | None) -> list[str]:
     """A sentence for each parameter that cannot be multiplied out, or has a value that is not finite."""
     reader, problems = source.folder.reader, []
-    total, done = sum(parameter.numbers for parameter in wanted), 0
-    for parameter in wanted:
+    sizes = [reader.stored_bytes(parameter.name) for parameter in wanted]
+    total, done, mapped = sum(sizes), 0, 0
+    for parameter, size in zip(wanted, sizes, strict=True):
         name = parameter.name
         try:
             if parameter.storage is not Storage.TABLE:
@@ -55,7 +56,10 @@ def _bad_values(source: GgufSource, wanted: list[Parameter], progress: ByteProgr
                     problems.append(f"{reader.file_of(name)}: tensor {name!r} {found}")
         except CheckpointError as error:
             problems.append(str(error))
-        done += parameter.numbers
+        done += size
+        if done - mapped > WHOLE_BYTES:  # pages count as ours while they are mapped
+            reader.release()
+            mapped = done
         if progress:
             progress(done, total, name)
     return problems

@@ -175,8 +175,8 @@ class _Cursor:
 
     def text(self, what: str, most: int = _MAX_STRING) -> str:
         (length,) = self.numbers("Q", 1, what)
-        if length > min(most, self.left):
-            raise CheckpointError(f"{self.file}: {what} has {length:,} bytes, more than {min(most, self.left):,}")
+        if length > most:
+            raise CheckpointError(f"{self.file}: {what} has {length:,} bytes, at most {most:,} are read")
         try:
             return self.take(length, what).decode("utf-8")
         except UnicodeDecodeError:
@@ -190,8 +190,8 @@ class _Cursor:
             return self.numbers(self._letter(kind, what), 1, what)[0]
         (kind,) = self.numbers("I", 1, what)
         (count,) = self.numbers("Q", 1, what)
-        if count > min(_MAX_ITEMS, self.left):
-            raise CheckpointError(f"{self.file}: {what} has {count:,} items, more than the file can hold or is read")
+        if count > _MAX_ITEMS:
+            raise CheckpointError(f"{self.file}: {what} has {count:,} items, at most {_MAX_ITEMS:,} are read")
         if kind == _STRING:
             return [self.text(what) for _ in range(count)]
         return list(self.numbers(self._letter(kind, what), count, what))

@@ -36,8 +36,8 @@ from dsv4.checkpoint.gguf.vocabulary import vocabulary_keys
 from dsv4.checkpoint.loader import state_problems
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.rounding import Rounding
-from dsv4.checkpoint.tokenizer_file import read_tokenizer_file
-from dsv4.checkpoint.values import ByteProgress
+from dsv4.checkpoint.tokenizer_file import read_tokenizer_file, size_notes
+from dsv4.checkpoint.values import ByteProgress, bad_value
 from dsv4.files import write_whole
 from dsv4.kernels.quant import dequantize_weight, quantize_fp4_weight
 from dsv4.parameters import Parameter, Storage, parameters
@@ -67,7 +67,7 @@ def export_gguf(
     report    called at the end with sentences: what was left out, what rounding changed
 
     The file is whole or not there. Raises CheckpointError when the source is not complete, the target exists, or a
-    value does not fit its type; ValueError for unknown types.
+    value does not fit its type or is not finite; ValueError for unknown types and a broken tokenizer.json.
     """
     for name, value, allowed in (("dtype", dtype, LINEAR_TYPES), ("experts", experts, EXPERT_TYPES)):
         if value is not None and value not in allowed:
@@ -151,6 +151,7 @@ def _vocabulary(folder: ModelFolder) -> dict[str, MetadataValue]:
     definition = read_tokenizer_file(path)
     if definition is None:
         return {"tokenizer.ggml.model": "no_vocab"}
+    size_notes(path, definition, config.vocab_size)  # raises for ids that are none, or that the model lacks
     return vocabulary_keys(path, definition, config.vocab_size, config.bos_token_id, config.eos_token_id)
 
 
@@ -196,8 +197,11 @@ def _encoded(parameter: Parameter, kind: GgmlType, reader: CheckpointReader, rou
     if kind is I32:
         return reader.tensor(name).to(torch.int32)
     if kind is MXFP4 and name in reader and reader.spec(name).dtype == torch.int8:
-        return mxfp4_blocks(reader.tensor(name), reader.tensor(parameter.scale_name))
+        scale = reader.tensor(parameter.scale_name)
+        _refuse_bad(scale)
+        return mxfp4_blocks(reader.tensor(name), scale)
     values = reader.unpacked(name, parameter.shape) if name in reader.packed else reader.dequantized(name)
+    _refuse_bad(values)
     if kind is F32:
         return values
     if kind is MXFP4:
@@ -209,7 +213,13 @@ def _encoded(parameter: Parameter, kind: GgmlType, reader: CheckpointReader, rou
     else:
         data = values.to(kind.dtype)
         after = data.to(torch.float32)
-        if not torch.equal(after.isfinite(), values.isfinite()):
+        if not bool(after.isfinite().all()):
             raise ValueError(f"holds {float(values.abs().max()):g}, which {kind.name} cannot: choose another type")
     rounding.add(kind.name, values, after)
     return data
+
+
+def _refuse_bad(tensor: Tensor) -> None:
+    found = bad_value(tensor)
+    if found:
+        raise ValueError(found)

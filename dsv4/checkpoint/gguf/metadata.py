@@ -51,6 +51,8 @@ _FLOATS = {
     "compress_rope_theta": "attention.compress_rope_freq_base",
 }
 _CLAMP, _SHARED_CLAMP, _RATIOS = "swiglu_clamp_exp", "swiglu_clamp_shexp", "attention.compress_ratios"
+# what V4 has in one form only; a file that says otherwise is another model's
+_FIXED = {"attention.head_count_kv": 1, "expert_weights_norm": True}
 _NEXTN = "nextn_predict_layers"
 _SCALING = "rope.scaling."
 _YARN_FLOATS = {"factor": "factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
@@ -71,11 +73,10 @@ def metadata_of(config: ModelConfig) -> dict[str, MetadataValue]:
     found |= {key: _one("f", getattr(config, field)) for field, key in _FLOATS.items()}
     found |= {key: Scalars("f", [config.swiglu_limit] * layers) for key in (_CLAMP, _SHARED_CLAMP)}
     found[_RATIOS] = Scalars("i", config.compress_ratios)
-    found["attention.head_count_kv"] = _one("I", 1)
     found["attention.value_length"] = _one("I", config.head_dim)
     found["embedding_length_out"] = _one("I", config.hidden_size * config.hc_mult)
     found["expert_gating_func"] = _one("I", _SQRT_SOFTPLUS)
-    found["expert_weights_norm"] = _one("?", True)
+    found |= {key: _one("?" if only is True else "I", only) for key, only in _FIXED.items()}
     if config.yarn is not None:
         found[f"{_SCALING}type"] = "yarn"
         found |= {_SCALING + key: _one("f", getattr(config.yarn, field)) for field, key in _YARN_FLOATS.items()}
@@ -101,6 +102,9 @@ def config_of(opened: GgufFile) -> ModelConfig:
         raise CheckpointError(
             f"{keys.where('expert_gating_func')} must be {_SQRT_SOFTPLUS} (sqrtsoftplus), got {gating}"
         )
+    for key, only in _FIXED.items():
+        if keys.has(key) and keys.get(key) != only:
+            raise CheckpointError(f"{keys.where(key)} must be {only} in DeepSeek-V4, got {shown(keys.get(key))}")
     values: dict[str, Any] = {field: keys.integer(key) for field, key in _INTEGERS.items() if field != "vocab_size"}
     values |= {field: keys.real(key) for field, key in _FLOATS.items()}
     values["vocab_size"] = _vocab_size(opened, keys)

@@ -91,7 +91,8 @@ def _files(path: Path) -> list[Path]:
     files = [path.with_name(f"{part[1]}-{i:05d}-of-{part[3]}.gguf") for i in range(1, int(part[3]) + 1)]
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
-        raise CheckpointError(f"{path}: is one of {int(part[3])} parts, of which {missing[0] if missing else 1} lacks")
+        names = ", ".join(file.name for file in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise CheckpointError(f"{path}: is one of {int(part[3])} parts; missing beside it: {names or 'all'}")
     return files
 
 

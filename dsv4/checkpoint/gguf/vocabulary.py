@@ -41,8 +41,9 @@ _DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
 def vocabulary_keys(
     folder: Path, definition: Mapping[str, Any], vocab_size: int, bos: int, eos: int
 ) -> dict[str, MetadataValue]:
-    """The keys for a parsed tokenizer.json of a folder; ids up to `vocab_size` that it does not use become padding.
+    """The keys for a parsed tokenizer.json of a folder, its ids being checked (`size_notes`).
 
+    Ids up to `vocab_size` that it does not use become padding.
     Raises CheckpointError naming the file where such keys cannot describe the tokenizer.
     """
     file, model = folder / FILE_NAME, definition.get("model")
@@ -50,12 +51,16 @@ def vocabulary_keys(
         raise CheckpointError(f"{file}: model.type must be BPE with a vocab for a GGUF file")
     if definition.get("pre_tokenizer") != _PRE_TOKENIZER:
         raise CheckpointError(f"{file}: pre_tokenizer is not DeepSeek-V4's: a GGUF file has no name for it")
+    if definition.get("normalizer") is not None:
+        raise CheckpointError(f"{file}: normalizer must be null: a GGUF file has no place for one")
     texts: dict[int, str] = {id_: text for text, id_ in model["vocab"].items()}
     kinds = dict.fromkeys(texts, _NORMAL)
     for token in definition.get("added_tokens") or ():
+        if not isinstance(token.get("content"), str):
+            raise CheckpointError(f"{file}: added_tokens: content must be a text, got {shown(token.get('content'))}")
         texts[token["id"]] = token["content"]
         kinds[token["id"]] = _CONTROL if token.get("special") else _USER_DEFINED
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or ()]
+    merges = [_merge_text(file, merge) for merge in model.get("merges") or ()]
     ids = range(vocab_size)
     keys: dict[str, MetadataValue] = {
         "model": _MODEL,
@@ -69,6 +74,14 @@ def vocabulary_keys(
         "add_eos_token": Scalars("?", [False], array=False),
     }
     return {_KEY + name: value for name, value in keys.items()}
+
+
+def _merge_text(file: Path, merge: Any) -> str:
+    """Both spellings of a merge, "a b" and ["a", "b"], as the first."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        raise CheckpointError(f"{file}: model.merges must be pairs of texts, got {shown(merge)}")
+    return " ".join(parts)
 
 
 def tokenizer_definition(opened: GgufFile, vocab_size: int) -> dict[str, Any] | None:
