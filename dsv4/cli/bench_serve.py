@@ -42,9 +42,9 @@ def bench_serve(
 ) -> None:
     """Measure servers with OpenAI's chat completions under load: times to first tokens, between tokens, rates, errors.
 
-    Each --rate and each --users is one level of load; with neither, one user. The exit code is 0 if answers came, 1 if
-    none did, and 2 if an endpoint could not be used at the start. The key of URL is read from DSV4_BENCH_KEY, those of
-    --against from DSV4_BENCH_KEY_2, DSV4_BENCH_KEY_3 and so on.
+    Each --rate and each --users is one level of load; with neither, one user. The exit code is 0 if answers came, 1
+    if none did at some level of load, and 2 if an endpoint could not be used at the start. The key of URL is read
+    from DSV4_BENCH_KEY, those of --against from DSV4_BENCH_KEY_2, DSV4_BENCH_KEY_3 and so on.
 
     Parameters
     ----------

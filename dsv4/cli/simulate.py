@@ -1,6 +1,7 @@
 """`dsv4 simulate`: what a number of machines would serve, by the real scheduler on a simulated clock."""
 
 import json as json_format
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ class ClusterFlags:
     Parameters
     ----------
     on
-        Device: h100, h200, h20, b200, b300, gb200, mi300x, mi325x, mi355x, xeon-6980p, epyc-9755, or one of --hardware.
+        Device: h100, h200, h20, b200, b300, gb200, mi300x, mi325x, mi355x, or one of --hardware.
     hardware
         TOML file of more devices, in the form of dsv4/simulate/hardware.toml.
     nodes
@@ -140,7 +141,7 @@ def _device(on: str, hardware: Path | None, price: float | None) -> "Accelerator
     device = find_hardware(on, hardware)
     if price is None:
         return device
-    if price <= 0:
+    if not 0 < price < math.inf:
         raise ValueError(f"--price must be more than 0 dollars an hour, got {price:g}")
     return replace(device, price=price)
 
@@ -156,7 +157,7 @@ def _assumed(changes: Sequence[str]) -> "Assumptions":
             values[name] = float(text)
         except ValueError:
             values[name] = -1.0
-        if name not in known or values[name] < 0:
+        if name not in known or not 0 <= values[name] < math.inf:
             raise ValueError(f"assume must be NAME=NUMBER with a name of {', '.join(known)}, got {change!r}")
     return Assumptions(**values)
 

@@ -1,5 +1,6 @@
-"""The table of accelerators and CPUs, and of machines that a user describes."""
+"""The table of accelerators, and of machines that a user describes."""
 
+import math
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -55,7 +56,7 @@ def _device(where: str, name: str, table: object) -> Accelerator:
         raise ValueError(f"{where} lacks {min(missing)}")
     values: dict[str, float] = {}
     for key, value in table.items():
-        if isinstance(value, bool) != (key == "cpu") or not isinstance(value, int | float) or value < 0:
+        if isinstance(value, bool) != (key == "cpu") or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ValueError(f"{where}: {key} must be a number above 0, got {value!r}")
         if key != "cpu" and not value:
             raise ValueError(f"{where}: {key} must be a number above 0, got 0")

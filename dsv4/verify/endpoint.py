@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dsv4.verify.answer import Answer, answer_of, completion_of, merge
 
@@ -56,7 +56,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise ValueError(f"URL must be http://host:port or https://host:port, got {self.url!r}")
         self.url = self.url.rstrip("/").removesuffix("/v1")
 
@@ -145,6 +145,14 @@ class Endpoint:
     def _send(self, method: str, path: str, data: bytes | None) -> Reply:
         with self._response(method, path, data) as response:
             return Reply(response.status, _decoded(response.read()))
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port of a URL is a number in range, or left out."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def error_text(value: Any) -> str:

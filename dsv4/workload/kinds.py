@@ -1,5 +1,6 @@
 """Workloads that are made here: prompts of one length, prompts behind a shared system prompt, and agents."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ class Workload:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("shared", "delay"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     def sessions(self, count: int, salt: str = "", seed: int = 0) -> list[Session]:
@@ -69,7 +70,7 @@ def _about(mean: int, chance: random.Random) -> int:
 
 def poisson(sessions: Sequence[Session], rate: float, seed: int = 0) -> list[Session]:
     """The sessions with arrival times of a Poisson process of `rate` sessions a second; the first arrives at once."""
-    if rate <= 0:
+    if not 0 < rate < math.inf:
         raise ValueError(f"rate must be more than 0 sessions a second, got {rate:g}")
     chance, at, arrived = random.Random(seed), 0.0, []
     for session in sessions:
@@ -80,7 +81,7 @@ def poisson(sessions: Sequence[Session], rate: float, seed: int = 0) -> list[Ses
 
 def faster(sessions: Sequence[Session], speed: float) -> list[Session]:
     """The sessions with all arrival times and delays divided by `speed`."""
-    if speed <= 0:
+    if not 0 < speed < math.inf:
         raise ValueError(f"speed must be more than 0, got {speed:g}")
     return [
         tuple(

@@ -1,5 +1,6 @@
 """Times of requests and what follows from them: percentiles, rates, goodput. All times are in seconds."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -69,7 +70,7 @@ class ServiceLimits:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"max_{name} must be more than 0 seconds, got {value:g}")
 
     def __bool__(self) -> bool:

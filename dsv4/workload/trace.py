@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 Role = Literal["system", "user", "assistant"]
 BLOCK_TOKENS = 512  # of a block where a line names no size
 MOST_LINES = 1_000_000
+MOST_MILLISECONDS = 10**13  # three centuries: times since 1970 too
+MOST_TOKENS = 100_000_000  # of one prompt or answer: far beyond any model, and texts of it still fit into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def read_trace(file: Path, most: int = MOST_LINES) -> list[TraceRequest]:
     """The first `most` requests of a file. Raises ValueError with the line for one that is wrong, and for an empty
     file."""
     requests: list[TraceRequest] = []
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:  # decoded line by line, so that a wrong byte has a line too
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -70,7 +72,7 @@ def read_trace(file: Path, most: int = MOST_LINES) -> list[TraceRequest]:
                 break
             try:
                 requests.append(_request(json.loads(line), number))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}, line {number}: {error}") from None
     if not requests:
         raise ValueError(f"{file} holds no request")
@@ -113,7 +115,7 @@ def _request(line: Any, number: int) -> TraceRequest:
         raise ValueError("hash_ids must be a list of numbers or strings")
     lengths = _lengths(line, tokens, len(ids))
     roles = line.get("roles", ["user"] * len(lengths))
-    if not isinstance(roles, list) or len(roles) != len(lengths) or not set(roles) <= set(get_args(Role)):
+    if not isinstance(roles, list) or len(roles) != len(lengths) or any(role not in get_args(Role) for role in roles):
         raise ValueError(f"roles must name one of {', '.join(get_args(Role))} for each of {len(lengths)} blocks")
     # what no id covers is shared with no other request
     names = [*map(str, ids), *([f"line-{number}"] if len(lengths) > len(ids) else [])]
@@ -149,15 +151,18 @@ def _lengths(line: dict[str, Any], tokens: int, count: int) -> list[int]:
 
 def _whole(line: dict[str, Any], name: str, least: int, default: int | None = None) -> int:
     value = line.get(name, default)
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if type(value) is not int or not least <= value <= MOST_TOKENS:
+        allowed = f"at least {least} and at most {MOST_TOKENS:,}"
+        raise ValueError(f"{name} must be a whole number of {allowed}, got {str(value)[:40]}")
     return value
 
 
 def _number(line: dict[str, Any], name: str) -> float:
     value = line.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_MILLISECONDS:
+        raise ValueError(
+            f"{name} must be a number of at least 0 and at most {MOST_MILLISECONDS:,}, got {str(value)[:40]}"
+        )
     return float(value)
 
 

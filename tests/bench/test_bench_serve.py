@@ -1,8 +1,9 @@
 """`dsv4 bench serve` on stubs: what it sends, what it counts, and that it ends."""
 
 import json
+import math
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,19 @@ def test_short_answers_and_errors_are_counted(tokenizer: Tokenizer, words: list[
     assert "planted" in page(report) or "error in the stream" in page(report)
 
 
+@pytest.mark.parametrize(
+    "event",
+    ['{"choices": [null]}', '{"choices": 5}', '{"choices": {"a": 1}}', '{"choices": [{"delta": "x"}]}', "[1]"],
+)
+def test_an_event_of_another_form_is_an_error_of_the_server(event: str) -> None:
+    class Odd(Endpoint):
+        def events(self, body: Any) -> Iterator[str]:
+            yield event
+
+    timing = BenchTarget(Odd("http://127.0.0.1:9"), "odd").ask([], 4, 0.0, math.inf)
+    assert timing.error == "an event is no part of a chat completion"
+
+
 @pytest.mark.parametrize("load", [LoadLevel(users=2), LoadLevel(rate=50.0)])
 def test_a_slow_server_does_not_hold_the_run(tokenizer: Tokenizer, words: list[int], load: LoadLevel) -> None:
     server, _ = stub(tokenizer, words, delay=0.05)
@@ -234,6 +248,9 @@ def test_an_endpoint_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> No
         ({"load": WorkloadFlags(users=[0])}, r"--users must be in \[1, 1024\]"),
         ({"load": WorkloadFlags(rate=[0.0])}, "--rate must be in"),
         ({"seconds": 0.0}, "--seconds must be in"),
+        ({"url": "http://127.0.0.1:99999"}, "URL must be http"),
+        ({"url": "http://127.0.0.1:port"}, "URL must be http"),
+        ({"load": WorkloadFlags(speed=math.nan)}, "--speed must be more than 0"),
         ({"load": WorkloadFlags(turns=0)}, "--turns must be at least 1"),
         ({"load": WorkloadFlags(max_tpot=-1.0)}, "--max-tpot must be more than 0"),
         ({"extra": "[]"}, "--extra must be a JSON object"),

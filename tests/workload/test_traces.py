@@ -62,6 +62,10 @@ def test_a_published_trace_is_read(tmp_path: Path) -> None:
         ({"input_length": 5, "output_length": 1, "roles": ["boss"]}, "roles must name one of system"),
         ({"input_length": 5, "output_length": 1, "timestamp": -1}, "timestamp must be a number of at least 0"),
         ({"input_length": 5, "output_length": 1, "delay": "x"}, "delay must be a number of at least 0"),
+        ({"input_length": 5, "output_length": 1, "delay": 10**400}, "delay must be a number of at least 0"),
+        ({"input_length": 5, "output_length": 1, "timestamp": math.inf}, "timestamp must be a number of at least 0"),
+        ({"input_length": 10**12, "output_length": 1}, "input_length must be a whole number of at least 1 and at most"),
+        ({"input_length": 5, "output_length": 1, "roles": [["user"]]}, "roles must name one of system"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: object, message: str) -> None:
@@ -69,6 +73,27 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: object, message: str) -> No
     with pytest.raises(ValueError, match="line 2: ") as caught:
         read_trace(file)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [b"{", b'{"input_length": "\xff"}', b"[" * 200_000], ids=["cut", "bytes", "nested"])
+def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_bytes(b'{"input_length": 5, "output_length": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match="line 2: "):
+        read_trace(file)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_times_are_finite(number: float) -> None:
+    sessions = Workload().sessions(1, "x")
+    with pytest.raises(ValueError, match="delay must"):
+        Workload(delay=number)
+    with pytest.raises(ValueError, match="rate must"):
+        poisson(sessions, number)
+    with pytest.raises(ValueError, match="speed must"):
+        faster(sessions, number)
+    with pytest.raises(ValueError, match="max_ttft must"):
+        ServiceLimits(ttft=number)
 
 
 def test_an_empty_trace_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run of the benchmark sends, and the limits that keep it bounded."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -66,6 +67,8 @@ class BenchSettings:
         for name in ("seconds", "patience"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise ValueError(f"{name} must be in (0, 86400], got {getattr(self, name):g}")
+        if not 0 < self.speed < math.inf:
+            raise ValueError(f"speed must be more than 0, got {self.speed:g}")
 
     def sessions(self, place: int) -> list[Session]:
         """The sessions of the level of load at `place`: of a made workload new ones, so that no level finds the

@@ -113,6 +113,7 @@ def _take(timing: Timing, data: str, now: float, said: list[str] | None) -> None
         timing.error = timing.error or "an event is no JSON"
         return
     if not isinstance(chunk, dict):
+        timing.error = timing.error or "an event is no part of a chat completion"
         return
     if "error" in chunk:
         timing.error = f"error in the stream: {error_text(chunk)[:60]}"
@@ -122,12 +123,17 @@ def _take(timing: Timing, data: str, now: float, said: list[str] | None) -> None
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         timing.prompt, timing.generated = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         timing.cached = _count(cached if cached is not None else usage.get("prompt_cache_hit_tokens"))
-    for choice in chunk.get("choices") or ():
-        delta = choice.get("delta") or {}
+    choices = chunk.get("choices") or []
+    known = choices if isinstance(choices, list) else [None]
+    deltas = [choice.get("delta") or {} for choice in known if isinstance(choice, dict)]
+    if len(deltas) < len(known) or not all(isinstance(delta, dict) for delta in deltas):
+        timing.error = timing.error or "an event is no part of a chat completion"
+        return
+    for delta in deltas:
         text = delta.get("content") or ""
         if text or delta.get("reasoning_content") or delta.get("reasoning") or delta.get("tool_calls"):
             timing.arrivals.append(now)
-        if text and said is not None:
+        if isinstance(text, str) and text and said is not None:
             said.append(text)
 
 
