@@ -1,6 +1,7 @@
 """The command line is frozen: a new verb or flag is a decision, made here too. Help is quick."""
 
 import inspect
+import re
 import subprocess
 import sys
 import time
@@ -94,6 +95,14 @@ def test_verbs_and_flags() -> None:
     assert found == FLAGS
     inner = {verb: getattr(import_module(f"dsv4.cli.bench_{verb}"), f"bench_{verb}") for verb in BENCH_FLAGS}
     assert {verb: " ".join(inspect.signature(inner[verb]).parameters) for verb in inner} == BENCH_FLAGS
+
+
+def test_the_readme_has_a_row_for_every_verb() -> None:
+    rows = [
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `dsv4 ")
+    ]
+    told = {" ".join(re.findall(r"^\| `dsv4 (\w+)(?: (serve))?", row)[0]).strip() for row in rows}
+    assert {*VERBS, *(f"bench {inner}" for inner in BENCH_FLAGS)} - told == set()
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -5,14 +5,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from dsv4.cache.disk import DiskCounts
 from dsv4.engine import Engine, EngineService
-from dsv4.server.accounts.metrics import Metrics
+from dsv4.server.accounts.metrics import HELP, Metrics
 from dsv4.testing.tiny import tiny_config, tiny_model
 from tests.conftest import ROOT
 
@@ -52,6 +54,23 @@ def test_every_metric_that_is_asked_for_is_on_the_page(shown: str) -> None:
     asked = {name for expression in expressions() for name in NAME.findall(expression)}
     assert len(asked) > 20
     assert asked - exported == set()
+
+
+def test_every_metric_has_a_help_line_before_its_type(shown: str) -> None:
+    lines = shown.splitlines()
+    typed = [at for at, line in enumerate(lines) if line.startswith("# TYPE ")]
+    assert len(typed) > 40
+    for at in typed:
+        name = lines[at].split()[2]
+        assert lines[at - 1].startswith(f"# HELP {name} "), name
+        assert lines[at - 1].endswith("."), name
+
+
+def test_the_help_of_metrics_names_what_exists(shown: str) -> None:
+    """`shown` has neither a disk nor servers behind it: their names come from the classes that count."""
+    disk = {f"engine_disk_{each.name}_total" for each in fields(DiskCounts)}
+    other = {name for name in HELP if name.startswith("engine_remote_")}
+    assert set(re.findall(r"^# TYPE dsv4_(\w+)", shown, re.MULTILINE)) | disk | {"engine_disk_off"} == set(HELP) - other
 
 
 def test_labels_that_are_asked_for_are_on_the_page(shown: str) -> None:

@@ -1,6 +1,8 @@
 """The spans of answers: what they tell, that they hold no text unless that is wanted, and what is off by default."""
 
 import json
+import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from dsv4.cli.server_flags import ServerFlags
 from dsv4.generation import BusyError, PromptProgress, TokenEvent
-from dsv4.server.accounts.tracing import Tracing
+from dsv4.server.accounts.tracing import BETWEEN_NOTES, ExportNotes, Tracing, collector_address
 from dsv4.server.mcp.routes import tool_name
 from tests.server.conftest import Converse, Server
 from tests.server.test_chat import CALL, TOOLS
@@ -174,6 +176,10 @@ def test_without_the_flag_nothing_is_traced(serve: Converse) -> None:
     ("flags", "said"),
     [
         ({"otel": "localhost:4318"}, r"--otel must be an address \(http://...\) or env, got 'localhost:4318'"),
+        ({"otel": "http://"}, "--otel must be an address"),
+        ({"otel": "http://127.0.0.1:99999"}, "--otel must be an address"),
+        ({"otel": "http://[::1"}, "--otel must be an address"),
+        ({"otel": "http://a b:4318"}, "--otel must be an address"),
         ({"otel": "env", "otel_sample": 0.0}, r"--otel-sample must be in \(0, 1\], got 0.0"),
         ({"otel_content": True}, "--otel-sample and --otel-content need --otel"),
     ],
@@ -181,3 +187,31 @@ def test_without_the_flag_nothing_is_traced(serve: Converse) -> None:
 def test_wrong_flags_are_named(flags: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ServerFlags(**flags)._tracing()
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:4318", "http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"]
+)
+def test_the_path_of_traces_is_added_once(endpoint: str) -> None:
+    assert collector_address(endpoint) == "http://127.0.0.1:4318/v1/traces"
+
+
+def test_a_collector_that_is_away_is_told_seldom(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.Logger("exporter")
+    notes = ExportNotes()
+    logger.addHandler(notes)
+    for number in range(50):
+        logger.warning("try %d failed", number)
+    notes._next -= BETWEEN_NOTES
+    logger.warning("still away")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["warning"], line["left_out"]) for line in lines] == [("try 0 failed", 0), ("still away", 49)]
+
+
+def test_a_collector_that_hangs_does_not_hold_the_end(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracing, _ = traced()
+    hanging = threading.Event()
+    monkeypatch.setattr(tracing._provider, "shutdown", hanging.wait)
+    monkeypatch.setattr("dsv4.server.accounts.tracing.CLOSING", 0.01)
+    tracing.close()
+    hanging.set()

@@ -6,11 +6,16 @@ The packages (extra `otel`) are imported when a `Tracing` is made. Spans are wri
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from dsv4.observe import log
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider  # pyrefly: ignore[missing-import]  (an extra)
@@ -20,6 +25,39 @@ if TYPE_CHECKING:
 
 PROVIDER_NAME = "dsv4"
 FROM_ENVIRONMENT = "env"
+TRACES_PATH = "/v1/traces"
+CLOSING = 5.0  # seconds that the end of a server waits for the collector
+BETWEEN_NOTES = 300.0
+
+
+class ExportNotes(logging.Handler):
+    """What the exporter warns of, as lines of the server's log: one in BETWEEN_NOTES seconds, with the number of those
+    left out before it. The exporter itself warns at every try."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._next, self._left_out = 0.0, 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        log("otel_export", warning=record.getMessage(), left_out=self._left_out)
+        self._next, self._left_out = now + BETWEEN_NOTES, 0
+
+
+def collector_address(endpoint: str) -> str:
+    """Where spans are sent: the collector's address with the path of traces, which may be there already. Raises
+    ValueError for what is no address."""
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or half an IPv6 address
+        usable = False
+    if not usable or any(map(str.isspace, endpoint)):
+        raise ValueError(f"--otel must be an address (http://...) or {FROM_ENVIRONMENT}, got {endpoint!r:.80}")
+    return endpoint.rstrip("/").removesuffix(TRACES_PATH) + TRACES_PATH
 
 
 class Tracing:
@@ -44,8 +82,7 @@ class Tracing:
 
         Raises ValueError for an address that is none, a share outside (0, 1], or missing packages.
         """
-        if endpoint != FROM_ENVIRONMENT and not endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"--otel must be an address (http://...) or {FROM_ENVIRONMENT}, got {endpoint!r:.80}")
+        address = None if endpoint == FROM_ENVIRONMENT else collector_address(endpoint)
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"--otel-sample must be in (0, 1], got {share}")
         try:
@@ -61,7 +98,8 @@ class Tracing:
             resource=Resource.create({} if named else {"service.name": PROVIDER_NAME}),
             sampler=None if share is None else ParentBasedTraceIdRatio(share),
         )
-        address = None if endpoint == FROM_ENVIRONMENT else f"{endpoint.rstrip('/')}/v1/traces"
+        logger = logging.getLogger("opentelemetry")
+        logger.handlers, logger.propagate = [ExportNotes()], False
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=address)))
         return cls(provider, content=content)
 
@@ -110,8 +148,11 @@ class Tracing:
                 self.end(span, {}, time.perf_counter(), error)
 
     def close(self) -> None:
-        """Send what is left. Spans that come later are lost."""
-        self._provider.shutdown()
+        """Send what is left, within CLOSING seconds: a collector that does not answer must not hold up the server's
+        end. Spans that come later are lost."""
+        closing = Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(CLOSING)
 
 
 def epoch(seconds: float) -> int:
