@@ -80,8 +80,9 @@ class ServerProtocol(Protocol):
     kind: ClassVar[str]
     path: ClassVar[str]
 
-    def check(self, params: SamplingParams, options: RequestOptions) -> None:
-        """Raises ValueError naming the field that the server cannot do."""
+    def check(self, params: SamplingParams, options: RequestOptions, grammars: Sequence[tuple[str, str]] = ()) -> None:
+        """Raises ValueError naming the field that the server cannot do. grammars: kind and text of those of all parts
+        of the answer, as `WrittenGrammar.source` gives them."""
         ...
 
     def body(self, asked: Asked) -> bytes:

@@ -21,6 +21,7 @@ from dsv4.generation import (
     RequestOptions,
     SamplingParams,
     TokenEvent,
+    WrittenGrammar,
 )
 from dsv4.observe import log
 
@@ -115,8 +116,10 @@ class RemoteGenerator:
         if len(prompt) >= self._context_length:
             raise ContextLengthError(len(prompt), self._context_length)
         stages = stages_of(params.constraint)
-        for protocol in {replica.protocol.kind: replica.protocol for replica in self._replicas}.values():
-            protocol.check(params, options)
+        grammars = [stage.grammar.source() for stage in stages if isinstance(stage.grammar, WrittenGrammar)]
+        # servers of one kind may be started with other flags; a later part must not be refused when tokens were sent
+        for replica in self._replicas:
+            replica.protocol.check(params, options, grammars)
         if params.logprobs and any(stage.most is not None for stage in stages):
             raise ValueError("logprobs: not together with a thinking budget: the engine does not score a forced token")
         ends = None if options.deadline is None else asyncio.get_running_loop().time() + options.deadline

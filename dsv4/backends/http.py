@@ -30,7 +30,10 @@ def split_url(url: str, name: str = "url") -> SplitResult:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number
         usable = False
-    if not usable:
+    if "@" in parts.netloc:
+        # not repeated: it holds a password
+        raise ValueError(f"{name} must be http://host:port, without a user or a password before the host")
+    if not usable or parts.query or parts.fragment or " " in url or not url.isprintable():
         raise ValueError(f"{name} must be http://host:port or https://host:port, got {url!r}")
     return parts
 
@@ -127,6 +130,8 @@ class _Chunks:
                     raise ValueError("the size of a chunk is too long")
                 break
             size = int(line.split(b";")[0], 16)
+            if size < 0:
+                raise ValueError("the size of a chunk is negative")
             if size == 0:
                 # NOTE: the empty line behind the last chunk may still come; a trailer is not expected of these servers
                 if len(self._rest) < len(line) + 4:
@@ -259,4 +264,6 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
         headers[name.strip().lower()] = value.strip()
     if version == b"HTTP/1.0":
         headers.setdefault("connection", "close")
+    if (length := headers.get("content-length", "0")) and not (length.isascii() and length.isdigit()):
+        raise ValueError(f"content-length {length[:20]!r}")
     return int(status), headers

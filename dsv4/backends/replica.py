@@ -28,7 +28,7 @@ class Replica:
     protocol: ServerProtocol
     running: int = 0
     problem: str | None = None
-    failures: int = 0  # since it last lived
+    wait: float = FIRST_WAIT  # seconds until the look after the next failure
     next_look: float = 0.0  # in the time of time.monotonic
 
     @property
@@ -74,8 +74,8 @@ class Replica:
     def lost(self, error: Exception) -> None:
         """The server failed; it is looked at again after a while that grows with each failure."""
         self.problem = str(error)
-        self.next_look = time.monotonic() + min(FIRST_WAIT * 2**self.failures, LONGEST_WAIT)
-        self.failures += 1
+        self.next_look = time.monotonic() + self.wait
+        self.wait = min(2 * self.wait, LONGEST_WAIT)
 
     async def look(self) -> bool:
         """Whether it lives now, by its health route."""
@@ -88,7 +88,7 @@ class Replica:
         if status != 200:
             self.lost(ServerLostError(f"{self.client.url}/health answers {status}"))
             return False
-        self.problem, self.failures = None, 0
+        self.problem, self.wait = None, FIRST_WAIT
         return True
 
 

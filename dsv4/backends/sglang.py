@@ -1,5 +1,6 @@
 """SGLang's protocol: `/generate` with token ids in and out (SGLang 0.5.23)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -50,7 +51,7 @@ class Sglang:
     priorities: bool = False
     grammars: str = "xgrammar"
 
-    def check(self, params: SamplingParams, options: RequestOptions) -> None:
+    def check(self, params: SamplingParams, options: RequestOptions, grammars: Sequence[tuple[str, str]] = ()) -> None:
         """As in ServerProtocol."""
         if params.trace:
             raise ValueError("trace: an SGLang server tells nothing of what the model chooses inside")
@@ -62,6 +63,8 @@ class Sglang:
             raise ValueError(
                 "logprobs: SGLang gives them at the temperature of the request; ask with temperature 0 or 1"
             )
+        for kind, text in grammars:
+            self._grammar(kind, text)
 
     def body(self, asked: Asked) -> bytes:
         """As in ServerProtocol."""

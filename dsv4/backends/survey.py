@@ -24,7 +24,8 @@ Encode = Callable[[str], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that answered. version: "" where it does not tell."""
+    """A server that answered. version: "" where it does not tell. compared: whether its tokenizer is known to be ours;
+    servers without `/tokenize` do not tell."""
 
     url: str
     kind: Kind
@@ -32,6 +33,7 @@ class Server:
     context_length: int
     version: str
     protocol: ServerProtocol
+    compared: bool
 
 
 async def survey(url: str, key: str | None, kind: Kind | None, encode: Encode) -> Server:
@@ -51,17 +53,18 @@ async def survey(url: str, key: str | None, kind: Kind | None, encode: Encode) -
         raise ValueError(f"--engine {url}: it is neither vLLM nor SGLang (it says {owner!r}): name it by --engine-kind")
     if not isinstance(context, int) or context < 2:
         raise ValueError(f"--engine {url}: /v1/models does not tell max_model_len")
-    await _compare_tokenizers(client, model, encode)
+    compared = await _compare_tokenizers(client, model, encode)
     if kind == "vllm":
-        version = (await _json(client, "/version", default={})).get("version", "")
-        return Server(url, kind, model, context, str(version), Vllm(model))
+        version = _object(await _json(client, "/version", default={})).get("version", "")
+        return Server(url, kind, model, context, str(version), Vllm(model), compared)
     info = await _json(client, "/server_info", default=None) or await _json(client, "/get_server_info", default={})
+    info = _object(info)
     protocol = Sglang(
         seeds=bool(info.get("enable_deterministic_inference")),
         priorities=bool(info.get("enable_priority_scheduling")),
         grammars=str(info.get("grammar_backend") or "xgrammar"),
     )
-    return Server(url, kind, model, context, str(info.get("version", "")), protocol)
+    return Server(url, kind, model, context, str(info.get("version", "")), protocol, compared)
 
 
 def connect(
@@ -116,7 +119,8 @@ def _replica(
 
 def _line(url: str, result: Server | BaseException) -> str:
     if isinstance(result, Server):
-        return f"{result.kind} {result.version} at {url}, {result.model}, context {result.context_length}"
+        unknown = "" if result.compared else "; it has no /tokenize: whether its tokenizer is the folder's is not known"
+        return f"{result.kind} {result.version} at {url}, {result.model}, context {result.context_length}{unknown}"
     return f"no answer yet ({result})"
 
 
@@ -134,20 +138,27 @@ async def _json(client: HttpClient, path: str, **default: Any) -> Any:
         raise ValueError(f"--engine {client.url}: {path} answers no JSON") from None
 
 
-async def _compare_tokenizers(client: HttpClient, model: str, encode: Encode) -> None:
-    """Raise ValueError if the server turns a text into other ids than we do. A server without that route passes."""
+def _object(value: Any) -> dict[str, Any]:
+    """What a route told, {} where it is no JSON object."""
+    return value if isinstance(value, dict) else {}
+
+
+async def _compare_tokenizers(client: HttpClient, model: str, encode: Encode) -> bool:
+    """Whether the server turns texts into the ids that we do; False if it has no such route. Raises ValueError for
+    other ids."""
     for text in PROBES:
         body = msgspec.json.encode({"model": model, "prompt": text, "add_special_tokens": False})
         async with client.request("POST", "/tokenize", body) as response:
             told = await response.body()
             if response.status != 200:
-                return
+                return False
         try:
             theirs = msgspec.json.decode(told)["tokens"]
         except (msgspec.MsgspecError, TypeError, KeyError):
-            return
+            return False
         if theirs != list(encode(text)):
             raise ValueError(
                 f"--engine {client.url}: its tokenizer is another one: it turns {text!r} into {theirs!s:.80}, the "
                 f"folder's into {list(encode(text))!s:.80}; name the folder of the model that it serves"
             )
+    return True

@@ -3,6 +3,7 @@
 `/inference/v1/generate` is its leaner route for tokens, but servers have it only with `--enable-scale-out`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -52,7 +53,7 @@ class Vllm:
     def __init__(self, model: str) -> None:
         self._model = model
 
-    def check(self, params: SamplingParams, options: RequestOptions) -> None:
+    def check(self, params: SamplingParams, options: RequestOptions, grammars: Sequence[tuple[str, str]] = ()) -> None:
         """As in ServerProtocol."""
         if params.trace:
             raise ValueError("trace: a vLLM server tells nothing of what the model chooses inside")

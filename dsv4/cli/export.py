@@ -3,6 +3,7 @@
 import json as json_format
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # the layout that the recipes are for
 LAYOUT = "release"
+SHOWN = 8  # addresses of copies in the last line
 
 
 def export(
@@ -78,7 +80,9 @@ def _checked(folder: str) -> Path | None:
     report = check_tokenizer(check_folder(path))
     if not report.ok:
         more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
-        raise ValueError(f"{path}: {report.problems[0]}{more}: `dsv4 check {folder}` lists all problems")
+        problem = report.problems[0]
+        where = "" if problem.startswith(str(path)) else f"{path}: "
+        raise ValueError(f"{where}{problem}{more}: `dsv4 check {folder}` lists all problems")
     return path
 
 
@@ -105,6 +109,8 @@ def _list(engine: str, shape: str, *, json: bool) -> None:
 
 
 def _print(made: "Launch", notes: list[str], folder: str) -> None:
+    from dsv4.planning.launch import FIRST_PORT
+
     recipe = made.recipe
     since = f", {recipe.engine} {recipe.since} or later" if recipe.since else ""
     print(f"# {recipe.source} at {recipe.commit}, read on {recipe.date}{since}")
@@ -119,11 +125,12 @@ def _print(made: "Launch", notes: list[str], folder: str) -> None:
         print(f"# known: {known.text} ({known.source})")
     print(" \\\n    ".join(made.lines))
     print(f"# without dsv4 serve in front of it also: {' '.join(made.parsers)}")
-    ports = range(8001, 8001 + made.copies)
+    ports = range(FIRST_PORT, FIRST_PORT + min(made.copies, SHOWN))
     if made.copies > 1:
         print(f"# {made.copies} of these fill the GPUs: each with GPUs (CUDA_VISIBLE_DEVICES) and a --port of its own")
     if recipe.engine == "dynamo":
         print("# beside it the frontend: DYN_ROUTER_MODE=kv python3 -m dynamo.frontend --trust-remote-code")
         return
     urls = " ".join(f"--engine http://127.0.0.1:{port}" for port in ports)
-    print(f"# then: dsv4 serve {folder} {urls}")
+    more = " ..." if made.copies > SHOWN else ""
+    print(f"# then: dsv4 serve {quote(folder)} {urls}{more}")

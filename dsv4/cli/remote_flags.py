@@ -68,8 +68,20 @@ def check_remote(remote: RemoteFlags, engine: "EngineFlags") -> None:
         raise ValueError(f"--engine-silence must be more than 0 seconds, got {remote.engine_silence}")
     for url in remote.engine:
         split_url(url, "--engine")
-    if len(set(remote.engine)) < len(remote.engine):
+    if len(set(map(_base, remote.engine))) < len(remote.engine):
         raise ValueError("--engine: the same server is named twice")
+
+
+def _base(url: str) -> str:
+    """The address without `/v1`."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _key() -> str | None:
+    key = os.environ.get(KEY_VARIABLE) or None
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{KEY_VARIABLE} must be printable ASCII, without line ends")
+    return key
 
 
 def remote_model(folder: Path | None, remote: RemoteFlags, engine: "EngineFlags") -> RemoteModel:
@@ -90,9 +102,9 @@ def remote_model(folder: Path | None, remote: RemoteFlags, engine: "EngineFlags"
     advice = read_generation(path, tokenizer.vocab_size if config is None else config.vocab_size)
     ends = () if config is None else config.end_tokens
     service, lines = connect(
-        [url.rstrip("/").removesuffix("/v1") for url in remote.engine],
+        [*map(_base, remote.engine)],
         tokenizer.encode_text,
-        key=os.environ.get(KEY_VARIABLE) or None,
+        key=_key(),
         kind=None if remote.engine_kind == "auto" else remote.engine_kind,
         silence=remote.engine_silence,
         context_length=engine.context,

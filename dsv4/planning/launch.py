@@ -6,6 +6,7 @@ file chooses one, computes what each GPU must hold, and names the conflicts that
 
 import datetime
 import re
+import shlex
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ TABLE = Path(__file__).with_name("launch.toml")
 CONFIGS = Path(__file__).parents[1] / "configs"
 ENGINES = ("vllm", "sglang", "dynamo")
 SHAPES = ("flash", "pro")
+FIRST_PORT = 8001  # `dsv4 serve` in front listens on 8000
+MOST_GPUS = 100_000
 USABLE = 0.9  # share of a GPU's memory for weights and cache; the rest is workspace
 Goal = Literal["latency", "throughput"]
 
@@ -108,10 +111,13 @@ def shape_of(config: ModelConfig) -> str:
 
 def parse_gpus(text: str) -> tuple[int, str]:
     """The number and the name in `8xH200`. Raises ValueError naming the flag and what is known."""
-    found = re.fullmatch(r"(\d+)x(\w+)", text.strip())
+    found = re.fullmatch(r"(\d{1,9})x(\w+)", text.strip())
     known = {name.lower(): name for name in _table()["gpus"]}
-    if found is None or int(found[1]) < 1 or found[2].lower() not in known:
-        raise ValueError(f"--gpus must be a number and a name like 8xH200 ({', '.join(known.values())}), got {text!r}")
+    if found is None or found[2].lower() not in known or not 1 <= int(found[1]) <= MOST_GPUS:
+        raise ValueError(
+            f"--gpus must be a number and a name like 8xH200 (1 to {MOST_GPUS:,}; {', '.join(known.values())}), "
+            f"got {text[:40]!r}"
+        )
     return int(found[1]), known[found[2].lower()]
 
 
@@ -126,7 +132,11 @@ def choose(engine: str, shape: str, gpus: tuple[int, str], goal: Goal) -> tuple[
         raise ValueError(f"--gpus {count}x{name}: no recipe of {engine} for {shape} is published; there are: {known}")
     best = [row for row in usable if row.goal == goal] or usable
     row = max(best, key=lambda one: one.gpus)
-    notes = [] if row.goal == goal else [f"the only published recipe for {name} is one for {row.goal}"]
+    notes = (
+        []
+        if row.goal == goal
+        else [f"none is published for {goal} on at most {count} {name}: this one is for {row.goal}"]
+    )
     if left := count % row.gpus:
         notes.append(f"{left} of {count} GPUs are not used: the recipe takes {row.gpus}")
     return row, notes
@@ -142,7 +152,9 @@ def launch(files: ModelFiles, folder: str, recipe: LaunchRecipe, count: int) -> 
     need = each + experts // recipe.gpus + int(kv_bytes(config, recipe.context))
     head = "dspark" if config.dspark else "mtp" if config.num_nextn_predict_layers else ""
     draft = recipe.draft.get(head, [])
-    lines = [*(part.replace("{model}", folder) for part in recipe.command), *map(str.strip, draft)]
+    lines = [*(part.replace("{model}", shlex.quote(folder)) for part in recipe.command), *map(str.strip, draft)]
+    if recipe.engine != "dynamo":  # its frontend listens, not this worker
+        lines.append(f"--port {FIRST_PORT}")
     words = {recipe.engine, recipe.model, recipe.gpu, *([head] if draft else []), *(line.split()[0] for line in lines)}
     return Launch(
         recipe,

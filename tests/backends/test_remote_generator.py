@@ -1,6 +1,7 @@
 """A generator over servers: the same events as in process, refusals by name, failures that cost one user at most."""
 
 import asyncio
+import time
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 import pytest
 
 from dsv4.backends.generator import RemoteGenerator
+from dsv4.backends.http import HttpClient, ServerLostError
+from dsv4.backends.replica import LONGEST_WAIT, Replica
+from dsv4.backends.vllm import Vllm
+from dsv4.encoding.grammar import Grammars
 from dsv4.engine import Engine, EngineService
 from dsv4.generation import (
     BusyError,
@@ -18,6 +23,7 @@ from dsv4.generation import (
     TokenEvent,
     TokenGenerator,
 )
+from dsv4.server.dialects.constraints import AfterThinking
 from dsv4.testing.engine_server import Faults
 from dsv4.testing.stub import StubGenerator
 from dsv4.testing.tiny import tiny_config, tiny_model
@@ -104,6 +110,46 @@ def test_what_an_engine_cannot_do_is_refused_by_name(site: Site) -> None:
     with pytest.raises(ContextLengthError):
         ask(vllm, SamplingParams(), prompt=[5] * 4096)
     assert ask(sglang, SamplingParams(seed=1, temperature=0))[0].token == 5
+
+
+def test_every_server_is_checked_before_the_first_token(site: Site) -> None:
+    able = site.server("sglang", StubGenerator([5]), info={"enable_deterministic_inference": True})
+    plain = site.server("sglang", StubGenerator([5]))
+    for servers in ((able, plain), (plain, able)):
+        with pytest.raises(ValueError, match=r"^seed: "):
+            ask(site.remote(*servers), SamplingParams(seed=1))
+    # the grammar is one of the second part: it must not be refused when the first one was sent
+    tokenizer = site.tokenizer
+    calls = Grammars(tokenizer).tool_calls([{"name": "f", "parameters": {"type": "object"}}])
+    with pytest.raises(ValueError, match=r"^constraint: tool calls and patterns need llguidance"):
+        ask(site.remote(plain), SamplingParams(constraint=AfterThinking(calls, tokenizer)))
+    assert not able.asked
+    assert not plain.asked
+
+
+def test_a_server_that_stays_lost_is_looked_at_for_ever() -> None:
+    replica = Replica(0, HttpClient("http://127.0.0.1:9"), Vllm("m"))
+    before = time.monotonic()
+    for _ in range(3000):
+        replica.lost(ConnectionError("gone"))
+    assert replica.next_look <= time.monotonic() + LONGEST_WAIT
+    assert replica.next_look >= before + LONGEST_WAIT
+
+
+def test_a_length_that_is_no_number_is_the_servers_fault() -> None:
+    async def get() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: -3\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(ServerLostError, match="not HTTP"):
+                await HttpClient(f"http://127.0.0.1:{port}", silence=20).get("/")
+
+    asyncio.run(get())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
 
 from dsv4.cli.engine_flags import EngineFlags
 from dsv4.cli.remote_flags import KEY_VARIABLE, RemoteFlags, check_remote, remote_model
 from dsv4.generation import SamplingParams
+from dsv4.testing.engine_server import EngineServer
 from dsv4.testing.stub import StubGenerator
 from tests.backends.conftest import Site
 from tests.backends.test_remote_generator import ask
@@ -31,6 +33,9 @@ def test_a_folder_with_a_tokenizer_is_enough(site: Site, folder: Path, monkeypat
     assert remote_model(folder, RemoteFlags((urls[0],)), EngineFlags(context=100)).service.context_length == 100
     with pytest.raises(ValueError, match="--context must be at most 300"):
         remote_model(folder, RemoteFlags((urls[0],)), EngineFlags(context=301))
+    monkeypatch.setenv(KEY_VARIABLE, "sk-1\r\nx: y")
+    with pytest.raises(ValueError, match=f"{KEY_VARIABLE} must be printable"):
+        remote_model(folder, RemoteFlags((urls[0],)), EngineFlags())
     monkeypatch.delenv(KEY_VARIABLE)
     with pytest.raises(ValueError, match="answers 401: set DSV4_ENGINE_KEY"):
         remote_model(folder, RemoteFlags((urls[0],)), EngineFlags())
@@ -57,6 +62,23 @@ def test_servers_that_do_not_fit(site: Site) -> None:
     assert ask(remote, SamplingParams())[0].token == 5
 
 
+def test_what_a_server_does_not_tell_is_said(site: Site, folder: Path) -> None:
+    silent = site.server("sglang", StubGenerator([5]))
+    silent.tokenize = None
+    told = remote_model(folder, RemoteFlags((site.listen(silent),)), EngineFlags()).lines
+    assert "it has no /tokenize" in told[0]
+    plain = site.server("vllm", StubGenerator([5]))
+    assert "/tokenize" not in remote_model(folder, RemoteFlags((site.listen(plain),)), EngineFlags()).lines[0]
+
+
+def test_a_version_in_another_form_is_none(site: Site, monkeypatch: Any) -> None:
+    async def version(self: EngineServer, request: Any) -> JSONResponse:
+        return JSONResponse(["0.32.0"])
+
+    monkeypatch.setattr(EngineServer, "_version", version)
+    assert ask(site.remote(site.server("vllm", StubGenerator([5]))), SamplingParams())[0].token == 5
+
+
 def test_flags() -> None:
     url = "http://127.0.0.1:1"
     check_remote(RemoteFlags((url,)), EngineFlags(context=5, dialect="v4"))
@@ -65,6 +87,14 @@ def test_flags() -> None:
         (RemoteFlags((url,)), EngineFlags(memory="1GiB"), "--memory has no meaning"),
         (RemoteFlags(("gpu1:8000",)), EngineFlags(), "--engine must be http://host:port"),
         (RemoteFlags((url, url)), EngineFlags(), "named twice"),
+        (RemoteFlags((url, url + "/v1/")), EngineFlags(), "named twice"),
+        (RemoteFlags((url + "/?key=1",)), EngineFlags(), "--engine must be http://host:port"),
+        (RemoteFlags((url + "/a b",)), EngineFlags(), "--engine must be http://host:port"),
+        (
+            RemoteFlags(("http://me:secret@127.0.0.1:1",)),
+            EngineFlags(),
+            "without a user or a password before the host$",
+        ),
         (RemoteFlags((url,), engine_silence=0), EngineFlags(), "--engine-silence must be more than 0"),
         (RemoteFlags(engine_kind="vllm"), EngineFlags(), "--engine-kind needs --engine"),
     ):

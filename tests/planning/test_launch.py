@@ -27,10 +27,12 @@ def test_every_recipe_fits_its_gpus_and_is_a_command(models: dict[str, ModelFile
     rows = recipes()
     assert {row.engine for row in rows} == set(ENGINES)
     for row in rows:
-        made = launch(models[row.model], "/models/x", row, row.gpus)
+        made = launch(models[row.model], "/models of mine/x", row, row.gpus)
         assert made.fits, (row.source, row.gpu, made.need, made.room)
         words = shlex.split(" ".join(made.lines))
-        assert "/models/x" in words
+        assert "/models of mine/x" in words
+        # the address that the printed `dsv4 serve --engine` names
+        assert (words[-2:] == ["--port", "8001"]) == (row.engine != "dynamo")
         assert "{model}" not in " ".join(words)
         assert made.copies == 1
         assert row.source.startswith("github.com/")
@@ -61,11 +63,11 @@ def test_choice_and_notes() -> None:
     assert (recipe.gpus, recipe.goal) == (4, "throughput")
     assert notes == ["2 of 6 GPUs are not used: the recipe takes 4"]
     recipe, notes = choose("sglang", "pro", (8, "B200"), "throughput")
-    assert notes == ["the only published recipe for B200 is one for latency"]
+    assert notes == ["none is published for throughput on at most 8 B200: this one is for latency"]
     for engine, shape, gpus in (("vllm", "pro", (4, "H200")), ("dynamo", "flash", (8, "H100"))):
         with pytest.raises(ValueError, match=r"no recipe of \w+ for \w+ is published; there are: \dx"):
             choose(engine, shape, gpus, "latency")
-    for text in ("H200", "0xH200", "8xK80", "8x", "eight"):
+    for text in ("H200", "0xH200", "8xK80", "8x", "eight", "9" * 5000 + "xH200", "100001xH200"):
         with pytest.raises(ValueError, match="--gpus must be a number and a name like 8xH200"):
             parse_gpus(text)
 
@@ -85,6 +87,7 @@ def test_the_printed_command(capsys: Any) -> None:
     assert "vllm serve deepseek-ai/DeepSeek-V4-Flash \\\n" in text
     assert "fits" in text
     assert "2 of these fill the GPUs" in text
+    assert "    --port 8001\n" in text
     assert "dsv4 serve flash --engine http://127.0.0.1:8001 --engine http://127.0.0.1:8002" in text
     export("flash", engine="sglang")
     assert "4xH200" in capsys.readouterr().out
@@ -94,7 +97,17 @@ def test_the_printed_command(capsys: Any) -> None:
     assert made["fits"]
 
 
+def test_many_copies_are_told_in_one_line(capsys: Any) -> None:
+    export("flash", engine="vllm", gpus="100000xH200")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("--engine http://127.0.0.1:8008 ...")
+    assert last.count("--engine") == 8
+
+
 def test_folders_that_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^\S+nowhere: no such folder") as caught:
+        export(str(tmp_path / "nowhere"), engine="vllm")
+    assert str(caught.value).count("nowhere: ") == 1
     config = tiny_config()
     with pytest.raises(ValueError, match="no recipe is published for this shape"):
         shape_of(config)
