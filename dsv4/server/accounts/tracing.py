@@ -99,7 +99,8 @@ class Tracing:
             sampler=None if share is None else ParentBasedTraceIdRatio(share),
         )
         logger = logging.getLogger("opentelemetry")
-        logger.handlers, logger.propagate = [ExportNotes()], False
+        logger.handlers[:] = [ExportNotes()]
+        logger.propagate = False
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=address)))
         return cls(provider, content=content)
 
