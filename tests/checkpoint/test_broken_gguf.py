@@ -121,7 +121,7 @@ def test_tensors_whose_claims_are_false(file: Path, name: str, offset: int, valu
         ("deepseek4.expert_gating_func", struct.pack("<I", 2), "must be 4 (sqrtsoftplus), got 2"),
         ("deepseek4.block_count", struct.pack("<I", 5), "compress_ratios must be a list of at least 5 integers"),
         ("deepseek4.attention.head_count_kv", struct.pack("<I", 8), "head_count_kv must be 1 in DeepSeek-V4, got 8"),
-        ("deepseek4.expert_weights_norm", b"\0", "expert_weights_norm must be True in DeepSeek-V4, got false"),
+        ("deepseek4.expert_weights_norm", b"\0", "expert_weights_norm must be True in DeepSeek-V4, got False"),
         ("deepseek4.expert_count", struct.pack("<I", 3), "experts"),
         ("deepseek4.attention.key_length", struct.pack("<I", 0), "head_dim must be an integer in"),
         ("deepseek4.hyper_connection.epsilon", struct.pack("<f", float("nan")), "hc_eps must be"),
@@ -239,8 +239,7 @@ def test_values_that_are_not_finite_are_refused_in_both_directions(save, file: P
             if name == "norm.weight":
                 tensor[0] = float("inf")
 
-    src = save("release")
-    rewrite(src, spoil)
+    src = rewrite(save("release", name="spoilt"), spoil)
     for dtype in ("q8_0", "fp32"):
         with pytest.raises(CheckpointError, match=r"'norm\.weight': holds NaN or infinity"):
             export_gguf(src, tmp_path / "x.gguf", dtype=dtype)
@@ -250,10 +249,10 @@ def test_values_that_are_not_finite_are_refused_in_both_directions(save, file: P
 @pytest.mark.parametrize(
     ("edit", "text"),
     [
-        (lambda d: d["added_tokens"][0].pop("id"), "token ids must be integers from 0, got null"),
+        (lambda d: d["added_tokens"][0].pop("id"), "token ids must be integers from 0, got None"),
         (lambda d: d["added_tokens"][0].update(id=10**6), "more than vocab_size"),
-        (lambda d: d["added_tokens"][0].update(content=None), "content must be a text, got null"),
-        (lambda d: d["model"].update(merges=[None]), "model.merges must be pairs of texts, got null"),
+        (lambda d: d["added_tokens"][0].update(content=None), "content must be a text, got None"),
+        (lambda d: d["model"].update(merges=[None]), "model.merges must be pairs of texts, got None"),
         (lambda d: d.update(normalizer={"type": "NFC"}), "normalizer must be null"),
     ],
 )
