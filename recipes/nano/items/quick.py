@@ -1,11 +1,14 @@
 """Quick instructions (report 5.1, table 5): a title for a conversation, search or answer, and a search query."""
 
 import random
+import re
 
+from recipes.nano.items.arithmetic import make_sum
 from recipes.nano.items.facts import make_one_kind
 from recipes.nano.items.item import Item
+from recipes.nano.items.ordering import make_sort
 from recipes.nano.items.patterns import text_of
-from recipes.nano.items.talk import small_talk
+from recipes.nano.items.talk import HINTS, small_talk, talk_about
 from recipes.nano.items.typed import OPENERS
 from recipes.nano.items.words import ANIMALS, FOODS, NAMES, PLACES, SPORTS, THINGS
 
@@ -126,31 +129,37 @@ def make_action(rng: random.Random) -> Item:
 
 
 def make_title(rng: random.Random) -> Item:
-    """A short title after a conversation of one turn."""
+    """A short title after a conversation of one turn, which is an item of its family: its answer is learned too."""
     kind = rng.randrange(5)
     if kind == 0:
         intent = rng.choice(list(_TITLES))
-        question, answer, thought = small_talk(rng, intent)
-        title = _TITLES[intent]
+        asked, title = talk_about(rng, intent), _TITLES[intent]
     elif kind == 1:
-        a, b = rng.randrange(1000), rng.randrange(1000)
-        question, answer, thought = f"What is {a} + {b}?", f"{a} + {b} = {a + b}", f"{a} + {b} = {a + b}"
-        title = f"Sum of {a} and {b}"
-    elif kind == 4:
-        question, _, title = _search(rng)
-        answer, thought = "I did not learn that. Ask me for a sum.", "I did not learn that."
+        asked = make_sum(rng, most=2)
+        title = "Sum of {} and {}".format(*_numbers(asked))
     elif kind == 2:
-        numbers = [rng.randrange(100) for _ in range(rng.randint(2, 6))]
-        question = f"Sort {', '.join(map(str, numbers))}."
-        answer = thought = ", ".join(map(str, sorted(numbers)))
-        title = f"Sorting {len(numbers)} numbers"
-    else:
+        asked = make_sort(rng)
+        title = f"Sorting {len(_numbers(asked))} numbers"
+    elif kind == 3:
         name, place = rng.choice(NAMES), rng.choice(PLACES)
-        question, answer = f"{name} lives in {place}. Where does {name} live?", f"{name} lives in {place}."
-        thought, title = f"The text says: {answer}", f"Home of {name}"
+        answer = f"{name} lives in {place}."
+        asked = _item(f"{answer} Where does {name} live?", answer, f"The text says: {answer}")
+        title = f"Home of {name}"
+    else:
+        question, _, title = _search(rng)
+        asked = _item(question, f"I did not learn that. {rng.choice(HINTS)}", "I did not learn that.")
+    user, assistant = asked.messages[:2]
+    messages = (user, assistant | {"task": "title"}, {"role": "assistant", "content": title})
+    return Item("talk", "title", messages, title, "text")
+
+
+def _item(question: str, answer: str, thought: str) -> Item:
     messages = (
         {"role": "user", "content": question},
-        {"role": "assistant", "content": answer, "reasoning_content": thought, "task": "title"},
-        {"role": "assistant", "content": title},
+        {"role": "assistant", "content": answer, "reasoning_content": thought},
     )
-    return Item("talk", "title", messages, title, "text")
+    return Item("talk", "title", messages, answer, "text")
+
+
+def _numbers(asked: Item) -> list[str]:
+    return re.findall(r"\d+", asked.messages[0]["content"])
