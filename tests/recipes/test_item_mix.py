@@ -251,6 +251,15 @@ def test_what_is_asked_far_back_was_said_before(codec: Tokenizer) -> None:
             far.document(rng, codec, **wrong)
 
 
+@pytest.mark.parametrize("name", sorted(makers()))
+def test_no_thought_leaves_out_the_work(name: str) -> None:
+    """A sum that one family's items answer without work is answered so wherever it is asked."""
+    rng = random.Random(7)
+    for _ in range(60):
+        for message in makers()[name](rng).messages:
+            assert not re.fullmatch(r"\d+ [+*-] \d+ = -?\d+", message.get("reasoning_content", ""))
+
+
 def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None:
     rng = random.Random(6)
     for length in (32, 64, 1024):
