@@ -12,7 +12,7 @@ from dsv4.evals.suite import Answer, Ask, Generate, Item, Message, Mode, Row, Sc
 from dsv4.posttraining.types import Effort
 from dsv4.posttraining.verifiers import reward
 from dsv4.verify.answer import Call
-from recipes.nano.grading.clients import LIMITS, Turn
+from recipes.nano.grading.dialogue import LIMITS, Turn
 from recipes.nano.grading.plan import Plan
 from recipes.nano.grading.tools import play
 from recipes.nano.items.item import Item as Task

@@ -4,6 +4,8 @@ import asyncio
 import json
 import random
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -280,3 +282,8 @@ def test_a_folder_is_graded_through_its_own_server(tmp_path: Path) -> None:
 def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="did not start"), served(tmp_path):
         pass
+
+
+def test_the_suite_of_dsv4_eval_needs_no_client() -> None:
+    code = "import sys; sys.modules['anthropic'] = sys.modules['openai'] = None; import recipes.nano.suite"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,48 +1,19 @@
-"""Conversations over HTTP through the two SDKs people use, with one face: say, answer, give the results of calls."""
+"""Dialogues over HTTP through the two SDKs people use."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import anthropic
 import openai
 
 from dsv4.posttraining.types import Effort
 from dsv4.verify.answer import Call
+from recipes.nano.grading.dialogue import LIMITS, Turn
 
 Message = Mapping[str, Any]
 MODEL = "nano"
 TIMEOUT = 3600.0  # seconds; a prompt of a million tokens takes minutes on a CPU
-# of the answer, the thought included; what is longer is cut and wrong
-LIMITS = {Effort.NON_THINK: 256, Effort.HIGH: 1024, Effort.MAX: 2048}
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One answer. tokens: of thought and answer. cut: it ran into its limit."""
-
-    content: str
-    reasoning: str
-    calls: tuple[Call, ...]
-    tokens: int
-    cut: bool
-
-
-class Dialogue(Protocol):
-    """A conversation that grows."""
-
-    def say(self, text: str) -> None:
-        """The user says something."""
-        ...
-
-    async def answer(self) -> Turn:
-        """The model's next turn, which becomes part of the conversation."""
-        ...
-
-    def results(self, results: Sequence[tuple[Call, str]]) -> None:
-        """What the calls of the last turn returned."""
-        ...
 
 
 def switches(effort: Effort) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from dsv4.posttraining.types import Effort
 from dsv4.posttraining.verifiers import reward
 from recipes.nano.grading import needles, sheet, tools
 from recipes.nano.grading.abilities import Ability
-from recipes.nano.grading.clients import TIMEOUT, AnthropicDialogue, Dialogue, OpenAIDialogue, Turn
+from recipes.nano.grading.clients import TIMEOUT, AnthropicDialogue, OpenAIDialogue
+from recipes.nano.grading.dialogue import Dialogue, Turn
 from recipes.nano.grading.figures import Outcome, figures, percent
 from recipes.nano.grading.plan import Plan
 from recipes.nano.items.item import Item

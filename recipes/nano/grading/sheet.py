@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.nano.grading.clients import Turn
+from recipes.nano.grading.dialogue import Turn
 from recipes.nano.items.talk import HELD_OUT, answers_of
 
 HEAD = Path(__file__).with_name("sheet.md")

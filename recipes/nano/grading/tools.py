@@ -6,7 +6,7 @@ from typing import Any
 
 from dsv4.posttraining.verifiers import reward
 from dsv4.verify.answer import Call
-from recipes.nano.grading.clients import Dialogue, Turn
+from recipes.nano.grading.dialogue import Dialogue, Turn
 from recipes.nano.grading.figures import Outcome
 from recipes.nano.items.item import Item
 from recipes.nano.items.tools import result_of
