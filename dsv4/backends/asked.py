@@ -2,9 +2,9 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from dsv4.generation import ConstraintFactory, RequestOptions, SamplingParams, TokenEvent, WrittenGrammar
 
@@ -18,6 +18,12 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+    @classmethod
+    def of(cls, error: Mapping[str, Any]) -> Self:
+        """The error object of a stream that had begun with status 200."""
+        status = error.get("code")
+        return cls(status if isinstance(status, int) else 500, str(error.get("message", "no reason given")))
 
 
 @dataclass(frozen=True, slots=True)

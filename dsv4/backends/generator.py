@@ -208,7 +208,7 @@ class RemoteGenerator:
 
     async def _chosen(self, keys: Sequence[bytes], tried: set[int]) -> Replica:
         """The server for a request: one that lives and was not tried, else one that lives, else one that lives again.
-        Raises ServerLostError if there is none."""
+        If there is none it is the first: that try fails, and the next one looks again."""
         alive = [replica.running if replica.problem is None else None for replica in self._replicas]
         fresh = [None if number in tried else load for number, load in enumerate(alive)]
         number = self._router.choose(keys, fresh)
@@ -216,10 +216,7 @@ class RemoteGenerator:
             number = self._router.choose(keys, alive)
         if number is None:
             looks = await asyncio.gather(*(replica.look() for replica in self._replicas))
-            number = next((place for place, lives in enumerate(looks) if lives), None)
-        if number is None:
-            # the next try waits, and looks again
-            return self._replicas[0]
+            number = next((place for place, lives in enumerate(looks) if lives), 0)
         return self._replicas[number]
 
     def _watch(self, replica: Replica, error: ServerLostError) -> None:

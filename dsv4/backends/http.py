@@ -164,15 +164,15 @@ class HttpClient:
     async def request(self, method: str, path: str, body: bytes | None = None) -> AsyncIterator[HttpResponse]:
         """Send one request; leaving the block before the body is over closes the connection, which stops the server's
         work. Raises ServerLostError."""
-        reader, writer, response = await self._answered(method, path, body)
+        response, streams = await self._answered(method, path, body)
         try:
             yield response
         finally:
             if self.keep and response.reusable and len(self._idle) < MOST_IDLE:
-                self._idle.append((reader, writer))
+                self._idle.append(streams)
             else:
                 # not waited for: with TLS a server that is gone would not answer the end
-                writer.close()
+                streams[1].close()
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a GET. Raises ServerLostError."""
@@ -197,9 +197,7 @@ class HttpClient:
             if usable:
                 writer.close()
 
-    async def _answered(
-        self, method: str, path: str, body: bytes | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, HttpResponse]:
+    async def _answered(self, method: str, path: str, body: bytes | None) -> tuple[HttpResponse, Streams]:
         """The head of the answer. An idle connection that the server has closed meanwhile is replaced."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -220,12 +218,12 @@ class HttpClient:
 
     async def _exchange(
         self, streams: Streams, method: str, path: str, body: bytes | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, HttpResponse]:
+    ) -> tuple[HttpResponse, Streams]:
         reader, writer = streams
         try:
             await self.guarded(self._send(writer, method, path, body), "cannot be reached")
             status, headers = await self.guarded(_head(reader), "answered what is not HTTP")
-            return reader, writer, HttpResponse(self, reader, status, headers)
+            return HttpResponse(self, reader, status, headers), streams
         except BaseException:
             writer.close()
             raise
@@ -244,7 +242,7 @@ class HttpClient:
         parts = urlsplit(self.url)
         lines = [
             f"{method} {parts.path.rstrip('/')}{path} HTTP/1.1",
-            f"host: {parts.netloc.rpartition('@')[2]}",
+            f"host: {parts.netloc}",
             f"connection: {'keep-alive' if self.keep else 'close'}",
             *([f"authorization: Bearer {self.key}"] if self.key else []),
             *(["content-type: application/json", f"content-length: {len(body)}"] if body is not None else []),

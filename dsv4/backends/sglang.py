@@ -134,8 +134,7 @@ class SglangReader:
         """As in Reader."""
         chunk = _DECODER.decode(data)
         if chunk.error is not None:
-            status = chunk.error.get("code")
-            raise RefusedError(status if isinstance(status, int) else 500, str(chunk.error.get("message")))
+            raise RefusedError.of(chunk.error)
         meta, ids = chunk.meta_info, chunk.output_ids
         if meta is None or ids is None:
             raise ValueError("it gives no output_ids: it is no SGLang server of a version that we know")

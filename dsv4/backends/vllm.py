@@ -111,7 +111,7 @@ class VllmReader:
         """As in Reader."""
         chunk = _DECODER.decode(data)
         if chunk.error is not None:
-            raise refusal(chunk.error)
+            raise RefusedError.of(chunk.error)
         if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None and self._last is not None:
             self._last = replace(self._last, reused=chunk.usage.prompt_tokens_details.cached_tokens)
         return self._events(chunk.choices[0]) if chunk.choices else []
@@ -150,9 +150,3 @@ def _ended(event: TokenEvent, reason: str) -> TokenEvent:
             return replace(event, finish=FinishReason.LENGTH)
         case _:
             return replace(event, finish=FinishReason.ERROR, error=f"the engine ended the answer: {reason}")
-
-
-def refusal(error: dict[str, Any]) -> RefusedError:
-    """The error of an OpenAI-like error object."""
-    status = error.get("code")
-    return RefusedError(status if isinstance(status, int) else 500, str(error.get("message", "no reason given")))
