@@ -16,11 +16,10 @@ from ray.serve import Application
 from starlette.applications import Starlette
 
 
-def build(folder: str, engine: str, any_model: bool) -> Starlette:
+def build(folder: str, engine: str) -> Starlette:
     """The application of one replica. engine: addresses with commas between, "" = the folder's own model."""
     from dsv4.server import Settings, create_app
 
-    settings = Settings(any_model=any_model)
     if engine:
         from dsv4.cli.engine_flags import EngineFlags
         from dsv4.cli.remote_flags import RemoteFlags, remote_model
@@ -35,7 +34,7 @@ def build(folder: str, engine: str, any_model: bool) -> Starlette:
         model.tokenizer,
         model_name=model.name,
         defaults=model.defaults,
-        settings=settings,
+        settings=Settings(any_model=True),
         counters=model.service.counters,
     )
 
@@ -43,7 +42,7 @@ def build(folder: str, engine: str, any_model: bool) -> Starlette:
 def in_a_thread(folder: str, engine: str) -> Starlette:
     """As `build`, which cannot run in the event loop of a replica."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(build, folder, engine, any_model=True).result()
+        return pool.submit(build, folder, engine).result()
 
 
 def app(args: dict[str, str]) -> Application:

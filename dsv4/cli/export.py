@@ -65,18 +65,15 @@ def export(
 
 
 def _checked(folder: str) -> Path | None:
-    """The folder, after `dsv4 check`; None for a released model that was not pulled. Raises ValueError for problems."""
+    """The folder, after `dsv4 check`; None for a name that was not pulled. Raises ValueError for problems."""
     from dsv4.api.tokenizer import check_tokenizer
     from dsv4.checkpoint.check import check_folder
     from dsv4.cli.folders import model_folder
-    from dsv4.cli.inspect import RELEASED
 
     try:
         path = model_folder(folder)
     except FileNotFoundError:
-        if folder not in RELEASED:
-            raise
-        return None
+        return None  # `find_files` knows flash and pro, and raises for other names
     report = check_tokenizer(check_folder(path))
     if not report.ok:
         more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""

@@ -15,14 +15,13 @@ from dsv4.cli.engine_flags import EngineFlags, load_model
 from dsv4.cli.flags import to_stderr
 from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.reading_experts import in_log, reading_told
-from dsv4.cli.remote_flags import RemoteFlags, check_remote, remote_model
+from dsv4.cli.remote_flags import RemoteFlags, RemoteModel, check_remote, remote_model
 from dsv4.cli.server_flags import ServerFiles, ServerFlags
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from dsv4.api.local_model import LocalModel
-    from dsv4.cli.remote_flags import RemoteModel
     from dsv4.config import ModelConfig
     from dsv4.server import Settings
     from dsv4.server.accounts.ledger import Ledger

@@ -89,9 +89,9 @@ def create_app(
     """The server for one model under the name `model_name`; `defaults` fill what requests leave out.
 
     counters: numbers of the engine for the metrics page. ledger: records usage, None = nothing does. history: keeps the
-    conversations of the chat page, None = the page does. responses: stores Responses. facts: of it, for `/props`.
-    pages: folder of the bundled pages; without them `/` is the plain chat page. architecture: describes the model for
-    its page; called once, in a thread. tracing: takes the spans of answers and tools.
+    conversations of the chat page, None = the page does. responses: stores Responses. facts: of the model, for
+    `/props`. pages: folder of the bundled pages; without them `/` is the plain chat page. architecture: describes the
+    model for its page; called once, in a thread. tracing: takes the spans of answers and tools.
     `app.state.backend` is the `Backend` that the requests share. Closes none of its arguments.
     """
     backend = Backend(
