@@ -1,27 +1,29 @@
 """Servers that speak as vLLM and SGLang do, on this machine, and generators over them."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import pytest
-import uvicorn
 
 from dsv4.backends.generator import RemoteGenerator
 from dsv4.backends.survey import connect
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
-from dsv4.generation import ConstraintFactory, TokenGenerator
+from dsv4.engine import Engine, EngineService
+from dsv4.generation import ConstraintFactory, RequestOptions, SamplingParams, TokenEvent, TokenGenerator
 from dsv4.testing.engine_server import EngineServer
-from tests.server.conftest import tokenizer
+from dsv4.testing.tiny import tiny_config, tiny_model
+from tests.server.conftest import listening, tokenizer
 
 __all__ = ["tokenizer"]  # the fixture
 
 T = TypeVar("T")
 Kind = Literal["vllm", "sglang"]
 KINDS: tuple[Kind, ...] = ("vllm", "sglang")
+PROMPT = [0, 50, 51, 52]
 
 
 def compiled(tokenizer: Tokenizer) -> Callable[[str, str], ConstraintFactory]:
@@ -40,28 +42,6 @@ def compiled(tokenizer: Tokenizer) -> Callable[[str, str], ConstraintFactory]:
     return compile
 
 
-@contextmanager
-def listening(server: EngineServer, port: int = 0) -> Iterator[str]:
-    """The server on a port of this machine; gives its address."""
-    config = uvicorn.Config(server.app(), port=port, log_level="critical", lifespan="off", access_log=False)
-    running = uvicorn.Server(config)
-    ready = threading.Event()
-
-    async def startup(sockets: Any = None) -> None:
-        await uvicorn.Server.startup(running, sockets)
-        ready.set()
-
-    running.startup = startup  # type: ignore[method-assign]
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    try:
-        assert ready.wait(20)
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        running.should_exit = True
-        thread.join(20)
-
-
 class Site:
     """Servers over generators, and the generator that connects to them."""
 
@@ -73,8 +53,8 @@ class Site:
             generator, kind, tokenize=self.tokenizer.encode_text, compile=compiled(self.tokenizer), **options
         )
 
-    def listen(self, server: EngineServer, port: int = 0) -> str:
-        return self._stack.enter_context(listening(server, port))
+    def listen(self, server: EngineServer) -> str:
+        return self._stack.enter_context(listening(SimpleNamespace(app=server.app()), log_level="critical"))
 
     def connect(self, *urls: str, **options: Any) -> RemoteGenerator:
         options = {"silence": 20.0, **options}
@@ -83,6 +63,15 @@ class Site:
     def remote(self, *servers: EngineServer, **options: Any) -> RemoteGenerator:
         """A generator over these servers."""
         return self.connect(*map(self.listen, servers), **options)
+
+
+@pytest.fixture(scope="module")
+def service(tokenizer: Tokenizer) -> Iterator[EngineService]:
+    """An engine with a small model."""
+    model = tiny_model(tiny_config(vocab_size=tokenizer.vocab_size))
+    service = EngineService(Engine(model, context_length=400, step_tokens=64, sequences=6))
+    yield service
+    service.close()
 
 
 @pytest.fixture
@@ -103,3 +92,18 @@ def run(work: Callable[[], Awaitable[T]], remote: RemoteGenerator | None = None)
                 await asyncio.sleep(0)
 
     return asyncio.run(all_of_it())
+
+
+async def told(
+    generator: TokenGenerator,
+    params: SamplingParams,
+    prompt: list[int] | None = None,
+    options: RequestOptions | None = None,
+) -> list[TokenEvent]:
+    """The events of one answer."""
+    return [event async for event in generator.stream(prompt or PROMPT, params, options)]
+
+
+def ask(remote: RemoteGenerator, params: SamplingParams, **more: Any) -> list[TokenEvent]:
+    """The events of one answer, in a loop of its own."""
+    return run(lambda: told(remote, params, **more), remote)

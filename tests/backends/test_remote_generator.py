@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from dsv4.backends.generator import RemoteGenerator
 from dsv4.backends.http import HttpClient, ServerLostError
 from dsv4.backends.replica import LONGEST_WAIT, Replica
 from dsv4.backends.vllm import Vllm
 from dsv4.encoding.grammar import Grammars
-from dsv4.engine import Engine, EngineService
+from dsv4.engine import EngineService
 from dsv4.generation import (
     BusyError,
     ContextLengthError,
@@ -26,31 +25,7 @@ from dsv4.generation import (
 from dsv4.server.dialects.constraints import AfterThinking
 from dsv4.testing.engine_server import Faults
 from dsv4.testing.stub import StubGenerator
-from dsv4.testing.tiny import tiny_config, tiny_model
-from tests.backends.conftest import KINDS, Kind, Site, run
-
-PROMPT = [0, 50, 51, 52]
-
-
-async def told(
-    generator: TokenGenerator,
-    params: SamplingParams,
-    prompt: list[int] | None = None,
-    options: RequestOptions | None = None,
-) -> list[TokenEvent]:
-    return [event async for event in generator.stream(prompt or PROMPT, params, options)]
-
-
-def ask(remote: RemoteGenerator, params: SamplingParams, **more: Any) -> list[TokenEvent]:
-    return run(lambda: told(remote, params, **more), remote)
-
-
-@pytest.fixture(scope="module")
-def service(tokenizer: Any) -> Any:
-    model = tiny_model(tiny_config(vocab_size=tokenizer.vocab_size))
-    service = EngineService(Engine(model, context_length=400, step_tokens=64, sequences=6))
-    yield service
-    service.close()
+from tests.backends.conftest import KINDS, PROMPT, Kind, Site, ask, run, told
 
 
 @pytest.mark.parametrize("kind", KINDS)

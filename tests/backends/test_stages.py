@@ -8,25 +8,15 @@ import pytest
 from dsv4.backends.stages import stages_of
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
-from dsv4.engine import Engine, EngineService
+from dsv4.engine import EngineService
 from dsv4.generation import ConstraintStage, FinishReason, SamplingParams, TokenEvent
 from dsv4.server.dialects.constraints import AfterThinking, ThinkingBudget, WithoutCalls
 from dsv4.testing.stub import StubGenerator
-from dsv4.testing.tiny import tiny_config, tiny_model
-from tests.backends.conftest import KINDS, Kind, Site, run
-from tests.backends.test_remote_generator import ask, told
+from tests.backends.conftest import KINDS, Kind, Site, ask, run, told
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}}
 LLGUIDANCE = {"enable_deterministic_inference": True, "grammar_backend": "llguidance"}
-
-
-@pytest.fixture(scope="module")
-def service(tokenizer: Any) -> Any:
-    model = tiny_model(tiny_config(vocab_size=tokenizer.vocab_size))
-    service = EngineService(Engine(model, context_length=400, step_tokens=64, sequences=6))
-    yield service
-    service.close()
 
 
 def greedy(tokenizer: Tokenizer, constraint: Any, **more: Any) -> SamplingParams:

@@ -11,8 +11,7 @@ from dsv4.cli.remote_flags import KEY_VARIABLE, RemoteFlags, check_remote, remot
 from dsv4.generation import SamplingParams
 from dsv4.testing.engine_server import EngineServer
 from dsv4.testing.stub import StubGenerator
-from tests.backends.conftest import Site
-from tests.backends.test_remote_generator import ask
+from tests.backends.conftest import Site, ask
 
 
 @pytest.fixture
