@@ -240,6 +240,7 @@ def _measured(models: Sequence[str], loads: "list[Offered]", cluster: ClusterFla
         "sequences": cluster.sequences or 8,
         "step_tokens": cluster.step_tokens or 512,
         "context_length": min(cluster.context, MEASURED_CONTEXT),
+        "draft": "none",  # the simulation knows no drafts
     }
     loaded = load(model_folder(models[0] if models else None), threads=1, say=to_stderr, **options)
     found = [compare(loaded.engine, offered, to_stderr) for offered in loads]
