@@ -74,6 +74,24 @@ def test_state_passes_through(tmp_path: Path) -> None:
     recorded.close()
 
 
+class Untold:
+    """A generator that does not report its state, as one that a server elsewhere computes."""
+
+    context_length = 9
+
+    def __init__(self) -> None:
+        self.stream = StubGenerator([5]).stream
+
+
+def test_a_generator_without_a_report_has_none_when_recorded(tmp_path: Path) -> None:
+    recorded = Recorded(Untold(), tmp_path / "t.jsonl")
+    outer = Endable(recorded)
+    assert not outer.reports
+    with pytest.raises(RuntimeError, match="does not report"):
+        asyncio.run(outer.report())
+    recorded.close()
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Recorded(StubGenerator([5]), tmp_path / "no" / "t.jsonl")

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsv4.generation import EngineReport, Reporting, RequestOptions, SamplingParams, TokenEvent, TokenGenerator
+from dsv4.generation import RequestOptions, SamplingParams, TokenEvent, TokenGenerator
+from dsv4.server.backend.wrapper import GeneratorWrapper
 from dsv4.server.wire.errors import ApiError, stopping
 
 
@@ -26,34 +27,13 @@ class _Stream:
             self.task.cancel()
 
 
-class Endable:
+class Endable(GeneratorWrapper):
     """Passes every call on to `inner`. After `end` every stream raises ApiError 503."""
 
     def __init__(self, inner: TokenGenerator) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._streams: set[_Stream] = set()
         self._ended = False
-
-    @property
-    def context_length(self) -> int:
-        """As of `inner`."""
-        return self._inner.context_length
-
-    @property
-    def failing(self) -> str | None:
-        """The reason why `inner` cannot answer at present, None if it can or does not report it."""
-        return getattr(self._inner, "failing", None)
-
-    @property
-    def reports(self) -> bool:
-        """Whether `inner` reports its state."""
-        return isinstance(self._inner, Reporting)
-
-    async def report(self) -> EngineReport:
-        """As of `inner`. Raises RuntimeError if it does not report its state."""
-        if not isinstance(self._inner, Reporting):
-            raise RuntimeError("this generator does not report its state")
-        return await self._inner.report()
 
     def end(self) -> None:
         """End all streams now, and every later stream at its start. Call it in the event loop of the streams."""

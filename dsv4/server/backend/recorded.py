@@ -14,15 +14,16 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsv4.generation import EngineReport, Reporting, RequestOptions, SamplingParams, TokenEvent, TokenGenerator
+from dsv4.generation import RequestOptions, SamplingParams, TokenEvent, TokenGenerator
 from dsv4.observe import log
+from dsv4.server.backend.wrapper import GeneratorWrapper
 
 BLOCK_TOKENS = 256
 # hashing a longer prompt would hold up other answers
 SHORT_PROMPT = 32_768
 
 
-class Recorded:
+class Recorded(GeneratorWrapper):
     """Passes every call on to `inner`, and adds a line to `file` when an answer ends or is cut.
 
     The hash of a block covers all blocks before it and the owner of the request, with a key that only this process
@@ -30,26 +31,11 @@ class Recorded:
     """
 
     def __init__(self, inner: TokenGenerator, file: Path) -> None:
-        self._inner, self._key, self._start = inner, secrets.token_bytes(32), time.monotonic()
+        super().__init__(inner)
+        self._key, self._start = secrets.token_bytes(32), time.monotonic()
         # only the user may read it: times and lengths tell something too
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._out = open(handle, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the server)
-
-    @property
-    def context_length(self) -> int:
-        """As of `inner`."""
-        return self._inner.context_length
-
-    @property
-    def failing(self) -> str | None:
-        """As of `inner`."""
-        return getattr(self._inner, "failing", None)
-
-    async def report(self) -> EngineReport:
-        """As of `inner`. Raises RuntimeError if it does not report its state."""
-        if not isinstance(self._inner, Reporting):
-            raise RuntimeError("this generator does not report its state")
-        return await self._inner.report()
 
     async def stream(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
