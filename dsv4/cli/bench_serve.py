@@ -5,7 +5,6 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -97,7 +96,6 @@ def _settings(
 ) -> "BenchSettings":
     from dsv4.bench.serving.settings import BenchSettings, LoadLevel
     from dsv4.cli.flags import naming_arguments
-    from dsv4.workload.timing import ServiceLimits
 
     sessions = load.traced()
     with naming_arguments():
@@ -111,7 +109,7 @@ def _settings(
             patience,
             most,
             load.speed,
-            ServiceLimits(load.max_ttft, load.max_tpot, load.max_e2e),
+            load.limits(),
             extra,
             salt=secrets.token_hex(4) if seed is None else str(seed),
             seed=seed or 0,
@@ -138,27 +136,19 @@ def _extra(text: str) -> dict[str, Any]:
 def _targets(urls: Sequence[str], model: str, patience: float, remote: bool) -> "list[BenchTarget]":
     """Each with its own key, so that no key travels to another server."""
     from dsv4.bench.serving.target import BenchTarget
+    from dsv4.server.guard.origin import is_loopback
     from dsv4.verify.endpoint import Endpoint
 
     targets: list[BenchTarget] = []
     for place, url in enumerate(urls, 1):
         key = os.environ.get(KEY_VARIABLE if place == 1 else f"{KEY_VARIABLE}_{place}", "")
         endpoint = Endpoint(url, model, key, silence=patience)
-        host = urlsplit(endpoint.url).hostname or ""
-        if not (remote or _own(host)):
+        if not (remote or is_loopback(urlsplit(endpoint.url).hostname)):
             raise ValueError(f"{url} is not on this machine (127.0.0.1, ::1, localhost): to load it, add --remote")
         name = urlsplit(endpoint.url).netloc
         taken = {target.name for target in targets}
         targets.append(BenchTarget(endpoint, name if name not in taken else f"{name} ({place})"))
     return targets
-
-
-def _own(host: str) -> bool:
-    """Whether a host is this machine by its very name."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _run(targets: "list[BenchTarget]", settings: "BenchSettings") -> "BenchReport":

@@ -123,12 +123,10 @@ def _loads(load: WorkloadFlags, seed: int) -> "list[Offered]":
     from dsv4.cli.flags import naming_arguments
     from dsv4.simulate.cluster import Offered
     from dsv4.workload.kinds import faster
-    from dsv4.workload.timing import ServiceLimits
 
     with naming_arguments():
         trace = tuple(faster(load.traced(), load.speed)) if load.trace is not None else ()
-        limits = ServiceLimits(load.max_ttft, load.max_tpot, load.max_e2e)
-        first = Offered(load.made("agent"), trace, None, None, load.requests, limits, seed)
+        first = Offered(load.made("agent"), trace, None, None, load.requests, load.limits(), seed)
     if min((*load.rate, *load.users, 1)) <= 0:
         raise ValueError("--rate and --users must be more than 0")
     many = [replace(first, rate=rate) for rate in load.rate] + [replace(first, users=count) for count in load.users]

@@ -11,6 +11,7 @@ from dsv4.workload.kinds import Kind
 
 if TYPE_CHECKING:
     from dsv4.workload.kinds import Workload
+    from dsv4.workload.timing import ServiceLimits
     from dsv4.workload.trace import Session
 
 Repeated = Parameter(negative=())
@@ -77,6 +78,12 @@ class WorkloadFlags:
 
         kind = self.workload or usual
         return Workload(kind, self.input, self.output, self.shared, self.turns, self.tool, self.delay)
+
+    def limits(self) -> "ServiceLimits":
+        """The limits for goodput. Raises ValueError naming an argument and its range."""
+        from dsv4.workload.timing import ServiceLimits
+
+        return ServiceLimits(self.max_ttft, self.max_tpot, self.max_e2e)
 
     def traced(self) -> "tuple[Session, ...]":
         """The sessions of the trace; none without one. Raises ValueError for one without times where they are

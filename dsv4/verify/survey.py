@@ -87,14 +87,20 @@ def survey(endpoint: Endpoint) -> Abilities:
     )
 
 
-def named(endpoint: Endpoint) -> tuple[int | None, str]:
-    """What an endpoint tells without being asked for an answer: its context in tokens, and the name of a dialect or
-    the text of a template. Sets its `model` if it has none. Raises UnreachableError."""
-    listed = endpoint.get("/v1/models")
-    entries = listed.value.get("data") if isinstance(listed.value, dict) else None
+def list_models(endpoint: Endpoint) -> list[dict[str, Any]]:
+    """The models that an endpoint lists; the first one becomes its `model` if it has none. Raises UnreachableError."""
+    listed = endpoint.get("/v1/models").value
+    entries = listed.get("data") if isinstance(listed, dict) else None
     models = [entry for entry in entries or () if isinstance(entry, dict)]
     if not endpoint.model and models:
         endpoint.model = str(models[0].get("id") or "")
+    return models
+
+
+def named(endpoint: Endpoint) -> tuple[int | None, str]:
+    """What an endpoint tells without being asked for an answer: its context in tokens, and the name of a dialect or
+    the text of a template. Sets its `model` if it has none. Raises UnreachableError."""
+    models = list_models(endpoint)
     props = endpoint.get("/props").value
     facts: Mapping[str, Any] = props if isinstance(props, Mapping) else {}
     length = facts.get("context_length") or next((m.get("max_model_len") for m in models if m.get("id")), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dsv4.bench.serving.text import TokenCount, block_text
 from dsv4.verify.endpoint import Endpoint, RefusedError, UnreachableError, error_text
-from dsv4.verify.survey import QUIET, user
+from dsv4.verify.survey import QUIET, list_models, user
 from dsv4.workload.timing import Timing
 
 USAGE: dict[str, Any] = {"stream_options": {"include_usage": True}}
@@ -35,10 +35,7 @@ class BenchTarget:
         """Find the model's name, the fields that the endpoint takes, and the tokens of a word. Raises RefusedError and
         UnreachableError where it answers no plain chat completion."""
         if not self.endpoint.model:
-            listed = self.endpoint.get("/v1/models").value
-            entries = listed.get("data") if isinstance(listed, dict) else None
-            models = [entry for entry in entries or () if isinstance(entry, dict)]
-            self.endpoint.model = str(models[0].get("id") or "") if models else ""
+            list_models(self.endpoint)
         self.fields = {"temperature": 0, **extra}
         for fields, refused in OPTIONAL:
             self._try(fields, refused)
@@ -53,7 +50,7 @@ class BenchTarget:
             self.warnings.append("tokens of prompts are not reported: lengths are estimates")
         elif many.prompt > few.prompt:
             per_word = (many.prompt - few.prompt) / (_MANY - _FEW)
-            self.measure = TokenCount(per_word, max(0, round(few.prompt - per_word * _FEW)), True)
+            self.measure = TokenCount(per_word, max(0, round(few.prompt - per_word * _FEW)))
         if few.cached is None and many.cached is None:
             self.warnings.append("cached tokens are not reported: there is no hit rate")
         if few.generated is None:

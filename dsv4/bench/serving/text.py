@@ -14,12 +14,11 @@ CACHED_BLOCKS = 4096
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """How long texts are in tokens of one server. fixed: tokens of a prompt besides its words. known: whether the
-    server told; else the usual values."""
+    """How long texts are in tokens of one server. fixed: tokens of a prompt besides its words. The defaults are for
+    servers that do not tell."""
 
     per_word: float = USUAL_TOKENS_PER_WORD
     fixed: int = 0
-    known: bool = False
 
     def count(self, tokens: int) -> int:
         """Words of a text of so many tokens."""
