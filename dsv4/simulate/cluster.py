@@ -44,8 +44,7 @@ class Offered:
         if self.trace:
             sessions = [*self.trace[::engines]]
         else:
-            turns = self.workload.turns if self.workload.kind == "agent" else 1
-            count = max(-(-self.requests // turns), SESSIONS_PER_USER * (each or 0))
+            count = max(-(-self.requests // self.workload.session_length), SESSIONS_PER_USER * (each or 0))
             sessions = self.workload.sessions(count, "s", self.seed)
         if each is not None and self.users is not None:
             return sessions, each, self.users / each

@@ -28,7 +28,6 @@ class SimulatedRunner:
 
     def __init__(self, times: StepDurations, clock: SimulatedClock) -> None:
         self._times, self._clock = times, clock
-        self.steps = 0
 
     def describe(self) -> str:
         """As in Runner."""
@@ -49,7 +48,6 @@ class SimulatedRunner:
     def run(self, chunks: list[Chunk]) -> StepOutput:
         """Move the clock. The rows of logits are empty: a scripted sampler does not read them."""
         self._clock.now += self._times.seconds(StepShape.of(chunks))
-        self.steps += 1
         logits_of: list[slice] = []
         rows = 0
         for chunk in chunks:

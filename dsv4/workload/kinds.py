@@ -9,7 +9,6 @@ from typing import Literal, get_args
 from dsv4.workload.trace import PromptBlock, Session, TraceRequest
 
 Kind = Literal["fixed", "prefix", "agent"]
-_FIELDS = ("input", "output", "turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,17 @@ class Workload:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"workload must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
-        for name in (*_FIELDS, "tool"):
+        for name in ("input", "output", "turns", "tool"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("shared", "delay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    @property
+    def session_length(self) -> int:
+        """Requests of a session."""
+        return self.turns if self.kind == "agent" else 1
 
     def sessions(self, count: int, salt: str = "", seed: int = 0) -> list[Session]:
         """`count` sessions, all due at once. salt: sessions of different salts share nothing. The lengths follow from

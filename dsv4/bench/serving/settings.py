@@ -77,8 +77,8 @@ class BenchSettings:
         if self.trace:
             sessions = list(self.trace)
         else:
-            turns = self.workload.turns if self.workload.kind == "agent" else 1
-            sessions = self.workload.sessions(-(-self.requests // turns), salt, self.seed)
+            count = -(-self.requests // self.workload.session_length)
+            sessions = self.workload.sessions(count, salt, self.seed)
         sessions = faster(_first(sessions, self.requests), self.speed)
         if load.rate is not None:
             return poisson(sessions, load.rate, self.seed + place)
