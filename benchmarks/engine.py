@@ -13,7 +13,7 @@ from pathlib import Path
 from dsv4.api.loading import load
 from dsv4.api.local_model import LocalModel
 from dsv4.bench.model import streams_rate
-from dsv4.bench.results import append_lines, row_text
+from dsv4.bench.results import tell_row
 from dsv4.bench.speed import random_prompt
 from dsv4.cache.prefix import ReusePolicy, Windows
 from dsv4.generation import SamplingParams
@@ -113,9 +113,7 @@ def main() -> None:
         if args.only not in (None, name):
             continue
         row = {"bench": name, "model": args.folder.resolve().name, **job()}
-        print(row_text(row), flush=True)
-        if args.json:
-            append_lines(args.json, [row])
+        tell_row(row, args.json)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from torch import Tensor
 from dsv4.api.loading import load
 from dsv4.api.local_model import LocalModel
 from dsv4.api.tokenizer import load_tokenizer
-from dsv4.bench.results import append_lines, row_text
+from dsv4.bench.results import tell_row
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.config import DraftChoice, ModelConfig
 from dsv4.generation import SamplingParams
@@ -161,9 +161,7 @@ def main() -> None:
     work = traces(args.traces, args.tokens, args.share, args.lines)
     for row in measured(args.folder, args.mode, work, args.rounds, args.draft):
         row = {"bench": "file_edits", "model": args.folder.resolve().name, "mode": args.mode, **row}
-        print(row_text(row), flush=True)
-        if args.json:
-            append_lines(args.json, [row])
+        tell_row(row, args.json)
 
 
 if __name__ == "__main__":

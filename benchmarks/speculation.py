@@ -22,7 +22,7 @@ import torch
 
 from dsv4.api.loading import load
 from dsv4.api.local_model import LocalModel
-from dsv4.bench.results import append_lines, row_text
+from dsv4.bench.results import tell_row
 from dsv4.bench.speed import random_prompt
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.config import DraftChoice
@@ -147,9 +147,7 @@ def main() -> None:
         rows = measured(args.folder, args.mode, args.own_text, args.answers, args.tokens, args.rounds)
     for row in rows:
         row = {"bench": "speculation", "model": args.folder.resolve().name, "mode": args.mode, **row}
-        print(row_text(row), flush=True)
-        if args.json:
-            append_lines(args.json, [row])
+        tell_row(row, args.json)
 
 
 if __name__ == "__main__":

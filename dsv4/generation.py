@@ -193,6 +193,15 @@ _RANGES = {
 }
 
 
+RECENT_POINTS = 3  # cache points before the end of a prompt
+
+
+def points_to_keep(borders: Sequence[int]) -> tuple[int, ...]:
+    """The cache points of a prompt whose messages end at these positions: the end of system and tools, and the last
+    few."""
+    return tuple(dict.fromkeys([*borders[:1], *borders[-RECENT_POINTS:]]))
+
+
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
     """What a caller may say about a request besides its tokens.

@@ -86,6 +86,7 @@ def load(
     place = choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
     config, reader, defaults = _open(path, draft=head)
+    _check_head(head, config)
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     free = None if place.type == "cpu" else free_card_memory(place)
     sizes = _budget(memory, free), _limit(expert_memory), sequences, reuse.snapshots, cache_dtype
@@ -94,7 +95,6 @@ def load(
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
-    _check_head(head, model)
     budget = _limit_experts(model, reader, plan.expert_memory)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
@@ -170,8 +170,8 @@ def _drafting(draft: DraftChoice, speculate: bool, place: torch.device) -> tuple
     return drafting("head" if speculate else draft, on_card=place.type != "cpu", native=native.available())
 
 
-def _check_head(wanted: bool, model: Transformer) -> None:
-    if wanted and not model.mtp:
+def _check_head(wanted: bool, config: ModelConfig) -> None:
+    if wanted and not config.predicts:
         raise ValueError(
             "draft must be auto, none or ngram for this folder: it has no prediction block (num_nextn_predict_layers "
             "is 0) and no draft head (there are no dspark_* keys)"

@@ -33,6 +33,13 @@ def append_lines(file: Path, lines: Sequence[dict[str, Any]]) -> None:
             out.write(json.dumps({**machine(), **line}) + "\n")
 
 
+def tell_row(row: dict[str, Any], file: Path | None) -> None:
+    """Print a row, and add it to a JSON-lines file where one is given."""
+    print(row_text(row), flush=True)
+    if file is not None:
+        append_lines(file, [row])
+
+
 def row_text(row: dict[str, Any]) -> str:
     """A row as one line for people, four digits of each figure."""
     return " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())

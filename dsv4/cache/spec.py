@@ -52,7 +52,7 @@ class CacheSpec:
     def stream_rows(self) -> int:
         """Rows of the last hidden states that a slot keeps for the prediction block, which may repeat the position
         before the last; 0 without one."""
-        return 1 + self.taken_back if self.config.mtp_layers else 0
+        return 1 + self.taken_back if self.config.num_nextn_predict_layers else 0
 
     def tail_rows(self, ratio: int) -> int:
         """Rows of the ring of a compressor's tail."""

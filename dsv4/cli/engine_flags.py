@@ -153,12 +153,13 @@ class EngineFlags:
         from dsv4.planning.plan import EngineRequest
 
         wanted = self.options(free=free)
+        speculate, lookup = self.drafting
         names = ("mode", "context_length", "memory", "expert_memory", "sequences", "cache_dtype")
         return EngineRequest(
             snapshots=self.snapshots,
             device=self.card[0],
-            speculate=self.drafting[0],
-            lookup=self.drafting[1],
+            speculate=speculate,
+            lookup=lookup,
             lookup_streamed=self.draft != "auto",
             **{name: wanted[name] for name in names},
         )

@@ -63,6 +63,12 @@ class Request:
         return len(self.tokens) - self.cached
 
     @property
+    def decodes(self) -> bool:
+        """Whether drafts may follow: all is in the cache but the last token, which was sampled. At the end of a prompt
+        none may, because its snapshot serves only as many tokens further back as a step may take back."""
+        return self.uncached == 1 and self.generated > 0
+
+    @property
     def room(self) -> int:
         """How many drafts the next step may check: none for the last token of an answer, and none for a traced request,
         because a draft that is not accepted has no trace."""

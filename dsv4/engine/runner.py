@@ -225,18 +225,14 @@ class Runner:
         sampling."""
         # NOTE: none while code of others runs: it would see the rows of drafts, and may depend on their number
         if self.lookup is not None and self._alien is None:
-            live = [chunk.request for chunk in chunks if chunk.request.place is not None]
-            # NOTE: none at the end of a prompt, because its snapshot serves as many tokens further back as were drafted
-            ready = [request for request in live if request.uncached == 1 and request.generated]
-            self.lookup.propose(ready, self._head.update() if self.predict else 0.0)
+            self.lookup.propose(_decoding(chunks), self._head.update() if self.predict else 0.0)
         if self._blocks is not None:
             self._draft_block(self._blocks, chunks)
         elif self.predict:
             self._draft_one(chunks, output)
 
     def _draft_block(self, blocks: DraftBlocks, chunks: list[Chunk]) -> None:
-        live = [chunk.request for chunk in chunks if chunk.request.place is not None]
-        ready = [r for r in live if r.uncached == 1 and r.generated and r.room and not r.drafts]
+        ready = [request for request in _decoding(chunks) if request.room and not request.drafts]
         if ready and self.pace.wanted():
             began = self.clock()
             blocks.propose(ready, self.pace, self._fused)
@@ -268,9 +264,8 @@ class Runner:
             request.predicted = old
         if not live:
             return
-        # NOTE: no draft at the end of a prompt, because its snapshot serves one token further back, not two
         requests = [chunks[i].request for i in live]
-        ready = [n for n, r in enumerate(requests) if r.uncached == 1 and r.generated and not r.drafts]
+        ready = [n for n, r in enumerate(requests) if r.decodes and not r.drafts]
         logits_NV = self._predict(torch.stack(rows), tokens, starts, places, ready)
         for n, token in zip(ready, logits_NV.argmax(dim=1).tolist(), strict=True):
             requests[n].drafts = [token]
@@ -326,6 +321,11 @@ class Runner:
             for position in range(max(chunk.start, chunk.end - rows), chunk.end):
                 row = start + position - chunk.start
                 self.store.streams_SRHD[slot, position % rows].copy_(x_TSD[row])
+
+
+def _decoding(chunks: list[Chunk]) -> list[Request]:
+    """The requests that drafts may follow."""
+    return [chunk.request for chunk in chunks if chunk.request.place is not None and chunk.request.decodes]
 
 
 def _broken(

@@ -9,8 +9,7 @@ from itertools import accumulate, count, pairwise
 
 from dsv4.engine.batching import ContinuousBatching, Emitted
 from dsv4.engine.request import Request
-from dsv4.generation import FinishReason, RequestOptions, SamplingParams
-from dsv4.server.dialects.prompt import RECENT_POINTS
+from dsv4.generation import FinishReason, RequestOptions, SamplingParams, points_to_keep
 from dsv4.workload.timing import Timing
 from dsv4.workload.trace import Session, TraceRequest
 
@@ -115,12 +114,10 @@ class Drive:
 
 
 def borders(request: TraceRequest) -> tuple[int, ...]:
-    """The positions at which the server would have a prefix of this prompt kept: the ends of its first message and of
-    its last ones."""
+    """The positions at which the server would have a prefix of this prompt kept."""
     ends = list(accumulate(block.tokens for block in request.blocks))
     pairs = zip(ends, pairwise(request.blocks), strict=False)
-    found = [end for end, (block, following) in pairs if block.role != following.role]
-    return tuple(dict.fromkeys([*found[:1], *found[-RECENT_POINTS:]]))
+    return points_to_keep([end for end, (block, following) in pairs if block.role != following.role])
 
 
 @lru_cache(4096)

@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "verify": {"encoding", "server"},
     "evals": {"encoding", "files", "observe", "sandbox", "verify"},
     "workload": set(),
-    "simulate": {"cache", "config", "engine", "files", "generation", "model", "planning", "server", "workload"},
+    "simulate": {"cache", "config", "engine", "files", "generation", "model", "planning", "workload"},
     "engine": {"config", "generation", "model", "cache", "kernels", "observe"},
     "training": {"config", "parameters", "model", "kernels", "checkpoint", "files", "observe"},
     "posttraining": {

@@ -5,11 +5,10 @@ from typing import Any
 
 from dsv4.encoding import Dialect, Segment, Tokenizer, render_segments, served
 from dsv4.encoding.messages import with_system_fields
+from dsv4.generation import points_to_keep
 from dsv4.server.backend.replay import Replays
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError, invalid
-
-RECENT_POINTS = 3
 
 
 def encode(request: GenerationRequest, tokenizer: Tokenizer, replays: Replays | None = None) -> list[int]:
@@ -113,4 +112,4 @@ def cache_points(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     tokens = (dialect.user, dialect.assistant, *((dialect.system,) if dialect.system else ()))
     roles = set(map(tokenizer.token_id, tokens))
     borders = [index for index, token in enumerate(ids) if token in roles and index > 1]
-    return tuple(dict.fromkeys([*borders[:1], *borders[-RECENT_POINTS:]]))
+    return points_to_keep(borders)
