@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from dsv4.backends.asked import Asked, RefusedError
-from dsv4.backends.follow import GrammarCheck
+from dsv4.backends.grammar_check import GrammarCheck
 from dsv4.backends.http import ServerLostError
+from dsv4.backends.protocol import RefusedError, ServerRequest
 from dsv4.backends.replica import Replica
 from dsv4.backends.routing import PrefixRouter, prefix_keys
 from dsv4.backends.stages import stages_of
@@ -47,11 +47,11 @@ class _Answer:
     def left(self) -> int:
         return self.params.max_tokens - len(self.said)
 
-    def asked(self, stage: ConstraintStage, number: int) -> Asked:
+    def request(self, stage: ConstraintStage, number: int) -> ServerRequest:
         """The request for one part."""
         label = self.options.label and (self.options.label if number == 0 else f"{self.options.label}-{number}")
         seed = self.params.seed
-        return Asked(
+        return ServerRequest(
             [*self.prompt, *self.said],
             self.params,
             replace(self.options, label=label),
@@ -138,7 +138,7 @@ class RemoteGenerator:
             yield TokenEvent(None, FinishReason.ABORT, error="the deadline has passed")
         except (ServerLostError, RefusedError) as error:
             log("engine_failed", error=str(error), label=options.label, tokens=len(answer.said))
-            yield TokenEvent(None, FinishReason.ERROR, error=_told(error, bool(answer.said)))
+            yield TokenEvent(None, FinishReason.ERROR, error=_user_message(error, bool(answer.said)))
 
     async def _stage(self, answer: _Answer, stage: ConstraintStage, number: int) -> AsyncGenerator[TokenEvent, None]:
         """The events of one part. An event with `finish` ends the answer; without one the next part follows."""
@@ -166,14 +166,14 @@ class RemoteGenerator:
     async def _part(self, answer: _Answer, stage: ConstraintStage, number: int) -> AsyncGenerator[TokenEvent, None]:
         """The events of one request, tried again until its first event. Raises BusyError, ValueError, TimeoutError, and
         the error of the last try."""
-        asked = answer.asked(stage, number)
-        keys = prefix_keys(asked.prompt, answer.options.cache_points, answer.options.owner)
+        request = answer.request(stage, number)
+        keys = prefix_keys(request.prompt, answer.options.cache_points, answer.options.owner)
         tried: set[int] = set()
         for remaining in reversed(range(TRIES)):
             replica = await self._chosen(keys, tried)
             begun = False
             try:
-                async with aclosing(replica.events(asked)) as events:
+                async with aclosing(replica.events(request)) as events:
                     while (event := await _within(answer.ends, events)) is not None:
                         if not begun:
                             self._router.remember(keys, replica.number)
@@ -189,7 +189,7 @@ class RemoteGenerator:
                 self._refuse(error, begun=begun, last=not remaining)
             tried.add(replica.number)
             self._counts["retries"] += 1
-            asked = asked.once_more(TRIES - remaining)
+            request = request.once_more(TRIES - remaining)
             if len(tried) >= len(self._replicas):
                 await asyncio.sleep(FIRST_PAUSE * 2 ** (TRIES - 1 - remaining))
 
@@ -254,7 +254,7 @@ async def _within(ends: float | None, events: AsyncGenerator[TokenEvent, None]) 
         return await anext(events, None)
 
 
-def _told(error: Exception, begun: bool) -> str:
+def _user_message(error: Exception, begun: bool) -> str:
     """The sentence for the user, without addresses of the operator's network."""
     if isinstance(error, RefusedError) and error.status in NOT_OURS:
         return f"the engine behind this server refuses it (status {error.status}); its operator finds more in the log"

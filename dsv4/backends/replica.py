@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from dsv4.backends.asked import Asked, Reader, RefusedError, ServerProtocol
 from dsv4.backends.http import HttpClient, HttpResponse, ServerLostError
+from dsv4.backends.protocol import Reader, RefusedError, ServerProtocol, ServerRequest
 from dsv4.generation import TokenEvent
 
 # seconds between two looks at a server that is lost: the first, and the longest
@@ -36,10 +36,10 @@ class Replica:
         """For messages to users, which must not hold addresses inside the operator's network."""
         return f"engine {self.number + 1}"
 
-    async def events(self, asked: Asked) -> AsyncGenerator[TokenEvent, None]:
+    async def events(self, request: ServerRequest) -> AsyncGenerator[TokenEvent, None]:
         """The events of one request; the last carries `finish`. Closing it closes the connection, which ends the
         server's work. Raises RefusedError, ServerLostError; ValueError for a field that the server cannot do."""
-        body = self.protocol.body(asked)
+        body = self.protocol.body(request)
         self.running += 1
         try:
             last: TokenEvent | None = None
@@ -47,8 +47,8 @@ class Replica:
                 if response.status != 200:
                     raise refused(response.status, await response.body())
                 # NOTE: read to its end, or the connection could not be used again and the server would count an abort
-                async with aclosing(self._told(response, self.protocol.reader(asked))) as told:
-                    async for event in told:
+                async with aclosing(self._read(response, self.protocol.reader(request))) as events:
+                    async for event in events:
                         if event.finish is not None:
                             last = event
                         else:
@@ -59,7 +59,7 @@ class Replica:
             self.running -= 1
         yield last
 
-    async def _told(self, response: HttpResponse, reader: Reader) -> AsyncGenerator[TokenEvent, None]:
+    async def _read(self, response: HttpResponse, reader: Reader) -> AsyncGenerator[TokenEvent, None]:
         try:
             async with aclosing(response.lines()) as lines:
                 async for line in lines:

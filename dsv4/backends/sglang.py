@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from dsv4.backends.asked import Asked, RefusedError
+from dsv4.backends.protocol import RefusedError, ServerRequest
 from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenEvent, TokenLogprobs
 
 # [log-probability, token id, text]
@@ -66,11 +66,11 @@ class Sglang:
         for kind, text in grammars:
             self._grammar(kind, text)
 
-    def body(self, asked: Asked) -> bytes:
+    def body(self, request: ServerRequest) -> bytes:
         """As in ServerProtocol."""
-        params = asked.params
+        params = request.params
         sampling: dict[str, Any] = {
-            "max_new_tokens": asked.most,
+            "max_new_tokens": request.most,
             "temperature": params.temperature,
             "top_p": params.top_p,
             "top_k": params.top_k or -1,
@@ -79,32 +79,32 @@ class Sglang:
             "frequency_penalty": params.frequency_penalty,
             "repetition_penalty": 1.0,
             "ignore_eos": True,
-            "stop_token_ids": list(asked.stop_ids),
+            "stop_token_ids": list(request.stop_ids),
             "skip_special_tokens": False,
         }
-        if asked.bias:
-            sampling["logit_bias"] = asked.bias
-        if asked.seed is not None and self.seeds:
-            sampling["sampling_seed"] = asked.seed
-        if (grammar := asked.written_grammar()) is not None:
+        if request.bias:
+            sampling["logit_bias"] = request.bias
+        if request.seed is not None and self.seeds:
+            sampling["sampling_seed"] = request.seed
+        if (grammar := request.written_grammar()) is not None:
             sampling |= self._grammar(*grammar)
         fields: dict[str, Any] = {
-            "input_ids": list(asked.prompt),
+            "input_ids": list(request.prompt),
             "sampling_params": sampling,
             "stream": True,
-            "extra_key": asked.owner_salt,
+            "extra_key": request.owner_salt,
         }
         if params.logprobs:
             fields |= {"return_logprob": True, "top_logprobs_num": params.top_logprobs}
-        if asked.options.priority:
-            fields["priority"] = asked.options.priority
-        if asked.options.label:
-            fields["rid"] = asked.options.label
+        if request.options.priority:
+            fields["priority"] = request.options.priority
+        if request.options.label:
+            fields["rid"] = request.options.label
         return msgspec.json.encode(fields)
 
-    def reader(self, asked: Asked) -> "SglangReader":
+    def reader(self, request: ServerRequest) -> "SglangReader":
         """As in ServerProtocol."""
-        return SglangReader(asked)
+        return SglangReader(request)
 
     def _grammar(self, kind: str, text: str) -> dict[str, str]:
         if self.grammars == "none":
@@ -125,8 +125,8 @@ class SglangReader:
     """Reads one streamed answer. Lists hold all tokens so far or, with `--incremental-streaming-output`, the new ones:
     in both forms the new ones stand at the end, and `completion_tokens` tells how many there are."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+    def __init__(self, request: ServerRequest) -> None:
+        self._request = request
         self._seen = 0
         self._over: list[TokenEvent] = []
 
@@ -155,7 +155,7 @@ class SglangReader:
         return []
 
     def _event(self, token: int, place: int, meta: _Meta) -> TokenEvent:
-        if not self._asked.params.logprobs:
+        if not self._request.params.logprobs:
             return TokenEvent(token)
         rows = meta.output_token_logprobs or []
         if len(rows) < -place or rows[place][1] != token or rows[place][0] is None:

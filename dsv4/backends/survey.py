@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from dsv4.backends.asked import ServerProtocol
 from dsv4.backends.generator import RemoteGenerator
 from dsv4.backends.http import HttpClient, ServerLostError
+from dsv4.backends.protocol import ServerProtocol
 from dsv4.backends.replica import Replica
 from dsv4.backends.sglang import Sglang
 from dsv4.backends.vllm import Vllm

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from dsv4.backends.asked import Asked, RefusedError
+from dsv4.backends.protocol import RefusedError, ServerRequest
 from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenEvent, TokenLogprobs
 
 # how vLLM names token ids in log-probabilities, with return_tokens_as_token_ids
@@ -58,16 +58,16 @@ class Vllm:
         if params.trace:
             raise ValueError("trace: a vLLM server tells nothing of what the model chooses inside")
 
-    def body(self, asked: Asked) -> bytes:
+    def body(self, request: ServerRequest) -> bytes:
         """As in ServerProtocol."""
-        params = asked.params
+        params = request.params
         fields: dict[str, Any] = {
             "model": self._model,
-            "prompt": list(asked.prompt),
+            "prompt": list(request.prompt),
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
-            "max_tokens": asked.most,
+            "max_tokens": request.most,
             "temperature": params.temperature,
             "top_p": params.top_p,
             "top_k": params.top_k,
@@ -77,34 +77,34 @@ class Vllm:
             "repetition_penalty": 1.0,
             # only the given tokens end the answer
             "ignore_eos": True,
-            "stop_token_ids": list(asked.stop_ids),
-            "cache_salt": asked.owner_salt,
+            "stop_token_ids": list(request.stop_ids),
+            "cache_salt": request.owner_salt,
         }
-        if asked.bias:
-            fields["logit_bias"] = asked.bias
-        if asked.seed is not None:
-            fields["seed"] = asked.seed
+        if request.bias:
+            fields["logit_bias"] = request.bias
+        if request.seed is not None:
+            fields["seed"] = request.seed
         if params.logprobs:
             fields |= {"logprobs": params.top_logprobs, "return_tokens_as_token_ids": True}
-        if asked.options.priority:
-            fields["priority"] = -asked.options.priority  # there the lowest goes first
-        if asked.options.label:
-            fields["request_id"] = asked.options.label
-        if (grammar := asked.written_grammar()) is not None:
+        if request.options.priority:
+            fields["priority"] = -request.options.priority  # there the lowest goes first
+        if request.options.label:
+            fields["request_id"] = request.options.label
+        if (grammar := request.written_grammar()) is not None:
             kind, text = grammar
             fields["structured_outputs"] = {"json": text} if kind == "json" else {"grammar": text}
         return msgspec.json.encode(fields)
 
-    def reader(self, asked: Asked) -> "VllmReader":
+    def reader(self, request: ServerRequest) -> "VllmReader":
         """As in ServerProtocol."""
-        return VllmReader(asked)
+        return VllmReader(request)
 
 
 class VllmReader:
     """Reads one streamed answer. The event that ends it is kept until the usage behind it is known."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+    def __init__(self, request: ServerRequest) -> None:
+        self._request = request
         self._last: TokenEvent | None = None
 
     def feed(self, data: bytes) -> list[TokenEvent]:
@@ -132,14 +132,14 @@ class VllmReader:
         return events
 
     def _logprobs(self, token: int, place: int, told: _Logprobs | None) -> TokenLogprobs | None:
-        if not self._asked.params.logprobs:
+        if not self._request.params.logprobs:
             return None
         value = told.token_logprobs[place] if told is not None and place < len(told.token_logprobs) else None
         if value is None:
             raise ValueError(f"it gives no log-probability of token {token}")
         top = (told.top_logprobs or [None] * (place + 1))[place] if told is not None else None
         rows = sorted(((int(name.removeprefix(_NAMED)), p) for name, p in (top or {}).items()), key=lambda row: -row[1])
-        return TokenLogprobs(value, tuple(rows[: self._asked.params.top_logprobs]))
+        return TokenLogprobs(value, tuple(rows[: self._request.params.top_logprobs]))
 
 
 def _ended(event: TokenEvent, reason: str) -> TokenEvent:

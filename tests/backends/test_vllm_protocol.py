@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dsv4.backends.asked import Asked
+from dsv4.backends.protocol import ServerRequest
 from dsv4.backends.vllm import Vllm
 from dsv4.encoding.call_grammar import OPENING, call_rules
 from dsv4.encoding.dialect import V4
@@ -19,8 +19,8 @@ pytest.importorskip("vllm")
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}}
 
 
-def asked(params: SamplingParams, **more: object) -> Asked:
-    return Asked([5, 6], params, RequestOptions(owner="a", label="l", priority=2), 9, (1, 2), **more)  # pyrefly: ignore
+def asked(params: SamplingParams, **more: object) -> ServerRequest:
+    return ServerRequest([5, 6], params, RequestOptions(owner="a", label="l", priority=2), 9, (1, 2), **more)  # pyrefly: ignore
 
 
 def test_a_request_is_understood() -> None:

@@ -34,7 +34,7 @@ class AnswerSpans:
     ) -> AnswerSpans | None:
         """The spans of an answer that begins; None if its trace is not kept."""
         model, operation = short_name(job.request.model), operation_of(job.request)
-        attributes = {**asked(job), "gen_ai.operation.name": operation, "gen_ai.request.stream": streaming}
+        attributes = {**request_attributes(job), "gen_ai.operation.name": operation, "gen_ai.request.stream": streaming}
         began = time.perf_counter() - job.seconds
         span = tracing.begin(f"{operation} {model}", attributes, headers, began)
         return None if span is None else cls(tracing, span, began)
@@ -67,9 +67,9 @@ class AnswerSpans:
         if first is not None:
             told = {"gen_ai.usage.output_tokens": job.answer.completion_tokens}
             self._tracing.part(self._span, "decode", self._began + first, now, told)
-        told = answered(job, error)
+        told = answer_attributes(job, error)
         if self._tracing.content:
-            told |= texts(job)
+            told |= content_attributes(job)
         self._tracing.end(self._span, told, now, error)
 
 
@@ -78,7 +78,7 @@ def operation_of(request: GenerationRequest) -> str:
     return "chat" if request.raw is None else "text_completion"
 
 
-def asked(job: AnswerJob) -> dict[str, Any]:
+def request_attributes(job: AnswerJob) -> dict[str, Any]:
     """What a request asks for, without its texts: stop strings are left out too."""
     request, params = job.request, job.params
     told = {
@@ -100,7 +100,7 @@ def asked(job: AnswerJob) -> dict[str, Any]:
     return told | {name: value for name, value in optional.items() if value is not None}
 
 
-def answered(job: AnswerJob, error: str | None) -> dict[str, Any]:
+def answer_attributes(job: AnswerJob, error: str | None) -> dict[str, Any]:
     """What came of it: counts and the reason of the end."""
     first = job.first_token_seconds
     told: dict[str, Any] = {
@@ -115,7 +115,7 @@ def answered(job: AnswerJob, error: str | None) -> dict[str, Any]:
     return told if first is None else told | {"gen_ai.response.time_to_first_chunk": first}
 
 
-def texts(job: AnswerJob) -> dict[str, str]:
+def content_attributes(job: AnswerJob) -> dict[str, str]:
     """Prompt and answer as the conventions write them, JSON in text."""
     parsed, request = job.answer.parsed, job.request
     calls = [

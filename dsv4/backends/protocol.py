@@ -1,4 +1,4 @@
-"""One request to a back end, in our words; `vllm.py` and `sglang.py` write it in theirs."""
+"""One request to a server in our words, and what a protocol makes of it; `vllm.py` and `sglang.py` are two."""
 
 import hashlib
 import secrets
@@ -27,7 +27,7 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ServerRequest:
     """What one request asks for. most: the largest number of tokens. stop_ids: tokens that end it. banned: tokens that
     it cannot hold. grammar: what it follows. Everything else is as in `params` and `options`, seed excepted."""
 
@@ -53,7 +53,7 @@ class Asked:
             return secrets.token_hex(16)
         return hashlib.sha256(b"dsv4 owner " + self.options.owner.encode()).hexdigest()
 
-    def once_more(self, number: int) -> "Asked":
+    def once_more(self, number: int) -> "ServerRequest":
         """The same request under another label: a server may still know the first one."""
         label = self.options.label and f"{self.options.label.partition('~')[0]}~{number}"
         return replace(self, options=replace(self.options, label=label))
@@ -91,8 +91,8 @@ class ServerProtocol(Protocol):
         of the answer, as `WrittenGrammar.source` gives them."""
         ...
 
-    def body(self, asked: Asked) -> bytes:
+    def body(self, request: ServerRequest) -> bytes:
         """The JSON of the request. Raises ValueError naming a field that the server cannot do."""
         ...
 
-    def reader(self, asked: Asked) -> Reader: ...
+    def reader(self, request: ServerRequest) -> Reader: ...
