@@ -77,14 +77,17 @@ class StoredTensor:
     end: int
 
 
-def read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, in data order. Raises CheckpointError."""
+def file_size(file: Path) -> int:
+    """Bytes of a regular file. Raises FileNotFoundError, and CheckpointError for a folder, pipe, socket or device."""
     try:
-        size = size_of(file)
-    except FileNotFoundError:
-        raise
+        return size_of(file)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, in data order. Raises CheckpointError."""
+    size = file_size(file)
     with file.open("rb") as stream:
         prefix = stream.read(8)
         (length,) = struct.unpack("<Q", prefix) if len(prefix) == 8 else (size,)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dsv4.checkpoint.format import MAX_TENSORS, CheckpointError
+from dsv4.checkpoint.format import MAX_TENSORS, CheckpointError, file_size
 from dsv4.checkpoint.gguf.types import TYPES, GgmlType
-from dsv4.config.json_file import foreign_content, size_of, text_content
+from dsv4.config.json_file import foreign_content, text_content
 from dsv4.config.ranges import shown
 
 MAGIC = b"GGUF"
@@ -66,12 +66,7 @@ class GgufFile:
 
 def read_gguf(file: Path) -> GgufFile:
     """The header of a file. Raises CheckpointError naming file and key or tensor; FileNotFoundError."""
-    try:
-        size = size_of(file)
-    except FileNotFoundError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    size = file_size(file)
     with file.open("rb") as stream:
         head = stream.read(512)
         if not head.startswith(MAGIC):
@@ -93,8 +88,9 @@ def read_gguf(file: Path) -> GgufFile:
                 raise CheckpointError(f"{file}: the key {key!r} occurs twice")
             metadata[key] = cursor.value(f"key {key!r}")
         found = [_tensor(cursor) for _ in range(tensor_count)]
-        start = _aligned(size - cursor.left, _alignment(file, metadata))
-    return GgufFile(file, metadata, _placed(file, found, start, size, _alignment(file, metadata)))
+        alignment = _alignment(file, metadata)
+        start = _aligned(size - cursor.left, alignment)
+    return GgufFile(file, metadata, _placed(file, found, start, size, alignment))
 
 
 def _alignment(file: Path, metadata: Mapping[str, Any]) -> int:
