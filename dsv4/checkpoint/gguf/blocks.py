@@ -16,7 +16,7 @@ from torch import Tensor
 from dsv4.checkpoint.format import TensorSpec
 from dsv4.checkpoint.gguf.types import MXFP4, Q8_0, GgmlType
 from dsv4.checkpoint.requantized.method import Method, Parts, Shape, Specs, expect
-from dsv4.kernels.quant import FP4_BLOCK, dequantize_weight
+from dsv4.kernels.quant import FP4_BLOCK, dequantize_weight, pack_fp4, unpack_fp4
 
 BLOCKS = "blocks"  # the last word of the only tensor of such a weight
 _Q8_MAX = 127
@@ -46,22 +46,15 @@ def q8_0_values(blocks: Tensor) -> Tensor:
 
 def mxfp4_blocks(packed: Tensor, scale: Tensor) -> Tensor:
     """The release's FP4 (int8 [N, K/2], e8m0 [N, K/32]) -> uint8 [N, K / 32 * 17]; no value and no scale changes."""
-    low, high = _nibbles(packed.view(torch.uint8).unflatten(-1, (-1, FP4_BLOCK // 2)))
-    codes = torch.stack((low, high), -1).flatten(-2)
-    first, second = codes.split(FP4_BLOCK // 2, -1)
+    first, second = unpack_fp4(packed).unflatten(-1, (-1, FP4_BLOCK)).split(FP4_BLOCK // 2, -1)
     return torch.cat((scale.view(torch.uint8).unsqueeze(-1), first | second << 4), -1).flatten(-2)
 
 
 def mxfp4_released(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse: uint8 [N, K / 32 * 17] -> int8 [N, K/2], e8m0 [N, K/32]."""
     scale, halves = blocks.unflatten(-1, (-1, MXFP4.nbytes)).split((1, FP4_BLOCK // 2), -1)
-    codes = torch.cat(_nibbles(halves), -1)
-    packed = codes[..., ::2] | codes[..., 1::2] << 4
-    return packed.flatten(-2).view(torch.int8), scale.squeeze(-1).contiguous().view(torch.float8_e8m0fnu)
-
-
-def _nibbles(packed: Tensor) -> tuple[Tensor, Tensor]:
-    return packed & 0x0F, packed >> 4
+    codes = torch.cat((halves & 15, halves >> 4), -1)
+    return pack_fp4(codes).flatten(-2), scale.squeeze(-1).contiguous().view(torch.float8_e8m0fnu)
 
 
 def method_of(kind: GgmlType) -> Method:
@@ -72,7 +65,7 @@ def method_of(kind: GgmlType) -> Method:
             return f"{kind.name} packs {kind.values} columns of a matrix, the model has {list(shape)} here"
         if kind not in (MXFP4, Q8_0) and not _package_installed():
             return _NO_PACKAGE
-        return expect(BLOCKS, specs[BLOCKS], (torch.uint8,), (shape[0], kind.row_bytes(shape[1])))
+        return expect(BLOCKS, specs[BLOCKS], (torch.uint8,), blocks_spec(kind, shape).shape)
 
     def values(parts: Parts, shape: Shape) -> Tensor:
         blocks = parts[BLOCKS]
@@ -107,4 +100,4 @@ def _by_package(kind: GgmlType, blocks: Tensor) -> Tensor:
 
 def blocks_spec(kind: GgmlType, shape: tuple[int, ...]) -> TensorSpec:
     """The bytes of a packed matrix [N, K]."""
-    return TensorSpec(torch.uint8, (*shape[:-1], kind.row_bytes(shape[-1])))
+    return TensorSpec(torch.uint8, (*shape[:-1], kind.bytes_of(shape[-1:])))

@@ -27,7 +27,7 @@ from torch import Tensor
 from dsv4.checkpoint.check import detect_layout
 from dsv4.checkpoint.folder import ModelFolder, open_folder
 from dsv4.checkpoint.format import CheckpointError
-from dsv4.checkpoint.gguf.blocks import mxfp4_blocks, mxfp4_released, q8_0_blocks, q8_0_values
+from dsv4.checkpoint.gguf.blocks import mxfp4_blocks, q8_0_blocks, q8_0_values
 from dsv4.checkpoint.gguf.container import MetadataValue, Scalars, encode_gguf_header
 from dsv4.checkpoint.gguf.metadata import ARCHITECTURE, metadata_of
 from dsv4.checkpoint.gguf.names import gguf_place
@@ -205,8 +205,9 @@ def _encoded(parameter: Parameter, kind: GgmlType, reader: CheckpointReader, rou
     if kind is F32:
         return values
     if kind is MXFP4:
-        data = mxfp4_blocks(*quantize_fp4_weight(values))
-        after = dequantize_weight(*mxfp4_released(data))
+        packed, scale = quantize_fp4_weight(values)
+        data = mxfp4_blocks(packed, scale)
+        after = dequantize_weight(packed, scale)
     elif kind is Q8_0:
         data = q8_0_blocks(values)
         after = q8_0_values(data)

@@ -26,10 +26,6 @@ class GgmlType:
         """Bytes of a tensor whose rows are whole blocks."""
         return math.prod(shape) // self.values * self.nbytes
 
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of a row of whole blocks."""
-        return columns // self.values * self.nbytes
-
 
 F32 = GgmlType(0, "F32", 1, 4, torch.float32)
 F16 = GgmlType(1, "F16", 1, 2, torch.float16)
