@@ -107,8 +107,7 @@ def _disk(config: ModelConfig, folder: Path | None) -> dict[str, Any]:
 
     if folder is not None and is_gguf(folder):
         source = open_gguf(folder)
-        count = sum(len(part.tensors) for part in source.parts)
-        return {"layout": describe_types(source), "tensors": count, "bytes": sum(source.type_names().values())}
+        return {"layout": describe_types(source), "tensors": len(source.tensors()), "bytes": source.nbytes}
     layout = _layout(config, folder)
     tensors = expected_tensors(config, layout)
     return {

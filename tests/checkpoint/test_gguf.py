@@ -208,7 +208,7 @@ def test_the_config_comes_back(tiny: ModelConfig, save, tmp_path: Path) -> None:
 def test_the_tokenizer_comes_back(nano_file: Path) -> None:
     source = open_gguf(nano_file)
     assert source.tokenizer == json.loads((NANO / "tokenizer.json").read_text())
-    assert source.type_names().keys() == {"MXFP4", "Q8_0", "BF16", "F32", "I32"}
+    assert source.bytes_by_type().keys() == {"MXFP4", "Q8_0", "BF16", "F32", "I32"}
 
 
 def test_the_package_gguf_reads_our_files(nano_file: Path) -> None:

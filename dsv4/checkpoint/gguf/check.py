@@ -12,8 +12,8 @@ from dsv4.parameters import Parameter, Storage, parameters
 
 def describe_types(source: GgufSource) -> str:
     """'GGUF (MXFP4 87%, Q8_0 9%, BF16 4%)': its types by their share of the bytes."""
-    sizes = source.type_names()
-    total = sum(sizes.values()) or 1
+    sizes = source.bytes_by_type()
+    total = source.nbytes or 1
     return f"GGUF ({', '.join(f'{name} {size / total:.0%}' for name, size in sizes.items())})"
 
 
@@ -34,8 +34,8 @@ def check_gguf(path: str | Path, *, deep: bool = False, progress: ByteProgress |
         folder=str(path),
         layout=describe_types(source),
         files=len(source.parts),
-        tensors=sum(len(part.tensors) for part in source.parts),
-        bytes=sum(source.type_names().values()),
+        tensors=len(source.tensors()),
+        bytes=source.nbytes,
         problems=tuple(problems),
         notes=(*source.folder.notes, convertible),
     )

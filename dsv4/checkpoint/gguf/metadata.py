@@ -117,8 +117,8 @@ def config_of(opened: GgufFile) -> ModelConfig:
         raise CheckpointError(f"{keys.where(_SHARED_CLAMP)} must be the same as {_CLAMP}: V4 has one limit")
     values["compress_ratios"] = _ratios(keys, layers)
     values["yarn"] = _yarn(keys)
-    for field, key in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")):
-        if (token := opened.metadata.get(f"tokenizer.ggml.{key}")) is not None:
+    for field in ("bos_token_id", "eos_token_id"):
+        if (token := opened.metadata.get(f"tokenizer.ggml.{field}")) is not None:
             values[field] = token
     try:
         return ModelConfig(num_nextn_predict_layers=0, **values)

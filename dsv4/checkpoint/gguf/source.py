@@ -39,12 +39,20 @@ class GgufSource:
     folder: ModelFolder
     tokenizer: dict[str, Any] | None
 
-    def type_names(self) -> dict[str, int]:
-        """How many bytes of tensors have each type, largest first."""
+    def tensors(self) -> list[GgufTensor]:
+        """Those of all parts, also the ones that the model does not use."""
+        return [tensor for part in self.parts for tensor in part.tensors.values()]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.end - tensor.begin for tensor in self.tensors())
+
+    def bytes_by_type(self) -> dict[str, int]:
+        """Bytes of the tensors of each type by its name, largest first."""
         sizes: dict[str, int] = {}
-        for part in self.parts:
-            for tensor in part.tensors.values():
-                sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.end - tensor.begin
+        for tensor in self.tensors():
+            sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.end - tensor.begin
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
     def write_small_files(self, target: Path) -> None:
@@ -56,10 +64,10 @@ class GgufSource:
 
 def is_gguf(path: Path) -> bool:
     """Whether a path is a GGUF file, by its name or its first bytes."""
-    if not path.is_file():
+    if path.suffix == ".gguf" or not path.is_file():
         return path.suffix == ".gguf"
     with path.open("rb") as stream:
-        return path.suffix == ".gguf" or stream.read(len(MAGIC)) == MAGIC
+        return stream.read(len(MAGIC)) == MAGIC
 
 
 def open_gguf(path: str | Path) -> GgufSource:
@@ -74,7 +82,6 @@ def open_gguf(path: str | Path) -> GgufSource:
     for part in parts:
         for tensor in part.tensors.values():
             _add(part.file, tensor, config, inventory)
-    inventory.bytes = sum(t.end - t.begin for part in parts for t in part.tensors.values())
     raise_problems(inventory.problems)
     reader = CheckpointReader(files[0], inventory)
     folder = ModelFolder(config, reader, tuple(left_out_notes(reader)))
@@ -98,18 +105,16 @@ def _files(path: Path) -> list[Path]:
 
 def _add(file: Path, tensor: GgufTensor, config: ModelConfig, inventory: Inventory) -> None:
     """Put one tensor of a file into the inventory."""
+    layer = re.match(r"blk\.(\d+)\.", tensor.name)
+    if layer is not None and int(layer[1]) >= config.num_hidden_layers:
+        inventory.left_out[tensor.name] = _PREDICTION
+        return
     name = parameter_of(tensor.name)
     if name is None:
-        layer = re.match(r"blk\.(\d+)\.", tensor.name)
-        if layer is not None and int(layer[1]) >= config.num_hidden_layers:
-            inventory.left_out[tensor.name] = _PREDICTION
-        elif tensor.name.endswith(".exp_probs_b_vl.bias"):
+        if tensor.name.endswith(".exp_probs_b_vl.bias"):
             inventory.left_out[tensor.name] = _IMAGES
         else:
             inventory.problems.append(f"{file}: tensor {tensor.name!r} is none of DeepSeek-V4's")
-        return
-    if name.startswith("layers.") and int(name.split(".")[1]) >= config.num_hidden_layers:
-        inventory.left_out[tensor.name] = _PREDICTION
         return
     for own, part in _expert_slices(name, tensor):
         if own in inventory.entries or own in inventory.packed:
