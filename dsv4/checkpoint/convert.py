@@ -261,10 +261,7 @@ def _convert_all(
     for parameter, size in zip(wanted, sizes, strict=True):
         if not finished.issuperset(stored(parameter, layout)):
             if adapter is not None and parameter.name.removesuffix(".weight") in adapter.factors:
-                if parameter.name in reader.packed:
-                    value = reader.unpacked(parameter.name, parameter.shape)
-                else:
-                    value = reader.dequantized(parameter.name)
+                value = reader.values(parameter.name, parameter.shape)
                 tensors = store_parameter(parameter, adapter.merged(parameter, value), layout)
             else:
                 tensors = convert_parameter(parameter, reader, layout, rounding, requantize=requantize)

@@ -1,18 +1,22 @@
 """Read a checkpoint folder through a memory map: headers at once, data on access."""
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError, StoredTensor, TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
+from dsv4.checkpoint.requantized.method import Parts
 from dsv4.kernels.moe import EqualTensors
 from dsv4.kernels.quant import dequantize_weight
 from dsv4.parameters import scale_of
+
+R = TypeVar("R")
 
 
 class CheckpointReader:
@@ -70,25 +74,25 @@ class CheckpointReader:
 
     def unpacked(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A weight of another quantiser (one of `packed`), float32 of this shape. Raises CheckpointError."""
-        packed = self.packed[name]
-        problem = packed.problem(shape)
-        if problem is None:
-            try:
-                return packed.method.values({word: self._read(part) for word, part in packed.parts.items()}, shape)
-            except ValueError as error:
-                problem = str(error)
-        raise CheckpointError(f"{self.file_of(name)}: tensor {name!r}, {packed.method.name}: {problem}")
+        values = self.packed[name].method.values
+        return self._from_parts(name, shape, lambda parts: values(parts, shape))
 
     def released(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
         """The FP4 weight and scale that a weight of another form holds in another order; None for one that does not.
         Raises CheckpointError."""
+        released = self.packed[name].method.released
+        return None if released is None else self._from_parts(name, shape, released)
+
+    def _from_parts(self, name: str, shape: tuple[int, ...], read: Callable[[Parts], R]) -> R:
+        """What `read` makes of the tensors of a weight of another quantiser, if they can be one of this shape."""
         packed = self.packed[name]
-        if packed.method.released is None:
-            return None
         problem = packed.problem(shape)
-        if problem is not None:
-            raise CheckpointError(f"{self.file_of(name)}: tensor {name!r}, {packed.method.name}: {problem}")
-        return packed.method.released({word: self._read(part) for word, part in packed.parts.items()})
+        if problem is None:
+            try:
+                return read({word: self._read(part) for word, part in packed.parts.items()})
+            except ValueError as error:
+                problem = str(error)
+        raise CheckpointError(f"{self.file_of(name)}: tensor {name!r}, {packed.method.name}: {problem}")
 
     def _read(self, entry: StoredTensor) -> Tensor:
         data = self._map_of(entry.file)[entry.begin : entry.end]
@@ -123,6 +127,10 @@ class CheckpointReader:
             return dequantize_weight(self.tensor(name), self.tensor(scale_name), dtype)
         except ValueError as error:
             raise CheckpointError(f"{self.file_of(scale_name)}: tensor {scale_name!r}: {error}") from None
+
+    def values(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The float32 values of a weight in whatever form it is stored: `unpacked` or `dequantized`."""
+        return self.unpacked(name, shape) if name in self.packed else self.dequantized(name)
 
     def maps(self) -> Mapping[Path, Tensor]:
         """The maps of the files read so far, as bytes."""

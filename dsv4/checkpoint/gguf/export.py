@@ -200,7 +200,7 @@ def _encoded(parameter: Parameter, kind: GgmlType, reader: CheckpointReader, rou
         scale = reader.tensor(parameter.scale_name)
         _refuse_bad(scale)
         return mxfp4_blocks(reader.tensor(name), scale)
-    values = reader.unpacked(name, parameter.shape) if name in reader.packed else reader.dequantized(name)
+    values = reader.values(name, parameter.shape)
     _refuse_bad(values)
     if kind is F32:
         return values
