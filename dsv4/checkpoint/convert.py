@@ -37,9 +37,8 @@ from dsv4.checkpoint.names import (
     shard_of,
     stored,
 )
-from dsv4.checkpoint.quantize import store_parameter, write_configs
+from dsv4.checkpoint.quantize import store_parameter, stored_values, write_configs
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
-from dsv4.checkpoint.requantized.packed_integers import COMPRESSED_TENSORS
 from dsv4.checkpoint.rounding import Rounding
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.values import ByteProgress, bad_value
@@ -233,17 +232,8 @@ def _stored_anew(
     except CheckpointError as error:
         raise CheckpointError(f"{reader.file_of(parameter.name)}: {error}") from None
     if rounding is not None:
-        rounding.add(form, values, _values_of(parameter, tensors))
+        rounding.add(form, values, stored_values(parameter, tensors))
     return tensors
-
-
-def _values_of(parameter: Parameter, tensors: dict[str, Tensor]) -> Tensor:
-    """Float32 values of a parameter as it is stored now."""
-    if parameter.name not in tensors:
-        parts = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
-        return COMPRESSED_TENSORS.values(parts, parameter.shape)
-    weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
-    return weight.to(torch.float32) if scale is None else dequantize_weight(weight, scale)
 
 
 def _convert_all(

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dsv4.checkpoint.format import CheckpointError
 from dsv4.checkpoint.names import BF16, INT4_GROUP, W4A16, Layout, expected_tensors, packed_name, shard_of, stored
-from dsv4.checkpoint.requantized.packed_integers import quantize_w4a16
+from dsv4.checkpoint.requantized.packed_integers import COMPRESSED_TENSORS, quantize_w4a16
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.config import ModelConfig
-from dsv4.kernels.quant import quantize_fp4_weight, quantize_fp8_weight
+from dsv4.kernels.quant import dequantize_weight, quantize_fp4_weight, quantize_fp8_weight
 from dsv4.parameters import Parameter, parameters
 
 # What compressed-tensors says of such a folder; the patterns are regular expressions over names of modules.
@@ -70,6 +70,15 @@ def store_parameter(parameter: Parameter, value: Tensor, layout: Layout) -> dict
     except ValueError as error:
         raise CheckpointError(f"tensor {name!r}: {error}") from None
     return {name: weight, parameter.scale_name: scale}
+
+
+def stored_values(parameter: Parameter, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The float32 values that the tensors of `store_parameter` hold."""
+    if parameter.name not in tensors:
+        parts = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+        return COMPRESSED_TENSORS.values(parts, parameter.shape)
+    weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
+    return weight.to(torch.float32) if scale is None else dequantize_weight(weight, scale)
 
 
 def quantize_state(

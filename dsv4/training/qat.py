@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.checkpoint.names import RELEASE, Layout, stored
-from dsv4.checkpoint.quantize import store_parameter
+from dsv4.checkpoint.quantize import store_parameter, stored_values
 from dsv4.kernels import quant
 from dsv4.model.layers import KernelModule, Linear, Numerics, straight_through
 from dsv4.model.transformer import Transformer
@@ -21,11 +21,7 @@ from dsv4.parameters import Parameter, parameter_table
 
 def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE) -> Tensor:
     """The value that a reader of the layout gets for a float parameter, in fp32, of the same shape."""
-    tensors = store_parameter(parameter, value, layout)
-    weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
-    if scale is None:
-        return weight.to(torch.float32)
-    return quant.dequantize_weight(weight, scale)
+    return stored_values(parameter, store_parameter(parameter, value, layout))
 
 
 class FakeQuantised:
