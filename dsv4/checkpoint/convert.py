@@ -61,7 +61,6 @@ _NOT_OURS = frozenset(
         "recipe.yaml",
     }
 )
-_MAP_BYTES = 1 << 28
 
 
 def convert(
@@ -247,7 +246,7 @@ def _convert_all(
 ) -> Rounding:
     finished = writer.finished
     sizes = [sum(spec.nbytes for spec in stored(parameter, layout).values()) for parameter in wanted]
-    total, done, mapped, rounding = sum(sizes), 0, 0, Rounding()
+    total, done, rounding = sum(sizes), 0, Rounding()
     for parameter, size in zip(wanted, sizes, strict=True):
         if not finished.issuperset(stored(parameter, layout)):
             if adapter is not None and parameter.name.removesuffix(".weight") in adapter.factors:
@@ -259,10 +258,7 @@ def _convert_all(
                 if name not in finished:
                     writer.write(name, tensor)
         done += size
-        if done - mapped > _MAP_BYTES:
-            # Pages of the source count as ours while mapped; let them go now and then.
-            reader.release()
-            mapped = done
+        reader.release_after(size)
         if progress:
             progress(done, total, parameter.name)
     return rounding

@@ -17,6 +17,7 @@ from dsv4.kernels.quant import dequantize_weight
 from dsv4.parameters import scale_of
 
 R = TypeVar("R")
+_MAP_BYTES = 1 << 28
 
 
 class CheckpointReader:
@@ -38,6 +39,7 @@ class CheckpointReader:
         self.packed = inventory.packed  # weights of other quantisers, by parameter: see `unpacked`
         self.left_out = inventory.left_out
         self._maps: dict[Path, Tensor] = {}
+        self._passed = 0
 
     def names(self) -> tuple[str, ...]:
         """All tensor names, file after file in data order."""
@@ -139,6 +141,14 @@ class CheckpointReader:
     def release(self) -> None:
         """Drop the maps; tensors that were returned stay valid. Later reads map the files again."""
         self._maps.clear()
+        self._passed = 0
+
+    def release_after(self, nbytes: int) -> None:
+        """Call it with the bytes of each tensor that a pass through the files is done with: after many of them the maps
+        are dropped, because their pages count as this process's own."""
+        self._passed += nbytes
+        if self._passed > _MAP_BYTES:
+            self.release()
 
     def _map_of(self, file: Path) -> Tensor:
         if file not in self._maps:

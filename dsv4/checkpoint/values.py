@@ -86,14 +86,12 @@ def every_value(reader: CheckpointReader, progress: ByteProgress | None = None) 
     """A sentence for every tensor of a folder with a value that is not finite. Reads the whole folder, a few MiB at a
     time."""
     names = reader.names()
-    total, done, mapped = sum(reader.spec(name).nbytes for name in names), 0, 0
+    total, done = sum(reader.spec(name).nbytes for name in names), 0
     for name in names:
         problem = value_problem(reader, name)
         if problem:
             yield problem
         done += reader.spec(name).nbytes
-        if done - mapped > WHOLE_BYTES:  # pages count as ours while they are mapped
-            reader.release()
-            mapped = done
+        reader.release_after(reader.spec(name).nbytes)
         if progress:
             progress(done, total, name)

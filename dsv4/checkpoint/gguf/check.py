@@ -6,7 +6,7 @@ from dsv4.checkpoint.check import CheckReport
 from dsv4.checkpoint.format import CheckpointError
 from dsv4.checkpoint.gguf.source import GgufSource, open_gguf
 from dsv4.checkpoint.loader import state_problems
-from dsv4.checkpoint.values import WHOLE_BYTES, ByteProgress, bad_value
+from dsv4.checkpoint.values import ByteProgress, bad_value
 from dsv4.parameters import Parameter, Storage, parameters
 
 
@@ -45,7 +45,7 @@ def _bad_values(source: GgufSource, wanted: list[Parameter], progress: ByteProgr
     """A sentence for each parameter that cannot be multiplied out, or has a value that is not finite."""
     reader, problems = source.folder.reader, []
     sizes = [reader.stored_bytes(parameter.name) for parameter in wanted]
-    total, done, mapped = sum(sizes), 0, 0
+    total, done = sum(sizes), 0
     for parameter, size in zip(wanted, sizes, strict=True):
         name = parameter.name
         try:
@@ -57,9 +57,7 @@ def _bad_values(source: GgufSource, wanted: list[Parameter], progress: ByteProgr
         except CheckpointError as error:
             problems.append(str(error))
         done += size
-        if done - mapped > WHOLE_BYTES:  # pages count as ours while they are mapped
-            reader.release()
-            mapped = done
+        reader.release_after(size)
         if progress:
             progress(done, total, name)
     return problems

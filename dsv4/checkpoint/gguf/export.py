@@ -47,7 +47,6 @@ EXPERT_TYPES: dict[str, GgmlType] = {"fp4": MXFP4, **LINEAR_TYPES}
 # general.file_type of llama.cpp: what most of the file is
 _FILE_TYPES = {F32: 0, F16: 1, Q8_0: 7, BF16: 32, MXFP4: 38}
 _QUANTISATION_VERSION = 2
-_MAP_BYTES = 1 << 28
 
 
 def export_gguf(
@@ -166,16 +165,14 @@ def _write(
     header, offsets = encode_gguf_header(metadata, {name: (t.type, t.shape) for name, t in plan.items()})
     out.write(header)
     position = len(header)
-    total, mapped = sum(t.type.bytes_of(t.shape) for t in plan.values()), 0
+    total = sum(t.type.bytes_of(t.shape) for t in plan.values())
     for name, planned in plan.items():
         out.write(b"\0" * (offsets[name] - position))
         position = offsets[name]
         for data in _data_of(planned, reader, rounding):
             out.write(data.contiguous().view(torch.uint8).reshape(-1).numpy().data)
             position += data.nbytes
-        if position - mapped > _MAP_BYTES:  # pages of the source count as ours while mapped
-            reader.release()
-            mapped = position
+            reader.release_after(data.nbytes)
         if progress:
             progress(min(position - len(header), total), total, name)
 
