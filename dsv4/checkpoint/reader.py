@@ -17,7 +17,7 @@ from dsv4.kernels.quant import dequantize_weight
 from dsv4.parameters import scale_of
 
 R = TypeVar("R")
-_MAP_BYTES = 1 << 28
+_MAP_BYTES = 1 << 28  # read between two releases of a long pass
 
 
 class CheckpointReader:

@@ -74,6 +74,16 @@ def test_tensors_are_views_that_never_reach_the_file(plain: Path) -> None:
     assert (plain / FILE).read_bytes() == before
 
 
+def test_a_long_pass_drops_the_maps_now_and_then(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.checkpoint.reader._MAP_BYTES", 100)
+    reader, mapped = CheckpointReader(plain), []
+    for _ in range(6):
+        reader.tensor("b")
+        reader.release_after(48)
+        mapped.append(bool(reader.maps()))
+    assert mapped == [True, True, False] * 2
+
+
 def test_a_tensor_that_the_file_does_not_align_is_still_right(tmp_path: Path) -> None:
     header = {"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "y": _f32(1, 9)}
     text = json.dumps(header)
