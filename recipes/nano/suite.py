@@ -12,7 +12,7 @@ from dsv4.evals.suite import Answer, Ask, Generate, Item, Message, Mode, Row, Sc
 from dsv4.posttraining.types import Effort
 from dsv4.posttraining.verifiers import reward
 from dsv4.verify.answer import Call
-from recipes.nano.grading.dialogue import LIMITS, Turn
+from recipes.nano.grading.dialogue import LIMITS, Turn, request_parts
 from recipes.nano.grading.plan import Plan
 from recipes.nano.grading.tools import play
 from recipes.nano.items.item import Item as Task
@@ -37,17 +37,13 @@ def _task(row: Mapping[str, Any]) -> Task:
 
 def _item(row: Row, ask: Ask) -> Item:
     task = _task(row)
-    messages: list[dict[str, Any]] = [dict(message) for message in prompt_of(task)]
-    tools = tuple(messages[0].pop("tools", ()))
-    if tools and not messages[0]["content"]:
-        messages.pop(0)
-    field = messages[-1].pop("task", None)
+    messages, tools, field = request_parts(prompt_of(task))
     return Item(
         row["id"],
         tuple(messages),
         task.answer,
         row["ability"],
-        tools=tools,
+        tools=tuple(tools),
         fields={"task": field} if field else {},
         data=dict(row),
     )

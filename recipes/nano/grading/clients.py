@@ -1,7 +1,7 @@
 """Dialogues over HTTP through the two SDKs people use."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import anthropic
@@ -9,9 +9,8 @@ import openai
 
 from dsv4.posttraining.types import Effort
 from dsv4.verify.answer import Call
-from recipes.nano.grading.dialogue import LIMITS, Turn
+from recipes.nano.grading.dialogue import LIMITS, Message, Turn, request_parts
 
-Message = Mapping[str, Any]
 MODEL = "nano"
 TIMEOUT = 3600.0  # seconds; a prompt of a million tokens takes minutes on a CPU
 
@@ -41,12 +40,10 @@ class OpenAIDialogue:
         if seed is not None:
             self._options["seed"] = seed
         self._body = switches(effort)
-        self._messages: list[dict[str, Any]] = [dict(message) for message in messages]
-        if self._messages and (tools := self._messages[0].pop("tools", None)):
+        self._messages, tools, task = request_parts(messages)
+        if tools:
             self._options["tools"] = tools
-            if not self._messages[0]["content"]:
-                self._messages.pop(0)
-        if self._messages and (task := self._messages[-1].pop("task", None)):
+        if task:
             self._body["task"] = task
 
     def say(self, text: str) -> None:
