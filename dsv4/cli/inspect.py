@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from dsv4.cli.flags import writable
 from dsv4.config import ModelConfig
+from dsv4.config.released import SHAPES, released_config
 from dsv4.files import naming
 from dsv4.hub import title
 
 if TYPE_CHECKING:
     from dsv4.checkpoint import Layout
-
-RELEASED = ("flash", "pro")
 
 
 def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None) -> None:
@@ -35,7 +34,7 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
     if plot is not None:
         from dsv4.cli.inspect_peer import efficiency_svg
 
-        others = {other: find_config(other)[1] for other in RELEASED if other != name}
+        others = {other: find_config(other)[1] for other in SHAPES if other != name}
         with naming(plot):
             plot.write_text(efficiency_svg({**others, name: config}), encoding="utf-8")
     if json:
@@ -50,8 +49,8 @@ def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
     from dsv4.checkpoint.gguf.source import is_gguf, open_gguf
     from dsv4.cli.folders import model_folder
 
-    if model in RELEASED:
-        return model, ModelConfig.from_file(Path(__file__).parents[1] / "configs" / f"{model}.json"), None
+    if model in SHAPES:
+        return model, released_config(model), None
     folder = model_folder(model)
     if not folder.exists():
         raise FileNotFoundError(f"{model}: not flash, pro or nano, and no such folder")

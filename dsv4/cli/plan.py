@@ -65,13 +65,14 @@ def find_files(named: str | None, *, draft: bool = False) -> "ModelFiles":
     draft head, if it has one."""
     from dsv4.checkpoint import open_folder
     from dsv4.cli.folders import model_folder
-    from dsv4.cli.inspect import RELEASED, find_config
+    from dsv4.cli.inspect import find_config
+    from dsv4.config.released import SHAPES
     from dsv4.planning.files import ModelFiles
 
     try:
         path = model_folder(named)
     except FileNotFoundError:
-        if named not in RELEASED:
+        if named not in SHAPES:
             raise
         return ModelFiles.of_config(*find_config(named)[:2])
     opened = open_folder(path)

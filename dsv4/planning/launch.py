@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsv4.config import ModelConfig
+from dsv4.config.released import SHAPES, released_config
 from dsv4.model.accounting import kv_bytes
 from dsv4.planning.files import ModelFiles
 from dsv4.planning.weights import weight_bytes
 
 TABLE = Path(__file__).with_name("launch.toml")
-CONFIGS = Path(__file__).parents[1] / "configs"
 ENGINES = ("vllm", "sglang", "dynamo")
-SHAPES = ("flash", "pro")
 FIRST_PORT = 8001  # `dsv4 serve` in front listens on 8000
 MOST_GPUS = 100_000
 USABLE = 0.9  # share of a GPU's memory for weights and cache; the rest is workspace
@@ -100,7 +99,7 @@ def _recipe(row: dict[str, Any]) -> LaunchRecipe:
 def shape_of(config: ModelConfig) -> str:
     """Which released shape a config has. Raises ValueError for another: nobody has published recipes for it."""
     for name in SHAPES:
-        known = ModelConfig.from_file(CONFIGS / f"{name}.json")
+        known = released_config(name)
         if (known.hidden_size, known.num_hidden_layers) == (config.hidden_size, config.num_hidden_layers):
             return name
     raise ValueError(

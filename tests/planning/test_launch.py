@@ -10,17 +10,15 @@ import pytest
 from dsv4.checkpoint import save_checkpoint
 from dsv4.checkpoint.names import LAYOUTS
 from dsv4.cli.export import export
-from dsv4.config import ModelConfig
+from dsv4.config.released import SHAPES, released_config
 from dsv4.planning.files import ModelFiles
-from dsv4.planning.launch import CONFIGS, ENGINES, choose, launch, parse_gpus, recipes, shape_of
+from dsv4.planning.launch import ENGINES, choose, launch, parse_gpus, recipes, shape_of
 from dsv4.testing.tiny import tiny_config, tiny_model
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, ModelFiles]:
-    return {
-        name: ModelFiles.of_config(name, ModelConfig.from_file(CONFIGS / f"{name}.json")) for name in ("flash", "pro")
-    }
+    return {name: ModelFiles.of_config(name, released_config(name)) for name in SHAPES}
 
 
 def test_every_recipe_fits_its_gpus_and_is_a_command(models: dict[str, ModelFiles]) -> None:
