@@ -8,8 +8,10 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ import pytest
 import torch
 
 import dsv4
+from dsv4.api import loading
 from dsv4.api.answers import AnswerStream
 from dsv4.api.local_model import LocalModel
 from dsv4.encoding import ContentDelta
 from dsv4.generation import FinishReason
+from tests.conftest import ROOT
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER = {
@@ -308,6 +312,24 @@ def test_token_ids_in_any_form(model: LocalModel) -> None:
 def test_wrong_token_ids_are_named(model: LocalModel, ids: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.logits(ids)
+
+
+@pytest.mark.parametrize("options", [{"draft": "head"}, {"draft": "both"}, {"speculate": True}])
+def test_a_head_that_the_folder_lacks_is_told_before_its_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    nano = ROOT / "models" / "nano"
+    for file in nano.iterdir():
+        if file.is_file() and file.name != "config.json":
+            (tmp_path / file.name).symlink_to(file)
+    config = json.loads((nano / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 0}), encoding="utf-8")
+    monkeypatch.setattr(loading, "plan_folder", lambda *given: pytest.fail("too late"))
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(ValueError, match=r"^draft must be auto, none or ngram for this folder"),
+    ):
+        dsv4.load(tmp_path, **options)
 
 
 def test_what_is_printed_tells_what_it_is(model: LocalModel) -> None:
