@@ -1,11 +1,11 @@
 """The mean score over two properties of the items, as a map: lengths by depths, tasks by lengths."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from dsv4.evals.long_prompts import label
+from dsv4.evals.statistics import grouped
 from dsv4.evals.suite import Graded
 
 
@@ -13,9 +13,7 @@ def heat_map(graded: Sequence[Graded], axes: tuple[str, str]) -> dict[str, Any]:
     """Means of values by two fields of the items' data, JSON: axes, rows and columns in rising order (texts as they
     come first), values per cent, None where there is no answer."""
     down, across = axes
-    cells: dict[tuple[Any, Any], list[float]] = defaultdict(list)
-    for each in graded:
-        cells[each.data[down], each.data[across]].append(each.value)
+    cells = grouped(graded, lambda one: (one.data[down], one.data[across]))
     rows, columns = (_ordered(cell[axis] for cell in cells) for axis in (0, 1))
     values = [[_percent(cells.get((row, column))) for column in columns] for row in rows]
     return {"axes": [down, across], "rows": rows, "columns": columns, "values": values}
@@ -26,8 +24,8 @@ def _ordered(found: Any) -> list[Any]:
     return different if any(isinstance(each, str) for each in different) else sorted(different)
 
 
-def _percent(values: Sequence[float] | None) -> float | None:
-    return None if not values else round(100 * sum(values) / len(values), 1)
+def _percent(answers: Sequence[Graded] | None) -> float | None:
+    return None if not answers else round(100 * sum(one.value for one in answers) / len(answers), 1)
 
 
 def heat_map_html(found: Mapping[str, Any]) -> str:

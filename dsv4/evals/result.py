@@ -37,7 +37,7 @@ def result_of(
     if not graded:
         return found
     found["score"] = _mean(graded)
-    groups = statistics.by_group(graded)
+    groups = statistics.grouped(graded, lambda one: one.group)
     if len(groups) > 1:
         found["groups"] = {name: _mean(some) for name, some in groups.items()}
     found["figures"] = statistics.figures(graded)

@@ -6,10 +6,13 @@ small errors for few clusters).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dsv4.evals.suite import Graded
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +72,27 @@ def figures(graded: Sequence[Graded]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def by_group(graded: Iterable[Graded]) -> dict[str, list[Graded]]:
-    """Answers by group, in the order in which groups appear."""
-    found: dict[str, list[Graded]] = {}
+def grouped(graded: Iterable[Graded], key: Callable[[Graded], Key]) -> dict[Key, list[Graded]]:
+    """Answers by a property, in the order in which its values appear."""
+    found: dict[Key, list[Graded]] = {}
     for one in graded:
-        found.setdefault(one.group, []).append(one)
+        found.setdefault(key(one), []).append(one)
     return found
+
+
+def mean_value(graded: Sequence[Graded]) -> float:
+    """The mean of all values, without its error. At least one answer."""
+    return sum(one.value for one in graded) / len(graded)
 
 
 def compare(first: Sequence[Graded], second: Sequence[Graded]) -> Paired:
     """Both runs on the items they share. With one answer to each item, right or wrong: McNemar's exact test; else the
     paired t-test over clusters. Raises ValueError without a shared item."""
-    left, right = _by_item(first), _by_item(second)
+    left, right = (grouped(run, lambda one: one.item) for run in (first, second))
     shared = [item for item in left if item in right]
     if not shared:
         raise ValueError("the two runs have no item in common")
-    gaps = [_middle(left[item]) - _middle(right[item]) for item in shared]
+    gaps = [mean_value(left[item]) - mean_value(right[item]) for item in shared]
     clusters = [left[item][0].cluster for item in shared]
     wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     difference, error = sum(gaps) / len(gaps), clustered_error(gaps, clusters)
@@ -111,17 +119,6 @@ def t_probability(t: float, freedom: int) -> float:
     if not math.isfinite(t):
         return 0.0
     return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
-
-
-def _by_item(graded: Sequence[Graded]) -> Mapping[str, list[Graded]]:
-    found: dict[str, list[Graded]] = {}
-    for one in graded:
-        found.setdefault(one.item, []).append(one)
-    return found
-
-
-def _middle(answers: Sequence[Graded]) -> float:
-    return sum(one.value for one in answers) / len(answers)
 
 
 def _incomplete_beta(x: float, a: float, b: float) -> float:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dsv4.evals.statistics import by_group, clustered_error, compare, figures, mcnemar, mean, t_probability
+from dsv4.evals.statistics import clustered_error, compare, figures, grouped, mcnemar, mean, t_probability
 from dsv4.evals.suite import Graded
 
 
@@ -45,7 +45,7 @@ def test_figures_and_groups() -> None:
         Graded("c", 0, 1, group="x"),
     ]
     assert figures(some) == {"f": 0.5}
-    assert {name: len(part) for name, part in by_group(some).items()} == {"x": 2, "y": 1}
+    assert {name: len(part) for name, part in grouped(some, lambda one: one.group).items()} == {"x": 2, "y": 1}
 
 
 def test_two_runs_with_one_answer_each_are_compared_by_mcnemar() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsv4.evals.call_match import calls_differ, openai_tool
+from dsv4.evals.statistics import grouped, mean_value
 from dsv4.evals.suite import Answer, Ask, Generate, Graded, Item, PackageData, Row, Score, Suite
 from dsv4.verify.questions import questions
 
@@ -78,14 +79,11 @@ def _arguments(text: str) -> Any:
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
     """The leaderboard's means of categories: simple, multiple, parallel and both; the live ones by question."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for each in graded:
-        values[each.group].append(each.value)
-    means = {name: sum(found) / len(found) for name, found in values.items()}
-    plain = [means[name] for name in _CALLED if name in means]
-    live = [value for name in _LIVE for value in values[name]]
+    groups = grouped(graded, lambda one: one.group)
+    plain = [mean_value(groups[name]) for name in _CALLED if name in groups]
+    live = [one for name in _LIVE for one in groups.get(name, ())]
     figures = {"mean of categories": sum(plain) / len(plain)} if plain else {}
-    return figures | ({"live, mean of questions": sum(live) / len(live)} if live else {})
+    return figures | ({"live, mean of questions": mean_value(live)} if live else {})
 
 
 def _generate(wanted: Generate) -> Iterator[Row]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dsv4.evals.code_answers import last_block
 from dsv4.evals.code_tests import CodeTest, run_program
 from dsv4.evals.contest_rating import DRAWN, Contest, ContestProblem, mean_rating
+from dsv4.evals.statistics import grouped
 from dsv4.evals.suite import Answer, Ask, Generate, Graded, Item, Row, Score, Suite, modes
 from dsv4.evals.suites.livecodebench import prompt
 
@@ -62,16 +63,12 @@ def contests_of(graded: Sequence[Graded]) -> list[Contest]:
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
     """The rating; of fewer than 10 answers to a problem, all are drawn, and the figure's name says how many."""
-    counts: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for each in graded:
-        counts[each.data["contest"]][each.data["problem"]].append(each.value)
-    if not counts:
+    if not graded:
         return {}
-    drawn = min(DRAWN, *(len(values) for contest in counts.values() for values in contest.values()))
-    answers = {
-        contest: {problem: (len(values), sum(value == 1 for value in values)) for problem, values in found.items()}
-        for contest, found in counts.items()
-    }
+    answers: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for (contest, problem), some in grouped(graded, lambda one: (one.data["contest"], one.data["problem"])).items():
+        answers[contest][problem] = (len(some), sum(one.value == 1 for one in some))
+    drawn = min(DRAWN, *(total for problems in answers.values() for total, _ in problems.values()))
     name = "rating" if drawn == DRAWN else f"rating, {drawn} answers drawn"
     return {name: mean_rating(contests_of(graded), answers, drawn)}
 

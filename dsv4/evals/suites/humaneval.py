@@ -5,13 +5,13 @@ models. The code is the last block that defines the function; a block without it
 the prompt. Published for base models, which continue the prompt itself.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from dsv4.evals.answers import asked
 from dsv4.evals.code_answers import function_block
 from dsv4.evals.code_tests import run_unit_tests
 from dsv4.evals.pass_at_k import mean_pass_at_k
+from dsv4.evals.statistics import grouped
 from dsv4.evals.suite import Answer, Ask, Graded, Item, PackageData, Published, Row, Score, Suite
 
 _PROMPT = (
@@ -44,11 +44,9 @@ def _score(item: Item, answer: Answer) -> Score:
 
 def pass_figures(graded: Sequence[Graded]) -> Mapping[str, float]:
     """pass@k for k = 1, 5, 10, 100 as far as each question has so many answers."""
-    answers: dict[str, list[bool]] = defaultdict(list)
-    for each in graded:
-        answers[each.item].append(each.value == 1)
-    fewest = min((len(each) for each in answers.values()), default=0)
-    return {f"pass@{k}": mean_pass_at_k([*answers.values()], k) for k in (1, 5, 10, 100) if k <= fewest}
+    answers = [[one.value == 1 for one in some] for some in grouped(graded, lambda one: one.item).values()]
+    fewest = min(map(len, answers), default=0)
+    return {f"pass@{k}": mean_pass_at_k(answers, k) for k in (1, 5, 10, 100) if k <= fewest}
 
 
 SUITE = Suite(

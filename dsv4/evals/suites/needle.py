@@ -5,11 +5,11 @@ number. The figures of lengths and depths are the cells of the report's heat map
 """
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from dsv4.evals.answers import asked
-from dsv4.evals.long_prompts import LENGTHS, fit, label, sentences
+from dsv4.evals.long_prompts import LENGTHS, Count, fit, label, sentences
+from dsv4.evals.statistics import grouped, mean_value
 from dsv4.evals.suite import Answer, Ask, Generate, Graded, Item, Row, Score, Suite
 from dsv4.evals.words import number, pair
 
@@ -33,11 +33,12 @@ def _score(item: Item, answer: Answer) -> Score:
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
     """The mean of each length, and of each depth."""
-    by: dict[str, list[float]] = defaultdict(list)
-    for each in sorted(graded, key=lambda each: (each.data["length"], each.data["depth"])):
-        by[f"length {label(each.data['length'])}"].append(each.value)
-        by[f"depth {each.data['depth']} %"].append(each.value)
-    return {name: sum(values) / len(values) for name, values in by.items()}
+    lengths = grouped(graded, lambda one: one.data["length"])
+    depths = grouped(graded, lambda one: one.data["depth"])
+    return {
+        **{f"length {label(length)}": mean_value(lengths[length]) for length in sorted(lengths)},
+        **{f"depth {depth} %": mean_value(depths[depth]) for depth in sorted(depths)},
+    }
 
 
 def _prompt(count: int, depth: int, place: str, code: str, seed: int) -> str:
@@ -53,13 +54,13 @@ def _generate(wanted: Generate) -> Iterator[Row]:
         for depth in depths:
             for again in range(wanted.each(len(lengths) * len(depths), 1)):
                 chance = random.Random(f"needle/{wanted.seed}/{length}/{depth}/{again}")
-                place, code, seed = pair(chance), number(chance), chance.randrange(2**32)
+                yield _row(length, depth, chance, wanted.count_tokens)
 
-                def build(n: int, depth: int = depth, place: str = place, code: str = code, seed: int = seed) -> str:
-                    return _prompt(n, depth, place, code, seed)
 
-                prompt = fit(build, str, length, wanted.count_tokens)
-                yield {"prompt": prompt, "answer": code, "length": length, "depth": depth}
+def _row(length: int, depth: int, chance: random.Random, count: Count) -> Row:
+    place, code, seed = pair(chance), number(chance), chance.randrange(2**32)
+    prompt = fit(lambda size: _prompt(size, depth, place, code, seed), str, length, count)
+    return {"prompt": prompt, "answer": code, "length": length, "depth": depth}
 
 
 SUITE = Suite(

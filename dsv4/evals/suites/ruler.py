@@ -5,12 +5,12 @@ Everything is made here, at the lengths that the user asks for, counted with the
 do not think; here an answer gets the budget of its mode. The figures are means over lengths of each task.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from dsv4.evals.answers import asked
-from dsv4.evals.long_prompts import LENGTHS, fit, label
-from dsv4.evals.ruler_tasks import TASKS, RulerQuestion, share_named
+from dsv4.evals.long_prompts import LENGTHS, Count, fit, label
+from dsv4.evals.ruler_tasks import TASKS, share_named
+from dsv4.evals.statistics import grouped, mean_value
 from dsv4.evals.suite import Answer, Ask, Generate, Graded, Item, Row, Score, Suite
 
 
@@ -30,10 +30,8 @@ def _score(item: Item, answer: Answer) -> Score:
 
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
-    tasks: dict[str, list[float]] = defaultdict(list)
-    for each in graded:
-        tasks[each.data["task"]].append(each.value)
-    return {task: sum(tasks[task]) / len(tasks[task]) for task in TASKS if task in tasks}
+    tasks = grouped(graded, lambda one: one.data["task"])
+    return {task: mean_value(tasks[task]) for task in TASKS if task in tasks}
 
 
 def _generate(wanted: Generate) -> Iterator[Row]:
@@ -41,16 +39,14 @@ def _generate(wanted: Generate) -> Iterator[Row]:
     for length in lengths:
         for task in TASKS:
             for again in range(wanted.each(len(lengths) * len(TASKS), 1 if wanted.small else 20)):
-                seed = f"ruler/{wanted.seed}/{length}/{task}/{again}"
+                yield _row(task, length, f"ruler/{wanted.seed}/{length}/{task}/{again}", wanted.count_tokens)
 
-                def build(size: int, seed: str = seed, task: str = task) -> RulerQuestion:
-                    return TASKS[task](size, seed)
 
-                found = fit(build, lambda question: question.prompt, length, wanted.count_tokens)
-                yield {
-                    "task": task, "length": length, "prompt": found.prompt, "answers": list(found.answers),
-                    "any_of": found.any_of,
-                }  # fmt: skip
+def _row(task: str, length: int, seed: str, count: Count) -> Row:
+    found = fit(lambda size: TASKS[task](size, seed), lambda question: question.prompt, length, count)
+    return {
+        "task": task, "length": length, "prompt": found.prompt, "answers": list(found.answers), "any_of": found.any_of,
+    }  # fmt: skip
 
 
 SUITE = Suite(
