@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsv4.verify.endpoint import Endpoint
 
 NOT_FINISHED = 2
+KEY_VARIABLE, JUDGE_KEY_VARIABLE = "DSV4_EVAL_KEY", "DSV4_EVAL_JUDGE_KEY"
 ROOT = Path(__file__).parents[2]  # of the checkout: recipes are no part of the installed package
 
 
@@ -109,13 +110,11 @@ def _subject(target: str, model: str, concurrency: int) -> "AbstractContextManag
 @contextmanager
 def _remote(url: str, model: str) -> Iterator[_Subject]:
     """A server that runs. Its own tokenizer counts where it shows one."""
-    import os
-
     from dsv4.evals.suite import estimated_tokens
     from dsv4.verify.endpoint import Endpoint
     from dsv4.verify.survey import named, tokenized
 
-    endpoint = Endpoint(url, model, os.environ.get("DSV4_EVAL_KEY", ""))
+    endpoint = Endpoint.from_environment(url, model, KEY_VARIABLE)
     context, _ = named(endpoint)
     count = estimated_tokens
     if tokenized(endpoint, "one two three"):
@@ -207,13 +206,11 @@ def _asked(
 def _judge(url: str, model: str) -> Any:
     if not url:
         return None
-    import os
-
-    from dsv4.evals.client import JUDGE_KEY_VARIABLE, Client
+    from dsv4.evals.client import Client
     from dsv4.verify.endpoint import Endpoint
     from dsv4.verify.survey import named
 
-    endpoint = Endpoint(url, model, os.environ.get(JUDGE_KEY_VARIABLE, ""))
+    endpoint = Endpoint.from_environment(url, model, JUDGE_KEY_VARIABLE)
     named(endpoint)
     return Client(endpoint)
 

@@ -1,21 +1,16 @@
 """What asks a server: chat completions as streams, so that an answer of an hour is no silence, and many at once."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from dsv4.evals.extra import needs_extra
 from dsv4.evals.suite import Mode
 from dsv4.verify.answer import Answer, StreamedAnswer
-from dsv4.verify.endpoint import Endpoint, RefusedError, UnreachableError, error_text
+from dsv4.verify.endpoint import CHAT, Endpoint, RefusedError, UnreachableError, decoded, error_text
 from dsv4.verify.survey import QUIET, thinking
 
 with needs_extra():
     import httpx
-
-KEY_VARIABLE = "DSV4_EVAL_KEY"
-JUDGE_KEY_VARIABLE = "DSV4_EVAL_JUDGE_KEY"
-CHAT = "/v1/chat/completions"
 
 
 def switches(mode: Mode) -> dict[str, Any]:
@@ -37,14 +32,11 @@ class Client:
     async def ask(self, body: Mapping[str, Any]) -> Answer:
         """A streamed chat completion, put together. Raises RefusedError, and UnreachableError also where the stream
         ends too early or has an error in it: such an answer is no answer of the model."""
-        named = {"model": self.endpoint.model, **body} if self.endpoint.model else dict(body)
-        whole = {**named, "stream": True, "stream_options": {"include_usage": True}}
-        merged = StreamedAnswer()
+        url, merged = self.endpoint.url + CHAT, StreamedAnswer()
         try:
-            async with self._http.stream("POST", self.endpoint.url + CHAT, json=whole) as response:
+            async with self._http.stream("POST", url, json=self.endpoint.streaming(body)) as response:
                 if response.status_code != 200:
-                    await response.aread()
-                    raise RefusedError(response.status_code, error_text(_decoded(response.text)), "")
+                    raise RefusedError(response.status_code, error_text(decoded(await response.aread())), "")
                 async for line in response.aiter_lines():
                     if line.startswith("data:"):
                         merged.take(line[5:].strip())
@@ -54,10 +46,3 @@ class Client:
         if answer.finish is None:
             raise UnreachableError("; ".join(answer.problems))
         return answer
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

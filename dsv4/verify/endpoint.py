@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 from dsv4.verify.answer import Answer, answer_of, completion_of, merge
 
 KEY_VARIABLE = "DSV4_VERIFY_KEY"
+CHAT = "/v1/chat/completions"
 Body = Mapping[str, Any]
 
 
@@ -61,10 +62,10 @@ class Endpoint:
         self.url = self.url.rstrip("/").removesuffix("/v1")
 
     @classmethod
-    def from_environment(cls, url: str, model: str = "") -> "Endpoint":
-        """With the key of the environment variable DSV4_VERIFY_KEY. No other variable is read: a key that was made for
-        one service must not travel to another."""
-        return cls(url, model, os.environ.get(KEY_VARIABLE, ""))
+    def from_environment(cls, url: str, model: str = "", variable: str = KEY_VARIABLE) -> "Endpoint":
+        """With the key of one environment variable. No other is read: a key that was made for one service must not
+        travel to another."""
+        return cls(url, model, os.environ.get(variable, ""))
 
     def get(self, path: str) -> Reply:
         """One GET request. Raises UnreachableError."""
@@ -76,7 +77,7 @@ class Endpoint:
 
     def chat(self, body: Body) -> Answer:
         """A whole chat completion. Raises RefusedError, UnreachableError."""
-        return answer_of(self._value("/v1/chat/completions", body))
+        return answer_of(self._value(CHAT, body))
 
     def completion(self, body: Body) -> Answer:
         """A whole text completion. Raises RefusedError, UnreachableError."""
@@ -85,15 +86,18 @@ class Endpoint:
     def stream(self, body: Body) -> Answer:
         """A streamed chat completion, put together; its `problems` name what is wrong with the stream itself. Raises
         RefusedError, UnreachableError."""
-        return merge(self.events({**body, "stream": True, "stream_options": {"include_usage": True}}))
+        return merge(self.events(self.streaming(body)))
+
+    def streaming(self, body: Body) -> Body:
+        """The whole body of a request whose answer is streamed and ends with its tokens."""
+        return self._named({**body, "stream": True, "stream_options": {"include_usage": True}})
 
     def events(self, body: Body) -> Iterator[str]:
         """The data of each event of a streamed chat completion, as soon as it comes. body: as it is sent, so with
         `stream`. Raises RefusedError, UnreachableError."""
-        path = "/v1/chat/completions"
-        with self._response("POST", path, json.dumps(self._named(body)).encode()) as response:
+        with self._response("POST", CHAT, json.dumps(self._named(body)).encode()) as response:
             if response.status != 200:
-                self._refuse(Reply(response.status, _decoded(response.read())), path, body)
+                self._refuse(Reply(response.status, decoded(response.read())), CHAT, body)
             yield from _events(response)
 
     def command(self, path: str, body: Body) -> str:
@@ -144,7 +148,7 @@ class Endpoint:
 
     def _send(self, method: str, path: str, data: bytes | None) -> Reply:
         with self._response(method, path, data) as response:
-            return Reply(response.status, _decoded(response.read()))
+            return Reply(response.status, decoded(response.read()))
 
 
 def _has_port(parts: SplitResult) -> bool:
@@ -165,7 +169,8 @@ def error_text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value))[:300]
 
 
-def _decoded(data: bytes) -> Any:
+def decoded(data: bytes) -> Any:
+    """The JSON of a body; its text where it is none."""
     text = data.decode("utf-8", errors="replace")
     try:
         return json.loads(text)

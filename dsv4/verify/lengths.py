@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsv4.verify.answer import Answer, Scored
-from dsv4.verify.endpoint import Body
-from dsv4.verify.probe import CHAT, TIE, NotPossible, Probe
+from dsv4.verify.endpoint import CHAT, Body
+from dsv4.verify.probe import TIE, NotPossible, Probe
 from dsv4.verify.survey import GREEDY, QUIET, continued, separate, tokenized, user
 from dsv4.verify.texts import words
 

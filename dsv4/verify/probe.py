@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dsv4.verify.answer import Answer
-from dsv4.verify.endpoint import Endpoint, RefusedError
+from dsv4.verify.endpoint import CHAT, Endpoint, RefusedError
 from dsv4.verify.findings import CheckResult, Finding, Measure, Outcome, Severity
 from dsv4.verify.settings import Settings
 from dsv4.verify.survey import Abilities
 
-CHAT = "/v1/chat/completions"
 # nats between the two likeliest tokens below which a difference may come from rounding: in bfloat16 two logits of the
 # size that models have differ by steps of an eighth
 TIE = 0.25

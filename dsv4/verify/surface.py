@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from dsv4.verify.answer import Answer
-from dsv4.verify.endpoint import RefusedError
+from dsv4.verify.endpoint import CHAT, RefusedError
 from dsv4.verify.markup import leak
-from dsv4.verify.probe import CHAT, Probe, difference
+from dsv4.verify.probe import Probe, difference
 from dsv4.verify.schema import misfit
 from dsv4.verify.survey import GREEDY, QUIET, thinking, user
 
