@@ -156,11 +156,11 @@ def _tell_plan(plan: "EvalPlan", folder: "RunFolder") -> None:
     from dsv4.cli.flags import to_stderr
 
     own, total, done = plan.settings, len(plan.wanted), len(folder.answers)
-    budget = own.max_tokens or own.suite.budget(own.mode)
     to_stderr(f"{own.suite.name}: {own.suite.about}")
     to_stderr(
         f"{len(plan.items):,} items x {plan.samples} from {plan.data.origin}; mode {own.mode.value}, at most "
-        f"{budget:,} tokens each, so at most {total * budget:,}; {own.concurrency} at once; run folder {folder.folder}"
+        f"{own.budget:,} tokens each, so at most {total * own.budget:,}; {own.concurrency} at once; "
+        f"run folder {folder.folder}"
     )
     if done:
         to_stderr(f"going on: {done:,} of {total:,} answers are there")

@@ -77,10 +77,12 @@ def normalised(text: str) -> str:
     return re.sub(r"\s+", " ", plain).strip(" .,;:!?'\"`*$()")
 
 
-def same_number(right: str, found: str) -> bool:
-    """Whether both are one number, in the forms 1,000, 0.5, 1/2, 50."""
-    values = [_number(text) for text in (right, found)]
-    return values[0] is not None and values[0] == values[1]
+def number(text: str) -> Fraction | None:
+    """The number that a text is, in the forms 1,000, 0.5, 1/2, 50; None if it is none."""
+    plain = re.sub(r"[\s$\\,]|\\text", "", text).rstrip(".%")
+    if not re.fullmatch(r"[+-]?\d{1,400}(?:\.\d{1,400})?(?:/\d{1,400})?", plain) or ("." in plain and "/" in plain):
+        return None
+    return None if re.search(r"/0+$", plain) else Fraction(plain)
 
 
 def same_text(right: str, found: str) -> bool:
@@ -95,7 +97,7 @@ def same_math(right: str, found: str) -> bool:
         return False
     if re.sub(r"[\s$]", "", right) == re.sub(r"[\s$]", "", found):
         return True
-    numbers = [_number(text) for text in (right, found)]
+    numbers = [number(text) for text in (right, found)]
     if None not in numbers:
         return numbers[0] == numbers[1]
     return math_process.equal(right, found)
@@ -132,10 +134,3 @@ def _verdict(said: str) -> Score:
     found = re.findall(r"Verdict:\W*(CORRECT|INCORRECT|NOT ATTEMPTED)", said)
     verdict = found[-1] if found else "no verdict"
     return Score(float(verdict == "CORRECT"), verdict, said, {"attempted": float(verdict != "NOT ATTEMPTED")})
-
-
-def _number(text: str) -> Fraction | None:
-    plain = re.sub(r"[\s$\\,]|\\text", "", text).rstrip(".%")
-    if not re.fullmatch(r"[+-]?\d{1,400}(?:\.\d{1,400})?(?:/\d{1,400})?", plain) or ("." in plain and "/" in plain):
-        return None
-    return None if re.search(r"/0+$", plain) else Fraction(plain)

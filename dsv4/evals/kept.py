@@ -60,13 +60,18 @@ class RunFolder:
         return {(kept.graded.item, kept.graded.sample) for kept in self.answers}
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], list[KeptAnswer]]:
-    """Settings and answers of a run, which stays as it is and may be going on: answers without the data of their items.
-    Raises ValueError where there is none."""
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run. Raises ValueError where there is none."""
     file = folder / SETTINGS
     if not file.is_file():
         raise ValueError(f"{folder} has no run of dsv4 eval: {SETTINGS} is missing")
-    return json.loads(file.read_text(encoding="utf-8")), _read(folder / ANSWERS)[0]
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[KeptAnswer]]:
+    """Settings and answers of a run, which stays as it is and may be going on: answers without the data of their items.
+    Raises ValueError where there is none."""
+    return read_settings(folder), _read(folder / ANSWERS)[0]
 
 
 def _read(file: Path) -> tuple[list[KeptAnswer], int | None]:

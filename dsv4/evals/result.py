@@ -7,7 +7,7 @@ from typing import Any
 
 from dsv4.evals import statistics
 from dsv4.evals.heat_map import heat_map
-from dsv4.evals.kept import KeptAnswer, read_run
+from dsv4.evals.kept import KeptAnswer, read_run, read_settings
 from dsv4.evals.suite import Graded, Suite
 
 
@@ -62,25 +62,30 @@ def result_of(
 def _mean(graded: Sequence[Graded]) -> dict[str, Any]:
     """In percent."""
     found = statistics.mean(graded)
-    error = None if found.error is None else 100 * found.error
-    return {**asdict(found), "value": 100 * found.value, "error": error}
+    return {**asdict(found), "value": 100 * found.value, "error": _percent(found.error)}
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
 
 
 def check_comparable(identity: Mapping[str, Any], against: Path) -> None:
     """Raise ValueError where `against` has no run, or one of other questions."""
-    other, _ = read_run(against)
+    _check_questions(identity, read_settings(against), against)
+
+
+def _check_questions(identity: Mapping[str, Any], other: Mapping[str, Any], against: Path) -> None:
     for name in ("suite", "data", "grader"):
         if other.get(name) != identity[name]:
             raise ValueError(f"--compare {against}: its {name} is {other.get(name)}, not {identity[name]}")
 
 
 def _compared(identity: Mapping[str, Any], graded: Sequence[Graded], against: Path) -> dict[str, Any]:
-    check_comparable(identity, against)
     other, answers = read_run(against)
+    _check_questions(identity, other, against)
     paired = statistics.compare(graded, [kept.graded for kept in answers])
-    error = None if paired.error is None else 100 * paired.error
     named = {"run": str(against), "model": other["model"], "mode": other["mode"]}
-    return {**named, **asdict(paired), "difference": 100 * paired.difference, "error": error}
+    return {**named, **asdict(paired), "difference": 100 * paired.difference, "error": _percent(paired.error)}
 
 
 def _counted(problems: Sequence[str]) -> dict[str, int]:
@@ -107,7 +112,10 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         f"{result['suite']}, {result['mode']}: {shown(score)}{unit} "
         f"({score['items']:,} items x {result['samples']}, standard error over {score['clusters']:,} clusters)"
     ]
-    found += [f"  {name or '(no group)'}: {shown(mean)} ({mean['items']:,})" for name, mean in _groups(result)]
+    found += [
+        f"  {name or '(no group)'}: {shown(mean)} ({mean['items']:,})"
+        for name, mean in result.get("groups", {}).items()
+    ]
     found += [f"  {name}: {value:.4g}" for name, value in result["figures"].items()]
     if "no further figures" in result["facts"]:
         found.append(f"  no further figures: {result['facts']['no further figures']}")
@@ -130,10 +138,6 @@ def comparison(found: Mapping[str, Any]) -> str:
         f"against {found['run']} ({found['model']}, {found['mode']}): {found['difference']:+.1f}{error} on "
         f"{found['items']:,} shared items, better in {found['wins']:,}, worse in {found['losses']:,}{chance}"
     )
-
-
-def _groups(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return list(result.get("groups", {}).items())
 
 
 def _missing(result: Mapping[str, Any]) -> list[str]:

@@ -55,6 +55,11 @@ class EvalSettings:
         """The temperature."""
         return self.suite.temperature if self.temperature is None else self.temperature
 
+    @property
+    def budget(self) -> int:
+        """Tokens of an answer at most; of prompt and answer together where neither user nor suite has a limit."""
+        return self.max_tokens or self.suite.budget(self.mode)
+
 
 @dataclass(frozen=True, slots=True)
 class EvalPlan:
@@ -84,7 +89,7 @@ class EvalPlan:
             "samples": self.samples,
             "seed": own.seed,
             "temperature": own.warmth,
-            "max_tokens": own.max_tokens or own.suite.budget(own.mode),
+            "max_tokens": own.budget,
             "grader": grader,
         }
 
@@ -93,11 +98,9 @@ class EvalPlan:
         the prompt; and not more than the context of the endpoint has."""
         own, text = self.settings, json.dumps([item.messages, item.tools], ensure_ascii=False)
         prompt = len(text.encode()) // _BYTES + _MARKUP
-        budget = own.max_tokens
-        if budget is None:
-            budget = own.suite.budget(own.mode)
-            if own.suite.max_tokens is None:
-                budget = max(_LEAST, budget - prompt)
+        budget = own.budget
+        if own.max_tokens is None and own.suite.max_tokens is None:
+            budget = max(_LEAST, budget - prompt)
         return budget if context is None else max(1, min(budget, context - prompt))
 
 

@@ -1,5 +1,7 @@
 """What is extracted from answers, and what counts as equal."""
 
+from fractions import Fraction
+
 import pytest
 
 from dsv4.evals import math_process
@@ -9,8 +11,8 @@ from dsv4.evals.answers import (
     last_boxed,
     last_number,
     normalised,
+    number,
     same_math,
-    same_number,
 )
 
 
@@ -53,11 +55,11 @@ def test_a_prompt_with_choices_names_all_letters() -> None:
 def test_numbers() -> None:
     assert last_number("from 3 to 1,234.50 dollars.") == "1234.50"
     assert last_number("none") == ""
-    assert same_number("1,000", "1000.0")
-    assert same_number("0.5", "1/2")
-    assert not same_number("1/0", "1/0")
-    assert not same_number("5", "6")
-    assert not same_number("x", "x")
+    assert number("1,000") == number("1000.0") == 1000
+    assert number("0.5") == number("1/2") == Fraction(1, 2)
+    assert number("1/0") is None
+    assert number("5") != number("6")
+    assert number("x") is None
 
 
 def test_short_answers_are_compared_without_articles_and_accents() -> None:

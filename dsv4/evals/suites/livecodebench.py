@@ -18,7 +18,7 @@ import zlib
 from typing import Any
 
 from dsv4.evals.code_answers import last_block
-from dsv4.evals.code_tests import CodeTest, Passed, run_function, run_program
+from dsv4.evals.code_tests import CodeTest, run_function, run_program
 from dsv4.evals.suite import Answer, Ask, Item, Row, Score, Suite, modes
 from dsv4.evals.suites.humaneval import pass_figures
 
@@ -79,17 +79,13 @@ def stored_tests(stored: str) -> list[CodeTest]:
         raise ValueError(f"private_test_cases: the tests of a problem cannot be read: {error}") from None
 
 
-def run_tests(code: str, tests: list[CodeTest], function: str) -> Passed:
-    """The program or function against the tests."""
-    return run_function(code, function, tests) if function else run_program(code, tests)
-
-
 def _score(item: Item, answer: Answer) -> Score:
     code = last_block(answer.content)
     if not code.strip():
         return Score(0.0, "", "no complete block of code")
     tests = [*stored_tests(item.hidden["public"]), *stored_tests(item.hidden["private"])]
-    passed = run_tests(code, tests, item.hidden["function"])
+    function = item.hidden["function"]
+    passed = run_function(code, function, tests) if function else run_program(code, tests)
     return Score(float(passed.all), code, passed.why, {"share of tests": passed.count / len(tests)})
 
 
