@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import random
 import sys
 import zlib
@@ -92,12 +93,16 @@ def _of_dates(suite: Suite, rows: Sequence[Row], since: str, until: str) -> tupl
     """Rows within the dates, both included."""
     if suite.date is None:
         raise ValueError(f"--since, --until: the rows of {suite.name} have no dates")
-    for flag, text in (("--since", since), ("--until", until)):
-        try:
-            text and date.fromisoformat(text)
-        except ValueError:
-            raise ValueError(f"{flag} must be a date as 2026-01-31, got {text!r}") from None
-    return tuple(row for row in rows if since <= suite.date(row) <= (until or "9999"))
+    first, last = _date("--since", since), _date("--until", until) or "9999"
+    return tuple(row for row in rows if first <= suite.date(row) <= last)
+
+
+def _date(flag: str, text: str) -> str:
+    """A date in the form of rows, YYYY-MM-DD: texts in it are in the order of time. "" stays."""
+    try:
+        return text and date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"{flag} must be a date as 2026-01-31, got {text!r}") from None
 
 
 def _ways(suite: Suite) -> str:
@@ -179,7 +184,9 @@ def _from_files(files: Sequence[Path], origin: str, revision: str) -> Data:
     rows: list[Row] = []
     for file in files:
         rows += read_rows(file)
-    return Data(tuple(rows), origin, revision, {file.name: _sha256(file.read_bytes()) for file in files})
+    folder = os.path.commonpath([file.parent for file in files])  # two folders may have files of one name
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    return Data(tuple(rows), origin, revision, {name: _sha256(file.read_bytes()) for name, file in names.items()})
 
 
 def _sha256(data: bytes) -> str:

@@ -29,6 +29,26 @@ def test_a_folder_with_its_file_and_checksum(tmp_path: Path) -> None:
         load(suite(files=("other.jsonl",)), str(tmp_path), SEED)
 
 
+def test_files_of_one_name_have_a_checksum_each(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    for file in (tmp_path / "rows.jsonl", tmp_path / "answers" / "rows.jsonl"):
+        file.write_text(json.dumps({"in": file.parent.name}))
+    data = load(suite(files=("rows.jsonl",)), str(tmp_path), SEED)
+    assert set(data.sha256) == {"rows.jsonl", "answers/rows.jsonl"}
+    assert len({*data.sha256.values()}) == 2
+
+
+def test_dates_of_rows(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps({"on": f"2025-0{month}-01"}) + "\n" for month in range(1, 6)))
+    toy = suite(date=lambda row: row["on"])
+    for since, until in (("2025-02-01", "2025-04-01"), ("20250201", "20250401"), ("2025-W05-6", "2025-04-30")):
+        months = [row["on"][6] for row in load(toy, str(file), SEED, since=since, until=until).rows]
+        assert months == ["2", "3", "4"], "every form of a date that is read means that date"
+    with pytest.raises(ValueError, match="--until must be a date as 2026-01-31, got '2025-13-01'"):
+        load(toy, str(file), SEED, until="2025-13-01")
+
+
 def test_forms_of_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('q,n\n"two\nlines",1\n')
     (tmp_path / "b.json").write_text('[{"q": "x"}]')
