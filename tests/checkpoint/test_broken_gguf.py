@@ -137,6 +137,17 @@ def test_keys_that_describe_another_model(file: Path, key: str, value: bytes, te
     assert text in edited(file, edit)
 
 
+def test_more_experts_than_the_model_has_are_refused_before_they_are_listed(file: Path) -> None:
+    """Each would become an entry of its own, and a sparse file has room for any number."""
+
+    def edit(data: bytearray) -> None:
+        at, behind = tensor_entry(data, "blk.0.ffn_up_exps.weight"), len(data) // 32 * 32 + 32
+        data[at : at + 40] = struct.pack("<I3QIQ", 3, 1, 1, 200_000, 24, behind)
+        data += bytes(behind + 200_000)
+
+    assert "tensor 'blk.0.ffn_up_exps.weight' has 200,000 experts, the model 4" in edited(file, edit)
+
+
 def test_other_architectures_and_tensors_are_named(tmp_path: Path) -> None:
     header, _ = encode_gguf_header({"general.architecture": "llama"}, {})
     (tmp_path / "m.gguf").write_bytes(header)

@@ -116,6 +116,10 @@ def _add(file: Path, tensor: GgufTensor, config: ModelConfig, inventory: Invento
         else:
             inventory.problems.append(f"{file}: tensor {tensor.name!r} is none of DeepSeek-V4's")
         return
+    if "*" in name and _expert_count(tensor) > config.n_routed_experts:
+        counts = f"{_expert_count(tensor):,} experts, the model {config.n_routed_experts:,}"
+        inventory.problems.append(f"{file}: tensor {tensor.name!r} has {counts}")
+        return
     for own, part in _expert_slices(name, tensor):
         if own in inventory.entries or own in inventory.packed:
             inventory.problems.append(f"{file}: tensor {tensor.name!r} is also in another part")
@@ -127,6 +131,10 @@ def _add(file: Path, tensor: GgufTensor, config: ModelConfig, inventory: Invento
             inventory.packed[own] = PackedWeight(method_of(part.type), {BLOCKS: stored})
 
 
+def _expert_count(tensor: GgufTensor) -> int:
+    return tensor.shape[0] if len(tensor.shape) == 3 else 1
+
+
 def _expert_slices(name: str, tensor: GgufTensor) -> Iterator[tuple[str, GgufTensor]]:
     """The tensor itself, or each expert's slice of one of all experts (`*` in the name)."""
     if "*" not in name:
@@ -134,7 +142,7 @@ def _expert_slices(name: str, tensor: GgufTensor) -> Iterator[tuple[str, GgufTen
         return
     shape = tensor.shape[1:] if len(tensor.shape) == 3 else tensor.shape
     size = tensor.type.bytes_of(shape)
-    for e in range((tensor.end - tensor.begin) // size):
+    for e in range(_expert_count(tensor)):
         begin = tensor.begin + e * size
         yield name.replace("*", str(e)), replace(tensor, shape=shape, begin=begin, end=begin + size)
 
