@@ -165,6 +165,55 @@ def test_editing_makes_a_branch(page: Any) -> None:
     answered(page, 1)
 
 
+def test_a_question_is_answered_in_its_own_conversation(page: Any) -> None:
+    # drawing takes microtasks, keeping takes a task: another conversation is opened before the question is kept
+    page.evaluate(
+        """async () => {
+            const named = (name) => [...document.querySelectorAll("button")].find((one) => one.textContent === name);
+            named("Who are you?").click();
+            for (let turn = 0; turn < 50; turn += 1) await null;
+            named("New chat").click();
+        }"""
+    )
+    button(page, "Actions for Who are you?").wait_for()
+    button(page, SUM).wait_for()
+    assert page.locator(".entry").count() == 1
+    page.get_by_role("link", name="Who are you?", exact=True).click()
+    answered(page)
+    reads(page, ".answer", "Hello from the model.")
+
+
+def test_a_question_that_is_asked_while_the_page_begins(page: Any, site: ChatSite) -> None:
+    # the list of conversations is held until there is a question to ask, which is asked as soon as the list is read
+    page.add_init_script(
+        """{
+            const late = (request) => {
+                let handler;
+                Object.defineProperty(request, "onsuccess", { set(given) { handler = given; } });
+                const opened = new Promise((done) => request.addEventListener("success", done));
+                const begun = new Promise((done) => { window.begin = done; });
+                void Promise.all([opened, begun]).then(() => handler());
+                return request;
+            };
+            const { open } = IDBFactory.prototype;
+            IDBFactory.prototype.open = function (...names) { return late(open.apply(this, names)); };
+            const { getAll } = IDBObjectStore.prototype;
+            IDBObjectStore.prototype.getAll = function (...names) {
+                const request = getAll.apply(this, names);
+                const ask = () => document.querySelector(".suggestions li:last-child button").click();
+                request.addEventListener("success", () => setTimeout(ask), { once: true });
+                return request;
+            };
+        }"""
+    )
+    page.goto(site.url)
+    button(page, SUM).wait_for()
+    page.evaluate("begin()")
+    answered(page)
+    reads(page, ".answer", "Hello from the model.")
+    assert page.locator(".entry").count() == 1
+
+
 def test_conversations_are_found_renamed_deleted_and_moved(page: Any, tmp_path: Path) -> None:
     ask(page, SUM)
     answered(page)

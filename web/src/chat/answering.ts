@@ -33,11 +33,12 @@ interface Work {
 export const works = signal<ReadonlyMap<string, Work>>(new Map());
 
 /**
- * Has a question answered. begun: an answer to it that is continued. Never throws: what goes wrong stands in the
- * messages.
+ * Has a question answered, beside the answers that it has; does nothing while its conversation is answered. begun: an
+ * answer to it that is continued. Never throws: what goes wrong stands in the messages.
  */
 export async function answerQuestion(place: Place, question: string, begun?: Message): Promise<void> {
   const { id } = place.conversation();
+  if (works.value.has(id)) return;
   const stopper = new AbortController();
   const ended = answerUntil(place, question, begun, stopper.signal);
   works.value = new Map(works.value).set(id, { stopper, ended });

@@ -1,5 +1,5 @@
 // The chat.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { SlidersHorizontal } from "lucide";
 import { conversations, followOtherTabs, loadConversations, storageProblem } from "../store/conversations";
 import { connection } from "../api/connection";
@@ -71,7 +71,8 @@ function useRoute(): void {
   }, []);
   useServerCopy(ready);
   const wanted = route.value.query.get("chat");
-  useEffect(() => {
+  // with the drawing, not after it: a question that is asked in between has changed the address
+  useLayoutEffect(() => {
     if (!ready || wanted === conversation.peek().id) return;
     if (wanted === null) {
       if (branch.peek().length) startNew();

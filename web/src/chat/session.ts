@@ -80,17 +80,12 @@ export async function ask(text: string, files: readonly Attachment[] = [], after
   if (messages.value.size === 0) {
     conversation.value = { ...conversation.value, title: titleOf(text || (files[0]?.name ?? "")) };
   }
-  await openPlace().add(question);
-  await answerAfter(question.id);
+  const place = openPlace();
+  await place.add(question);
+  await answerQuestion(place, question.id);
 }
 
-/** Has a question answered, beside the answers that it has. */
-export async function answerAfter(question: string): Promise<void> {
-  if (busy.value) return;
-  await answerQuestion(openPlace(), question);
-}
-
-/** The open conversation, also after another one was opened. */
+/** The open conversation, also after another one was opened: keeping a question takes a moment, its answer longer. */
 function openPlace(): Place {
   let own = conversation.value;
   let known = messages.value;
@@ -120,13 +115,15 @@ function openPlace(): Place {
 /** Answers the question of an answer again. One that failed without a word makes room; any other stays beside it. */
 export async function answerAgain(answer: Message): Promise<void> {
   if (busy.value || answer.parent === null) return;
-  if (answer.state === "failed" && !answer.content && !answer.reasoning) {
+  const isBlank = answer.state === "failed" && !answer.content && !answer.reasoning;
+  if (isBlank) {
     const left = new Map(messages.value);
     left.delete(answer.id);
     messages.value = left;
-    await deleteMessages([answer.id]);
   }
-  await answerAfter(answer.parent);
+  const place = openPlace();
+  if (isBlank) await deleteMessages([answer.id]);
+  await answerQuestion(place, answer.parent);
 }
 
 /** Has the model write on where an answer ended before its end. */
