@@ -249,7 +249,7 @@ def _finish(
         against=outcome.compare,
     )
     text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
-    write_whole(folder.folder / RESULT, lambda file: file.write(text.encode()))
+    write_whole(folder.folder / RESULT, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
     html = page(result, folder.answers)
     write_whole(folder.folder / REPORT, lambda file: file.write(html.encode("utf-8", "replace")))
     for line in lines(result):

@@ -49,11 +49,12 @@ class RunFolder:
 
     def add(self, answer: KeptAnswer) -> None:
         """Write an answer down at once: a run that is killed has lost only what was being answered."""
-        self.answers.append(answer)
         row = asdict(replace(answer, graded=replace(answer.graded, data={})))
         del row["graded"]["data"]
-        with (self.folder / ANSWERS).open("a", encoding="utf-8") as file:
+        # half of a surrogate pair, which a server may send, is no UTF-8: its replacement is JSON's escape
+        with (self.folder / ANSWERS).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.answers.append(answer)
 
     def done(self) -> set[tuple[str, int]]:
         """Item and number of each answer that is there."""

@@ -160,4 +160,4 @@ def test_the_rating_of_a_run() -> None:
 def test_pass_at_k_of_a_run() -> None:
     graded = [Graded("a", n, float(n == 0)) for n in range(5)] + [Graded("b", n, 0.0) for n in range(5)]
     assert humaneval.pass_figures(graded) == {"pass@1": pytest.approx(0.1), "pass@5": pytest.approx(0.5)}
-    assert humaneval.pass_figures([]) == {"pass@1": 0} or humaneval.pass_figures([]) == {}
+    assert humaneval.pass_figures([]) == {}

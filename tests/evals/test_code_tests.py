@@ -1,5 +1,6 @@
 """Programs of a model: blocks in an answer, and what passes which test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ from dsv4.evals.code_tests import (
     run_unit_tests,
     same_output,
 )
-from dsv4.sandbox.python import Limits, isolated
+from dsv4.sandbox.python import isolated
 
 runs = pytest.mark.skipif(not Path("/proc").is_dir() or not isolated(), reason="needs processes without network")
 SUM = [CodeTest("1 2\n", "3\n"), CodeTest("-5\n5", "0")]
-QUICK = Limits(**{**{name: getattr(LIMITS, name) for name in LIMITS.__dataclass_fields__}, "cpu_seconds": 1})
+QUICK = replace(LIMITS, cpu_seconds=1)
 
 
 def program(code: str, tests: list[CodeTest] = SUM) -> Passed:

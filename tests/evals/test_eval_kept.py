@@ -19,6 +19,14 @@ def test_data_of_an_item_is_not_in_its_answers(tmp_path: Path) -> None:
     assert again.answers[0].graded.data["people"] == item.data["people"] != []
 
 
+def test_half_of_a_surrogate_pair_is_kept(tmp_path: Path) -> None:
+    item = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in", limit=1)).items[0]
+    kept = KeptAnswer(Graded(item.id, 0, 1.0), found="é\ud800", answer={"content": "\udfff\\ud800 💡"})
+    RunFolder(tmp_path, {}, (item,)).add(kept)
+    assert RunFolder(tmp_path, {}, (item,)).answers == [kept]
+    assert "é\\ud800" in (tmp_path / ANSWERS).read_text()
+
+
 def test_a_run_that_is_compared_with_stays_as_it_is(tmp_path: Path) -> None:
     item = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in", limit=1)).items[0]
     RunFolder(tmp_path, {}, (item,)).add(KeptAnswer(Graded(item.id, 0, 1.0)))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ SMALL = Limits(seconds=3, cpu_seconds=1, memory=256, output=1000, file=10_000, p
 
 
 def ran(code: str, **changes: Any) -> Ran:
-    limits = Limits(**{**{f: getattr(SMALL, f) for f in SMALL.__dataclass_fields__}, **changes})
-    result = run(PythonSandbox(limits).run(code))
+    result = run(PythonSandbox(replace(SMALL, **changes)).run(code))
     patience = time.monotonic() + 10  # what is killed needs a moment on a busy machine
     while left_over() and time.monotonic() < patience:
         time.sleep(0.05)
