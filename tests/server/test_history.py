@@ -167,6 +167,33 @@ def test_writes_at_the_same_time_leave_one_whole_document(tmp_path: Path) -> Non
     assert document["text"] == document["title"] * 50_000
 
 
+def test_two_servers_keep_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = History(tmp_path), History(tmp_path)
+    known = asyncio.run(one.put("", "a", {"title": "first"})).updated
+    begun, go_on, plain = threading.Event(), threading.Event(), history.write_whole
+
+    def slow(file: Path, write: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        plain(file, write)
+
+    monkeypatch.setattr(history, "write_whole", slow)
+
+    async def run() -> list[object]:
+        first = asyncio.ensure_future(one.put("", "a", {"title": "of one"}, known))
+        await asyncio.to_thread(begun.wait, 60)
+        second = asyncio.ensure_future(other.put("", "a", {"title": "of the other"}, known))
+        await asyncio.sleep(0.1)
+        assert not second.done()
+        go_on.set()
+        return await asyncio.gather(first, second, return_exceptions=True)
+
+    _, refused = asyncio.run(run())
+    assert isinstance(refused, ApiError)
+    assert refused.status == 412
+    assert asyncio.run(other.get("", "a"))["title"] == "of one"
+
+
 def test_without_a_folder_there_is_none(serve: Converse) -> None:
     server = serve("Yes.")
     for method, path in (("GET", ""), ("GET", "/a"), ("PUT", "/a"), ("DELETE", "/a")):

@@ -2,14 +2,17 @@
 
 The page decides what a conversation holds; the server reads only its title. A file has two lines of JSON, the entry of
 the list and the document, so that a list reads the first lines alone. A key has one of a few threads, in which its
-calls run one after another: two writes of one conversation cannot mix, and a long search holds up few other keys.
+calls run one after another, so that a long search holds up few other keys. Several servers may keep one folder: a
+write holds the lock of the key's folder, which the system ends with the process.
 """
 
 import asyncio
+import fcntl
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +32,7 @@ MOST_DOCUMENT_BYTES = 16 << 20
 MOST_CONVERSATIONS = 2_000
 MOST_BYTES = 512 << 20
 WHAT = "history"
+LOCK = ".lock"
 THREADS = 4
 
 T = TypeVar("T")
@@ -53,8 +57,11 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self.folder = private_folder(folder)
-        for unfinished in folder.glob("*/*.tmp"):
-            unfinished.unlink()
+        for kept in folder.iterdir():
+            if kept.is_dir():
+                with _alone(kept):
+                    for unfinished in kept.glob("*.tmp"):
+                        unfinished.unlink()
         self._threads = [ThreadPoolExecutor(1, f"dsv4-history-{number}") for number in range(THREADS)]
 
     async def entries(self, key: str, search: str = "") -> list[Entry]:
@@ -75,7 +82,12 @@ class History:
         title = document.get("title")
         if not isinstance(title, str) or len(title) > MOST_TITLE:
             raise invalid("title", f"must be a string of at most {MOST_TITLE} characters, got {show(title)}")
-        return await self._run(key, lambda: self._put(file, title, to_json(document), unchanged_since))
+
+        def put() -> Entry:
+            with _alone(private_folder(file.parent)):
+                return self._put(file, title, to_json(document), unchanged_since)
+
+        return await self._run(key, put)
 
     async def delete(self, key: str, id: str) -> None:
         """Forget a conversation."""
@@ -126,7 +138,6 @@ class History:
         old = _updated(file)
         if unchanged_since is not None and unchanged_since != old:
             raise ApiError(412, f"{WHAT}: the conversation was changed since; read it again", code="changed")
-        private_folder(file.parent)
         others = [other.stat().st_size for other in file.parent.glob("*.json") if other != file]
         if len(others) >= MOST_CONVERSATIONS or sum(others) + len(body) > MOST_BYTES:
             raise storage_full(
@@ -140,6 +151,14 @@ class History:
         entry = Entry(file.stem, title, updated, len(body))
         write_whole(file, lambda stream: stream.write(to_json(asdict(entry)) + b"\n" + body))
         return entry
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While entered, no other server writes into the folder of a key."""
+    with (folder / LOCK).open("a") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _updated(file: Path) -> int:
