@@ -114,6 +114,8 @@ class _Fact:
     statement: str
     questions: tuple[str, ...]
     value: str
+    kind: _Kind
+    thing: str
 
 
 def _number(rng: random.Random, digits: int) -> str:
@@ -129,8 +131,8 @@ def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, un
         return text.format(n=name, v=value, t=thing)
 
     if unique and kind.reverse and rng.random() < 0.3:
-        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name)
-    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), value)
+        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name, kind, thing)
+    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), value, kind, thing)
 
 
 def _of_one_kind(rng: random.Random, count: int) -> list[_Fact]:
@@ -165,23 +167,38 @@ def _level(count: int) -> int:
     return sum(count > border for border in (2, 4, 8, 16))
 
 
-def _item(
-    rng: random.Random, task: str, text: str, asked: list[_Fact], level: int, *, answer: str | None = None
-) -> Item:
-    """The text with the first question, then the other questions; the last one is the one that counts."""
+def _turns(rng: random.Random) -> int:
+    """Questions about one text. Mostly one: only the thought before the last answer is learned, so that with more the
+    first question of a text, which is what people ask, would hardly ever be thought about."""
+    return rng.choices((1, 2, 3, 4, 5), (7, 1, 1, 1, 1))[0]
+
+
+def _with_text(rng: random.Random, text: str, question: str) -> str:
+    form = rng.random()
+    return f"{text} {question}" if form < 0.6 else f"{text}\n{question}" if form < 0.85 else f"{question} {text}"
+
+
+def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
+    """The text with the first question, then the other questions, each with its answer."""
     messages: list[Message] = []
     for turn, fact in enumerate(asked):
         question = rng.choice(fact.questions)
-        if turn == 0:
-            form = rng.random()
-            question = (
-                f"{text} {question}" if form < 0.6 else f"{text}\n{question}" if form < 0.85 else f"{question} {text}"
-            )
-        thought = f"The text says: {fact.statement}"
         messages += [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": fact.statement, "reasoning_content": thought},
+            {"role": "user", "content": question if turn else _with_text(rng, text, question)},
+            {
+                "role": "assistant",
+                "content": fact.statement,
+                "reasoning_content": f"The text says: {fact.statement}",
+            },
         ]
+    return messages
+
+
+def _item(
+    rng: random.Random, task: str, text: str, asked: list[_Fact], level: int, *, answer: str | None = None
+) -> Item:
+    """The text with its questions; the last one is the one that counts."""
+    messages = _asked(rng, text, asked)
     last = asked[-1]
     deep = f"The question is: {messages[-2]['content'].rsplit(chr(10))[-1]} " if len(asked) > 1 else ""
     deep += f"The text says: {last.statement} I check it again: {last.statement} So the answer is {last.value}."
@@ -189,16 +206,16 @@ def _item(
 
 
 def make_one_kind(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
-    """2 to `most` facts of one kind. turns: questions about them, None for 1 to 5."""
+    """2 to `most` facts of one kind. turns: questions about them, None for 1 to 5, mostly 1."""
     facts = _of_one_kind(rng, _count(rng, most))
-    asked = rng.sample(facts, min(len(facts), turns or rng.randint(1, 5)))
+    asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
     return _item(rng, "one_kind", _joined(rng, facts), asked, _level(len(facts)))
 
 
 def make_mixed(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
     """2 to `most` facts of several kinds, several about the same name."""
     facts = _of_mixed_kinds(rng, _count(rng, most))
-    asked = rng.sample(facts, min(len(facts), turns or rng.randint(1, 5)))
+    asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
     return _item(rng, "mixed", _joined(rng, facts), asked, _level(len(facts)))
 
 
@@ -207,14 +224,19 @@ def _joined(rng: random.Random, facts: list[_Fact]) -> str:
 
 
 def make_missing(rng: random.Random) -> Item:
-    """A question whose name is not in the text: the answer says so."""
-    kind = rng.choice(_KINDS)
-    thing, count = rng.choice(_COUNTED), _count(rng, 12)
-    *names, stranger = rng.sample(NAMES, count + 1)
-    facts = [_fact(rng, kind, name, _value(rng, kind), thing, False) for name in names]
-    question = rng.choice(kind.questions).format(n=stranger, t=thing)
+    """A question whose name is not in the text: the answer says so. Often the last one after others that the text
+    answers, and over the same texts as theirs, so that nothing but the name tells."""
+    kinds, count = (_of_one_kind, _of_mixed_kinds)[rng.random() < 0.4], _count(rng, 12)
+    facts = kinds(rng, count)
+    text = _joined(rng, facts)
+    asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
+    stranger = rng.choice([name for name in NAMES if name not in text])
+    like = rng.choice(facts)
+    question = rng.choice(like.kind.questions).format(n=stranger, t=like.thing)
+    before = _asked(rng, text, asked)
     messages = (
-        {"role": "user", "content": f"{_joined(rng, facts)} {question}"},
+        *before,
+        {"role": "user", "content": question if before else _with_text(rng, text, question)},
         {
             "role": "assistant",
             "content": f"I do not know. The text says nothing about {stranger}.",
