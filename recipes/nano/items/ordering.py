@@ -70,28 +70,30 @@ def _pair(rng: random.Random) -> tuple[int, int]:
 
 
 def make_comparison(rng: random.Random) -> Item:
-    """Which of two numbers is larger or smaller, or whether a comparison holds."""
+    """Which of two numbers is larger or smaller, or whether a comparison holds.
+
+    The last line of the thought leaves one small step to the answer: both numbers, the larger one first, or the sign
+    that the question asks for beside the sign that holds."""
     a, b = _pair(rng)
     kind = rng.random()
-    thought, check = steps.compare(a, b), steps.compare(b, a)
-    if kind < 0.15:
-        b = a if rng.random() < 0.5 else b
-        question, holds = rng.choice(EQUAL).format(a=a, b=b), a == b
-        thought, check = steps.compare(a, b), steps.compare(b, a)
-    elif kind < 0.4:
-        word = rng.choice(("larger", "greater", "smaller", "less"))
-        question = rng.choice(TRUTHS).format(a=a, b=b, w=word)
-        holds = a > b if word in ("larger", "greater") else a < b
-    else:
+    if kind >= 0.4:
         b = b if a != b else a + 1
         large = rng.random() < 0.6
         word = rng.choice(("larger", "greater", "bigger") if large else ("smaller",))
-        winner = max(a, b) if large else min(a, b)
+        winner, ordered = max(a, b) if large else min(a, b), f"{max(a, b)}>{min(a, b)}"
+        thought, check = f"{steps.compare(a, b)}\n{ordered}", f"{steps.compare(b, a)}\n{ordered}"
         question = rng.choice(LARGER).format(a=a, b=b, w=word)
-        thought, check = f"{steps.compare(a, b)}\n{winner}", f"{steps.compare(b, a)}\n{winner}"
         return _said("compare", question, f"{winner} is {word}.", thought, check, winner, "number")
-    answer = "Yes." if holds else "No."
-    return _said("compare", question, answer, thought, check, answer, "text")
+    if kind < 0.15:
+        b = a if rng.random() < 0.5 else b
+        question, asked = rng.choice(EQUAL).format(a=a, b=b), "="
+    else:
+        word, asked = rng.choice((("larger", ">"), ("greater", ">"), ("smaller", "<"), ("less", "<")))
+        question = rng.choice(TRUTHS).format(a=a, b=b, w=word)
+    line = steps.compare(a, b)
+    answer = "Yes" if line[-1] == asked else "No"
+    thought, check = f"{line}\n{asked}{line[-1]}{answer}", f"{steps.compare(b, a)}\n{answer}"
+    return _said("compare", question, f"{answer}.", thought, check, f"{answer}.", "text")
 
 
 def _list(rng: random.Random, least: int, most: int) -> tuple[list[int], str]:
