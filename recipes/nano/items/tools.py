@@ -190,11 +190,12 @@ def _offer(rng: random.Random, *needed: Tool) -> list[Tool]:
     return tools
 
 
-def _more(chat: _Chat, tools: list[Tool], turns: int) -> None:
-    """Questions that come before the last one."""
+def _more(chat: _Chat, tools: list[Tool], turns: int, talk: float = 0.3) -> None:
+    """Questions that come before the last one. talk: the share of small talk, which costs few tokens beside the block
+    that explains tools, and is else hardly met there."""
     for _ in range(turns):
         tool = chat.rng.choice(tools)
-        if chat.rng.random() < 0.15:
+        if chat.rng.random() < talk:
             _no_tool(chat)
         elif chat.rng.random() < 0.25:
             _several(chat, tool, chat.rng.choice(tools))
@@ -260,7 +261,7 @@ def make_no_tool(rng: random.Random, turns: int | None = None) -> Item:
     """Small talk while tools are offered."""
     tools = _offer(rng, rng.choice((*_KINDS, unseen))(rng))
     chat = _Chat(rng)
-    _more(chat, tools, _turns(rng, turns))
+    _more(chat, tools, _turns(rng, turns), 0.7)
     _no_tool(chat)
     return chat.item(tools, 0)
 
