@@ -6,6 +6,7 @@ import random
 from recipes.nano.items import steps
 from recipes.nano.items.arithmetic import solved, whole
 from recipes.nano.items.item import Item
+from recipes.nano.items.words import ANY
 
 LARGER = (
     "Which is {w}, {a} or {b}?", "Which number is {w}: {a} or {b}?", "{a} or {b}, which is {w}?",
@@ -50,6 +51,9 @@ WORDS = (
     "dragon", "puzzle", "cookie", "balloon", "hammer", "ladder", "needle", "rocket", "planet", "island", "village",
     "castle", "music", "number", "seven", "eleven", "thirteen",
 )  # fmt: skip
+# words of a sentence to count: also those that facts are made of. None comes twice, since copying goes on behind the
+# word before, and two of a kind go on differently
+SENTENCE_WORDS = list(dict.fromkeys([*WORDS, *ANY]))
 
 
 def _said(task: str, question: str, reply: str, thought: str, check: str, answer: object, verifier: str) -> Item:
@@ -159,7 +163,7 @@ def make_count(rng: random.Random) -> Item:
         word = rng.choice(WORDS)
         question, parts, hits = rng.choice(LENGTHS).format(w=word), list(word), [True] * len(word)
     elif kind == 2:
-        parts = rng.choices(WORDS, k=rng.randrange(2, 10))
+        parts = rng.sample(SENTENCE_WORDS, rng.randrange(2, 10))
         question, hits = rng.choice(WORD_COUNTS).format(" ".join(parts)), [True] * len(parts)
     else:
         numbers, text = _list(rng, 2, 10)
