@@ -7,11 +7,15 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from recipes.nano.items import tool_kinds
+from recipes.nano.items.arithmetic import make_product, make_sum
 from recipes.nano.items.everyday_tools import everyday
-from recipes.nano.items.item import Item, Message
+from recipes.nano.items.facts import make_one_kind
+from recipes.nano.items.item import Item, Message, draw
+from recipes.nano.items.ordering import make_comparison
 from recipes.nano.items.talk import talk_about
 from recipes.nano.items.tool_kinds import Tool, spoken
 from recipes.nano.items.unseen_tools import unseen
@@ -178,6 +182,14 @@ def _no_tool(chat: _Chat) -> None:
     chat.say(f"{said['reasoning_content']} No tool is needed.", said["content"], about.answer)
 
 
+def _own_work(chat: _Chat) -> None:
+    """What no tool can do, but the assistant: its thought is the same as without tools."""
+    make = chat.rng.choice((make_sum, make_product, make_comparison, partial(make_one_kind, most=6, turns=1)))
+    asked, said = draw(make, chat.rng).messages
+    chat.ask("no_tool", asked["content"])
+    chat.say(said["reasoning_content"], said["content"])
+
+
 def _offer(rng: random.Random, *needed: Tool) -> list[Tool]:
     """The needed tools among one to four, in random order, no two of one name."""
     tools = list(needed)
@@ -196,7 +208,8 @@ def _more(chat: _Chat, tools: list[Tool], turns: int, talk: float = 0.3) -> None
     for _ in range(turns):
         tool = chat.rng.choice(tools)
         if chat.rng.random() < talk:
-            _no_tool(chat)
+            calculator = any(one.run is not None for one in tools)
+            (_no_tool if calculator or chat.rng.random() < 0.7 else _own_work)(chat)
         elif chat.rng.random() < 0.25:
             _several(chat, tool, chat.rng.choice(tools))
         else:
@@ -261,7 +274,7 @@ def make_no_tool(rng: random.Random, turns: int | None = None) -> Item:
     """Small talk while tools are offered."""
     tools = _offer(rng, rng.choice((*_KINDS, unseen))(rng))
     chat = _Chat(rng)
-    _more(chat, tools, _turns(rng, turns), 0.7)
+    _more(chat, tools, _turns(rng, turns) + (0 if turns else rng.randint(0, 2)), 0.7)
     _no_tool(chat)
     return chat.item(tools, 0)
 
