@@ -130,7 +130,7 @@ def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, un
     def fill(text: str) -> str:
         return text.format(n=name, v=value, t=thing)
 
-    if unique and kind.reverse and rng.random() < 0.3:
+    if unique and kind.reverse and rng.random() < 0.5:
         return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name, kind, thing)
     return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), value, kind, thing)
 
