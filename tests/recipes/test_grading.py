@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -111,9 +112,27 @@ def test_the_items_own_answers_are_right_through_the_server(ability: Ability, co
         counts = kept.rows["tools"]["high"]["counts"]
         assert counts["calls"] == counts["valid"] > 0
         assert counts["malformed"] == 0
-        assert {"openai", "anthropic"} <= kept.rows["tools"]["high"]["kinds"].keys()
+        kinds = kept.rows["tools"]["high"]["kinds"]
+        assert {kind: kinds[kind]["n"] for kind in ("openai", "anthropic")} == {"openai": 6, "anthropic": 6}
     wrong = graded(plan, lambda prompt, params: [codec.eos_id], codec, tmp_path / "wrong.json")
     assert [row["mean"] for row in wrong.rows[ability.name].values()] == [0.0] * len(ability.efforts)
+
+
+def test_every_kind_of_tool_item_is_asked_through_both_sdks(
+    codec: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    for sdk in ("openai", "anthropic"):
+        monkeypatch.setattr(
+            Grading, f"_{sdk}_tools", lambda self, item, effort, sdk=sdk: asked.append((item.task, sdk))
+        )
+    monkeypatch.setattr("recipes.nano.grading.tools.play", _nothing)
+    graded(Plan(items=12, only=("tools",)), lambda prompt, params: [codec.eos_id], codec, tmp_path / "figures.json")
+    assert len(set(asked)) == 2 * len({task for task, _ in asked})
+
+
+async def _nothing(item: Item, dialogue: Any) -> Outcome:
+    return Outcome(item.task, 0.0, 0, False, {"calls": 0, "valid": 0, "malformed": 0, "turns": 0})
 
 
 def test_one_right_answer_of_eight_passes(codec: Tokenizer, tmp_path: Path) -> None:

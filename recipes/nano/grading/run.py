@@ -116,7 +116,9 @@ class Grading:
 
     async def _asked(self, ability: Ability, effort: Effort, number: int, item: Item) -> Outcome:
         if ability.play == "tools":
-            sdk, dialogue = ("openai", self._openai_tools) if number % 2 else ("anthropic", self._anthropic_tools)
+            # items go round the kinds, so that an SDK that changed with each would always have the same kinds
+            openai = number // len(ability.makers) % 2
+            sdk, dialogue = ("openai", self._openai_tools) if openai else ("anthropic", self._anthropic_tools)
             outcome = await tools.play(item, dialogue(item, effort))
             return Outcome(f"{outcome.kind} {sdk}", outcome.score, outcome.tokens, outcome.cut, outcome.counts)
         kind = " ".join((item.task, *ability.tags(item)))
