@@ -232,6 +232,14 @@ def test_weights_choose_families_and_makers(codec: Tokenizer) -> None:
     assert len(made.tokens) > 400
 
 
+def test_a_title_follows_an_answer_as_a_server_shows_it(codec: Tokenizer) -> None:
+    for number in range(20):
+        made = document(random.Random(number), codec, weights={"quick.title": 1}, chat=0, deep=0)
+        text = codec.decode(made.tokens)
+        assert text.count("<｜title｜>") == 1
+        assert "<think>" not in text
+
+
 def test_what_is_asked_far_back_was_said_before(codec: Tokenizer) -> None:
     rng = random.Random(5)
     for length in (128, 400, 2000):

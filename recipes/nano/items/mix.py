@@ -111,7 +111,9 @@ def document(
     shares = table(weights)
     tokens: list[int] = []
     for _ in range(_TRIES):
-        tokens = encode(codec, conversation(rng, mode, shares, options), mode)
+        messages = conversation(rng, mode, shares, options)
+        # a server shows no thought of a finished answer when it asks for a title
+        tokens = encode(codec, messages, "chat" if messages[-2].get("task") == "title" else mode)
         if len(tokens) <= length:
             break
     tokens = tokens[:length]
