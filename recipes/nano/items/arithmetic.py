@@ -90,8 +90,11 @@ def make_difference(rng: random.Random, least: int = 2, most: int = 4) -> Item:
         question = rng.choice(DIFFERENCE_FORMS).format(terms[0], -terms[1])
     else:
         question = rng.choice(FORMS).format(expression(rng, terms))
-    plus, minus = sum(t for t in terms if t > 0), -sum(t for t in terms if t < 0)
-    back = steps.add((abs(plus - minus), min(plus, minus)))  # the smaller side added again gives the larger one
+    if count == 2:
+        plus, minus = max(terms), -min(terms)
+        back = steps.add((abs(plus - minus), min(plus, minus)))  # the smaller side added again gives the larger one
+    else:
+        back = steps.total((sum(terms), -terms[-1]))  # what was there before the last term
     return solved("math", "difference", question, steps.total(terms), back, sum(terms), level=count - 2)
 
 

@@ -92,15 +92,24 @@ def compare(a: int, b: int) -> str:
 
 
 def total(terms: Sequence[int]) -> list[str]:
-    """Lines of a sum of terms with signs: the positive ones, the negative ones, then their difference."""
-    plus, minus = [n for n in terms if n >= 0], [-n for n in terms if n < 0]
-    lines = [line for part in (plus, minus) if len(part) > 1 for line in add(part)]
-    p, m = sum(plus), sum(minus)
-    if not minus:
-        return lines
-    if not plus or not p:
-        return [*lines, f"-{m}"]
-    lines.append(compare(p, m))
+    """Lines of a sum of two terms or more with signs, from left to right: what came before and the next term, again and
+    again. More than two are written once before, without blanks and words. The last token run is the sum."""
+    value, lines = terms[0], ["".join(f"{n:+}" for n in terms).removeprefix("+")] if len(terms) > 2 else []
+    for term in terms[1:]:
+        lines += _signed_pair(value, term)
+        value += term
+    return lines
+
+
+def _signed_pair(a: int, b: int) -> list[str]:
+    """Lines of `a+b`: a column sum where both have one sign, else a comparison and the difference; a negative result
+    stands alone at the end."""
+    if min(a, b) >= 0:
+        return add((a, b))
+    if max(a, b) <= 0:
+        return [*(add((-a, -b)) if a and b else ()), f"{a + b}"]
+    p, m = max(a, b), -min(a, b)
+    lines = [compare(p, m)]
     if p == m:
         return [*lines, "0"]
     return [*lines, *(subtract(p, m) if p > m else [*subtract(m, p), f"-{m - p}"])]
