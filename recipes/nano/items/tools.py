@@ -91,7 +91,12 @@ def _said(tool: Tool, values: list[Any], out: str) -> str:
 
 
 def _purpose(tool: Tool, values: list[Any]) -> str:
-    return f"{tool.name} for {values[0]}" if values and isinstance(values[0], str) else tool.name
+    """A call in a thought. Several arguments stand beside their names, in the order of the schema: the call that
+    follows repeats what is near, instead of names from the schema and values from the question in turn."""
+    if len(values) < 2:
+        return f"{tool.name} for {spoken(values[0])}" if values else tool.name
+    named = (f"{argument.name} {spoken(value)}" for argument, value in zip(tool.arguments, values, strict=True))
+    return f"{tool.name} for {', '.join(named)}"
 
 
 def _one(chat: _Chat, tool: Tool, task: str) -> None:
