@@ -92,10 +92,15 @@ def compare(a: int, b: int) -> str:
 
 
 def total(terms: Sequence[int]) -> list[str]:
-    """Lines of a sum of two terms or more with signs, from left to right: what came before and the next term, again and
-    again. More than two are written once before, without blanks and words. The last token run is the sum."""
-    value, lines = terms[0], ["".join(f"{n:+}" for n in terms).removeprefix("+")] if len(terms) > 2 else []
-    for term in terms[1:]:
+    """Lines of a sum of two terms or more with signs, from left to right. Where there are more than two, what is left
+    to add stands before each step, the value so far first, as in `add`: the thought ends where nothing is left. The
+    last token run is the sum."""
+    value, lines = terms[0], list[str]()
+    for i, term in enumerate(terms[1:], start=1):
+        if len(terms) > 2:
+            if lines and lines[-1] == str(value):
+                lines.pop()
+            lines.append(str(value) + "".join(f"{n:+}" for n in terms[i:]))
         lines += _signed_pair(value, term)
         value += term
     return lines
