@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dsv4.evals.suite import Suite
     from dsv4.verify.endpoint import Endpoint
 
-NOT_FINISHED = 2
+MISSING, BELOW = 3, 4  # exit codes beside those of every command: 1 failed with a message, 2 usage
 KEY_VARIABLE, JUDGE_KEY_VARIABLE = "DSV4_EVAL_KEY", "DSV4_EVAL_JUDGE_KEY"
 ROOT = Path(__file__).parents[2]  # of the checkout: recipes are no part of the installed package
 
@@ -37,9 +37,11 @@ def eval(
 ) -> None:
     """Run a benchmark against a server with OpenAI's interface, or against a model folder, which dsv4 serves meanwhile.
 
-    A run lies in a folder (--out) with every answer; the same command goes on with one that was stopped. The exit code
-    is 0 if all answers are there, 1 if the score is below --least, and 2 if answers are missing. A server that needs a
-    key gets that of DSV4_EVAL_KEY, a judge that of DSV4_EVAL_JUDGE_KEY.
+    A run lies in a folder (--out) with every answer; the same command goes on with one that was stopped. A server that
+    needs a key gets that of DSV4_EVAL_KEY, a judge that of DSV4_EVAL_JUDGE_KEY.
+
+    Exit codes: 0 all answers are there, 1 the run could not start or go on (the message says why), 2 a flag is wrong,
+    3 questions could not be answered, 4 all are answered and the score is below --least, 130 stopped with Ctrl-C.
 
     Parameters
     ----------
@@ -54,13 +56,14 @@ def eval(
     judge_model
         Its name. Default: the first that the server lists.
     """
+    from dsv4.cli.flags import to_stderr
     from dsv4.evals.kept import RunFolder
     from dsv4.evals.registry import suite_named
     from dsv4.evals.result import check_comparable
     from dsv4.evals.run import TokenPrice, make_plan, pilot
 
     cost = TokenPrice.from_text(outcome.price) if outcome.price else None
-    found = suite_named(_known(suite))
+    found = suite_named(suite, _recipe_suites())
     settings = asking.settings(found)
     if judge and found.judge is None:
         raise ValueError(f"--judge: the suite {found.name} is graded by rule")
@@ -71,9 +74,25 @@ def eval(
             check_comparable(identity, outcome.compare)
         folder = RunFolder(outcome.out or _default_folder(found.name, asking.mode, subject.name), identity, plan.items)
         _tell_plan(plan, folder)
-        problems, facts = _asked(plan, folder, subject, (judge, judge_model), cost, outcome.dry_run)
+        try:
+            problems, facts = _asked(plan, folder, subject, (judge, judge_model), cost, outcome.dry_run)
+        except KeyboardInterrupt:
+            to_stderr(f"stopped: {_kept(plan, folder)}")
+            raise
     if not outcome.dry_run:
-        sys.exit(_finish(plan, folder, identity, problems, facts | {"target": target}, outcome))
+        sys.exit(finish(plan, folder, identity, problems, facts | {"target": target}, outcome))
+    if problems:
+        _tell_reasons(problems)
+        sys.exit(MISSING)
+
+
+def _tell_reasons(problems: list[str]) -> None:
+    """Why the answers of a dry run could not be had."""
+    from dsv4.evals.result import reasons
+    from dsv4.observe import printable
+
+    for line in reasons(problems):
+        print(printable(line))
 
 
 def _default_folder(suite: str, mode: str, model: str) -> Path:
@@ -81,10 +100,9 @@ def _default_folder(suite: str, mode: str, model: str) -> Path:
     return Path("runs/eval") / safe
 
 
-def _known(suite: str) -> str:
-    """The suite of a recipe of this checkout has a file of its own; other names stay."""
-    file = ROOT / "recipes" / suite / "suite.py"
-    return f"recipes.{suite}.suite" if suite.isidentifier() and file.is_file() else suite
+def _recipe_suites() -> dict[str, str]:
+    """The modules of the suites of this checkout's recipes, by name."""
+    return {file.parent.name: f"recipes.{file.parent.name}.suite" for file in ROOT.glob("recipes/*/suite.py")}
 
 
 def _grader(suite: "Suite", judge: str, model: str) -> str:
@@ -180,6 +198,7 @@ def _asked(
     from dsv4.cli.progress import RunProgress
     from dsv4.evals.client import Client
     from dsv4.evals.run import PILOT, ask, estimate
+    from dsv4.observe import printable
 
     if len(folder.answers) >= len(plan.wanted):
         return [], {}
@@ -188,22 +207,25 @@ def _asked(
     with RunProgress(len(plan.wanted), len(folder.answers)) as bar:
         told: list[bool] = []
 
+        def tell(line: str) -> None:
+            bar.console.print(printable(line), markup=False, soft_wrap=True)
+
         def show(progress: "EvalProgress") -> None:
             if not told and progress.done >= plan.settings.concurrency and not dry_run:
                 told.append(True)
-                bar.console.print(estimate(progress, price), markup=False)
+                tell(estimate(progress, price))
             _show(bar, plan.settings.suite.name, progress)
 
-        judge = _judge(*judging)
+        judge = _judge(*judging, tell)
         most = PILOT if dry_run else None
-        progress, problems = ask(plan, folder, Client(endpoint), context, judge=judge, most=most, show=show)
+        progress, problems = ask(plan, folder, Client(endpoint, tell), context, judge=judge, most=most, show=show)
     if dry_run and progress.done:
         print(estimate(progress, price))
     facts = {"began": began, "seconds": round(progress.seconds, 1), "context": context or "not told"}
     return problems, facts
 
 
-def _judge(url: str, model: str) -> Any:
+def _judge(url: str, model: str, tell: Callable[[str], None]) -> Any:
     if not url:
         return None
     from dsv4.evals.client import Client
@@ -212,17 +234,17 @@ def _judge(url: str, model: str) -> Any:
 
     endpoint = Endpoint.from_environment(url, model, JUDGE_KEY_VARIABLE)
     named(endpoint)
-    return Client(endpoint)
+    return Client(endpoint, tell)
 
 
 def _show(bar: Any, name: str, progress: "EvalProgress") -> None:
     done = progress.before + progress.done
-    rate = progress.tokens / max(progress.seconds, 1e-9)
-    text = f"{100 * progress.value / progress.done:.1f} so far, {rate:,.0f} tokens/s, {progress.cut} cut, "
+    rate = "" if progress.rate is None else f"{progress.rate:,.0f} tokens/s, "
+    text = f"{100 * progress.value / progress.done:.1f} so far, {rate}{progress.cut} cut, "
     bar.show(done, f"{done:,} of {progress.total:,}", name, text + f"{progress.left / 60:.1f} minutes left")
 
 
-def _finish(
+def finish(
     plan: "EvalPlan",
     folder: "RunFolder",
     identity: dict[str, Any],
@@ -256,5 +278,15 @@ def _finish(
         print(printable(line))
     print(f"report: {folder.folder / REPORT}")
     if result["missing"]:
-        return NOT_FINISHED
-    return int(outcome.least is not None and result["score"]["value"] < outcome.least)
+        print(printable(_kept(plan, folder)))
+        return MISSING
+    if outcome.least is not None and result["score"]["value"] < outcome.least:
+        print(f"{result['score']['value']:.1f} is below --least {outcome.least:g}")
+        return BELOW
+    return 0
+
+
+def _kept(plan: "EvalPlan", folder: "RunFolder") -> str:
+    """What a run that is not complete has, and how it goes on."""
+    done, total = len(folder.answers), len(plan.wanted)
+    return f"{done:,} of {total:,} answers are kept in {folder.folder}; the same command asks only for the other ones"

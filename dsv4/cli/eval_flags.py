@@ -85,9 +85,9 @@ class OutcomeFlags:
     out
         Folder of the run. Default: runs/eval/SUITE-MODE-MODEL.
     compare
-        Folder of another run of the suite, for a paired comparison.
+        Folder of another run of the suite, for a paired comparison; it does not change the exit code.
     least
-        Score below which the exit code is 1.
+        Score below which the exit code is 4.
     price
         Of a million tokens, PROMPT,ANSWER, for the estimate.
     dry_run

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsv4.evals.extra import needs_extra
+from dsv4.evals.retries import Retries, Tell
 from dsv4.evals.suite import Mode
 from dsv4.verify.answer import Answer, StreamedAnswer
 from dsv4.verify.endpoint import CHAT, Endpoint, RefusedError, UnreachableError, decoded, error_text
@@ -21,17 +22,22 @@ def switches(mode: Mode) -> dict[str, Any]:
 class Client:
     """Asks one endpoint, from any event loop."""
 
-    def __init__(self, endpoint: Endpoint, silence: float = 600.0) -> None:
-        """silence: seconds without a byte after which the endpoint counts as lost."""
+    def __init__(self, endpoint: Endpoint, tell: Tell = lambda text: None, silence: float = 600.0) -> None:
+        """tell: shows the user that requests are sent again. silence: seconds without a byte after which the endpoint
+        counts as lost."""
         headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         # an answer takes longer than a connection, and what stays open would outlive inspect's event loop
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self.endpoint = endpoint
+        self.endpoint, self._retries = endpoint, Retries(endpoint.url, tell)
         self._http = httpx.AsyncClient(headers=headers, timeout=silence, limits=limits)
 
     async def ask(self, body: Mapping[str, Any]) -> Answer:
-        """A streamed chat completion, put together. Raises RefusedError, and UnreachableError also where the stream
-        ends too early or has an error in it: such an answer is no answer of the model."""
+        """A streamed chat completion, put together, after several tries if need be. Raises RefusedError, and
+        UnreachableError also where the stream ends too early or has an error in it: such an answer is no answer of the
+        model."""
+        return await self._retries.ask(lambda: self._asked(body))
+
+    async def _asked(self, body: Mapping[str, Any]) -> Answer:
         url, merged = self.endpoint.url + CHAT, StreamedAnswer()
         try:
             async with self._http.stream("POST", url, json=self.endpoint.streaming(body)) as response:
@@ -41,7 +47,7 @@ class Client:
                     if line.startswith("data:"):
                         merged.take(line[5:].strip())
         except httpx.HTTPError as error:
-            raise UnreachableError(f"{self.endpoint.url}: {error or type(error).__name__}") from error
+            raise UnreachableError(str(error) or type(error).__name__) from error
         answer = merged.answer()
         if answer.finish is None:
             raise UnreachableError("; ".join(answer.problems))

@@ -7,7 +7,7 @@ from typing import Any
 
 from dsv4.evals.heat_map import heat_map_html
 from dsv4.evals.kept import ANSWERS, KeptAnswer
-from dsv4.evals.result import comparison, shown
+from dsv4.evals.result import BASE, NO_COUNTS, comparison, shown
 from dsv4.verify.html import document, table
 
 TRANSCRIPTS = 400  # on the page; all are in the file of answers
@@ -62,7 +62,14 @@ def _figures(result: Mapping[str, Any]) -> str:
         "prompt tokens in all": tokens["prompt"],
         "answer tokens in all": tokens["answer"],
     }
-    parts.append(table((), ((escape(name), f"{value:,.4g}") for name, value in more.items()), numbers=1))
+    if 0 < tokens["counted"] < result["answers"]:
+        more["answers with usage counts"] = tokens["counted"]
+    rows = ((escape(name), "unknown" if value is None else f"{value:,.4g}") for name, value in more.items())
+    parts.append(table((), rows, numbers=1))
+    if not tokens["counted"]:
+        parts.append(f'<p class="quiet">Tokens are unknown: {NO_COUNTS}.</p>')
+    if reason := result["facts"].get("no further figures"):
+        parts.append(f'<p class="quiet">No further figures: {escape(reason)}.</p>')
     return "\n".join(parts)
 
 
@@ -71,7 +78,7 @@ def _published(result: Mapping[str, Any]) -> str:
     rows += [
         (
             escape(one["model"]),
-            escape(one["mode"] or "-"),
+            escape(one["mode"] or BASE),
             f"{one['value']:g}",
             escape(one["source"]),
             escape(one["setting"]),
@@ -106,7 +113,8 @@ def _transcript(kept: KeptAnswer) -> str:
     one = kept.graded
     colour = "good" if one.value == 1 else "bad" if one.value == 0 else "warn"
     head = f'<span class="{colour}">{one.value:.3g}</span> {escape(one.item)}, answer {one.sample + 1}'
-    facts = f"{one.tokens:,} tokens, {one.seconds:.1f} s, ended by {escape(one.finish or 'nothing')}"
+    tokens = "tokens unknown" if one.tokens is None else f"{one.tokens:,} tokens"
+    facts = f"{tokens}, {one.seconds:.1f} s, ended by {escape(one.finish or 'nothing')}"
     parts = [f"<h3>{escape(str(message['role']))}</h3>{_text(message.get('content'))}" for message in kept.messages]
     if reasoning := kept.answer.get("reasoning"):
         parts.append(f"<details><summary>reasoning</summary>{_text(reasoning)}</details>")

@@ -8,7 +8,6 @@ from dsv4.evals.client import Client
 from dsv4.evals.extra import needs_extra
 from dsv4.evals.suite import Message
 from dsv4.verify.answer import Answer, Call
-from dsv4.verify.endpoint import RefusedError, UnreachableError
 
 with needs_extra():
     from inspect_ai.model import (  # pyrefly: ignore[missing-import]  (an extra)
@@ -56,10 +55,8 @@ class EndpointModel(ModelAPI):
         return _output(self.model_name, await self._client.ask(body))
 
     def should_retry(self, ex: BaseException) -> bool:
-        """An endpoint that is busy, restarting or lost for a moment."""
-        if isinstance(ex, RefusedError):
-            return ex.status in (408, 409, 425, 429) or ex.status >= 500
-        return isinstance(ex, UnreachableError)
+        """Never: the client has tried again, and told so."""
+        return False
 
     def connection_key(self) -> str:
         """Requests of one endpoint share a limit."""
@@ -112,10 +109,11 @@ def _output(model: str, answer: Answer) -> ModelOutput:
     thought: list[Any] = [ContentReasoning(reasoning=answer.reasoning)] if answer.reasoning else []
     calls = "".join(f"\n[call of {call.name}: {call.arguments}]" for call in answer.calls)
     message = ChatMessageAssistant(content=[*thought, ContentText(text=answer.content + calls)], model=model)
-    prompt, sampled = answer.count("prompt_tokens") or 0, answer.count("completion_tokens") or 0
+    prompt, sampled = answer.count("prompt_tokens"), answer.count("completion_tokens")
+    known = prompt is not None and sampled is not None
     return ModelOutput(
         model=model,
         choices=[ChatCompletionChoice(message=message, stop_reason=_REASONS.get(answer.finish, "unknown"))],
-        usage=ModelUsage(input_tokens=prompt, output_tokens=sampled, total_tokens=prompt + sampled),
+        usage=ModelUsage(input_tokens=prompt, output_tokens=sampled, total_tokens=prompt + sampled) if known else None,
         metadata={"answer": kept_answer(answer)},
     )

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +16,10 @@ def suite_names() -> tuple[str, ...]:
     return tuple(sorted(found.name for found in pkgutil.iter_modules(suites.__path__)))
 
 
-def suite_named(name: str) -> Suite:
-    """A suite of ours by its name; else the SUITE of a Python file, or of a module (`package.module`). Raises
-    ValueError."""
+def suite_named(name: str, more: Mapping[str, str] | None = None) -> Suite:
+    """A suite of ours by its name; else the SUITE of a Python file, or of a module (`package.module`). more: further
+    names and their modules. Raises ValueError."""
+    name = (more or {}).get(name, name)
     if name in suite_names():
         return _suite(importlib.import_module(f"{suites.__name__}.{name}"), name)
     if name.endswith(".py"):
@@ -27,7 +29,8 @@ def suite_named(name: str) -> Suite:
             return _suite(importlib.import_module(name), name)
         except ModuleNotFoundError as error:
             raise ValueError(f"--suite {name}: {error}") from None
-    raise ValueError(f"--suite must be one of {', '.join(suite_names())}, a Python file or a module, got {name!r}")
+    names = ", ".join(sorted({*suite_names(), *(more or {})}))
+    raise ValueError(f"--suite must be one of {names}, a Python file (NAME.py) or a module, got {name!r}")
 
 
 def _module_of(file: Path) -> ModuleType:

@@ -10,6 +10,9 @@ from dsv4.evals.heat_map import heat_map
 from dsv4.evals.kept import KeptAnswer, read_run, read_settings
 from dsv4.evals.suite import Graded, Suite
 
+NO_COUNTS = "the server sends no usage counts"
+BASE = "base model"  # in the place of the mode of a published figure
+
 
 def result_of(
     suite: Suite,
@@ -32,7 +35,7 @@ def result_of(
         "missing": expected - len(graded),
         "problems": _counted(problems),
         "facts": dict(facts),
-        "published": [asdict(one) for one in suite.published],
+        "published": [asdict(one) for one in suite.published if one.mode in ("", identity["mode"])],
     }
     if not graded:
         return found
@@ -48,15 +51,23 @@ def result_of(
             found["facts"]["no further figures"] = str(error)
     if suite.axes is not None:
         found["map"] = heat_map(graded, suite.axes)
-    found["tokens"] = {
-        "prompt": sum(one.prompt_tokens for one in graded),
-        "answer": sum(one.tokens for one in graded),
-        "answer_mean": sum(one.tokens for one in graded) / len(graded),
-        "cut": sum(one.finish == "length" for one in graded) / len(graded),
-    }
+    found["tokens"] = _tokens(graded)
     if against is not None:
         found["comparison"] = _compared(identity, graded, against)
     return found
+
+
+def _tokens(graded: Sequence[Graded]) -> dict[str, Any]:
+    """Sums and the mean are of the answers whose tokens the server counted (`counted`); None if there are none."""
+    prompts = [one.prompt_tokens for one in graded if one.prompt_tokens is not None]
+    answers = [one.tokens for one in graded if one.tokens is not None]
+    return {
+        "prompt": sum(prompts) if prompts else None,
+        "answer": sum(answers) if answers else None,
+        "answer_mean": sum(answers) / len(answers) if answers else None,
+        "counted": min(len(prompts), len(answers)),
+        "cut": sum(one.finish == "length" for one in graded) / len(graded),
+    }
 
 
 def _mean(graded: Sequence[Graded]) -> dict[str, Any]:
@@ -119,15 +130,23 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     found += [f"  {name}: {value:.4g}" for name, value in result["figures"].items()]
     if "no further figures" in result["facts"]:
         found.append(f"  no further figures: {result['facts']['no further figures']}")
-    tokens = result["tokens"]
-    found.append(f"  {tokens['answer_mean']:,.0f} tokens an answer, {100 * tokens['cut']:.1f} % cut by the limit")
+    found.append(f"  {_length(result)}, {100 * result['tokens']['cut']:.1f} % cut by the limit")
     for one in result["published"]:
-        mode = f" {one['mode']}" if one["mode"] else ""
         setting = f"; {one['setting']}" if one["setting"] else ""
-        found.append(f"  published: {one['model']}{mode} {one['value']:g} ({one['source']}{setting})")
+        found.append(f"  published: {one['model']}, {one['mode'] or BASE}: {one['value']:g} ({one['source']}{setting})")
     if "comparison" in result:
         found.append(f"  {comparison(result['comparison'])}")
     return found + _missing(result)
+
+
+def _length(result: Mapping[str, Any]) -> str:
+    tokens = result["tokens"]
+    if tokens["answer_mean"] is None:
+        return f"tokens of an answer unknown ({NO_COUNTS})"
+    text = f"{tokens['answer_mean']:,.0f} tokens an answer"
+    if tokens["counted"] == result["answers"]:
+        return text
+    return f"{text} ({tokens['counted']:,} of {result['answers']:,} answers came with counts)"
 
 
 def comparison(found: Mapping[str, Any]) -> str:
@@ -143,5 +162,13 @@ def comparison(found: Mapping[str, Any]) -> str:
 def _missing(result: Mapping[str, Any]) -> list[str]:
     if not result["missing"]:
         return []
-    reasons = [f"  {times} times: {reason}" for reason, times in result["problems"].items()]
-    return [f"{result['missing']:,} answers are missing; the same command goes on with them", *reasons]
+    return [f"{result['missing']:,} answers are missing", *_times(result["problems"])]
+
+
+def reasons(problems: Sequence[str]) -> list[str]:
+    """Why answers could not be had, for a terminal."""
+    return _times(_counted(problems))
+
+
+def _times(problems: Mapping[str, int]) -> list[str]:
+    return [f"  {times} times: {reason}" for reason, times in problems.items()]

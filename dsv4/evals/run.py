@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsv4.evals.data import Data, chosen, load, missing_field
 from dsv4.evals.kept import LOGS, KeptAnswer, RunFolder
+from dsv4.evals.result import NO_COUNTS
 from dsv4.evals.suite import Ask, Generate, Item, Mode, Suite, estimated_tokens
 
 if TYPE_CHECKING:
@@ -125,13 +126,15 @@ def make_plan(settings: EvalSettings, count_tokens: Callable[[str], int] = estim
 
 @dataclass(slots=True)
 class EvalProgress:
-    """How far a run is. total: answers of the whole run. before: those that were there when it started. cut: ended by
-    their limit."""
+    """How far a run is. total: answers of the whole run. before: those that were there when it started. counted: of
+    those since, the ones that came with counts of tokens; prompt_tokens and tokens are theirs. cut: ended by their
+    limit."""
 
     total: int
     before: int
     done: int = 0
     value: float = 0.0
+    counted: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
     cut: int = 0
@@ -142,14 +145,21 @@ class EvalProgress:
         one = answer.graded
         self.done += 1
         self.value += one.value
-        self.prompt_tokens += one.prompt_tokens
-        self.tokens += one.tokens
+        if one.prompt_tokens is not None and one.tokens is not None:
+            self.counted += 1
+            self.prompt_tokens += one.prompt_tokens
+            self.tokens += one.tokens
         self.cut += one.finish == "length"
 
     @property
     def seconds(self) -> float:
         """Since the run started or went on."""
         return time.monotonic() - self.began
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens of answers in a second; None where the server does not count all of them."""
+        return self.tokens / max(self.seconds, 1e-9) if self.counted == self.done else None
 
     @property
     def left(self) -> float:
@@ -183,13 +193,14 @@ class TokenPrice:
 def estimate(progress: EvalProgress, price: TokenPrice | None) -> str:
     """What the rest of a run costs, from the answers so far."""
     left = progress.total - progress.before - progress.done
-    prompt, tokens = progress.prompt_tokens / progress.done, progress.tokens / progress.done
-    rate = progress.tokens / max(progress.seconds, 1e-9)
+    begun, minutes = f"estimate from {progress.done} answers: {left:,} more", f"{progress.left / 60:,.1f} minutes"
+    if not progress.counted:
+        what = "tokens" if price is None else "tokens and cost"
+        return f"{begun}, {minutes}; {what} unknown: {NO_COUNTS}"
+    prompt, tokens = progress.prompt_tokens / progress.counted, progress.tokens / progress.counted
+    rate = "" if progress.rate is None else f" at {progress.rate:,.0f} tokens/s"
     cost = "" if price is None else f", {price.of(left * prompt, left * tokens):.2f} at the price given"
-    return (
-        f"estimate from {progress.done} answers: {left:,} more x ({prompt:,.0f} prompt + {tokens:,.0f} answer) tokens, "
-        f"{progress.left / 60:,.1f} minutes at {rate:,.0f} tokens/s{cost}"
-    )
+    return f"{begun} x ({prompt:,.0f} prompt + {tokens:,.0f} answer) tokens, {minutes}{rate}{cost}"
 
 
 def ask(

@@ -68,7 +68,7 @@ class Score:
 @dataclass(frozen=True, slots=True)
 class Graded:
     """One scored answer. item, sample: which. finish: why the answer ended. prompt_tokens, tokens: of prompt and
-    answer. data: that of the item."""
+    answer, None where the server did not count them. data: that of the item."""
 
     item: str
     sample: int
@@ -77,8 +77,8 @@ class Graded:
     cluster: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
     finish: str = ""
-    prompt_tokens: int = 0
-    tokens: int = 0
+    prompt_tokens: int | None = None
+    tokens: int | None = None
     seconds: float = 0.0
     data: Mapping[str, Any] = field(default_factory=dict)
 

@@ -21,7 +21,6 @@ with needs_extra():
     from inspect_ai.model import GenerateConfig, get_model  # pyrefly: ignore[missing-import]
 
 _ERRORS = 20  # answers that cannot be had, after which a run ends: the endpoint is gone
-_RETRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def ask_all(
         fail_on_error=_ERRORS,
         max_samples=asking.concurrency,
         max_connections=asking.concurrency,
-        max_retries=_RETRIES,
+        max_retries=0,
         log_model_api=False,
         log_realtime=False,
         ctl_server=False,
@@ -107,12 +106,19 @@ def _ask(asking: Asking, items: Mapping[str, tuple[Item, int]]) -> solver.Solver
         play = asking.suite.play
         answer = await (talk(item.messages, item.tools) if play is None else play(item, talk))
         state.metadata["answer"], state.metadata["asked"] = kept_answer(answer), [dict(message) for message in asked]
-        state.metadata["prompt_tokens"] = sum(one.count("prompt_tokens") or 0 for one in told)
-        state.metadata["tokens"] = sum(one.count("completion_tokens") or 0 for one in told)
+        state.metadata["prompt_tokens"] = _counted(told, "prompt_tokens")
+        state.metadata["tokens"] = _counted(told, "completion_tokens")
         state.metadata["seconds"] = round(time.monotonic() - began, 3)
         return state
 
     return solve
+
+
+def _counted(told: Sequence[Answer], name: str) -> int | None:
+    """A count of tokens over the turns of a conversation; None where a turn came without it."""
+    counts = [one.count(name) for one in told]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 @scorer.scorer(metrics=[scorer.mean()])

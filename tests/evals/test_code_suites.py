@@ -139,7 +139,14 @@ def test_the_rating_of_a_run() -> None:
     def graded(values: dict[str, list[int]]) -> list[Graded]:
         people = [[1500.0, 900.0], [1500.0, 0.0]]
         data = {
-            problem: {"contest": "c", "problem": problem, "points": 500, "solvers": [], "people": people}
+            problem: {
+                "contest": "c",
+                "problem": problem,
+                "points": 500,
+                "solvers": [],
+                "people": people,
+                "problems": len(values),
+            }
             for problem in values
         }
         return [
@@ -155,6 +162,18 @@ def test_the_rating_of_a_run() -> None:
     assert few == {"rating, 2 answers drawn": pytest.approx(1500, abs=0.01)}
     both = codeforces.SUITE.summary(graded({"A": [1] * 12, "B": [1] * 12}))
     assert both["rating"] == pytest.approx(4000, abs=0.01)
+
+
+def test_a_rating_needs_whole_contests() -> None:
+    summary = codeforces.SUITE.summary
+    assert summary is not None
+    whole = items(codeforces.SUITE)
+    graded = [Graded(item.id, 0, 0.0, data=item.data) for item in whole]
+    assert list(summary(graded)) == ["rating, 1 answers drawn"]
+    one = summary(graded[:4])
+    assert one == {"rating (whole contests: 1 of 2), 1 answers drawn": summary(graded[:3])["rating, 1 answers drawn"]}
+    with pytest.raises(ValueError, match="a rating needs whole contests, and none of the 2 in this run"):
+        summary(graded[1:4])
 
 
 def test_pass_at_k_of_a_run() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dsv4.cli.eval import eval as run_eval
 from dsv4.evals.data import chosen, load, read_rows
 from dsv4.evals.registry import suite_named, suite_names
 from dsv4.evals.suite import Generate, HubData, Item, PackageData, Row, Score, Suite
@@ -157,6 +158,9 @@ def test_suites_by_name(tmp_path: Path) -> None:
         assert suite_named(name).name == name
     with pytest.raises(ValueError, match="gsm8k"):
         suite_named("nothing")
+    with pytest.raises(ValueError, match=r"one of .*, mrcr, nano, needle, .*got 'nothing'"):
+        run_eval("http://127.0.0.1:9", suite="nothing")
+    assert suite_named("short", {"short": "dsv4.evals.suites.gsm8k"}).name == "gsm8k"
     with pytest.raises(ValueError, match="no such file"):
         suite_named("nothing.py")
     with pytest.raises(ValueError, match="No module"):

@@ -1,13 +1,17 @@
 """Runs against a server of ours with a stub for a model: through inspect-ai, kept, resumed, compared, shown."""
 
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsv4.cli.eval import BELOW, MISSING
 from dsv4.cli.eval import eval as run_eval
 from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
 from dsv4.encoding import Tokenizer
@@ -65,7 +69,7 @@ def test_a_run_from_the_command_line(tokenizer: Tokenizer, tmp_path: Path, capsy
     out = tmp_path / "run"
     stub = server(tokenizer, lambda prompt: right(prompt) if "48 hens" not in prompt else "Hm</think>\\boxed{<b>}")
     with listening(stub) as url:
-        assert code(url, out, mode="max", max_tokens=64, least=90.0) == 1
+        assert code(url, out, mode="max", max_tokens=64, least=90.0) == BELOW
         assert code(url, out, mode="max", max_tokens=64, least=80.0) == 0, "a complete run is only shown"
     assert len(stub.generator.calls) == 6
     params = stub.generator.calls[0].params
@@ -131,9 +135,9 @@ def test_a_dry_run_gets_four_answers_and_tells_the_rest(
 
 
 def test_an_endpoint_that_fails(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsv4.evals.task._RETRIES", 0)
+    monkeypatch.setattr("dsv4.evals.retries.WAITS", ())
     with listening(server(tokenizer, right, error="broken")) as url:
-        assert code(url, tmp_path / "a", limit=2) == 2
+        assert code(url, tmp_path / "a", limit=2) == MISSING
     result = json.loads((tmp_path / "a" / RESULT).read_text())
     assert (result["answers"], result["missing"]) == (0, 2)
     assert sum(result["problems"].values()) == 2
@@ -150,6 +154,82 @@ def test_a_key_reaches_the_server_and_no_file(
         assert code(url, tmp_path / "a", limit=1) == 0
     for file in (tmp_path / "a").rglob("*"):
         assert file.is_dir() or b"secret-4711" not in file.read_bytes()
+
+
+@contextmanager
+def bare_server(answers: int) -> Iterator[str]:
+    """A server that streams so many answers, without usage counts, and then is gone."""
+    left = [answers]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200 if self.path == "/v1/models" else 404, b'{"data": [{"id": "bare"}]}')
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.path != "/v1/chat/completions":
+                return self._send(404, b"{}")
+            left[0] -= 1
+            if left[0] < 0:
+                listener.server_close()  # further connections are refused; this one ends without a response
+                return None
+            said = right(body.decode()).partition("</think>")[2]
+            delta = {
+                "choices": [{"index": 0, "delta": {"role": "assistant", "content": said}, "finish_reason": "stop"}]
+            }
+            return self._send(200, f"data: {json.dumps(delta)}\n\ndata: [DONE]\n\n".encode())
+
+        def _send(self, status: int, data: bytes) -> None:
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *told: object) -> None:
+            pass
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def serve() -> None:
+        with suppress(OSError, ValueError):  # it is closed while it listens
+            listener.serve_forever(0.02)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.server_address[1]}"
+    finally:
+        listener.shutdown()
+        listener.server_close()
+        thread.join(10)
+
+
+def test_a_server_that_dies_is_told_of_and_what_is_there_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsv4.evals.retries.WAITS", (0.01, 0.02))
+    with bare_server(2) as url:
+        assert code(url, tmp_path / "a", concurrency=1) == MISSING
+    text, progress = capsys.readouterr()
+    assert f"{url}: " in progress
+    assert "try 2 of 3, the last one at about" in progress
+    assert f"{url}: given up after 3 tries" in progress
+    assert f"{url}: given up after 3 tries" in text
+    assert f"2 of 6 answers are kept in {tmp_path / 'a'}; the same command asks only for the other ones" in text
+    assert "tokens of an answer unknown (the server sends no usage counts)" in text
+    assert json.loads((tmp_path / "a" / RESULT).read_text())["tokens"]["answer"] is None
+
+
+def test_a_dry_run_whose_server_is_gone_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsv4.evals.retries.WAITS", ())
+    with bare_server(0) as url:
+        assert code(url, tmp_path / "a", dry_run=True) == MISSING
+    assert f"{url}: given up after 1 tries" in capsys.readouterr().out
+    with bare_server(9) as url:
+        start(url, tmp_path / "b", dry_run=True, price="1,2")
+    assert "tokens and cost unknown: the server sends no usage counts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", suite_names())

@@ -11,7 +11,7 @@ points]], "people": [[rating, points in the contest]]} (people: in one problem o
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from dsv4.evals.code_answers import last_block
@@ -22,17 +22,18 @@ from dsv4.evals.suite import Answer, Ask, Generate, Graded, Item, Row, Score, Su
 from dsv4.evals.suites.livecodebench import prompt
 
 ANSWERS = 32
-_RECORD = ("contest", "problem", "points", "solvers", "people")
+_RECORD = ("contest", "problem", "points", "solvers", "people", "problems")
 
 
 def _join(rows: Sequence[Row]) -> list[Row]:
-    """Each problem with the people of its contest: some may be left out of a run. Raises ValueError for a contest
-    without people."""
+    """Each problem with the people of its contest, and with the number of its problems: some may be left out of a run.
+    Raises ValueError for a contest without people."""
     people = {row["contest"]: row["people"] for row in rows if row.get("people")}
+    problems = Counter(row["contest"] for row in rows)
     for row in rows:
         if row["contest"] not in people:
             raise ValueError(f"--data: people: contest {row['contest']!r} has none")
-    return [{**row, "people": people[row["contest"]]} for row in rows]
+    return [{**row, "people": people[row["contest"]], "problems": problems[row["contest"]]} for row in rows]
 
 
 def _item(row: Row, ask: Ask) -> Item:
@@ -62,15 +63,29 @@ def contests_of(graded: Sequence[Graded]) -> list[Contest]:
 
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
-    """The rating; of fewer than 10 answers to a problem, all are drawn, and the figure's name says how many."""
+    """The rating from the contests of which every problem was answered; of fewer than 10 answers to a problem, all are
+    drawn, and the figure's name says how many. Raises ValueError where no contest is whole: a rank comes of the points
+    in a whole contest."""
     if not graded:
         return {}
+    asked = grouped(graded, lambda one: one.data["contest"])
+    whole = [one for some in asked.values() if _is_whole(some) for one in some]
     answers: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
-    for (contest, problem), some in grouped(graded, lambda one: (one.data["contest"], one.data["problem"])).items():
+    for (contest, problem), some in grouped(whole, lambda one: (one.data["contest"], one.data["problem"])).items():
         answers[contest][problem] = (len(some), sum(one.value == 1 for one in some))
+    if not answers:
+        raise ValueError(
+            f"a rating needs whole contests, and none of the {len(asked)} in this run has answers to all its problems"
+        )
     drawn = min(DRAWN, *(total for problems in answers.values() for total, _ in problems.values()))
-    name = "rating" if drawn == DRAWN else f"rating, {drawn} answers drawn"
-    return {name: mean_rating(contests_of(graded), answers, drawn)}
+    name = "rating" if len(answers) == len(asked) else f"rating (whole contests: {len(answers)} of {len(asked)})"
+    name += "" if drawn == DRAWN else f", {drawn} answers drawn"
+    return {name: mean_rating(contests_of(whole), answers, drawn)}
+
+
+def _is_whole(answers: Sequence[Graded]) -> bool:
+    """Whether the answers to problems of one contest are to all of them."""
+    return len({one.data["problem"] for one in answers}) == answers[0].data["problems"]
 
 
 # statement, then input -> output

@@ -46,12 +46,13 @@ def _score(item: Item, answer: Answer) -> Score:
 
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
-    """The mean ratio of each published bin that has answers."""
+    """The mean ratio of each published bin that has answers. Raises ValueError for answers of unknown length."""
     bins: dict[int, list[float]] = defaultdict(list)
     for each in graded:
+        if each.prompt_tokens is None or each.tokens is None:
+            raise ValueError("bins are of tokens, and the server sends no usage counts")
         used = each.prompt_tokens + each.tokens
-        if used:
-            bins[next((size for size in _BINS if used <= size), _BINS[-1])].append(each.value)
+        bins[next((size for size in _BINS if used <= size), _BINS[-1])].append(each.value)
     return {f"to {label(size)}": sum(values) / len(values) for size, values in sorted(bins.items())}
 
 
