@@ -346,7 +346,9 @@ class TokenGenerator(Protocol):
     """What an engine offers. `context_length` is the largest prompt plus completion in tokens."""
 
     @property
-    def context_length(self) -> int: ...
+    def context_length(self) -> int:
+        """The most tokens of a prompt and its answer."""
+        ...
 
     def stream(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None

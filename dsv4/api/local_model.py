@@ -83,10 +83,12 @@ class LocalModel:
 
     @property
     def config(self) -> ModelConfig:
+        """Of the model."""
         return self.model.config
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """Of the folder. Raises FileNotFoundError where it has none."""
         if self._tokenizer is None:
             raise FileNotFoundError(f"model {self.name} has no tokenizer.json: only token ids work")
         return self._tokenizer

@@ -61,6 +61,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:

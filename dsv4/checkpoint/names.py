@@ -31,10 +31,15 @@ class Layout:
 
 
 RELEASE = Layout("release", "fp8", "fp4")
+"""Of the released models: linears in FP8, routed experts in FP4, scales that are powers of two (E8M0)."""
 RELEASE_FP8 = Layout("release_fp8", "fp8", "fp8")
+"""As RELEASE, with routed experts in FP8: for engines that cannot compute FP4."""
 BASE = Layout("base", "fp8", "fp8", torch.float32)
+"""Of the released Base models: all linears in FP8, scales in float32."""
 BF16 = Layout("bf16", "bf16", "bf16")
+"""All linears in bfloat16."""
 FP32 = Layout("fp32", "fp32", "fp32")
+"""All linears in float32."""
 # FP4 experts among floats: what a GGUF file of MXFP4 experts becomes without rounding
 BF16_FP4 = Layout("bf16_fp4", "bf16", "fp4")
 FP32_FP4 = Layout("fp32_fp4", "fp32", "fp4")
@@ -43,6 +48,7 @@ W4A16 = Layout("w4a16", "bf16", "w4a16")
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {layout.name: layout for layout in (RELEASE, RELEASE_FP8, BASE, BF16, FP32, BF16_FP4, FP32_FP4)}
 )
+"""The layouts that are read and written, by name."""
 
 
 def stored(parameter: Parameter, layout: Layout) -> dict[str, TensorSpec]:

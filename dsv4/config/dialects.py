@@ -15,6 +15,7 @@ from dsv4.config.ranges import RANGES, field_number, number, shown
 from dsv4.config.rope import read_rope
 
 CSA_RATIO = 4
+"""Tokens of an entry of a CSA layer (report 2.3.1)."""
 ATTENTION_NAMES = {
     "swa": "sliding_attention",
     "csa": "compressed_sparse_attention",

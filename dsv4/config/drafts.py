@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 DraftChoice = Literal["auto", "none", "ngram", "head", "both"]
+"""How tokens are drafted; `dsv4.load` says what each name means."""
 # the most tokens of a looked-up draft: eight rows with the sampled token; nine cost half as much again (docs/speed.md)
 LOOKUP = 7
 MOST_CHECKED = 32  # looked-up tokens that one step checks, of all its requests together

@@ -17,6 +17,7 @@ from dsv4.config.ranges import MOST_EXPERTS, RANGES, field_number
 from dsv4.config.rope import Yarn
 
 HCA_RATIOS = (16, 32, 64, 128, 256)
+"""Tokens of an entry that an HCA layer may have; the released models have 128."""
 
 
 class AttentionKind(StrEnum):
@@ -64,6 +65,7 @@ class LayerSpec:
 
     @property
     def kind(self) -> AttentionKind:
+        """Follows from the ratio."""
         if self.ratio == 0:
             return AttentionKind.SWA
         return AttentionKind.CSA if self.ratio == CSA_RATIO else AttentionKind.HCA

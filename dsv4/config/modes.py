@@ -3,7 +3,9 @@
 from typing import Literal, get_args
 
 Mode = Literal["fp32", "bf16", "release"]
-ModeChoice = Literal["auto", "fp32", "bf16", "release"]  # auto: the mode of the folder's weights
+"""Numerics: floats of 32 or 16 bits, or those of the released models (FP8 and FP4 with rounded activations)."""
+ModeChoice = Literal["auto", "fp32", "bf16", "release"]
+"""A Mode, or `auto`: that of the folder's weights."""
 
 
 def check_mode(name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from dsv4.encoding.dialect import V4, V4_0731, V41, Dialect
 
 DIALECTS = {dialect.name: dialect for dialect in (V4, V4_0731, V41)}
+"""All dialects by name."""
 # stands in the effort texts of the final weights' encoding script, and in no other
 NEW_EFFORT = "Beyond maximum"
 

@@ -41,3 +41,4 @@ class ToolCallEnd:
 
 
 Delta = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallArguments | ToolCallEnd
+"""What a stream of text is made of."""

@@ -166,11 +166,13 @@ class Dialect:
 
 
 V4 = Dialect(name="v4")
+"""Of the preview weights (24 April 2026)."""
 V4_0731 = replace(
     V4,
     name="v4-0731",
     efforts=(("low", ""), ("high", EFFORT_NO_SHORTCUTS), ("max", EFFORT_BEYOND_MAXIMUM)),
 )
+"""Of the final weights, with other texts for the efforts of reasoning."""
 V41 = replace(
     V4,
     name="v4.1",
@@ -188,6 +190,7 @@ V41 = replace(
     namespace_separator="::",
     service=True,
 )
+"""Of V4.1."""
 
 
 @lru_cache

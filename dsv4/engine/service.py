@@ -46,6 +46,7 @@ class EngineService:
 
     @property
     def context_length(self) -> int:
+        """As in TokenGenerator."""
         return self._engine.context_length
 
     @property

@@ -26,7 +26,6 @@ class Repository:
         return self.name.partition("/")[2]
 
 
-# bytes: the published total sizes of the indexes; those of the Base models are counted from their layout
 RELEASED = {
     "flash": Repository("deepseek-ai/DeepSeek-V4-Flash", 159_609_485_896),
     "pro": Repository("deepseek-ai/DeepSeek-V4-Pro", 864_704_792_696),
@@ -35,6 +34,8 @@ RELEASED = {
     "flash-base": Repository("deepseek-ai/DeepSeek-V4-Flash-Base"),
     "pro-base": Repository("deepseek-ai/DeepSeek-V4-Pro-Base"),
 }
+"""The released models by short name. Sizes are the published totals of the indexes, in bytes; those of the Base models
+are counted from their layout."""
 
 
 def repository(text: str) -> Repository | None:

@@ -1,5 +1,6 @@
 """The documents as a site. Tests that build it need the extra `docs`; CI checks links in tests/architecture."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -50,6 +51,39 @@ def test_a_page_of_the_reference_has_a_directive_for_each_public_name() -> None:
     text = build_docs.reference_page("dsv4.hub")
     assert text.startswith("# dsv4.hub\n\nModels by name")
     assert text.count("\n::: dsv4.hub.") == len(build_docs.public_names("dsv4.hub")) == 5
+
+
+def defined(module: str, name: str) -> tuple[ast.stmt, ast.stmt | None]:
+    """The statement that defines a name, and the one after it; imports are followed."""
+    first, _, rest = name.partition(".")
+    if rest:
+        return defined(f"{module}.{first}", rest)
+    tree = build_docs.module_tree(module)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and first in [alias.name for alias in node.names]:
+            return defined(node.module, first)
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        named = [target.id for target in targets if isinstance(target, ast.Name)]
+        if getattr(node, "name", None) == first or first in named:
+            return node, after
+    raise AssertionError(f"{module} defines no {name}")
+
+
+def undocumented(module: str, name: str) -> list[str]:
+    """What the reference would show without a text, or leave out: a name, or public methods of a class."""
+    node, after = defined(module, name)
+    if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+        told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        return [] if told else [f"{module}.{name}"]
+    inner = [child for child in node.body if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)]
+    parts = [node, *(child for child in inner if not child.name.startswith("_"))]
+    return [f"{module}.{name}: {part.name}" for part in parts if not ast.get_docstring(part)]
+
+
+@pytest.mark.parametrize("module", build_docs.PUBLIC)
+def test_everything_in_the_reference_has_a_docstring(module: str) -> None:
+    assert [lack for name in build_docs.public_names(module) for lack in undocumented(module, name)] == []
 
 
 def test_a_broken_anchor_ends_the_build(small: Path, tmp_path: Path) -> None:
