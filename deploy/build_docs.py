@@ -121,7 +121,8 @@ def main() -> int:
     except BuildError as error:
         print(f"build_docs: {error}", file=sys.stderr)
         return 1
-    print(f"{site} has {len(list(site.rglob('*.html')))} pages; open {site / 'index.html'}")
+    print(f"{site} has {len(list(site.rglob('*.html')))} pages; open {site / 'index.html'}, or with the search:")
+    print(f"python3 -m http.server -b 127.0.0.1 -d {site}")
     return 0
 
 

@@ -105,6 +105,9 @@ def test_the_site_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     reference = (site / "reference" / "dsv4.html").read_text(encoding="utf-8")
     assert 'id="dsv4.load"' in reference
     assert "Raises ValueError or FileNotFoundError" in reference  # of the docstring of load
+    engine = (site / "reference" / "dsv4.engine.html").read_text(encoding="utf-8")
+    assert 'id="dsv4.engine.Engine.submit"' in engine  # of its base
+    assert re.search(r'<span class="n">step_tokens</span>', engine)  # an argument, in the signature
     assert {
         page: found for page in built if (found := FETCHED.findall((site / page).read_text(encoding="utf-8")))
     } == {}
