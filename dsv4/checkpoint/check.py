@@ -14,7 +14,7 @@ import torch
 from dsv4.checkpoint.folder import adapter_notes, left_out_notes, settle_config
 from dsv4.checkpoint.format import TensorSpec
 from dsv4.checkpoint.inventory import Inventory, take_inventory
-from dsv4.checkpoint.loader import checked_table, state_problems
+from dsv4.checkpoint.loader import state_problems, table_problems
 from dsv4.checkpoint.names import BASE, BF16, BF16_FP4, FP32, FP32_FP4, RELEASE, RELEASE_FP8, Layout, stored
 from dsv4.checkpoint.reader import CheckpointReader
 from dsv4.checkpoint.tokenizer_file import read_tokenizer_file, size_notes
@@ -89,6 +89,7 @@ def check_folder(
         problems += _tensor_problems(config, reader, inventory)
         if not problems:
             problems += every_value(reader, progress) if deep else _values_of_a_load(config, reader)
+            problems += table_problems(config, reader)
             notes += [*_config_notes(path, config, layout), *_layout_notes(config, reader, layout)]
     if config is not None and path.is_dir():
         _look_beside(path, config, problems, notes)
@@ -199,12 +200,6 @@ def _blames(text: str, scales: set[str]) -> bool:
 def _values_of_a_load(config: ModelConfig, reader: CheckpointReader) -> list[str]:
     whole, problems = is_small(reader), []
     for parameter in parameters(config):
-        if parameter.storage is Storage.TABLE:
-            try:
-                checked_table(parameter.name, reader, config.n_routed_experts)
-            except ValueError as error:
-                problems.append(str(error))
-            continue
         for name in read_at_load(parameter, reader, whole=whole):
             problem = value_problem(reader, name)
             if problem:

@@ -22,7 +22,7 @@ from dsv4.checkpoint.folder import open_folder
 from dsv4.checkpoint.format import CheckpointError, read_json
 from dsv4.checkpoint.gguf.source import is_gguf, open_gguf
 from dsv4.checkpoint.inventory import INDEX_NAME, PICKLE_SUFFIXES, UNFINISHED_NAME
-from dsv4.checkpoint.loader import is_quantized, state_problems
+from dsv4.checkpoint.loader import is_quantized, state_problems, table_problems
 from dsv4.checkpoint.names import (
     BASE,
     BF16,
@@ -102,6 +102,7 @@ def convert(
     layout = target_layout(detect_layout(reader, config), dtype, experts)
     wanted = list(parameters(config))
     raise_problems(state_problems(wanted, reader, skip_mtp=not config.predicts, convertible=True))
+    raise_problems(table_problems(config, reader))
     check_shapes(config, layout=layout)
     plan = expected_tensors(config, layout)
     shard = shards_by_size(plan, max_shard_bytes) if max_shard_bytes else lambda name: shard_of(name, config)
@@ -172,9 +173,9 @@ def convert_parameter(
     if len(wanted) == 1:
         return {name: reader.dequantized(name, dtype)}
     if not is_quantized(reader.spec(name)):
-        return store_parameter(parameter, reader.tensor(name), layout)
+        return _store(parameter, reader.tensor(name), reader, layout)
     if dtype == torch.int8:
-        return store_parameter(parameter, reader.dequantized(name, torch.bfloat16), layout)
+        return _store(parameter, reader.dequantized(name, torch.bfloat16), reader, layout)
     weight, scale = reader.tensor(name), reader.tensor(scale_name)
     return _from_codes(parameter, weight, scale, reader, layout, rounding, requantize)
 
@@ -226,13 +227,18 @@ def _stored_anew(
 ) -> dict[str, Tensor]:
     if found := bad_value(values):
         raise CheckpointError(f"{reader.file_of(parameter.name)}: tensor {parameter.name!r} {found}")
-    try:
-        tensors = store_parameter(parameter, values, layout)
-    except CheckpointError as error:
-        raise CheckpointError(f"{reader.file_of(parameter.name)}: {error}") from None
+    tensors = _store(parameter, values, reader, layout)
     if rounding is not None:
         rounding.add(form, values, stored_values(parameter, tensors))
     return tensors
+
+
+def _store(parameter: Parameter, values: Tensor, reader: CheckpointReader, layout: Layout) -> dict[str, Tensor]:
+    """`store_parameter`, whose errors name the file that the values come from."""
+    try:
+        return store_parameter(parameter, values, layout)
+    except CheckpointError as error:
+        raise CheckpointError(f"{reader.file_of(parameter.name)}: {error}") from None
 
 
 def _convert_all(
@@ -251,7 +257,7 @@ def _convert_all(
         if not finished.issuperset(stored(parameter, layout)):
             if adapter is not None and parameter.name.removesuffix(".weight") in adapter.factors:
                 value = reader.values(parameter.name, parameter.shape)
-                tensors = store_parameter(parameter, adapter.merged(parameter, value), layout)
+                tensors = _store(parameter, adapter.merged(parameter, value), reader, layout)
             else:
                 tensors = convert_parameter(parameter, reader, layout, rounding, requantize=requantize)
             for name, tensor in tensors.items():

@@ -303,6 +303,18 @@ def checked_table(name: str, reader: CheckpointReader, experts: int) -> Tensor:
     return table.to(torch.int64)
 
 
+def table_problems(config: ModelConfig, reader: CheckpointReader) -> list[str]:
+    """A sentence for each hash-routing table with an entry that is no expert. The tables are small."""
+    problems = []
+    for parameter in parameters(config):
+        if parameter.storage is Storage.TABLE:
+            try:
+                checked_table(parameter.name, reader, config.n_routed_experts)
+            except CheckpointError as error:
+                problems.append(str(error))
+    return problems
+
+
 def _compute_dtype(storage: Storage, mode: Mode) -> torch.dtype:
     if mode == "fp32" or storage in (Storage.NORM, Storage.WIDE, Storage.FLOAT):
         return torch.float32

@@ -43,10 +43,13 @@ def convert(
         Round FP4 experts whose scales differ too much for exact FP8 (more than 2^14 within a tile); by default such a
         weight is an error.
     """
-    if dst.suffix == ".gguf":
+    from dsv4.cli.flags import naming_arguments
+
+    if dst.suffix.lower() == ".gguf":
         if requantize:
             raise ValueError("--requantize is for FP8 experts of a folder; a .gguf file has none")
-        _to_gguf(src, dst, experts, dtype, adapter)
+        with naming_arguments():
+            _to_gguf(src, dst, experts, dtype, adapter)
     else:
         _to_folder(src, dst, experts, dtype, adapter, resume, requantize)
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from dsv4.checkpoint import CheckpointError, convert
+from dsv4.checkpoint.check import check_folder
 from dsv4.checkpoint.gguf.check import check_gguf
 from dsv4.checkpoint.gguf.container import Scalars, encode_gguf_header, read_gguf
 from dsv4.checkpoint.gguf.export import export_gguf
+from dsv4.checkpoint.gguf.source import is_gguf
 from dsv4.checkpoint.gguf.types import F32, GgmlType
 from dsv4.cli.check import check
 from dsv4.cli.convert import convert as convert_verb
@@ -196,6 +198,38 @@ def test_deep_finds_what_is_not_a_number(file: Path) -> None:
     assert "tensor 'norm.weight' holds NaN or infinity at [0]" in check_gguf(file, deep=True).problems[0]
 
 
+def test_tables_that_name_no_expert_are_refused_in_both_directions(save, file: Path, tmp_path: Path) -> None:
+    place = read_gguf(file).tensors["blk.0.ffn_gate_tid2eid.weight"].begin
+    for value in (4, -1):  # there are 0 to 3
+        told = edited(
+            file, lambda data, value=value: data.__setitem__(slice(place, place + 4), struct.pack("<i", value))
+        )
+        assert f"{file}: tensor 'layers.0.ffn.gate.tid2eid' names experts " in told
+        assert check_gguf(file, deep=True).problems == check_gguf(file).problems
+
+    def spoil(tensors: dict[str, Any]) -> None:
+        tensors["layers.0.ffn.gate.tid2eid"][0, 0] = 4
+
+    src = rewrite(save("release", name="spoilt"), spoil)
+    for deep in (False, True):
+        assert "names experts 0 to 4, there are 0 to 3" in check_folder(src, deep=deep).problems[0]
+    with pytest.raises(CheckpointError, match="names experts 0 to 4"):
+        export_gguf(src, tmp_path / "x.gguf")
+    with pytest.raises(CheckpointError, match="names experts 0 to 4"):
+        convert(src, tmp_path / "x", dtype="bf16")
+
+
+def test_a_float_that_is_none_is_told_with_its_file(save, tmp_path: Path) -> None:
+    file = tmp_path / "f32.gguf"
+    export_gguf(save("release"), file, dtype="fp32")
+    place = read_gguf(file).tensors["blk.0.attn_q_a.weight"].begin
+    data = bytearray(file.read_bytes())
+    data[place : place + 4] = struct.pack("<f", float("inf"))
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(file))}: tensor 'layers.0.attn.wq_a.weight': "):
+        convert(file, tmp_path / "out")
+
+
 def test_the_verbs_tell_what_a_file_is(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(file, json=True)
     report = json.loads(capsys.readouterr().out)
@@ -217,6 +251,10 @@ def test_the_verb_chooses_by_the_name_of_the_target(save, tmp_path: Path, capsys
     assert "a: complete, layout release" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--adapter goes with a folder"):
         convert_verb(src, tmp_path / "b.gguf", adapter=src)
+    convert_verb(src, tmp_path / "C.GGUF")
+    assert is_gguf(tmp_path / "C.GGUF")
+    with pytest.raises(ValueError, match=r"^--dtype must be one of q8_0, f16, bf16, fp32 for a GGUF"):
+        convert_verb(src, tmp_path / "b.gguf", dtype="release")
     with pytest.raises(ValueError, match="no layout has dtype 'q8_0'"):
         convert_verb(src, tmp_path / "b", dtype="q8_0")
     with pytest.raises(ValueError, match="--requantize is for FP8 experts"):

@@ -5,7 +5,7 @@ from pathlib import Path
 from dsv4.checkpoint.check import CheckReport
 from dsv4.checkpoint.format import CheckpointError
 from dsv4.checkpoint.gguf.source import GgufSource, open_gguf
-from dsv4.checkpoint.loader import state_problems
+from dsv4.checkpoint.loader import state_problems, table_problems
 from dsv4.checkpoint.values import ByteProgress, bad_value
 from dsv4.parameters import Parameter, Storage, parameters
 
@@ -19,16 +19,17 @@ def describe_types(source: GgufSource) -> str:
 
 def check_gguf(path: str | Path, *, deep: bool = False, progress: ByteProgress | None = None) -> CheckReport:
     """Check a file (all parts of it) without converting it: its header, the model it describes, names, types and shapes
-    of its tensors, its tokenizer; with `deep`, every value (progress: bytes done, bytes in all, name). Never raises for
-    the file's content."""
+    of its tensors, its hash tables, its tokenizer; with `deep`, every value (progress: bytes done, bytes in all, name).
+    Never raises for the file's content."""
     try:
         source = open_gguf(path)
     except (CheckpointError, OSError) as error:
         return CheckReport(str(path), None, 0, 0, 0, (str(error),))
     reader, wanted = source.folder.reader, list(parameters(source.folder.config))
     problems = state_problems(wanted, reader, skip_mtp=True, convertible=True)
-    if deep and not problems:
-        problems = _bad_values(source, wanted, progress)
+    if not problems:
+        problems = table_problems(source.folder.config, reader)
+        problems += _bad_values(source, wanted, progress) if deep else []
     convertible = "only `dsv4 convert FILE FOLDER` reads it; FOLDER can be loaded"
     return CheckReport(
         folder=str(path),

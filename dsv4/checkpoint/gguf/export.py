@@ -33,7 +33,7 @@ from dsv4.checkpoint.gguf.metadata import ARCHITECTURE, metadata_of
 from dsv4.checkpoint.gguf.names import gguf_place
 from dsv4.checkpoint.gguf.types import BF16, F16, F32, I32, MXFP4, Q8_0, GgmlType
 from dsv4.checkpoint.gguf.vocabulary import vocabulary_keys
-from dsv4.checkpoint.loader import state_problems
+from dsv4.checkpoint.loader import state_problems, table_problems
 from dsv4.checkpoint.reader import CheckpointReader, raise_problems
 from dsv4.checkpoint.rounding import Rounding
 from dsv4.checkpoint.tokenizer_file import read_tokenizer_file, size_notes
@@ -78,6 +78,7 @@ def export_gguf(
     config, reader = folder.config, folder.reader
     wanted = [parameter for parameter in parameters(config) if not parameter.prediction]
     raise_problems(state_problems(wanted, reader, skip_mtp=True, convertible=True))
+    raise_problems(table_problems(config, reader))
     if experts is None:
         experts = "fp4" if detect_layout(reader, config).experts == "fp4" else dtype
     plan = plan_tensors(wanted, dtype, experts)

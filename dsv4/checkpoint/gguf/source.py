@@ -64,8 +64,9 @@ class GgufSource:
 
 def is_gguf(path: Path) -> bool:
     """Whether a path is a GGUF file, by its name or its first bytes."""
-    if path.suffix == ".gguf" or not path.is_file():
-        return path.suffix == ".gguf"
+    named = path.suffix.lower() == ".gguf"
+    if named or not path.is_file():
+        return named
     with path.open("rb") as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
