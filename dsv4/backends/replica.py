@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import msgspec
 from dsv4.backends.http import HttpClient, HttpResponse, ServerLostError
 from dsv4.backends.protocol import Reader, RefusedError, ServerProtocol, ServerRequest
 from dsv4.generation import TokenEvent
+from dsv4.observe import log
 
 # seconds between two looks at a server that is lost: the first, and the longest
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
@@ -20,12 +21,14 @@ LOOK_SECONDS = 5.0  # a server that does not tell its health within them is not 
 
 @dataclass(slots=True)
 class Replica:
-    """number: its place among the servers. running: requests that it is answering for us. problem: why it counts as
-    lost, None = it lives."""
+    """number: its place among the servers. ask: asks the server what it is, and gives how it is spoken to; raises
+    ServerLostError, and ValueError where it cannot be used. None = it stays as it is. running: requests that it is
+    answering for us. problem: why it counts as lost, None = it lives."""
 
     number: int
     client: HttpClient
     protocol: ServerProtocol
+    ask: Callable[[], Awaitable[ServerProtocol]] | None = None
     running: int = 0
     problem: str | None = None
     wait: float = FIRST_WAIT  # seconds until the look after the next failure
@@ -38,7 +41,10 @@ class Replica:
 
     async def events(self, request: ServerRequest) -> AsyncGenerator[TokenEvent, None]:
         """The events of one request; the last carries `finish`. Closing it closes the connection, which ends the
-        server's work. Raises RefusedError, ServerLostError; ValueError for a field that the server cannot do."""
+        server's work. Raises RefusedError; ServerLostError, also where it counts as lost; ValueError for a field that
+        the server cannot do."""
+        if self.problem is not None:  # it may be there with another model
+            raise ServerLostError(self.problem)
         body = self.protocol.body(request)
         self.running += 1
         try:
@@ -78,7 +84,8 @@ class Replica:
         self.wait = min(2 * self.wait, LONGEST_WAIT)
 
     async def look(self) -> bool:
-        """Whether it lives now, by its health route."""
+        """Whether it lives now, by its health route, and is still what it has to be: a server that comes late, or back,
+        may have been started with another model."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 status, _ = await self.client.get("/health")
@@ -87,6 +94,14 @@ class Replica:
             return False
         if status != 200:
             self.lost(ServerLostError(f"{self.client.url}/health answers {status}"))
+            return False
+        try:
+            if self.ask is not None:
+                self.protocol = await self.ask()
+        except (ServerLostError, ValueError) as error:
+            if isinstance(error, ValueError) and str(error) != self.problem:
+                log("engine_refused", engine=self.client.url, error=str(error))
+            self.lost(error)
             return False
         self.problem, self.wait = None, FIRST_WAIT
         return True

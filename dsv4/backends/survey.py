@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -77,8 +78,9 @@ def connect(
     context_length: int | None = None,
     end_ids: Sequence[int] = (),
 ) -> tuple[RemoteGenerator, list[str]]:
-    """A generator over these servers, and a line for the user on each. Servers that do not answer are taken for ones
-    like the first that does, and are looked at again. context_length: at most so much.
+    """A generator over these servers, and a line for the user on each. Servers that do not answer are looked at again;
+    one that comes late, or comes back, is used if it serves the same model with the same tokenizer and a context that
+    is long enough. context_length: at most so much.
 
     Raises ValueError for what cannot be used, ConnectionError if none answers. Call it outside an event loop.
     """
@@ -96,25 +98,31 @@ def connect(
     if len({server.model for server in servers}) > 1:
         names = ", ".join(f"{server.url} serves {server.model}" for server in servers)
         raise ValueError(f"--engine: all servers must serve the same model: {names}")
-    replicas = [_replica(number, url, results[number], servers[0], key, silence) for number, url in enumerate(urls)]
     context = min(server.context_length for server in servers)
     if context_length is not None and context_length > context:
         raise ValueError(f"--context must be at most {context}, which the engine has, got {context_length}")
+    model, least = servers[0].model, context_length or context
+
+    async def again(url: str) -> ServerProtocol:
+        found = await survey(url, key, kind, encode)
+        if found.model != model:
+            raise ValueError(f"{url} serves {found.model}, the other engines {model}")
+        if found.context_length < least:
+            raise ValueError(f"{url} has a context of {found.context_length}, {least} are needed")
+        return found.protocol
+
+    replicas = list[Replica]()
+    for number, (url, result) in enumerate(zip(urls, results, strict=True)):
+        # it is asked before it is used, so its own protocol takes this one's place
+        protocol = result.protocol if isinstance(result, Server) else servers[0].protocol
+        replicas.append(Replica(number, HttpClient(url, key, silence), protocol, partial(again, url)))
+        if isinstance(result, Exception):
+            replicas[-1].lost(result)
     lines = [
         f"engine {number + 1}: {_line(url, result)}"
         for number, (url, result) in enumerate(zip(urls, results, strict=True))
     ]
     return RemoteGenerator(replicas, context_length or context, end_ids), lines
-
-
-def _replica(
-    number: int, url: str, result: Server | BaseException, like: Server, key: str | None, silence: float
-) -> Replica:
-    protocol = result.protocol if isinstance(result, Server) else like.protocol
-    replica = Replica(number, HttpClient(url, key, silence), protocol)
-    if isinstance(result, Exception):
-        replica.lost(result)
-    return replica
 
 
 def _line(url: str, result: Server | BaseException) -> str:

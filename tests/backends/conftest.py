@@ -53,8 +53,9 @@ class Site:
             generator, kind, tokenize=self.tokenizer.encode_text, compile=compiled(self.tokenizer), **options
         )
 
-    def listen(self, server: EngineServer) -> str:
-        return self._stack.enter_context(listening(SimpleNamespace(app=server.app()), log_level="critical"))
+    def listen(self, server: EngineServer, port: int = 0) -> str:
+        app = SimpleNamespace(app=server.app())
+        return self._stack.enter_context(listening(app, log_level="critical", port=port))
 
     def connect(self, *urls: str, **options: Any) -> RemoteGenerator:
         options = {"silence": 20.0, **options}

@@ -1,17 +1,22 @@
 """What a server is asked at the start of `dsv4 serve --engine`."""
 
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse
 
+from dsv4.backends.generator import RemoteGenerator
+from dsv4.backends.http import HttpClient, ServerLostError
 from dsv4.cli.engine_flags import EngineFlags
 from dsv4.cli.remote_flags import KEY_VARIABLE, RemoteFlags, check_remote, remote_model
-from dsv4.generation import SamplingParams
+from dsv4.generation import FinishReason, SamplingParams
 from dsv4.testing.engine_server import EngineServer
 from dsv4.testing.stub import StubGenerator
-from tests.backends.conftest import Site, ask
+from tests.backends.conftest import KINDS, Kind, Site, ask, run, told
 
 
 @pytest.fixture
@@ -59,6 +64,68 @@ def test_servers_that_do_not_fit(site: Site) -> None:
     remote = site.connect("http://127.0.0.1:9", good)
     assert remote.counters()["remote_engines_lost"] == 1
     assert ask(remote, SamplingParams())[0].token == 5
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def until(remote: RemoteGenerator, lost: int, tries: int = 60) -> Callable[[], Awaitable[None]]:
+    """Asks until so many servers count as lost: requests make the generator look at lost ones."""
+
+    async def asked() -> None:
+        for _ in range(tries):
+            assert (await told(remote, SamplingParams()))[0].token == 5
+            if remote.counters()["remote_engines_lost"] == lost:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"{remote.counters()['remote_engines_lost']} are lost, not {lost}")
+
+    return asked
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_comes_late_is_asked_what_it_is_and_used(site: Site, kind: Kind) -> None:
+    port = free_port()
+    remote = site.connect(site.listen(site.server("vllm", StubGenerator([5]))), f"http://127.0.0.1:{port}")
+    late = site.server(kind, StubGenerator([5]))
+    site.listen(late, port)
+    run(until(remote, 0), remote)
+    assert remote._replicas[1].protocol.kind == kind
+
+
+@pytest.mark.parametrize("fault", ["model", "tokenizer", "context"])
+def test_a_server_that_comes_late_with_another_model_is_not_used(
+    site: Site, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, wrong = free_port(), StubGenerator([7], 100 if fault == "context" else 65536)
+    remote = site.connect(site.listen(site.server("vllm", StubGenerator([5]))), f"http://127.0.0.1:{port}")
+    late = site.server("vllm", wrong, **({"model": "another"} if fault == "model" else {}))
+    if fault == "tokenizer":
+        late.tokenize = lambda text: [1, 2]
+    site.listen(late, port)
+
+    async def for_a_while() -> None:
+        while remote._replicas[1].wait < 3:  # two looks
+            await told(remote, SamplingParams())
+            await asyncio.sleep(0.1)
+
+    run(for_a_while, remote)
+    assert not wrong.calls
+    assert remote.counters()["remote_engines_lost"] == 1
+    reasons = {
+        "model": "serves another",
+        "tokenizer": "its tokenizer is another one",
+        "context": "has a context of 100",
+    }
+    assert capsys.readouterr().err.count(reasons[fault]) == 1, "told once, not at every look"
+    # where it is the only one that is there, a request fails, and no other model answers it
+    remote._replicas[0].lost(ServerLostError("gone"))
+    remote._replicas[0].client = HttpClient(f"http://127.0.0.1:{free_port()}", None, 1.0)
+    remote._replicas = remote._replicas[::-1]
+    assert ask(remote, SamplingParams())[-1].finish is FinishReason.ERROR
+    assert not wrong.calls
 
 
 def test_what_a_server_does_not_tell_is_said(site: Site, folder: Path) -> None:

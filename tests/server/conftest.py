@@ -122,8 +122,8 @@ def serve(tokenizer: Tokenizer) -> Converse:
 @contextmanager
 def listening(server: Server, **options: Any) -> Iterator[str]:
     """A real server on a free port of this machine; gives its address. options: of uvicorn."""
-    options = {"lifespan": "off", "log_level": "warning", **options}
-    config = uvicorn.Config(server.app, port=0, access_log=False, **options)
+    options = {"lifespan": "off", "log_level": "warning", "port": 0, **options}
+    config = uvicorn.Config(server.app, access_log=False, **options)
     running = uvicorn.Server(config)
     ready = threading.Event()
 
