@@ -104,7 +104,7 @@ def _settings(
             loads or (LoadLevel() if sessions else LoadLevel(users=1),),
             load.made("fixed"),
             sessions,
-            load.requests,
+            load.most,
             seconds,
             patience,
             most,

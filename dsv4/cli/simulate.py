@@ -126,7 +126,7 @@ def _loads(load: WorkloadFlags, seed: int) -> "list[Offered]":
 
     with naming_arguments():
         trace = tuple(faster(load.traced(), load.speed)) if load.trace is not None else ()
-        first = Offered(load.made("agent"), trace, None, None, load.requests, load.limits(), seed)
+        first = Offered(load.made("agent"), trace, None, None, load.most, load.limits(), seed)
     if min((*load.rate, *load.users, 1)) <= 0:
         raise ValueError("--rate and --users must be more than 0")
     many = [replace(first, rate=rate) for rate in load.rate] + [replace(first, users=count) for count in load.users]

@@ -33,7 +33,7 @@ class WorkloadFlags:
     users
         Closed loop: sessions at a time, each followed by the next; repeat the flag for several.
     requests
-        The most requests at one level of load.
+        The most requests at one level of load; of a trace its first ones. Default: 64; simulate takes a trace whole.
     input
         Tokens of a prompt, of an agent's first one; without those of the shared system prompt.
     output
@@ -60,7 +60,7 @@ class WorkloadFlags:
     trace: Path | None = None
     rate: Annotated[Sequence[float], Repeated] = ()
     users: Annotated[Sequence[int], Repeated] = ()
-    requests: int = 64
+    requests: int | None = None
     input: int = 512
     output: int = 128
     shared: int = 2048
@@ -71,6 +71,11 @@ class WorkloadFlags:
     max_ttft: float | None = None
     max_tpot: float | None = None
     max_e2e: float | None = None
+
+    @property
+    def most(self) -> int:
+        """The most requests where nothing else is said."""
+        return 64 if self.requests is None else self.requests
 
     def made(self, usual: Kind) -> "Workload":
         """The workload. usual: where no kind is given. Raises ValueError naming an argument and its range."""
@@ -86,13 +91,14 @@ class WorkloadFlags:
         return ServiceLimits(self.max_ttft, self.max_tpot, self.max_e2e)
 
     def traced(self) -> "tuple[Session, ...]":
-        """The sessions of the trace; none without one. Raises ValueError for one without times where they are
-        needed."""
+        """The sessions of the trace, of its first `requests` if that is given; none without one. Raises ValueError for
+        one without times where they are needed."""
         if self.trace is None:
             return ()
-        from dsv4.workload.trace import read_trace, sessions_of
+        from dsv4.workload.trace import MOST_LINES, read_trace, sessions_of
 
-        sessions = tuple(sessions_of(read_trace(self.trace)))
+        most = MOST_LINES if self.requests is None else max(1, self.requests)  # commands refuse less than 1
+        sessions = tuple(sessions_of(read_trace(self.trace, most)))
         if not (self.rate or self.users) and any(session[0].at is None for session in sessions):
             raise ValueError(f"--trace {self.trace} has requests without a timestamp: give --rate or --users")
         return sessions

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,23 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "Not measured" in said
     assert "layer_seconds=2.5e-05" in said
+
+
+def test_requests_of_a_trace_are_its_first_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "trace.jsonl"
+    rows = ({"timestamp": 100 * n, "input_length": 20, "output_length": 4, "hash_ids": []} for n in range(100))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one = find_hardware("h200")
+    assert one.devices == 8  # engines, among which the trace is dealt out
+
+    def requests(**flags: Any) -> int:
+        simulate("flash", json=True, load=WorkloadFlags(trace=file, **flags), cluster=ClusterFlags(tensor=8))
+        return json.loads(capsys.readouterr().out)["capacities"][0]["engine"]["requests"]
+
+    assert requests() == 100, "the whole trace, also where it is longer than a workload"
+    assert requests(requests=7) == 7
+    with pytest.raises(ValueError, match="--requests must be at least 1, got 0"):
+        requests(requests=0)
 
 
 @pytest.mark.parametrize(
