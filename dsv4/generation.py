@@ -3,10 +3,13 @@
 Tokens go in, tokens and log-probabilities come out. Standard library only, so importing it never loads torch.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
+
+LOWEST_BIAS = -100.0
+"""The lowest bias of a token, as in OpenAI's interface; beside the logits of models it is minus infinity."""
 
 
 class ContextLengthError(ValueError):
@@ -108,6 +111,8 @@ class SamplingParams:
         depend on the seed and its position in the sequence alone: a prompt that ends with the beginning of an answer,
         with the same seed, is continued as that answer went on.
     stop_ids: token ids that end the completion (not part of the output text).
+    ignore_eos: neither these nor the model's own end tokens are sampled, so the completion has `max_tokens` tokens
+        unless its constraint allows nothing else.
     top_logprobs: alternatives recorded per token (0..20); only with `logprobs`.
     trace: events carry what the model chose inside (experts, compressed entries, ids left by truncation).
 
@@ -128,6 +133,16 @@ class SamplingParams:
     logprobs: bool = False
     top_logprobs: int = 0
     trace: bool = False
+    ignore_eos: bool = False
+
+    def without_ends(self, ends: Iterable[int]) -> "SamplingParams":
+        """The parameters as they are sampled with: `ignore_eos` as biases. ends: the model's end tokens."""
+        if not self.ignore_eos:
+            return self
+        # as in llama.cpp; vLLM samples them and goes on, but what follows an end token is no text of the model
+        banned = {*ends, *self.stop_ids}
+        own = [pair for pair in self.logit_bias if pair[0] not in banned]
+        return replace(self, logit_bias=(*own, *((token, LOWEST_BIAS) for token in sorted(banned))))
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "top_k", "top_logprobs", "seed"):
@@ -158,7 +173,7 @@ class SamplingParams:
             if not (isinstance(pair, tuple | list) and len(pair) == 2 and _whole(pair[0]) and _number(pair[1])):
                 raise ValueError(f"logit_bias must be pairs of a token id and a number, got {shown(pair)}")
             token, bias = pair
-            if not -100.0 <= bias <= 100.0:
+            if not LOWEST_BIAS <= bias <= 100.0:
                 raise ValueError(f"logit_bias must be in [-100, 100], got {shown(bias)} for token {shown(token)}")
         for token in self.stop_ids:
             if not _whole(token):

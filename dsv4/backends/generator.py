@@ -125,8 +125,10 @@ class RemoteGenerator:
         ends = None if options.deadline is None else asyncio.get_running_loop().time() + options.deadline
         limit = min(params.max_tokens, self._context_length - len(prompt))
         stops = tuple(dict.fromkeys((*params.stop_ids, *self._end_ids)))
-        answer = _Answer(list(prompt), replace(params, max_tokens=limit, stop_ids=stops), options, ends)
+        params = replace(params, max_tokens=limit, stop_ids=stops).without_ends(())
+        answer = _Answer(list(prompt), params, options, ends)
         self._counts["requests"] += 1
+        self._watch_lost()
         try:
             for number, stage in enumerate(stages):
                 async with aclosing(self._stage(answer, stage, number)) as events:
@@ -220,9 +222,14 @@ class RemoteGenerator:
         return self._replicas[number]
 
     def _watch(self, replica: Replica, error: ServerLostError) -> None:
-        """Look at lost servers from time to time, until all live."""
         self._counts["lost"] += 1
         log("engine_lost", engine=replica.client.url, error=str(error))
+        self._watch_lost()
+
+    def _watch_lost(self) -> None:
+        """Look at lost servers from time to time, until all live."""
+        if all(replica.problem is None for replica in self._replicas):
+            return
         loop = asyncio.get_running_loop()
         if self._reviving is None or self._reviving.done() or self._reviving.get_loop() is not loop:
             self._reviving = loop.create_task(self._revive())

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
-from dsv4.generation import ConstraintFactory, RequestOptions, SamplingParams, TokenEvent, WrittenGrammar
-
-# added to the logit of a token that must not come: the largest bias that vLLM takes
-BAN = -100.0
+from dsv4.generation import (
+    LOWEST_BIAS,
+    ConstraintFactory,
+    RequestOptions,
+    SamplingParams,
+    TokenEvent,
+    WrittenGrammar,
+)
 
 
 class RefusedError(Exception):
@@ -44,7 +48,7 @@ class ServerRequest:
     def bias(self) -> dict[str, float]:
         """The logit bias by token id as JSON has it, banned tokens included."""
         found = {str(token): float(value) for token, value in self.params.logit_bias}
-        return found | {str(token): BAN for token in self.banned}
+        return found | {str(token): LOWEST_BIAS for token in self.banned}
 
     @property
     def owner_salt(self) -> str:

@@ -107,7 +107,7 @@ class ContinuousBatching:
         room = self.context_length - len(prompt)
         if room < 1:
             raise ContextLengthError(len(prompt), self.context_length)
-        options = bounded(options)
+        options, params = bounded(options), params.without_ends(self.ends)
         return Request(
             tokens=list(map(index, prompt)),
             prompt_length=len(prompt),
@@ -130,7 +130,11 @@ class ContinuousBatching:
         return request
 
     def cancel(self, request: Request) -> None:
-        """Stop a request now and free its place; its prefix is kept. Does nothing for a request that has ended."""
+        """Stop a request now and free its place; its prefix is kept. Does nothing for a request that has ended.
+
+        The prefix may end with tokens that the client never saw, sampled in the step that held its stop string. They do
+        no harm: only a prompt with the same tokens, of the same owner, finds them, and it would compute the same rows.
+        """
         if request.status is not RequestStatus.ENDED:
             self._keep(request, request.cached, always=True)
             self._end(request)

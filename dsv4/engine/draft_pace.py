@@ -100,10 +100,12 @@ class HeadRecord:
         """The head made the drafts of these requests."""
         self._open = [(request, len(request.tokens)) for request in requests]
 
-    def update(self) -> float:
-        """The mean after the step that checked these drafts."""
+    def update(self, checked: Sequence[Request]) -> float:
+        """The mean after the step that checked drafts of the requests `checked`. Of the others, which were preempted or
+        whose drafts had no room, nothing is known."""
         for request, known in self._open:
-            self.mean += (1 - _DECAY) * (len(request.tokens) - known - 1 - self.mean)
+            if request in checked:
+                self.mean += (1 - _DECAY) * (len(request.tokens) - known - 1 - self.mean)
         self._open = []
         return self.mean
 

@@ -225,7 +225,8 @@ class Runner:
         sampling."""
         # NOTE: none while code of others runs: it would see the rows of drafts, and may depend on their number
         if self.lookup is not None and self._alien is None:
-            self.lookup.propose(_decoding(chunks), self._head.update() if self.predict else 0.0)
+            checked = [chunk.request for chunk in chunks if chunk.drafts]
+            self.lookup.propose(_decoding(chunks), self._head.update(checked) if self.predict else 0.0)
         if self._blocks is not None:
             self._draft_block(self._blocks, chunks)
         elif self.predict:

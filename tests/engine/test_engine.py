@@ -1,6 +1,7 @@
 """The engine: the tokens are those of the model alone, whoever else runs; every place is given back."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -120,6 +121,23 @@ def test_the_end_token_ends_the_answer(engine: Engine) -> None:
 def test_max_tokens_is_kept(engine: Engine, limit: int) -> None:
     events = list(engine.generate(prompt_of(6), SamplingParams(max_tokens=limit, temperature=0)))
     assert [event.finish for event in events] == [None] * (limit - 1) + [FinishReason.LENGTH]
+
+
+def test_an_answer_ends_by_length_only(engine: Engine) -> None:
+    free = collect(engine.generate(prompt_of(20), GREEDY)).tokens
+    engine.ends = frozenset({free[3]})
+    bias = ((free[3], 100.0), (5, -1.0))
+    params = replace(GREEDY, stop_ids=(free[4],), logit_bias=bias, ignore_eos=True)
+    answer = collect(engine.generate(prompt_of(20), params))
+    assert (len(answer.tokens), answer.finish) == (COUNT, FinishReason.LENGTH)
+    assert not {free[3], free[4]} & {*answer.tokens}
+
+
+def test_end_tokens_are_banned_only_where_they_are_ignored() -> None:
+    params = SamplingParams(stop_ids=(9, 8), logit_bias=((8, 50.0), (5, -1.0)))
+    assert params.without_ends([7]) is params
+    ignoring = replace(params, ignore_eos=True).without_ends([7, 9])
+    assert ignoring.logit_bias == ((5, -1.0), (7, -100.0), (8, -100.0), (9, -100.0))
 
 
 @pytest.mark.parametrize(("length", "left"), [(509, 3), (511, 1)])

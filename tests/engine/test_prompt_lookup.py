@@ -12,6 +12,7 @@ from torch import Tensor
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.config.drafts import LOOKUP, MOST_CHECKED, drafting
 from dsv4.engine import Engine
+from dsv4.engine.draft_pace import HeadRecord
 from dsv4.engine.prompt_lookup import PairIndex, PromptLookup
 from dsv4.engine.request import Request
 from dsv4.generation import SamplingParams, TokenEvent
@@ -314,3 +315,18 @@ def test_the_first_token_does_not_wait_for_the_index() -> None:
     assert request.lookup is None
     recorder.finish()
     assert request.lookup is not None
+
+
+def test_drafts_that_no_step_checked_say_nothing_of_the_head() -> None:
+    record = HeadRecord()
+    engine = Engine(tiny_model(tiny_config()), context_length=64)
+    checked, preempted = (engine.submit([1, 2], SamplingParams(max_tokens=8)) for _ in range(2))
+    record.drafted([checked, preempted])
+    checked.tokens.append(3)  # its draft was wrong
+    wrong = record.update([checked])
+    assert 0 < wrong < 1
+    record.drafted([preempted])  # it waits; or its draft had no room
+    assert record.update([]) == wrong
+    record.drafted([checked])
+    checked.tokens += [4, 5]
+    assert record.update([checked]) > wrong

@@ -16,6 +16,7 @@ CALL = (
     '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n'
     "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
 )
+HELLO = [{"role": "user", "content": "Hi"}]
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 
 
@@ -127,6 +128,24 @@ def test_sampling_fields_arrive(serve: Converse, tokenizer: Tokenizer) -> None:
     params = server.generator.calls[0].params
     assert (params.temperature, params.top_p, params.seed) == (0, 0.5, 7)
     assert params.stop_ids == (tokenizer.eos_id,)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": HELLO}),
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 9}),
+        ("/v1/responses", {"input": "Hi"}),
+    ],
+)
+def test_ignore_eos_arrives(serve: Converse, path: str, body: dict[str, Any]) -> None:
+    server = serve(THOUGHT)
+    for value in (True, False, None):
+        told = server.request("POST", path, json={"model": "tiny", **body, "ignore_eos": value})
+        assert told.status_code == 200, told.text
+    assert [call.params.ignore_eos for call in server.generator.calls] == [True, False, False]
+    assert server.request("POST", path, json={"model": "tiny", **body, "ignore_eos": "yes"}).status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ class CompletionRequest(SamplingFields):
     n: Count = None
     best_of: Annotated[int | None, between(1, 1)] = None
     return_token_ids: bool | None = None
+    ignore_eos: bool | None = None
 
 
 @dataclass(slots=True)
@@ -105,6 +106,7 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         messages=[],
         thinking=False,
         limit=request.max_tokens or DEFAULT_TOKENS,
+        ignore_eos=bool(request.ignore_eos),
         sampling=sampling_fields(request),
         stop=request.stop,
         logprobs=request.logprobs is not None,

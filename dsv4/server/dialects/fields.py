@@ -163,6 +163,7 @@ class Switches(Fields):
     reasoning: Reasoning | None = None
     chat_template_kwargs: TemplateOptions | None = None
     task: Task | None = None
+    ignore_eos: bool | None = None
     unsupported: Unsupported | None = None
 
     @property
@@ -312,6 +313,7 @@ def common_fields(
         "effort": effort_name(effort, dialect) if thinking else None,
         "budget": request.budget,
         "task": request.task,
+        "ignore_eos": bool(request.ignore_eos),
     }
 
 

@@ -387,6 +387,7 @@ def sampling(
         return SamplingParams(
             max_tokens=min(request.limit or request.default_tokens, room),
             stop_ids=(backend.tokenizer.eos_id,),
+            ignore_eos=request.ignore_eos,
             logprobs=request.logprobs,
             top_logprobs=request.top_logprobs,
             constraint=grammar,

@@ -49,7 +49,7 @@ class GenerationRequest:
     budget: the largest number of reasoning tokens; None = no limit.
     task: a quick instruction, such as a title or a search query for the conversation. It is a control token behind the
     last message, so the prompt before it is cached; the answer has no reasoning.
-    limit: the longest answer in tokens; None = the default of the mode.
+    limit: the longest answer in tokens; None = the default of the mode. ignore_eos: the model does not end the answer.
     sampling: fields of SamplingParams that the client has set.
     schema: the JSON schema of the answer; any_object: the client wants a JSON object without a schema.
     continued: the last message is the beginning of the answer. forces_call: the prompt begins the required call, unless
@@ -71,6 +71,7 @@ class GenerationRequest:
     budget: int | None = None
     task: str | None = None
     limit: int | None = None
+    ignore_eos: bool = False
     sampling: Mapping[str, Any] = field(default_factory=dict)
     stop: Sequence[str] = ()
     logprobs: bool = False
