@@ -65,8 +65,8 @@ def eval(
     cost = TokenPrice.from_text(outcome.price) if outcome.price else None
     found = suite_named(suite, _recipe_suites())
     settings = asking.settings(found)
-    if judge and found.judge is None:
-        raise ValueError(f"--judge: the suite {found.name} is graded by rule")
+    _check_judge(found, judge, judge_model)
+    outcome.check()
     with _subject(target, model, asking.concurrency) as subject:
         plan = make_plan(pilot(settings) if outcome.dry_run else settings, subject.count_tokens)
         identity = plan.identity(subject.name, _grader(found, judge, judge_model))
@@ -82,17 +82,17 @@ def eval(
     if not outcome.dry_run:
         sys.exit(finish(plan, folder, identity, problems, facts | {"target": target}, outcome))
     if problems:
-        _tell_reasons(problems)
-        sys.exit(MISSING)
+        sys.exit(_failed_pilot(problems))
 
 
-def _tell_reasons(problems: list[str]) -> None:
-    """Why the answers of a dry run could not be had."""
+def _failed_pilot(problems: list[str]) -> int:
+    """Print why the answers of a dry run could not be had. The exit code."""
     from dsv4.evals.result import reasons
     from dsv4.observe import printable
 
     for line in reasons(problems):
         print(printable(line))
+    return MISSING
 
 
 def _default_folder(suite: str, mode: str, model: str) -> Path:
@@ -103,6 +103,13 @@ def _default_folder(suite: str, mode: str, model: str) -> Path:
 def _recipe_suites() -> dict[str, str]:
     """The modules of the suites of this checkout's recipes, by name."""
     return {file.parent.name: f"recipes.{file.parent.name}.suite" for file in ROOT.glob("recipes/*/suite.py")}
+
+
+def _check_judge(suite: "Suite", judge: str, model: str) -> None:
+    if judge and suite.judge is None:
+        raise ValueError(f"--judge: the suite {suite.name} is graded by rule")
+    if model and not judge:
+        raise ValueError("--judge-model is the name of a model at --judge, which is not given")
 
 
 def _grader(suite: "Suite", judge: str, model: str) -> str:
@@ -157,6 +164,8 @@ def _local(named_folder: str, model: str, concurrency: int) -> Iterator[_Subject
     from dsv4.verify.survey import named
 
     folder = model_folder(Path(named_folder))
+    if not folder.is_dir():
+        raise ValueError(f"TARGET must be http://HOST:PORT, a model folder or its name, got {named_folder!r}")
     tokenizer = Tokenizer.load(folder)
     with ExitStack() as stack:
 
@@ -229,11 +238,14 @@ def _judge(url: str, model: str, tell: Callable[[str], None]) -> Any:
     if not url:
         return None
     from dsv4.evals.client import Client
-    from dsv4.verify.endpoint import Endpoint
+    from dsv4.verify.endpoint import Endpoint, UnreachableError
     from dsv4.verify.survey import named
 
-    endpoint = Endpoint.from_environment(url, model, JUDGE_KEY_VARIABLE)
-    named(endpoint)
+    try:
+        endpoint = Endpoint.from_environment(url, model, JUDGE_KEY_VARIABLE)
+        named(endpoint)
+    except (ValueError, UnreachableError) as error:
+        raise ValueError(f"--judge: {error}") from None
     return Client(endpoint, tell)
 
 

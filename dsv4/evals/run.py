@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -85,13 +86,13 @@ class EvalPlan:
             "mode": own.mode.value,
             "model": model,
             "data": {"origin": self.data.origin, "revision": self.data.revision, "sha256": self.data.sha256},
-            "items": hashlib.sha256(text.encode()).hexdigest(),
             "count": len(self.items),
             "samples": self.samples,
             "seed": own.seed,
             "temperature": own.warmth,
             "max_tokens": own.budget,
             "grader": grader,
+            "items": hashlib.sha256(text.encode()).hexdigest(),
         }
 
     def room(self, item: Item, context: int | None) -> int:
@@ -181,7 +182,7 @@ class TokenPrice:
             prompt, answer = (float(part) for part in text.split(","))
         except ValueError:
             raise ValueError(f"--price must be PROMPT,ANSWER for a million tokens each, got {text!r}") from None
-        if min(prompt, answer) < 0:
+        if not (0 <= prompt < math.inf and 0 <= answer < math.inf):
             raise ValueError(f"--price must be at least 0, got {text!r}")
         return cls(prompt, answer)
 
@@ -199,8 +200,12 @@ def estimate(progress: EvalProgress, price: TokenPrice | None) -> str:
         return f"{begun}, {minutes}; {what} unknown: {NO_COUNTS}"
     prompt, tokens = progress.prompt_tokens / progress.counted, progress.tokens / progress.counted
     rate = "" if progress.rate is None else f" at {progress.rate:,.0f} tokens/s"
-    cost = "" if price is None else f", {price.of(left * prompt, left * tokens):.2f} at the price given"
+    cost = "" if price is None else f", {_amount(price.of(left * prompt, left * tokens))} at the price given"
     return f"{begun} x ({prompt:,.0f} prompt + {tokens:,.0f} answer) tokens, {minutes}{rate}{cost}"
+
+
+def _amount(money: float) -> str:
+    return f"{money:,.2f}" if money >= 0.01 or not money else "less than 0.01"
 
 
 def ask(

@@ -2,7 +2,8 @@
 
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from dsv4.evals.kept import KeptAnswer
 from dsv4.evals.provider import answer_in, from_wire, kept_answer, model_of, read_answer
 from dsv4.evals.suite import Graded, Item, Message, Mode, Score, Suite
 from dsv4.verify.answer import Answer
+from dsv4.verify.endpoint import RefusedError, UnreachableError
 
 with needs_extra():
     import anyio.to_thread
@@ -52,6 +54,7 @@ def ask_all(
     """Ask for every wanted answer (an item and its number) with inspect-ai, which writes its log to the folder `logs`.
     take: gets each scored answer. Returns why answers could not be had. Raises KeyboardInterrupt."""
     items = {f"{item.id} #{sample}": (item, sample) for item, sample in wanted}
+    lost: dict[str, str] = {}
     samples = [
         Sample(id=name, input=from_wire(item.messages), target=str(item.target), metadata={"group": item.group})
         for name, (item, _) in items.items()
@@ -59,8 +62,8 @@ def ask_all(
     task = inspect_ai.Task(
         name=asking.suite.name,
         dataset=MemoryDataset(samples, name=asking.suite.name),
-        solver=_ask(asking, items),
-        scorer=_grade(asking, items, take),
+        solver=_ask(asking, items, lost),
+        scorer=_grade(asking, items, take, lost),
     )
     (log,) = inspect_ai.eval(
         task,
@@ -79,16 +82,28 @@ def ask_all(
     )
     if log.status == "cancelled":
         raise KeyboardInterrupt
-    return _reasons(log)
+    return _reasons(log, lost)
 
 
-def _reasons(log: Any) -> list[str]:
-    found = [sample.error.message for sample in log.samples or () if sample.error is not None]
+@contextmanager
+def _noting(lost: dict[str, str], name: object) -> Iterator[None]:
+    """Keep the message of a server's error, which inspect-ai shows as code."""
+    try:
+        yield
+    except (RefusedError, UnreachableError) as error:
+        lost[str(name)] = str(error)
+        raise
+
+
+def _reasons(log: Any, lost: Mapping[str, str]) -> list[str]:
+    failed = [(str(sample.id), sample.error.message) for sample in log.samples or () if sample.error is not None]
+    # a run that ends early cancels what was being asked
+    found = [lost.get(name, told) for name, told in failed if not told.startswith("CancelledError")]
     return found or ([log.error.message] if log.error is not None else [])
 
 
 @solver.solver
-def _ask(asking: Asking, items: Mapping[str, tuple[Item, int]]) -> solver.Solver:
+def _ask(asking: Asking, items: Mapping[str, tuple[Item, int]], lost: dict[str, str]) -> solver.Solver:
     async def solve(state: solver.TaskState, generate: solver.Generate) -> solver.TaskState:
         item, sample = items[str(state.sample_id)]
         model, began, told = get_model(), time.monotonic(), list[Answer]()
@@ -104,7 +119,8 @@ def _ask(asking: Asking, items: Mapping[str, tuple[Item, int]]) -> solver.Solver
             return told[-1]
 
         play = asking.suite.play
-        answer = await (talk(item.messages, item.tools) if play is None else play(item, talk))
+        with _noting(lost, state.sample_id):
+            answer = await (talk(item.messages, item.tools) if play is None else play(item, talk))
         state.metadata["answer"], state.metadata["asked"] = kept_answer(answer), [dict(message) for message in asked]
         state.metadata["prompt_tokens"] = _counted(told, "prompt_tokens")
         state.metadata["tokens"] = _counted(told, "completion_tokens")
@@ -122,11 +138,17 @@ def _counted(told: Sequence[Answer], name: str) -> int | None:
 
 
 @scorer.scorer(metrics=[scorer.mean()])
-def _grade(asking: Asking, items: Mapping[str, tuple[Item, int]], take: Callable[[KeptAnswer], None]) -> scorer.Scorer:
+def _grade(
+    asking: Asking,
+    items: Mapping[str, tuple[Item, int]],
+    take: Callable[[KeptAnswer], None],
+    lost: dict[str, str],
+) -> scorer.Scorer:
     async def score(state: solver.TaskState, target: scorer.Target) -> scorer.Score:
         item, sample = items[str(state.sample_id)]
         answer = read_answer(state.metadata["answer"])
-        result = await _scored(asking, item, answer)
+        with _noting(lost, state.sample_id):
+            result = await _scored(asking, item, answer)
         graded = Graded(
             item.id,
             sample,

@@ -124,11 +124,13 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(ValueError, match=r"hub.*downloads a/b.*rows.csv.*stand-in"):
+    with pytest.raises(ValueError, match=r"hub.*downloads a/b.*rows\.csv$"):
         load(suite(files=("rows.csv",), hub=HubData("a/b", "main", ("x",), gated=True)), "", SEED)
     with pytest.raises(ValueError, match="on no hub"):
         load(suite(), "hub", SEED)
-    with pytest.raises(ValueError, match="no generator and no stand-in"):
+    with pytest.raises(ValueError, match=r"gsm8k has no generator; .*; stand-in \(a few items, to try\)$"):
+        load(suite_named("gsm8k"), "generated", SEED)
+    with pytest.raises(ValueError, match=r"has no stand-in; a file or folder with its rows$"):
         load(suite(), "stand-in", SEED)
     with pytest.raises(ValueError, match="must be a file, a folder"):
         load(suite(), "no/such/place", SEED)

@@ -19,6 +19,21 @@ def test_data_of_an_item_is_not_in_its_answers(tmp_path: Path) -> None:
     assert again.answers[0].graded.data["people"] == item.data["people"] != []
 
 
+def test_only_a_run_with_answers_is_protected_from_another_one(tmp_path: Path) -> None:
+    plan = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in"))
+    less = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in", limit=2))
+    RunFolder(tmp_path, plan.identity("m", "model http://127.0.0.1:9"), plan.items)  # its judge could not be had
+    folder = RunFolder(tmp_path, plan.identity("m", "rule"), plan.items)
+    folder.add(KeptAnswer(Graded(plan.items[0].id, 0, 1.0)))
+    for identity, difference in (
+        (plan.identity("m", "model x"), 'with grader "rule", not "model x"'),
+        (less.identity("m", "rule"), "with count 6, not 2"),
+        (plan.identity("m", "rule") | {"items": "0"}, "of other questions"),
+    ):
+        with pytest.raises(ValueError, match=f"--out {tmp_path} has a run {difference}: give another folder"):
+            RunFolder(tmp_path, identity, plan.items)
+
+
 def test_half_of_a_surrogate_pair_is_kept(tmp_path: Path) -> None:
     item = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in", limit=1)).items[0]
     kept = KeptAnswer(Graded(item.id, 0, 1.0), found="é\ud800", answer={"content": "\udfff\\ud800 💡"})

@@ -1,11 +1,13 @@
 """What is shown of a run: counts of tokens that a server does not send, published figures, the exit code."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsv4.cli.__main__ import make_app
 from dsv4.cli.eval import BELOW, MISSING, finish
 from dsv4.cli.eval_flags import OutcomeFlags
 from dsv4.evals.kept import REPORT, RESULT, KeptAnswer, RunFolder
@@ -121,3 +123,10 @@ def test_the_exit_code_tells_missing_answers_from_low_scores(
     assert "1 times: http://127.0.0.1:9: given up" in text
     assert f"1 of 2 answers are kept in {tmp_path / 'd'}; the same command asks only for the other ones" in text
     assert ended(tmp_path / "e", capsys)[0] == MISSING
+
+
+def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):
+        make_app("eval")(["eval", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{MISSING} questions could not be answered, {BELOW} all are answered and the score is below --least" in text

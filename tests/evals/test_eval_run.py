@@ -1,6 +1,7 @@
 """Runs against a server of ours with a stub for a model: through inspect-ai, kept, resumed, compared, shown."""
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -141,7 +142,19 @@ def test_an_endpoint_that_fails(tokenizer: Tokenizer, tmp_path: Path, monkeypatc
     result = json.loads((tmp_path / "a" / RESULT).read_text())
     assert (result["answers"], result["missing"]) == (0, 2)
     assert sum(result["problems"].values()) == 2
+    assert not any("Error(" in reason for reason in result["problems"]), "sentences, no code"
     assert "No answer" in (tmp_path / "a" / REPORT).read_text()
+
+
+def test_what_is_wrong_before_a_run_is_told_by_flag(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with listening(server(tokenizer, lambda prompt: "Hm</think>forty-two")) as url:
+        with pytest.raises(ValueError, match=r"^--judge: http://127\.0\.0\.1:9 cannot be used"):
+            start(url, tmp_path / "a", suite="hle", judge="http://127.0.0.1:9", max_tokens=16)
+        assert code(url, tmp_path / "a", suite="hle", max_tokens=16) == 0, "no answer, so no run to protect"
+    with pytest.raises(ValueError, match="--judge-model is the name of a model at --judge, which is not given"):
+        start("localhost:8000", tmp_path / "b", suite="hle", judge_model="m")
+    with pytest.raises(ValueError, match="TARGET must be http://HOST:PORT, a model folder or its name, got 'localhost"):
+        start("localhost:8000", tmp_path / "b")
 
 
 def test_a_key_reaches_the_server_and_no_file(
@@ -251,7 +264,13 @@ def test_settings_are_checked() -> None:
         EvalSettings(suite, temperature=3.0)
     with pytest.raises(ValueError, match="--price must be PROMPT,ANSWER"):
         TokenPrice.from_text("1")
+    for text in ("nan,1", "1,inf", "-1,1"):
+        with pytest.raises(ValueError, match="--price must be at least 0"):
+            TokenPrice.from_text(text)
     assert TokenPrice.from_text("2,4").of(1e6, 5e5) == 4
+    for least in (-1.0, 101.0, math.nan):
+        with pytest.raises(ValueError, match=r"--least must be in \[0, 100\]"):
+            OutcomeFlags(least=least).check()
 
 
 def test_budgets_are_the_published_windows_within_the_context() -> None:
