@@ -4,7 +4,7 @@
 #include <omp.h>
 
 #include "native/exponential.h"
-#include "indexer_bytes.h"
+#include "fp4_scores.h"
 #include "topk.h"
 
 using namespace dsv4;
@@ -27,58 +27,66 @@ struct Block {
 struct Workspace {
     Scratch rows, tiles, byte_tiles;
     std::vector<Best> best;
-    // queries that are e2m1 exactly, as codes + 12 [N][B * 32] and scales [N][B]
-    std::vector<uint8_t> packed, codes;
+    // queries that are e2m1 exactly, as a ByteQuery reads them
+    std::vector<uint8_t> packed;
+    std::vector<int8_t> codes;
+    std::vector<int32_t> starts;
     std::vector<float> scales, values;
     std::vector<char> exact;
 };
 thread_local Workspace own;
 
-int64_t key_row(const IndexCall& call, int64_t sequence, int64_t entry) {
-    return call.first_BP[sequence * call.pages + entry / call.per_page] + entry % call.per_page;
+// where the keys of entries [from, from + count) lie
+void find_rows(const IndexCall& call, int64_t sequence, int64_t from, int64_t count, const uint8_t** row) {
+    const int64_t* page = call.first_BP + sequence * call.pages + from / call.per_page;
+    int64_t at = from % call.per_page;
+    for (int64_t i = 0; i < count; page++, at = 0) {
+        const uint8_t* next = call.keys.first + (*page + at) * call.keys.stride;
+        for (const int64_t end = std::min(count, i + call.per_page - at); i < end; i++, next += call.keys.stride)
+            row[i] = next;
+    }
 }
 
 // entries [from, from + count) as tiles; places after them hold whatever was there
 const float* load_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count) {
     float* rows = own.rows.floats(TILE * call.dim);
     float* tiles = own.tiles.floats(PANEL_KEYS * call.dim);
+    const uint8_t* row[PANEL_KEYS];
+    find_rows(call, sequence, from, count, row);
+    Rows one = call.keys;
     for (int64_t done = 0; done < count; done += TILE) {
-        for (int64_t i = 0; i < std::min(TILE, count - done); i++)
-            row_to_float(call.keys, key_row(call, sequence, from + done + i), rows + i * call.dim);
+        for (int64_t i = 0; i < std::min(TILE, count - done); i++) {
+            one.first = row[done + i];
+            row_to_float(one, 0, rows + i * call.dim);
+        }
         arrange_tile(rows, call.dim, tiles + done * call.dim);
     }
     return tiles;
 }
 
-// the same as tiles of bytes
+// the same as tiles of bytes; places after them hold the last entry
 const float* load_byte_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count) {
-    const int64_t blocks = blocks_of(call), width = blocks * STEPS;
-    float* rows = own.rows.floats(TILE * width);
-    float* tiles = own.byte_tiles.floats(PANEL_TILES * byte_tile_size(blocks));
-    for (int64_t done = 0; done < count; done += TILE) {
-        float* tile = tiles + done / TILE * byte_tile_size(blocks);
-        float* scale = tile + (width + blocks) * TILE;
-        for (int64_t i = 0; i < std::min(TILE, count - done); i++) {
-            const uint8_t* row = call.keys.first + key_row(call, sequence, from + done + i) * call.keys.stride;
-            fp4_to_bytes(row, call.dim, reinterpret_cast<uint8_t*>(rows + i * width));
-            for (int64_t b = 0; b < blocks; b++) scale[b * TILE + i] = scale_of(row[call.dim / 2 + b]);
-        }
-        arrange_tile(rows, width, tile);
-        start_sums(tile, blocks);
-    }
+    const int64_t blocks = blocks_of(call), size = byte_tile_size(blocks);
+    float* tiles = own.byte_tiles.floats(PANEL_TILES * size);
+    const uint8_t* row[PANEL_KEYS];
+    find_rows(call, sequence, from, count, row);
+    std::fill(row + count, row + PANEL_KEYS, row[count - 1]);
+    for (int64_t done = 0; done < count; done += TILE)
+        arrange_byte_tile(row + done, call.dim, blocks, tiles + done / TILE * size);
     return tiles;
 }
 
 // find the queries of a block that e2m1 holds exactly and lay out their codes; whether a query is one depends on it alone
 void find_exact(const IndexCall& call, const Block& block) {
     const int64_t heads = call.heads, dim = call.dim, blocks = blocks_of(call), bytes = dim / 2 + blocks;
-    const size_t count = size_t(block.last - block.first), codes = size_t(heads * blocks * INDEX_BLOCK);
+    const size_t count = size_t(block.last - block.first), each = size_t(heads * blocks);
     own.exact.assign(count, 0);
     if (call.keys.kind != ROW_INDEX) return;
     own.packed.resize(size_t(heads * bytes));
     own.values.resize(size_t(dim));
-    own.codes.resize(count * codes);
-    own.scales.resize(count * size_t(heads * blocks));
+    own.codes.resize(count * each * INDEX_BLOCK);
+    own.scales.resize(count * each);
+    own.starts.resize(count * each);
     for (size_t t = 0; t < count; t++) {
         const float* q = call.q_TJI + (block.first + int64_t(t)) * heads * dim;
         dsv4_pack_index(q, own.packed.data(), heads, dim, bytes, 1);
@@ -87,11 +95,15 @@ void find_exact(const IndexCall& call, const Block& block) {
             const uint8_t* row = own.packed.data() + n * bytes;
             index_to_float(row, dim, own.values.data());
             exact = std::equal(own.values.begin(), own.values.end(), q + n * dim);
-            uint8_t* code = own.codes.data() + t * codes + size_t(n * blocks * INDEX_BLOCK);
-            fp4_to_bytes(row, dim, code);
-            for (int64_t i = 0; i < blocks * INDEX_BLOCK; i++) code[i] = uint8_t(code[i] + LARGEST_CODE);
-            float* scale = own.scales.data() + t * size_t(heads * blocks) + n * blocks;
-            for (int64_t b = 0; b < blocks; b++) scale[b] = 0.25f * scale_of(row[dim / 2 + b]);
+            const size_t at = t * each + size_t(n * blocks);
+            int8_t* code = own.codes.data() + at * INDEX_BLOCK;
+            query_codes(row, dim, code);
+            for (int64_t b = 0; b < blocks; b++) {
+                own.scales[at + size_t(b)] = 0.25f * scale_of(row[dim / 2 + b]);
+                int32_t sum = 0;
+                for (int64_t i = 0; i < INDEX_BLOCK; i++) sum += code[b * INDEX_BLOCK + i];
+                own.starts[at + size_t(b)] = -LARGEST_CODE * sum;
+            }
         }
         own.exact[t] = exact;
     }
@@ -100,7 +112,7 @@ void find_exact(const IndexCall& call, const Block& block) {
 // offer the entries [from, end) of a tile to the choice of one query
 void offer(const vf* score, int64_t from, int64_t end, Best& best) {
     for (int v = 0; v < VECTORS; v++) {
-        unsigned lanes = bits_of(score[v] > splat(best.threshold));
+        unsigned lanes = above(score[v], best.threshold);
         for (; lanes; lanes &= lanes - 1) {
             const int lane = __builtin_ctz(lanes);
             const int64_t entry = from + v * W + lane;
@@ -117,10 +129,11 @@ void score_panel(const IndexCall& call, int64_t t, size_t place, const float* ti
     for (int64_t at = panel; at < end; at += TILE) {
         vf score[VECTORS];
         if (own.exact[place]) {
-            const uint8_t* codes = own.codes.data() + place * size_t(heads * blocks * INDEX_BLOCK);
-            const float* scales = own.scales.data() + place * size_t(heads * blocks);
+            const size_t first = place * size_t(heads * blocks);
+            const ByteQuery query{own.codes.data() + first * INDEX_BLOCK, own.scales.data() + first,
+                                  own.starts.data() + first, weight};
             const float* tile = byte_tiles + (at - panel) / TILE * byte_tile_size(blocks);
-            byte_tile_scores(codes, scales, weight, tile, heads, blocks, score);
+            byte_tile_scores(query, tile, heads, blocks, score);
         } else {
             tile_scores(call.q_TJI + t * heads * dim, weight, tiles + (at - panel) * dim, heads, dim, score);
         }

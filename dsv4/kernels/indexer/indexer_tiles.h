@@ -10,15 +10,15 @@ namespace dsv4 {
 constexpr int VECTORS = 3;
 constexpr int64_t TILE = VECTORS * W;  // keys of a tile, stored as [I][TILE]
 
-// which lanes of a comparison hold, one bit each
-inline unsigned bits_of(vi lanes) {
+// which lanes are above x, one bit each
+inline unsigned above(vf lanes, float x) {
 #if defined(__AVX512F__)
-    return unsigned(_mm512_cmplt_epi32_mask((__m512i)lanes, _mm512_setzero_si512()));
+    return unsigned(_mm512_cmp_ps_mask((__m512)lanes, _mm512_set1_ps(x), _CMP_GT_OQ));
 #elif defined(__AVX2__)
-    return unsigned(_mm256_movemask_ps((__m256)lanes));
+    return unsigned(_mm256_movemask_ps(_mm256_cmp_ps((__m256)lanes, _mm256_set1_ps(x), _CMP_GT_OQ)));
 #else
     unsigned bits = 0;
-    for (int i = 0; i < W; i++) bits |= unsigned(lanes[i] & 1) << i;
+    for (int i = 0; i < W; i++) bits |= unsigned(lanes[i] > x) << i;
     return bits;
 #endif
 }

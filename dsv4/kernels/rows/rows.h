@@ -38,6 +38,16 @@ inline float fp8_value(uint8_t code) {
 
 inline void fp8_to_float(const uint8_t* code, float scale, int64_t count, float* out) {
     int64_t i = 0;
+#if defined(__AVX512F__)
+    const __m512 wide_scale = _mm512_set1_ps(scale), wide_up = _mm512_set1_ps(256.0f);
+    for (; i + 16 <= count; i += 16) {
+        const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(code + i)));
+        const __m256i magnitude = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x7F)), 7);
+        const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x80)), 8);
+        const __m512 value = _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(magnitude, sign)), wide_up);
+        _mm512_storeu_ps(out + i, _mm512_mul_ps(value, wide_scale));
+    }
+#endif
 #if defined(__F16C__) && defined(__AVX2__)
     const __m256 s = _mm256_set1_ps(scale), up = _mm256_set1_ps(256.0f);
     for (; i + 8 <= count; i += 8) {
@@ -53,6 +63,12 @@ inline void fp8_to_float(const uint8_t* code, float scale, int64_t count, float*
 
 inline void bf16_to_float(const uint8_t* in, int64_t count, float* out) {
     int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= count; i += 16) {
+        const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(in + 2 * i)));
+        _mm512_storeu_si512(out + i, _mm512_slli_epi32(wide, 16));
+    }
+#endif
 #if defined(__AVX2__)
     for (; i + 8 <= count; i += 8) {
         const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(in + 2 * i)));

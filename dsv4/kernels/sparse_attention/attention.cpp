@@ -86,6 +86,18 @@ void score_group(const float* panel, int64_t stride, int64_t count, const float*
         score_tile<KEYS, V>(panel + k * stride, stride, queries, dim, scores + k * width, width, count - k, more);
 }
 
+// the same for a group that is one vector of `filled` query rows
+void score_few(int64_t filled, const float* panel, int64_t stride, int64_t count, const float* queries, int64_t dim,
+               float* scores, int64_t width, bool more) {
+#if defined(__AVX512F__)
+    constexpr int64_t KEYS = 12;
+    for (int64_t k = 0; k < count && filled <= HALF; k += KEYS)
+        score_half<KEYS>(panel + k * stride, stride, queries, dim, scores + k * width, width, count - k, more);
+    if (filled <= HALF) return;
+#endif
+    score_group<12, 1>(panel, stride, count, queries, dim, scores, width, more);
+}
+
 // phase 1: plain products of all query rows with rows [from, to)
 void score_rows(const Task& task, int64_t from, int64_t to) {
     const int64_t dim = task.call.dim;
@@ -100,7 +112,8 @@ void score_rows(const Task& task, int64_t from, int64_t to) {
                 if (lanes == LANES)
                     score_group<6, 2>(panel.first + c, panel.stride, count, queries, piece, scores, task.width, c > 0);
                 else
-                    score_group<12, 1>(panel.first + c, panel.stride, count, queries, piece, scores, task.width, c > 0);
+                    score_few(task.x - x, panel.first + c, panel.stride, count, queries, piece, scores, task.width,
+                              c > 0);
             }
     }
 }

@@ -25,6 +25,26 @@ inline void score_tile(const float* keys, int64_t stride, const float* queries, 
             if (k < count) store(scores + k * width + v * W, sum[k][v]);
 }
 
+#if defined(__AVX512F__)
+// The same for a vector of query rows of which only the first half counts: instructions of half the width, of which the
+// machine does twice as many.
+template <int KEYS>
+inline void score_half(const float* keys, int64_t stride, const float* queries, int64_t dim, float* scores,
+                       int64_t width, int64_t count, bool more) {
+    __m256 sum[KEYS];
+    for (int k = 0; k < KEYS; k++) sum[k] = more && k < count ? _mm256_loadu_ps(scores + k * width) : _mm256_setzero_ps();
+    for (int64_t c = 0; c < dim; c++) {
+        const __m256 q = _mm256_loadu_ps(queries + c * W);
+        for (int k = 0; k < KEYS; k++) sum[k] = _mm256_fmadd_ps(_mm256_set1_ps(keys[k * stride + c]), q, sum[k]);
+    }
+    for (int k = 0; k < KEYS; k++)
+        if (k < count) _mm256_storeu_ps(scores + k * width, sum[k]);
+}
+constexpr int64_t HALF = W / 2;
+#else
+constexpr int64_t HALF = 0;  // vectors are not wider than what the machine does at once
+#endif
+
 // out[x][c] += sum_r weights[r][x] * values[r][c] for X query rows and V vectors of columns, r in order
 template <int X, int V>
 inline void value_tile(const float* weights, int64_t width, const float* values, int64_t stride, int64_t rows,
