@@ -1,5 +1,6 @@
 """The owner of a request's pages and slot, from its admission to its end, and of the prefixes kept for later ones."""
 
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -65,7 +66,7 @@ class CacheManager:
         if count <= 0:
             return place
         self.prefixes.make_room(pages=count)
-        return replace(place, pages=[*place.pages, *self.store.pages.take(count)])
+        return replace(place, pages=array("q", [*place.pages, *self.store.pages.take(count)]))
 
     def keep(self, tokens: Sequence[int], owner: str, place: Place) -> None:
         """Keep a prefix that a place holds; the rings of its slot are at the end of these tokens, or so few tokens
