@@ -57,7 +57,8 @@ def bench(
     peer
         Also measure transformers' DeepseekV4ForCausalLM on the same folder, alternating with ours.
     long
-        Measure at 4K, 16K, 64K, 256K and 1M tokens instead (as far as the model's context reaches), in chunks of 2,048.
+        Measure at 4K, 16K, 64K, 256K and 1M tokens instead (as far as the model's context reaches), in chunks of 2,048,
+        and show what tokens read and compute beside the machine's rates.
     plot
         Write the curves as SVG.
     json
@@ -80,7 +81,7 @@ def bench(
     path = model_folder(folder)
     lengths = _lengths(path, contexts, decode, long, engine.context)
     options = {**engine.options(), "say": to_stderr, "step_tokens": 2048 if long else 512}
-    rows = _measure(path, lengths, decode, peer, options, json)
+    rows = _measure(path, lengths, decode, peer, options, json, long)
     if plot is not None:
         with naming(plot):
             plot.write_text(speed_svg(rows), encoding="utf-8")
@@ -112,10 +113,12 @@ def _measure(
     peer: bool,
     options: dict[str, Any],
     json: Path | None,
+    with_floors: bool,
 ) -> "list[Speed]":
     """Every engine at every context; each row is shown and kept as soon as it is there. options: of dsv4.load."""
     from rich.console import Console
 
+    from dsv4.bench.floors import floors
     from dsv4.bench.results import append_lines
     from dsv4.bench.speed import Ours, Transformers
 
@@ -130,6 +133,8 @@ def _measure(
             with _PromptStatus(console, f"{engine.name}: {context:,} tokens") as progress:
                 rows.append(engine.run(context, decode, progress))
             _show(rows[-1], rows)
+            if with_floors and isinstance(engine, Ours):
+                _print_rates(floors(engine, rows[-1]))
             if json is not None:
                 with naming(json):
                     append_lines(json, [{"model": title(path), **rows[-1].to_dict()}])
@@ -161,13 +166,18 @@ def _show_rates(rates: "Iterable[Rate]", json: Path | None, about: dict[str, str
 
     print(f"kernels: {native.describe()}")
     for rate in rates:
+        _print_rates([rate])
+        if json is not None:
+            with naming(json):
+                append_lines(json, [{**about, "isa": native.isa(), **rate.to_dict()}])
+
+
+def _print_rates(rates: "Iterable[Rate]") -> None:
+    for rate in rates:
         print(
             f"{rate.kernel:<36} {rate.rate:>9.1f} of {rate.yardstick:>7.1f} {rate.unit:<8} {rate.ratio:>6.2f}",
             flush=True,
         )
-        if json is not None:
-            with naming(json):
-                append_lines(json, [{**about, "isa": native.isa(), **rate.to_dict()}])
 
 
 _WORDS = {"kernels": _kernels, "model": _model}  # words that may replace the folder
