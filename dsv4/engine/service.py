@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from dsv4.engine.batching import STEP_FAILED
@@ -24,6 +24,18 @@ _GIVE_UP = 6  # ... and until all waiting callers get an error
 _FORGIVEN = 30.0  # seconds without a failed step after which requests are accepted again
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who reads the events of a request: a loop, and the queue in it."""
+
+    loop: asyncio.AbstractEventLoop
+    events: "asyncio.Queue[TokenEvent | Exception]"
+
+    def tell(self, event: TokenEvent | Exception) -> bool:
+        """Queue one event. False if the loop is closed. Any thread may call it."""
+        return _in_loop(self.loop, self.events.put_nowait, event)
+
+
 class EngineService:
     """Serves one Engine to any number of event loops. Make it once, and close it at the end.
 
@@ -33,8 +45,7 @@ class EngineService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._commands: list[Callable[[], None]] = []
-        # each returns False once the loop of its caller is closed
-        self._listeners: dict[Request, Callable[[TokenEvent], bool]] = {}
+        self._callers: dict[Request, _Caller] = {}
         self._updates: list[tuple[Callable[[Transformer], None], bool, int | None, Future[int]]] = []
         self._version = 0
         self._failed_steps = self._failed_in_a_row = 0
@@ -105,7 +116,7 @@ class EngineService:
         then they end with `abort`."""
         with self._wake:
             self._draining = True
-            self._wake.wait_for(lambda: self._closing or not (self._listeners or self._commands), timeout=drain)
+            self._wake.wait_for(lambda: self._closing or not (self._callers or self._commands), timeout=drain)
             self._closing = True
             self._wake.notify_all()
         self._thread.join()
@@ -130,16 +141,8 @@ class EngineService:
     ) -> AsyncIterator[TokenEvent]:
         """One event for each token; the last one has `finish`. Raises the exceptions of Engine.submit for a request
         that is refused. Closing the iterator cancels the request within one step."""
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
+        caller = _Caller(asyncio.get_running_loop(), asyncio.Queue())
         own: list[Request] = []  # empty until the engine's thread has queued the request
-
-        def listen(event: TokenEvent | Exception) -> bool:
-            try:
-                loop.call_soon_threadsafe(events.put_nowait, event)
-            except RuntimeError:  # the caller's loop is closed
-                return False
-            return True
 
         async def prepared() -> Request:
             if params.constraint is None and len(prompt) <= SHORT_PROMPT:
@@ -150,10 +153,10 @@ class EngineService:
             try:
                 self._engine.enter(request)
             except Exception as error:  # the caller handles it; the engine's thread continues
-                listen(error)
+                caller.tell(error)
                 return
             own.append(request)
-            self._listeners[request] = listen
+            self._callers[request] = caller
 
         if self._draining:
             raise RuntimeError("the engine is closed")
@@ -162,7 +165,7 @@ class EngineService:
             raise RuntimeError("the engine is closed")
         try:
             while True:
-                event = await events.get()
+                event = await caller.events.get()
                 if isinstance(event, Exception):
                     raise event
                 yield event
@@ -182,7 +185,7 @@ class EngineService:
 
     def _cancel(self, *requests: Request) -> None:
         for request in requests:
-            self._listeners.pop(request, None)
+            self._callers.pop(request, None)
             self._engine.cancel(request)
 
     def _run(self) -> None:
@@ -234,8 +237,7 @@ class EngineService:
         emitted = []
         if self._guarded(lambda: emitted.extend(self._engine.step())):
             self._failed_in_a_row = 0
-            for request, event in emitted:
-                self._hand_over(request, event)
+            self._hand_over(emitted)
             return
         self._failed_steps += 1
         self._failed_in_a_row += 1
@@ -245,16 +247,36 @@ class EngineService:
         with self._wake:
             self._wake.wait_for(lambda: self._closing, timeout=pause)
 
-    def _hand_over(self, request: Request, event: TokenEvent) -> None:
-        listener = self._listeners.get(request)
-        if listener is not None and (not listener(event) or event.finish is not None):
-            self._cancel(request)
+    def _hand_over(self, emitted: Sequence[tuple[Request, TokenEvent]]) -> None:
+        """Send the events of a step to their callers. Each loop is woken once, because a wake-up takes more time than
+        an event."""
+        batches: dict[asyncio.AbstractEventLoop, list[tuple[Request, _Caller, TokenEvent]]] = {}
+        for request, event in emitted:
+            if (caller := self._callers.get(request)) is not None:
+                batches.setdefault(caller.loop, []).append((request, caller, event))
+        for loop, batch in batches.items():
+            open_ = _in_loop(loop, _deliver, batch)
+            self._cancel(*(request for request, _, event in batch if not open_ or event.finish is not None))
 
     def _end_all(self, event: TokenEvent) -> None:
-        listeners, self._listeners = list(self._listeners.items()), {}
-        for request, listener in listeners:
+        callers, self._callers = list(self._callers.items()), {}
+        for request, caller in callers:
             self._guarded(partial(self._engine.cancel, request))
-            listener(event)
+            caller.tell(event)
         if event.finish is FinishReason.ABORT:
             for *_, future in self._updates:
                 future.cancel()
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> bool:
+    """Call a function soon in an event loop of another thread. False if the loop is closed."""
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _deliver(batch: Sequence[tuple[Request, _Caller, TokenEvent]]) -> None:
+    for _, caller, event in batch:
+        caller.events.put_nowait(event)
