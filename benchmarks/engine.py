@@ -8,6 +8,7 @@ FOLDER: a checkpoint, default models/nano. Random tokens; nothing here is judged
 import argparse
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dsv4.api.loading import load
@@ -25,8 +26,8 @@ def prompt_of(model: LocalModel, length: int, seed: int) -> list[int]:
     return random_prompt(model.config.vocab_size, length, seed)
 
 
-def opened(folder: Path, context: int, **options: object) -> LocalModel:
-    model = load(folder, "fp32", context_length=context, **{"draft": "none"} | options)  # type: ignore[arg-type]
+def opened(folder: Path, context: int, mode: str = "fp32", **options: object) -> LocalModel:
+    model = load(folder, mode, context_length=context, **{"draft": "none"} | options)  # type: ignore[arg-type]
     model.engine.ends = frozenset()
     list(model.engine.generate(prompt_of(model, 16, 0), SamplingParams(max_tokens=2, temperature=0)))
     return model
@@ -90,6 +91,38 @@ def restored(folder: Path, length: int) -> dict[str, float]:
     return {"prefill": cold, "restore": warm, "restored_tokens": reused, "ratio": cold / warm}
 
 
+def beside_prompt(folder: Path, mode: str, length: int, slowdown: float | None, seconds: float) -> dict[str, float]:
+    """Eight streams: milliseconds between two of their tokens, alone and while a prompt of `length` is computed, for
+    `seconds` at most; and the rate of the prompt."""
+    model = opened(folder, length + 64, mode, sequences=9, slowdown=slowdown, reuse=ReusePolicy(snapshots=0))
+    engine, decoding = model.engine, SamplingParams(max_tokens=length, temperature=0)
+    streams = [engine.submit(prompt_of(model, 256, seed), decoding) for seed in range(8)]
+    while not all(request.decodes for request in streams):
+        engine.step()
+    alone = [timed(engine.step) for _ in range(200)]
+    prompt = engine.submit(prompt_of(model, length, 9), SamplingParams(max_tokens=1, temperature=0))
+    beside: list[float] = []
+    while prompt.generated == 0 and sum(beside) < seconds:
+        beside.append(timed(engine.step))
+    done = prompt.prompt_length if prompt.generated else prompt.cached
+    name = "unlimited" if slowdown is None else f"slowdown_{slowdown:g}"
+    told = {"alone_p50": percentile(alone, 0.5), "alone_p99": percentile(alone, 0.99)}
+    told |= {"beside_p50": percentile(beside, 0.5), "beside_p99": percentile(beside, 0.99)}
+    told |= {"prompt_tokens": done, "prompt_rate": done / sum(beside), "steps": len(beside)}
+    return {f"{name}_{key}": value for key, value in told.items()}
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def percentile(seconds: Sequence[float], share: float) -> float:
+    """Milliseconds."""
+    return 1e3 * sorted(seconds)[int(share * (len(seconds) - 1))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=NANO)
@@ -97,6 +130,9 @@ def main() -> None:
     parser.add_argument("--prefix", type=int, default=32768, help="tokens of the kept prefix in memory")
     parser.add_argument("--only", metavar="NAME", help="one of the comparisons, as their rows are called")
     parser.add_argument("--restore", type=int, default=102400, help="tokens of the prefix on disk")
+    parser.add_argument("--mode", default="fp32", help="of `beside prompt`")
+    parser.add_argument("--prompt", type=int, default=32768, help="tokens of the prompt beside decoding streams")
+    parser.add_argument("--seconds", type=float, default=60.0, help="at most, for `beside prompt`")
     args = parser.parse_args()
     jobs = {
         "concurrency": lambda: concurrency(args.folder),
@@ -105,6 +141,11 @@ def main() -> None:
         "cached periodic": lambda: cached_prefix(args.folder, args.prefix, "periodic"),
         "cached full": lambda: cached_prefix(args.folder, args.prefix, "full"),
         "cached none": lambda: cached_prefix(args.folder, args.prefix, "none"),
+        "beside prompt": lambda: {
+            name: value
+            for slowdown in (None, 2.0)
+            for name, value in beside_prompt(args.folder, args.mode, args.prompt, slowdown, args.seconds).items()
+        },
         "restored": lambda: restored(args.folder, args.restore),
     }
     if args.only is not None and args.only not in jobs:

@@ -30,6 +30,7 @@ from dsv4.bench.speed import random_prompt
 from dsv4.cli.serve import SWITCH_SECONDS
 from dsv4.generation import SamplingParams
 from dsv4.server import create_app
+from dsv4.server.guard.connection import HeaderClock
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT_TOKENS = 256
@@ -107,7 +108,9 @@ class Served:
 
     def __init__(self, model: LocalModel) -> None:
         app = create_app(model.service, model.tokenizer, model_name=model.name, defaults=model.defaults)
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+        # connections as those of `dsv4 serve`
+        config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, http=HeaderClock, ws="none")
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
 
     def __enter__(self) -> str:

@@ -12,50 +12,89 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 
-async def ask(url: str, body: bytes) -> dict[str, Any]:
+class Receiver(asyncio.Protocol):
+    """One connection: keeps what arrives, and when. Nothing is parsed before the end, because server and clients share
+    the machine."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[float, bytes]] = []
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.parts.append((time.monotonic(), data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """An answer as it came. sent: when its request was."""
+
+    name: str
+    sent: float
+    parts: list[tuple[float, bytes]]
+
+
+async def ask(url: str, name: str, body: bytes) -> Raw:
     """One streamed answer of chat or text completions."""
     address = urlsplit(url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    transport, receiver = await asyncio.get_running_loop().create_connection(Receiver, address.hostname, address.port)
     head = f"POST {address.path} HTTP/1.1\r\nhost: {address.netloc}\r\nconnection: close\r\ncontent-length: {len(body)}"
-    writer.write(head.encode() + b"\r\n\r\n" + body)
-    text, times, usage, done = [], [], None, False
-    sent = now = time.monotonic()
-    try:
-        async for line in reader:
-            if not line.startswith(b"data: "):
-                continue
-            now = time.monotonic()
-            if line.startswith(b"data: [DONE]"):
-                done = True
-                break
-            chunk = json.loads(line[6:])
-            if "error" in chunk:
-                raise RuntimeError(chunk["error"]["message"])
-            for choice in chunk["choices"]:
-                piece = choice["text"] if "text" in choice else choice["delta"].get("content")
-                if piece:
-                    text.append(piece)
-                    times.append(now)
-            usage = chunk.get("usage") or usage
-    finally:
-        writer.close()
-    if not done or usage is None:
-        raise RuntimeError("the stream broke off")
-    return {"text": "".join(text), "times": times, "tokens": usage["completion_tokens"], "sent": sent, "ended": now}
+    sent = time.monotonic()
+    transport.write(head.encode() + b"\r\n\r\n" + body)
+    await receiver.closed
+    return Raw(name, sent, receiver.parts)
 
 
-async def client(url: str, request: str, stream: int, until: float, rounds: int) -> list[dict[str, Any]]:
+def lines(parts: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+    """The lines of a body, each with the time at which its end came."""
+    rest = b""
+    for now, part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        yield from ((now, line) for line in whole)
+
+
+def parsed(answer: Raw) -> dict[str, Any]:
+    """Text, tokens and times of an answer. Raises RuntimeError for one with an error or without an end."""
+    text: list[str] = []
+    times: list[float] = []
+    usage, ended = None, None
+    for now, line in lines(answer.parts):
+        if not line.startswith(b"data: "):
+            continue
+        if line.startswith(b"data: [DONE]"):
+            ended = now
+            break
+        chunk = json.loads(line[6:])
+        if "error" in chunk:
+            raise RuntimeError(chunk["error"]["message"])
+        for choice in chunk["choices"]:
+            piece = choice["text"] if "text" in choice else choice["delta"].get("content")
+            if piece:
+                text.append(piece)
+                times.append(now)
+        usage = chunk.get("usage") or usage
+    if ended is None or usage is None:
+        raise RuntimeError(f"the stream broke off: {b''.join(part for _, part in answer.parts)[:300]!r}")
+    told = {"text": "".join(text), "times": times, "tokens": usage["completion_tokens"]}
+    return {"name": answer.name, **told, "sent": answer.sent, "ended": ended}
+
+
+async def client(url: str, request: str, stream: int, until: float, rounds: int) -> list[Raw]:
     """Answers one after another until the time or the number is reached."""
-    answers: list[dict[str, Any]] = []
+    answers: list[Raw] = []
     while time.monotonic() < until and len(answers) < rounds:
         name = f"{stream} {len(answers)}"
         body = request.replace("{stream}", str(stream)).replace("{round}", str(len(answers)))
-        answers.append({"name": name, **await ask(url, body.encode())})
+        answers.append(await ask(url, name, body.encode()))
     return answers
 
 
@@ -64,7 +103,7 @@ async def main(url: str, requests: list[str], streams: int, seconds: float, roun
     found = await asyncio.gather(
         *(client(url, requests[index % len(requests)], index, until, rounds) for index in range(streams))
     )
-    print(json.dumps([answer for answers in found for answer in answers]))
+    print(json.dumps([parsed(answer) for answers in found for answer in answers]))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,8 @@ class AnswerInProgress:
     def _count(self, token: int, raw: Sequence[Delta]) -> None:
         self.completion_tokens += 1
         self._closed = self._closed or token == self._think_close
+        if not self._reasoning:
+            return
         closed = token == self._think_close or self._parser.ended
         if closed or not all(isinstance(delta, ReasoningDelta) for delta in raw):
             self._reasoning = False

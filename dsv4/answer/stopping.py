@@ -28,6 +28,8 @@ class StopStrings:
         """Take more text; return the text that cannot be part of a stop string. Empty after a hit."""
         if self.found:
             return ""
+        if not self._stops:
+            return text
         text = self._held + text
         ends = [(at + len(stop), -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if ends:

@@ -60,6 +60,7 @@ def load(
     speculate: bool = False,
     queue: int = 1024,
     step_tokens: int = 512,
+    slowdown: float | None = None,
     dialect: str | None = None,
     fused: bool | None = None,
     adapter: str | Path | None = None,
@@ -98,7 +99,8 @@ def load(
     budget = _limit_experts(model, reader, plan.expert_memory)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
-    options = {"step_tokens": step_tokens, "speculate": head, "lookup": plan.lookup, "queue": queue, "fused": fused}
+    options = {"step_tokens": step_tokens, "slowdown": slowdown, "queue": queue, "fused": fused}
+    options |= {"speculate": head, "lookup": plan.lookup}
     engine = _engine(model, plan, reuse, disk, tokenizer, options)
     return LocalModel(title(path), model, engine, tokenizer, defaults, plan, budget)
 

@@ -34,6 +34,8 @@ SWITCH_SECONDS = 0.0005
 # new objects between two searches for cycles, as in gc.set_threshold: with its default Python walks all objects of a
 # large request many times, for half a second each, while all other threads wait
 COLLECTED_AFTER = (20_000, 10, 100)
+# a prompt may double the time between the tokens of other answers (dsv4.engine.Engine)
+SLOWDOWN = 2.0
 DEFAULT_ENGINE = EngineFlags()
 DEFAULT_SERVER = ServerFlags()
 DEFAULT_REMOTE = RemoteFlags()
@@ -65,7 +67,8 @@ def serve(
     """
     began = time.perf_counter()
     check_remote(remote, engine)
-    options, settings = None if remote.engine else engine.options(sequences=8), server.settings(host)
+    options = None if remote.engine else {**engine.options(sequences=8), "slowdown": SLOWDOWN}
+    settings = server.settings(host)
     # SIGTERM ends the server like Ctrl-C, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model is loaded, so that a wrong address is reported at once

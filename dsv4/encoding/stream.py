@@ -25,8 +25,6 @@ from dsv4.encoding.controls import ANY, DSML, ENDS, THINK_CLOSE, Controls
 from dsv4.encoding.deltas import ContentDelta, Delta, ReasoningDelta
 from dsv4.encoding.dialect import V4, Dialect
 
-# may become the start of a block; the newlines belong to it
-
 
 class _Region(Enum):
     REASONING = auto()
@@ -35,6 +33,11 @@ class _Region(Enum):
     BROKEN = auto()  # the text of a block that is none
     AFTER = auto()  # behind the closed block
     OVER = auto()
+
+
+_DELTAS = {_Region.REASONING: ReasoningDelta, _Region.CONTENT: ContentDelta}
+# no text, and what may become the start of a block
+_HELD = ("", "\n", "<")
 
 
 class StreamParser:
@@ -93,7 +96,10 @@ class StreamParser:
 
     def ordinary(self, text: str) -> list[Delta]:
         """Take the text of ordinary tokens."""
-        return self._push(text)
+        kind = _DELTAS.get(self._state)
+        if kind is None or self._buffer or text[-1:] in _HELD or ANY.search(text) is not None:
+            return self._push(text)
+        return [kind(text)]  # the way of nearly every token
 
     def control(self, token: str) -> list[Delta]:
         """Take the control token written `token`."""

@@ -51,6 +51,7 @@ class Tokenizer:
         self._full = _build(definition, source)
         self._plain = _build({**definition, "added_tokens": []}, source)
         self._bytes_of = _byte_alphabet()
+        self._known_bytes: dict[int, bytes] = {}  # of the tokens that were asked for, at most the vocabulary
         self._in_pieces = cuts_as_released(definition)
         added = {token["content"] for token in definition["added_tokens"]}
         missing = [token for token in dialect.control_tokens if token not in added]
@@ -124,6 +125,12 @@ class Tokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, which may be a part of a character. Raises ValueError for unknown ids."""
+        known = self._known_bytes.get(token)
+        if known is None:
+            known = self._known_bytes[token] = self._bytes_of_token(token)
+        return known
+
+    def _bytes_of_token(self, token: int) -> bytes:
         text = self._full.id_to_token(token) if 0 <= token < 1 << 32 else None
         if text is None:
             raise ValueError(f"token id {token} is not in the vocabulary of {self.vocab_size}")

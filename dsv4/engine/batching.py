@@ -19,6 +19,7 @@ from dsv4.cache.manager import CacheManager
 from dsv4.config import ModelConfig
 from dsv4.engine.counts import EngineCounts
 from dsv4.engine.faults import SamplingError, fault_of
+from dsv4.engine.prefill_pace import PrefillPace
 from dsv4.engine.request import Request, RequestStatus
 from dsv4.engine.runner import Chunk, StepOutput, StepRunner
 from dsv4.engine.sampler import logprobs_of
@@ -43,8 +44,9 @@ STEP_FAILED = "the engine failed on this step"
 class ContinuousBatching:
     """The requests of one runner over a paged cache.
 
-    config: of the model. context_length, sequences, step_tokens, queue, sampled_vocabulary, observer: as in Engine.
-    clock: for deadlines and the progress of prompts, in seconds.
+    config: of the model. context_length, sequences, step_tokens, queue, sampled_vocabulary, observer, slowdown: as in
+    Engine.
+    clock: for deadlines, the progress of prompts and the time of steps, in seconds.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ContinuousBatching:
         sampled_vocabulary: int | None,
         observer: Callable[[Request, Tensor], None] | None,
         clock: Callable[[], float],
+        slowdown: float | None = None,
     ) -> None:
         self.config, self.context_length, self.step_tokens = config, context_length, step_tokens
         self.sequences, self.queue = sequences, queue
@@ -71,6 +74,7 @@ class ContinuousBatching:
         self._clock, self._vocabulary, self._observer = clock, sampled_vocabulary or config.vocab_size, observer
         self.version: int | None = None  # of the weights, as given to `update_weights`; in the events of tokens
         self.admitting = True  # False: no waiting request is admitted
+        self._pace = None if slowdown is None else PrefillPace(slowdown)
         self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
         self._inboxes: dict[Request, deque[TokenEvent]] = {}
@@ -170,11 +174,15 @@ class ContinuousBatching:
             for chunk in chunks:
                 self._fail(chunk.request, f"the model cannot run: {self.runner.problem}")
             return
+        decoding, began = sum(chunk.wanted for chunk in chunks if chunk.wanted == chunk.count), self._clock()
         groups = [[w for w in chunks if not w.request.suspect], *([w] for w in chunks if w.request.suspect)]
         errors = [self._compute(group) for group in groups if group]
         if None not in errors:
             raise next(error for error in errors if error is not None)
         self.counts.steps += 1
+        if self._pace is not None and errors == [None]:
+            prompt = sum(chunk.count for chunk in chunks) - decoding
+            self._pace.stepped(decoding, prompt, self._clock() - began)
 
     def _compute(self, chunks: list[Chunk]) -> BaseException | None:
         """Run the model on several chunks. Returns the exception if there is one chunk; several chunks are put back,
@@ -306,7 +314,10 @@ class ContinuousBatching:
         if free < demand:
             free += self.cache.prefixes.reclaimable()
             waiting = tuple(r.view(self.cache.shared_pages(r.tokens, r.options.owner)) for r in first)
-        return SchedulerState(running, waiting, free, self.sequences - len(running), self.step_tokens, page)
+        slots, prompts = self.sequences - len(running), None
+        if self._pace is not None and any(r.uncached > 1 for r in running):
+            prompts = self._pace.tokens(sum(1 + r.drafts for r in running if r.uncached == 1))
+        return SchedulerState(running, waiting, free, slots, self.step_tokens, page, prompts)
 
     def _admit(self, request: Request) -> None:
         """Allocate a slot, and pages for the reused prefix; further pages are allocated before they are written."""

@@ -29,6 +29,9 @@ class Engine(ContinuousBatching):
     request said before; 0 turns it off. queue: the largest number of waiting requests. sampled_vocabulary: ids
     from here on are never sampled, because the model has more rows than its tokenizer has tokens (None = all may be
     sampled). fused: as in Runner. observer: called with each request and its row of logits before a token is sampled.
+    slowdown: a step in which requests decode computes only so many prompt tokens that it takes at most this many times
+    as long as without them (above 1; steps of up to 5 ms are not limited), and prompts take longer; None = only
+    `step_tokens` limits prompts.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Engine(ContinuousBatching):
         fused: bool | None = None,
         observer: Callable[[Request, Tensor], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        slowdown: float | None = None,
     ) -> None:
         if not 1 <= context_length <= model.config.max_position_embeddings:
             raise ValueError(
@@ -86,4 +90,5 @@ class Engine(ContinuousBatching):
             sampled_vocabulary=sampled_vocabulary,
             observer=observer,
             clock=clock,
+            slowdown=slowdown,
         )

@@ -35,7 +35,8 @@ class RequestView:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
-    """The requests and the free resources. free_pages includes the pages that only kept prefixes hold."""
+    """The requests and the free resources. free_pages includes the pages that only kept prefixes hold. prompt_budget:
+    tokens of prompts in one step in which others decode; None = only `budget` limits them."""
 
     running: tuple[RequestView, ...]
     waiting: tuple[RequestView, ...]
@@ -43,6 +44,7 @@ class SchedulerState:
     free_slots: int
     budget: int  # tokens of one step
     page_tokens: int
+    prompt_budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,14 @@ def decide(state: SchedulerState) -> Decision:
     """The next decision.
 
     Decoding requests get their token in every step. Prompts share the rest of the budget equally, so neither an answer
-    nor a short prompt waits for a long prompt. When pages run out, the step checks no drafts; if that is not enough,
-    the request that is last in rank is preempted.
+    nor a short prompt waits for a long prompt. While others decode, `prompt_budget` limits prompts. When pages run out,
+    the step checks no drafts; if that is not enough, the request that is last in rank is preempted.
     Waiting requests are admitted in rank order, when a slot is free and the free pages hold all tokens that the request
     and the running requests have so far. The length of their answers is unknown, so long answers may be preempted. A
     waiting request takes the slot of a running one only with a higher priority.
     """
     running = sorted(state.running, key=lambda request: request.rank)
-    parts = _parts(running, state.budget)
+    parts = _parts(running, state.budget, state.prompt_budget)
     missing = _pages(parts, state)
     if missing > 0:
         # drafts must not cost another request its place
@@ -87,16 +89,17 @@ def decide(state: SchedulerState) -> Decision:
     return Decision(parts=tuple((request.number, count) for request, count in parts))
 
 
-def _parts(running: list[RequestView], budget: int) -> list[tuple[RequestView, int]]:
+def _parts(running: list[RequestView], budget: int, prompt_budget: int | None) -> list[tuple[RequestView, int]]:
     """The requests of a step and the number of tokens of each, in rank order."""
     decoding = [request for request in running if request.uncached == 1]
     prompts = [request for request in running if request.uncached > 1]
     parts = [(request, 1 + request.drafts) for request in decoding]
     left = max(len(prompts), budget - sum(count for _, count in parts))
+    if decoding and prompt_budget is not None:
+        left = min(left, prompt_budget)
     for i, request in enumerate(prompts):
-        share = -(-left // (len(prompts) - i))
-        count = min(share, request.stop - request.cached)
-        parts.append((request, count))
+        count = min(-(-left // (len(prompts) - i)), request.stop - request.cached)
+        parts += [(request, count)] if count else []
         left -= count
     return sorted(parts, key=lambda part: part[0].rank)
 

@@ -21,6 +21,9 @@ SHORT_PROMPT = 4096
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # seconds after a failed step; doubled after each further one
 _FAILING = 3  # failed steps in a row until the service reports that it is failing
 _GIVE_UP = 6  # ... and until all waiting callers get an error
+# tokens of steps that are faster than this reach their callers together: each turn of an event loop costs as much as
+# several tokens, and competes with the engine for Python's lock
+TURN_SECONDS = 0.003
 _FORGIVEN = 30.0  # seconds without a failed step after which requests are accepted again
 
 
@@ -50,6 +53,8 @@ class EngineService:
         self._version = 0
         self._failed_steps = self._failed_in_a_row = 0
         self._last_failure = ("", 0.0)  # message and time
+        self._held: list[tuple[Request, TokenEvent]] = []  # events that are not sent yet
+        self._sent = 0.0  # when events were last sent
         self._wake = threading.Condition()
         self._closing = self._draining = False
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
@@ -237,8 +242,11 @@ class EngineService:
         emitted = []
         if self._guarded(lambda: emitted.extend(self._engine.step())):
             self._failed_in_a_row = 0
-            self._hand_over(emitted)
+            self._held += emitted
+            if time.monotonic() - self._sent >= TURN_SECONDS or not self._engine.busy or any(map(_urgent, emitted)):
+                self._hand_over()
             return
+        self._hand_over()
         self._failed_steps += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= _GIVE_UP:
@@ -247,9 +255,11 @@ class EngineService:
         with self._wake:
             self._wake.wait_for(lambda: self._closing, timeout=pause)
 
-    def _hand_over(self, emitted: Sequence[tuple[Request, TokenEvent]]) -> None:
-        """Send the events of a step to their callers. Each loop is woken once, because a wake-up takes more time than
-        an event."""
+    def _hand_over(self) -> None:
+        """Send the held events to their callers. Each loop is woken once, because a wake-up takes more time than an
+        event."""
+        emitted, self._held = self._held, []
+        self._sent = time.monotonic()
         batches: dict[asyncio.AbstractEventLoop, list[tuple[Request, _Caller, TokenEvent]]] = {}
         for request, event in emitted:
             if (caller := self._callers.get(request)) is not None:
@@ -259,6 +269,7 @@ class EngineService:
             self._cancel(*(request for request, _, event in batch if not open_ or event.finish is not None))
 
     def _end_all(self, event: TokenEvent) -> None:
+        self._hand_over()
         callers, self._callers = list(self._callers.items()), {}
         for request, caller in callers:
             self._guarded(partial(self._engine.cancel, request))
@@ -266,6 +277,12 @@ class EngineService:
         if event.finish is FinishReason.ABORT:
             for *_, future in self._updates:
                 future.cancel()
+
+
+def _urgent(emitted: tuple[Request, TokenEvent]) -> bool:
+    """Whether an event is sent at once: it is the first token of an answer or no token, or ends an answer."""
+    _, event = emitted
+    return event.token is None or event.finish is not None or event.reused is not None
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dsv4.engine import Engine, EngineService
+from dsv4.engine import service as service_module
 from dsv4.generation import BusyError, FinishReason, SamplingParams, TokenEvent, TokenGenerator, collect
 from dsv4.testing.tiny import tiny_config, tiny_model
 
@@ -249,3 +250,63 @@ def test_close_twice_is_close_once(engine: Engine) -> None:
     service.close()
     service.close()
     assert not service._thread.is_alive()
+
+
+def test_a_step_wakes_a_loop_once(service: EngineService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.engine.service.TURN_SECONDS", 0.0)
+    medium = SamplingParams(max_tokens=200, temperature=0)  # all three fit into the cache
+    batches: list[list[Any]] = []
+    deliver = service_module._deliver
+
+    def seen(batch: list[Any]) -> None:
+        batches.append(batch)
+        deliver(batch)
+
+    monkeypatch.setattr(service_module, "_deliver", seen)
+
+    async def all_from_one_step() -> list[list[TokenEvent]]:
+        reached, gate = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            reached.set()
+            gate.wait(PATIENCE)
+
+        service._command(hold)
+        await asyncio.to_thread(reached.wait, PATIENCE)
+        answers = [asyncio.ensure_future(gather(service, [5, 6, n], medium)) for n in range(3)]
+        while len(service._commands) < 3:
+            await asyncio.sleep(0.001)
+        gate.set()
+        return await asyncio.gather(*answers)
+
+    answers = run(all_from_one_step())
+    assert [len(events) for events in answers] == [200] * 3
+    assert [len(batch) for batch in batches] == [3] * 200
+
+
+def test_tokens_of_fast_steps_come_together(service: EngineService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.engine.service.TURN_SECONDS", 3600.0)
+    sizes: list[int] = []
+    deliver = service_module._deliver
+    monkeypatch.setattr(service_module, "_deliver", lambda batch: (sizes.append(len(batch)), deliver(batch)))
+    events = run(gather(service, [5, 6, 7], SHORT))
+    assert [event.token for event in events] == expected(service._engine, [5, 6, 7], SHORT)
+    # the first token at once, the others with the last
+    assert sizes == [1, 4]
+
+
+def test_held_tokens_come_before_an_abort(service: EngineService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.engine.service.TURN_SECONDS", 3600.0)
+
+    async def closed() -> list[TokenEvent]:
+        answer = asyncio.ensure_future(gather(service, [5, 6, 7], LONG))
+        while service._engine.counts.generated_tokens < 3:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(service.close)
+        return await answer
+
+    events = run(closed())
+    assert events[-1].finish in (FinishReason.ABORT, FinishReason.LENGTH)
+    tokens = [event.token for event in events if event.token is not None]
+    assert len(tokens) >= 3
+    assert tokens == expected(service._engine, [5, 6, 7], LONG)[: len(tokens)]

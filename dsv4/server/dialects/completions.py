@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from dsv4.server.dialects.job import prepare_all
 from dsv4.server.dialects.request import GenerationRequest, owner_name
 from dsv4.server.guard.sizes import check_fits
 from dsv4.server.wire.errors import invalid, naming_field, show
-from dsv4.server.wire.sse import DONE, event
+from dsv4.server.wire.sse import DONE, TextEvents, event
 
 KIND = "text_completion"
 DEFAULT_TOKENS = 4096
@@ -45,6 +45,7 @@ class CompletionRun(ChoicesRun):
 
     include_usage: bool
     echo: str
+    _texts: dict[int, TextEvents] = field(default_factory=dict)
 
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a `text_completion`."""
@@ -65,12 +66,21 @@ class CompletionRun(ChoicesRun):
                 job = self.jobs[last]
                 text = "".join(delta.text for delta in step.deltas if isinstance(delta, ContentDelta))
                 new, told[last] = job.tokens[told[last] :], len(job.tokens)
-                if text or (new and job.request.plain):
+                if text and not step.logprobs and not job.request.plain:
+                    yield self._text(last, text)
+                elif text or (new and job.request.plain):
                     yield self._chunk(self._choice(last, text, step.logprobs, None, new))
                 if job.answer.over and not self.over:
                     yield self._chunk(self._choice(last, "", [], job.answer.finish_reason))
         yield self._chunk(self._choice(last, "", [], self.jobs[last].answer.finish_reason))
         yield DONE
+
+    def _text(self, index: int, text: str) -> bytes:
+        """The chunk of a text without log-probabilities and ids."""
+        events = self._texts.get(index)
+        if events is None:
+            events = self._texts[index] = TextEvents(lambda text: self._chunk(self._choice(index, text, [], None)))
+        return events.event(text)
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         chunk = {**head(self.job, KIND), "choices": [choice]}

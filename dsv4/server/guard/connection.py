@@ -12,11 +12,12 @@ from typing import Any
 import h11
 from h11._receivebuffer import ReceiveBuffer, blank_line_regex
 from h11._writers import ChunkedWriter
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEADER_SECONDS = 20.0
 MOST_HEADER_BYTES = 64 << 10
+MOST_JOINED_BYTES = 64 << 10
 _LOOSE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")
 
 
@@ -89,36 +90,57 @@ class _DirectBody:
     For each token of a stream, h11 and uvicorn took as much time as writing to the socket.
     """
 
-    def __init__(self, connection: HeaderClock, app: ASGIApp) -> None:
+    def __init__(self, connection: HeaderClock, app: Any) -> None:
         self._connection, self._app = connection, app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # a connection has one cycle at a time, and this one has just begun
-        cycle, chunked = self._connection.cycle, False
+        cycle = self._connection.cycle
+        body: _ChunkedBody | None = None
 
         async def direct(message: Message) -> None:
-            nonlocal chunked
-            if chunked and message.get("more_body"):
-                await _write_chunk(cycle, message["body"])
+            nonlocal body
+            if body is not None and message.get("more_body"):
+                await body.write(message["body"])
                 return
+            if body is not None:
+                body.flush()
             await send(message)
-            if message["type"] == "http.response.start":
-                chunked = scope["method"] != "HEAD" and _is_chunked(cycle)
+            # h11 has chosen the form of the body with its head
+            if message["type"] == "http.response.start" and isinstance(cycle.conn._writer, ChunkedWriter):
+                body = _ChunkedBody(cycle) if scope["method"] != "HEAD" else None
 
         await self._app(scope, receive, direct)
 
 
-def _is_chunked(cycle: RequestResponseCycle) -> bool:
-    """Whether h11 writes the body of this response, whose head is sent, in chunks."""
-    return isinstance(cycle.conn._writer, ChunkedWriter)
+class _ChunkedBody:
+    """A body in HTTP chunks. What is written in one turn of the event loop is one chunk, and is sent at its end: an
+    engine may have several tokens for a turn."""
 
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._loop = cycle, asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+        self._size = 0
 
-async def _write_chunk(cycle: RequestResponseCycle, body: bytes) -> None:
-    """As `cycle.send` with a part of a chunked body. It waits while the client does not read."""
-    if cycle.flow.write_paused and not cycle.disconnected:
-        await cycle.flow.drain()
-    if body and not cycle.disconnected:
-        cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+    async def write(self, part: bytes) -> None:
+        """As `cycle.send` with a part of the body. It waits while the client does not read."""
+        flow = self._cycle.flow
+        if flow.write_paused and not self._cycle.disconnected:
+            await flow.drain()
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size >= MOST_JOINED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was written."""
+        joined, self._size = b"".join(self._parts), 0
+        self._parts.clear()
+        # an empty chunk would end the body
+        if joined and not self._cycle.disconnected:
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(joined), joined))
 
 
 class StrictBuffer(ReceiveBuffer):

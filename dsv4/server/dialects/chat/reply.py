@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dsv4.answer import AnswerStep, Section, TokenRecord
@@ -21,7 +21,7 @@ from dsv4.server.dialects.chat.request import parse_chat
 from dsv4.server.dialects.chat.timings import prompt_progress, timings
 from dsv4.server.dialects.choices import ChoicesRun, usage_of
 from dsv4.server.dialects.job import AnswerJob, prepare_all
-from dsv4.server.wire.sse import DONE, KEEP_ALIVE, event
+from dsv4.server.wire.sse import DONE, KEEP_ALIVE, TextEvents, event
 
 FINGERPRINT = "fp_dsv4"
 
@@ -45,6 +45,7 @@ class ChatRun(ChoicesRun):
     include_usage: bool
     tell_progress: bool = False
     tell_timings: bool = False
+    _texts: dict[tuple[int, type[Delta]], TextEvents] = field(default_factory=dict)
 
     def keep_alive(self) -> bytes:
         """A comment, with the progress of the prompt if that is known."""
@@ -98,6 +99,9 @@ class ChatRun(ChoicesRun):
     def _step(self, index: int, step: AnswerStep) -> Iterator[bytes]:
         records = step.logprobs
         for delta in step.deltas:
+            if isinstance(delta, ContentDelta | ReasoningDelta) and not records and not self.tell_timings:
+                yield self._text(index, delta)
+                continue
             body = self._delta(index, delta)
             if body is None:
                 continue
@@ -105,6 +109,15 @@ class ChatRun(ChoicesRun):
             yield self._chunk(index, body, [record for record in records if record.section is section])
             # a later chunk of the same step must not repeat them
             records = [record for record in records if record.section is not section]
+
+    def _text(self, index: int, delta: ContentDelta | ReasoningDelta) -> bytes:
+        """The chunk of a text without log-probabilities."""
+        kind = type(delta)
+        events = self._texts.get((index, kind))
+        if events is None:
+            events = TextEvents(lambda text: self._chunk(index, self._delta(index, kind(text)) or {}))
+            self._texts[index, kind] = events
+        return events.event(delta.text)
 
     def _finished(self, index: int) -> bytes:
         last: dict[str, Any] = {"content": ""}

@@ -16,7 +16,7 @@ from dsv4.server.dialects.messages.read import read_messages
 from dsv4.server.dialects.messages.request import parse_messages
 from dsv4.server.dialects.run import Run
 from dsv4.server.wire.errors import ApiError
-from dsv4.server.wire.sse import named_event
+from dsv4.server.wire.sse import TextEvents, named_event
 
 CALL_PREFIX = "toolu"
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -34,6 +34,7 @@ class MessagesRun(Run):
     _block: int = -1
     _open: BlockKind | None = None
     _started: bool = False
+    _texts: TextEvents | None = None  # of the open block
 
     @property
     def id(self) -> str:
@@ -88,15 +89,21 @@ class MessagesRun(Run):
     def _delta(self, delta: Delta) -> bytes:
         match delta:
             case ReasoningDelta(text):
-                return self._turn_to("thinking") + self._block_delta({"type": "thinking_delta", "thinking": text})
+                return self._turn_to("thinking") + self._text("thinking", text)
             case ContentDelta(text):
-                return self._turn_to("text") + self._block_delta({"type": "text_delta", "text": text})
+                return self._turn_to("text") + self._text("text", text)
             case ToolCallStart(index, name):
                 return self._close() + self._begin("tool_use", self._tool_use(index, name, {}))
             case ToolCallArguments(_, text):
                 return self._block_delta({"type": "input_json_delta", "partial_json": text})
             case ToolCallEnd():
                 return self._close()
+
+    def _text(self, kind: str, text: str) -> bytes:
+        """More text of the open block."""
+        if self._texts is None:
+            self._texts = TextEvents(lambda text: self._block_delta({"type": f"{kind}_delta", kind: text}))
+        return self._texts.event(text)
 
     def _turn_to(self, kind: Literal["thinking", "text"]) -> bytes:
         if self._open == kind:
@@ -106,7 +113,7 @@ class MessagesRun(Run):
 
     def _begin(self, kind: BlockKind, block: Mapping[str, Any]) -> bytes:
         self._block += 1
-        self._open = kind
+        self._open, self._texts = kind, None
         start = named_event("content_block_start", {"index": self._block, "content_block": block})
         # the official service sends its first ping here
         return start + named_event("ping", {}) if self._block == 0 else start

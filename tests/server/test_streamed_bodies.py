@@ -1,0 +1,143 @@
+"""Bodies of unknown length, over a real socket: their bytes, their chunks, and clients that do not read."""
+
+import asyncio
+import http.client
+import socket
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dsv4.server.guard.connection import MOST_JOINED_BYTES, HeaderClock
+from dsv4.server.wire.sse import TextEvents, event, named_event
+from tests.server.conftest import listening
+
+PARTS = [b"one", b"", b"two", b"3" * 70_000, b"vier\n\n"]
+
+
+def parts_app(parts: Sequence[bytes], *, pause: bool, headers: Sequence[tuple[bytes, bytes]] = ()) -> ASGIApp:
+    """Sends `parts`; pause: each in a turn of the event loop of its own."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers]})
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            if pause:
+                await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"end", "more_body": False})
+
+    return app
+
+
+def raw_answer(url: str, request: bytes) -> bytes:
+    """All bytes that the server sends on one connection."""
+    address = urlsplit(url)
+    assert address.hostname is not None
+    assert address.port is not None
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(request)
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    return answer
+
+
+def chunks_of(body: bytes) -> list[bytes]:
+    """The HTTP chunks of a body, the empty last one left out."""
+    chunks = []
+    while True:
+        size, _, rest = body.partition(b"\r\n")
+        if not int(size, 16):
+            assert rest == b"\r\n"
+            return chunks
+        chunks.append(rest[: int(size, 16)])
+        assert rest[len(chunks[-1]) :][:2] == b"\r\n"
+        body = rest[len(chunks[-1]) + 2 :]
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_the_body_is_what_uvicorn_sends(method: bytes, version: bytes, pause: bool) -> None:
+    request = method + b" / HTTP/" + version + b"\r\nhost: x\r\nconnection: close\r\n\r\n"
+    bodies = []
+    for protocol in (HeaderClock, H11Protocol):
+        with listening(SimpleNamespace(app=parts_app(PARTS, pause=pause)), http=protocol) as url:
+            head, _, body = raw_answer(url, request).partition(b"\r\n\r\n")
+        assert b" 200 " in head
+        bodies.append(b"".join(chunks_of(body)) if b"chunked" in head and method == b"GET" else body)
+    assert bodies[0] == bodies[1] == (b"" if method == b"HEAD" else b"".join(PARTS) + b"end")
+
+
+def test_a_body_of_known_length_has_no_chunks() -> None:
+    size = str(sum(map(len, PARTS)) + 3).encode()
+    app = parts_app(PARTS, pause=True, headers=[(b"content-length", size)])
+    with listening(SimpleNamespace(app=app), http=HeaderClock) as url:
+        answer = raw_answer(url, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert answer.partition(b"\r\n\r\n")[2] == b"".join(PARTS) + b"end"
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_parts_of_one_turn_are_one_chunk(pause: bool) -> None:
+    parts = [b"data: %d\n\n" % number for number in range(5)]
+    with listening(SimpleNamespace(app=parts_app(parts, pause=pause)), http=HeaderClock) as url:
+        answer = raw_answer(url, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    found = chunks_of(answer.partition(b"\r\n\r\n")[2])
+    assert found == ([*parts, b"end"] if pause else [b"".join(parts), b"end"])
+
+
+def test_a_client_that_does_not_read_stops_its_own_answer_only() -> None:
+    written: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        endless = scope["path"] == "/endless"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(1_000_000 if endless else 200):
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            if endless:
+                written.append(number)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    with listening(SimpleNamespace(app=app), http=HeaderClock) as url:
+        address = urlsplit(url)
+        assert address.hostname is not None
+        assert address.port is not None
+        with socket.create_connection((address.hostname, address.port)) as silent:
+            silent.sendall(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+            before, end = -1, time.monotonic() + 30
+            while len(written) != before and time.monotonic() < end:  # until no buffer has room
+                before = len(written)
+                time.sleep(0.2)
+            assert 0 < len(written) < 100_000
+            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+            connection.request("GET", "/other")
+            assert len(connection.getresponse().read()) == 200 * 1000
+            connection.close()
+            assert len(written) == before
+
+
+def test_joined_parts_are_bounded() -> None:
+    part = b"y" * 1000
+    with listening(SimpleNamespace(app=parts_app([part] * 300, pause=False)), http=HeaderClock) as url:
+        answer = raw_answer(url, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    found = chunks_of(answer.partition(b"\r\n\r\n")[2])
+    assert b"".join(found) == part * 300 + b"end"
+    assert max(map(len, found)) < MOST_JOINED_BYTES + len(part)
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", 'a "quoted" \\ word', "line\nbreak\u2028and\u2029more\x85", "日本 🙂", "", "%b {}"]
+)
+def test_prepared_events_are_the_events(text: str) -> None:
+    def chat(text: str) -> bytes:
+        return event({"id": "1", "model": 'a"b', "choices": [{"delta": {"content": text}, "finish_reason": None}]})
+
+    def named(text: str) -> bytes:
+        return named_event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": text}})
+
+    for make in (chat, named):
+        assert TextEvents(make).event(text) == make(text)
