@@ -83,8 +83,7 @@ def load(
     """
     check_choice(mode)
     _set_threads(threads)
-    path, reuse = model_folder(folder), reuse or ReusePolicy()
-    place = choose_device(device)
+    path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
     config, reader, defaults = _open(path, draft=head)
     _check_head(head, config)
@@ -99,9 +98,8 @@ def load(
     budget = _limit_experts(model, reader, plan.expert_memory)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
-    options = {"step_tokens": step_tokens, "slowdown": slowdown, "queue": queue, "fused": fused}
-    options |= {"speculate": head, "lookup": plan.lookup}
-    engine = _engine(model, plan, reuse, disk, tokenizer, options)
+    steps = {"step_tokens": step_tokens, "slowdown": slowdown, "queue": queue, "fused": fused}
+    engine = _engine(model, plan, reuse, disk, tokenizer, steps | {"speculate": head, "lookup": plan.lookup})
     return LocalModel(title(path), model, engine, tokenizer, defaults, plan, budget)
 
 
