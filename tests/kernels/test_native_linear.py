@@ -13,6 +13,8 @@ from dsv4.kernels.matmul import linear
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
 KINDS = ["float32", "bfloat16", "fp8", "fp8-float32", "fp4"]
+# release numerics as products of bfloat16, not as float32 (FP8) and integers (FP4)
+IN_BF16 = native.available() and native.isa() == "avx512bf16"
 SIZES = [1, 31, 32, 33, 127, 128, 129]
 
 
@@ -38,8 +40,8 @@ def exact(x_TK: Tensor, weight: Tensor, scale: Tensor | None, quantize: bool) ->
     if quantize:
         q, scale_TB = quant.quantize_fp8(x_TK.float())
         q = q.double()
-        if weight.dtype == torch.int8:
-            q = (q * 64).round() / 64  # FP4 products keep no finer steps
+        if weight.dtype == torch.int8 and not IN_BF16:
+            q = (q * 64).round() / 64  # FP4 products in integers keep no finer steps
         x_TK = q * scale_TB.double().repeat_interleave(128, dim=-1)[:, : x_TK.shape[-1]]
     dequantize = quant.dequantize_fp4_weight if weight.dtype == torch.int8 else quant.dequantize_fp8_weight
     return x_TK @ dequantize(weight, scale).double().T
@@ -142,7 +144,10 @@ def test_every_fp4_weight_value_at_every_scale_times_fp8() -> None:
     weight = torch.arange(256, dtype=torch.uint8).view(torch.int8)[:, None].expand(-1, 32).contiguous()
     for byte in range(256):
         s = torch.full((256, 2), byte, dtype=torch.uint8).view(torch.float8_e8m0fnu)
-        wanted = quant.dequantize_fp4_weight(weight, s) * 448.0
+        wanted = quant.dequantize_fp4_weight(weight, s)
+        if IN_BF16:
+            wanted[wanted.abs() < 2.0**-126] = 0.0
+        wanted *= 448.0
         x = torch.zeros(64, 64).fill_diagonal_(448.0)
         for T in (1, 3, 64):
             got = linear(x[:T], weight, s, impl="native")
@@ -152,7 +157,23 @@ def test_every_fp4_weight_value_at_every_scale_times_fp8() -> None:
                 assert torch.equal(got, wanted.T[:T]), byte
 
 
-def test_fp4_products_keep_e4m3_down_to_a_64th_of_its_scale() -> None:
+@pytest.mark.skipif(not IN_BF16, reason="float32 products keep smaller weights")
+def test_every_fp8_weight_value_at_every_scale_times_fp8() -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes = codes[(codes & 0x7F) != 0x7F]  # without NaN
+    weight = codes.view(torch.float8_e4m3fn)[:, None].expand(-1, 2).contiguous()
+    for byte in range(256):
+        s = torch.full((2, 1), byte, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+        wanted = quant.dequantize_fp8_weight(weight, s)[:, 0]
+        wanted[wanted.abs() < 2.0**-126] = 0.0
+        for T in (1, 6, 20):
+            got = linear(torch.tensor([1.0, 0.0]).expand(T, -1), weight, s, impl="native")
+            finite = wanted.isfinite()
+            assert torch.equal(got[:, finite], wanted[finite].expand(T, -1)), byte
+            assert not got[:, ~finite].isfinite().any(), byte
+
+
+def test_fp4_products_keep_e4m3_whole_or_down_to_a_64th_of_its_scale() -> None:
     every = torch.arange(0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     x_TK = torch.zeros(2 * len(every), 32)
     x_TK[:, 7] = torch.cat([every, -every])
@@ -160,7 +181,7 @@ def test_fp4_products_keep_e4m3_down_to_a_64th_of_its_scale() -> None:
     w_NK = torch.zeros(1, 32)
     w_NK[0, 7] = 1.0
     got = linear(x_TK, *quant.quantize_fp4_weight(w_NK), impl="native")[:, 0]
-    assert torch.equal(got, (x_TK[:, 7] * 64).round() / 64)
+    assert torch.equal(got, x_TK[:, 7] if IN_BF16 else (x_TK[:, 7] * 64).round() / 64)
     assert torch.equal(got[: len(every)][every >= 0.125], every[every >= 0.125])  # exact from here up
 
 

@@ -1,5 +1,5 @@
 // Tables of the decoders, filled when the library is loaded.
-#include "dequant.h"
+#include "decode_bf16.h"
 
 namespace dsv4 {
 
@@ -30,9 +30,25 @@ Fp4Tables make_fp4() {
     return t;
 }
 
+Fp8Tables make_fp8() {
+    Fp8Tables t;
+    for (int b = 0; b < 256; b++)
+        for (int code = 0; code < 128; code++) {
+            const int exponent = code >> 3, fraction = code & 7;
+            const float size = exponent ? std::ldexp(8.0f + fraction, exponent - 10) : std::ldexp(fraction, -9);
+            const float value = size * power(b);
+            uint32_t bits;
+            std::memcpy(&bits, &value, 4);
+            t.at[b].low[code] = uint8_t(bits >> 16);
+            t.at[b].high[code] = uint8_t(bits >> 24);
+        }
+    return t;
+}
+
 }  // namespace
 
 const PowerTables POWERS = make_powers();
 const Fp4Tables FP4_TABLES = make_fp4();
+const Fp8Tables FP8_TABLES = make_fp8();
 
 }  // namespace dsv4

@@ -2,7 +2,8 @@
 //
 // A decoder yields CHUNK columns of one row at a time, as CHUNK / W vectors, in the order that is cheapest for its
 // format; in PARTS pieces, so that few vectors are alive at once. A row knows how many bytes ahead to prefetch. The
-// activations are laid out in the same order (`arrange`), so that no weight is ever shuffled into place.
+// activations are laid out in the same order (`arrange`), so that no weight is ever shuffled into place. Unit says how
+// a vector of weights and one of activations are multiplied and added.
 // Values are exactly those of dequantising to float32, for every scale. Exception: the NaN bytes of e4m3 (0x7f, 0xff),
 // which no checkpoint holds, read as 480.
 #pragma once
@@ -19,6 +20,8 @@ enum Kind {
     KIND_FP8_F32SCALE_WIDE,
     KIND_FP4,
     KIND_FP4_FIXED,  // FP4 times activations in 16-bit fixed point: gemm_fixed.h
+    KIND_FP8_DOT,    // FP8 and FP4 times activations that went through FP8, as bfloat16: decode_bf16.h
+    KIND_FP4_DOT,
 };
 
 constexpr int FP8_BLOCK = 128;
@@ -27,6 +30,11 @@ constexpr int FP4_BLOCK = 32;
 typedef int16_t vh __attribute__((vector_size(W * 4)));
 typedef uint16_t vhu __attribute__((vector_size(W * 4)));
 typedef uint8_t vb __attribute__((vector_size(W * 4)));
+
+// a product of W columns: fused multiply-adds in float32
+struct Fma {
+    static vf add(vf w, vf x, vf sum) { return fma(w, x, sum); }
+};
 
 template <class V>
 inline V load_as(const void* p) {
@@ -83,7 +91,8 @@ struct Fp4Tables {
 extern const Fp4Tables FP4_TABLES;
 
 struct F32 {
-    static constexpr int CHUNK = W, PARTS = 1;
+    static constexpr int CHUNK = W, PARTS = 1, VECTORS = 1;
+    using Unit = Fma;
     static constexpr bool DIRECT = true;
     const float* w;
     int64_t K;
@@ -103,7 +112,8 @@ struct F32 {
 };
 
 struct Bf16 {
-    static constexpr int CHUNK = 2 * W, PARTS = 1;
+    static constexpr int CHUNK = 2 * W, PARTS = 1, VECTORS = 2;
+    using Unit = Fma;
     static constexpr bool DIRECT = true;
     const uint16_t* w;
     int64_t K;
@@ -140,7 +150,8 @@ struct Bf16 {
 // 2^7 up, which times 2^120 are no float32, in two steps.
 template <bool FLOAT_SCALE, bool WIDE>
 struct Fp8 {
-    static constexpr int CHUNK = 4 * W, PARTS = 1;
+    static constexpr int CHUNK = 4 * W, PARTS = 1, VECTORS = 4;
+    using Unit = Fma;
     static constexpr bool DIRECT = !WIDE;  // rare: the panel alone will do
     const uint8_t* w;
     const void* scale;
@@ -198,7 +209,8 @@ struct Fp8 {
 
 // FP8 without its scales, every weight times 2^-120: for activations that carry the scales (`scaled_rows` in gemm.cpp)
 struct Fp8Plain {
-    static constexpr int CHUNK = 4 * W, PARTS = 1;
+    static constexpr int CHUNK = 4 * W, PARTS = 1, VECTORS = 4;
+    using Unit = Fma;
     const uint8_t* w;
     int64_t K;
     explicit Fp8Plain(const Fp8<false, false>& f) : w(f.w), K(f.K) {}
@@ -262,7 +274,8 @@ inline void join_bytes(vb low, vb high, vi& first, vi& second) {
 
 // A chunk is W / 4 blocks of 32 columns, one per 16 bytes of the vector; each has tables made for its scale.
 struct Fp4 {
-    static constexpr int CHUNK = 8 * W, PARTS = 2;
+    static constexpr int CHUNK = 8 * W, PARTS = 2, VECTORS = 8;
+    using Unit = Fma;
     static constexpr bool DIRECT = true;
     static constexpr int BLOCKS = W / 4;
     const uint8_t *w, *scale;
@@ -326,19 +339,5 @@ struct Fp4 {
         return {w + n * (K / 2), scale + n * (K / FP4_BLOCK), K, distance(K / 2, rows)};
     }
 };
-
-// run(decoder type as a null pointer) for a kind
-template <class F>
-inline void with_decoder(int kind, F run) {
-    switch (kind) {
-        case KIND_F32: return run((F32*)nullptr);
-        case KIND_BF16: return run((Bf16*)nullptr);
-        case KIND_FP8: return run((Fp8<false, false>*)nullptr);
-        case KIND_FP8_F32SCALE: return run((Fp8<true, false>*)nullptr);
-        case KIND_FP8_WIDE: return run((Fp8<false, true>*)nullptr);
-        case KIND_FP8_F32SCALE_WIDE: return run((Fp8<true, true>*)nullptr);
-        default: return run((Fp4*)nullptr);
-    }
-}
 
 }  // namespace dsv4

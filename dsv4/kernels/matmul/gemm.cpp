@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "decode_bf16.h"
 #include "gemm_fixed.h"
 #include "put.h"
 #include "quant/quant.h"
@@ -11,49 +12,52 @@ namespace dsv4 {
 
 namespace {
 
-constexpr int64_t DEPTH = 512;         // columns of a panel; a multiple of every CHUNK
+constexpr int64_t DEPTH = 512;         // floats of a panel row; a multiple of every decoder's floats of a chunk
 constexpr int64_t PITCH = DEPTH + 16;  // floats from panel row to panel row: off the powers of two that caches dislike
+// a tile in registers: activation rows, weight rows. 32 registers hold 24 sums, 4 weights and an activation
+constexpr int TILE_M = W == 16 ? 6 : 4, TILE_N = W == 16 ? 4 : 3;
+
+// floats that a prepared or decoded chunk takes
+template <class D>
+constexpr int64_t STEP = D::VECTORS * W;
+template <class D>
+constexpr int64_t chunks_of(const D& d) {
+    return (d.K + D::CHUNK - 1) / D::CHUNK;
+}
 
 // R weight rows times M activation rows, decoded in registers, two weight rows at a time where registers allow
 template <class D, int R, int M>
 void dot_rows(const D& w, int64_t n, const float* const* x, int64_t m, const Output& out) {
-    constexpr int V = D::CHUNK / W, P = V / D::PARTS, TOGETHER = R % 2 || M > 3 ? 1 : 2;
+    using Unit = typename D::Unit;
+    constexpr int V = D::VECTORS, P = V / D::PARTS, TOGETHER = R % 2 || (M > 3 && W < 16) ? 1 : 2;
     typename D::Row row[R];
     for (int r = 0; r < R; r++) row[r] = w.row(n + r, R);
     vf acc[M][R] = {};
     const int64_t whole = w.K / D::CHUNK;
-    for (int64_t c = 0; c < whole; c++) {
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r += TOGETHER)
-#pragma GCC unroll 2
-            for (int part = 0; part < D::PARTS; part++) {
-                vf v[TOGETHER][P];
-#pragma GCC unroll 2
-                for (int t = 0; t < TOGETHER; t++) row[r + t].get(c, part, v[t]);
-#pragma GCC unroll 4
-                for (int j = 0; j < P; j++)
-#pragma GCC unroll 4
-                    for (int i = 0; i < M; i++) {
-                        const vf xs = load(x[i] + c * D::CHUNK + (part * P + j) * W);
-#pragma GCC unroll 2
-                        for (int t = 0; t < TOGETHER; t++) acc[i][r + t] = fma(v[t][j], xs, acc[i][r + t]);
-                    }
-            }
-    }
-    if (whole * D::CHUNK < w.K) {
-        for (int r = 0; r < R; r++) {
+    for (int64_t c = 0; c < whole; c++)
+        unrolled<R / TOGETHER * D::PARTS>([&](auto step) __attribute__((always_inline)) {
+            constexpr int r = step / D::PARTS * TOGETHER, part = step % D::PARTS;
+            vf v[TOGETHER][P];
+            unrolled<TOGETHER>([&](auto t) { row[r + t].get(c, part, v[t]); });
+            unrolled<P * M>([&](auto at) {
+                constexpr int j = at / M, i = at % M;
+                const vf xs = load(x[i] + c * STEP<D> + (part * P + j) * W);
+                unrolled<TOGETHER>([&](auto t) { acc[i][r + t] = Unit::add(v[t][j], xs, acc[i][r + t]); });
+            });
+        });
+    if (whole * D::CHUNK < w.K)
+        unrolled<R>([&](auto r) __attribute__((always_inline)) {
             vf v[V];
             row[r].tail(whole, v);
-            for (int i = 0; i < M; i++)
-                for (int j = 0; j < V; j++) {
-                    const int64_t at = whole * D::CHUNK + j * W;
-                    // activations of float weights may be the caller's own row, which ends at K
-                    const vf xs = V == 1 ? load_part(x[i] + at, int(w.K - at)) : load(x[i] + at);
-                    acc[i][r] = fma(v[j], xs, acc[i][r]);
-                }
-        }
-    }
-    for (int i = 0; i < M; i++) put<R>(out, m + i, n, acc[i]);
+            unrolled<M * V>([&](auto step) {
+                constexpr int i = step / V, j = step % V;
+                const int64_t at = whole * STEP<D> + j * W;
+                // activations of float weights may be the caller's own row, which ends at K
+                const vf xs = V == 1 ? load_part(x[i] + at, int(w.K - at)) : load(x[i] + at);
+                acc[i][r] = Unit::add(v[j], xs, acc[i][r]);
+            });
+        });
+    unrolled<M>([&](auto i) { put<R>(out, m + i, n, acc[i]); });
 }
 
 template <class D, int M>
@@ -123,6 +127,12 @@ void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0,
         case 3: return direct_best<D, 3>(w, n0, n1, in, m0, out);
         case 4: return direct_best<D, 4>(w, n0, n1, in, m0, out);
     }
+    if constexpr (std::is_same_v<typename D::Unit, Dot>) switch (m1 - m0) {
+            case 5: return direct<D, 5>(w, n0, n1, in, m0, out);
+            case 6: return direct<D, 6>(w, n0, n1, in, m0, out);
+            case 7: return direct<D, 7>(w, n0, n1, in, m0, out);
+            case 8: return direct<D, 8>(w, n0, n1, in, m0, out);
+        }
     const int64_t half = m0 + (m1 - m0 + 1) / 2;
     for (int64_t n = n0, end; n < n1; n = end) {
         end = std::min(n1, n / FP8_BLOCK * FP8_BLOCK + FP8_BLOCK);
@@ -131,88 +141,110 @@ void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0,
     }
 }
 
-// columns [k0, k1) of weight rows [n0, n1) as floats; k1 may reach into the zeros after K
+// chunks [c0, c1) of weight rows [n0, n1)
 template <class D>
-void fill_panel(const D& w, int64_t n0, int64_t n1, int64_t k0, int64_t k1, float* panel) {
-    constexpr int V = D::CHUNK / W, P = V / D::PARTS;
-    const int64_t whole = std::min(k1, w.K / D::CHUNK * D::CHUNK);
+void fill_panel(const D& w, int64_t n0, int64_t n1, int64_t c0, int64_t c1, float* panel) {
+    constexpr int V = D::VECTORS, P = V / D::PARTS;
+    const int64_t whole = std::min(c1, w.K / D::CHUNK);
     for (int64_t n = n0; n < n1; n++, panel += PITCH) {
         const auto row = w.row(n, 4);
         float* to = panel;
         vf v[V];
-        for (int64_t k = k0; k < whole; k += D::CHUNK, to += D::CHUNK) {
-            for (int part = 0; part < D::PARTS; part++) row.get(k / D::CHUNK, part, v + part * P);
+        for (int64_t c = c0; c < whole; c++, to += STEP<D>) {
+            for (int part = 0; part < D::PARTS; part++) row.get(c, part, v + part * P);
             for (int j = 0; j < V; j++) store(to + j * W, v[j]);
         }
-        if (whole < k1) {
-            row.tail(whole / D::CHUNK, v);
+        if (whole < c1) {
+            row.tail(whole, v);
             for (int j = 0; j < V; j++) store(to + j * W, v[j]);
         }
     }
 }
 
-// MR activation rows times NR panel rows; `saved` holds the running vectors between panels of one product
-template <int MR, int NR>
-void tile(const float* const* x, const float* panel, int64_t depth, float* saved, bool first, bool last, int64_t m,
-          int64_t n, const Output& out) {
+// What the tiles of a panel share: its width in rows, its depth in floats, and whether it is the first and the last
+// of its product. `saved` holds the running vectors between them.
+struct Panel {
+    const float* rows;
+    int64_t columns, depth;
+    bool first, last;
+    float* saved;
+};
+
+// MR activation rows times NR panel rows from `column` on; `saved` is that of the first of these activation rows
+template <class Unit, int MR, int NR>
+void tile(const float* const* x, const Panel& panel, int64_t column, float* saved, int64_t m, int64_t n,
+          const Output& out) {
+    const float* rows = panel.rows + column * PITCH;
     vf acc[MR][NR];
+    saved += column * W;
     for (int i = 0; i < MR; i++)
-        for (int j = 0; j < NR; j++) acc[i][j] = first ? vf{} : load(saved + (i * PANEL_ROWS + j) * W);
-    for (int64_t k = 0; k < depth; k += W) {
+        for (int j = 0; j < NR; j++) acc[i][j] = panel.first ? vf{} : load(saved + (i * PANEL_ROWS + j) * W);
+    for (int64_t k = 0; k < panel.depth; k += W) {
         vf w[NR];
-#pragma GCC unroll 3
-        for (int j = 0; j < NR; j++) w[j] = load(panel + j * PITCH + k);
 #pragma GCC unroll 4
+        for (int j = 0; j < NR; j++) w[j] = load(rows + j * PITCH + k);
+#pragma GCC unroll 6
         for (int i = 0; i < MR; i++) {
             const vf v = load(x[i] + k);
-#pragma GCC unroll 3
-            for (int j = 0; j < NR; j++) acc[i][j] = fma(w[j], v, acc[i][j]);
+#pragma GCC unroll 4
+            for (int j = 0; j < NR; j++) acc[i][j] = Unit::add(w[j], v, acc[i][j]);
         }
     }
     for (int i = 0; i < MR; i++) {
-        if (last)
-            put<NR>(out, m + i, n, acc[i]);
+        if (panel.last)
+            put<NR>(out, m + i, n + column, acc[i]);
         else
             for (int j = 0; j < NR; j++) store(saved + (i * PANEL_ROWS + j) * W, acc[i][j]);
     }
 }
 
-template <int MR>
-void tiles_of_rows(const float* const* x, const float* panel, int64_t columns, int64_t depth, float* saved, bool first,
-                   bool last, int64_t m, int64_t n0, const Output& out) {
-    int64_t n = 0;
-    for (; n + 3 <= columns; n += 3)
-        tile<MR, 3>(x, panel + n * PITCH, depth, saved + n * W, first, last, m, n0 + n, out);
-    if (columns - n == 2) tile<MR, 2>(x, panel + n * PITCH, depth, saved + n * W, first, last, m, n0 + n, out);
-    if (columns - n == 1) tile<MR, 1>(x, panel + n * PITCH, depth, saved + n * W, first, last, m, n0 + n, out);
+template <class Unit, int MR>
+void tiles_of_rows(const float* const* x, const Panel& panel, float* saved, int64_t m, int64_t n, const Output& out) {
+    int64_t j = 0;
+    for (; j + TILE_N <= panel.columns; j += TILE_N) tile<Unit, MR, TILE_N>(x, panel, j, saved, m, n, out);
+    switch (panel.columns - j) {
+        case 3: return tile<Unit, MR, 3>(x, panel, j, saved, m, n, out);
+        case 2: return tile<Unit, MR, 2>(x, panel, j, saved, m, n, out);
+        case 1: return tile<Unit, MR, 1>(x, panel, j, saved, m, n, out);
+    }
+}
+
+// `rows` activation rows from m on, at most MR, times all of a panel
+template <class Unit, int MR>
+void some_rows(int64_t rows, const float* const* x, const Panel& panel, float* saved, int64_t m, int64_t n,
+               const Output& out) {
+    if constexpr (MR > 1)
+        if (rows < MR) return some_rows<Unit, MR - 1>(rows, x, panel, saved, m, n, out);
+    tiles_of_rows<Unit, MR>(x, panel, saved, m, n, out);
 }
 
 template <class D>
 void through_panel(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
     static thread_local Scratch panel_memory, saved_memory;
-    const int64_t columns = n1 - n0, full = (w.K + D::CHUNK - 1) / D::CHUNK * D::CHUNK;
-    float* panel = panel_memory.floats(PANEL_ROWS * PITCH);
-    float* saved = full > DEPTH ? saved_memory.floats((m1 - m0) * PANEL_ROWS * W) : nullptr;
-    const int64_t groups = (m1 - m0 + 3) / 4;
-    for (int64_t k = 0; k < full; k += DEPTH) {
-        const int64_t depth = std::min(DEPTH, full - k);
-        const bool first = k == 0, last = k + depth == full;
-        fill_panel(w, n0, n1, k, k + depth, panel);
+    constexpr int64_t PANEL_CHUNKS = DEPTH / STEP<D>;
+    static_assert(DEPTH % STEP<D> == 0);
+    const int64_t chunks = chunks_of(w), groups = (m1 - m0 + TILE_M - 1) / TILE_M;
+    float* rows = panel_memory.floats(PANEL_ROWS * PITCH);
+    float* saved = chunks > PANEL_CHUNKS ? saved_memory.floats((m1 - m0) * PANEL_ROWS * W) : nullptr;
+    for (int64_t c = 0; c < chunks; c += PANEL_CHUNKS) {
+        const int64_t count = std::min(PANEL_CHUNKS, chunks - c);
+        fill_panel(w, n0, n1, c, c + count, rows);
+        const Panel panel{rows, n1 - n0, count * STEP<D>, c == 0, c + count == chunks, saved};
         int64_t m = m0;
         for (int64_t g = groups; g > 0; g--) {  // rows shared out evenly: 5 are 3 + 2
-            const int64_t rows = (m1 - m + g - 1) / g;
-            const float* x[4];
-            for (int64_t i = 0; i < rows; i++) x[i] = in.row(m + i) + k;
-            float* at = saved + (m - m0) * PANEL_ROWS * W;
-            switch (rows) {
-                case 4: tiles_of_rows<4>(x, panel, columns, depth, at, first, last, m, n0, out); break;
-                case 3: tiles_of_rows<3>(x, panel, columns, depth, at, first, last, m, n0, out); break;
-                case 2: tiles_of_rows<2>(x, panel, columns, depth, at, first, last, m, n0, out); break;
-                default: tiles_of_rows<1>(x, panel, columns, depth, at, first, last, m, n0, out);
-            }
-            m += rows;
+            const int64_t together = (m1 - m + g - 1) / g;
+            const float* x[TILE_M];
+            for (int64_t i = 0; i < together; i++) x[i] = in.row(m + i) + c * STEP<D>;
+            some_rows<typename D::Unit, TILE_M>(together, x, panel, saved + (m - m0) * PANEL_ROWS * W, m, n0, out);
+            m += together;
         }
     }
+}
+
+template <class D>
+void through_panels(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
+    for (int64_t n = n0; n < n1; n += PANEL_ROWS)
+        through_panel(w, n, std::min(n + PANEL_ROWS, n1), in, m0, m1, out);
 }
 
 template <class D>
@@ -223,11 +255,11 @@ void prepare_as(const void* x, bool bf16, int64_t K, bool quantize, float* out) 
     if (quantize) through_fp8(in, room, K), in = room;
     if (in == out) std::memcpy(room, in, K * sizeof(float)), in = room;
     const int64_t whole = K / D::CHUNK * D::CHUNK;
-    for (int64_t k = 0; k < whole; k += D::CHUNK) D::arrange(in + k, out + k);
+    for (int64_t k = 0; k < whole; k += D::CHUNK, out += STEP<D>) D::arrange(in + k, out);
     if (whole < K) {
         float part[D::CHUNK] = {};
         std::memcpy(part, in + whole, (K - whole) * sizeof(float));
-        D::arrange(part, out + whole);
+        D::arrange(part, out);
     }
 }
 
@@ -246,13 +278,18 @@ int exact_kind(int kind, const void* scale, int64_t N, int64_t K) {
     return kind;
 }
 
-int product_kind(int kind, bool quantize) { return kind == KIND_FP4 && quantize ? int(KIND_FP4_FIXED) : kind; }
+int product_kind(int kind, bool quantize) {
+    if (!quantize) return kind;
+    if (kind == KIND_FP4) return BF16_DOT ? KIND_FP4_DOT : KIND_FP4_FIXED;
+    return kind == KIND_FP8 && BF16_DOT ? int(KIND_FP8_DOT) : kind;
+}
 
 int64_t data_bytes(const Weight& w) {
     switch (w.kind) {
         case KIND_F32: return w.N * w.K * 4;
         case KIND_BF16: return w.N * w.K * 2;
         case KIND_FP4:
+        case KIND_FP4_DOT:
         case KIND_FP4_FIXED: return w.N * (w.K / 2);
         default: return w.N * w.K;
     }
@@ -264,8 +301,10 @@ int64_t scale_bytes(const Weight& w) {
         case KIND_F32:
         case KIND_BF16: return 0;
         case KIND_FP4:
+        case KIND_FP4_DOT:
         case KIND_FP4_FIXED: return w.N * (w.K / FP4_BLOCK);
         case KIND_FP8:
+        case KIND_FP8_DOT:
         case KIND_FP8_WIDE: return tiles;
         default: return tiles * 4;
     }
@@ -281,8 +320,8 @@ int64_t prepared_size(int kind, int64_t K) {
     if (kind == KIND_FP4_FIXED) return fixed_size(K);
     int64_t size = 0;
     with_decoder(kind, [&](auto* d) {
-        constexpr int chunk = std::remove_pointer_t<decltype(d)>::CHUNK;
-        size = (K + chunk - 1) / chunk * chunk;
+        using D = std::remove_pointer_t<decltype(d)>;
+        size = (K + D::CHUNK - 1) / D::CHUNK * STEP<D>;
     });
     return size;
 }
@@ -303,10 +342,12 @@ void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t 
     with_decoder(w.kind, [&](auto* d) {
         using D = std::remove_pointer_t<decltype(d)>;
         const D decoder(w.data, w.scale, w.K);
+        if constexpr (std::is_same_v<D, Fp4Dot<false>>)
+            if (decoder.has_extreme(n0, n1))
+                return through_panels(Fp4Dot<true>(w.data, w.scale, w.K), n0, n1, in, m0, m1, out);
         if constexpr (D::DIRECT)
             if (m1 - m0 <= DIRECT_ROWS) return direct_any(decoder, n0, n1, in, m0, m1, out);
-        for (int64_t n = n0; n < n1; n += PANEL_ROWS)
-            through_panel(decoder, n, std::min(n + PANEL_ROWS, n1), in, m0, m1, out);
+        through_panels(decoder, n0, n1, in, m0, m1, out);
     });
 }
 

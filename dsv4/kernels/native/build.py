@@ -21,11 +21,14 @@ from dsv4.kernels.native.packaged import packaged_library
 KERNELS = Path(__file__).parents[1]  # the C++ of an operation lies in its folder, shared C++ beside this file
 HEADER = "structs.h"  # written at build time
 # instruction sets, best first: features that the machine must have (as in /proc/cpuinfo), flags of the compiler
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx2", "fma"})
+_AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c")
 ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
-    "avx512": (
-        frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx2", "fma"}),
-        ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
+    "avx512bf16": (
+        _AVX512 | {"avx512_bf16", "avx512vbmi"},
+        (*_AVX512_FLAGS, "-mavx512bf16", "-mavx512vbmi"),
     ),
+    "avx512": (_AVX512, _AVX512_FLAGS),
     "avx2": (frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c")),
     "portable": (frozenset(), ()),
 }

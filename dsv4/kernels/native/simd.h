@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -50,6 +51,14 @@ inline float fma(float a, float b, float c) {
 #else
     return a * b + c;
 #endif
+}
+
+// run(0), run(1), ... run(N - 1), each with its number as a constant, so that arrays it indexes can stay in registers
+template <int N, class F>
+[[gnu::always_inline]] inline void unrolled(F run) {
+    [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+        (run(std::integral_constant<int, I>{}), ...);
+    }(std::make_integer_sequence<int, N>{});
 }
 
 inline vf max(vf a, vf b) { return a > b ? a : b; }
