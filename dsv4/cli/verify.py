@@ -173,4 +173,6 @@ def _tell(found: "Report") -> None:
             print(f"  {measure.name} {measure.value:.4g}: {measure.meaning}")
         for text in result.skipped:
             print(f"  not checked: {printable(text)}")
+    if found.mistakes:
+        print(f"{len(found.mistakes)} kinds of mistake of the model, for which the server is not to blame")
     print({0: "no fault found", 1: f"{len(found.faults)} kinds of fault", 2: "not finished"}[found.exit_code])

@@ -1,6 +1,6 @@
 """The simulation beside the real engine on one trace and one machine: how far apart they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,11 @@ from dsv4.engine.engine import Engine
 from dsv4.simulate.cluster import Offered
 from dsv4.simulate.drive import SimulatedClock
 from dsv4.simulate.engine import SimulatedEngine
-from dsv4.simulate.measure import FittedTimes, TimedEngine, fit, measure, sizes_of
-from dsv4.workload.timing import TimingSummary, summarise
+from dsv4.simulate.measure import FittedTimes, TimedEngine, fit, measure, sizes_of, small_loads
+from dsv4.workload.timing import Timing, TimingSummary, summarise
 
-ROUNDS = 2  # of measurements, one before the real run and one after it: the machine may change meanwhile
+TURN = 0.1  # seconds: long beside what a change of turns costs, short beside what other programs do
+WARM_UP = -1  # the seed of loads that are run and not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +60,63 @@ class Comparison:
 
 
 def compare(engine: Engine, offered: Offered, say: Callable[[str], None]) -> Comparison:
-    """Measure the steps of the engine on small loads of their own, run the offered load on it, and simulate the same
-    load with the measured times. The clock of both is the engine's processor time."""
-    timed = TimedEngine(engine)
+    """Measure the steps of an engine like this one on small loads, run the offered load on this one, and simulate the
+    same load with the measured times. The clock of both is processor time.
+
+    Both engines share the model and run in turns, because the time of a step changes with what other programs do to
+    caches and clock rates: whatever happens then happens to both. The simulation learns of the real run only the
+    length of its longest prompt.
+    """
     sessions, users, _ = offered.share(1)
     if users is None and offered.rate is None and not offered.trace:
         users = engine.sequences
-    say("measuring steps")
-    measure(timed)
-    say(f"{sum(map(len, sessions))} requests to the engine")
-    samples, timed.samples = timed.samples, []
-    real = summarise(timed.run(sessions, users), offered.limits)
-    timed.samples = samples  # the simulation may not learn from the run that it is held against
-    for seed in range(1, ROUNDS):
-        measure(timed, seed)
-    times = fit(engine.config, timed.samples)
+    longest = max(request.input + request.output for session in sessions for request in session)
+    timed, like = TimedEngine(engine), TimedEngine(engine_like(engine))
+    say("warming up")
+    for one in (timed, like):
+        for load, load_users in small_loads(engine, longest, WARM_UP):
+            one.run(load, load_users)
+        one.samples, one.spent = [], 0.0
+    say(f"{sum(map(len, sessions))} requests to the engine, and steps measured in turns with it")
+    real = summarise(_in_turns(timed.steps(sessions, users), timed, like, longest), offered.limits)
+    times = fit(engine.config, like.samples)
     clock = SimulatedClock()
     simulated = SimulatedEngine(engine.config, sizes_of(engine), times, clock)
     found = summarise(simulated.drive(clock, users=users).run(sessions), offered.limits)
     return Comparison(real, found, times)
+
+
+def engine_like(engine: Engine) -> Engine:
+    """Another engine of the same model, with a cache of its own and the same sizes."""
+    sizes = sizes_of(engine)
+    return Engine(
+        engine.model,
+        context_length=sizes.context_length,
+        cache_tokens=sizes.cache_tokens,
+        sequences=sizes.sequences,
+        step_tokens=sizes.step_tokens,
+        cache_dtype=sizes.cache_dtype,
+        reuse=sizes.reuse,
+    )
+
+
+def _in_turns(
+    running: Generator[None, None, list[Timing]], timed: TimedEngine, like: TimedEngine, longest: int
+) -> list[Timing]:
+    """Run the real load to its end while the engine like it is measured for as long; then finish its round of loads, so
+    that all of them were measured equally often."""
+    measuring, rounds = measure(like, longest), 0
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            timings: list[Timing] = end.value
+            break
+        if timed.spent > like.spent + TURN:
+            while like.spent < timed.spent:
+                rounds = next(measuring)
+    done = rounds + 1
+    while next(measuring) < done:
+        pass
+    measuring.close()
+    return timings

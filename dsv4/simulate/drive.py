@@ -1,7 +1,7 @@
 """Requests of a trace against continuous batching on a clock that only steps move: an engine's or a simulation's."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heappop, heappush
@@ -54,6 +54,12 @@ class Drive:
 
     def run(self, sessions: Sequence[Session]) -> list[Timing]:
         """The timings of all requests. Raises ValueError for a request that does not fit into the context."""
+        for _ in self.steps(sessions):
+            pass
+        return self.timings
+
+    def steps(self, sessions: Sequence[Session]) -> Iterator[None]:
+        """`run` step by step: gives control back after each; `timings` is whole at the end."""
         waiting = list(reversed(sessions))
         running: dict[Request, _Running] = {}
         if self.users is None:
@@ -77,7 +83,7 @@ class Drive:
                 if event.finish is not None:
                     del running[request]
                     self._end(one, request, event.finish, waiting)
-        return self.timings
+            yield
 
     def _submit(self, one: _Running, due: float) -> Request:
         wanted, config = one.request, self.batching.config

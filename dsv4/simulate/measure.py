@@ -3,9 +3,11 @@
 Processor time counts, of one thread, so that other programs change the figures little.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -24,6 +26,12 @@ from dsv4.workload.trace import Session
 
 TERMS = ("step", "sequence", "answer token", "prompt token", "entry", "indexer key", "expert", "finished prompt")
 LEAST_SAMPLES = 5 * len(TERMS)
+PASSES = 5  # of the fit, each with weights from the one before
+HELD_UP = 5
+SHORTEST = 1e-6  # seconds: no step counts as shorter
+# of the loads that are measured: tokens of prompts, of answers and of a tool's result on average, and parts of the
+# longest prompt that are a shared prefix
+LENGTHS, OUTPUT, TOOL, DEPTHS = (24, 160, 700), 16, 48, (0.1, 0.5, 1.0)
 
 
 def terms_of(config: ModelConfig, step: StepShape) -> list[float]:
@@ -61,23 +69,28 @@ class FittedTimes:
 
 
 def fit(config: ModelConfig, samples: Sequence[tuple[StepShape, float]]) -> FittedTimes:
-    """The terms that fit best, none of them negative. Steps count by their share of the time, and those of the slowest
-    hundredth are left out, which another program has held up. Raises ValueError for too few samples."""
+    """The terms that fit best, none of them negative; their sum over all samples is the measured time. Steps that took
+    HELD_UP times as long as they should are left out. Raises ValueError for too few samples."""
     if len(samples) < LEAST_SAMPLES:
         raise ValueError(f"samples must be at least {LEAST_SAMPLES} steps, got {len(samples)}")
     terms_SF = torch.tensor([terms_of(config, step) for step, _ in samples], dtype=torch.float64)
     seconds_S = torch.tensor([seconds for _, seconds in samples], dtype=torch.float64)
-    kept_F = _solve(terms_SF, seconds_S)
-    excess_S = seconds_S / (terms_SF @ kept_F).clamp(min=1e-9)
-    fine_S = excess_S <= excess_S.quantile(0.99)
-    kept_F = _solve(terms_SF[fine_S], seconds_S[fine_S])
-    error = ((terms_SF @ kept_F - seconds_S).abs() / seconds_S)[fine_S].mean()
+    expected_S = seconds_S
+    # Steps count by 1 / their fitted time. By 1 / measured time, a step would count less because something slowed it,
+    # and all fitted times would be too short; so the first pass only finds the steps that were held up.
+    for number in range(PASSES):
+        kept_F = _solve(terms_SF, seconds_S, expected_S)
+        expected_S = terms_SF @ kept_F
+        if number == 0:
+            fine_S = seconds_S <= HELD_UP * expected_S.clamp(min=SHORTEST)
+            terms_SF, seconds_S, expected_S = terms_SF[fine_S], seconds_S[fine_S], expected_S[fine_S]
+    error = ((expected_S - seconds_S).abs() / seconds_S.clamp(min=SHORTEST)).mean()
     return FittedTimes(config, tuple(kept_F.tolist()), float(error), len(samples))
 
 
-def _solve(terms_SF: torch.Tensor, seconds_S: torch.Tensor) -> torch.Tensor:
-    """Least squares with weights 1 / sqrt(seconds); terms that would be negative are dropped, the worst first."""
-    weight_S = seconds_S.clamp(min=1e-6).rsqrt()
+def _solve(terms_SF: torch.Tensor, seconds_S: torch.Tensor, expected_S: torch.Tensor) -> torch.Tensor:
+    """Least squares with weights 1 / expected_S; terms that would be negative are dropped, the worst first."""
+    weight_S = expected_S.clamp(min=SHORTEST).rsqrt()
     scale_F = terms_SF.mean(0).clamp(min=1e-12)
     a_SF, b_S1 = terms_SF / scale_F * weight_S[:, None], (seconds_S * weight_S)[:, None]
     kept = list(range(terms_SF.shape[1]))
@@ -92,16 +105,25 @@ def _solve(terms_SF: torch.Tensor, seconds_S: torch.Tensor) -> torch.Tensor:
 
 @dataclass(slots=True)
 class TimedEngine:
-    """An engine whose steps are timed. clock: moves by the processor time of each step. samples: its steps."""
+    """An engine whose steps are timed. samples: its steps. spent: processor seconds of all of them."""
 
     engine: Engine
-    clock: SimulatedClock = field(default_factory=SimulatedClock)
     samples: list[tuple[StepShape, float]] = field(default_factory=list)
+    spent: float = 0.0
 
     def run(self, sessions: Sequence[Session], users: int | None) -> list[Timing]:
-        """The timings of a trace; answers have the lengths that it asks for."""
-        self.clock.now = 0.0
-        engine = self.engine
+        """The timings of a trace, on a clock that moves by processor time; answers have the lengths that it asks
+        for."""
+        steps = self.steps(sessions, users)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def steps(self, sessions: Sequence[Session], users: int | None) -> Generator[None, None, list[Timing]]:
+        """`run` step by step: gives control back after each."""
+        clock, engine = SimulatedClock(), self.engine
         ends, runner = engine.ends, engine.runner
         seen = _SeenRunner(runner)
         engine.ends, engine.runner = frozenset(), seen
@@ -110,17 +132,19 @@ class TimedEngine:
             seen.steps.clear()
             began = time.process_time()
             events = engine.step()
-            spent = time.process_time() - began
-            self.clock.now += spent
+            seconds = time.process_time() - began
+            clock.now, self.spent = clock.now + seconds, self.spent + seconds
             if len(seen.steps) == 1:
-                self.samples.append((seen.steps[0], spent))
+                self.samples.append((seen.steps[0], seconds))
             return events
 
+        drive = Drive(engine, clock, step, users=users)
         try:
-            return Drive(engine, self.clock, step, users=users).run(sessions)
+            yield from drive.steps(sessions)
         finally:
             engine.ends, engine.runner = ends, runner
             engine.cache.prefixes.clear()
+        return drive.timings
 
 
 class _SeenRunner:
@@ -158,15 +182,29 @@ class _SeenRunner:
         self._inner.draft(chunks, output)
 
 
-def measure(timed: TimedEngine, seed: int = 0) -> None:
-    """Add samples of small loads of one to all sequences at once: prompts of several lengths, short answers."""
-    engine = timed.engine
-    room = engine.context_length
-    for users in sorted({1, 2, max(1, engine.sequences // 2), engine.sequences}):
-        for place, length in enumerate((24, 160, 700)):
-            workload = Workload("agent", input=min(length, room // 8), output=16, shared=room // 16, turns=2, tool=48)
-            if room // 16 + room // 8 + 2 * (40 + 120) < room:
-                timed.run(workload.sessions(users + 1, f"measure-{seed}-{users}-{length}", seed + place), users)
+def small_loads(engine: Engine, longest: int, seed: int = 0) -> Iterator[tuple[list[Session], int]]:
+    """Sessions and users of loads that show what steps cost: one to all sequences at once, prompts of several lengths
+    behind prefixes of up to `longest` tokens, short answers. longest: of the prompts that will be simulated, since no
+    cost can be told of places that no step has reached."""
+    room = min(longest, engine.context_length - 1) - OUTPUT
+    for place, users in enumerate(sorted({1, 2, max(1, engine.sequences // 2), engine.sequences})):
+        for number, length in enumerate(LENGTHS):
+            input_, tool = max(1, min(length, room // 8)), max(1, min(TOOL, room // 32))
+            # a tool's result and an answer have at most two and a half times their mean
+            rest = room - input_ - math.ceil(2.5 * (tool + OUTPUT))
+            shared = max(0, int(rest * DEPTHS[(place + number) % len(DEPTHS)]))
+            workload = Workload("agent", input=input_, output=OUTPUT, shared=shared, turns=2, tool=tool)
+            salt = f"measure-{seed}-{users}-{length}"
+            yield workload.sessions(users + 1, salt, seed + number), users
+
+
+def measure(timed: TimedEngine, longest: int) -> Iterator[int]:
+    """Add samples of small loads, in rounds without end; gives the number of the round after each step. longest: as in
+    `small_loads`."""
+    for number in count():
+        for sessions, users in small_loads(timed.engine, longest, number):
+            for _ in timed.steps(sessions, users):
+                yield number
 
 
 def sizes_of(engine: Engine) -> EngineSizes:

@@ -2,18 +2,20 @@
 
 Whether the model calls the right tool with the right values is a measure. What the server owes to any model is judged:
 names that exist, arguments that are a JSON object, values of the type that the schema demands where the model's text
-has such a value, finish reasons, choices that are kept, and strict schemas where it accepts them.
+has such a value, finish reasons, choices that are kept, and strict schemas where it accepts them. Where an answer lacks
+one of these because the model wrote it so, and the endpoint shows what the model wrote, that is the model's mistake.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dsv4.verify.answer import Answer, Call
 from dsv4.verify.endpoint import RefusedError
 from dsv4.verify.markup import leak
+from dsv4.verify.model_text import ModelText, model_text, parsed_object
 from dsv4.verify.probe import NotPossible, Probe, difference, near_tie
 from dsv4.verify.questions import Question, questions
 from dsv4.verify.schema import misfit
@@ -75,14 +77,19 @@ def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any
     """The contract of any answer to a request with tools."""
     if found := leak(answer.content, answer.reasoning, *(call.arguments for call in answer.calls)):
         text = answer.reasoning + answer.content
-        names = {tool["function"]["name"] for tool in question.tools}
+        names = _names(question)
         called = set(_INVOKED.findall(text))
-        expected, got = "calls in tool_calls, text without markup", f"{found!r} in {text[:300]!r}"
+        inside = "" if leak(text) else ", in the arguments of a call"
+        expected, got = "calls in tool_calls, text without markup", f"{found!r} in {text[:300]!r}{inside}"
+
+        def written(wrote: ModelText) -> bool:
+            return bool(wrote.names - names) or any(found in arguments for _, arguments in wrote.calls)
+
         # no such tool exists, or the limit has cut the block: then it is no call, and some servers show it as it is
-        if answer.finish == "length" or (called and not called & names):
-            probe.warn("block-as-text", expected, got, body)
-        else:
-            probe.fault("markup-leak", expected, got, body)
+        as_text = answer.finish == "length" or bool(called and not called & names)
+        code = "block-as-text" if as_text else "markup-leak"
+        if not _is_mistake(probe, code, expected, got, answer, body, written):
+            (probe.warn if as_text else probe.fault)(code, expected, got, body)
     if answer.calls and answer.finish not in ("tool_calls", "length"):
         probe.fault("finish-reason", "tool_calls, since the answer has calls", answer.finish, body)
     if answer.finish == "tool_calls" and not answer.calls:
@@ -91,22 +98,58 @@ def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any
     if "" in ids or len(set(ids)) < len(ids):
         probe.fault("call-ids", "an id of its own for each call", ids, body)
     for call in answer.calls if answer.finish != "length" else ():
-        _judge_call(probe, question, call, body, strict=strict)
+        _judge_call(probe, question, answer, call, body, strict=strict)
 
 
-def _judge_call(probe: Probe, question: Question, call: Call, body: dict[str, Any], *, strict: bool) -> None:
-    schema = _schema(question, call.name)
+def _is_mistake(
+    probe: Probe,
+    code: str,
+    expected: str,
+    got: str,
+    answer: Answer,
+    body: dict[str, Any],
+    written: Callable[[ModelText], bool],
+) -> bool:
+    """Record a mistake of the model, and whether it is one: its text is none that the release's parser takes, or
+    `written` finds the same in it. A grammar's text is not the model's alone, and is not asked for."""
+    if "tool_choice" in body or "parallel_tool_calls" in body:
+        return False
+    wrote = model_text(probe, {name: value for name, value in body.items() if name != "stream"}, answer)
+    if wrote is None:
+        probe.skip("whose mistakes wrong calls are: the endpoint does not show what the model wrote")
+        return False
+    if not wrote.error and not written(wrote):
+        return False
+    reason = f" ({wrote.error})" if wrote.error else ""
+    probe.mistake(code, expected, f"{got}; the model wrote {wrote.text[:300]!r}{reason}", body)
+    return True
+
+
+def _judge_call(
+    probe: Probe, question: Question, answer: Answer, call: Call, body: dict[str, Any], *, strict: bool
+) -> None:
+    schema, names = _schema(question, call.name), _names(question)
+
+    def judge(code: str, expected: str, got: str, written: Callable[[ModelText], bool]) -> None:
+        if not _is_mistake(probe, code, expected, got, answer, body, written):
+            probe.fault(code, expected, got, body)
+
     if schema is None:
-        names = [tool["function"]["name"] for tool in question.tools]
-        probe.fault("unknown-tool", f"one of {names}", call.name, body)
+        judge("unknown-tool", f"one of {sorted(names)}", call.name, lambda wrote: call.name in wrote.names)
         return
-    values = _object(call)
+    values = parsed_object(call.arguments)
     if values is None:
-        probe.fault("arguments-json", "the text of a JSON object", call.arguments, body)
+        judge(
+            "arguments-json", "the text of a JSON object", call.arguments,
+            lambda wrote: any(parsed_object(arguments) is None for _, arguments in wrote.calls),
+        )  # fmt: skip
         return
     for name, value in values.items():
         if wanted := _quoted(value, schema.get("properties", {}).get(name, {})):
-            probe.fault("argument-types", f"{name} {wanted}, as its schema says", f"{value!r}", body)
+            judge(
+                "argument-types", f"{name} {wanted}, as its schema says", f"{value!r}",
+                lambda wrote, name=name, value=value: value in wrote.argument(call.name, name),
+            )  # fmt: skip
     if strict and (wrong := misfit(values, schema)):
         probe.fault("strict-schema", "arguments that fit the strict schema", f"{wrong}: {call.arguments}", body)
 
@@ -130,10 +173,10 @@ def _count(tally: _Tally, question: Question, answer: Answer) -> None:
     else:
         tally.wrong += bool(answer.calls)
     for call in answer.calls:
-        schema, values = _schema(question, call.name), _object(call)
+        schema, values = _schema(question, call.name), parsed_object(call.arguments)
         tally.calls += 1
         tally.valid += schema is not None and values is not None and not misfit(values, schema)
-    made = [(call.name, _object(call)) for call in answer.calls]
+    made = [(call.name, parsed_object(call.arguments)) for call in answer.calls]
     tally.exact += made == [(name, arguments) for name, arguments in question.wanted]
 
 
@@ -213,9 +256,5 @@ def _schema(question: Question, name: str) -> Mapping[str, Any] | None:
     return found[0] if found else None
 
 
-def _object(call: Call) -> dict[str, Any] | None:
-    try:
-        values = json.loads(call.arguments)
-    except ValueError:
-        return None
-    return values if isinstance(values, dict) else None
+def _names(question: Question) -> set[str]:
+    return {tool["function"]["name"] for tool in question.tools}

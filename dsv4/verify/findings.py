@@ -7,10 +7,12 @@ from typing import Any
 
 class Severity(StrEnum):
     """A fault breaks the interface or gives a wrong answer, and decides the exit code. A warning does not: the answer
-    may be right, or the endpoint differs in what no standard fixes."""
+    may be right, or the endpoint differs in what no standard fixes. Nor does a mistake of the model: the endpoint has
+    sent on what the model wrote."""
 
     FAULT = "fault"
     WARNING = "warning"
+    MISTAKE = "mistake of the model"
 
 
 class Outcome(StrEnum):
@@ -73,7 +75,16 @@ class Report:
     @property
     def faults(self) -> list[Finding]:
         """All faults, in the order of the checks."""
-        return [found for result in self.results for found in result.findings if found.severity is Severity.FAULT]
+        return self.found(Severity.FAULT)
+
+    @property
+    def mistakes(self) -> list[Finding]:
+        """All mistakes of the model."""
+        return self.found(Severity.MISTAKE)
+
+    def found(self, severity: Severity) -> list[Finding]:
+        """All findings of one severity, in the order of the checks."""
+        return [one for result in self.results for one in result.findings if one.severity is severity]
 
     @property
     def exit_code(self) -> int:
@@ -85,4 +96,5 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {**asdict(self), "faults": len(self.faults), "exit_code": self.exit_code}
+        counts = {"faults": len(self.faults), "mistakes": len(self.mistakes)}
+        return {**asdict(self), **counts, "exit_code": self.exit_code}

@@ -14,7 +14,7 @@ table { border-collapse: collapse; width: 100%; margin: .6rem 0; font-size: .92r
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 article { border-left: 4px solid var(--bad); padding: .2rem 1rem; margin: 1rem 0; }
-article.warn { border-color: var(--warn); color: inherit; }
+article.warn { border-color: var(--warn); color: inherit; } article.model { border-color: var(--line); }
 article h3 { margin: .2rem 0; font-size: 1rem; font-family: ui-monospace, monospace; }
 dl { display: grid; grid-template-columns: 6rem 1fr; gap: .2rem .8rem; margin: .4rem 0; }
 dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }

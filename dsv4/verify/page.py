@@ -20,6 +20,7 @@ def page(report: Report) -> str:
     body = [
         f'<p class="quiet">model {escape(report.model or "not named")}, {escape(report.began)}</p>',
         f'<p class="verdict {colour}">{verdict}</p>',
+        *_blame(report),
         _overview(report.results),
         *map(_section, report.results),
         "<h2>What the endpoint can do</h2>",
@@ -28,19 +29,28 @@ def page(report: Report) -> str:
     return document(f"dsv4 verify: {report.target}", body)
 
 
+def _blame(report: Report) -> list[str]:
+    """What is said of the model's mistakes, if there are any."""
+    if not report.mistakes:
+        return []
+    kinds = f"{len(report.mistakes)} kind{'s' if len(report.mistakes) != 1 else ''} of mistake"
+    return [f'<p class="quiet">The model made {kinds}; the server sent on what it wrote, and is not to blame.</p>']
+
+
 def _overview(results: Iterable[CheckResult]) -> str:
     rows = (
         (
             f'<a href="#{escape(result.name)}">{escape(result.name)}</a>',
             f'<span class="{_COLOURS[result.outcome]}">{result.outcome.value}</span>',
-            str(sum(found.severity is Severity.FAULT for found in result.findings)),
-            str(sum(found.severity is Severity.WARNING for found in result.findings)),
+            *(str(sum(found.severity is severity for found in result.findings)) for severity in Severity),
             str(result.requests),
             f"{result.seconds:.1f}",
         )
         for result in results
     )
-    return table(("check", "outcome", "faults", "warnings", "requests", "seconds"), rows, numbers=2)
+    return table(
+        ("check", "outcome", "faults", "warnings", "mistakes of the model", "requests", "seconds"), rows, numbers=2
+    )
 
 
 def _section(result: CheckResult) -> str:
@@ -56,7 +66,7 @@ def _section(result: CheckResult) -> str:
 
 
 def _finding(found: Finding) -> str:
-    kind = "warn" if found.severity is Severity.WARNING else "bad"
+    kind = {Severity.FAULT: "bad", Severity.WARNING: "warn", Severity.MISTAKE: "model"}[found.severity]
     times = f" ({found.times} times)" if found.times > 1 else ""
     again = f"<details><summary>repeat it</summary><pre>{escape(found.reproduce)}</pre></details>"
     return (

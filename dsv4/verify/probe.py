@@ -71,6 +71,10 @@ class Probe:
         """Record what no standard forbids, or what may have another reason."""
         self._add(code, Severity.WARNING, expected, got, self.endpoint.command(path, body))
 
+    def mistake(self, code: str, expected: object, got: object, body: Mapping[str, Any]) -> None:
+        """Record what the model did wrong, for which the endpoint is not to blame."""
+        self._add(f"{code}-by-model", Severity.MISTAKE, expected, got, self.endpoint.command(CHAT, body))
+
     def refused(self, error: RefusedError, what: str) -> None:
         """Record that a request which every server answers was refused."""
         code = "server-error" if error.status >= 500 else "refused"

@@ -125,6 +125,12 @@ def prompt_ids(endpoint: Endpoint, body: Mapping[str, Any]) -> list[int]:
     return _ids(endpoint.post("/tokenize", {"model": endpoint.model, **body}))
 
 
+def id_text(endpoint: Endpoint, ids: Sequence[int]) -> str:
+    """The text of ids, control tokens included; "" if the endpoint does not tell."""
+    reply = endpoint.post("/detokenize", {"model": endpoint.model, "tokens": [*ids]})
+    return _prompt_text(reply)
+
+
 def _ids(reply: Reply) -> list[int]:
     tokens = reply.value.get("tokens") if reply.status == 200 and isinstance(reply.value, dict) else None
     return tokens if isinstance(tokens, list) and all(isinstance(token, int) for token in tokens) else []
@@ -180,6 +186,10 @@ def shown_prompt(endpoint: Endpoint, route: str, body: Mapping[str, Any]) -> str
             reply = endpoint.post(route, {"model": endpoint.model, "tokens": ids}) if ids else Reply(404, None)
     if reply.status >= 500:
         raise RefusedError(reply.status, error_text(reply.value), endpoint.command(route, body))
+    return _prompt_text(reply)
+
+
+def _prompt_text(reply: Reply) -> str:
     value = reply.value if reply.status == 200 and isinstance(reply.value, dict) else {}
     return next((value[name] for name in ("prompt", "content") if isinstance(value.get(name), str)), "")
 

@@ -50,6 +50,15 @@ def test_the_fit_finds_planted_times() -> None:
         fit(config, samples[:3])
 
 
+def test_the_fit_keeps_the_sum_of_uneven_times() -> None:
+    """Steps are often slowed and never hastened; a rate follows from their mean."""
+    config, chance = tiny_config(), random.Random(1)
+    shapes = [step(*((chance.randrange(2000), 1, 1) for _ in range(chance.randrange(1, 8)))) for _ in range(400)]
+    samples = [(shape, 1e-3 * len(shape.parts) * (1 + chance.expovariate(2))) for shape in shapes]
+    found = fit(config, samples)
+    assert sum(map(found.seconds, shapes)) == pytest.approx(sum(seconds for _, seconds in samples), rel=0.01)
+
+
 @pytest.mark.parametrize("position", [0, 1, 127, 128, 5000, 1_000_000])
 def test_keys_of_all_layers(position: int) -> None:
     entries = indexed = 0

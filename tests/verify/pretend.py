@@ -3,7 +3,7 @@
 import json
 import re
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from dsv4.encoding import Tokenizer
@@ -21,6 +21,7 @@ class PretendModel:
 
     def __init__(self, tokenizer: Tokenizer, calls: dict[str, list[tuple[str, dict[str, Any]]]]) -> None:
         self.tokenizer, self.calls = tokenizer, calls
+        self.block: Callable[..., str] = block  # how calls are written
         dialect = tokenizer.dialect
         self.header = tokenizer.token_id(dialect.assistant)
         self.opens, self.closes = (tokenizer.token_id(name) for name in ("<think>", "</think>"))
@@ -53,7 +54,8 @@ class PretendModel:
         text = self.tokenizer.decode(conversation)
         known = [calls for asked, calls in self.calls.items() if asked in text]
         if known and known[0] and "## Tools" in text:
-            answer = self.tokenizer.encode_text(block(*known[0][: 1 if one else None]), trusted=True)
+            write = block if one else self.block  # a grammar lets no mistake through
+            answer = self.tokenizer.encode_text(write(*known[0][: 1 if one else None]), trusted=True)
         elif "## Response Format" in text:
             answer = self.tokenizer.encode_text(CITY)
         else:

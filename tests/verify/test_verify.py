@@ -1,6 +1,7 @@
 """`dsv4 verify` finds every planted fault by its name, and nothing wrong with a right server."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from dsv4.verify.run import verify
 from dsv4.verify.settings import Settings
 from tests.conftest import ROOT
 from tests.server.conftest import listening
+from tests.server.models import block
 from tests.verify.broken import Fault, plant
 from tests.verify.faults import FAULTS
 from tests.verify.pretend import PretendServer
@@ -76,6 +78,54 @@ def test_planted_faults_are_found(server: PretendServer, recorded: Path, fault: 
     found = next(one for one in report.faults if f"{one.check}.{one.code}" == fault.found)
     assert found.reproduce.startswith(("curl ", "dsv4 verify "))
     assert f"{check}.{found.code}" in page(report)
+
+
+CLOSING = "</｜DSML｜parameter>"
+MISTAKES = {
+    "a tag that closes another": lambda text: text.replace(CLOSING, "</｜DSML｜invoke>", 1),
+    "markup in an argument": lambda text: text.replace(CLOSING, f"<｜DSML｜invoke>{CLOSING}"),
+    "a tool that is not there": lambda text: text.replace('invoke name="', 'invoke name="no_'),
+    "a call without an end": lambda text: text.partition("</｜DSML｜tool_calls>")[0],
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_of_the_model_are_no_faults_of_the_server(server: PretendServer, mistake: str) -> None:
+    server.model.block = lambda *calls: MISTAKES[mistake](block(*calls))
+    report = verified(server, only=("calls",))
+    assert names(report) == []
+    assert report.exit_code == 0
+    assert report.mistakes
+    assert all(found.code.endswith("-by-model") for found in report.mistakes)
+    assert "is not to blame" in page(report)
+    assert report.to_dict()["mistakes"] == len(report.mistakes)
+
+
+@pytest.mark.parametrize("name", ["names of no tool", "arguments cut off", "blocks of calls as text"])
+def test_faults_are_found_beside_mistakes_of_the_model(server: PretendServer, name: str) -> None:
+    """A model that writes the calls of long questions wrongly."""
+    broken = MISTAKES["a tag that closes another"]
+    server.model.block = lambda *calls: broken(block(*calls)) if "guest" in str(calls) else block(*calls)
+    fault = next(one for one in FAULTS if one.name == name)
+    plant(server, fault)
+    report = verified(server, only=("calls",))
+    assert fault.found in names(report)
+
+
+def test_an_endpoint_that_does_not_show_the_models_text(server: PretendServer) -> None:
+    """Nobody can tell whose mistake it was: it is a fault, and the report says so."""
+    server.model.block = lambda *calls: MISTAKES["markup in an argument"](block(*calls))
+    plant(server, Fault("no ids", "", whole=without_ids))
+    report = verified(server, only=("calls",))
+    assert "calls.markup-leak" in names(report)
+    assert any("whose mistakes" in text for text in report.results[0].skipped)
+
+
+def without_ids(value: dict[str, Any]) -> dict[str, Any]:
+    """A text completion that tells no token ids."""
+    for choice in value.get("choices", ()):
+        choice.pop("token_ids", None)
+    return value
 
 
 def test_there_are_twelve_and_more() -> None:
