@@ -75,15 +75,14 @@ def fit(config: ModelConfig, samples: Sequence[tuple[StepShape, float]]) -> Fitt
         raise ValueError(f"samples must be at least {LEAST_SAMPLES} steps, got {len(samples)}")
     terms_SF = torch.tensor([terms_of(config, step) for step, _ in samples], dtype=torch.float64)
     seconds_S = torch.tensor([seconds for _, seconds in samples], dtype=torch.float64)
-    expected_S = seconds_S
     # Steps count by 1 / their fitted time. By 1 / measured time, a step would count less because something slowed it,
-    # and all fitted times would be too short; so the first pass only finds the steps that were held up.
-    for number in range(PASSES):
-        kept_F = _solve(terms_SF, seconds_S, expected_S)
-        expected_S = terms_SF @ kept_F
-        if number == 0:
-            fine_S = seconds_S <= HELD_UP * expected_S.clamp(min=SHORTEST)
-            terms_SF, seconds_S, expected_S = terms_SF[fine_S], seconds_S[fine_S], expected_S[fine_S]
+    # and all fitted times would be too short; so a first pass only finds the steps that were held up.
+    kept_F = _solve(terms_SF, seconds_S, seconds_S)
+    fine_S = seconds_S <= HELD_UP * (terms_SF @ kept_F).clamp(min=SHORTEST)
+    terms_SF, seconds_S = terms_SF[fine_S], seconds_S[fine_S]
+    for _ in range(PASSES):
+        kept_F = _solve(terms_SF, seconds_S, terms_SF @ kept_F)
+    expected_S = terms_SF @ kept_F
     error = ((expected_S - seconds_S).abs() / seconds_S.clamp(min=SHORTEST)).mean()
     return FittedTimes(config, tuple(kept_F.tolist()), float(error), len(samples))
 
@@ -198,7 +197,7 @@ def small_loads(engine: Engine, longest: int, seed: int = 0) -> Iterator[tuple[l
             yield workload.sessions(users + 1, salt, seed + number), users
 
 
-def measure(timed: TimedEngine, longest: int) -> Iterator[int]:
+def measure(timed: TimedEngine, longest: int) -> Generator[int, None, None]:
     """Add samples of small loads, in rounds without end; gives the number of the round after each step. longest: as in
     `small_loads`."""
     for number in count():

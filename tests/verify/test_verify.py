@@ -85,7 +85,6 @@ MISTAKES = {
     "a tag that closes another": lambda text: text.replace(CLOSING, "</｜DSML｜invoke>", 1),
     "markup in an argument": lambda text: text.replace(CLOSING, f"<｜DSML｜invoke>{CLOSING}"),
     "a tool that is not there": lambda text: text.replace('invoke name="', 'invoke name="no_'),
-    "a call without an end": lambda text: text.partition("</｜DSML｜tool_calls>")[0],
 }
 
 
