@@ -52,9 +52,6 @@ def model_text(probe: Probe, body: Mapping[str, Any], answer: Answer) -> ModelTe
     asked = {"prompt": ids, "max_tokens": body["max_tokens"], **sampling, "return_token_ids": True}
     try:
         again = probe.endpoint.completion(asked)
-        if again.count("prompt_tokens") == len(ids) + 1:
-            # NOTE: dsv4 puts a begin token before every text completion, and the prompt of a conversation has one
-            again = probe.endpoint.completion({**asked, "prompt": ids[1:]})
     except RefusedError:
         return None
     text = id_text(probe.endpoint, again.ids)

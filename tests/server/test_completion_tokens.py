@@ -44,3 +44,9 @@ def test_what_would_change_the_tokens_is_refused(tokenizer: Tokenizer, fields: d
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "return_token_ids"
     assert "token_ids" not in ask(tokenizer, [60, tokenizer.eos_id], return_token_ids=False).json()["choices"][0]
+
+
+def test_a_prompt_has_one_begin_token(tokenizer: Tokenizer) -> None:
+    asked = ([50, 51], [tokenizer.bos_id, 50, 51])
+    counts = [ask(tokenizer, [60, tokenizer.eos_id], prompt=ids).json()["usage"]["prompt_tokens"] for ids in asked]
+    assert counts == [3, 3]

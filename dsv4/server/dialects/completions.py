@@ -149,7 +149,7 @@ def _prompt(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
         else:
             raise invalid("prompt", f"expected one string or one list of token ids, got {show(prompt)}")
         if not request.suffix:
-            return [tokenizer.bos_id, *ids]
+            return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
         begin, hole, end = (tokenizer.token_id(token) for token in FIM_TOKENS)
         return [tokenizer.bos_id, begin, *ids, hole, *tokenizer.encode_text(request.suffix), end]
 
