@@ -100,8 +100,9 @@ def main() -> None:
     from math_verify import parse, verify  # pyrefly: ignore[missing-import]  (an extra)
 
     for line in sys.stdin:
-        # no time limits of its own: on a busy machine they would decide, and the parent has one
-        right, found = (parse(f"$\\boxed{{{text}}}$", parsing_timeout=None) for text in json.loads(line))
+        # no time limits of its own: on a busy machine they would decide, and the parent has one. Its types name no None
+        boxed = [f"$\\boxed{{{text}}}$" for text in json.loads(line)]
+        right, found = (parse(text, parsing_timeout=None) for text in boxed)  # pyrefly: ignore[bad-argument-type]
         print(json.dumps(bool(verify(right, found, timeout_seconds=None))), flush=True)
 
 
