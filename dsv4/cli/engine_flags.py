@@ -42,6 +42,9 @@ class EngineFlags:
         CPU threads. Default: all cores this process may use.
     sequences
         Requests that run at the same time. Default: 8 in a server, else 1.
+    slowdown
+        Where a prompt is computed beside answers, a step takes at most this many times as long as without the prompt;
+        more than 1, or 0 for no limit, which is faster for the prompt. Default: 2 in a server, else 0.
     cache_dtype
         Storage of cached rows: fp32, bf16, or release (584 bytes an entry). Default: that of the mode.
     queue
@@ -77,6 +80,7 @@ class EngineFlags:
     device: str = "cpu"
     threads: int | None = None
     sequences: int | None = None
+    slowdown: float | None = None
     cache_dtype: Mode | None = None
     queue: int = 1024
     windows: Literal["periodic", "full", "none"] = "periodic"
@@ -89,10 +93,10 @@ class EngineFlags:
     fused: bool | None = None
     adapter: Path | None = None
 
-    def options(self, sequences: int = 1, free: int | None = None) -> dict[str, Any]:
-        """The arguments of dsv4.api.loading.load. sequences: where the flag is not given. free: bytes that shares and
-        limits of memory count from (default: what is free here). Raises ValueError for a flag outside its range, before
-        the model is loaded."""
+    def options(self, sequences: int = 1, free: int | None = None, slowdown: float = 0) -> dict[str, Any]:
+        """The arguments of dsv4.api.loading.load. sequences, slowdown: where the flag is not given. free: bytes
+        that shares and limits of memory count from (default: what is free here). Raises ValueError for a flag outside
+        its range, before the model is loaded."""
         from dsv4.cache.prefix import ReusePolicy
         from dsv4.cli.flags import at_least
         from dsv4.encoding import dialect_named
@@ -101,6 +105,9 @@ class EngineFlags:
         if self.dialect is not None:
             dialect_named(self.dialect)
         at_least(1, context=self.context, threads=self.threads, sequences=self.sequences, queue=self.queue)
+        slowdown = slowdown if self.slowdown is None else self.slowdown
+        if not (slowdown == 0 or slowdown > 1):
+            raise ValueError(f"--slowdown must be more than 1, or 0 for no limit, got {slowdown:g}")
         free = self.card[1] if free is None else free
         memory, experts = self.memory, self.expert_memory
         if memory is not None:
@@ -118,6 +125,7 @@ class EngineFlags:
             "device": self.device,
             "threads": self.threads,
             "sequences": self.sequences or sequences,
+            "slowdown": slowdown or None,
             "cache_dtype": self.cache_dtype,
             "queue": self.queue,
             "reuse": reuse,

@@ -67,7 +67,7 @@ def serve(
     """
     began = time.perf_counter()
     check_remote(remote, engine)
-    options = None if remote.engine else {**engine.options(sequences=8), "slowdown": SLOWDOWN}
+    options = None if remote.engine else engine.options(sequences=8, slowdown=SLOWDOWN)
     settings = server.settings(host)
     # SIGTERM ends the server like Ctrl-C, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -48,7 +48,7 @@ BENCH_FLAGS = {
 
 
 ENGINE_FLAGS = (
-    "mode context memory expert_memory device threads sequences cache_dtype queue windows interval snapshots "
+    "mode context memory expert_memory device threads sequences slowdown cache_dtype queue windows interval snapshots "
     "prefix_dir prefix_disk dialect draft fused adapter"
 )
 REMOTE_FLAGS = "engine engine_kind engine_silence"

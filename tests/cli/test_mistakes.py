@@ -77,6 +77,8 @@ def test_sampling_flags(dsv4: Run, verb: str, flag: str, value: str, message: st
         ("--drain -1", "--drain must be at least 0, got -1"),
         ("--context 0", "--context must be at least 1, got 0"),
         ("--sequences 0", "--sequences must be at least 1, got 0"),
+        ("--slowdown 1", "--slowdown must be more than 1, or 0 for no limit, got 1"),
+        ("--slowdown nan", "--slowdown must be more than 1, or 0 for no limit, got nan"),
         ("--queue -5", "--queue must be at least 1, got -5"),
         ("--interval 0", "--interval must be a positive multiple of 256, got 0"),
         ("--snapshots -1", "--snapshots must be at least 0, got -1"),
