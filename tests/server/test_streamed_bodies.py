@@ -73,6 +73,42 @@ def test_the_body_is_what_uvicorn_sends(method: bytes, version: bytes, pause: bo
     assert bodies[0] == bodies[1] == (b"" if method == b"HEAD" else b"".join(PARTS) + b"end")
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_was_written_before_a_failure_is_sent(fails: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"one", b"two"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        if fails:
+            raise ValueError("in the middle of a body")
+
+    request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    for protocol in (HeaderClock, H11Protocol):
+        with listening(SimpleNamespace(app=app), http=protocol, log_level="critical") as url:
+            body = raw_answer(url, request).partition(b"\r\n\r\n")[2]
+        assert b"one" in body, protocol
+        assert body.endswith(b"two\r\n"), "the empty chunk at the end is missing, so that the client sees the failure"
+
+
+def test_requests_on_one_connection_are_answered_in_turn() -> None:
+    requests = b"".join(
+        b"GET /%d HTTP/1.1\r\nhost: x\r\n%b\r\n" % (n, b"connection: close\r\n" * (n == 2)) for n in range(3)
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"].encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (name, b"+", name):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    with listening(SimpleNamespace(app=app), http=HeaderClock) as url:
+        answers = raw_answer(url, requests).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    bodies = [b"".join(chunks_of(answer.partition(b"\r\n\r\n")[2])) for answer in answers]
+    assert bodies == [b"/%d+/%d" % (n, n) for n in range(3)]
+
+
 def test_a_body_of_known_length_has_no_chunks() -> None:
     size = str(sum(map(len, PARTS)) + 3).encode()
     app = parts_app(PARTS, pause=True, headers=[(b"content-length", size)])

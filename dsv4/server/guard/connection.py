@@ -100,17 +100,23 @@ class _DirectBody:
 
         async def direct(message: Message) -> None:
             nonlocal body
-            if body is not None and message.get("more_body"):
-                await body.write(message["body"])
-                return
+            if body is not None:
+                if message.get("more_body"):
+                    await body.write(message["body"])
+                    return
+                body.flush()
+                body = None
+            await send(message)
+            # h11 has chosen the form of the body with its head; an answer to HEAD has no chunks
+            if message["type"] == "http.response.start" and isinstance(cycle.conn._writer, ChunkedWriter):
+                body = _ChunkedBody(cycle)
+
+        try:
+            await self._app(scope, receive, direct)
+        finally:
+            # uvicorn closes the connection of a body without an end, and what is written afterwards is lost
             if body is not None:
                 body.flush()
-            await send(message)
-            # h11 has chosen the form of the body with its head
-            if message["type"] == "http.response.start" and isinstance(cycle.conn._writer, ChunkedWriter):
-                body = _ChunkedBody(cycle) if scope["method"] != "HEAD" else None
-
-        await self._app(scope, receive, direct)
 
 
 class _ChunkedBody:
