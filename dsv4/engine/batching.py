@@ -180,7 +180,7 @@ class ContinuousBatching:
         if None not in errors:
             raise next(error for error in errors if error is not None)
         self.counts.steps += 1
-        if self._pace is not None and errors == [None]:
+        if self._pace is not None and all(error is None for error in errors):
             prompt = sum(chunk.count for chunk in chunks) - decoding
             self._pace.stepped(decoding, prompt, self._clock() - began)
 

@@ -68,9 +68,9 @@ def test_a_slowdown_is_more_than_one(slowdown: float) -> None:
         PrefillPace(slowdown)
 
 
-def make_engine(slowdown: float | None) -> Engine:
+def make_engine(slowdown: float | None, sequences: int = 2) -> Engine:
     small = tiny_config(num_hidden_layers=2, compress_ratios=(4, 128, 0), n_routed_experts=2)
-    engine = Engine(tiny_model(small), context_length=512, sequences=2, step_tokens=64, slowdown=slowdown)
+    engine = Engine(tiny_model(small), context_length=512, sequences=sequences, step_tokens=64, slowdown=slowdown)
     engine.ends = frozenset()
     return engine
 
@@ -110,3 +110,14 @@ def test_the_engine_keeps_to_it_and_the_tokens_are_the_same(slowdown: float | No
         while plain.busy:
             plain.step()
         assert again.tokens == request.tokens
+
+
+def test_a_prompt_does_not_wait_for_requests_that_are_computed_alone() -> None:
+    engine = make_engine(2.0, sequences=3)
+    for _ in range(2):
+        engine.submit(SHORT, SamplingParams(max_tokens=100, temperature=0)).suspect = True
+    engine.step()
+    prompt = engine.submit(LONG, SamplingParams(max_tokens=4, temperature=0))
+    for _ in range(20):
+        engine.step()
+    assert prompt.cached > 0
