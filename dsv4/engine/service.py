@@ -201,6 +201,9 @@ class EngineService:
                     self._wake.wait()
                 commands, self._commands = self._commands, []
                 closing = self._closing
+            if commands:
+                # they may bring a long prompt or new weights, which no token has to wait for
+                self._hand_over()
             for command in commands:
                 self._guarded(command)
             if closing:

@@ -295,6 +295,39 @@ def test_tokens_of_fast_steps_come_together(service: EngineService, monkeypatch:
     assert sizes == [1, 4]
 
 
+def test_no_token_is_held_while_the_engine_does_something_else(
+    service: EngineService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsv4.engine.service.TURN_SECONDS", 3600.0)
+    reached, gate, counts = threading.Event(), threading.Event(), service._engine.counts
+
+    def slow() -> None:  # new weights, or a long prompt
+        reached.set()
+        gate.wait(PATIENCE)
+
+    async def seen() -> tuple[int, int]:
+        found: list[TokenEvent] = []
+
+        async def read() -> None:
+            async for event in service.stream([5, 6, 7], LONG):
+                found.append(event)
+
+        reading = asyncio.ensure_future(read())
+        while counts.generated_tokens < 3:
+            await asyncio.sleep(0.001)
+        service._command(slow)
+        await asyncio.to_thread(reached.wait, PATIENCE)
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        said = len(found), counts.generated_tokens
+        gate.set()
+        await reading
+        return said
+
+    told, generated = run(seen())
+    assert told == generated
+
+
 def test_held_tokens_come_before_an_abort(service: EngineService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsv4.engine.service.TURN_SECONDS", 3600.0)
 
