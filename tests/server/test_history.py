@@ -194,6 +194,34 @@ def test_two_servers_keep_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert asyncio.run(other.get("", "a"))["title"] == "of one"
 
 
+def test_a_conversation_that_another_server_deletes_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = History(tmp_path), History(tmp_path)
+    known = asyncio.run(one.put("", "a", {"title": "first"})).updated
+    begun, go_on, plain = threading.Event(), threading.Event(), history.write_whole
+
+    def slow(file: Path, write: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        plain(file, write)
+
+    monkeypatch.setattr(history, "write_whole", slow)
+
+    async def run() -> None:
+        put = asyncio.ensure_future(one.put("", "a", {"title": "second"}, known))
+        await asyncio.to_thread(begun.wait, 60)
+        deleted = asyncio.ensure_future(other.delete("", "a"))
+        await asyncio.sleep(0.1)
+        go_on.set()
+        await asyncio.gather(put, deleted)
+
+    asyncio.run(run())
+    assert asyncio.run(other.entries("")) == []
+    with pytest.raises(ApiError, match="a"):
+        asyncio.run(other.delete("no conversations", "a"))
+
+
 def test_without_a_folder_there_is_none(serve: Converse) -> None:
     server = serve("Yes.")
     for method, path in (("GET", ""), ("GET", "/a"), ("PUT", "/a"), ("DELETE", "/a")):

@@ -95,7 +95,8 @@ class History:
 
         def remove() -> None:
             try:
-                file.unlink()
+                with _alone(file.parent):
+                    file.unlink()
             except FileNotFoundError:
                 raise _unknown(id) from None
 
