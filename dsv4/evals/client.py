@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsv4.evals.extra import needs_extra
-from dsv4.evals.retries import Retries, Tell
+from dsv4.evals.retries import BrokenAnswerError, Retries, Tell
 from dsv4.evals.suite import Mode
 from dsv4.verify.answer import Answer, StreamedAnswer
 from dsv4.verify.endpoint import CHAT, Endpoint, RefusedError, UnreachableError, decoded, error_text
@@ -50,5 +50,5 @@ class Client:
             raise UnreachableError(str(error) or type(error).__name__) from error
         answer = merged.answer()
         if answer.finish is None:
-            raise UnreachableError("; ".join(answer.problems))
+            raise BrokenAnswerError("; ".join(answer.problems))
         return answer

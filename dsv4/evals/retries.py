@@ -16,9 +16,13 @@ _QUIET = 10.0  # seconds between two lines on the same try: many requests fail a
 Tell = Callable[[str], None]
 
 
+class BrokenAnswerError(UnreachableError):
+    """The server began to answer, and the answer is not whole: it is there, whatever is wrong with this request."""
+
+
 class Retries:
-    """Sends the requests to one server, and tells when it does so again. Once a request had all its tries and
-    the server answered no other meanwhile, it is gone: then none is sent again."""
+    """Sends the requests to one server, and tells when it does so again. Once a request had all its tries, the last one
+    without a response, and the server answered no other meanwhile, it is gone: then none is sent again."""
 
     def __init__(self, url: str, tell: Tell = lambda text: None) -> None:
         """tell: shows a line to the user."""
@@ -49,7 +53,7 @@ class Retries:
         raise AssertionError("the last try returns or raises")
 
     def _wait(self, error: Exception, number: int) -> None:
-        self._lost = self._lost or isinstance(error, UnreachableError)
+        self._lost = self._lost or _is_lost(error)
         now = time.monotonic()
         if number <= self._told and now - self._told_at < _QUIET:
             return
@@ -68,11 +72,16 @@ class Retries:
 
     def _given_up(self, error: Exception, began: float) -> UnreachableError:
         text = f"{self.url}: given up after {len(WAITS) + 1} tries, the last with: {error}"
-        if isinstance(error, UnreachableError) and self._answered_at < began:
+        if _is_lost(error) and self._answered_at < began:
             if not self._gone:
                 self._tell(text)
             self._gone = text
         return UnreachableError(text)
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the server gave no response at all."""
+    return isinstance(error, UnreachableError) and not isinstance(error, BrokenAnswerError)
 
 
 def _passes(error: RefusedError | UnreachableError) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from dsv4.evals.retries import Retries
+from dsv4.evals.retries import BrokenAnswerError, Retries
 from dsv4.evals.suite import Answer
 from dsv4.verify.endpoint import RefusedError, UnreachableError
 
@@ -80,6 +80,17 @@ def test_a_request_that_always_fails_does_not_end_a_server_that_answers_others()
         assert (await retries.ask(sends("still here")[0])).content == "still here"
 
     asyncio.run(beside())
+
+
+def test_a_server_that_breaks_one_answer_is_not_gone() -> None:
+    told: list[str] = []
+    retries = Retries(URL, told.append)
+    send, called = sends(BrokenAnswerError("the stream ends without [DONE]"))
+    with pytest.raises(UnreachableError, match="given up after 5 tries, the last with: the stream ends"):
+        asyncio.run(retries.ask(send))
+    assert len(called) == 5
+    assert asyncio.run(retries.ask(sends("hello")[0])).content == "hello"
+    assert len(told) == 4
 
 
 def test_a_busy_server_is_asked_again_and_is_not_gone() -> None:
