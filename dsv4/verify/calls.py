@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from dsv4.verify.answer import Answer, Call
@@ -75,6 +76,7 @@ def _body(question: Question, **more: Any) -> dict[str, Any]:
 
 def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any], *, strict: bool = False) -> None:
     """The contract of any answer to a request with tools."""
+    blame = _Blame(probe, answer, body)
     if found := leak(answer.content, answer.reasoning, *(call.arguments for call in answer.calls)):
         text = answer.reasoning + answer.content
         names = _names(question)
@@ -88,7 +90,7 @@ def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any
         # no such tool exists, or the limit has cut the block: then it is no call, and some servers show it as it is
         as_text = answer.finish == "length" or bool(called and not called & names)
         code = "block-as-text" if as_text else "markup-leak"
-        if not _is_mistake(probe, code, expected, got, answer, body, written):
+        if not blame.is_mistake(code, expected, got, written):
             (probe.warn if as_text else probe.fault)(code, expected, got, body)
     if answer.calls and answer.finish not in ("tool_calls", "length"):
         probe.fault("finish-reason", "tool_calls, since the answer has calls", answer.finish, body)
@@ -98,44 +100,49 @@ def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any
     if "" in ids or len(set(ids)) < len(ids):
         probe.fault("call-ids", "an id of its own for each call", ids, body)
     for call in answer.calls if answer.finish != "length" else ():
-        _judge_call(probe, question, answer, call, body, strict=strict)
+        _judge_call(blame, question, call, strict=strict)
 
 
-def _is_mistake(
-    probe: Probe,
-    code: str,
-    expected: str,
-    got: str,
-    answer: Answer,
-    body: dict[str, Any],
-    written: Callable[[ModelText], bool],
-) -> bool:
-    """Record a mistake of the model, and whether it is one: its text is none that the release's parser takes, or
-    `written` finds the same in it. A grammar's text is not the model's alone, and is not asked for."""
-    if "tool_choice" in body or "parallel_tool_calls" in body:
-        return False
-    wrote = model_text(probe, {name: value for name, value in body.items() if name != "stream"}, answer)
-    if wrote is None:
-        probe.skip("whose mistakes wrong calls are: the endpoint does not show what the model wrote")
-        return False
-    if not wrote.error and not written(wrote):
-        return False
-    reason = f" ({wrote.error})" if wrote.error else ""
-    probe.mistake(code, expected, f"{got}; the model wrote {wrote.text[:300]!r}{reason}", body)
-    return True
+@dataclass(frozen=True)
+class _Blame:
+    """Tells mistakes of the model from faults of the server in one answer, whose text is asked for once."""
+
+    probe: Probe
+    answer: Answer
+    body: dict[str, Any]
+
+    def is_mistake(self, code: str, expected: str, got: str, written: Callable[[ModelText], bool]) -> bool:
+        """Record a mistake of the model, and whether it is one: its text is none that the release's parser takes, or
+        `written` finds the same in it. A grammar's text is not the model's alone, and is not asked for."""
+        if "tool_choice" in self.body or "parallel_tool_calls" in self.body:
+            return False
+        wrote = self._wrote
+        if wrote is None:
+            self.probe.skip("whose mistakes wrong calls are: the endpoint does not show what the model wrote")
+            return False
+        if not wrote.error and not written(wrote):
+            return False
+        reason = f" ({wrote.error})" if wrote.error else ""
+        self.probe.mistake(code, expected, f"{got}; the model wrote {wrote.text[:300]!r}{reason}", self.body)
+        return True
+
+    @cached_property
+    def _wrote(self) -> ModelText | None:
+        body = {name: value for name, value in self.body.items() if name != "stream"}
+        return model_text(self.probe, body, self.answer)
 
 
-def _judge_call(
-    probe: Probe, question: Question, answer: Answer, call: Call, body: dict[str, Any], *, strict: bool
-) -> None:
-    schema, names = _schema(question, call.name), _names(question)
+def _judge_call(blame: _Blame, question: Question, call: Call, *, strict: bool) -> None:
+    probe, body = blame.probe, blame.body
+    schema = _schema(question, call.name)
 
     def judge(code: str, expected: str, got: str, written: Callable[[ModelText], bool]) -> None:
-        if not _is_mistake(probe, code, expected, got, answer, body, written):
+        if not blame.is_mistake(code, expected, got, written):
             probe.fault(code, expected, got, body)
 
     if schema is None:
-        judge("unknown-tool", f"one of {sorted(names)}", call.name, lambda wrote: call.name in wrote.names)
+        names = sorted(_names(question))
+        judge("unknown-tool", f"one of {names}", call.name, lambda wrote: call.name in wrote.names)
         return
     values = parsed_object(call.arguments)
     if values is None:
