@@ -1,6 +1,6 @@
 """The simulation beside the real engine on one trace and one machine: how far apart they are."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +75,13 @@ def compare(engine: Engine, offered: Offered, say: Callable[[str], None]) -> Com
     say("warming up")
     for one in (timed, like):
         for load, load_users in small_loads(engine, longest, WARM_UP):
-            one.run(load, load_users)
+            for _ in one.steps(load, load_users, []):
+                pass
         one.samples, one.spent = [], 0.0
     say(f"{sum(map(len, sessions))} requests to the engine, and steps measured in turns with it")
-    real = summarise(_in_turns(timed.steps(sessions, users), timed, like, longest), offered.limits)
+    timings: list[Timing] = []
+    _in_turns(timed.steps(sessions, users, timings), timed, like, longest)
+    real = summarise(timings, offered.limits)
     times = fit(engine.config, like.samples)
     clock = SimulatedClock()
     simulated = SimulatedEngine(engine.config, sizes_of(engine), times, clock)
@@ -100,18 +103,11 @@ def engine_like(engine: Engine) -> Engine:
     )
 
 
-def _in_turns(
-    running: Generator[None, None, list[Timing]], timed: TimedEngine, like: TimedEngine, longest: int
-) -> list[Timing]:
+def _in_turns(running: Iterable[None], timed: TimedEngine, like: TimedEngine, longest: int) -> None:
     """Run the real load to its end while the engine like it is measured for as long; then finish its round of loads, so
     that all of them were measured equally often."""
     measuring, rounds = measure(like, longest), 0
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            timings: list[Timing] = end.value
-            break
+    for _ in running:
         if timed.spent > like.spent + TURN:
             while like.spent < timed.spent:
                 rounds = next(measuring)
@@ -119,4 +115,3 @@ def _in_turns(
     while next(measuring) < done:
         pass
     measuring.close()
-    return timings

@@ -110,18 +110,9 @@ class TimedEngine:
     samples: list[tuple[StepShape, float]] = field(default_factory=list)
     spent: float = 0.0
 
-    def run(self, sessions: Sequence[Session], users: int | None) -> list[Timing]:
-        """The timings of a trace, on a clock that moves by processor time; answers have the lengths that it asks
-        for."""
-        steps = self.steps(sessions, users)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
-
-    def steps(self, sessions: Sequence[Session], users: int | None) -> Generator[None, None, list[Timing]]:
-        """`run` step by step: gives control back after each."""
+    def steps(self, sessions: Sequence[Session], users: int | None, timings: list[Timing]) -> Iterator[None]:
+        """Run a trace, whose lengths answers have, on a clock that moves by processor time; give control back after
+        each step. timings: gets those of all requests."""
         clock, engine = SimulatedClock(), self.engine
         ends, runner = engine.ends, engine.runner
         seen = _SeenRunner(runner)
@@ -137,13 +128,11 @@ class TimedEngine:
                 self.samples.append((seen.steps[0], seconds))
             return events
 
-        drive = Drive(engine, clock, step, users=users)
         try:
-            yield from drive.steps(sessions)
+            yield from Drive(engine, clock, step, users=users, timings=timings).steps(sessions)
         finally:
             engine.ends, engine.runner = ends, runner
             engine.cache.prefixes.clear()
-        return drive.timings
 
 
 class _SeenRunner:
@@ -202,7 +191,7 @@ def measure(timed: TimedEngine, longest: int) -> Generator[int, None, None]:
     `small_loads`."""
     for number in count():
         for sessions, users in small_loads(timed.engine, longest, number):
-            for _ in timed.steps(sessions, users):
+            for _ in timed.steps(sessions, users, []):
                 yield number
 
 
