@@ -14,7 +14,7 @@ from dsv4.kernels.native.build import cache_folder, machine_features
 from dsv4.planning.memory import CGROUP, free_memory, limited, total_memory
 from dsv4.planning.rates import measure
 
-# of /proc/cpuinfo; kernels use the first group, the others tell how new a processor is
+# of /proc/cpuinfo; kernels use all but AMX, which tells how new a processor is
 FEATURES = (
     "avx2",
     "fma",
@@ -24,6 +24,7 @@ FEATURES = (
     "avx512vl",
     "avx512_vnni",
     "avx512_bf16",
+    "avx512vbmi",
     "amx_int8",
     "amx_bf16",
 )

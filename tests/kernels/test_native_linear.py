@@ -80,6 +80,26 @@ def test_a_row_does_not_depend_on_the_others(kind: str, N: int, K: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quantize", [True, False])
+def test_a_row_that_is_not_finite_changes_no_other(kind: str, quantize: bool) -> None:
+    weight, scale = stored(kind, torch.ones(130, 128))
+    x_TK = torch.zeros(9, 128)
+    x_TK[:, 0] = torch.tensor([300.0, 7e4, 1e30, 3e38, 1e-39, float("nan"), float("inf"), float("-inf"), 1.0])
+
+    def product(rows: Tensor) -> Tensor:
+        return linear(rows, weight, scale, quantize_activations=quantize, impl="native")
+
+    for row_K in x_TK[:5]:
+        alone = product(row_K[None])[0]
+        assert alone.isfinite().all()
+        for other_K in x_TK[5:]:
+            for T in range(2, 10):  # in registers, and through a panel
+                rows = torch.cat([row_K[None], other_K.expand(T - 1, -1)])
+                assert torch.equal(product(rows)[0], alone), (row_K[0], other_K[0], T)
+                assert torch.equal(product(rows.flip(0))[-1], alone), (row_K[0], other_K[0], T)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("T", [1, 4, 7, 130])
 def test_threads_change_nothing(kind: str, T: int) -> None:
     x_TK = torch.randn(T, 512)

@@ -9,6 +9,8 @@
 
 namespace dsv4 {
 
+static_assert(!BF16_DOT || W == 16, "a chunk is decoded as vectors of 16 lanes");
+
 // a product of 2 W columns
 struct Dot {
     static vf add(vf w, vf x, vf sum) { return dot_bf16(w, x, sum); }

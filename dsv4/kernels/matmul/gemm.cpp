@@ -83,7 +83,7 @@ bool scaled_rows(const uint8_t* scale, int64_t K, const Input& in, int64_t m0, i
             for (int64_t j = k; j < end; j += W) {
                 const vf v = load(in.row(m0 + i) + j) * factor;
                 store(out + i * pitch + j, v);
-                most = max(most, max(v, -v));
+                most = max(max(v, -v), most);  // passes over NaN, which is NaN either way
             }
     }
     for (int i = 0; i < W; i++)

@@ -1,7 +1,7 @@
 // y = x W^T for one thread: a range of weight rows times a range of activation rows.
 //
-// Every output element is one chain of fused multiply-adds over the weight row's chunks, in W lanes, and one fixed sum
-// of the lanes. Tiles, panels and threads only decide which chains run side by side: results depend on nothing else.
+// Every output element is one chain of a decoder's unit (`Fma`, `Dot`) over the weight row's chunks, in W lanes, and one
+// fixed sum of the lanes. Tiles, panels and threads only decide which chains run side by side: results depend on nothing else.
 #pragma once
 #include "dequant.h"
 #include "native/parallel.h"
@@ -41,13 +41,15 @@ constexpr int DIRECT_ROWS = 8;  // up to here weights are decoded in registers, 
 constexpr int TILE_ROWS = 96;   // activation rows per call of `multiply` that make best use of a panel
 constexpr int PANEL_ROWS = 48;  // the most weight rows of a panel
 
-// kind with the activations looked at: FP4 times activations that go through FP8 is computed in integers
+// kind with the activations looked at: FP8 and FP4 times activations that go through FP8 are products of bfloat16 where
+// the machine has them, else FP4 is computed in integers
 int product_kind(int kind, bool quantize);
 
 // kind with the scales looked at: FP8 with a scale of 2^7 or more takes the slower exact path
 int exact_kind(int kind, const void* scale, int64_t N, int64_t K);
 
-// floats that one prepared row takes: columns filled up with zeros to whole chunks, or the records of gemm_fixed.cpp
+// floats that one prepared row takes: columns filled up with zeros to whole chunks (two bfloat16 to a float for the
+// kinds of decode_bf16.h), or the records of gemm_fixed.cpp
 int64_t prepared_size(int kind, int64_t K);
 
 // One row of activations (float32 or bfloat16), cast through FP8 if asked (FP4_FIXED: always), in the order that `kind`
