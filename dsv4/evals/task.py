@@ -1,5 +1,6 @@
 """A suite as a task of inspect-ai: it asks the items, scores the answers, and hands each scored answer on at once."""
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,24 +66,37 @@ def ask_all(
         solver=_ask(asking, items, lost),
         scorer=_grade(asking, items, take, lost),
     )
-    (log,) = inspect_ai.eval(
-        task,
-        model=model_of(client),
-        log_dir=logs,
-        display="none",
-        log_level="error",
-        fail_on_error=_ERRORS,
-        max_samples=asking.concurrency,
-        max_connections=asking.concurrency,
-        max_retries=0,
-        log_model_api=False,
-        log_realtime=False,
-        ctl_server=False,
-        score_display=False,
-    )
+    with _logs_as_they_were():
+        (log,) = inspect_ai.eval(
+            task,
+            model=model_of(client),
+            log_dir=logs,
+            display="none",
+            log_level="error",
+            fail_on_error=_ERRORS,
+            max_samples=asking.concurrency,
+            max_connections=asking.concurrency,
+            max_retries=0,
+            log_model_api=False,
+            log_realtime=False,
+            ctl_server=False,
+            score_display=False,
+        )
     if log.status == "cancelled":
         raise KeyboardInterrupt
     return _reasons(log, lost)
+
+
+@contextmanager
+def _logs_as_they_were() -> Iterator[None]:
+    """Put level and handlers of the root logger back: inspect-ai sets them for the whole process."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 @contextmanager

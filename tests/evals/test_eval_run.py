@@ -1,6 +1,7 @@
 """Runs against a server of ours with a stub for a model: through inspect-ai, kept, resumed, compared, shown."""
 
 import json
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,14 @@ def test_a_run_from_the_command_line(tokenizer: Tokenizer, tmp_path: Path, capsy
     wrong = next(kept for kept in read_run(out)[1] if kept.graded.value == 0)
     assert (wrong.target, wrong.found, wrong.answer["reasoning"]) == ("20", "<b>", "Hm")
     assert list((out / "inspect").glob("*.eval"))
+
+
+def test_a_run_leaves_the_logs_of_the_process_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    with listening(server(tokenizer, right)) as url:
+        assert code(url, tmp_path / "run", limit=1) == 0
+    assert (root.level, root.handlers) == before
 
 
 def test_a_stopped_run_goes_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
