@@ -17,6 +17,7 @@ from dsv4.observe import log
 # seconds between two looks at a server that is lost: the first, and the longest
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 LOOK_SECONDS = 5.0  # a server that does not tell its health within them is not used
+ASK_SECONDS = 20.0  # nor one that does not tell its model and tokenizer within these
 
 
 @dataclass(slots=True)
@@ -89,7 +90,10 @@ class Replica:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 status, _ = await self.client.get("/health")
-        except (ServerLostError, TimeoutError) as error:
+        except TimeoutError:
+            self.lost(ServerLostError(f"{self.client.url}/health does not answer within {LOOK_SECONDS:g} s"))
+            return False
+        except ServerLostError as error:
             self.lost(error)
             return False
         if status != 200:
@@ -97,7 +101,11 @@ class Replica:
             return False
         try:
             if self.ask is not None:
-                self.protocol = await self.ask()
+                async with asyncio.timeout(ASK_SECONDS):
+                    self.protocol = await self.ask()
+        except TimeoutError:
+            self.lost(ServerLostError(f"{self.client.url} does not tell what it is within {ASK_SECONDS:g} s"))
+            return False
         except (ServerLostError, ValueError) as error:
             if isinstance(error, ValueError) and str(error) != self.problem:
                 log("engine_refused", engine=self.client.url, error=str(error))

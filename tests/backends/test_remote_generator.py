@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from dsv4.backends import replica as replica_module
 from dsv4.backends.http import HttpClient, ServerLostError
+from dsv4.backends.protocol import ServerProtocol
 from dsv4.backends.replica import LONGEST_WAIT, Replica
 from dsv4.backends.vllm import Vllm
 from dsv4.encoding.grammar import Grammars
@@ -109,6 +111,22 @@ def test_a_server_that_stays_lost_is_looked_at_for_ever() -> None:
         replica.lost(ConnectionError("gone"))
     assert replica.next_look <= time.monotonic() + LONGEST_WAIT
     assert replica.next_look >= before + LONGEST_WAIT
+
+
+def test_a_server_that_does_not_say_what_it_is_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module, "ASK_SECONDS", 0.05)
+
+    async def healthy(client: HttpClient, path: str) -> tuple[int, bytes]:
+        return 200, b""
+
+    async def never() -> ServerProtocol:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(HttpClient, "get", healthy)
+    replica = Replica(0, HttpClient("http://127.0.0.1:9"), Vllm("m"), never)
+    assert not asyncio.run(replica.look())
+    assert "does not tell what it is within 0.05 s" in str(replica.problem)
 
 
 def test_a_length_that_is_no_number_is_the_servers_fault() -> None:
