@@ -63,7 +63,13 @@ class Chat:
         dialog.wait_for(state="hidden")  # until then the page behind it takes no text
 
     def ask(self, text: str) -> None:
-        self.page.get_by_label("Question", exact=True).fill(text)
+        box = self.page.get_by_label("Question", exact=True)
+        box.fill(text)
+        for _ in range(50):  # a dialog that was closed a moment ago may still keep the page from taking text
+            if box.input_value() == text:
+                break
+            self.page.wait_for_timeout(100)
+            box.fill(text)
         self.page.get_by_role("button", name="Send").click()
 
     def card(self, title: str, index: int = 0) -> Any:
