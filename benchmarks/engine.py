@@ -18,6 +18,7 @@ from dsv4.bench.results import tell_row
 from dsv4.bench.speed import random_prompt
 from dsv4.cache.prefix import ReusePolicy, Windows
 from dsv4.generation import SamplingParams
+from dsv4.workload.timing import percentile
 
 NANO = Path(__file__).resolve().parents[1] / "models" / "nano"
 
@@ -106,8 +107,8 @@ def beside_prompt(folder: Path, mode: str, length: int, slowdown: float | None, 
         beside.append(timed(engine.step))
     done = prompt.prompt_length if prompt.generated else prompt.cached
     name = "unlimited" if slowdown is None else f"slowdown_{slowdown:g}"
-    told = {"alone_p50": percentile(alone, 0.5), "alone_p99": percentile(alone, 0.99)}
-    told |= {"beside_p50": percentile(beside, 0.5), "beside_p99": percentile(beside, 0.99)}
+    told = {"alone_p50": milliseconds(alone, 50), "alone_p99": milliseconds(alone, 99)}
+    told |= {"beside_p50": milliseconds(beside, 50), "beside_p99": milliseconds(beside, 99)}
     told |= {"prompt_tokens": done, "prompt_rate": done / sum(beside), "steps": len(beside)}
     return {f"{name}_{key}": value for key, value in told.items()}
 
@@ -118,9 +119,8 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def percentile(seconds: Sequence[float], share: float) -> float:
-    """Milliseconds."""
-    return 1e3 * sorted(seconds)[int(share * (len(seconds) - 1))]
+def milliseconds(seconds: Sequence[float], percent: float) -> float:
+    return 1e3 * percentile(sorted(seconds), percent)
 
 
 def main() -> None:

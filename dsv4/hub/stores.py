@@ -1,6 +1,5 @@
 """Where the files of a pull go: into huggingface_hub's cache, or into a folder of the user's."""
 
-import errno
 import fcntl
 import json
 import os
@@ -11,13 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from dsv4.files import rename, stamp, write_whole
+from dsv4.files import NO_LOCKS, rename, stamp, write_whole
 from dsv4.hub.download import PullWatch, has_hash
 from dsv4.hub.folders import UNFINISHED, huggingface_folder
 from dsv4.hub.names import Repository
 from dsv4.hub.sources import Listing, RemoteFile
-
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Store(Protocol):
@@ -151,7 +148,7 @@ def alone(store: Store, watch: PullWatch) -> Iterator[None]:
                 told = True
                 watch.sleep(0.5)
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                if error.errno not in NO_LOCKS:
                     raise
                 watch.note(f"{store.lock.parent} has no locks: do not run two pulls into it at once")
                 break

@@ -167,9 +167,8 @@ def test_writes_at_the_same_time_leave_one_whole_document(tmp_path: Path) -> Non
     assert document["text"] == document["title"] * 50_000
 
 
-def test_two_servers_keep_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = History(tmp_path), History(tmp_path)
-    known = asyncio.run(one.put("", "a", {"title": "first"})).updated
+def held_writes(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """A write now sets the first event, and waits for the second one."""
     begun, go_on, plain = threading.Event(), threading.Event(), history.write_whole
 
     def slow(file: Path, write: Any) -> None:
@@ -178,6 +177,13 @@ def test_two_servers_keep_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
         plain(file, write)
 
     monkeypatch.setattr(history, "write_whole", slow)
+    return begun, go_on
+
+
+def test_two_servers_keep_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = History(tmp_path), History(tmp_path)
+    known = asyncio.run(one.put("", "a", {"title": "first"})).updated
+    begun, go_on = held_writes(monkeypatch)
 
     async def run() -> list[object]:
         first = asyncio.ensure_future(one.put("", "a", {"title": "of one"}, known))
@@ -199,14 +205,7 @@ def test_a_conversation_that_another_server_deletes_does_not_come_back(
 ) -> None:
     one, other = History(tmp_path), History(tmp_path)
     known = asyncio.run(one.put("", "a", {"title": "first"})).updated
-    begun, go_on, plain = threading.Event(), threading.Event(), history.write_whole
-
-    def slow(file: Path, write: Any) -> None:
-        begun.set()
-        assert go_on.wait(60)
-        plain(file, write)
-
-    monkeypatch.setattr(history, "write_whole", slow)
+    begun, go_on = held_writes(monkeypatch)
 
     async def run() -> None:
         put = asyncio.ensure_future(one.put("", "a", {"title": "second"}, known))
@@ -220,6 +219,15 @@ def test_a_conversation_that_another_server_deletes_does_not_come_back(
     assert asyncio.run(other.entries("")) == []
     with pytest.raises(ApiError, match="a"):
         asyncio.run(other.delete("no conversations", "a"))
+
+
+def test_a_folder_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(history.fcntl, "flock", none)
+    asyncio.run(History(tmp_path).put("", "a", {"title": "kept"}))
+    assert asyncio.run(History(tmp_path).get("", "a"))["title"] == "kept"
 
 
 def test_without_a_folder_there_is_none(serve: Converse) -> None:

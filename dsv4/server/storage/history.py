@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dsv4.files import write_whole
+from dsv4.files import NO_LOCKS, write_whole
 from dsv4.observe import log
 from dsv4.server.storage.folders import check_room, disk_errors, key_digest, private_folder, storage_full
 from dsv4.server.wire.errors import ApiError, invalid, show
@@ -156,9 +156,13 @@ class History:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """While entered, no other server writes into the folder of a key."""
+    """While entered, no other server writes into the folder of a key, except on a file system without locks."""
     with (folder / LOCK).open("a") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
 
 
