@@ -111,8 +111,11 @@ _COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
+    """key: what the question names, by which the fact is found; value: what it asks for."""
+
     statement: str
     questions: tuple[str, ...]
+    key: str
     value: str
     kind: _Kind
     thing: str
@@ -131,8 +134,19 @@ def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, un
         return text.format(n=name, v=value, t=thing)
 
     if unique and kind.reverse and rng.random() < 0.5:
-        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name, kind, thing)
-    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), value, kind, thing)
+        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), value, name, kind, thing)
+    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, value, kind, thing)
+
+
+def found(key: str, statement: str) -> str:
+    """The thought that finds a fact. It names first what it looks for: what follows is then found, or missed, by the
+    word before it. Thoughts that began with the fact itself took any fact where a name was missing."""
+    return f"{key}? {statement}"
+
+
+def missed(key: str) -> str:
+    """The thought about what a text does not have."""
+    return f"{key}? The text does not say."
 
 
 def _of_one_kind(rng: random.Random, count: int) -> list[_Fact]:
@@ -188,7 +202,7 @@ def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
             {
                 "role": "assistant",
                 "content": fact.statement,
-                "reasoning_content": f"The text says: {fact.statement}",
+                "reasoning_content": found(fact.key, fact.statement),
             },
         ]
     return messages
@@ -201,7 +215,8 @@ def _item(
     messages = _asked(rng, text, asked)
     last = asked[-1]
     deep = f"The question is: {messages[-2]['content'].rsplit(chr(10))[-1]} " if len(asked) > 1 else ""
-    deep += f"The text says: {last.statement} I check it again: {last.statement} So the answer is {last.value}."
+    thought = found(last.key, last.statement)
+    deep += f"{thought} I check it again: {thought} So the answer is {last.value}."
     return Item("facts", task, tuple(messages), answer or last.value, "contains", deep=deep, level=level)
 
 
@@ -224,8 +239,8 @@ def _joined(rng: random.Random, facts: list[_Fact]) -> str:
 
 
 def make_missing(rng: random.Random) -> Item:
-    """A question whose name is not in the text: the answer says so. Often the last one after others that the text
-    answers, and over the same texts as theirs, so that nothing but the name tells. Half of the items are questions
+    """A question whose name or value is not in the text: the answer says so. Often the last one after others that the
+    text answers, and over the same texts as theirs, so that nothing but the name tells. Half of the items are questions
     that the text answers: where the name is hard to find, that one is missing must not be the better guess."""
     if rng.random() < 0.5:
         return rng.choice((make_one_kind, make_mixed))(rng, most=12)
@@ -233,9 +248,7 @@ def make_missing(rng: random.Random) -> Item:
     facts = kinds(rng, count)
     text = _joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
-    stranger = rng.choice([name for name in NAMES if name not in text])
-    like = rng.choice(facts)
-    question = rng.choice(like.kind.questions).format(n=stranger, t=like.thing)
+    stranger, question = _stranger(rng, text, rng.choice(facts))
     before = _asked(rng, text, asked)
     messages = (
         *before,
@@ -243,10 +256,22 @@ def make_missing(rng: random.Random) -> Item:
         {
             "role": "assistant",
             "content": f"I do not know. The text says nothing about {stranger}.",
-            "reasoning_content": f"The text says nothing about {stranger}.",
+            "reasoning_content": missed(stranger),
         },
     )
-    return Item("facts", "missing", messages, "do not know", "contains", level=_level(count))
+    deep = f"{missed(stranger)} I check it again: {missed(stranger)}"
+    return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
+
+
+def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str]:
+    """A name, less often a value, that the text does not have, and the question that asks for it."""
+    if like.kind.reverse and rng.random() < 0.3:
+        values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
+        if other := [value for value in values if value not in text]:
+            value = rng.choice(other)
+            return value, rng.choice(like.kind.reverse).format(v=value, t=like.thing)
+    name = rng.choice([name for name in NAMES if name not in text])
+    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing)
 
 
 def make_two_steps(rng: random.Random) -> Item:

@@ -122,6 +122,7 @@ def make_sort(rng: random.Random) -> Item:
     sign = ">" if down else "<"
     rising = "".join(f"{x}{'=' if x == y else sign}" for x, y in itertools.pairwise(row)) + str(row[-1])
     check = f"{len(numbers)} numbers\n{rising}"
+    lines.insert(0, "down" if down else "up")  # every insertion needs it, and the question is far
     question = rng.choice(SORTS_DOWN if down else SORTS).format(text)
     return _said("sort", question, answer, "\n".join(lines), check, row, "order")
 
@@ -141,7 +142,7 @@ def make_extreme(rng: random.Random) -> Item:
     numbers, text = _list(rng, 3, 8)
     large = rng.random() < 0.5
     word = rng.choice(("largest", "greatest", "biggest") if large else ("smallest", "lowest"))
-    best, thought = numbers[0], [f"{numbers[0]}:{numbers[0]}"]
+    best, thought = numbers[0], [f"{word}\n{numbers[0]}:{numbers[0]}"]
     for number in numbers[1:]:
         best = max(best, number) if large else min(best, number)
         thought.append(f"{number}:{best}")
@@ -153,12 +154,12 @@ def make_extreme(rng: random.Random) -> Item:
 
 def make_count(rng: random.Random) -> Item:
     """Letters of a word, a letter in a word, words of a sentence, numbers of a list, even or odd numbers."""
-    kind = rng.randrange(5)
+    kind, judged = rng.randrange(5), False
     if kind == 0:
         word = rng.choice(WORDS)
         letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("abcdefghilmnoprstuw")
         question = rng.choice(LETTERS).format(x=letter, w=word)
-        parts, hits = list(word), [c == letter for c in word]
+        parts, hits, judged = list(word), [c == letter for c in word], True
     elif kind == 1:
         word = rng.choice(WORDS)
         question, parts, hits = rng.choice(LENGTHS).format(w=word), list(word), [True] * len(word)
@@ -172,10 +173,14 @@ def make_count(rng: random.Random) -> Item:
             question, hits = rng.choice(COUNTS).format(text), [True] * len(parts)
         else:
             question = rng.choice(EVENS).format(w="odd" if odd else "even", l=text)
-            hits = [n % 2 == odd for n in numbers]
-    return solved("math", "count", question, [_tally(parts, hits)], [_tally(parts[::-1], hits[::-1])], sum(hits))
+            hits, judged = [n % 2 == odd for n in numbers], True
+    thought, check = _tally(parts, hits, judged), _tally(parts[::-1], hits[::-1], judged)
+    return solved("math", "count", question, [thought], [check], sum(hits))
 
 
-def _tally(parts: list[str], hits: list[bool]) -> str:
-    """Each part with the count so far; the last number is the result."""
-    return " ".join(f"{part}:{sum(hits[: i + 1])}" for i, part in enumerate(parts))
+def _tally(parts: list[str], hits: list[bool], judged: bool) -> str:
+    """Each part with the count so far; the last number is the result. judged: a sign before the count says whether the
+    part counts, so that no token has to judge and to count at once."""
+    signs = ["+" if hit else "-" for hit in hits] if judged else [""] * len(hits)
+    counts = itertools.accumulate(map(int, hits))
+    return " ".join(f"{part}{sign}:{count}" for part, sign, count in zip(parts, signs, counts, strict=True))
