@@ -75,4 +75,8 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in OUTSIDE:
             if message.get(name):
                 raise ValueError(f"messages[{index}].{name}: give it beside the messages, as {name}=...")
-    return [dict(message) for message in messages]
+    # an answer's calls are a tuple, which people put into messages of their own
+    return [
+        {name: list(value) if isinstance(value, tuple) else value for name, value in message.items()}
+        for message in messages
+    ]

@@ -21,6 +21,7 @@ import torch
 import dsv4
 from dsv4.api import loading
 from dsv4.api.answers import AnswerStream
+from dsv4.api.chat_request import check_messages
 from dsv4.api.local_model import LocalModel
 from dsv4.encoding import ContentDelta
 from dsv4.generation import FinishReason
@@ -218,6 +219,8 @@ def test_calls_go_round(model: LocalModel) -> None:
     assert call["function"]["name"] == "get_weather"
     assert call["function"]["arguments"] in ('{"city": "Oslo"}', '{"city": "Rome"}')
     assert answer.message["tool_calls"] == [call]
+    by_hand = {"role": "assistant", "content": "", "tool_calls": answer.tool_calls}
+    assert check_messages([*ask, by_hand])[-1]["tool_calls"] == [call]
     result = {"role": "tool", "tool_call_id": call["id"], "content": "4 C"}
     prompt = model.encode_chat([*ask, answer.message, result], False, tools=[WEATHER])
     text = model.tokenizer.decode(prompt)

@@ -48,6 +48,7 @@ SYSTEMS = (
 _SYSTEM_SHARE, _GREETING_SHARE = 0.08, 0.06
 # shares of one to four items in a conversation: earlier thoughts are not shown again, so thinking has fewer
 _TURNS = {"chat": (0.4, 0.3, 0.2, 0.1), "thinking": (0.8, 0.12, 0.05, 0.03), "max": (0.9, 0.1, 0.0, 0.0)}
+_SILENT_SHARE = 0.12  # of conversations with tools: the client did not send earlier thoughts back, as many do not
 _TRIES = 20
 _BESIDE_NEEDLES = 240  # tokens of questions, answers and the instruction for the effort
 
@@ -110,14 +111,19 @@ def document(
     )
     shares = table(weights)
     tokens: list[int] = []
+    silent = False
     for _ in range(_TRIES):
         messages = conversation(rng, mode, shares, options)
+        silent = mode != "chat" and bool(messages[0].get("tools")) and rng.random() < _SILENT_SHARE
+        if silent:
+            end = rng.choice([i for i, message in enumerate(messages) if message["role"] == "assistant"])
+            messages = [*map(_without_thought, messages[:end]), messages[end]]
         # a server shows no thought of a finished answer when it asks for a title
         tokens = encode(codec, messages, "chat" if messages[-2].get("task") == "title" else mode)
         if len(tokens) <= length:
             break
     tokens = tokens[:length]
-    return Document(tokens, said(tokens, codec))
+    return Document(tokens, said(tokens, codec, last=silent))
 
 
 def conversation(
@@ -150,6 +156,10 @@ def conversation(
         elif not messages[0]["content"]:
             messages[0] = messages[0] | {"content": text}
     return messages
+
+
+def _without_thought(message: Message) -> Message:
+    return {name: value for name, value in message.items() if name != "reasoning_content"}
 
 
 def _drawn(rng: random.Random, shares: Mapping[str, float], options: Mapping[str, Mapping[str, Any]]) -> Item:
@@ -192,8 +202,8 @@ def encode(codec: Tokenizer, messages: Iterable[Message], mode: Mode) -> list[in
     return codec.encode_segments(render_segments(list(messages), thinking, reasoning_effort=effort, dialect=dialect))
 
 
-def said(tokens: list[int], codec: Tokenizer) -> list[float]:
-    """1 for what the assistant says, the end of its turn included; 0 for the rest.
+def said(tokens: list[int], codec: Tokenizer, *, last: bool = False) -> list[float]:
+    """1 for what the assistant says, the end of its turn included; 0 for the rest. last: only its last turn counts.
 
     A turn begins behind `<｜Assistant｜>` and the mark that opens or closes the thought, or behind a task token.
     """
@@ -208,4 +218,6 @@ def said(tokens: list[int], codec: Tokenizer) -> list[float]:
         learned[i] = float(i >= start)
         if token == codec.eos_id:
             start = len(tokens)
+        if last and learned[i] and not (i and learned[i - 1]):
+            learned[:i] = [0.0] * i
     return learned
