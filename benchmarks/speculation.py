@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/speculation.py runs/nano/draft/model --own-text runs/nano/own_text.jsonl
     .venv/bin/python benchmarks/speculation.py FOLDER --mode release --forced [--json benchmarks/results.jsonl]
 
-With --own-text: the prompts of a file of recipes/nano/own_text.py, answered greedily and at temperature 1: without
-drafts, with as many drafts as the engine chooses, and with all of them (the accepted length is that of the last).
+With --own-text: the prompts of a file of recipes/nano/own_text.py, answered to their end greedily and at temperature 1:
+without drafts, with as many drafts as the engine chooses, and with all of them (the accepted length is that of the
+last; what a model says behind the end of an answer is not its text).
 With --forced: the head runs as always, but its drafts are replaced by the text that a run without drafts has said,
 right up to each length in turn, and all are checked.
 Modes alternate and the best of --rounds counts. One thread; seconds are of the processor, so that other programs on
@@ -46,9 +47,7 @@ class AllDrafts:
 
 def opened(folder: Path, mode: Any, speculate: bool) -> LocalModel:
     draft: DraftChoice = "head" if speculate else "none"
-    model = load(folder, mode, context_length=2048, sequences=1, reuse=ReusePolicy(snapshots=0), draft=draft)
-    model.engine.ends = frozenset()
-    return model
+    return load(folder, mode, context_length=2048, sequences=1, reuse=ReusePolicy(snapshots=0), draft=draft)
 
 
 def answer(model: LocalModel, prompt: list[int], params: SamplingParams) -> tuple[list[int], float, int]:
@@ -83,6 +82,7 @@ def force(model: LocalModel, said: list[int], right: int) -> None:
 def forced(folder: Path, mode: Any, tokens: int, rounds: int) -> list[dict[str, Any]]:
     plain, drafting = opened(folder, mode, False), opened(folder, mode, True)
     assert drafting.config.dspark is not None
+    plain.engine.ends = drafting.engine.ends = frozenset()
     prompt = random_prompt(plain.config.vocab_size, 64, 0)
     params = SamplingParams(max_tokens=tokens, temperature=0)
     said, _, _ = answer(plain, prompt, params)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import speculation
 from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown
 from dsv4.bench import kernels as measure_kernels
 from dsv4.bench.kernels import Timed, beside, in_turns
 from dsv4.bench.speed import Ours
+from dsv4.generation import SamplingParams
 from tests.conftest import ROOT
 
 NANO = ROOT / "models" / "nano"
@@ -36,6 +38,14 @@ def test_as_many_tokens_are_timed_as_were_asked_for() -> None:
     """The bundled model names end tokens in two files, and ends an answer to random tokens at once."""
     speed = Ours(NANO, 512, mode="fp32").run(64, 100)
     assert speed.decode_rate > 0
+
+
+def test_accepted_drafts_are_counted_up_to_the_end_of_an_answer() -> None:
+    """What a model says behind its end token is no text of its own, and its drafts are worse there."""
+    model = speculation.opened(NANO, "fp32", True)
+    (end,) = model.engine.ends
+    params = SamplingParams(max_tokens=60, temperature=0, logit_bias=((end, 100.0),))
+    assert speculation.answer(model, [0, 5, 6, 7], params) == ([end], pytest.approx(0, abs=0.1), 0)
 
 
 def test_each_figure_has_a_yardstick_of_its_own_time() -> None:

@@ -14,9 +14,11 @@ from dsv4.engine.draft_pace import DraftPace
 from dsv4.engine.request import Request
 from dsv4.generation import FinishReason, RequestOptions, SamplingParams
 from dsv4.kernels import native
+from dsv4.model.dspark import BlockKeys
 from dsv4.model.layers import FP32, Numerics
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_draft_config, tiny_model
+from tests.model.draft_context import ContextOnly
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no native kernels: {native.why_not()}")
 BLOCK, TOKENS = 5, 96
@@ -214,6 +216,38 @@ def test_the_context_rows_of_kept_tokens_are_those_of_one_pass() -> None:
         stages = recorder.engine.cache.store.layers[-2:]
         rings.append([stage.window_SWX[slot, places].clone() for stage in stages])
     assert all(torch.equal(a, b) for a, b in zip(*rings, strict=True))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_engine_drafts_what_the_draft_loss_sees(fused: bool) -> None:
+    """The first choices and confidences of each block, made from one pass over the text before it as in training."""
+    recorder, found = Recorder(BLOCK, fused=fused, sequences=1), list[tuple[list[int], list[int]]]()
+    propose = recorder.engine.runner._blocks.propose  # type: ignore[union-attr]
+
+    def watched(requests: list[Request], *others: Any) -> None:
+        propose(requests, *others)
+        found.extend((list(request.tokens), list(request.drafts)) for request in requests)
+
+    recorder.engine.runner._blocks.propose = watched  # type: ignore[union-attr,method-assign]
+    recorder.submit(prompt_of(120, 2), 20)
+    recorder.finish()
+    head, last, taps = model().config.draft_head, model().stages[-1], list[Tensor]()
+    text = torch.tensor(found[-1][0])
+    assert len({len(tokens) for tokens, drafts in found if len(drafts) == BLOCK}) > 8  # on both sides of the window
+    with torch.inference_mode():
+        model().hidden(text, model().pack([len(text)]), taps=taps)
+        rows = model().draft_context(torch.cat(taps, dim=1), torch.arange(len(text)))
+        for (tokens, drafts), survivals in zip(found, recorder.pace.survivals, strict=True):
+            place = len(tokens) - 1
+            keys = BlockKeys([range(max(0, place - model().config.sliding_window), place)], BLOCK)
+            block = torch.tensor([tokens[-1]] + [head.noise_token_id] * (BLOCK - 1))
+            cache = ContextOnly(model().config, rows, keys)
+            y_TSD = model().draft_hidden(block, model().pack([BLOCK], [place]), cache)  # type: ignore[arg-type]
+            rows_TD, head_TD = model().draft_rows(y_TSD)
+            embedded_Tr, bias_TV = last.markov_head(torch.tensor([tokens[-1], *drafts])[: len(drafts)])
+            assert (model().head(head_TD[: len(drafts)]) + bias_TV).argmax(dim=1).tolist() == drafts
+            sure_T = last.confidence_head(rows_TD[: len(drafts)], embedded_Tr).sigmoid()
+            assert survivals == pytest.approx(sure_T.cumprod(0).tolist(), rel=1e-3)
 
 
 def test_an_answer_ends_inside_accepted_drafts() -> None:

@@ -10,31 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsv4.config import ModelConfig
 from dsv4.model.attention.swa import SlidingWindowAttention
 from dsv4.model.dspark import BlockKeys, stream_mean
-from dsv4.model.inputs import KeyBuffer
 from dsv4.model.layers import FP32, Numerics
 from dsv4.model.transformer import Transformer
 from dsv4.parameters import parameters
 from dsv4.testing.tiny import tiny_draft_config, tiny_model
+from tests.model.draft_context import ContextOnly
 
 NOISE, BLOCK = 96, 5
-
-
-class ContextOnly:
-    """The cache of draft blocks over the context rows of whole sequences."""
-
-    def __init__(self, config: ModelConfig, rows: list[Tensor], keys: BlockKeys) -> None:
-        self._first, self._rows, self._keys, self._index = config.num_hidden_layers, rows, keys, 0
-
-    def layer(self, index: int) -> "ContextOnly":
-        self._index = index - self._first
-        return self
-
-    def append(self, kv_TC: Tensor, entries_NC: object, blocks: object) -> KeyBuffer:
-        assert entries_NC is None
-        return self._keys.join(self._rows[self._index].index_select(0, self._keys.context_R), kv_TC)
 
 
 def norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6) -> Tensor:

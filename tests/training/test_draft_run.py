@@ -11,11 +11,9 @@ from torch import Tensor
 
 from dsv4.checkpoint import FP32, CheckpointReader, check_folder, load_into, open_folder, save_checkpoint
 from dsv4.cli.train_draft import base_of, export_with_head
-from dsv4.config import ModelConfig
 from dsv4.engine import Engine
 from dsv4.generation import SamplingParams
 from dsv4.model.dspark import BlockKeys
-from dsv4.model.inputs import KeyBuffer
 from dsv4.model.transformer import Transformer
 from dsv4.testing.tiny import tiny_config, tiny_draft_config, tiny_model
 from dsv4.training.batch import Batch
@@ -24,6 +22,7 @@ from dsv4.training.draft_loss import Anchors, DraftTotals, draft_loss
 from dsv4.training.draft_run import DraftTrainer, draft_model
 from dsv4.training.recipe import Recipe
 from dsv4.training.settings import DraftSettings
+from tests.model.draft_context import ContextOnly
 from tests.training.runs import Letters, raw_recipe
 
 BLOCK = 5
@@ -48,21 +47,6 @@ def test_anchors_stay_in_their_document_and_count_what_is_learned() -> None:
     assert DraftTotals.of([found], 3, 2.0).weight == pytest.approx(6 + 3 * math.exp(-0.5) + math.exp(-1))
 
 
-class OneBlock:
-    """The cache of a single block over the rows before it."""
-
-    def __init__(self, config: ModelConfig, rows: list[Tensor], first: int, last: int) -> None:
-        self._start, self._rows, self._index = config.num_hidden_layers, rows, 0
-        self._keys = BlockKeys([range(first, last)], BLOCK)
-
-    def layer(self, index: int) -> "OneBlock":
-        self._index = index - self._start
-        return self
-
-    def append(self, kv_TC: Tensor, entries_NC: object, blocks: object) -> KeyBuffer:
-        return self._keys.join(self._rows[self._index][self._keys.context_R], kv_TC)
-
-
 def test_the_loss_is_that_of_the_blocks_one_by_one() -> None:
     model = tiny_model(tiny_draft_config())
     model.stages[-1].markov_head.markov_w1.weight.data.mul_(10)
@@ -80,7 +64,7 @@ def test_the_loss_is_that_of_the_blocks_one_by_one() -> None:
         places = torch.cat([torch.arange(137), torch.arange(13)])
         rows = model.draft_context(torch.cat(taps, dim=1), places)
         for row, place, count in zip(anchors.rows, anchors.places, anchors.counts, strict=True):
-            cache = OneBlock(model.config, rows, row - min(place, 128), row)
+            cache = ContextOnly(model.config, rows, BlockKeys([range(row - min(place, 128), row)], BLOCK))
             ids = torch.tensor([int(tokens[row]), 96, 96, 96, 96])
             y_TSD = model.draft_hidden(ids, model.pack([BLOCK], [place]), cache)  # type: ignore[arg-type]
             z, h = model.draft_rows(y_TSD)
