@@ -6,6 +6,7 @@
 Run alone: several of them load both cores and measure.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -57,12 +58,15 @@ SUITES = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a suite went: its exit status, what pytest counted, seconds."""
+    """How a suite went: its exit status, what pytest counted, seconds of the clock and of the processor, and the memory
+    of its largest process in bytes."""
 
     suite: Suite
     status: int
     counted: str
     seconds: float
+    processor: float
+    memory: int
 
     @property
     def result(self) -> str:
@@ -94,13 +98,22 @@ def run(suite: Suite) -> Outcome:
         except KeyboardInterrupt:
             process.terminate()
             raise
-    return Outcome(suite, process.returncode, re.sub(r" in [\d.]+s.*", "", counted), time.monotonic() - start)
+        _, status, used = os.wait4(process.pid, 0)  # as `wait`, and what it and its own children have used
+        process.returncode = os.waitstatus_to_exitcode(status)
+    counted, seconds = re.sub(r" in [\d.]+s.*", "", counted), time.monotonic() - start
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return Outcome(suite, process.returncode, counted, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * unit)
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """A line a suite: result, seconds, what pytest counted."""
+    """A line a suite: result, seconds, those of the processor, the memory of its largest process, what pytest
+    counted."""
     width = max(len(outcome.suite.name) for outcome in outcomes)
-    return "\n".join(f"{o.suite.name:<{width}}  {o.result:<7}  {o.seconds:>6.0f} s  {o.counted}" for o in outcomes)
+    return "\n".join(
+        f"{o.suite.name:<{width}}  {o.result:<7}  {o.seconds:>6.0f} s  {o.processor:>6.0f} s cpu"
+        f"  {o.memory / 2**30:>5.1f} GiB  {o.counted}"
+        for o in outcomes
+    )
 
 
 def main(names: list[str]) -> int:

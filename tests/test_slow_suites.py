@@ -40,25 +40,28 @@ def test_a_failure_does_not_end_the_rest(monkeypatch: pytest.MonkeyPatch, capsys
     ends = {"soak": (0, "6 passed"), "load": (1, "1 failed, 2 passed"), "arm64": (0, "2 skipped")}
 
     def run(suite: Suite) -> Outcome:
-        return Outcome(suite, *ends[suite.name], seconds=61.4)
+        return Outcome(suite, *ends[suite.name], seconds=61.4, processor=90.2, memory=3 << 29)
 
     monkeypatch.setattr(slow_suites, "run", run)
     monkeypatch.setattr(slow_suites.signal, "signal", lambda *_: None)
     assert main(["load", "soak", "arm64"]) == 1
     assert capsys.readouterr().out.splitlines()[-3:] == [
-        "load   FAILED       61 s  1 failed, 2 passed",
-        "soak   passed       61 s  6 passed",
-        "arm64  skipped      61 s  2 skipped",
+        "load   FAILED       61 s      90 s cpu    1.5 GiB  1 failed, 2 passed",
+        "soak   passed       61 s      90 s cpu    1.5 GiB  6 passed",
+        "arm64  skipped      61 s      90 s cpu    1.5 GiB  2 skipped",
     ]
     assert main(["soak", "arm64"]) == 0
 
 
 def test_what_pytest_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     started = subprocess.Popen
-    code = "print('.F [100%]'); print('= 1 failed, 3 passed, 2 warnings in 4.05s (0:00:04) ='); raise SystemExit(1)"
+    code = "held = bytearray(1 << 28); print('.F [100%]')\n"
+    code += "print('= 1 failed, 3 passed, 2 warnings in 4.05s (0:00:04) ='); raise SystemExit(1)"
     monkeypatch.setattr(
         slow_suites.subprocess, "Popen", lambda command, **options: started([sys.executable, "-c", code], **options)
     )
     outcome = slow_suites.run(SUITES[0])
     assert (outcome.status, outcome.counted, outcome.result) == (1, "1 failed, 3 passed, 2 warnings", "FAILED")
+    assert outcome.memory > 1 << 28
+    assert outcome.processor > 0
     assert table([outcome]).startswith("soak  FAILED")

@@ -22,6 +22,7 @@ constexpr int64_t ROOM = int64_t(48) << 20;  // floats between the projections: 
 struct Job {
     int64_t expert, first, last;
     Taken taken{};
+    bool holds = false;  // gives the expert back
 };
 
 // Pointers to the stored weights, E of each (E + 1 with the shared expert last). Scales are null for float weights.
@@ -199,14 +200,13 @@ void take(Band& band, int64_t first, int64_t last) {
         }
         Piece pieces[PIECES];
         band.experts.stored(job.expert, pieces);
-        job.taken = residency_take(*band.arena, pieces);
+        job.taken = residency_take(*band.arena, pieces), job.holds = true;
     }
 }
 
 void give_back(const Band& band, int64_t first, int64_t last) {
     for (int64_t j = first; j < last; j++)
-        if (j == first || band.jobs[j - 1].expert != band.jobs[j].expert)
-            residency_give_back(*band.arena, band.jobs[j].taken);
+        if (band.jobs[j].holds) residency_give_back(*band.arena, band.jobs[j].taken);
 }
 
 // jobs [first, last) by all threads of the team; an expert that cannot be read sets `unread`
@@ -232,6 +232,28 @@ void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last, s
     }
 }
 
+// Waits until one of the jobs [first, last) can run, and moves all that can to the front; where those end.
+int64_t bring_forward(Band& band, int64_t first, int64_t last) {
+    std::vector<const Taken*> waiting;
+    for (int64_t j = first; j < last; j++) waiting.push_back(&band.jobs[j].taken);
+    residency_wait(*band.arena, waiting);
+    const auto begin = band.jobs.begin();
+    const auto here = [](const Job& job) { return residency_here(job.taken); };
+    return std::stable_partition(begin + first, begin + last, here) - begin;
+}
+
+// Jobs [first, last) in the order in which their experts can be read, so that the rest is read meanwhile. `end` is the
+// team's.
+void run_as_read(Band& band, const Room& room, int64_t first, int64_t last, int64_t& end, std::atomic<bool>& unread) {
+    while (first < last) {
+#pragma omp single
+        end = bring_forward(band, first, last);
+        const int64_t mine = end;
+        run_jobs(band, room, first, mine, unread);
+        first = mine;
+    }
+}
+
 // Returns false if an expert could not be read.
 bool run_band(Band& band, const Room& room, const char* x, float* out, int threads) {
     const int64_t D = band.experts.D;
@@ -242,6 +264,7 @@ bool run_band(Band& band, const Room& room, const char* x, float* out, int threa
     const std::vector<int64_t> group = groups_of(band);
     const int64_t groups = int64_t(group.size()) - 1;
     std::atomic<bool> unread{false};
+    int64_t end = 0;
     if (streaming) {
         take(band, group[0], group[1]);
         residency_forget(*band.arena);
@@ -251,15 +274,15 @@ bool run_band(Band& band, const Room& room, const char* x, float* out, int threa
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < band.T; t++) prepare_token(band, room, x, t);
         for (int64_t g = 0; g < groups; g++) {
-            if (streaming && g + 1 < groups) {
-#pragma omp single
-                take(band, group[g + 1], group[g + 2]);
+            if (!streaming) {
+                run_jobs(band, room, group[g], group[g + 1], unread);
+                continue;
             }
-            run_jobs(band, room, group[g], group[g + 1], unread);
-            if (streaming) {
 #pragma omp single
-                give_back(band, group[g], group[g + 1]);
-            }
+            if (g + 1 < groups) take(band, group[g + 1], group[g + 2]);
+            run_as_read(band, room, group[g], group[g + 1], end, unread);
+#pragma omp single
+            give_back(band, group[g], group[g + 1]);
         }
 #pragma omp for schedule(static)
         for (int64_t unit = 0; unit < band.T * steps; unit++) {

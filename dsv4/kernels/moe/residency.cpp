@@ -399,6 +399,17 @@ Taken residency_take(Arena& s, const Piece* pieces) {
     return taken;
 }
 
+bool residency_here(const Taken& taken) { return !taken.resident || !taken.resident->missing; }
+
+void residency_wait(Arena& s, const std::vector<const Taken*>& experts) {
+    const auto one = [&] {
+        return std::any_of(experts.begin(), experts.end(), [](const Taken* taken) { return residency_here(*taken); });
+    };
+    if (one()) return;
+    std::unique_lock<std::mutex> hold(s.lock);
+    s.done.wait(hold, one);
+}
+
 bool residency_ready(Arena& s, const Taken& taken) {
     if (!taken.resident) return true;
     if (taken.resident->missing) {

@@ -7,6 +7,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace dsv4 {
 
@@ -47,6 +48,10 @@ void residency_leave(Arena& arena);
 // Starts reading an expert that is not there. It stays until it is given back. A caller may hold as many as there are
 // places.
 Taken residency_take(Arena& arena, const Piece* pieces);
+// Whether an expert can be read, or reading it has failed; does not wait.
+bool residency_here(const Taken& taken);
+// Waits until that holds for one of some experts.
+void residency_wait(Arena& arena, const std::vector<const Taken*>& experts);
 // Waits until an expert can be read. False if its file could not be read.
 bool residency_ready(Arena& arena, const Taken& taken);
 void residency_give_back(Arena& arena, const Taken& taken);
