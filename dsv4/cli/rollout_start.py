@@ -74,7 +74,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     layout = _layout(recipe, options.export)
     prompts = prompt_source(recipe.prompts, tokenizer, recipe.seed, "prompts")
     environments = environments_of(recipe, tokenizer)
-    check_prompts(recipe, prompts.batch(0, recipe.rollouts.prompts), environments)
+    check_prompts(recipe, prompts.batch(0, recipe.asked), environments)
     place.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(RunLock(place))
@@ -212,6 +212,10 @@ class Makers:
         groups = {group.prompt.key: group for part in made for group in part}
         return [groups[prompt.key] for prompt in prompts]
 
+    async def tried(self, prompts: Sequence[Prompt]) -> list[Group]:
+        """Answers as to held-out prompts; nothing is kept of them."""
+        return await self._batch(self._trying, prompts, 0)
+
     def sources(self, prompts: Prompts, tokenizer: Tokenizer) -> Sources:
         """All that a run asks for."""
         held_out = self._recipe.held_out
@@ -222,7 +226,7 @@ class Makers:
             check_efforts(self._recipe, asked)
 
             async def trial(step: int) -> list[Group]:
-                return await self._batch(self._trying, asked, 0)
+                return await self.tried(asked)
 
         async def groups(prompts: Sequence[Prompt], number: int) -> list[Group]:
             return await self._batch(self._learning, prompts, number)
@@ -298,7 +302,7 @@ def summary(record: Record) -> str:
     parts = [form.format(record[name]) for name, form in _SUMMARY if name in record]
     parts += [
         f"{name} {record[name]:.0f}"
-        for name in ("broken", "stale", "small", "repeating", "skipped")
+        for name in ("broken", "stale", "small", "redrawn", "repeating", "skipped")
         if record.get(name)
     ]
     return "  ".join(parts)

@@ -4,7 +4,6 @@ clipping, an unbiased KL to a reference, and a mask for what was sampled off the
 N learned tokens, S samples of a batch.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
@@ -12,7 +11,6 @@ from statistics import fmean, pstdev
 import torch
 from torch import Tensor
 
-from dsv4.generation import FinishReason
 from dsv4.model.transformer import Transformer
 from dsv4.posttraining.policy import PolicyBatch, policy_logprobs
 from dsv4.posttraining.settings import EffortSettings, PolicySettings, effort_settings
@@ -41,24 +39,26 @@ class Judged:
 
 
 def judge(
-    groups: Sequence[Group], settings: PolicySettings, efforts: Mapping[Effort, EffortSettings], version: int
+    groups: Sequence[Group],
+    settings: PolicySettings,
+    efforts: Mapping[Effort, EffortSettings],
+    version: int,
+    *,
+    before_penalty: bool = False,
 ) -> Judged:
     """Advantages A = R - mean(R) of each group's rollouts (over their standard deviation where `settings.std`).
 
     A rollout that nothing could judge, or whose reward is not finite, is left out alone: the others keep their group.
-    version: of the weights now.
+    version: of the weights now. before_penalty: a group whose rewards are equal before the length penalty compares
+    nothing, although lengths may differ.
     """
     found = Judged()
     for group in groups:
         if any(rollout.length and version - rollout.oldest > settings.stale for rollout in group.rollouts):
             found.stale += 1
             continue
-        usable = []
-        for rollout in group.rollouts:
-            if rollout.finish in (FinishReason.ERROR, FinishReason.ABORT) or not _finite(rollout.reward):
-                found.broken += 1
-            elif rollout.length:
-                usable.append(rollout)
+        found.broken += sum(rollout.broken for rollout in group.rollouts)
+        usable = group.usable
         if len(usable) < 2:
             found.small += 1
             continue
@@ -67,7 +67,8 @@ def judge(
         rewards = [reward - effort.penalty(rollout.length) for reward, rollout in zip(plain, usable, strict=True)]
         found.rewards += plain
         found.penalised += rewards
-        if max(rewards) == min(rewards):
+        compared = plain if before_penalty else rewards
+        if max(compared) == min(compared):
             found.equal += 1
             continue
         _compare(usable, rewards, settings, found)
@@ -82,10 +83,6 @@ def _compare(usable: Sequence[Rollout], rewards: Sequence[float], settings: Poli
             found.masked += 1
         else:
             found.samples.append(Sample.of(rollout, (reward - mean) / scale))
-
-
-def _finite(reward: float | None) -> bool:
-    return reward is not None and math.isfinite(reward)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from dsv4.posttraining.learner import Learner
 from dsv4.posttraining.policy import PolicyBatch, pack_samples
 from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources, parts, together
-from dsv4.posttraining.types import Group, Sample
+from dsv4.posttraining.selection import PromptPool, select
+from dsv4.posttraining.types import Group, Prompt, Sample
 from dsv4.training.states import load_state, on_host
 
 
@@ -28,13 +29,32 @@ class GrpoRun(RolloutRun[GrpoRecipe]):
     def __init__(self, recipe: GrpoRecipe, folder: Path, learner: Learner, sources: Sources, sink: WeightSink) -> None:
         self._reference: Transformer | None = None
         self._reference_of = 0
+        self._pools: dict[int, PromptPool] = {}  # of the steps to come, as each finds it
+        self._selected: dict[int, Record] = {}
         if recipe.kl.used:
             self._reference = copy.deepcopy(learner.model).requires_grad_(False)
         super().__init__(recipe, folder, learner, sources, sink)
 
+    async def _rollouts(self, step: int) -> list[Group]:
+        settings, wanted = self.recipe.selection, self.recipe.rollouts.prompts
+        if not settings.used:
+            return await super()._rollouts(step)
+        pool = self._pools.get(step, PromptPool())
+
+        async def ask(prompts: Sequence[Prompt]) -> list[Group]:
+            return await self._sources.groups(prompts, step)
+
+        selected = await select(self._sources.prompts.batch(step, self.recipe.asked), pool, wanted, settings, ask)
+        # a state is written at self.step or later, and needs the pool as that step found it
+        self._pools = {number: kept for number, kept in self._pools.items() if number >= self.step}
+        self._pools[step + 1] = pool.after(selected.groups, settings)
+        self._selected[step] = selected.told(self._pools[step + 1])
+        return selected.groups
+
     def _learn(self, groups: Sequence[Group], step: int) -> Record:
-        judged = judge(groups, self.recipe.policy, self.recipe.efforts, step)
-        return {**told_of(judged), **self._update(judged, step)}
+        recipe = self.recipe
+        judged = judge(groups, recipe.policy, recipe.efforts, step, before_penalty=recipe.selection.draws > 1)
+        return {**told_of(judged), **self._selected.pop(step, {}), **self._update(judged, step)}
 
     def _update(self, judged: Judged, step: int) -> Record:
         """The updates of a step, and their numbers together."""
@@ -76,7 +96,8 @@ class GrpoRun(RolloutRun[GrpoRecipe]):
         self._drop_references()
 
     def _header(self) -> Record:
-        return {**super()._header(), "reference": self._reference_of}
+        pool = self._pools.get(self.step, PromptPool())
+        return {**super()._header(), "reference": self._reference_of, "pool": list(pool.entries)}
 
     def _reference_file(self, update: int) -> Path:
         return self.folder / f"reference-{update}.pt"
@@ -90,6 +111,7 @@ class GrpoRun(RolloutRun[GrpoRecipe]):
     def _resume(self, state: Mapping[str, Any]) -> None:
         super()._resume(state)
         self._reference_of = state["reference"]
+        self._pools = {self.step: PromptPool(tuple(state["pool"]))}
         if self._reference is not None:
             file = self._reference_file(self._reference_of)
             if not file.exists():

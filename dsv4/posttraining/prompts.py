@@ -81,7 +81,7 @@ class ListedPrompts:
     def batch(self, number: int, count: int) -> list[Prompt]:
         total = len(self.prompts)
         if count > total:
-            raise ValueError(f"prompts: there are {total}, fewer than the {count} of a step")
+            raise ValueError(f"prompts: there are {total}, fewer than the {count} that a step may ask")
         found: dict[str, Prompt] = {}
         for prompt in self._endless(number * count):
             found.setdefault(prompt.key, prompt)  # two epochs may meet in a batch

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, TypeAdapter
 
 from dsv4.config.device import check_device
-from dsv4.posttraining.settings import EffortSettings, KlSettings, PolicySettings, RateSettings
+from dsv4.posttraining.settings import EffortSettings, KlSettings, PolicySettings, RateSettings, SelectionSettings
 from dsv4.posttraining.types import Effort
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
 from dsv4.training.settings import PLAIN, OptimizerSettings, is_plain
@@ -142,6 +142,11 @@ class RolloutRecipe:
             return self.rollouts.replay
         return self.rollouts.truncates or self.rollouts.numerics != self.numerics
 
+    @property
+    def asked(self) -> int:
+        """Prompts that a step may ask."""
+        return self.rollouts.prompts
+
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:
         """Read a TOML file; `changes` are "dotted.key=value" with TOML values. Raises ValueError naming the field."""
@@ -181,6 +186,7 @@ class GrpoRecipe(RolloutRecipe):
 
     policy: PolicySettings = field(default_factory=PolicySettings)
     kl: KlSettings = field(default_factory=KlSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
@@ -189,6 +195,10 @@ class GrpoRecipe(RolloutRecipe):
             raise ValueError(f"rollouts.group must be at least 2, got {self.rollouts.group}")
         if self.rollouts.asynchronous and self.policy.stale < 1:
             raise ValueError("policy.stale must be at least 1 where rollouts are asynchronous")
+
+    @property
+    def asked(self) -> int:
+        return self.rollouts.prompts * self.selection.draws
 
     @property
     def updates(self) -> int:

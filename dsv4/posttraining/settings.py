@@ -75,6 +75,39 @@ class KlSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """Which prompts a step learns from. The defaults take those that were drawn, as R1 and V3.2 do.
+
+    draws: where all rewards of a group are equal before the length penalty, it compares nothing, and another prompt is
+    asked in its place, until the step has enough or has asked `draws` times `rollouts.prompts` (dynamic sampling of
+    DAPO, 2503.14476); what is equal in the end is left out. 1 = every group is taken as it is. again: share of a step's
+    prompts that were asked before and had a mean reward in [low, high]; those asked longest ago come first. pool: how
+    many such prompts are kept.
+    """
+
+    draws: int = 1
+    again: float = 0.0
+    low: float = 0.1
+    high: float = 0.9
+    pool: int = 256
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "pool"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"selection.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.again <= 1:
+            raise ValueError(f"selection.again must be in [0, 1], got {self.again}")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"selection.low must be at most selection.high, got {self.low} and {self.high}")
+
+    @property
+    def used(self) -> bool:
+        """Whether a step may learn from other prompts than those that were drawn first."""
+        return self.draws > 1 or self.again > 0
+
+
+@dataclass(frozen=True, slots=True)
 class EffortSettings:
     """What sets a reasoning mode apart in RL (report 5.1.1): its window and its length penalty; values not published.
 

@@ -3,6 +3,7 @@
 Plain data without torch, so that workers on other machines can make and send them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -77,6 +78,12 @@ class Rollout:
         return self.finish is FinishReason.STOP
 
     @property
+    def broken(self) -> bool:
+        """Whether the engine ended it, or nothing gave it a finite reward: then nothing is learned from it."""
+        failed = self.finish in (FinishReason.ERROR, FinishReason.ABORT)
+        return failed or self.reward is None or not math.isfinite(self.reward)
+
+    @property
     def length(self) -> int:
         """Tokens that the policy chose."""
         return sum(self.sampled)
@@ -99,6 +106,11 @@ class Group:
     def rewards(self) -> list[float]:
         """Of the rollouts that could be judged."""
         return [rollout.reward for rollout in self.rollouts if rollout.reward is not None]
+
+    @property
+    def usable(self) -> list[Rollout]:
+        """Rollouts to learn from: neither broken nor empty."""
+        return [rollout for rollout in self.rollouts if rollout.length and not rollout.broken]
 
 
 @dataclass(frozen=True, slots=True)

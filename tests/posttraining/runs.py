@@ -44,13 +44,18 @@ def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Small:
-    """An answer is worth the share of its tokens that are below 20."""
+    """An answer is worth the share of its tokens that are below 20. least: then it is worth 1 where it has so many of
+    them, and 0 otherwise, so that many groups compare nothing."""
+
+    def __init__(self, least: int | None = None) -> None:
+        self.least = least
 
     def start(self, prompt: Prompt) -> "Small":
-        return Small()
+        return Small(self.least)
 
     async def turn(self, tokens: Sequence[int], finish: FinishReason) -> More | None:
-        self.share = sum(token < 20 for token in tokens) / max(1, len(tokens))
+        low = sum(token < 20 for token in tokens)
+        self.share = low / max(1, len(tokens)) if self.least is None else float(low >= self.least)
         return None
 
     def replay(self, tokens: Sequence[int], more: More) -> None:
@@ -60,9 +65,9 @@ class Small:
         return Verdict(self.share)
 
 
-def environment(tokenizer: Tokenizer) -> Environment:
+def environment(tokenizer: Tokenizer, least: int | None = None) -> Environment:
     """For recipes."""
-    return Small()
+    return Small(least)
 
 
 def prompt(rng: random.Random, tokenizer: Tokenizer) -> Prompt:
@@ -95,12 +100,12 @@ def recipe(**changes: Any) -> GrpoRecipe:
 
 
 @contextmanager
-def run(made: GrpoRecipe, folder: Path) -> Iterator[GrpoRun]:
-    """A run with an engine of its own."""
+def run(made: GrpoRecipe, folder: Path, least: int | None = None) -> Iterator[GrpoRun]:
+    """A run with an engine of its own. least: as of Small."""
     service = EngineService(Engine(model(), context_length=64, sequences=64))
     sink = EngineWeights(service)
     settings = RolloutSettings(made.rollouts.group, max_tokens=made.efforts["high"].tokens, seed=made.seed)  # type: ignore[index]
-    runner = RolloutRunner(service, {"d": Small()}, settings, end=1, weights=sink, folder=folder / "rollouts")
+    runner = RolloutRunner(service, {"d": Small(least)}, settings, end=1, weights=sink, folder=folder / "rollouts")
     try:
         learner = Learner(model(), optimizer=made.optimizer)
         yield GrpoRun(made, folder, learner, Sources(RandomPrompts(), runner.batch, runner.forget), sink)

@@ -58,12 +58,14 @@ def command(folder: Path, *more: str) -> list[str]:
 
 @pytest.mark.parametrize("asynchronous", ["false", "true"])
 def test_a_killed_run_is_the_run_that_was_not(asynchronous: str, tmp_path: Path) -> None:
-    change = ("--set", f"rollouts.asynchronous={asynchronous}")
+    change = ("--set", f"rollouts.asynchronous={asynchronous}", "--set", "environment.options.least=3")
+    change += ("--set", "selection={draws=3, again=0.4, low=0.0, high=1.0}")
     cut = tmp_path / "cut"
     killed_and_resumed(lambda folder: command(folder, *change), tmp_path)
     assert [line["step"] for line in lines(cut)] == [0, 1, 2, 3]
     assert "held_out_reward" in lines(cut)[1]
     assert lines(cut)[0]["samples"][0]["answer"]
+    assert sum(line["redrawn"] for line in lines(cut)) > 0 < sum(line["asked_again"] for line in lines(cut))
 
 
 def test_mistakes_are_told_before_anything_is_made(tmp_path: Path) -> None:
@@ -73,6 +75,9 @@ def test_mistakes_are_told_before_anything_is_made(tmp_path: Path) -> None:
         ("prompts.path=nothing:none", "prompts: path 'nothing:none' is no module:function"),
         ("efforts={max={tokens=4}}", "efforts.high is missing"),
         ("rollouts.group=1", "rollouts.group must be at least 2, got 1"),
+        ("selection.draws=0", "selection.draws must be at least 1, got 0"),
+        ("selection.again=1.5", "selection.again must be in [0, 1], got 1.5"),
+        ("selection={low=0.9, high=0.1}", "selection.low must be at most selection.high, got 0.9 and 0.1"),
         ("rollouts.context=4", "leaves no room for an answer in rollouts.context = 4"),
         ("prompts.path=tests.posttraining.runs:environment", "runs:environment raised TypeError"),
         (

@@ -149,6 +149,27 @@ def test_think_max_searches_wider() -> None:
         assert long > 1.5 * short
 
 
+def test_a_systematic_search_ends_where_a_branch_reaches_the_target_and_nowhere_else() -> None:
+    """Otherwise a model learns to end where it has found nothing."""
+    rng = random.Random(11)
+    for make, least in ((countdown.make_countdown3, 2), (countdown.make_countdown4, 6)):
+        branches = 0
+        for _ in range(100):
+            item = make(rng, systematic=True)
+            *lines, end = item.messages[1]["reasoning_content"].splitlines()
+            assert end == item.messages[1]["content"]
+            assert reward(item.verifier, end, item.answer) == 1.0
+            assert_true_steps(item.messages[1]["reasoning_content"])
+            tried = [line for line in lines if ":" not in line]
+            hits = [line.split(",")[-1].endswith(f"={item.answer['target']}") for line in tried]
+            assert hits == [False] * (len(tried) - 1) + [True]
+            first = [line for line in lines if line.count(" ") == len(item.answer["numbers"]) - 2 and ":" in line]
+            assert len(set(first)) == len(first)
+            assert (item.deep or "").startswith(item.messages[1]["reasoning_content"] + "\ncheck ")
+            branches += len(tried)
+        assert branches > least * 100  # a search that knows the way has one to three
+
+
 def test_lengths_in_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     """Prints mean and 95th percentile by task. A conversation stays within 512 tokens, Think High's within 256."""
     codec = tokenizers.Tokenizer.from_file(str(ROOT / "models" / "nano" / "tokenizer.json"))

@@ -3,6 +3,10 @@
 A branch is one first operation (`3+5=8`), then, on what is left, all operations that stay between 0 and LIMIT, until
 one gives the target. The demonstration takes a few wrong branches at random and then a right one; Think Max takes more
 branches, none of them twice, and works out the result once more.
+
+A systematic demonstration does not know where the right branch is. It begins with any first operation and takes what
+follows in order until one reaches the target. A model that imitates the other form has to find the right branch after
+two or three, and writes a wrong result where it has not; one that imitates this form goes on.
 """
 
 import random
@@ -12,6 +16,8 @@ from dataclasses import dataclass
 from recipes.nano.items.item import Item
 
 LIMIT = 99
+LONGEST = 500  # characters, of about a token each, after which a systematic search tries no further first operation
+_JUMPS = 0.25  # share of first operations after which the next is any other
 FORMS = (
     "Use {n} to make {t}.", "Make {t} from {n}.", "Reach {t} with the numbers {n}.", "Combine {n} to get {t}.",
     "Numbers {n}, target {t}.", "Can you make {t} with {n}?", "Find an expression for {t} with {n}.",
@@ -97,7 +103,53 @@ def _dead_end(rng: random.Random, terms: Sequence[Term]) -> list[str]:
     return [_line(step, rest), *_dead_end(rng, rest)]
 
 
-def _make(rng: random.Random, count: int, largest: int) -> Item:
+Found = tuple[list[str], str]  # operations that reach the target, and their expression
+
+
+def systematic_search(rng: random.Random, terms: Sequence[Term], target: int) -> tuple[list[str], Found]:
+    """Lines up to the first branch that reaches the target, and that branch. All that can follow a first operation is
+    tried in order, then the next first operation, at times any other. The terms must reach the target; a search that
+    takes too long is begun again elsewhere."""
+    options = _distinct(terms)
+    while True:
+        lines, left, at = list[str](), list(range(len(options))), rng.randrange(len(options))
+        while left and sum(map(len, lines)) + len(lines) <= LONGEST:
+            following = [i for i in left if i >= at] or left
+            chosen = rng.choice(left) if lines and rng.random() < _JUMPS else following[0]
+            left.remove(chosen)
+            step, rest = options[chosen]
+            lines.append(_line(step, rest))
+            found = _visit(rest, target, lines)
+            if found is not None:
+                return lines, ([step, *found[0]], found[1])
+            at = chosen
+
+
+def _distinct(terms: Sequence[Term]) -> list[tuple[str, list[Term]]]:
+    """Every operation on two of the terms; equal numbers give equal lines, which are there once."""
+    return list({_line(step, rest): (step, rest) for step, rest in pairs(terms)}.values())
+
+
+def _visit(terms: Sequence[Term], target: int, lines: list[str]) -> Found | None:
+    """Try everything that the terms allow, in order, up to the target."""
+    if len(terms) == 2:
+        written = list[str]()
+        for step, made in combinations(*terms):
+            written.append(step)
+            if made.value == target:
+                lines.append(",".join(written))
+                return [step], made.text
+        lines.append(",".join(written))
+        return None
+    for step, rest in _distinct(terms):
+        lines.append(_line(step, rest))
+        found = _visit(rest, target, lines)
+        if found is not None:
+            return [step, *found[0]], found[1]
+    return None
+
+
+def _make(rng: random.Random, count: int, largest: int, systematic: bool) -> Item:
     while True:
         numbers = [rng.randrange(1, largest + 1) for _ in range(count)]
         terms = [Term(n, str(n)) for n in numbers]
@@ -112,22 +164,26 @@ def _make(rng: random.Random, count: int, largest: int) -> Item:
             break
     wrong, more = rng.randrange(4 if count == 3 else 2), rng.randrange(4, 9 if count == 3 else 5)
     path = solution(rng, terms, target)
-    end = f"{path[-1][1][0].text}={target}"
+    steps, made = [step for step, _ in path], path[-1][1][0].text
     thought, deep = (search(rng, terms, target, path, dead_ends) for dead_ends in (wrong, more))
+    if systematic:
+        thought, (steps, made) = systematic_search(rng, terms, target)
+        deep = thought
+    end = f"{made}={target}"
     question = rng.choice(FORMS).format(n=rng.choice((" ", ", ")).join(map(str, numbers)), t=target)
     assistant = {"role": "assistant", "content": end, "reasoning_content": "\n".join([*thought, end])}
     return Item(
         "search", f"countdown{count}", ({"role": "user", "content": question}, assistant),
         {"numbers": numbers, "target": target}, "expression",
-        deep="\n".join([*deep, end, "check " + ",".join(step for step, _ in path)]), level=count - 3,
+        deep="\n".join([*deep, end, "check " + ",".join(steps)]), level=count - 3,
     )  # fmt: skip
 
 
-def make_countdown3(rng: random.Random) -> Item:
+def make_countdown3(rng: random.Random, systematic: bool = False) -> Item:
     """Three numbers up to 15."""
-    return _make(rng, 3, 15)
+    return _make(rng, 3, 15, systematic)
 
 
-def make_countdown4(rng: random.Random) -> Item:
+def make_countdown4(rng: random.Random, systematic: bool = False) -> Item:
     """Four numbers up to 12."""
-    return _make(rng, 4, 12)
+    return _make(rng, 4, 12, systematic)
