@@ -44,30 +44,29 @@ def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Small:
-    """An answer is worth the share of its tokens that are below 20. least: then it is worth 1 where it has so many of
-    them, and 0 otherwise, so that many groups compare nothing."""
+    """An answer is worth the share of its tokens that are below 20. odd: it is worth 1 where the sum of its tokens is
+    odd, and 0 otherwise, so that many groups compare nothing whatever the model says."""
 
-    def __init__(self, least: int | None = None) -> None:
-        self.least = least
+    def __init__(self, odd: bool = False) -> None:
+        self.odd = odd
 
     def start(self, prompt: Prompt) -> "Small":
-        return Small(self.least)
+        return Small(self.odd)
 
     async def turn(self, tokens: Sequence[int], finish: FinishReason) -> More | None:
-        low = sum(token < 20 for token in tokens)
-        self.share = low / max(1, len(tokens)) if self.least is None else float(low >= self.least)
+        self.share = sum(tokens) % 2 if self.odd else sum(token < 20 for token in tokens) / max(1, len(tokens))
         return None
 
     def replay(self, tokens: Sequence[int], more: More) -> None:
         raise AssertionError("one turn")
 
     async def verdict(self, finish: FinishReason) -> Verdict:
-        return Verdict(self.share)
+        return Verdict(float(self.share))
 
 
-def environment(tokenizer: Tokenizer, least: int | None = None) -> Environment:
+def environment(tokenizer: Tokenizer, *, odd: bool = False) -> Environment:
     """For recipes."""
-    return Small(least)
+    return Small(odd)
 
 
 def prompt(rng: random.Random, tokenizer: Tokenizer) -> Prompt:
@@ -100,12 +99,12 @@ def recipe(**changes: Any) -> GrpoRecipe:
 
 
 @contextmanager
-def run(made: GrpoRecipe, folder: Path, least: int | None = None) -> Iterator[GrpoRun]:
-    """A run with an engine of its own. least: as of Small."""
+def run(made: GrpoRecipe, folder: Path, odd: bool = False) -> Iterator[GrpoRun]:
+    """A run with an engine of its own. odd: as of Small."""
     service = EngineService(Engine(model(), context_length=64, sequences=64))
     sink = EngineWeights(service)
     settings = RolloutSettings(made.rollouts.group, max_tokens=made.efforts["high"].tokens, seed=made.seed)  # type: ignore[index]
-    runner = RolloutRunner(service, {"d": Small(least)}, settings, end=1, weights=sink, folder=folder / "rollouts")
+    runner = RolloutRunner(service, {"d": Small(odd)}, settings, end=1, weights=sink, folder=folder / "rollouts")
     try:
         learner = Learner(model(), optimizer=made.optimizer)
         yield GrpoRun(made, folder, learner, Sources(RandomPrompts(), runner.batch, runner.forget), sink)

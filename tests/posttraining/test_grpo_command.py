@@ -58,7 +58,7 @@ def command(folder: Path, *more: str) -> list[str]:
 
 @pytest.mark.parametrize("asynchronous", ["false", "true"])
 def test_a_killed_run_is_the_run_that_was_not(asynchronous: str, tmp_path: Path) -> None:
-    change = ("--set", f"rollouts.asynchronous={asynchronous}", "--set", "environment.options.least=3")
+    change = ("--set", f"rollouts.asynchronous={asynchronous}", "--set", "environment.options.odd=true")
     change += ("--set", "selection={draws=3, again=0.4, low=0.0, high=1.0}")
     cut = tmp_path / "cut"
     killed_and_resumed(lambda folder: command(folder, *change), tmp_path)
