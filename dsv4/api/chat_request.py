@@ -30,9 +30,9 @@ class PreparedChat:
     begun: str
 
 
-def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) -> PreparedChat:
-    """Check, render and encode. desk: the model's tokenizer and grammars. fields: as in the body of a chat completion;
-    None = not given.
+def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], *, guarded: bool = True, **fields: Any) -> PreparedChat:
+    """Check, render and encode. desk: the model's tokenizer and grammars. guarded: as of `constraint`. fields: as in
+    the body of a chat completion; None = not given.
 
     Raises ValueError naming the field and its allowed values.
     """
@@ -47,7 +47,8 @@ def prepare(desk: Desk, messages: Sequence[Mapping[str, Any]], **fields: Any) ->
         request = read_chat(parse_chat(body), desk.tokenizer.dialect, "", "")
         prompt = encode(request, desk.tokenizer)
         points = cache_points(prompt, desk.tokenizer)
-        return PreparedChat(request, prompt, points, constraint(desk, request), begun(request, desk.tokenizer.dialect))
+        grammar = constraint(desk, request, guarded=guarded)
+        return PreparedChat(request, prompt, points, grammar, begun(request, desk.tokenizer.dialect))
     except ApiError as error:
         text = str(error)
         raise ValueError(text.replace("reasoning_effort:", "effort:", 1)) from None

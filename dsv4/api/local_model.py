@@ -145,6 +145,7 @@ class LocalModel:
         ready = prepare(
             self,
             messages,
+            guarded=params.constraint is None,
             thinking=_thinking(thinking),
             reasoning_effort=effort,
             thinking_budget=thinking_budget,
@@ -219,7 +220,7 @@ class LocalModel:
         that the prompt shows (effort, tools, response_format, ...), named as in a chat completion's body."""
         from dsv4.api.chat_request import prepare
 
-        return prepare(self, messages, thinking=_thinking(thinking), **fields).prompt
+        return prepare(self, messages, guarded=False, thinking=_thinking(thinking), **fields).prompt
 
     def events(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None

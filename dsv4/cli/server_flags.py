@@ -42,6 +42,9 @@ class ServerFlags:
         Accept every model name, not only the known ones.
     free_sampling
         Apply temperature, top_p and the like while the model thinks; by default they are fixed there.
+    free_calls
+        Let the model write calls of tools as it likes; by default a call that it begins has the form of its schema.
+        Calls of strict tools, and calls that a request forces, have their form in any case.
     requests
         Requests that run at the same time; further ones are refused as busy.
     body_limit
@@ -83,6 +86,7 @@ class ServerFlags:
     insecure: bool = False
     any_model: bool = False
     free_sampling: bool = False
+    free_calls: bool = False
     requests: int = 1024
     body_limit: int | None = None
     drain: int = 30
@@ -130,6 +134,7 @@ class ServerFlags:
             local_only=is_loopback(host) and not known,
             any_model=self.any_model,
             free_sampling=self.free_sampling,
+            free_calls=self.free_calls,
             max_requests=self.requests,
             most_body_bytes=None if self.body_limit is None else self.body_limit << 20,
             prices=Prices.load(self.prices) if self.prices is not None else Prices(),

@@ -19,10 +19,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsv4.encoding.schema import TYPES, GrammarError, json_type, resolve
+from dsv4.encoding.schema import json_type, types_of
 
 DEEPEST = 100
-REFERENCES = 16
 NULLS = frozenset({"NaN", "nan", "Infinity", "inf"})
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
@@ -64,7 +63,7 @@ class Tools:
     def kinds(self, name: str, key: str) -> Kinds | None:
         """The JSON types that parameter `key` may have; None if the schema does not restrict them."""
         schema = self._schemas.get(name, {})
-        return _kinds(self._properties(name).get(key), schema, REFERENCES)
+        return types_of(self._properties(name).get(key), schema)
 
     def wraps(self, name: str, key: str) -> bool:
         """Whether `key` is not a parameter of the function but a name in which models wrap all parameters."""
@@ -118,33 +117,6 @@ def _object(text: str) -> str | None:
 
 def _normal(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _kinds(schema: Any, root: Mapping[str, Any], left: int) -> Kinds | None:
-    """The types a schema names; None if it names none, or refers to itself."""
-    if not isinstance(schema, Mapping) or left == 0:
-        return None
-    match schema:
-        case {"type": str() | list() as named}:
-            kinds = frozenset(map(str, [named] if isinstance(named, str) else named))
-            return kinds if kinds <= {*TYPES} else None
-        case {"const": value}:
-            return frozenset({json_type(value)})
-        case {"enum": [_, *_] as values}:
-            return frozenset(map(json_type, values))
-        case {"$ref": reference}:
-            try:
-                return _kinds(resolve(reference, root), root, left - 1)
-            except GrammarError:
-                return None
-        case {"anyOf": [_, *_] as parts} | {"oneOf": [_, *_] as parts}:
-            found = [_kinds(part, root, left - 1) for part in parts[:REFERENCES]]
-            known = [kinds for kinds in found if kinds is not None]
-            return frozenset().union(*known) if len(known) == len(parts) else None
-        case {"allOf": [part]}:
-            return _kinds(part, root, left - 1)
-        case _:
-            return None
 
 
 def _allowed(kind: str, kinds: Kinds | None) -> bool:

@@ -33,18 +33,7 @@ def call_rules(
 
     Raises GrammarError naming the function, parameter and keyword that cannot be enforced.
     """
-    more = ' ("\\n<" call)*' if parallel else ""
-    rules = [
-        # NOTE: the lexer is greedy: a line break belongs to the bracket after it, or it would end a longer one
-        f'start: {begin}"<" call{more} "\\n</" dsml "{dialect.calls_tag}>"',
-        "call: " + " | ".join(f"call_{i}" for i in range(len(functions))),
-        f"dsml: <[{dsml}]>",
-        f'open: dsml "{dialect.parameter_tag} name=\\""',
-        f'close: dsml "{dialect.parameter_tag}>"',
-        # a value is raw text up to the closing tag; only the control token can end it
-        "RAW: /(.|\\n)*<\\//",
-        'KEY: /[^"\\n]+/',
-    ]
+    rules = block_rules([f"call_{i}" for i in range(len(functions))], dialect, dsml, begin, parallel=parallel)
     size = count = 0
     for index, function in enumerate(functions):
         one = _Function(index, function, dialect.invoke_tag)
@@ -58,6 +47,22 @@ def call_rules(
     return "\n".join(rules)
 
 
+def block_rules(calls: Sequence[str], dialect: Dialect, dsml: int, begin: str, *, parallel: bool) -> list[str]:
+    """The rules around the calls, whose rules are named by `calls`, and those of the parts of all parameters."""
+    more = ' ("\\n<" call)*' if parallel else ""
+    return [
+        # NOTE: the lexer is greedy: a line break belongs to the bracket after it, or it would end a longer one
+        f'start: {begin}"<" call{more} "\\n</" dsml "{dialect.calls_tag}>"',
+        "call: " + " | ".join(calls),
+        f"dsml: <[{dsml}]>",
+        f'open: dsml "{dialect.parameter_tag} name=\\""',
+        f'close: dsml "{dialect.parameter_tag}>"',
+        # a value is raw text up to the closing tag; only the control token can end it
+        "RAW: /(.|\\n)*<\\//",
+        'KEY: /[^"\\n]+/',
+    ]
+
+
 def place_of(index: int, key: str | None = None) -> str:
     """The name of a function's parameters, or of one of them, in messages."""
     place = f"tools[{index}].function.parameters"
@@ -66,12 +71,13 @@ def place_of(index: int, key: str | None = None) -> str:
 
 def parameter_schemas(function: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of each parameter, complete in itself."""
-    properties, root = _properties(function.get("parameters"))
-    return {key: _alone(value, root) for key, value in properties.items()}
+    top, root = top_of(function.get("parameters"))
+    return {key: _alone(value, root) for key, value in top.get("properties", {}).items()}
 
 
-def _properties(schema: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The properties of a function's parameters, and the document that references refer to."""
+def top_of(schema: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The schema of all parameters of a function together, behind its references, and the document that references
+    refer to. Raises GrammarError for one whose parameters cannot be listed."""
     root: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
     top, seen = root, 0
     while "$ref" in top and seen < len(NOT_AT_THE_TOP):
@@ -84,13 +90,11 @@ def _properties(schema: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             raise GrammarError(f"{keyword}: not supported for all parameters together")
     if top.get("type", "object") not in ("object", ["object"]):
         raise GrammarError(f"type: must be object, got {top['type']!r:.80}")
-    properties = top.get("properties", {})
-    if not isinstance(properties, Mapping):
+    if not isinstance(top.get("properties", {}), Mapping):
         raise GrammarError("properties: must be an object")
-    required = top.get("required") or []
-    if not isinstance(required, list):
+    if not isinstance(top.get("required") or [], list):
         raise GrammarError("required: must be a list")
-    return properties, root
+    return top, root
 
 
 class _Function:
@@ -107,11 +111,11 @@ class _Function:
         if self._schema is not None and not isinstance(self._schema, Mapping):
             raise GrammarError(f"{place_of(self._index)} must be a JSON schema object")
         try:
-            properties, root = _properties(self._schema)
+            top, root = top_of(self._schema)
         except GrammarError as error:
             raise GrammarError(f"{place_of(self._index)}.{error}") from None
+        properties = top.get("properties", {})
         self.count = len(properties)
-        top = self._top(root)
         required = {str(key) for key in top.get("required") or ()}
         unknown = required - set(properties)
         if unknown:
@@ -120,13 +124,6 @@ class _Function:
         if properties or others is False:
             return self._listed(properties, required, root)
         return self._free({} if others is True else others, root)
-
-    def _top(self, root: Mapping[str, Any]) -> Mapping[str, Any]:
-        top = root
-        while "$ref" in top:
-            found = resolve(top["$ref"], root)
-            top = found if isinstance(found, Mapping) else {}
-        return top
 
     def _call(self, *, some: bool, none: bool) -> str:
         head = f'{self._tag} name="{self._name}">\n'

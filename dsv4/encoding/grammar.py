@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import llguidance
 
+from dsv4.encoding.any_order_calls import any_order_rules
 from dsv4.encoding.call_grammar import MOST_CHARACTERS, OPENING, WHITESPACE, call_rules, parameter_schemas, place_of
 from dsv4.encoding.schema import GrammarError, check_size, patterns
 from dsv4.encoding.text_rules import searched
@@ -108,7 +109,7 @@ class Grammar:
 
 
 class Grammars:
-    """Makes grammars for one vocabulary. Thread-safe; the first use reads the vocabulary (tens of milliseconds).
+    """Makes grammars for one vocabulary. Thread-safe; the first use reads the vocabulary (the released one in a second).
 
     All methods raise GrammarError for what cannot be enforced, naming it. Compiling may take a second: do not call it
     in an event loop. Equal grammars are compiled once.
@@ -161,6 +162,24 @@ class Grammars:
 
         return self._of_calls(f"calls {parallel} {begin}", functions, write)
 
+    def calls_in_any_order(self, functions: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Grammar:
+        """The rest of a block of calls behind its first control token, with the parameters in any order.
+
+        It allows every call that the functions' schemas accept, and refuses no schema: what cannot be enforced is left
+        out (see `any_order_calls`), in the end all but the names. Raises GrammarError if these cannot be enforced.
+        """
+        dialect = self._tokenizer.dialect
+        dsml, begin = self._tokenizer.token_id(dialect.dsml), f'"{dialect.calls_tag}>\\n" '
+
+        def rest(functions: Sequence[Mapping[str, Any]]) -> Grammar:
+            rules = any_order_rules(functions, dialect, dsml, begin, parallel=parallel)
+            return self._make(rules, lambda: llguidance.LLMatcher.grammar_from_lark(rules))
+
+        try:
+            return rest(functions)
+        except GrammarError:
+            return rest([{"name": function.get("name")} for function in functions])
+
     def json_schema_or_calls(
         self, schema: Mapping[str, Any], functions: Sequence[Mapping[str, Any]], *, parallel: bool = True
     ) -> Grammar:
@@ -178,9 +197,9 @@ class Grammars:
 
     @cached_property
     def _vocabulary(self) -> llguidance.LLTokenizer:
-        return llguidance.LLTokenizer(
-            self._tokenizer.definition_json(), n_vocab=self._tokenizer.vocab_size, eos_token=self._tokenizer.eos_id
-        )
+        # unmarked, a control token could stand inside of text
+        definition = self._tokenizer.definition_json(marked=True)
+        return llguidance.LLTokenizer(definition, n_vocab=self._tokenizer.vocab_size, eos_token=self._tokenizer.eos_id)
 
     def _rules(self, functions: Sequence[Mapping[str, Any]], parallel: bool, begin: str) -> str:
         for index, function in enumerate(functions):

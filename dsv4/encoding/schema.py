@@ -12,6 +12,8 @@ MOST_DEPTH = 50
 # schemas in one object of properties, one list of alternatives
 MOST_MEMBERS = 1_000
 GROUPS = ("properties", "patternProperties", "anyOf", "oneOf", "allOf", "prefixItems", "required")
+# references and alternatives that are followed for the types of a schema
+REFERENCES = 16
 # numbers with more digits than any that is meant
 MOST_DIGITS = 300
 
@@ -54,6 +56,61 @@ def resolve(reference: Any, root: Mapping[str, Any]) -> Any:
         else:
             raise GrammarError(f"$ref: there is no {reference!r:.80} in the schema")
     return place
+
+
+def types_of(schema: Any, root: Mapping[str, Any], left: int = REFERENCES) -> frozenset[str] | None:
+    """The types that a schema names, at least those of the values that it accepts; None if it names none, or refers to
+    itself. root: the document that `$ref` refers to."""
+    if not isinstance(schema, Mapping) or left == 0:
+        return None
+    match schema:
+        case {"type": str() | list() as named}:
+            kinds = frozenset(map(str, [named] if isinstance(named, str) else named))
+            return kinds if kinds <= {*TYPES} else None
+        case {"const": value}:
+            return frozenset({json_type(value)})
+        case {"enum": [_, *_] as values}:
+            return frozenset(map(json_type, values))
+        case {"$ref": reference}:
+            try:
+                return types_of(resolve(reference, root), root, left - 1)
+            except GrammarError:
+                return None
+        case {"anyOf": [_, *_] as parts} | {"oneOf": [_, *_] as parts}:
+            found = [types_of(part, root, left - 1) for part in parts[:REFERENCES]]
+            known = [kinds for kinds in found if kinds is not None]
+            return frozenset().union(*known) if len(known) == len(parts) else None
+        case {"allOf": [part]}:
+            return types_of(part, root, left - 1)
+        case _:
+            return None
+
+
+def values_of(schema: Any, root: Mapping[str, Any], left: int = REFERENCES) -> list[Any] | None:
+    """The values that a schema lists, at least those that it accepts; None if it lists none. root: as in
+    `types_of`."""
+    if not isinstance(schema, Mapping) or left == 0:
+        return None
+    match schema:
+        case {"const": value}:
+            return [value]
+        case {"enum": [*values]}:
+            return values
+        case {"type": "null"}:
+            return [None]
+        case {"$ref": reference}:
+            try:
+                return values_of(resolve(reference, root), root, left - 1)
+            except GrammarError:
+                return None
+        case {"anyOf": [_, *_] as parts} | {"oneOf": [_, *_] as parts}:
+            found = [values_of(part, root, left - 1) for part in parts[:REFERENCES]]
+            known = [value for values in found if values is not None for value in values]
+            return known if len(parts) <= REFERENCES and None not in found else None
+        case {"allOf": [part]}:
+            return values_of(part, root, left - 1)
+        case _:
+            return None
 
 
 def check_size(schema: Any) -> None:

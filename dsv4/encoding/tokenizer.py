@@ -96,9 +96,14 @@ class Tokenizer:
         """The number of bytes of the longest token's text."""
         return self._longest
 
-    def definition_json(self) -> str:
-        """The tokenizer.json this was made from, without what is only for training."""
-        return json.dumps(self._definition)
+    def definition_json(self, *, marked: bool = False) -> str:
+        """The tokenizer.json this was made from, without what is only for training. marked: with all `controls` marked
+        as special, which the release does not do for its own."""
+        if not marked:
+            return json.dumps(self._definition)
+        controls = {*self._control_ids.values()}
+        added = [{**token, "special": token["content"] in controls} for token in self._definition["added_tokens"]]
+        return json.dumps({**self._definition, "added_tokens": added})
 
     @property
     def bos_id(self) -> int:

@@ -171,7 +171,7 @@ def test_deferred_tools_leave_the_head_alone(serve: Converse, tokenizer: Tokeniz
     [({"type": "any"}, True), ({"type": "tool", "name": "weather"}, True), ({"type": "auto"}, False)],
 )
 def test_tool_choice(serve: Converse, choice: dict[str, Any], mode: bool) -> None:
-    server = serve(CALL)
+    server = serve(CALL, settings={"free_calls": True})
     post(server, tools=[TOOL, {"type": "web_search_20250305", "name": "web_search"}], tool_choice=choice)
     assert (server.generator.calls[0].params.constraint is not None) is mode
 

@@ -134,7 +134,8 @@ def test_strict_tools(serve: Converse, tokenizer: Tokenizer, fields: dict[str, A
 
 
 def test_free_answers_have_no_constraint(serve: Converse) -> None:
-    assert asked(serve("x"), tools=TOOLS, tool_choice="auto") is None
+    assert asked(serve("x", settings={"free_calls": True}), tools=TOOLS, tool_choice="auto") is None
+    assert asked(serve("x")) is None
     assert asked(serve("x"), response_format={"type": "text"}) is None
 
 

@@ -241,7 +241,7 @@ def test_switches_in_every_spelling(fields: dict[str, Any]) -> None:
     "choice", ["any", {"type": "any"}, {"type": "tool", "name": "f"}, {"type": "function", "name": "f"}]
 )
 def test_tool_choice_in_every_spelling(serve: Converse, choice: Any) -> None:
-    server = serve("x")
+    server = serve("x", settings={"free_calls": True})
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert server.post(tools=tools, tool_choice=choice).status_code == 200
     assert server.generator.calls[-1].params.constraint is not None

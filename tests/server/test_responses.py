@@ -213,7 +213,7 @@ def test_wrong_fields(serve: Converse, fields: dict[str, Any], param: str) -> No
 
 
 def test_forced_call(serve: Converse) -> None:
-    server = serve(CALL)
+    server = serve(CALL, settings={"free_calls": True})
     post(server, tools=[FUNCTION], tool_choice={"type": "function", "name": "weather"})
     assert server.generator.calls[0].params.constraint is not None
 

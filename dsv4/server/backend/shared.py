@@ -35,6 +35,8 @@ class Settings:
     any_model: accept every model name.
     free_sampling: apply temperature, top_p and the like also while the model thinks, where the official service fixes
     them.
+    free_calls: let the model write calls of tools as it likes where the client asks for no form; malformed ones become
+    text.
     max_requests: requests that run at once; more are refused as busy.
     keep_alive: seconds without an event after which the server sends a sign of life.
     body_seconds: the longest pause of a client while it sends its body.
@@ -49,6 +51,7 @@ class Settings:
     local_only: bool = True
     any_model: bool = False
     free_sampling: bool = False
+    free_calls: bool = False
     max_requests: int = 1024
     keep_alive: float = 10.0
     body_seconds: float = 60.0

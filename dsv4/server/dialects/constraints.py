@@ -1,4 +1,5 @@
-"""Constraints on an answer: forced calls, strict schemas and JSON, by a grammar that begins after the reasoning."""
+"""Constraints on an answer: forced calls, strict schemas and JSON, by a grammar that begins after the reasoning; other
+calls, by a grammar that begins with them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammar, GrammarError, Grammars
 from dsv4.generation import ConstraintFactory, ConstraintStage, StagedConstraint, TokenConstraint
+from dsv4.server.dialects.call_guard import call_guard
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError
 
@@ -21,9 +23,10 @@ class Desk(Protocol):
     def grammars(self) -> Grammars: ...
 
 
-def constraint(backend: Desk, request: GenerationRequest) -> ConstraintFactory | None:
-    """The constraint on the answer, None without one. Raises ApiError 400 for a schema that cannot be enforced."""
-    grammar = _grammar(backend, request)
+def constraint(backend: Desk, request: GenerationRequest, *, guarded: bool = True) -> ConstraintFactory | None:
+    """The constraint on the answer, None without one. guarded: calls that nothing else constrains have the form of
+    their schemas. Raises ApiError 400 for a schema that cannot be enforced."""
+    grammar = _grammar(backend, request, guarded=guarded)
     if request.budget is None or not request.opens_thinking:
         return grammar
     return ThinkingBudget(grammar, backend.tokenizer, request.budget)
@@ -38,8 +41,10 @@ class ThinkingBudget:
     tokens: int
 
     def start(self) -> TokenConstraint:
-        close = self.tokenizer.token_id(self.tokenizer.dialect.think_close)
-        return _Budgeted(self.then.start() if self.then else None, close, self.tokenizer.vocab_size, self.tokens)
+        token_id, dialect = self.tokenizer.token_id, self.tokenizer.dialect
+        then = self.then.start() if self.then else None
+        ends = (token_id(dialect.think_close), token_id(dialect.dsml))
+        return _Budgeted(then, ends, self.tokenizer.vocab_size, self.tokens)
 
     def stages(self) -> tuple[ConstraintStage, ...]:
         """The reasoning, then what `then` has. In parts a call cannot begin inside the reasoning."""
@@ -49,15 +54,18 @@ class ThinkingBudget:
         first, *others = self.then.stages() if isinstance(self.then, StagedConstraint) else whole
         if first.until == close:
             return (replace(first, most=self.tokens), *others)
-        banned = (self.tokenizer.token_id(dialect.dsml),)
-        return (ConstraintStage(close, self.tokens, banned if self.then else ()), first, *others)
+        free = first == ConstraintStage() and not others
+        banned = () if free else (self.tokenizer.token_id(dialect.dsml),)
+        return (ConstraintStage(close, self.tokens, banned), first, *others)
 
 
 class _Budgeted:
-    """The state of one answer under a `ThinkingBudget`."""
+    """The state of one answer under a `ThinkingBudget`. ends: the tokens that end the reasoning: its closing mark,
+    which a spent budget forces, and that of a call."""
 
-    def __init__(self, then: TokenConstraint | None, close: int, vocabulary: int, tokens: int) -> None:
-        self._then, self._close, self._left = then, close, tokens
+    def __init__(self, then: TokenConstraint | None, ends: tuple[int, int], vocabulary: int, tokens: int) -> None:
+        self._then, self._ends, self._left = then, ends, tokens
+        close = ends[0]
         only = bytearray(-(-vocabulary // 8))
         only[close // 8] = 1 << close % 8
         self._only, self._thinking = bytes(only), True
@@ -68,13 +76,13 @@ class _Budgeted:
         return self._then.allowed() if self._then is not None else None
 
     def accept(self, token: int) -> None:
-        self._thinking = self._thinking and token != self._close
+        self._thinking = self._thinking and token not in self._ends
         self._left -= 1
         if self._then is not None:
             self._then.accept(token)
 
 
-def _grammar(backend: Desk, request: GenerationRequest) -> ConstraintFactory | None:
+def _grammar(backend: Desk, request: GenerationRequest, *, guarded: bool) -> ConstraintFactory | None:
     grammars, tokenizer = backend.grammars, backend.tokenizer
     try:
         if request.tools and request.choice.mode == "required":
@@ -86,10 +94,15 @@ def _grammar(backend: Desk, request: GenerationRequest) -> ConstraintFactory | N
         elif request.schema is not None:
             grammar = grammars.json_schema(request.schema)
         elif request.tools and (request.strict or not request.parallel):
-            calls = grammars.tool_calls(_shapes(backend, request), parallel=request.parallel, opened=True)
+            if request.strict or not guarded:
+                calls = grammars.tool_calls(_shapes(backend, request), parallel=request.parallel, opened=True)
+            else:
+                calls = grammars.calls_in_any_order(request.callable, parallel=False)
             return calls.after(tokenizer.token_id(tokenizer.dialect.dsml))
         elif request.callable and not request.tools:
             return WithoutCalls(tokenizer)
+        elif request.tools and guarded:
+            return call_guard(grammars, tokenizer, request.callable)
         else:
             return None
     except GrammarError as error:

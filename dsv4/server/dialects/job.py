@@ -366,7 +366,11 @@ def _work_out(
         # further answers to this prompt begin at its end
         return [*request.raw], (len(request.raw) - 1,) if request.answers > 1 else (), None
     prompt = encode(request, backend.tokenizer, backend.replays)
-    return prompt, cache_points(prompt, backend.tokenizer), constraint(backend, request)
+    return prompt, cache_points(prompt, backend.tokenizer), _constraint(backend, request)
+
+
+def _constraint(backend: Backend, request: GenerationRequest) -> ConstraintFactory | None:
+    return constraint(backend, request, guarded=not backend.settings.free_calls)
 
 
 def sampling(
