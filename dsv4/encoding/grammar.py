@@ -109,7 +109,7 @@ class Grammar:
 
 
 class Grammars:
-    """Makes grammars for one vocabulary. Thread-safe; the first use reads the vocabulary (the released one in a second).
+    """Makes grammars for one vocabulary. Thread-safe; the first use reads the vocabulary (the released one: a second).
 
     All methods raise GrammarError for what cannot be enforced, naming it. Compiling may take a second: do not call it
     in an event loop. Equal grammars are compiled once.
