@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,10 +68,7 @@ def serve(
     began = time.perf_counter()
     check_remote(remote, engine)
     options = None if remote.engine else engine.options(sequences=8, slowdown=SLOWDOWN)
-    settings = server.settings(host)
-    if remote.engine:
-        # there a grammar that begins with the call is a second request
-        settings = replace(settings, free_calls=True)
+    settings = server.settings(host, remote=bool(remote.engine))
     # SIGTERM ends the server like Ctrl-C, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # before the model is loaded, so that a wrong address is reported at once

@@ -104,8 +104,9 @@ class ServerFlags:
     otel_content: bool = False
     record: Path | None = None
 
-    def settings(self, host: str) -> "Settings":
-        """The settings of a server on `host`. Raises FileNotFoundError or ValueError for keys that cannot be read, and
+    def settings(self, host: str, *, remote: bool = False) -> "Settings":
+        """The settings of a server on `host`. remote: an engine elsewhere answers; there a grammar that begins with a
+        call is a second request. Raises FileNotFoundError or ValueError for keys that cannot be read, and
         ValueError for an address that other machines can reach without a key."""
         from dsv4.server import Settings
         from dsv4.server.accounts.prices import Prices
@@ -134,7 +135,7 @@ class ServerFlags:
             local_only=is_loopback(host) and not known,
             any_model=self.any_model,
             free_sampling=self.free_sampling,
-            free_calls=self.free_calls,
+            free_calls=self.free_calls or remote,
             max_requests=self.requests,
             most_body_bytes=None if self.body_limit is None else self.body_limit << 20,
             prices=Prices.load(self.prices) if self.prices is not None else Prices(),

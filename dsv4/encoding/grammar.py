@@ -181,19 +181,30 @@ class Grammars:
             return rest([{"name": function.get("name")} for function in functions])
 
     def json_schema_or_calls(
-        self, schema: Mapping[str, Any], functions: Sequence[Mapping[str, Any]], *, parallel: bool = True
+        self,
+        schema: Mapping[str, Any],
+        functions: Sequence[Mapping[str, Any]],
+        *,
+        parallel: bool = True,
+        any_order: bool = False,
     ) -> Grammar:
-        """JSON text that the schema accepts, or a block of calls as in `tool_calls`."""
+        """JSON text that the schema accepts, or a block of calls as in `tool_calls`; any_order: as in
+        `calls_in_any_order`."""
         self.json_schema(schema)  # its faults are named before those of the functions
         answer = _dumps({**schema, "x-guidance": WHITESPACE})
 
-        begin = f'{OPENING}"{self._tokenizer.dialect.calls_tag}>\\n" '
+        dialect = self._tokenizer.dialect
+        begin = f'{OPENING}"{dialect.calls_tag}>\\n" '
 
         def write() -> str:
-            block = self._rules(functions, parallel, begin).replace("start: ", "block: ", 1)
-            return f"start: block | answer\nanswer: %json {answer}\n{block}"
+            if any_order:
+                dsml = self._tokenizer.token_id(dialect.dsml)
+                rules = any_order_rules(functions, dialect, dsml, begin, parallel=parallel)
+            else:
+                rules = self._rules(functions, parallel, begin)
+            return f"start: block | answer\nanswer: %json {answer}\n{rules.replace('start: ', 'block: ', 1)}"
 
-        return self._of_calls(f"json or calls {parallel} {answer}", functions, write)
+        return self._of_calls(f"json or calls {parallel} {any_order} {answer}", functions, write)
 
     @cached_property
     def _vocabulary(self) -> llguidance.LLTokenizer:

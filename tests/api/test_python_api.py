@@ -229,6 +229,15 @@ def test_calls_go_round(model: LocalModel) -> None:
     assert model.chat(ask, tools=[WEATHER], tool_choice="none", max_tokens=1, thinking=False).tool_calls == ()
 
 
+def test_a_constraint_of_the_caller_takes_the_place_of_the_guard(model: LocalModel) -> None:
+    ask = [{"role": "user", "content": "How warm is it in Oslo?"}]
+    only = model.grammars.regex("yes|no")
+    answer = model.chat(ask, tools=[WEATHER], constraint=only, thinking=False)
+    assert answer.content in ("yes", "no")
+    with pytest.raises(ValueError, match="constraint: not together"):
+        model.chat(ask, tools=[WEATHER], tool_choice="required", constraint=only)
+
+
 def test_the_same_prompt_as_the_server(model: LocalModel) -> None:
     from dsv4.server.dialects.chat.read import read_chat
     from dsv4.server.dialects.chat.request import parse_chat

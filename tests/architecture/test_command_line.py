@@ -59,8 +59,8 @@ WORKLOAD_FLAGS = (
 CLUSTER_FLAGS = "on hardware nodes tensor expert context sequences step_tokens price assume"
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
-    "keys insecure any_model free_sampling free_calls requests body_limit drain ledger prices store store_days store_size "
-    "history cors mcp runs otel otel_sample otel_content record"
+    "keys insecure any_model free_sampling free_calls requests body_limit drain ledger prices store store_days "
+    "store_size history cors mcp runs otel otel_sample otel_content record"
 )
 
 

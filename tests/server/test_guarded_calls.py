@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -179,6 +180,31 @@ def test_one_call_when_parallel_calls_are_off(tokenizer: Tokenizer) -> None:
     text = OPEN + invoke(CITY + DAYS) + invoke("\n", "now") + CLOSE
     choice = wilful(tokenizer, text).answer(tools=TOOLS, parallel_tool_calls=False, **OFF)["choices"][0]
     assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["weather"]
+
+
+def test_beside_a_schema_calls_have_their_form_too(tokenizer: Tokenizer) -> None:
+    format_ = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "required": ["n"]}}}
+    for text in (OPEN + invoke(CITY + DAYS) + CLOSE, WANTED["wrong type"], WANTED["twice"]):
+        choice = wilful(tokenizer, text).answer(tools=TOOLS, response_format=format_, **OFF)["choices"][0]
+        (call,) = choice["message"]["tool_calls"]
+        assert valid(call["function"]["name"], json.loads(call["function"]["arguments"]))
+        assert call["function"]["arguments"].startswith('{"city"')
+
+
+def test_grammars_are_compiled_beside_the_answers_of_others(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    real = Grammars.calls_in_any_order
+
+    def seen(*args: Any, **more: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return real(*args, **more)
+
+    monkeypatch.setattr(Grammars, "calls_in_any_order", seen)
+    for interface in ("chat", "messages", "responses"):
+        calls_of(wilful(tokenizer, "Yes." + OPEN + invoke(CITY + DAYS) + CLOSE), interface)
+    assert threads == [False] * 3
 
 
 def test_custom_tools_of_responses_take_any_text(tokenizer: Tokenizer) -> None:

@@ -188,6 +188,12 @@ def test_with_keys_others_may_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.local_only, settings.any_model, settings.max_requests) == (False, True, 3)
 
 
+def test_calls_are_free_by_flag_and_with_engines_elsewhere() -> None:
+    assert not ServerFlags().settings("127.0.0.1").free_calls
+    assert ServerFlags(free_calls=True).settings("127.0.0.1").free_calls
+    assert ServerFlags().settings("127.0.0.1", remote=True).free_calls
+
+
 def test_ready_text_can_be_copied() -> None:
     text = ready_text("nano", "http://127.0.0.1:8000", 1048576, 1.23)
     assert text.startswith("ready in 1.2 s - http://127.0.0.1:8000 - nano - context 1048576\n")

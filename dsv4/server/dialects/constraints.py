@@ -1,7 +1,8 @@
 """Constraints on an answer: forced calls, strict schemas and JSON, by a grammar that begins after the reasoning; other
 calls, by a grammar that begins with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -88,9 +89,7 @@ def _grammar(backend: Desk, request: GenerationRequest, *, guarded: bool) -> Con
         if request.tools and request.choice.mode == "required":
             grammar = _forced_calls(backend, request)
         elif request.schema is not None and request.tools:
-            grammar = grammars.json_schema_or_calls(
-                request.schema, _shapes(backend, request), parallel=request.parallel
-            )
+            grammar = _json_or_calls(backend, request, request.schema, guarded=guarded)
         elif request.schema is not None:
             grammar = grammars.json_schema(request.schema)
         elif request.tools and (request.strict or not request.parallel):
@@ -113,6 +112,14 @@ def _grammar(backend: Desk, request: GenerationRequest, *, guarded: bool) -> Con
         return AfterThinking(grammar, tokenizer)
     forced = request.tools and request.choice.mode == "required"
     return grammar if request.schema is None or forced else _behind_prefix(grammar, request)
+
+
+def _json_or_calls(backend: Desk, request: GenerationRequest, schema: Mapping[str, Any], *, guarded: bool) -> Grammar:
+    grammars, parallel = backend.grammars, request.parallel
+    if guarded and not request.strict:
+        with suppress(GrammarError):
+            return grammars.json_schema_or_calls(schema, request.callable, parallel=parallel, any_order=True)
+    return grammars.json_schema_or_calls(schema, _shapes(backend, request), parallel=parallel)
 
 
 def _behind_prefix(grammar: Grammar, request: GenerationRequest) -> Grammar:
