@@ -22,7 +22,7 @@ from dsv4.encoding.schema import GrammarError, json_type, types_of, values_of
 MOST_FUNCTIONS, MOST_PARAMETERS, MOST_CHARACTERS = 500, 2_000, 500_000
 # which parameters were written is a number of 64 bits
 MOST_OF_ONE = 64
-MOST_VALUES = 200
+MOST_VALUES, MOST_OF_VALUES = 200, 10_000
 _JSON = {"json_allow_general_unicode_escapes": True, **WHITESPACE}
 _TERMINALS = {
     "integer": ("INTEGER", r"/-?(0|[1-9][0-9]*)/"),
@@ -49,7 +49,8 @@ def any_order_rules(
             bare.append(name)
             continue
         parameters, characters = parameters + call.count, characters + sum(map(len, rules))
-        if len(calls) == MOST_FUNCTIONS or parameters > MOST_PARAMETERS or characters > MOST_CHARACTERS:
+        long = characters + values.characters > MOST_CHARACTERS
+        if long or len(calls) == MOST_FUNCTIONS or parameters > MOST_PARAMETERS:
             bare += [str(function.get("name")) for function in functions[index:]]
             break
         calls[call.rule] = rules
@@ -110,10 +111,11 @@ class _Call:
 
 
 class _Values:
-    """The rules of values, one for all parameters that allow the same."""
+    """The rules of values, one for all parameters that allow the same. characters: of them all."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
+        self.characters = 0
 
     def rules(self) -> list[str]:
         terminals = [f"{name}: {pattern}" for name, pattern in _TERMINALS.values()]
@@ -155,14 +157,17 @@ class _Values:
         return self._named(" | ".join(forms))
 
     def _named(self, body: str) -> str:
-        return self._names.setdefault(body, f"value_{len(self._names)}")
+        if body not in self._names:
+            self._names[body] = f"value_{len(self._names)}"
+            self.characters += len(body)
+        return self._names[body]
 
 
 def _short(values: list[Any] | None) -> list[Any] | None:
-    """The values if they are few scalars."""
+    """The values if they are few scalars, together at most MOST_OF_VALUES characters."""
     if values is None or len(values) > MOST_VALUES or any(isinstance(value, list | dict) for value in values):
         return None
-    return values
+    return values if sum(len(str(value)) for value in values) <= MOST_OF_VALUES else None
 
 
 def _fits(value: Any, kinds: frozenset[str]) -> bool:

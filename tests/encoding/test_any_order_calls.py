@@ -7,7 +7,7 @@ import pytest
 from following import allows, block, call
 
 from dsv4.encoding import Tokenizer
-from dsv4.encoding.any_order_calls import MOST_FUNCTIONS, MOST_OF_ONE, MOST_PARAMETERS, MOST_VALUES
+from dsv4.encoding.any_order_calls import MOST_FUNCTIONS, MOST_OF_ONE, MOST_OF_VALUES, MOST_PARAMETERS, MOST_VALUES
 from dsv4.encoding.grammar import Grammar, Grammars
 
 NANO = Path(__file__).resolve().parents[2] / "models" / "nano"
@@ -183,6 +183,7 @@ def test_what_cannot_be_listed_has_its_name(nano: Tokenizer, schema: Any) -> Non
         {"anyOf": [{"$ref": "#/$defs/loop"}, {"type": "string"}]},
         {"enum": [[1], {"a": 1}, "x", 2]},
         {"enum": [*range(MOST_VALUES + 1), "x"]},
+        {"enum": ["y" * MOST_OF_VALUES, "x", 2]},
         {"not": {"type": "string"}},
         False,
     ],
