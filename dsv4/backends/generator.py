@@ -183,8 +183,8 @@ class RemoteGenerator:
                         yield event
                 return
             except ServerLostError as error:
-                replica.lost(error)
-                self._watch(replica, error)
+                if replica.lost(error):
+                    self._watch(replica, error)
                 if begun or not remaining:
                     raise
             except RefusedError as error:

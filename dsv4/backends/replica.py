@@ -78,41 +78,55 @@ class Replica:
         except (ValueError, msgspec.MsgspecError) as error:
             raise ServerLostError(f"{self.client.url} answered what is not understood: {error}") from error
 
-    def lost(self, error: Exception) -> None:
-        """The server failed; it is looked at again after a while that grows with each failure."""
-        self.problem = str(error)
-        self.next_look = time.monotonic() + self.wait
-        self.wait = min(2 * self.wait, LONGEST_WAIT)
+    def lost(self, error: Exception) -> bool:
+        """A request to it failed. Returns whether it lived until now: what runs at the time of a loss fails as well,
+        and is the same loss."""
+        if self.problem is not None:
+            return False
+        self._look_later(str(error))
+        return True
 
     async def look(self) -> bool:
         """Whether it lives now, by its health route, and is still what it has to be: a server that comes late, or back,
-        may have been started with another model."""
+        may have been started with another model. If not, it is looked at again after a while that grows with each look;
+        looks at the same time count as one."""
+        due = self.next_look
+        problem = await self._found_wrong()
+        if problem is None:
+            self.problem, self.wait, self.next_look = None, FIRST_WAIT, 0.0
+        elif self.next_look == due:
+            self._look_later(problem)
+        return self.problem is None
+
+    def _look_later(self, problem: str) -> None:
+        self.problem = problem
+        self.next_look = time.monotonic() + self.wait
+        self.wait = min(2 * self.wait, LONGEST_WAIT)
+
+    async def _found_wrong(self) -> str | None:
+        """Why it cannot be used, None if it can."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 status, _ = await self.client.get("/health")
         except TimeoutError:
-            self.lost(ServerLostError(f"{self.client.url}/health does not answer within {LOOK_SECONDS:g} s"))
-            return False
+            return f"{self.client.url}/health does not answer within {LOOK_SECONDS:g} s"
         except ServerLostError as error:
-            self.lost(error)
-            return False
+            return str(error)
         if status != 200:
-            self.lost(ServerLostError(f"{self.client.url}/health answers {status}"))
-            return False
+            return f"{self.client.url}/health answers {status}"
         try:
             if self.ask is not None:
                 async with asyncio.timeout(ASK_SECONDS):
                     self.protocol = await self.ask()
         except TimeoutError:
-            self.lost(ServerLostError(f"{self.client.url} does not tell what it is within {ASK_SECONDS:g} s"))
-            return False
-        except (ServerLostError, ValueError) as error:
-            if isinstance(error, ValueError) and str(error) != self.problem:
+            return f"{self.client.url} does not tell what it is within {ASK_SECONDS:g} s"
+        except ServerLostError as error:
+            return str(error)
+        except ValueError as error:
+            if str(error) != self.problem:
                 log("engine_refused", engine=self.client.url, error=str(error))
-            self.lost(error)
-            return False
-        self.problem, self.wait = None, FIRST_WAIT
-        return True
+            return str(error)
+        return None
 
 
 def refused(status: int, body: bytes) -> RefusedError:

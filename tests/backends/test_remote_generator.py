@@ -11,7 +11,7 @@ import pytest
 from dsv4.backends import replica as replica_module
 from dsv4.backends.http import HttpClient, ServerLostError
 from dsv4.backends.protocol import ServerProtocol
-from dsv4.backends.replica import LONGEST_WAIT, Replica
+from dsv4.backends.replica import FIRST_WAIT, LONGEST_WAIT, Replica
 from dsv4.backends.vllm import Vllm
 from dsv4.encoding.grammar import Grammars
 from dsv4.engine import EngineService
@@ -104,13 +104,61 @@ def test_every_server_is_checked_before_the_first_token(site: Site) -> None:
     assert not plain.asked
 
 
-def test_a_server_that_stays_lost_is_looked_at_for_ever() -> None:
-    replica = Replica(0, HttpClient("http://127.0.0.1:9"), Vllm("m"))
-    before = time.monotonic()
+def unwell(monkeypatch: pytest.MonkeyPatch) -> Replica:
+    """A server whose health is never good."""
+
+    async def health(client: HttpClient, path: str) -> tuple[int, bytes]:
+        await asyncio.sleep(0)
+        return 503, b""
+
+    monkeypatch.setattr(HttpClient, "get", health)
+    return Replica(0, HttpClient("http://127.0.0.1:9"), Vllm("m"))
+
+
+def test_a_server_that_stays_lost_is_looked_at_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica, before = unwell(monkeypatch), time.monotonic()
     for _ in range(3000):
-        replica.lost(ConnectionError("gone"))
+        assert not asyncio.run(replica.look())
     assert replica.next_look <= time.monotonic() + LONGEST_WAIT
     assert replica.next_look >= before + LONGEST_WAIT
+
+
+def test_one_loss_counts_once_whatever_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = unwell(monkeypatch)
+    assert replica.lost(ConnectionError("gone"))
+    due = replica.next_look
+    assert not any(replica.lost(ConnectionError("gone too")) for _ in range(5))
+    assert (replica.next_look, replica.wait) == (due, 2 * FIRST_WAIT)
+
+    async def at_once() -> list[bool]:
+        return list(await asyncio.gather(*(replica.look() for _ in range(5))))
+
+    assert asyncio.run(at_once()) == [False] * 5
+    assert replica.wait == 4 * FIRST_WAIT
+
+
+def test_a_look_that_began_before_the_server_came_back_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses, first_asked = [503, 200], asyncio.Event()
+
+    async def health(client: HttpClient, path: str) -> tuple[int, bytes]:
+        status = statuses.pop(0)
+        if status == 503:
+            await first_asked.wait()
+        return status, b""
+
+    monkeypatch.setattr(HttpClient, "get", health)
+    replica = Replica(0, HttpClient("http://127.0.0.1:9"), Vllm("m"))
+    replica.lost(ConnectionError("gone"))
+
+    async def two() -> None:
+        slow = asyncio.create_task(replica.look())
+        await asyncio.sleep(0)
+        assert await replica.look()
+        first_asked.set()
+        assert await slow
+
+    asyncio.run(two())
+    assert (replica.problem, replica.wait) == (None, FIRST_WAIT)
 
 
 def test_a_server_that_does_not_say_what_it_is_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +260,7 @@ def test_what_does_not_get_better_is_told(site: Site, kind: Kind) -> None:
         assert sentence in (event.error or "")
         assert "127.0.0.1" not in (event.error or "")
         # an old connection that is cut is replaced without counting as a try
-        assert len(server.asked) in {401: (1,), 500: (3,), 0: (3, 4, 5)}[status]
+        assert len(server.asked) in {401: (1,), 500: (3,), 0: (3, 4, 5, 6)}[status]
         server.faults.refuse = []
 
 
@@ -264,6 +312,25 @@ def test_a_lost_server_is_left_and_found_again(site: Site) -> None:
         assert len(servers[0].asked) > asked
 
     run(lose_and_find, remote)
+
+
+def test_requests_that_fail_with_a_lost_server_count_one_loss(site: Site) -> None:
+    server = site.server("vllm", StubGenerator([5] * 1000, delay=0.02))
+    remote = site.remote(server)
+
+    async def several() -> list[list[TokenEvent]]:
+        running = [asyncio.create_task(told(remote, SamplingParams(max_tokens=1000), [0, n])) for n in range(4)]
+        while len(server.asked) < 4:
+            await asyncio.sleep(0.01)
+        server.faults = Faults(die_after=3, refuse=[0] * 100, unhealthy=True)
+        return list(await asyncio.gather(*running))
+
+    answers = run(several, remote)
+    assert {events[-1].finish for events in answers} == {FinishReason.ERROR}
+    # and one that finds it lost does not lose it once more
+    [event] = ask(remote, SamplingParams())
+    assert event.finish is FinishReason.ERROR
+    assert remote.counters()["remote_lost_total"] == 1
 
 
 def test_without_any_server_the_generator_says_that_it_fails(site: Site) -> None:
