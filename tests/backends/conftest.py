@@ -12,13 +12,12 @@ from dsv4.backends.generator import RemoteGenerator
 from dsv4.backends.survey import connect
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
-from dsv4.engine import Engine, EngineService
 from dsv4.generation import ConstraintFactory, RequestOptions, SamplingParams, TokenEvent, TokenGenerator
 from dsv4.testing.engine_server import EngineServer
-from dsv4.testing.tiny import tiny_config, tiny_model
+from tests.engine.small_service import service
 from tests.server.conftest import listening, tokenizer
 
-__all__ = ["tokenizer"]  # the fixture
+__all__ = ["service", "tokenizer"]  # the fixtures
 
 T = TypeVar("T")
 Kind = Literal["vllm", "sglang"]
@@ -64,15 +63,6 @@ class Site:
     def remote(self, *servers: EngineServer, **options: Any) -> RemoteGenerator:
         """A generator over these servers."""
         return self.connect(*map(self.listen, servers), **options)
-
-
-@pytest.fixture(scope="module")
-def service(tokenizer: Tokenizer) -> Iterator[EngineService]:
-    """An engine with a small model."""
-    model = tiny_model(tiny_config(vocab_size=tokenizer.vocab_size))
-    service = EngineService(Engine(model, context_length=400, step_tokens=64, sequences=6))
-    yield service
-    service.close()
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 import pytest
 
 from dsv4.encoding import Tokenizer, train_bpe
+from tests.engine.small_service import service
+
+__all__ = ["service"]  # the fixture
 
 CORPUS = 'add 17 and 25: the sum is 42\nname="add" string="false"\nError: there is no tool; 1 + 2 = 3\n' * 20
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import Tokenizer
-from dsv4.engine import Engine, EngineService
+from dsv4.engine import EngineService
 from dsv4.generation import (
     BusyError,
     ContextLengthError,
@@ -23,7 +23,6 @@ from dsv4.posttraining.http import HttpGenerator, ServerLostError
 from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
 from dsv4.posttraining.types import Prompt
 from dsv4.testing.stub import StubGenerator
-from dsv4.testing.tiny import tiny_config, tiny_model
 from tests.posttraining.policies import Lengths, run
 from tests.server.conftest import Server, listening
 
@@ -36,14 +35,6 @@ def client(tokenizer: Tokenizer, url: str, **more: Any) -> HttpGenerator:
 
 async def told(generator: TokenGenerator, prompt: list[int], params: SamplingParams) -> list[TokenEvent]:
     return [event async for event in generator.stream(prompt, params)]
-
-
-@pytest.fixture(scope="module")
-def service(tokenizer: Tokenizer) -> Iterator[EngineService]:
-    model = tiny_model(tiny_config(vocab_size=tokenizer.vocab_size))
-    service = EngineService(Engine(model, context_length=400, step_tokens=64, sequences=6))
-    yield service
-    service.close()
 
 
 @pytest.fixture(scope="module")
