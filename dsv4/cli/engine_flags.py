@@ -98,16 +98,14 @@ class EngineFlags:
         that shares and limits of memory count from (default: what is free here). Raises ValueError for a flag outside
         its range, before the model is loaded."""
         from dsv4.cache.prefix import ReusePolicy
-        from dsv4.cli.flags import at_least
+        from dsv4.cli.flags import at_least, step_limit
         from dsv4.encoding import dialect_named
         from dsv4.planning.memory import ALL, check_budget, parse_memory
 
         if self.dialect is not None:
             dialect_named(self.dialect)
         at_least(1, context=self.context, threads=self.threads, sequences=self.sequences, queue=self.queue)
-        slowdown = slowdown if self.slowdown is None else self.slowdown
-        if not (slowdown == 0 or slowdown > 1):
-            raise ValueError(f"--slowdown must be more than 1, or 0 for no limit, got {slowdown:g}")
+        limit = step_limit(self.slowdown, slowdown)
         free = self.card[1] if free is None else free
         memory, experts = self.memory, self.expert_memory
         if memory is not None:
@@ -125,7 +123,7 @@ class EngineFlags:
             "device": self.device,
             "threads": self.threads,
             "sequences": self.sequences or sequences,
-            "slowdown": slowdown or None,
+            "slowdown": limit,
             "cache_dtype": self.cache_dtype,
             "queue": self.queue,
             "reuse": reuse,

@@ -1,11 +1,15 @@
 """Checks of flags that several commands share, before the model is loaded. The messages name the flag as typed."""
 
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# in a server a prompt may double the time between the tokens of other answers (`slowdown` of dsv4.engine.Engine)
+SERVER_SLOWDOWN = 2.0
 
 
 def check_sampling(**options: Any) -> dict[str, Any]:
@@ -39,6 +43,14 @@ def at_least(least: int, **flags: int | None) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
 
+def step_limit(slowdown: float | None, default: float) -> float | None:
+    """The `slowdown` of an engine, None = no limit. slowdown: --slowdown, None = not given. Raises ValueError."""
+    chosen = default if slowdown is None else slowdown
+    if not (chosen == 0 or chosen > 1):
+        raise ValueError(f"--slowdown must be more than 1, or 0 for no limit, got {chosen:g}")
+    return chosen or None
+
+
 @contextmanager
 def naming_arguments() -> Iterator[None]:
     """While entered, a ValueError that begins with the name of an argument names its flag instead."""
@@ -62,6 +74,27 @@ def writable(flag: str, file: Path | None, suffix: str = "") -> None:
         raise ValueError(f"{flag}: {file} is a folder")
     if not file.parent.is_dir():
         raise ValueError(f"{flag}: there is no folder {file.parent}")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ValueError(f"{flag}: {file} cannot be written: no permission, or the file system is read-only")
+
+
+def write_files(*files: tuple[Path | None, Callable[[], str]]) -> None:
+    """Write texts to files, None = not wanted. All are tried, so that one that cannot be written costs no other; then
+    the first OSError is raised. What is no Unicode (half of a surrogate pair, as servers may send) is written as its
+    escape, which is JSON too."""
+    from dsv4.files import write_whole
+
+    failed: OSError | None = None
+    for file, text in files:
+        if file is None:
+            continue
+        data = text().encode("utf-8", "backslashreplace")
+        try:
+            write_whole(file, lambda out, data=data: out.write(data))
+        except OSError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 def to_stderr(line: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from dsv4.cli.engine_flags import EngineFlags, load_model
-from dsv4.cli.flags import to_stderr
+from dsv4.cli.flags import SERVER_SLOWDOWN, to_stderr
 from dsv4.cli.listener import Listener, connection_limit, open_listener
 from dsv4.cli.reading_experts import in_log, reading_told
 from dsv4.cli.remote_flags import RemoteFlags, RemoteModel, check_remote, remote_model
@@ -34,8 +34,6 @@ SWITCH_SECONDS = 0.0005
 # new objects between two searches for cycles, as in gc.set_threshold: with its default Python walks all objects of a
 # large request many times, for half a second each, while all other threads wait
 COLLECTED_AFTER = (20_000, 10, 100)
-# a prompt may double the time between the tokens of other answers (dsv4.engine.Engine)
-SLOWDOWN = 2.0
 DEFAULT_ENGINE = EngineFlags()
 DEFAULT_SERVER = ServerFlags()
 DEFAULT_REMOTE = RemoteFlags()
@@ -67,7 +65,7 @@ def serve(
     """
     began = time.perf_counter()
     check_remote(remote, engine)
-    options = None if remote.engine else engine.options(sequences=8, slowdown=SLOWDOWN)
+    options = None if remote.engine else engine.options(sequences=8, slowdown=SERVER_SLOWDOWN)
     settings = server.settings(host, remote=bool(remote.engine))
     # SIGTERM ends the server like Ctrl-C, by KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dsv4.cli.flags import SERVER_SLOWDOWN, step_limit
 from dsv4.cli.workload_flags import Repeated, WorkloadFlags
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class ClusterFlags:
         Requests that run at the same time in one engine. Default: 64; with --measure 8.
     step_tokens
         Tokens of one step. Default: 4,096; with --measure 512.
+    slowdown
+        Where a prompt is computed beside answers, a step takes at most this many times as long as without the prompt;
+        more than 1, or 0 for no limit. Default: 2, as in `dsv4 serve`.
     price
         US dollars for an hour of one device.
     assume
@@ -59,8 +63,14 @@ class ClusterFlags:
     context: int = 131_072
     sequences: int | None = None
     step_tokens: int | None = None
+    slowdown: float | None = None
     price: float | None = None
     assume: Annotated[Sequence[str], Repeated] = ()
+
+    @property
+    def step_limit(self) -> float | None:
+        """The `slowdown` of engines. Raises ValueError for one out of its range."""
+        return step_limit(self.slowdown, SERVER_SLOWDOWN)
 
     def check(self) -> None:
         """Raise ValueError for a number below its range."""
@@ -68,6 +78,7 @@ class ClusterFlags:
 
         at_least(1, tensor=self.tensor, expert=self.expert, context=self.context, sequences=self.sequences)
         at_least(1, step_tokens=self.step_tokens, nodes=min(self.nodes, default=0))
+        step_limit(self.slowdown, SERVER_SLOWDOWN)
 
 
 DEFAULT_CLUSTER = ClusterFlags()
@@ -172,7 +183,9 @@ def _capacities(
     from dsv4.simulate.cluster import EngineWishes, lay_out
     from dsv4.simulate.cluster import simulate as simulate_cluster
 
-    wishes = EngineWishes(cluster.context, cluster.sequences or 64, cluster.step_tokens or 4096)
+    wishes = EngineWishes(
+        cluster.context, cluster.sequences or 64, cluster.step_tokens or 4096, slowdown=cluster.step_limit
+    )
     found: list[Capacity] = []
     for name in models:
         files = find_files(name)
@@ -238,6 +251,7 @@ def _measured(models: Sequence[str], loads: "list[Offered]", cluster: ClusterFla
         "sequences": cluster.sequences or 8,
         "step_tokens": cluster.step_tokens or 512,
         "context_length": min(cluster.context, MEASURED_CONTEXT),
+        "slowdown": cluster.step_limit,
         "draft": "none",  # the simulation knows no drafts
     }
     loaded = load(model_folder(models[0] if models else None), threads=1, say=to_stderr, **options)

@@ -71,10 +71,10 @@ class ContinuousBatching:
         if not runner.repeats:
             cache.disk_off = True
         self.counts = EngineCounts()
-        self._clock, self._vocabulary, self._observer = clock, sampled_vocabulary or config.vocab_size, observer
+        self.clock, self._vocabulary, self._observer = clock, sampled_vocabulary or config.vocab_size, observer
         self.version: int | None = None  # of the weights, as given to `update_weights`; in the events of tokens
         self.admitting = True  # False: no waiting request is admitted
-        self._pace = None if slowdown is None else PrefillPace(slowdown)
+        self.slowdown, self._pace = slowdown, None if slowdown is None else PrefillPace(slowdown)
         self._waiting: list[Request] = []  # in rank order
         self._running: list[Request] = []
         self._inboxes: dict[Request, deque[TokenEvent]] = {}
@@ -121,7 +121,7 @@ class ContinuousBatching:
             points=self.cache.points(len(prompt), options.cache_points),
             keep=options.keep,
             trace=RequestTrace() if params.trace else None,
-            expires=None if options.deadline is None else self._clock() + options.deadline,
+            expires=None if options.deadline is None else self.clock() + options.deadline,
         )
 
     def enter(self, request: Request) -> Request:
@@ -174,7 +174,7 @@ class ContinuousBatching:
             for chunk in chunks:
                 self._fail(chunk.request, f"the model cannot run: {self.runner.problem}")
             return
-        decoding, began = sum(chunk.wanted for chunk in chunks if chunk.wanted == chunk.count), self._clock()
+        decoding, began = sum(chunk.wanted for chunk in chunks if chunk.wanted == chunk.count), self.clock()
         groups = [[w for w in chunks if not w.request.suspect], *([w] for w in chunks if w.request.suspect)]
         errors = [self._compute(group) for group in groups if group]
         if None not in errors:
@@ -182,7 +182,7 @@ class ContinuousBatching:
         self.counts.steps += 1
         if self._pace is not None and all(error is None for error in errors):
             prompt = sum(chunk.count for chunk in chunks) - decoding
-            self._pace.stepped(decoding, prompt, self._clock() - began)
+            self._pace.stepped(decoding, prompt, self.clock() - began)
 
     def _compute(self, chunks: list[Chunk]) -> BaseException | None:
         """Run the model on several chunks. Returns the exception if there is one chunk; several chunks are put back,
@@ -260,7 +260,7 @@ class ContinuousBatching:
         insort(self._waiting, request, key=lambda r: r.view().rank)
 
     def _expire(self) -> None:
-        now = self._clock()
+        now = self.clock()
         for request in [r for r in self._running if r.failed is not None]:
             self._fail(request, request.failed or STEP_FAILED)
         late = [r for r in (*self._running, *self._waiting) if r.expires is not None and now >= r.expires]
@@ -328,7 +328,7 @@ class ContinuousBatching:
         if request.started is None:
             request.reused = min(request.cached, request.prompt_length)
             self.counts.reused_tokens += request.reused
-            request.started = self._clock()
+            request.started = self.clock()
         request.predicted = max(0, request.cached - 1)
         request.predicted_from = max(0, request.cached - self.config.sliding_window + 1)
         request.status = RequestStatus.RUNNING
@@ -409,7 +409,7 @@ class ContinuousBatching:
             return
         done, total = done or request.cached, request.prompt_length
         assert request.started is not None
-        fresh, seconds = done - request.reused, self._clock() - request.started
+        fresh, seconds = done - request.reused, self.clock() - request.started
         eta = seconds / fresh * (total - done) if fresh > 0 else None
         event = TokenEvent(None, progress=PromptProgress(done, total, request.reused, eta, seconds))
         self._events.append((request, event))

@@ -131,12 +131,13 @@ def lay_out(
 
 @dataclass(frozen=True, slots=True)
 class EngineWishes:
-    """Sizes of an engine that the caller wants; the cache decides how many sequences fit."""
+    """Sizes of an engine that the caller wants; the cache decides how many sequences fit. slowdown: as in Engine."""
 
     context: int = 131_072
     sequences: int = 64
     step_tokens: int = 4096
     snapshots: int = 64
+    slowdown: float | None = None
 
 
 def simulate(
@@ -157,7 +158,13 @@ def simulate(
         snapshots=wishes.snapshots,
     )
     sizes = EngineSizes(
-        context, cache.tokens, cache.sequences, wishes.step_tokens, "release", ReusePolicy(snapshots=cache.snapshots)
+        context,
+        cache.tokens,
+        cache.sequences,
+        wishes.step_tokens,
+        "release",
+        ReusePolicy(snapshots=cache.snapshots),
+        wishes.slowdown,
     )
     clock = SimulatedClock()
     times = Roofline(config, layout, assumed, min(1.0, scale / engines))

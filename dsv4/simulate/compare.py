@@ -100,6 +100,7 @@ def engine_like(engine: Engine) -> Engine:
         step_tokens=sizes.step_tokens,
         cache_dtype=sizes.cache_dtype,
         reuse=sizes.reuse,
+        slowdown=sizes.slowdown,
     )
 
 

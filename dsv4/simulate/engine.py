@@ -25,6 +25,7 @@ class EngineSizes:
     step_tokens: int
     cache_dtype: Mode
     reuse: ReusePolicy
+    slowdown: float | None = None
 
 
 class SimulatedEngine(ContinuousBatching):
@@ -50,6 +51,7 @@ class SimulatedEngine(ContinuousBatching):
             sampled_vocabulary=None,
             observer=None,
             clock=lambda: clock.now,
+            slowdown=sizes.slowdown,
         )
         self.ends = frozenset()  # answers have the length of the trace
 

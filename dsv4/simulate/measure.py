@@ -114,9 +114,10 @@ class TimedEngine:
         """Run a trace, whose lengths answers have, on a clock that moves by processor time; give control back after
         each step. timings: gets those of all requests."""
         clock, engine = SimulatedClock(), self.engine
-        ends, runner = engine.ends, engine.runner
+        ends, runner, wall = engine.ends, engine.runner, engine.clock
         seen = _SeenRunner(runner)
-        engine.ends, engine.runner = frozenset(), seen
+        # the limit of prompts (`slowdown`) then follows what the steps cost, and not what other programs took
+        engine.ends, engine.runner, engine.clock = frozenset(), seen, time.process_time
 
         def step() -> list[Emitted]:
             seen.steps.clear()
@@ -131,7 +132,7 @@ class TimedEngine:
         try:
             yield from Drive(engine, clock, step, users=users, timings=timings).steps(sessions)
         finally:
-            engine.ends, engine.runner = ends, runner
+            engine.ends, engine.runner, engine.clock = ends, runner, wall
             engine.cache.prefixes.clear()
 
 
@@ -205,4 +206,5 @@ def sizes_of(engine: Engine) -> EngineSizes:
         engine.step_tokens,
         store.spec.dtype,
         engine.cache.prefixes.policy,
+        engine.slowdown,
     )

@@ -56,7 +56,7 @@ ASKING_FLAGS = "mode data samples limit seed concurrency lengths since until max
 WORKLOAD_FLAGS = (
     "workload trace rate users requests input output shared turns tool delay speed max_ttft max_tpot max_e2e"
 )
-CLUSTER_FLAGS = "on hardware nodes tensor expert context sequences step_tokens price assume"
+CLUSTER_FLAGS = "on hardware nodes tensor expert context sequences step_tokens slowdown price assume"
 RUN_FLAGS = "folder held_out live track export threads steps device"
 SERVER_FLAGS = (
     "keys insecure any_model free_sampling free_calls requests body_limit drain ledger prices store store_days "

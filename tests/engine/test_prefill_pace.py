@@ -80,7 +80,7 @@ class SlowClock:
 
     def __init__(self, engine: Engine) -> None:
         self.now, self.prompts = 0.0, [0]
-        engine._clock = lambda: self.now
+        engine.clock = lambda: self.now
         inner = engine.runner.run
 
         def run(chunks):  # type: ignore[no-untyped-def]

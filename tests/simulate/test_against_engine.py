@@ -12,10 +12,11 @@ AGENTS = Workload("agent", input=120, output=40, shared=400, turns=4, tool=80)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("users", [1, 6])
-def test_within_fifteen_percent(users: int) -> None:
+@pytest.mark.parametrize(("users", "slowdown"), [(1, None), (6, None), (6, 2.0)])
+def test_within_fifteen_percent(users: int, slowdown: float | None) -> None:
     """Of the processor time of the real run, and so of its rates; hits are equal."""
-    model = load(ROOT / "models" / "nano", threads=1, sequences=8, context_length=3072, draft="none")
+    sizes = {"sequences": 8, "context_length": 3072, "slowdown": slowdown}
+    model = load(ROOT / "models" / "nano", threads=1, draft="none", **sizes)
     found = compare(model.engine, Offered(AGENTS, users=users, requests=48, seed=5), print)
     print("\n".join(found.lines()))
     assert found.simulated.hit_rate == found.real.hit_rate

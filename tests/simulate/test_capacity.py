@@ -140,6 +140,21 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "layer_seconds=2.5e-05" in said
 
 
+def test_a_prompt_slows_other_answers_as_much_as_the_server_lets_it(capsys: pytest.CaptureFixture[str]) -> None:
+    load = WorkloadFlags("fixed", rate=[20.0], requests=6, input=4_000, output=60)
+
+    def longest(**flags: Any) -> tuple[float, float]:
+        """The 99th percentile of the time between two tokens, and the mean to the first."""
+        simulate("flash", json=True, cluster=ClusterFlags(tensor=8, **flags), load=load)
+        engine = json.loads(capsys.readouterr().out)["capacities"][0]["engine"]
+        return engine["itl"]["p99"], engine["ttft"]["mean"]
+
+    limited, free = longest(), longest(slowdown=0.0)
+    assert longest(slowdown=2.0) == limited, "as the server has it"
+    assert limited[0] < free[0] / 2
+    assert limited[1] > free[1]
+
+
 def test_requests_of_a_trace_are_its_first_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "trace.jsonl"
     rows = ({"timestamp": 100 * n, "input_length": 20, "output_length": 4, "hash_ids": []} for n in range(100))
@@ -162,6 +177,7 @@ def test_requests_of_a_trace_are_its_first_ones(tmp_path: Path, capsys: pytest.C
     [
         ({"cluster": ClusterFlags(on="abacus")}, "--on must be one of b200, .*got 'abacus'"),
         ({"cluster": ClusterFlags(nodes=[0])}, "--nodes must be at least 1, got 0"),
+        ({"cluster": ClusterFlags(slowdown=0.5)}, "--slowdown must be more than 1, or 0 for no limit, got 0.5"),
         ({"cluster": ClusterFlags(price=0.0)}, "--price must be more than 0"),
         ({"cluster": ClusterFlags(assume=["speed=1"])}, "--assume must be NAME=NUMBER with a name of compute"),
         ({"cluster": ClusterFlags(assume=["compute=2"])}, r"--compute must be in \(0, 1\]|compute must be in"),

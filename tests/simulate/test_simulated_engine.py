@@ -31,7 +31,7 @@ class StepsOfTokens:
 def real(engine: Engine, sessions: Sequence[Session], users: int | None) -> tuple[list[Timing], list[StepShape]]:
     """The real engine on the same clock."""
     clock, times = SimulatedClock(), StepsOfTokens()
-    engine.ends, run = frozenset(), engine.runner.run
+    engine.ends, engine.clock, run = frozenset(), lambda: clock.now, engine.runner.run
 
     def counted(chunks):  # type: ignore[no-untyped-def]
         clock.now += times.seconds(StepShape.of(chunks))
@@ -48,6 +48,7 @@ def real(engine: Engine, sessions: Sequence[Session], users: int | None) -> tupl
 AGENTS = Workload("agent", input=40, output=6, shared=150, turns=3, tool=20, delay=2.0)
 
 
+@pytest.mark.parametrize("slowdown", [None, 1.2])
 @pytest.mark.parametrize(
     ("sessions", "users", "pages"),
     [
@@ -57,16 +58,20 @@ AGENTS = Workload("agent", input=40, output=6, shared=150, turns=3, tool=20, del
         (Workload(input=300, output=230).sessions(4, "d"), 4, 4),  # too few pages: requests are preempted
     ],
 )
-def test_steps_are_those_of_the_engine(sessions: list[Session], users: int | None, pages: int) -> None:
+def test_steps_are_those_of_the_engine(
+    sessions: list[Session], users: int | None, pages: int, slowdown: float | None
+) -> None:
     reuse = ReusePolicy(snapshots=6)
     options = {"context_length": 1024, "cache_tokens": 256 * pages, "sequences": 3, "step_tokens": 64, "reuse": reuse}
-    engine = Engine(tiny_model(tiny_config(vocab_size=997)), **options)  # type: ignore[arg-type]
+    engine = Engine(tiny_model(tiny_config(vocab_size=997)), slowdown=slowdown, **options)  # type: ignore[arg-type]
     expected, steps = real(engine, sessions, users)
     clock, times = SimulatedClock(), StepsOfTokens()
     simulated = SimulatedEngine(engine.config, sizes_of(engine), times, clock)
     found = simulated.drive(clock, users=users).run(sessions)
     assert times.shapes == steps
     assert found == expected
+    limited = [step.tokens for step in steps if any(p.rows == p.count for p in step.parts)]
+    assert slowdown is None or max(limited) < 64, "steps with answers are not filled with prompts"
     assert simulated.counts.preempted == engine.counts.preempted
     assert (simulated.counts.preempted > 0) == (pages == 4)
     assert sum(timing.cached or 0 for timing in found) > 0 or pages == 4
