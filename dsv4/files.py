@@ -19,7 +19,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        beside = isinstance(error.filename, str) and Path(error.filename).name.startswith(f".{path.name}.")
+        name = Path(error.filename).name if isinstance(error.filename, str) else ""
+        beside = name.startswith(f".{path.name}.") or name == f"{path.name}.tmp"
         if error.errno is None or (error.filename is not None and not beside):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv4.files import whole_folder
+from dsv4.files import whole_folder, write_whole
 
 
 def fill(folder: Path, text: str) -> None:
@@ -53,3 +53,10 @@ def test_a_process_killed_between_two_renames_loses_nothing(tmp_path: Path) -> N
         fill(folder, "newer")
     assert (tmp_path / "model" / "part").read_text() == "newer"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "no" / "x.gguf"
+    with pytest.raises(OSError, match="No such file") as failed:
+        write_whole(file, lambda out: out.write(b""))
+    assert failed.value.filename == str(file)

@@ -187,8 +187,9 @@ def _run(targets: "list[BenchTarget]", settings: "BenchSettings") -> "BenchRepor
 
 def _write(found: "BenchReport", report: Path | None, json: Path | None) -> None:
     from dsv4.bench.serving.page import page
+    from dsv4.cli.flags import write_files
 
-    if report is not None:
-        report.write_text(page(found), encoding="utf-8")
-    if json is not None:
-        json.write_text(json_format.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    def data() -> str:
+        return json_format.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n"
+
+    write_files((report, lambda: page(found)), (json, data))

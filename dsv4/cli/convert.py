@@ -45,7 +45,7 @@ def convert(
     """
     from dsv4.cli.flags import naming_arguments
 
-    if dst.suffix.lower() == ".gguf":
+    if dst.name.lower().endswith(".gguf"):  # a name that is only the ending has no suffix
         if requantize:
             raise ValueError("--requantize is for FP8 experts of a folder; a .gguf file has none")
         with naming_arguments():

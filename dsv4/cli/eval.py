@@ -156,16 +156,14 @@ def _local(named_folder: str, model: str, concurrency: int) -> Iterator[_Subject
     from contextlib import ExitStack
 
     from dsv4.cli.flags import to_stderr
-    from dsv4.cli.folders import model_folder
+    from dsv4.cli.folders import served_folder
     from dsv4.cli.server_flags import KEYS_VARIABLE
     from dsv4.encoding import Tokenizer
     from dsv4.verify.endpoint import Endpoint
     from dsv4.verify.own_server import own_server
     from dsv4.verify.survey import named
 
-    folder = model_folder(Path(named_folder))
-    if not folder.is_dir():
-        raise ValueError(f"TARGET must be http://HOST:PORT, a model folder or its name, got {named_folder!r}")
+    folder = served_folder(named_folder)
     tokenizer = Tokenizer.load(folder)
     with ExitStack() as stack:
 
@@ -282,12 +280,12 @@ def finish(
         facts=facts,
         against=outcome.compare,
     )
+    for line in lines(result):
+        print(printable(line))
     text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
     write_whole(folder.folder / RESULT, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
     html = page(result, folder.answers)
     write_whole(folder.folder / REPORT, lambda file: file.write(html.encode("utf-8", "replace")))
-    for line in lines(result):
-        print(printable(line))
     print(f"report: {folder.folder / REPORT}")
     if result["missing"]:
         print(printable(_kept(plan, folder)))

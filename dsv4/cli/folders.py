@@ -12,3 +12,11 @@ def recipe_folder(named: str) -> str:
     returned as it is written. Raises FileNotFoundError for the name of a model that was not pulled."""
     found = model_folder(named)
     return named if found == Path(named) else str(found)
+
+
+def served_folder(target: str) -> Path:
+    """The folder of a TARGET that is no URL, which a command serves meanwhile. Raises ValueError for a file."""
+    folder = model_folder(Path(target))
+    if not folder.is_dir():
+        raise ValueError(f"TARGET must be http://HOST:PORT, a model folder or its name, got {target!r}")
+    return folder

@@ -67,8 +67,9 @@ def verify(
     settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds)
     found = _run(target, model, settings, record)
     if found is not None:
-        _write(found, report, json)
         _tell(found)
+        sys.stdout.flush()
+        _write(found, report, json)
         sys.exit(found.exit_code)
 
 
@@ -87,7 +88,7 @@ def _check_names(dialect: str | None, report: Path | None, json: Path | None, re
 def _run(target: str, model: str, settings: "Settings", record: Path | None) -> "Report | None":
     """The report; None if fixtures were recorded instead. Exits with NOT_RUN where the endpoint cannot be used."""
     from dsv4.cli.flags import to_stderr
-    from dsv4.verify.endpoint import RefusedError, UnreachableError
+    from dsv4.verify.endpoint import RefusedError, TimeUp, UnreachableError
     from dsv4.verify.own_server import NotStartedError
 
     try:
@@ -98,6 +99,9 @@ def _run(target: str, model: str, settings: "Settings", record: Path | None) -> 
             return None
     except (RefusedError, UnreachableError) as error:
         to_stderr(f"dsv4: {target} cannot be checked: {error}")
+        sys.exit(NOT_RUN)
+    except TimeUp:
+        to_stderr(f"dsv4: {target} cannot be checked: it did not tell what it can do within --minutes")
         sys.exit(NOT_RUN)
     except NotStartedError as error:
         for line in f"dsv4: {target} cannot be checked: {error}".splitlines():
@@ -114,11 +118,11 @@ def _endpoint(target: str, model: str) -> "Iterator[Endpoint]":
     if "://" in target:
         yield Endpoint.from_environment(target, model)
         return
-    from dsv4.cli.folders import model_folder
+    from dsv4.cli.folders import served_folder
     from dsv4.cli.server_flags import KEYS_VARIABLE
     from dsv4.verify.own_server import own_server
 
-    folder = model_folder(Path(target))
+    folder = served_folder(target)
     to_stderr(f"serving {folder} on this machine")
     # with the user's keys the server would refuse the checks, which have none
     with own_server(folder, hidden=[KEYS_VARIABLE]) as url:
@@ -149,12 +153,13 @@ def _record(endpoint: "Endpoint", file: Path) -> None:
 def _write(found: "Report", report: Path | None, json: Path | None) -> None:
     import json as json_format
 
+    from dsv4.cli.flags import write_files
     from dsv4.verify.page import page
 
-    if report is not None:
-        report.write_text(page(found), encoding="utf-8")
-    if json is not None:
-        json.write_text(json_format.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    def data() -> str:
+        return json_format.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n"
+
+    write_files((report, lambda: page(found)), (json, data))
 
 
 def _tell(found: "Report") -> None:

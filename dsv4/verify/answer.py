@@ -3,7 +3,10 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeGuard
+
+LARGEST = 1e300  # of a number that is taken for one: JSON's NaN, infinities and integers beyond floats are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Answer:
         value: Any = self.usage
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return value if _is_count(value) else None
 
 
 def answer_of(value: Mapping[str, Any]) -> Answer:
@@ -70,13 +73,13 @@ def answer_of(value: Mapping[str, Any]) -> Answer:
     problems = [] if choice else ["the answer has no choice"]
     if choice and message.get("role") != "assistant":
         problems.append(f"the role of the message is {message.get('role')!r}, not 'assistant'")
-    calls = [_mapping(call) for call in message.get("tool_calls") or ()]
+    calls = [_mapping(call) for call in _list(message.get("tool_calls"))]
     problems += [f"call {i} has type {call.get('type')!r}" for i, call in enumerate(calls) if _kind_is_wrong(call)]
     return Answer(
         _text(message.get("content")),
         _reasoning(message),
         tuple(_call(call) for call in calls),
-        choice.get("finish_reason"),
+        _finish(choice),
         _mapping(value.get("usage")),
         _scored(choice),
         problems=tuple(problems),
@@ -87,16 +90,14 @@ def completion_of(value: Mapping[str, Any]) -> Answer:
     """A `text_completion`. Never raises."""
     choice = _first(value)
     scores = _mapping(choice.get("logprobs"))
-    texts, values, tops = (scores.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
-    ids = tuple(choice.get("token_ids") or ())
-    tokens = tuple(
-        Scored(str(text).encode(), _number(values, i), _ordered(_mapping(tops[i]) if i < len(tops) else {}))
-        for i, text in enumerate(texts)
-    )
+    texts, values, tops = (_list(scores.get(name)) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    ids = tuple(i for i in _list(choice.get("token_ids")) if _is_count(i))
+    rows = zip_longest(texts, values[: len(texts)], tops[: len(texts)])
+    tokens = tuple(Scored(_bytes(str(text)), _number(value), _ordered(_mapping(top))) for text, value, top in rows)
     if len(ids) == len(tokens):
         tokens = tuple(Scored(t.data, t.logprob, t.top, token) for t, token in zip(tokens, ids, strict=True))
     usage = _mapping(value.get("usage"))
-    return Answer(_text(choice.get("text")), "", (), choice.get("finish_reason"), usage, tokens, ids)
+    return Answer(_text(choice.get("text")), "", (), _finish(choice), usage, tokens, ids)
 
 
 def merge(events: Iterable[str]) -> Answer:
@@ -111,7 +112,8 @@ class StreamedAnswer:
     """A stream of `chat.completion.chunk`s so far. Never raises for what they hold."""
 
     def __init__(self) -> None:
-        self.content, self.reasoning, self.finish = "", "", None
+        self.content, self.reasoning = "", ""
+        self.finish: str | None = None
         self.calls: dict[int, dict[str, str]] = {}
         self.usage: Mapping[str, Any] = {}
         self.tokens: list[Scored] = []
@@ -128,19 +130,19 @@ class StreamedAnswer:
             return
         try:
             chunk = _mapping(json.loads(data))
-        except ValueError:
+        except (ValueError, RecursionError):
             self._wrong(f"an event is no JSON: {data[:80]!r}")
             return
         if "error" in chunk:
             self._wrong(f"the stream has an error: {json.dumps(chunk['error'])[:200]}")
-        self.ids.add(chunk.get("id"))
+        self.ids.add(json.dumps(chunk.get("id")))
         self.usage = _mapping(chunk.get("usage")) or self.usage
         if chunk.get("choices"):
             self._take_choice(_first(chunk))
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
         delta = _mapping(choice.get("delta"))
-        text, thought, calls = _text(delta.get("content")), _reasoning(delta), delta.get("tool_calls") or ()
+        text, thought, calls = _text(delta.get("content")), _reasoning(delta), _list(delta.get("tool_calls"))
         if self.finish is not None and (text or thought or calls):
             self._wrong("text follows the finish reason")
         if thought and (self.content or self.calls):
@@ -153,11 +155,11 @@ class StreamedAnswer:
         if choice.get("finish_reason") is not None:
             if self.finish is not None:
                 self._wrong("two chunks have a finish reason")
-            self.finish = choice["finish_reason"]
+            self.finish = _finish(choice)
 
     def _take_call(self, delta: Mapping[str, Any]) -> None:
         index = delta.get("index")
-        if not isinstance(index, int):
+        if not _is_count(index):
             self._wrong("a part of a call has no index")
             index = len(self.calls)
         function = _mapping(delta.get("function"))
@@ -167,7 +169,7 @@ class StreamedAnswer:
                 self._wrong(f"call {index} has type {delta.get('type')!r}")
         call = self.calls[index]
         for name, value in (("id", delta.get("id")), ("name", function.get("name"))):
-            if value and call[name] and value != call[name]:
+            if _text(value) and call[name] and value != call[name]:
                 self._wrong(f"call {index} changes its {name}")
             call[name] = call[name] or _text(value)
         call["arguments"] += _text(function.get("arguments"))
@@ -205,17 +207,17 @@ def _reasoning(fields: Mapping[str, Any]) -> str:
 
 
 def _scored(choice: Mapping[str, Any]) -> tuple[Scored, ...]:
-    entries = _mapping(choice.get("logprobs")).get("content") or ()
+    entries = _list(_mapping(choice.get("logprobs")).get("content"))
     return tuple(
-        Scored(*_token(entry), tuple(_token(_mapping(top)) for top in entry.get("top_logprobs") or ()))
+        Scored(*_token(entry), tuple(_token(_mapping(top)) for top in _list(entry.get("top_logprobs"))))
         for entry in map(_mapping, entries)
     )
 
 
 def _token(entry: Mapping[str, Any]) -> tuple[bytes, float]:
     data = entry.get("bytes")
-    raw = bytes(data) if isinstance(data, list) else _text(entry.get("token")).encode()
-    return raw, float(entry.get("logprob") or 0.0)
+    known = isinstance(data, list) and all(_is_count(one) and 0 <= one < 256 for one in data)
+    return bytes(data) if known else _bytes(_text(entry.get("token"))), _number(entry.get("logprob"))
 
 
 def _first(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -224,11 +226,32 @@ def _first(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _ordered(top: Mapping[str, Any]) -> tuple[tuple[bytes, float], ...]:
-    return tuple(sorted(((text.encode(), float(value)) for text, value in top.items()), key=lambda pair: -pair[1]))
+    return tuple(sorted(((_bytes(text), _number(value)) for text, value in top.items()), key=lambda pair: -pair[1]))
 
 
-def _number(values: list[Any], index: int) -> float:
-    return float(values[index]) if index < len(values) and values[index] is not None else 0.0
+def _finish(choice: Mapping[str, Any]) -> str | None:
+    """The finish reason; what is no text is shown as it came."""
+    value = choice.get("finish_reason")
+    return value if value is None or isinstance(value, str) else repr(value)
+
+
+def _number(value: Any) -> float:
+    """A log-probability; 0, which no token with an alternative has, for what is no number."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    return float(value) if known else 0.0
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; half of a surrogate pair, which JSON can name, becomes a question mark."""
+    return text.encode(errors="replace")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

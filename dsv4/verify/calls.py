@@ -16,7 +16,7 @@ from typing import Any
 from dsv4.verify.answer import Answer, Call
 from dsv4.verify.endpoint import RefusedError
 from dsv4.verify.markup import leak
-from dsv4.verify.model_text import ModelText, model_text, parsed_object
+from dsv4.verify.model_text import ModelText, UnknownTextError, model_text, parsed_object
 from dsv4.verify.probe import NotPossible, Probe, difference, near_tie
 from dsv4.verify.questions import Question, questions
 from dsv4.verify.schema import misfit
@@ -117,8 +117,10 @@ class _Blame:
         if "tool_choice" in self.body or "parallel_tool_calls" in self.body:
             return False
         wrote = self._wrote
-        if wrote is None:
-            self.probe.skip("whose mistakes wrong calls are: the endpoint does not show what the model wrote")
+        if isinstance(wrote, UnknownTextError):
+            self.probe.skip(
+                f"whether the model or the server is to blame for a wrong call, which counts as the server's: {wrote}"
+            )
             return False
         if not wrote.error and not written(wrote):
             return False
@@ -127,9 +129,12 @@ class _Blame:
         return True
 
     @cached_property
-    def _wrote(self) -> ModelText | None:
+    def _wrote(self) -> ModelText | UnknownTextError:
         body = {name: value for name, value in self.body.items() if name != "stream"}
-        return model_text(self.probe, body, self.answer)
+        try:
+            return model_text(self.probe, body, self.answer)
+        except UnknownTextError as error:
+            return error
 
 
 def _judge_call(blame: _Blame, question: Question, call: Call, *, strict: bool) -> None:

@@ -9,6 +9,7 @@ Tokens are bytes, so that a file does not depend on ids and may cut characters. 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +30,15 @@ class Fixture:
 def read_fixtures(file: Path) -> list[Fixture]:
     """All fixtures of a file. Raises OSError, and ValueError naming the line that is no fixture."""
     found: list[Fixture] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # NOTE: not by splitlines, which also cuts at line separators within JSON texts
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             raw = json.loads(line)
             tokens = tuple(_token(token) for token in raw["tokens"])
             messages = tuple(dict(message) for message in raw["messages"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{file}, line {number}: no fixture ({type(error).__name__}: {error})") from None
         if not tokens or not messages:
             raise ValueError(f"{file}, line {number}: a fixture needs messages and tokens")
@@ -63,8 +65,15 @@ def text_of(tokens: Sequence[Scored]) -> str | None:
 
 
 def _token(raw: Mapping[str, Any]) -> Scored:
-    top = tuple((bytes(other["bytes"]), float(other["logprob"])) for other in raw.get("top", ()))
-    return Scored(bytes(raw["bytes"]), float(raw["logprob"]), top)
+    top = tuple((bytes(other["bytes"]), _logprob(other)) for other in raw.get("top", ()))
+    return Scored(bytes(raw["bytes"]), _logprob(raw), top)
+
+
+def _logprob(raw: Mapping[str, Any]) -> float:
+    value = float(raw["logprob"])
+    if not math.isfinite(value):
+        raise ValueError(f"logprob must be a finite number, got {value}")
+    return value
 
 
 def _entry(data: bytes, logprob: float) -> dict[str, Any]:

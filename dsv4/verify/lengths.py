@@ -7,8 +7,8 @@ Lengths cover every residue of 4 (entries of compressed sparse attention) and of
 the window), since faults hide at these borders.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dsv4.verify.answer import Answer, Scored
@@ -20,6 +20,7 @@ from dsv4.verify.texts import words
 QUESTION = "Does each prompt length give the token that decoding gave there, cold and after a prefix hit?"
 PERIODS = (4, 128)
 SAMPLED = 5  # tokens after each prompt: their places cover every residue of 4
+MORE = 48  # prompts for lengths that are missing because answers ended early
 ENOUGH = 12  # faults, after which further lengths tell nothing new
 COMPLETIONS = "/v1/completions"
 
@@ -69,45 +70,71 @@ def check(probe: Probe) -> None:
     """Run the check. Raises NotPossible for an endpoint that neither completes texts nor continues a message."""
     writer = Writer(probe, _kind(probe))
     source = _source(probe, writer)
-    lengths: set[int] = set()
-    compared = hits = 0
-    for begin in begins(len(source)):
+    compared = _Compared()
+    # in text residues are missing because texts become other tokens, which further prompts do as well
+    for begin in begins(len(source), compared, MORE if writer.kind == "ids" else 0):
         if sum(found.times for found in probe.result.findings) >= ENOUGH:
             probe.skip(f"prompts from {begin} tokens on: {ENOUGH} faults were enough")
             break
-        base = source[:begin]
-        body = writer.body(base, (), SAMPLED, f"verify-{begin}")
-        cold = writer.ask(body)
-        _check_hit(writer, body, cold)
-        pieces = writer.pieces(cold)
-        length = cold.count("prompt_tokens")
-        for known in range(1, len(pieces)):
-            body = writer.body(base, pieces[:known], 1, f"verify-{begin}-{known}")
-            answer = writer.ask(body)
-            if length is not None and answer.count("prompt_tokens") != length + known:
-                # in text, what was sampled may become other tokens; in ids it may not
-                if writer.kind == "ids":
-                    expected = f"{length + known} prompt tokens for {begin + known} ids"
-                    probe.fault("prompt-count", expected, answer.usage, body, path=writer.path)
-                continue
-            compared += 1
-            lengths.add(begin + known if length is None else length + known)
-            hits += bool(answer.count("prompt_tokens_details.cached_tokens"))
-            _compare(writer, body, answer, cold.tokens[known], pieces[known])
-    if not compared:
+        _compare_after(writer, source[:begin], compared)
+    if not compared.tokens:
         raise NotPossible("no token could be compared: answers end at once, or their tokens change as text")
-    probe.measure("compared", compared, f"tokens compared, prompts as {writer.kind}")
+    probe.measure("compared", compared.tokens, f"tokens compared, prompts as {writer.kind}")
     for period in PERIODS:
-        residues = len({length % period for length in lengths})
+        residues = len({length % period for length in compared.lengths})
         probe.measure(f"residues-{period}", residues, f"prompt lengths modulo {period} that were compared, of {period}")
-    probe.measure("not-cold", hits, "of these prompts, those that the endpoint had cached although their user was new")
+    told = "of these prompts, those that the endpoint had cached although their user was new"
+    probe.measure("not-cold", compared.hits, told)
 
 
-def begins(longest: int) -> list[int]:
-    """Lengths of the prompts, the borders first: around 4, 128 and multiples, then every fourth of a whole period."""
-    borders = [2, 3, 124, 126, 252, 254, 510]
-    period = list(range(260, 260 + 128, 4))
-    return [begin for begin in (*borders, *period) if begin <= longest]
+@dataclass(slots=True)
+class _Compared:
+    """What was compared so far. lengths: of prompts, as the endpoint counts them. beyond: tokens of a prompt that are
+    none of its pieces. hits: prompts that the endpoint had cached."""
+
+    tokens: int = 0
+    hits: int = 0
+    beyond: int = 0
+    lengths: set[int] = field(default_factory=set)
+
+    def has(self, length: int) -> bool:
+        """Whether a length with this residue was compared."""
+        return any((length - known) % PERIODS[-1] == 0 for known in self.lengths)
+
+
+def begins(longest: int, compared: _Compared, more: int) -> Iterator[int]:
+    """Numbers of pieces, the borders first: around 4, 128 and multiples, every fourth of a whole period, then up to
+    `more` of another period whose residues are still missing, because answers ended early."""
+    period = PERIODS[-1]
+    yield from (begin for begin in (2, 3, 124, 126, 252, 254, 510, *range(260, 260 + period, 4)) if begin <= longest)
+    for begin in range(260 + period, min(longest, 260 + 2 * period)):
+        if more and not compared.has(begin + compared.beyond + 1):
+            more -= 1
+            yield begin
+
+
+def _compare_after(writer: Writer, base: Sequence[Piece], compared: _Compared) -> None:
+    """Sample a few tokens after one prompt, and ask for each of them again after the ones before it."""
+    begin, probe = len(base), writer.probe
+    body = writer.body(base, (), SAMPLED, f"verify-{begin}")
+    cold = writer.ask(body)
+    _check_hit(writer, body, cold)
+    pieces = writer.pieces(cold)
+    length = cold.count("prompt_tokens")
+    compared.beyond = 0 if length is None else length - begin
+    for known in range(1, min(len(pieces), len(cold.tokens))):
+        body = writer.body(base, pieces[:known], 1, f"verify-{begin}-{known}")
+        answer = writer.ask(body)
+        if length is not None and answer.count("prompt_tokens") != length + known:
+            # in text, what was sampled may become other tokens; in ids it may not
+            if writer.kind == "ids":
+                expected = f"{length + known} prompt tokens for {begin + known} ids"
+                probe.fault("prompt-count", expected, answer.usage, body, path=writer.path)
+            continue
+        compared.tokens += 1
+        compared.lengths.add(begin + known if length is None else length + known)
+        compared.hits += bool(answer.count("prompt_tokens_details.cached_tokens"))
+        _compare(writer, body, answer, cold.tokens[known], pieces[known])
 
 
 def _check_hit(writer: Writer, body: Body, cold: Answer) -> None:

@@ -17,6 +17,10 @@ from dsv4.verify.probe import Probe
 from dsv4.verify.survey import GREEDY, id_text, prompt_ids
 
 
+class UnknownTextError(Exception):
+    """Nobody can tell what the model wrote. The message says why, as a part of a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelText:
     """text: with control tokens. error: why the release's parser refuses it; "" = it does not. calls: names and
@@ -37,14 +41,14 @@ class ModelText:
         return [values[name] for values in objects if values is not None and name in values]
 
 
-def model_text(probe: Probe, body: Mapping[str, Any], answer: Answer) -> ModelText | None:
-    """The text of which the endpoint made `answer`. None where it does not show it, or where the text completion is as
-    long as another answer: then it is not this text."""
+def model_text(probe: Probe, body: Mapping[str, Any], answer: Answer) -> ModelText:
+    """The text of which the endpoint made `answer`. Raises UnknownTextError where the endpoint lacks what that takes,
+    or where its text completion is of another length than the answer: then it is not this text."""
     if not probe.able.ids:
-        return None
+        raise UnknownTextError("the endpoint has no text completions that take and tell token ids")
     ids = prompt_ids(probe.endpoint, body)
     if not ids:
-        return None
+        raise UnknownTextError("the endpoint does not tell the ids of a prompt with tools")
     probe.check_time()
     thinking = body.get("thinking", {}).get("type") == "enabled"
     # an endpoint that sets the temperature of reasoning itself sets its own here too
@@ -52,18 +56,20 @@ def model_text(probe: Probe, body: Mapping[str, Any], answer: Answer) -> ModelTe
     asked = {"prompt": ids, "max_tokens": body["max_tokens"], **sampling, "return_token_ids": True}
     try:
         again = probe.endpoint.completion(asked)
-    except RefusedError:
-        return None
+    except RefusedError as error:
+        raise UnknownTextError(f"the endpoint refuses to continue the ids of the prompt ({error})") from None
     text = id_text(probe.endpoint, again.ids)
-    if not text or again.count("completion_tokens") != answer.count("completion_tokens"):
-        return None
+    if not text:
+        raise UnknownTextError("the endpoint does not turn ids into text (/detokenize)")
+    if again.count("completion_tokens") != answer.count("completion_tokens"):
+        raise UnknownTextError("a text completion of its prompt has another number of tokens, so it is another text")
     return read(text, probe.settings.dialect or probe.able.dialect, thinking=thinking)
 
 
-def read(text: str, dialect: str, *, thinking: bool) -> ModelText | None:
-    """A text as the release's parser understands it; None for a dialect that is not known."""
+def read(text: str, dialect: str, *, thinking: bool) -> ModelText:
+    """A text as the release's parser understands it. Raises UnknownTextError for a dialect that is not known."""
     if dialect not in DIALECTS:
-        return None
+        raise UnknownTextError("the dialect of the endpoint is not known (--dialect)")
     try:
         mode = "thinking" if thinking else "chat"
         message = parse_message_from_completion_text(text, mode, dialect=DIALECTS[dialect])

@@ -1,6 +1,5 @@
 """What a check works with: the endpoint, what it can do, the time that is left, and where findings go."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,23 +16,18 @@ TIE = 0.25
 LONGEST = 400  # characters of what is shown
 
 
-class TimeUp(Exception):
-    """The time of the run is over."""
-
-
 class NotPossible(Exception):
     """The endpoint lacks what a whole check needs."""
 
 
 @dataclass(slots=True)
 class Probe:
-    """The hands of one check. until: on the clock of time.monotonic. say: shows a line of progress."""
+    """The hands of one check. say: shows a line of progress."""
 
     endpoint: Endpoint
     able: Abilities
     settings: Settings
     result: CheckResult
-    until: float
     say: Callable[[str], None]
 
     def ask(self, body: Mapping[str, Any]) -> Answer:
@@ -57,8 +51,7 @@ class Probe:
 
     def check_time(self) -> None:
         """Raise TimeUp when the time of the run is over."""
-        if time.monotonic() > self.until:
-            raise TimeUp
+        self.endpoint.check_time()
 
     def fault(
         self, code: str, expected: object, got: object, body: Mapping[str, Any], *, path: str = CHAT, tie: bool = False

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from dsv4.verify import batches, calls, fixtures, lengths, rendering, surface
-from dsv4.verify.endpoint import Endpoint, RefusedError, UnreachableError
+from dsv4.verify.endpoint import Endpoint, RefusedError, TimeUp, UnreachableError
 from dsv4.verify.findings import CheckResult, Finding, Outcome, Report, Severity
-from dsv4.verify.probe import NotPossible, Probe, TimeUp
+from dsv4.verify.probe import NotPossible, Probe
 from dsv4.verify.settings import Settings
 from dsv4.verify.survey import survey
 
@@ -23,8 +23,8 @@ _CHECKS: dict[str, tuple[str, Callable[[Probe], None]]] = {
 
 def verify(endpoint: Endpoint, settings: Settings, say: Callable[[str], None] = lambda line: None) -> Report:
     """Check an endpoint. say: shows lines of progress. Raises UnreachableError, and RefusedError if the endpoint does
-    not answer a plain chat completion: then nothing can be checked."""
-    began, until = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic() + settings.seconds
+    not answer a plain chat completion: then nothing can be checked. Raises TimeUp if the time is over by then."""
+    began, endpoint.until = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic() + settings.seconds
     able = survey(endpoint)
     report = Report(endpoint.url, able.model, began, able.told())
     say(f"{endpoint.url}: model {able.model or 'not named'}, {len(settings.chosen())} checks")
@@ -33,7 +33,7 @@ def verify(endpoint: Endpoint, settings: Settings, say: Callable[[str], None] = 
         result = CheckResult(name, question)
         report.results.append(result)
         say(f"{name}: {question}")
-        _run(check, Probe(endpoint, able, settings, result, until, say))
+        _run(check, Probe(endpoint, able, settings, result, say))
         say(f"  {result.outcome.value}: {result.requests} requests, {result.seconds:.1f} s")
     return report
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dsv4.workload.timing import ServiceLimits
 from dsv4.workload.trace import PromptBlock, TraceRequest, sessions_of, write_trace
 from tests.conftest import ROOT
 from tests.server.conftest import Server, listening
+from tests.verify.raw_server import STREAM, drips, raw_server
 
 
 class Watched(StubGenerator):
@@ -193,11 +195,19 @@ def test_short_answers_and_errors_are_counted(tokenizer: Tokenizer, words: list[
 )
 def test_an_event_of_another_form_is_an_error_of_the_server(event: str) -> None:
     class Odd(Endpoint):
-        def events(self, body: Any) -> Iterator[str]:
+        def events(self, body: Any, until: float = math.inf) -> Iterator[str]:
             yield event
 
     timing = BenchTarget(Odd("http://127.0.0.1:9"), "odd").ask([], 4, 0.0, math.inf)
     assert timing.error == "an event is no part of a chat completion"
+
+
+def test_a_stream_of_comments_is_cut_in_time() -> None:
+    with raw_server(drips(STREAM, b": still here\n\n")) as url:
+        began = time.monotonic()
+        timing = BenchTarget(Endpoint(url), "odd").ask([], 4, 0.0, began + 0.2)
+        assert timing.unfinished
+        assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("load", [LoadLevel(users=2), LoadLevel(rate=50.0)])

@@ -111,13 +111,29 @@ def test_faults_are_found_beside_mistakes_of_the_model(server: PretendServer, na
     assert fault.found in names(report)
 
 
-def test_an_endpoint_that_does_not_show_the_models_text(server: PretendServer) -> None:
-    """Nobody can tell whose mistake it was: it is a fault, and the report says so."""
+@pytest.mark.parametrize(
+    ("lack", "reason"),
+    [
+        ("ids", "the endpoint has no text completions that take and tell token ids"),
+        ("a completion of this length", "another number of tokens"),
+    ],
+)
+def test_where_nobody_knows_what_the_model_wrote(server: PretendServer, lack: str, reason: str) -> None:
+    """A wrong call is a fault of the server then, and the report says why it could not be told."""
     server.model.block = lambda *calls: MISTAKES["markup in an argument"](block(*calls))
-    plant(server, Fault("no ids", "", whole=without_ids))
+    plant(server, Fault("no text", "", whole=without_ids if lack == "ids" else longer_completion))
     report = verified(server, only=("calls",))
     assert "calls.markup-leak" in names(report)
-    assert any("whose mistakes" in text for text in report.results[0].skipped)
+    [told] = report.results[0].skipped
+    assert told.startswith("whether the model or the server is to blame for a wrong call, which counts as the server's")
+    assert reason in told
+
+
+def longer_completion(value: dict[str, Any]) -> dict[str, Any]:
+    """A text completion with more tokens than it has."""
+    if value.get("object") == "text_completion":
+        value["usage"]["completion_tokens"] += 1
+    return value
 
 
 def without_ids(value: dict[str, Any]) -> dict[str, Any]:

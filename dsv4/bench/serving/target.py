@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsv4.bench.serving.text import TokenCount, block_text
-from dsv4.verify.endpoint import Endpoint, RefusedError, UnreachableError, error_text
+from dsv4.verify.endpoint import Endpoint, RefusedError, TimeUp, UnreachableError, error_text
 from dsv4.verify.survey import QUIET, list_models, user
 from dsv4.workload.timing import Timing
 
@@ -84,12 +84,10 @@ class BenchTarget:
         timing = Timing(due or sent, sent, wanted=tokens)
         body = {"messages": list(conversation), "max_tokens": tokens, "stream": True, **self.fields}
         try:
-            for data in self.endpoint.events(body):
-                now = time.monotonic()
-                _take(timing, data, now, said)
-                if now > until and data != "[DONE]":
-                    timing.unfinished = True
-                    break
+            for data in self.endpoint.events(body, until):
+                _take(timing, data, time.monotonic(), said)
+        except TimeUp:
+            timing.unfinished = True
         except RefusedError as error:
             timing.error = f"status {error.status}"
         except UnreachableError:
@@ -106,7 +104,7 @@ def _take(timing: Timing, data: str, now: float, said: list[str] | None) -> None
         return
     try:
         chunk = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         timing.error = timing.error or "an event is no JSON"
         return
     if not isinstance(chunk, dict):
