@@ -14,6 +14,9 @@ with needs_extra():
     import httpx
 
 
+_SHOWN = 200  # characters of what is no stream
+
+
 def switches(mode: Mode) -> dict[str, Any]:
     """The fields of a request that choose a mode, in the spellings of all servers."""
     return dict(QUIET) if mode is Mode.NON_THINK else thinking(mode.value)
@@ -43,9 +46,16 @@ class Client:
             async with self._http.stream("POST", url, json=self.endpoint.streaming(body)) as response:
                 if response.status_code != 200:
                     raise RefusedError(response.status_code, error_text(decoded(await response.aread())), "")
+                other, events = "", False
                 async for line in response.aiter_lines():
                     if line.startswith("data:"):
                         merged.take(line[5:].strip())
+                        events = True
+                    elif not events and len(other) < _SHOWN:
+                        other += line
+                if not events and other:
+                    sent = response.headers.get("content-type", "no content type")
+                    raise RefusedError(200, f"a stream was asked for, and this came ({sent}): {other[:_SHOWN]}", "")
         except httpx.HTTPError as error:
             raise UnreachableError(str(error) or type(error).__name__) from error
         answer = merged.answer()

@@ -208,7 +208,10 @@ def read_rows(file: Path) -> list[Row]:
     text = data.decode("utf-8-sig", errors="replace")
     if name.endswith(".csv"):
         csv.field_size_limit(sys.maxsize)
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise ValueError(f"--data: {file} is no CSV: {error}") from None
     if name.endswith((".jsonl", ".json")):
         return _json(file, text)
     raise ValueError(f"--data: {file}: a .jsonl, .json, .csv or .parquet file is needed")
@@ -222,12 +225,17 @@ def _unpacked(file: Path) -> bytes:
 
 
 def _json(file: Path, text: str) -> list[Row]:
+    if text.lstrip().startswith("["):
+        return _rows(file, _decoded(file, text))
+    lines = enumerate(text.split("\n"), 1)
+    return _rows(file, (_decoded(file, line, f", line {number}") for number, line in lines if line.strip()))
+
+
+def _decoded(file: Path, text: str, place: str = "") -> Any:
     try:
-        if text.lstrip().startswith("["):
-            return _rows(file, json.loads(text))
-        return _rows(file, (json.loads(line) for line in text.split("\n") if line.strip()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--data: {file} is no JSON: {error}") from None
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"--data: {file}{place} is no JSON: {error}") from None
 
 
 def _rows(file: Path, values: Iterable[Any]) -> list[Row]:
@@ -242,4 +250,7 @@ def _parquet(file: Path) -> list[Row]:
         from pyarrow import parquet  # pyrefly: ignore[missing-import]  (an extra)
     except ImportError:
         raise ValueError(f"--data: reading {file} needs pyarrow: pip install pyarrow") from None
-    return parquet.read_table(file).to_pylist()
+    try:
+        return parquet.read_table(file).to_pylist()
+    except ValueError as error:  # ArrowInvalid
+        raise ValueError(f"--data: {file} is no parquet file: {error}") from None

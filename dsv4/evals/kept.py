@@ -37,7 +37,7 @@ class RunFolder:
         file = folder / SETTINGS
         answers, whole = _read(folder / ANSWERS)
         if file.exists() and answers:
-            _compare(folder, json.loads(file.read_text(encoding="utf-8")), dict(settings))
+            _compare(folder, read_settings(folder), dict(settings))
         else:
             file.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if whole is not None:  # what is added must start a line
@@ -66,7 +66,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     file = folder / SETTINGS
     if not file.is_file():
         raise ValueError(f"{folder} has no run of dsv4 eval: {SETTINGS} is missing")
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} must be a JSON object")
+    return settings
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[KeptAnswer]]:
@@ -81,7 +87,14 @@ def _read(file: Path) -> tuple[list[KeptAnswer], int | None]:
         return [], None
     data = file.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    answers = [_answer(json.loads(line)) for line in whole.decode("utf-8").split("\n") if line]
+    answers = list[KeptAnswer]()
+    for number, line in enumerate(whole.split(b"\n"), 1):
+        try:
+            answers += [_answer(json.loads(line))] if line else []
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{file}, line {number}: no answer of a run ({error}); without this line it is asked again"
+            ) from None
     return answers, len(whole) if len(whole) < len(data) else None
 
 

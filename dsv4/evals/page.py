@@ -62,11 +62,12 @@ def _figures(result: Mapping[str, Any]) -> str:
         "prompt tokens in all": tokens["prompt"],
         "answer tokens in all": tokens["answer"],
     }
-    if 0 < tokens["counted"] < result["answers"]:
-        more["answers with usage counts"] = tokens["counted"]
+    for name, count in (("answers", tokens["counted"]), ("prompts", tokens["prompts_counted"])):
+        if 0 < count < result["answers"]:
+            more[f"{name} with usage counts"] = count
     rows = ((escape(name), "unknown" if value is None else f"{value:,.4g}") for name, value in more.items())
     parts.append(table((), rows, numbers=1))
-    if not tokens["counted"]:
+    if not tokens["counted"] and not tokens["prompts_counted"]:
         parts.append(f'<p class="quiet">Tokens are unknown: {NO_COUNTS}.</p>')
     if reason := result["facts"].get("no further figures"):
         parts.append(f'<p class="quiet">No further figures: {escape(reason)}.</p>')

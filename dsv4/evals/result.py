@@ -58,14 +58,16 @@ def result_of(
 
 
 def _tokens(graded: Sequence[Graded]) -> dict[str, Any]:
-    """Sums and the mean are of the answers whose tokens the server counted (`counted`); None if there are none."""
+    """Sums and the mean are of the prompts and answers that the server counted (`prompts_counted`, `counted`: some
+    servers count only one of the two); None if there are none."""
     prompts = [one.prompt_tokens for one in graded if one.prompt_tokens is not None]
     answers = [one.tokens for one in graded if one.tokens is not None]
     return {
         "prompt": sum(prompts) if prompts else None,
         "answer": sum(answers) if answers else None,
         "answer_mean": sum(answers) / len(answers) if answers else None,
-        "counted": min(len(prompts), len(answers)),
+        "counted": len(answers),
+        "prompts_counted": len(prompts),
         "cut": sum(one.finish == "length" for one in graded) / len(graded),
     }
 

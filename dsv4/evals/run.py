@@ -127,17 +127,18 @@ def make_plan(settings: EvalSettings, count_tokens: Callable[[str], int] = estim
 
 @dataclass(slots=True)
 class EvalProgress:
-    """How far a run is. total: answers of the whole run. before: those that were there when it started. counted: of
-    those since, the ones that came with counts of tokens; prompt_tokens and tokens are theirs. cut: ended by their
-    limit."""
+    """How far a run is. total: answers of the whole run. before: those that were there when it started. Of those since,
+    counted: the ones that came with a count of their tokens, which are `tokens` in all; prompts_counted and
+    prompt_tokens: the same of prompts. cut: ended by their limit."""
 
     total: int
     before: int
     done: int = 0
     value: float = 0.0
     counted: int = 0
-    prompt_tokens: int = 0
     tokens: int = 0
+    prompts_counted: int = 0
+    prompt_tokens: int = 0
     cut: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -146,10 +147,12 @@ class EvalProgress:
         one = answer.graded
         self.done += 1
         self.value += one.value
-        if one.prompt_tokens is not None and one.tokens is not None:
+        if one.tokens is not None:
             self.counted += 1
-            self.prompt_tokens += one.prompt_tokens
             self.tokens += one.tokens
+        if one.prompt_tokens is not None:
+            self.prompts_counted += 1
+            self.prompt_tokens += one.prompt_tokens
         self.cut += one.finish == "length"
 
     @property
@@ -195,13 +198,22 @@ def estimate(progress: EvalProgress, price: TokenPrice | None) -> str:
     """What the rest of a run costs, from the answers so far."""
     left = progress.total - progress.before - progress.done
     begun, minutes = f"estimate from {progress.done} answers: {left:,} more", f"{progress.left / 60:,.1f} minutes"
-    if not progress.counted:
+    prompt = progress.prompt_tokens / progress.prompts_counted if progress.prompts_counted else None
+    tokens = progress.tokens / progress.counted if progress.counted else None
+    if prompt is None and tokens is None:
         what = "tokens" if price is None else "tokens and cost"
         return f"{begun}, {minutes}; {what} unknown: {NO_COUNTS}"
-    prompt, tokens = progress.prompt_tokens / progress.counted, progress.tokens / progress.counted
+    each = " + ".join(
+        f"{'unknown' if count is None else f'{count:,.0f}'} {name}"
+        for name, count in (("prompt", prompt), ("answer", tokens))
+    )
     rate = "" if progress.rate is None else f" at {progress.rate:,.0f} tokens/s"
-    cost = "" if price is None else f", {_amount(price.of(left * prompt, left * tokens))} at the price given"
-    return f"{begun} x ({prompt:,.0f} prompt + {tokens:,.0f} answer) tokens, {minutes}{rate}{cost}"
+    cost = ""
+    if price is not None and (prompt is None or tokens is None):
+        cost = ", cost unknown: the server counts only one of the two"
+    elif price is not None and prompt is not None and tokens is not None:
+        cost = f", {_amount(price.of(left * prompt, left * tokens))} at the price given"
+    return f"{begun} x ({each}) tokens, {minutes}{rate}{cost}"
 
 
 def _amount(money: float) -> str:

@@ -53,7 +53,18 @@ def ask_all(
     take: Callable[[KeptAnswer], None],
 ) -> list[str]:
     """Ask for every wanted answer (an item and its number) with inspect-ai, which writes its log to the folder `logs`.
-    take: gets each scored answer. Returns why answers could not be had. Raises KeyboardInterrupt."""
+    take: gets each scored answer. Returns why answers could not be had. Raises KeyboardInterrupt, and the OSError of
+    `take`, after which nothing more is asked: an answer that cannot be kept is paid for and lost."""
+    unkept: list[OSError] = []
+
+    def keep(answer: KeptAnswer) -> None:
+        _check_kept(unkept)  # no line may follow a part of one
+        try:
+            take(answer)
+        except OSError as error:
+            unkept.append(error)
+            raise
+
     items = {f"{item.id} #{sample}": (item, sample) for item, sample in wanted}
     lost: dict[str, str] = {}
     samples = [
@@ -63,8 +74,8 @@ def ask_all(
     task = inspect_ai.Task(
         name=asking.suite.name,
         dataset=MemoryDataset(samples, name=asking.suite.name),
-        solver=_ask(asking, items, lost),
-        scorer=_grade(asking, items, take, lost),
+        solver=_ask(asking, items, lost, unkept),
+        scorer=_grade(asking, items, keep, lost),
     )
     with _logs_as_they_were():
         (log,) = inspect_ai.eval(
@@ -84,7 +95,13 @@ def ask_all(
         )
     if log.status == "cancelled":
         raise KeyboardInterrupt
+    _check_kept(unkept)
     return _reasons(log, lost)
+
+
+def _check_kept(unkept: Sequence[OSError]) -> None:
+    if unkept:
+        raise unkept[0]
 
 
 @contextmanager
@@ -117,8 +134,11 @@ def _reasons(log: Any, lost: Mapping[str, str]) -> list[str]:
 
 
 @solver.solver
-def _ask(asking: Asking, items: Mapping[str, tuple[Item, int]], lost: dict[str, str]) -> solver.Solver:
+def _ask(
+    asking: Asking, items: Mapping[str, tuple[Item, int]], lost: dict[str, str], unkept: Sequence[OSError]
+) -> solver.Solver:
     async def solve(state: solver.TaskState, generate: solver.Generate) -> solver.TaskState:
+        _check_kept(unkept)
         item, sample = items[str(state.sample_id)]
         model, began, told = get_model(), time.monotonic(), list[Answer]()
         asked = item.messages

@@ -56,7 +56,8 @@ def test_forms_of_files(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"q": "y"}\n'))
     (tmp_path / "d.txt").write_text("x")
     (tmp_path / "e.json").write_text("[1]")
-    (tmp_path / "f.jsonl").write_text('{"q": ')
+    (tmp_path / "f.jsonl").write_text('{"q": 1}\n\n{"q": ')
+    (tmp_path / "j.jsonl").write_text("[" * 200_000)
     (tmp_path / "h.csv.gz").write_bytes(gzip.compress(b"q,n")[:-3])
     (tmp_path / "i.csv.gz").write_bytes(b"q,n")
     assert read_rows(tmp_path / "a.csv") == [{"q": "two\nlines", "n": "1"}]
@@ -65,7 +66,8 @@ def test_forms_of_files(tmp_path: Path) -> None:
     for name, reason in (
         ("d.txt", "is needed"),
         ("e.json", "JSON object"),
-        ("f.jsonl", "no JSON"),
+        ("f.jsonl", r"f\.jsonl, line 3 is no JSON"),
+        ("j.jsonl", r"j\.jsonl is no JSON"),
         ("g.csv", "no such"),
         ("h.csv.gz", "no whole gzip"),
         ("i.csv.gz", "no whole gzip"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv4.evals.kept import ANSWERS, KeptAnswer, RunFolder, read_run
+from dsv4.evals.kept import ANSWERS, SETTINGS, KeptAnswer, RunFolder, read_run
 from dsv4.evals.registry import suite_named
 from dsv4.evals.run import EvalSettings, make_plan
 from dsv4.evals.suite import Graded
@@ -50,6 +50,25 @@ def test_a_run_that_is_compared_with_stays_as_it_is(tmp_path: Path) -> None:
     file.write_bytes(written)
     assert len(read_run(tmp_path)[1]) == 1
     assert file.read_bytes() == written
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"graded": {}}', '{"graded": {"item": "x"}, "messages": []}', "\xff"])
+def test_a_broken_line_of_a_run_is_named(tmp_path: Path, line: str) -> None:
+    item = make_plan(EvalSettings(suite_named("gsm8k"), place="stand-in", limit=1)).items[0]
+    RunFolder(tmp_path, {}, (item,)).add(KeptAnswer(Graded(item.id, 0, 1.0)))
+    file = tmp_path / ANSWERS
+    file.write_bytes(file.read_bytes() + line.encode("latin-1") + b"\n")
+    with pytest.raises(
+        ValueError, match=rf"{file}, line 2: no answer of a run .*; without this line it is asked again"
+    ):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_broken_settings_of_a_run_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / SETTINGS).write_text(text)
+    with pytest.raises(ValueError, match=f"{tmp_path / SETTINGS} (is no JSON|must be a JSON object)"):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(

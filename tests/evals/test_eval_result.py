@@ -40,7 +40,14 @@ def shown(*counts: int | None, suite: str = "gsm8k", mode: Mode = Mode.HIGH) -> 
 
 def test_unknown_counts_of_tokens_are_shown_as_unknown() -> None:
     result, text, html = shown(None, None)
-    assert result["tokens"] == {"prompt": None, "answer": None, "answer_mean": None, "counted": 0, "cut": 0}
+    assert result["tokens"] == {
+        "prompt": None,
+        "answer": None,
+        "answer_mean": None,
+        "counted": 0,
+        "prompts_counted": 0,
+        "cut": 0,
+    }
     assert "tokens of an answer unknown (the server sends no usage counts)" in text
     assert "0 tokens" not in text + html
     assert html.count("tokens unknown, ") == 2
@@ -53,6 +60,36 @@ def test_counts_of_some_answers_are_those_of_these() -> None:
     assert "40 tokens an answer (2 of 4 answers came with counts)" in text
     assert "answers with usage counts" in html
     assert "came with counts" not in shown(30, 50)[1]
+
+
+def only(name: str, *counts: int) -> list[KeptAnswer]:
+    """Answers of a server that counts either prompts or answers."""
+    return [KeptAnswer(Graded(f"q{number}", 0, 1.0, **{name: count})) for number, count in enumerate(counts)]
+
+
+def test_a_server_that_counts_only_answers() -> None:
+    answers = only("tokens", 30, 50)
+    result = result_of(suite_named("gsm8k"), IDENTITY | {"mode": "high"}, answers, 2, facts={})
+    tokens, html = result["tokens"], page(result, answers)
+    assert (tokens["prompt"], tokens["prompts_counted"], tokens["answer"], tokens["counted"]) == (None, 0, 80, 2)
+    text = "\n".join(lines(result))
+    assert "40 tokens an answer, " in text
+    assert "came with counts" not in text
+    assert "Tokens are unknown" not in html
+    assert "<td>prompt tokens in all</td><td class=number>unknown</td>" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "each"), [("tokens", "unknown prompt + 40"), ("prompt_tokens", "40 prompt + unknown")]
+)
+def test_an_estimate_from_counts_of_one_kind(name: str, each: str) -> None:
+    progress = EvalProgress(10, 0)
+    for answer in only(name, 30, 50):
+        progress.add(answer)
+    assert (progress.rate is None) == (name != "tokens")
+    assert f"8 more x ({each} answer) tokens, " in estimate(progress, None)
+    assert estimate(progress, TokenPrice(1, 2)).endswith("cost unknown: the server counts only one of the two")
+    assert "cost" not in estimate(progress, None)
 
 
 @pytest.mark.parametrize("price", [None, TokenPrice(1000, 2000)])
@@ -73,8 +110,12 @@ def test_an_estimate_without_counts_has_no_cost(price: TokenPrice | None) -> Non
 
 def test_bins_of_tokens_need_counts() -> None:
     assert mrcr.SUITE.summary is not None
-    with pytest.raises(ValueError, match="no usage counts"):
+    with pytest.raises(ValueError, match="no answer came with usage counts"):
         mrcr.SUITE.summary([Graded("q", 0, 1.0)])
+    known = Graded("p", 0, 0.5, prompt_tokens=9000, tokens=10)
+    for unknown in (Graded("q", 0, 1.0), Graded("q", 0, 1.0, tokens=10), Graded("q", 0, 1.0, prompt_tokens=10)):
+        assert mrcr.SUITE.summary([known, unknown]) == {"to 16K": 0.5, "answers of unknown length": 1}
+    assert mrcr.SUITE.summary([]) == {}
 
 
 @pytest.mark.parametrize("mode", Mode)

@@ -17,7 +17,7 @@ from dsv4.cli.eval import BELOW, MISSING
 from dsv4.cli.eval import eval as run_eval
 from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
 from dsv4.encoding import Tokenizer
-from dsv4.evals.kept import ANSWERS, REPORT, RESULT, RunFolder, read_run
+from dsv4.evals.kept import ANSWERS, REPORT, RESULT, KeptAnswer, RunFolder, read_run
 from dsv4.evals.registry import suite_named, suite_names
 from dsv4.evals.run import EvalSettings, TokenPrice, make_plan
 from dsv4.evals.suite import Mode
@@ -25,6 +25,7 @@ from dsv4.generation import SamplingParams
 from dsv4.server import Keys
 from dsv4.testing.stub import StubGenerator
 from tests.server.conftest import Server, listening
+from tests.verify.raw_server import raw_server, says
 
 pytest.importorskip("inspect_ai")
 pytestmark = [  # of libraries: inspect-ai and below it
@@ -240,6 +241,34 @@ def test_a_server_that_dies_is_told_of_and_what_is_there_is_kept(
     assert f"2 of 6 answers are kept in {tmp_path / 'a'}; the same command asks only for the other ones" in text
     assert "tokens of an answer unknown (the server sends no usage counts)" in text
     assert json.loads((tmp_path / "a" / RESULT).read_text())["tokens"]["answer"] is None
+
+
+def test_a_full_disk_ends_a_run_at_once(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, kept = RunFolder.add, list[KeptAnswer]()
+
+    def full(folder: RunFolder, answer: KeptAnswer) -> None:
+        if kept:
+            raise OSError(28, "No space left on device", str(folder.folder / ANSWERS))
+        kept.append(answer)
+        add(folder, answer)
+
+    monkeypatch.setattr(RunFolder, "add", full)
+    stub = server(tokenizer, right)
+    with listening(stub) as url, pytest.raises(OSError, match="No space left"):
+        code(url, tmp_path / "a", concurrency=1, samples=9)
+    assert len(stub.generator.calls) < 6, "no answer is asked for that cannot be kept"
+    monkeypatch.setattr(RunFolder, "add", add)
+    with listening(stub) as url:
+        assert code(url, tmp_path / "a", concurrency=1, samples=9) == 0
+
+
+def test_a_page_in_place_of_a_stream_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n<!doctype html><p>Hello"
+    with raw_server(says(page)) as url:
+        assert code(url, tmp_path / "a", limit=1) == MISSING
+    text, progress = capsys.readouterr()
+    assert "status 200: a stream was asked for, and this came (text/html): <!doctype html><p>Hello" in text
+    assert "sent again" not in progress
 
 
 def test_a_dry_run_whose_server_is_gone_fails(

@@ -46,14 +46,18 @@ def _score(item: Item, answer: Answer) -> Score:
 
 
 def _summary(graded: Sequence[Graded]) -> Mapping[str, float]:
-    """The mean ratio of each published bin that has answers. Raises ValueError for answers of unknown length."""
+    """The mean ratio of each published bin that has answers, of those whose tokens the server has counted; how many
+    are left out stands beside them. Raises ValueError where it has counted none."""
     bins: dict[int, list[float]] = defaultdict(list)
     for each in graded:
-        if each.prompt_tokens is None or each.tokens is None:
-            raise ValueError("bins are of tokens, and the server sends no usage counts")
-        used = each.prompt_tokens + each.tokens
-        bins[next((size for size in _BINS if used <= size), _BINS[-1])].append(each.value)
-    return {f"to {label(size)}": sum(values) / len(values) for size, values in sorted(bins.items())}
+        if each.prompt_tokens is not None and each.tokens is not None:
+            used = each.prompt_tokens + each.tokens
+            bins[next((size for size in _BINS if used <= size), _BINS[-1])].append(each.value)
+    if graded and not bins:
+        raise ValueError("lengths are of tokens, and no answer came with usage counts of prompt and answer")
+    found = {f"to {label(size)}": sum(values) / len(values) for size, values in sorted(bins.items())}
+    uncounted = len(graded) - sum(map(len, bins.values()))
+    return found | ({"answers of unknown length": float(uncounted)} if uncounted else {})
 
 
 def _generate(wanted: Generate) -> Iterator[Row]:
