@@ -2,12 +2,21 @@
 
 import re
 
+from dsv4.cli.__main__ import VERBS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CLAIMS = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?")
-ROWS = [row for row in CLAIMS.splitlines() if row.startswith("| ") and not row.startswith("| what")]
+
+
+def rows_of(title: str) -> list[str]:
+    """The rows of the table under a heading of the page of claims."""
+    part = CLAIMS.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    return [row for row in part.splitlines() if row.startswith("| ") and not row.startswith("| what")]
+
+
+ROWS, OTHERS = rows_of("Speed"), rows_of("Elsewhere in the README")
 
 
 def measured() -> list[str]:
@@ -42,3 +51,19 @@ def test_the_claims_are_figures_of_the_page_of_measurements() -> None:
         assert [
             number for number in figures if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", speed)
         ] == [], row
+
+
+def test_the_other_claims_are_in_the_readme_and_on_the_page_they_name() -> None:
+    verbs = " ".join([*VERBS, "run.py"])
+    assert OTHERS
+    for row in OTHERS:
+        _, what, figures, command, page, _ = (cell.strip() for cell in row.split("|"))
+        (named,) = re.findall(r"\]\(([^)]+)\)", page)
+        text = (ROOT / "docs" / named).read_text(encoding="utf-8")
+        for number in NUMBER.findall(figures):
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", README), row
+        # a rounded figure or a difference stands there as what it was made of
+        sources = [number for cell in (what, figures, command) for number in NUMBER.findall(cell)]
+        assert any(re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", text) for number in sources), row
+        (verb,) = re.findall(r"`(?:dsv4 )?([\w.]+)", command)[:1]
+        assert verb in verbs, row
