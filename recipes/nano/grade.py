@@ -8,6 +8,7 @@ table. A grading that was stopped goes on with the rows that are missing.
 
 import argparse
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,11 @@ def read_needles(text: str) -> dict[int, int]:
     return found
 
 
+def read_rows(text: str) -> tuple[str, ...]:
+    """`arithmetic,countdown, pass@8`: names of rows; a comma before a space belongs to a name."""
+    return tuple(filter(None, re.split(",(?! )", text)))
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     defaults = Plan()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             given.needle_minutes,
             given.seed,
             given.mode,
-            tuple(filter(None, given.only.split(","))),
+            read_rows(given.only),
             given.concurrent,
         )
     except ValueError as error:

@@ -22,11 +22,11 @@ from dsv4.posttraining.types import Effort
 from dsv4.server import Settings, create_app
 from dsv4.testing.stub import StubGenerator
 from dsv4.verify.answer import Call
-from recipes.nano.grade import grade, read_needles, table
+from recipes.nano.grade import grade, read_needles, read_rows, table
 from recipes.nano.grading import needles, sheet, tools
 from recipes.nano.grading.abilities import BARS, Ability, abilities, composite, judged
 from recipes.nano.grading.figures import Outcome, figures
-from recipes.nano.grading.plan import Plan
+from recipes.nano.grading.plan import Plan, row_names
 from recipes.nano.grading.run import Figures, Grading, Progress
 from recipes.nano.grading.server import served
 from recipes.nano.items.item import Item, draw
@@ -282,6 +282,12 @@ def test_composite_items_are_those_of_several_steps() -> None:
 def test_a_wrong_plan_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Plan(**options)
+
+
+def test_the_rows_of_the_command_line_may_have_commas() -> None:
+    names = tuple(row_names())
+    assert read_rows(",".join(names)) == names
+    assert read_rows("") == ()
 
 
 def test_needle_counts_are_read() -> None:
