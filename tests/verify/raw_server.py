@@ -1,5 +1,6 @@
 """A server that answers every request with given bytes, and then does what it likes with the connection."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,10 +20,8 @@ def raw_server(answer: Answer) -> Iterator[str]:
 
         def talk(connection: socket.socket) -> None:
             with connection:
-                data = b""
-                while b"\r\n\r\n" not in data and (more := connection.recv(65536)):
-                    data += more
                 try:
+                    _read_request(connection)
                     answer(connection, ended)
                 except OSError:  # the client has left
                     return
@@ -43,6 +42,18 @@ def raw_server(answer: Answer) -> Iterator[str]:
         finally:
             ended.set()
             thread.join()
+
+
+def _read_request(connection: socket.socket) -> None:
+    """All of it: what is left unread when the connection is closed would reset it, and the answer could be lost."""
+    data = b""
+    while b"\r\n\r\n" not in data and (more := connection.recv(65536)):
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    left = int(length[1]) - len(body) if length else 0
+    while left > 0 and (more := connection.recv(65536)):
+        left -= len(more)
 
 
 def says(data: bytes) -> Answer:
