@@ -55,13 +55,15 @@ def make(
     storage: str = "float32",
     levels: int = 0,
     ratio: int = 4,
+    per_page: int = 7,
+    shuffled: bool = True,
 ) -> Case:
     """Sequences of new and cached tokens; small whole numbers if `levels` is given. What nobody sees is NaN."""
-    per_page = 7
     visible = [(old + i + 1) // ratio for new, old in zip(lengths, cached, strict=True) for i in range(new)]
     sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     width = max(1, -(-max(visible) // per_page))
-    first_BP = (1 + torch.randperm(len(lengths) * width)).view(-1, width) * per_page
+    order = torch.randperm if shuffled else torch.arange
+    first_BP = (1 + order(len(lengths) * width)).view(-1, width) * per_page
     pages = PageTable(first_BP, per_page, sequence)
     shapes = (len(visible), heads, dim), (len(visible), heads), ((1 + len(lengths) * width) * per_page, dim)
     draw = (lambda shape: torch.randint(-levels, levels + 1, shape).float()) if levels else torch.randn
@@ -179,6 +181,54 @@ def test_two_threads_share_one_long_query(storage: str) -> None:
     for threads in (2, 3, 5):
         torch.set_num_threads(threads)
         assert torch.equal(case.run(512), one)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("per_page", [7, 16, 17, 64])
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+def test_one_fp4_query_reads_packed_rows_of_all_pages(dim: int, heads: int, per_page: int, shuffled: bool) -> None:
+    """Few heads have a path of their own, and rows of a page that follow each other another than those that do not."""
+    case = make([3], [2001], heads, dim, "packed", levels=1, ratio=1, per_page=per_page, shuffled=shuffled)
+    expected = best(scores(case), case.visible_T, 5)
+    assert torch.equal(case.run(5), expected)
+    alone = [case.run(5, part=slice(t, t + 1)) for t in range(3)]
+    assert torch.equal(torch.cat(alone), expected)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("signs", [-1, 0, 1])
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_one_query_alone_chooses_as_in_a_block(data: st.DataObject, heads: int, signs: int) -> None:
+    """Rounded scores, too, with weights of one sign and of both; so many entries that heads of positive weight decide
+    about most of them alone."""
+    dim = data.draw(st.sampled_from([32, 64, 128]))
+    case = make([6], [3000 + data.draw(st.integers(0, 40))], heads, dim, "packed", ratio=1, per_page=64)
+    weight_TJ = case.weight_TJ if signs == 0 else signs * case.weight_TJ.abs()
+    if data.draw(st.booleans()):
+        weight_TJ[:, 0] = data.draw(st.sampled_from([0.0, -0.0, float("inf"), float("-inf"), float("nan")]))
+    case = replace(case, q_TJI=as_fp4(case.q_TJI), weight_TJ=weight_TJ)
+    k = data.draw(st.sampled_from([1, 3, 20]))
+    together = case.run(k)
+    assert torch.equal(torch.cat([case.run(k, part=slice(t, t + 1)) for t in range(6)]), together)
+    finite_T = weight_TJ.isfinite().all(dim=1)
+    if finite_T.all():
+        score_TS = scores(case)
+        kept_TS = torch.zeros_like(score_TS, dtype=torch.bool).scatter_(1, together, True)
+        worst_T = score_TS.masked_fill(~kept_TS, float("inf")).amin(dim=1)
+        left_T = score_TS.masked_fill(kept_TS, float("-inf")).amax(dim=1)
+        assert (worst_T >= left_T - 2e-6 * score_TS[score_TS.isfinite()].abs().max()).all()
+
+
+def test_packed_rows_with_a_gap_between_them() -> None:
+    case = make([2], [1500], 4, 64, "packed", levels=1, ratio=1, per_page=64)
+    expected = best(scores(case), case.visible_T, 9)
+    wide = torch.full((len(case.keys_MI), 40), 255, dtype=torch.uint8)
+    wide[:, :34] = case.keys_MI
+    case = replace(case, keys_MI=wide[:, :34])
+    assert torch.equal(case.run(9), expected)
+    assert torch.equal(case.run(9, part=slice(1, 2)), expected[1:])
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "equal"])

@@ -13,9 +13,10 @@ struct ByteQuery {
     const float* scale;
     const int32_t* start;
     const float* weight;
+    int64_t heads;
 
     ByteQuery from(int64_t n, int64_t blocks) const {
-        return {codes + n * blocks * INDEX_BLOCK, scale + n * blocks, start + n * blocks, weight + n};
+        return {codes + n * blocks * INDEX_BLOCK, scale + n * blocks, start + n * blocks, weight + n, heads - n};
     }
 };
 
@@ -28,7 +29,7 @@ inline int32_t four_codes(const int8_t* codes) {
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
 // score[k] += sum over HEADS heads of weight * relu(q . key) for a tile of keys
 template <int HEADS>
-inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf* score) {
+[[gnu::always_inline]] inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf* score) {
     const float* key_scale = tile + blocks * STEPS * TILE;
     __m512 dot[HEADS][VECTORS];
     for (int n = 0; n < HEADS; n++)
@@ -65,7 +66,7 @@ inline __m256i keep(__m256i x) {
 }
 
 template <int HEADS>
-inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf* score) {
+[[gnu::always_inline]] inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf* score) {
     constexpr int V = int(TILE / 8);
     static_assert(V == VECTORS, "a tile has three vectors of eight keys");
     const float* key_scale = tile + blocks * STEPS * TILE;
@@ -102,7 +103,7 @@ inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf*
 constexpr int MOST_HEADS = 2;
 #else
 template <int HEADS>
-inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf* score) {
+[[gnu::always_inline]] inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf* score) {
     const float* key_scale = tile + blocks * STEPS * TILE;
     for (int n = 0; n < HEADS; n++)
         for (int64_t k = 0; k < TILE; k++) {
@@ -121,11 +122,15 @@ inline void add_heads(const ByteQuery& q, const float* tile, int64_t blocks, vf*
 constexpr int MOST_HEADS = 1;
 #endif
 
-inline void byte_tile_scores(const ByteQuery& q, const float* tile, int64_t heads, int64_t blocks, vf* score) {
+[[gnu::always_inline]] inline void byte_tile_scores(const ByteQuery& q, const float* tile, int64_t blocks, vf* score) {
     for (int v = 0; v < VECTORS; v++) score[v] = vf{};
     int64_t n = 0;
-    for (; n + MOST_HEADS <= heads; n += MOST_HEADS) add_heads<MOST_HEADS>(q.from(n, blocks), tile, blocks, score);
-    for (; n < heads; n++) add_heads<1>(q.from(n, blocks), tile, blocks, score);
+    for (; n + MOST_HEADS <= q.heads; n += MOST_HEADS) add_heads<MOST_HEADS>(q.from(n, blocks), tile, blocks, score);
+    if constexpr (MOST_HEADS > 2) {
+        if (q.heads - n == 3) return add_heads<3>(q.from(n, blocks), tile, blocks, score);
+        if (q.heads - n == 2) return add_heads<2>(q.from(n, blocks), tile, blocks, score);
+    }
+    for (; n < q.heads; n++) add_heads<1>(q.from(n, blocks), tile, blocks, score);
 }
 
 }  // namespace dsv4

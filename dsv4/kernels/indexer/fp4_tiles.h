@@ -6,6 +6,8 @@
 // A packed dword holds eight dims, and a dword of a tile four: first the even ones, then the odd ones. So a tile is turned
 // round while it is still packed, and a mask and a shift unpack it.
 #pragma once
+#include <algorithm>
+
 #include "indexer_tiles.h"
 
 namespace dsv4 {
@@ -28,92 +30,128 @@ inline void query_codes(const uint8_t* packed, int64_t dim, int8_t* out) {
     }
 }
 
-// One block of W keys: tile[s][k] for s < STEPS; row[k] + at: the packed codes of key k.
+// One block of W keys whose rows follow each other: tile[s][k] for s < STEPS; first + k * stride + at: the packed codes of
+// key k.
 #if defined(__AVX512F__) || defined(__AVX2__)
 #if defined(__AVX512F__)
 using Dwords = __m512i;
 inline __m128i quarter(const uint8_t* from) { return _mm_loadu_si128((const __m128i*)from); }
-inline Dwords packed_rows(const uint8_t* const* row, int64_t at) {
-    Dwords x = _mm512_castsi128_si512(quarter(row[0] + at));
-    x = _mm512_inserti32x4(x, quarter(row[4] + at), 1);
-    x = _mm512_inserti32x4(x, quarter(row[8] + at), 2);
-    return _mm512_inserti32x4(x, quarter(row[12] + at), 3);
+inline Dwords packed_rows(const uint8_t* first, int64_t stride) {
+    Dwords x = _mm512_castsi128_si512(quarter(first));
+    x = _mm512_inserti32x4(x, quarter(first + 4 * stride), 1);
+    x = _mm512_inserti32x4(x, quarter(first + 8 * stride), 2);
+    return _mm512_inserti32x4(x, quarter(first + 12 * stride), 3);
 }
 inline Dwords low_pairs(Dwords a, Dwords b) { return _mm512_unpacklo_epi32(a, b); }
 inline Dwords high_pairs(Dwords a, Dwords b) { return _mm512_unpackhi_epi32(a, b); }
 inline Dwords low_halves(Dwords a, Dwords b) { return _mm512_unpacklo_epi64(a, b); }
 inline Dwords high_halves(Dwords a, Dwords b) { return _mm512_unpackhi_epi64(a, b); }
-inline void put_codes(Dwords codes, float* even, float* odd) {
+inline Dwords high_nibbles(Dwords codes) { return _mm512_srli_epi32(codes, 4); }
+// the codes in the low nibbles, raised
+inline Dwords raised(Dwords codes) {
     const Dwords table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)FP4_RAISED));
-    const Dwords nibble = _mm512_set1_epi8(15);
-    _mm512_storeu_si512(even, _mm512_shuffle_epi8(table, _mm512_and_si512(codes, nibble)));
-    _mm512_storeu_si512(odd, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi32(codes, 4), nibble)));
+#if defined(__AVX512VBMI__)
+    return _mm512_permutexvar_epi8(codes, table);  // reads six bits of a code; the table repeats every four
+#else
+    return _mm512_shuffle_epi8(table, _mm512_and_si512(codes, _mm512_set1_epi8(15)));
+#endif
 }
+inline void put(float* to, Dwords x) { _mm512_storeu_si512(to, x); }
 #else
 using Dwords = __m256i;
-inline Dwords packed_rows(const uint8_t* const* row, int64_t at) {
-    const __m256i x = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)(row[0] + at)));
-    return _mm256_inserti128_si256(x, _mm_loadu_si128((const __m128i*)(row[4] + at)), 1);
+inline Dwords packed_rows(const uint8_t* first, int64_t stride) {
+    const __m256i x = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)first));
+    return _mm256_inserti128_si256(x, _mm_loadu_si128((const __m128i*)(first + 4 * stride)), 1);
 }
 inline Dwords low_pairs(Dwords a, Dwords b) { return _mm256_unpacklo_epi32(a, b); }
 inline Dwords high_pairs(Dwords a, Dwords b) { return _mm256_unpackhi_epi32(a, b); }
 inline Dwords low_halves(Dwords a, Dwords b) { return _mm256_unpacklo_epi64(a, b); }
 inline Dwords high_halves(Dwords a, Dwords b) { return _mm256_unpackhi_epi64(a, b); }
-inline void put_codes(Dwords codes, float* even, float* odd) {
+inline Dwords high_nibbles(Dwords codes) { return _mm256_srli_epi32(codes, 4); }
+inline Dwords raised(Dwords codes) {
     const Dwords table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)FP4_RAISED));
-    const Dwords nibble = _mm256_set1_epi8(15);
-    _mm256_storeu_si256((Dwords*)even, _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble)));
-    _mm256_storeu_si256((Dwords*)odd, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi32(codes, 4), nibble)));
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(codes, _mm256_set1_epi8(15)));
 }
+inline void put(float* to, Dwords x) { _mm256_storeu_si256((Dwords*)to, x); }
 #endif
-inline void block_of_keys(const uint8_t* const* row, int64_t at, float* tile) {
+// Still packed: lane k of codes[i] holds dims 8 i to 8 i + 7 of key k.
+inline void turn_block(const uint8_t* first, int64_t stride, Dwords* codes) {
     Dwords x[4];
-    for (int i = 0; i < 4; i++) x[i] = packed_rows(row + i, at);
+    for (int i = 0; i < 4; i++) x[i] = packed_rows(first + i * stride, stride);
     const Dwords a = low_pairs(x[0], x[1]), b = low_pairs(x[2], x[3]);
     const Dwords c = high_pairs(x[0], x[1]), d = high_pairs(x[2], x[3]);
-    put_codes(low_halves(a, b), tile, tile + TILE);
-    put_codes(high_halves(a, b), tile + 2 * TILE, tile + 3 * TILE);
-    put_codes(low_halves(c, d), tile + 4 * TILE, tile + 5 * TILE);
-    put_codes(high_halves(c, d), tile + 6 * TILE, tile + 7 * TILE);
+    codes[0] = low_halves(a, b), codes[1] = high_halves(a, b);
+    codes[2] = low_halves(c, d), codes[3] = high_halves(c, d);
+}
+inline void block_of_keys(const uint8_t* first, int64_t stride, float* tile) {
+    Dwords codes[DWORDS];
+    turn_block(first, stride, codes);
+    for (int64_t i = 0; i < DWORDS; i++) {
+        put(tile + 2 * i * TILE, raised(codes[i]));
+        put(tile + (2 * i + 1) * TILE, raised(high_nibbles(codes[i])));
+    }
 }
 #else
-inline void block_of_keys(const uint8_t* const* row, int64_t at, float* tile) {
+inline void block_of_keys(const uint8_t* first, int64_t stride, float* tile) {
     for (int64_t k = 0; k < W; k++)
         for (int64_t i = 0; i < INDEX_BLOCK; i++) {
-            const uint8_t code = FP4_RAISED[(row[k][at + i / 2] >> (i % 2 * 4)) & 15];
+            const uint8_t code = FP4_RAISED[(first[k * stride + i / 2] >> (i % 2 * 4)) & 15];
             reinterpret_cast<uint8_t*>(tile + (i / 8 * 2 + i % 2) * TILE + k)[i % 8 / 2] = code;
         }
 }
 #endif
 
-// the scales of a block of TILE keys from their bytes, as scale_of has them
-inline void block_scales(const uint8_t* bytes, float* scale) {
-    for (int64_t k = 0; k < TILE; k++) {
-        const uint32_t normal = uint32_t(bytes[k]) << 23, smallest = 0x00400000;
-        const uint32_t bits = normal > smallest ? normal : smallest;
-        scale[k] = float_of_bits(bits == 0x7F800000 ? 0x7FC00000 : bits);
+// `count` <= 4 bytes of each of W rows as a whole number
+inline vi some_bytes(const uint8_t* first, int64_t stride, int64_t count) {
+    uint32_t number[W] = {};
+    if (count == 2)
+        for (int64_t k = 0; k < W; k++) {
+            uint16_t two;
+            std::memcpy(&two, first + k * stride, 2);
+            number[k] = two;
+        }
+    else if (count == 4)
+        for (int64_t k = 0; k < W; k++) std::memcpy(number + k, first + k * stride, 4);
+    else
+        for (int64_t k = 0; k < W; k++)
+            for (int64_t i = 0; i < count; i++) number[k] |= uint32_t(first[k * stride + i]) << (8 * i);
+    vi all;
+    std::memcpy(&all, number, sizeof all);
+    return all;
+}
+
+// scales from byte I of each number, as scale_of has them
+template <int I>
+inline vf scales_of(vi bytes) {
+    const vi normal = (bytes >> (8 * I) & 255) << 23, smallest = vi{} + 0x00400000;
+    const vi bits = normal > smallest ? normal : smallest;
+    return (vf)(bits == 0x7F800000 ? vi{} + 0x7FC00000 : bits);
+}
+
+// the scales of W keys, [B][TILE]; first: the scale bytes of the first key
+inline void block_scales(const uint8_t* first, int64_t stride, int64_t blocks, float* scale) {
+    for (int64_t b = 0; b < blocks; b += 4) {
+        const int64_t count = std::min(int64_t(4), blocks - b);
+        const vi bytes = some_bytes(first + b, stride, count);
+        unrolled<4>([&](auto i) {
+            if (i < count) store(scale + (b + i) * TILE, scales_of<i>(bytes));
+        });
     }
 }
 
-// a tile of bytes from the packed rows of TILE keys
-inline void arrange_byte_tile(const uint8_t* const* row, int64_t dim, int64_t blocks, float* tile) {
-    const uint8_t* whole[TILE];
-    uint8_t filled[TILE][BLOCK_BYTES], bytes[TILE];
-    for (int64_t b = 0; b < blocks; b++) {
+// W places of a tile of bytes from as many packed rows that follow each other
+inline void arrange_byte_rows(const uint8_t* first, int64_t stride, int64_t dim, int64_t blocks, float* tile) {
+    block_scales(first + dim / 2, stride, blocks, tile + blocks * STEPS * TILE);
+    for (int64_t b = 0; b < blocks; b++, tile += STEPS * TILE) {
         const int64_t at = b * BLOCK_BYTES, rest = dim / 2 - at;
-        for (int64_t k = 0; k < TILE; k++) bytes[k] = row[k][dim / 2 + b];
-        block_scales(bytes, tile + (blocks * STEPS + b) * TILE);
         if (rest >= BLOCK_BYTES) {
-            for (int64_t k = 0; k < TILE; k += W) block_of_keys(row + k, at, tile + b * STEPS * TILE + k);
+            block_of_keys(first + at, stride, tile);
             continue;
         }
         // a short block is filled up with zeros
-        std::memset(filled, 0, sizeof filled);
-        for (int64_t k = 0; k < TILE; k++) {
-            std::memcpy(filled[k], row[k] + at, size_t(rest));
-            whole[k] = filled[k];
-        }
-        for (int64_t k = 0; k < TILE; k += W) block_of_keys(whole + k, 0, tile + b * STEPS * TILE + k);
+        uint8_t filled[W * BLOCK_BYTES] = {};
+        for (int64_t k = 0; k < W; k++) std::memcpy(filled + k * BLOCK_BYTES, first + k * stride + at, size_t(rest));
+        block_of_keys(filled, BLOCK_BYTES, tile);
     }
 }
 

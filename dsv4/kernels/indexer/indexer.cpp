@@ -4,7 +4,7 @@
 #include <omp.h>
 
 #include "native/exponential.h"
-#include "fp4_scores.h"
+#include "fp4_rows.h"
 #include "topk.h"
 
 using namespace dsv4;
@@ -15,48 +15,98 @@ namespace {
 
 constexpr int64_t PANEL_TILES = 4, PANEL_KEYS = PANEL_TILES * TILE;
 constexpr int64_t QUERY_FLOATS = 1 << 16;  // of a block: they stay in the L2 cache
+constexpr int64_t MOST_FETCHED = 4096;    // bytes of a page
 constexpr int64_t SMALL = 500000;          // multiply-adds that one thread does sooner than two
 
 int64_t blocks_of(const IndexCall& call) { return (call.dim + INDEX_BLOCK - 1) / INDEX_BLOCK; }
+
+int64_t row_bytes(const IndexCall& call) { return call.dim / 2 + blocks_of(call); }  // of packed keys
 
 // neighbouring queries of one sequence; `seen`: the most entries one of them sees
 struct Block {
     int64_t first, last, seen;
 };
 
+// Queries of a block that are e2m1 exactly, as ByteQueries; for each some of its heads.
+struct ByteQueries {
+    std::vector<int8_t> codes;
+    std::vector<int32_t> starts;
+    std::vector<float> scales, weights;
+    std::vector<int64_t> heads;
+
+    void make_room(size_t count, size_t most, size_t blocks) {
+        codes.resize(count * most * blocks * INDEX_BLOCK);
+        starts.resize(count * most * blocks);
+        scales.resize(count * most * blocks);
+        weights.resize(count * most);
+        heads.assign(count, 0);
+    }
+    ByteQuery of(size_t place, int64_t most, int64_t blocks) const {
+        const size_t head = place * size_t(most), first = head * size_t(blocks);
+        return {codes.data() + first * INDEX_BLOCK, scales.data() + first, starts.data() + first,
+                weights.data() + head, heads[place]};
+    }
+    // one more head of a query from its packed row
+    void add(size_t place, int64_t most, int64_t dim, int64_t blocks, const uint8_t* row, float weight) {
+        const size_t head = place * size_t(most) + size_t(heads[place]++), first = head * size_t(blocks);
+        int8_t* code = codes.data() + first * INDEX_BLOCK;
+        query_codes(row, dim, code);
+        for (int64_t b = 0; b < blocks; b++) {
+            scales[first + size_t(b)] = 0.25f * scale_of(row[dim / 2 + b]);
+            int32_t sum = 0;
+            for (int64_t i = 0; i < INDEX_BLOCK; i++) sum += code[b * INDEX_BLOCK + i];
+            starts[first + size_t(b)] = -LARGEST_CODE * sum;
+        }
+        weights[head] = weight;
+    }
+};
+
 struct Workspace {
     Scratch rows, tiles, byte_tiles;
     std::vector<Best> best;
-    // queries that are e2m1 exactly, as a ByteQuery reads them
-    std::vector<uint8_t> packed;
-    std::vector<int8_t> codes;
-    std::vector<int32_t> starts;
-    std::vector<float> scales, values;
-    std::vector<char> exact;
+    std::vector<char> exact;        // which queries of a block are e2m1 exactly
+    ByteQueries all, raising;       // of these: all heads, and those whose weight is positive
+    std::vector<char> doubtful;     // whose positive heads excluded too few keys of the last panel
+    std::vector<uint8_t> packed, gathered;  // a query; rows that do not follow each other, made to do so
+    std::vector<float> values;
 };
 thread_local Workspace own;
 
-// where the keys of entries [from, from + count) lie
-void find_rows(const IndexCall& call, int64_t sequence, int64_t from, int64_t count, const uint8_t** row) {
-    const int64_t* page = call.first_BP + sequence * call.pages + from / call.per_page;
-    int64_t at = from % call.per_page;
-    for (int64_t i = 0; i < count; page++, at = 0) {
-        const uint8_t* next = call.keys.first + (*page + at) * call.keys.stride;
-        for (const int64_t end = std::min(count, i + call.per_page - at); i < end; i++, next += call.keys.stride)
-            row[i] = next;
-    }
-}
+// Entries [from, to) of one sequence, one after another. Pages are long, so it rarely divides.
+struct Walk {
+    const IndexCall& call;
+    const int64_t *page, *last;
+    int64_t at;  // in the page
 
-// entries [from, from + count) as tiles; places after them hold whatever was there
-const float* load_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count) {
+    Walk(const IndexCall& c, int64_t sequence, int64_t from, int64_t to) : call(c), at(from % c.per_page) {
+        page = c.first_BP + sequence * c.pages + from / c.per_page;
+        last = c.first_BP + sequence * c.pages + (to - 1) / c.per_page;
+    }
+    int64_t left() const { return call.per_page - at; }  // whose rows follow each other
+    const uint8_t* row() const { return call.keys.first + (*page + at) * call.keys.stride; }
+    void skip(int64_t count) {  // at most `left`
+        at += count;
+        if (at < call.per_page) return;
+        page++, at = 0;
+        if (page < last && page[1] != *page + call.per_page) fetch(page[1]);
+    }
+    // The machine itself foresees rows that follow each other. It cannot know where the next page lies.
+    void fetch(int64_t first) const {
+        const uint8_t* row = call.keys.first + first * call.keys.stride;
+        const int64_t size = std::min(call.per_page * call.keys.stride, MOST_FETCHED);
+        for (int64_t i = 0; i < size; i += 64) __builtin_prefetch(row + i);
+    }
+};
+
+// entries [from, from + count) as tiles; places after them hold whatever was there; `to`: where the sequence ends
+const float* load_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count, int64_t to) {
     float* rows = own.rows.floats(TILE * call.dim);
     float* tiles = own.tiles.floats(PANEL_KEYS * call.dim);
-    const uint8_t* row[PANEL_KEYS];
-    find_rows(call, sequence, from, count, row);
+    Walk walk(call, sequence, from, to);
     Rows one = call.keys;
     for (int64_t done = 0; done < count; done += TILE) {
-        for (int64_t i = 0; i < std::min(TILE, count - done); i++) {
-            one.first = row[done + i];
+        for (int64_t i = 0; i < std::min(TILE, count - done); i++, walk.skip(1)) {
+            one.first = walk.row();
             row_to_float(one, 0, rows + i * call.dim);
         }
         arrange_tile(rows, call.dim, tiles + done * call.dim);
@@ -64,54 +114,67 @@ const float* load_tiles(const IndexCall& call, int64_t sequence, int64_t from, i
     return tiles;
 }
 
-// the same as tiles of bytes; places after them hold the last entry
-const float* load_byte_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count) {
+// W rows from a walk's place on, without a gap between them; the walk goes on. `here` of them count, the others are
+// copies.
+const uint8_t* next_rows(const IndexCall& call, Walk& walk, int64_t here) {
+    const int64_t stride = row_bytes(call);
+    if (here == W && walk.left() >= W && call.keys.stride == stride) {
+        const uint8_t* first = walk.row();
+        walk.skip(W);
+        return first;
+    }
+    own.gathered.resize(size_t(W * stride));
+    uint8_t* first = own.gathered.data();
+    for (int64_t i = 0; i < W; i++) {
+        std::memcpy(first + i * stride, i < here ? walk.row() : first, size_t(stride));
+        if (i < here) walk.skip(1);
+    }
+    return first;
+}
+
+// the same as tiles of bytes
+const float* load_byte_tiles(const IndexCall& call, int64_t sequence, int64_t from, int64_t count, int64_t to) {
     const int64_t blocks = blocks_of(call), size = byte_tile_size(blocks);
     float* tiles = own.byte_tiles.floats(PANEL_TILES * size);
-    const uint8_t* row[PANEL_KEYS];
-    find_rows(call, sequence, from, count, row);
-    std::fill(row + count, row + PANEL_KEYS, row[count - 1]);
-    for (int64_t done = 0; done < count; done += TILE)
-        arrange_byte_tile(row + done, call.dim, blocks, tiles + done / TILE * size);
+    Walk walk(call, sequence, from, to);
+    for (int64_t done = 0; done < count; done += W) {
+        const uint8_t* first = next_rows(call, walk, std::min(int64_t(W), count - done));
+        arrange_byte_rows(first, row_bytes(call), call.dim, blocks, tiles + done / TILE * size + done % TILE);
+    }
     return tiles;
 }
 
-// find the queries of a block that e2m1 holds exactly and lay out their codes; whether a query is one depends on it alone
+// find the queries of a block that e2m1 holds exactly and lay out their codes; whether a query is one depends on it
+// alone
 void find_exact(const IndexCall& call, const Block& block) {
-    const int64_t heads = call.heads, dim = call.dim, blocks = blocks_of(call), bytes = dim / 2 + blocks;
-    const size_t count = size_t(block.last - block.first), each = size_t(heads * blocks);
+    const int64_t heads = call.heads, dim = call.dim, blocks = blocks_of(call), bytes = row_bytes(call);
+    const size_t count = size_t(block.last - block.first);
     own.exact.assign(count, 0);
+    own.doubtful.assign(count, 0);
     if (call.keys.kind != ROW_INDEX) return;
     own.packed.resize(size_t(heads * bytes));
     own.values.resize(size_t(dim));
-    own.codes.resize(count * each * INDEX_BLOCK);
-    own.scales.resize(count * each);
-    own.starts.resize(count * each);
+    own.all.make_room(count, size_t(heads), size_t(blocks));
+    own.raising.make_room(count, size_t(heads), size_t(blocks));
     for (size_t t = 0; t < count; t++) {
-        const float* q = call.q_TJI + (block.first + int64_t(t)) * heads * dim;
+        const int64_t token = block.first + int64_t(t);
+        const float *q = call.q_TJI + token * heads * dim, *weight = call.weight_TJ + token * heads;
         dsv4_pack_index(q, own.packed.data(), heads, dim, bytes, 1);
         bool exact = true;
         for (int64_t n = 0; n < heads && exact; n++) {
             const uint8_t* row = own.packed.data() + n * bytes;
             index_to_float(row, dim, own.values.data());
             exact = std::equal(own.values.begin(), own.values.end(), q + n * dim);
-            const size_t at = t * each + size_t(n * blocks);
-            int8_t* code = own.codes.data() + at * INDEX_BLOCK;
-            query_codes(row, dim, code);
-            for (int64_t b = 0; b < blocks; b++) {
-                own.scales[at + size_t(b)] = 0.25f * scale_of(row[dim / 2 + b]);
-                int32_t sum = 0;
-                for (int64_t i = 0; i < INDEX_BLOCK; i++) sum += code[b * INDEX_BLOCK + i];
-                own.starts[at + size_t(b)] = -LARGEST_CODE * sum;
-            }
+            own.all.add(t, heads, dim, blocks, row, weight[n]);
+            if (weight[n] > 0) own.raising.add(t, heads, dim, blocks, row, weight[n]);
         }
         own.exact[t] = exact;
     }
 }
 
-// offer the entries [from, end) of a tile to the choice of one query
-void offer(const vf* score, int64_t from, int64_t end, Best& best) {
-    for (int v = 0; v < VECTORS; v++) {
+// offer entries [from, end) of some vectors of keys to the choice of one query
+void offer(const vf* score, int vectors, int64_t from, int64_t end, Best& best) {
+    for (int v = 0; v < vectors; v++) {
         unsigned lanes = above(score[v], best.threshold);
         for (; lanes; lanes &= lanes - 1) {
             const int lane = __builtin_ctz(lanes);
@@ -121,23 +184,74 @@ void offer(const vf* score, int64_t from, int64_t end, Best& best) {
     }
 }
 
-// one query against the tiles of a panel
-void score_panel(const IndexCall& call, int64_t t, size_t place, const float* tiles, const float* byte_tiles,
-                 int64_t panel, int64_t end, Best& best) {
-    const int64_t heads = call.heads, dim = call.dim, blocks = blocks_of(call);
-    const float* weight = call.weight_TJ + t * heads;
+// The heads of positive weight alone never give less than all heads do, in rounded numbers too, because another head
+// can only lower the sum. So keys none of which gets above the threshold by them need no more. That pays where most
+// keys fail: behind the first MANY * k of them, and unless many passed in the panel before.
+struct Bound {
+    static constexpr int64_t MANY = 128, OFTEN = 4;
+    const bool used;
+    char& doubtful;
+    int64_t tried = 0, passed = 0;
+
+    // scored: keys before the panel
+    Bound(const IndexCall& call, size_t place, int64_t scored)
+        : used(scored > MANY * call.k && own.raising.heads[place] < call.heads && !own.doubtful[place]),
+          doubtful(own.doubtful[place]) {}
+    ~Bound() { doubtful = OFTEN * passed > tried; }
+
+    // whether none of some vectors of keys gets above the threshold
+    bool fails(const vf* score, int vectors, const Best& best) {
+        unsigned any = 0;
+        for (int v = 0; v < vectors; v++) any |= above(score[v], best.threshold);
+        tried++;
+        passed += any != 0;
+        return !any;
+    }
+};
+
+// tiles of a panel for one query
+void score_tiles(const IndexCall& call, int64_t t, const float* tiles, int64_t panel, int64_t end, Best& best) {
+    const int64_t heads = call.heads, dim = call.dim;
+    const float *q = call.q_TJI + t * heads * dim, *weight = call.weight_TJ + t * heads;
     for (int64_t at = panel; at < end; at += TILE) {
         vf score[VECTORS];
-        if (own.exact[place]) {
-            const size_t first = place * size_t(heads * blocks);
-            const ByteQuery query{own.codes.data() + first * INDEX_BLOCK, own.scales.data() + first,
-                                  own.starts.data() + first, weight};
-            const float* tile = byte_tiles + (at - panel) / TILE * byte_tile_size(blocks);
-            byte_tile_scores(query, tile, heads, blocks, score);
-        } else {
-            tile_scores(call.q_TJI + t * heads * dim, weight, tiles + (at - panel) * dim, heads, dim, score);
+        tile_scores(q, weight, tiles + (at - panel) * dim, heads, dim, score);
+        offer(score, VECTORS, at, end, best);
+    }
+}
+
+// the same for a query that is e2m1; scored: keys before the panel
+void score_byte_tiles(const IndexCall& call, size_t place, const float* tile, int64_t panel, int64_t end,
+                      int64_t scored, Best& best) {
+    const int64_t blocks = blocks_of(call), size = byte_tile_size(blocks);
+    const ByteQuery all = own.all.of(place, call.heads, blocks), raising = own.raising.of(place, call.heads, blocks);
+    Bound bound(call, place, scored);
+    for (int64_t at = panel; at < end; at += TILE, tile += size) {
+        vf score[VECTORS];
+        if (bound.used) {
+            byte_tile_scores(raising, tile, blocks, score);
+            if (bound.fails(score, VECTORS, best)) continue;
         }
-        offer(score, at, end, best);
+        byte_tile_scores(all, tile, blocks, score);
+        offer(score, VECTORS, at, end, best);
+    }
+}
+
+// the only query of a block reads rows where they lie, which is cheaper than making a tile for one
+void score_rows(const IndexCall& call, int64_t sequence, int64_t from, int64_t to, Best& best) {
+    const int64_t blocks = blocks_of(call);
+    const RowQuery all(own.all.of(0, call.heads, blocks), blocks);
+    const RowQuery raising(own.raising.of(0, call.heads, blocks), blocks);
+    Walk walk(call, sequence, from, to);
+    for (int64_t panel = from; panel < to; panel += PANEL_KEYS) {
+        Bound bound(call, 0, panel - from);
+        for (int64_t at = panel; at < std::min(to, panel + PANEL_KEYS); at += W) {
+            const uint8_t* first = next_rows(call, walk, std::min(int64_t(W), to - at));
+            vf score;
+            if (bound.used && bound.fails(&(score = row_scores(raising, first, blocks)), 1, best)) continue;
+            score = row_scores(all, first, blocks);
+            offer(&score, 1, at, to, best);
+        }
     }
 }
 
@@ -149,14 +263,20 @@ void score_entries(const IndexCall& call, const Block& block, int64_t from, int6
     const int64_t sequence = call.sequence_T[block.first];
     const bool bytes = std::count(own.exact.begin(), own.exact.end(), 1) > 0;
     const bool floats = std::count(own.exact.begin(), own.exact.end(), 0) > 0;
+    if (block.last - block.first == 1 && bytes && reads_rows(call.heads, call.dim))
+        return score_rows(call, sequence, from, to, *best);
     for (int64_t panel = from; panel < to; panel += PANEL_KEYS) {
         const int64_t count = std::min(PANEL_KEYS, to - panel);
-        const float* tiles = floats ? load_tiles(call, sequence, panel, count) : nullptr;
-        const float* byte_tiles = bytes ? load_byte_tiles(call, sequence, panel, count) : nullptr;
+        const float* tiles = floats ? load_tiles(call, sequence, panel, count, to) : nullptr;
+        const float* byte_tiles = bytes ? load_byte_tiles(call, sequence, panel, count, to) : nullptr;
         for (int64_t t = block.first; t < block.last; t++) {
             if (call.visible_T[t] <= call.k) continue;  // all of them are chosen
             const size_t place = size_t(t - block.first);
-            score_panel(call, t, place, tiles, byte_tiles, panel, std::min(call.visible_T[t], panel + count), best[place]);
+            const int64_t end = std::min(call.visible_T[t], panel + count);
+            if (own.exact[place])
+                score_byte_tiles(call, place, byte_tiles, panel, end, panel - from, best[place]);
+            else
+                score_tiles(call, t, tiles, panel, end, best[place]);
         }
     }
 }

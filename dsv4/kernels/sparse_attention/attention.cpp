@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "attention_rows.h"
 #include "attention_tiles.h"
 
 using namespace dsv4;
@@ -42,8 +43,9 @@ struct Panel {
     int64_t stride;
 };
 
-// Rows [from, from + count) of the block. Short window rows are used where they lie.
-Panel load_panel(const Task& task, int64_t from, int64_t count) {
+// Columns [c0, c1) of rows [from, from + count) of the block; c0 is a multiple of W. Short window rows are used where
+// they lie.
+Panel load_panel(const Task& task, int64_t from, int64_t count, int64_t c0, int64_t c1) {
     const AttentionCall& call = task.call;
     const Rows& window = call.window;
     const int64_t window_left = task.block.window_count - from;
@@ -52,17 +54,20 @@ Panel load_panel(const Task& task, int64_t from, int64_t count) {
                 window.stride / 4};
     const int64_t stride = round_up(task.columns, LINE) + LINE;
     float* panel = own.panel.floats(PANEL * stride);
-    const int64_t* list = task.space.list.data();
-    const int64_t* first = call.prefix_T ? call.first_BP + call.sequence_T[task.block.first] * call.pages : nullptr;
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t entry = i - window_left;
-        if (entry < 0)
-            row_to_float(window, task.block.window_first + from + i, panel + i * stride);
-        else if (first)
-            row_to_float(call.entries, first[entry / call.per_page] + entry % call.per_page, panel + i * stride);
-        else
-            row_to_float(call.entries, list[entry], panel + i * stride);
+    int64_t i = 0;
+    for (; i < std::min(count, window_left); i++)
+        columns_to_float(window, task.block.window_first + from + i, c0, c1, panel + i * stride);
+    if (i == count) return {panel, stride};
+    const int64_t entry = i - window_left;
+    if (!call.prefix_T) {
+        const int64_t* chosen = task.space.list.data() + entry - i;
+        for (; i < count; i++) columns_to_float(call.entries, chosen[i], c0, c1, panel + i * stride);
+        return {panel, stride};
     }
+    const int64_t* page = call.first_BP + call.sequence_T[task.block.first] * call.pages + entry / call.per_page;
+    for (int64_t at = entry % call.per_page; i < count; page++, at = 0)
+        for (; at < call.per_page && i < count; at++, i++)
+            columns_to_float(call.entries, *page + at, c0, c1, panel + i * stride);
     return {panel, stride};
 }
 
@@ -103,7 +108,7 @@ void score_rows(const Task& task, int64_t from, int64_t to) {
     const int64_t dim = task.call.dim;
     for (int64_t r = from; r < to; r += PANEL) {
         const int64_t count = std::min(PANEL, to - r);
-        const Panel panel = load_panel(task, r, count);
+        const Panel panel = load_panel(task, r, count, 0, dim);
         for (int64_t c = 0; c < dim; c += PIECE)
             for (int64_t x = 0; x < task.width; x += LANES) {
                 const int64_t lanes = std::min(LANES, task.width - x), piece = std::min(PIECE, dim - c);
@@ -190,7 +195,7 @@ void sum_values(const Task& task, int64_t c0, int64_t c1) {
     for (int64_t x = 0; x < task.x; x++) std::fill_n(task.output + x * task.columns + c0, c1 - c0, 0.0f);
     for (int64_t r = 0; r < task.rows; r += PANEL) {
         const int64_t end = std::min(r + PANEL, task.rows);
-        const Panel panel = load_panel(task, r, end - r);
+        const Panel panel = load_panel(task, r, end - r, c0, std::min(c1, call.dim));
         for (int64_t t = task.block.first; t < task.block.last; t++) {
             const Reach seen = reach(call, task.block, t);
             const int64_t parts[2][2] = {{std::max(r, seen.window_first), std::min(end, seen.window_last)},
