@@ -87,6 +87,7 @@ class StepRunner(Protocol):
     """What continuous batching needs of the part that computes steps. The meaning of all is that of `Runner`."""
 
     problem: str | None
+    meanwhile: Callable[[], None] | None
 
     @property
     def drafts(self) -> bool: ...
@@ -137,6 +138,8 @@ class Runner:
         self._alien: str | None = None
         self._reason: str | None = None
         self.problem: str | None = None  # the reason why no step can run
+        # called once in a step, when the other threads of Python can run beside it
+        self.meanwhile: Callable[[], None] | None = None
         self.notice()
         if fused and self._fused is None:
             raise ValueError(f"steps cannot be fused: {self._reason}")
@@ -277,7 +280,9 @@ class Runner:
         places = [chunk.request.running_place for chunk in chunks]
         cached = [chunk.start for chunk in chunks]
         if self._fused is not None and trace is None:
-            return self._fused.run([chunk.tokens for chunk in chunks], cached, places, rows)
+            return self._fused.run([chunk.tokens for chunk in chunks], cached, places, rows, self.meanwhile)
+        if self.meanwhile is not None:
+            self.meanwhile()
         tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens], device=self.model.device)
         sequences = self.model.pack([chunk.count for chunk in chunks], cached)
         regime = PLAIN if trace is None else trace.regime

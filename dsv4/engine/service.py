@@ -54,9 +54,11 @@ class EngineService:
         self._failed_steps = self._failed_in_a_row = 0
         self._last_failure = ("", 0.0)  # message and time
         self._held: list[tuple[Request, TokenEvent]] = []  # events that are not sent yet
+        self._due = False  # they are to be sent as soon as the next step computes
         self._sent = 0.0  # when events were last sent
         self._wake = threading.Condition()
         self._closing = self._draining = False
+        engine.runner.meanwhile = self._meanwhile
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
         self._thread.start()
 
@@ -240,13 +242,15 @@ class EngineService:
         self._engine.admitting = not self._updates
 
     def _step(self) -> None:
-        """Run one step and send its events. After a failed step, the next step ends its requests. When steps keep
-        failing, the loop slows down, and in the end all callers get an error."""
+        """Run one step. Its events are sent while the next one computes, if there is one. After a failed step, the next
+        step ends its requests. When steps keep failing, the loop slows down, and in the end all callers get an
+        error."""
         emitted = []
         if self._guarded(lambda: emitted.extend(self._engine.step())):
             self._failed_in_a_row = 0
-            self._held += emitted
-            if time.monotonic() - self._sent >= TURN_SECONDS or not self._engine.busy or any(map(_urgent, emitted)):
+            unsent, self._held = self._due, self._held + emitted
+            self._due = time.monotonic() - self._sent >= TURN_SECONDS or any(map(_urgent, emitted))
+            if unsent or not self._engine.busy:
                 self._hand_over()
             return
         self._hand_over()
@@ -258,18 +262,28 @@ class EngineService:
         with self._wake:
             self._wake.wait_for(lambda: self._closing, timeout=pause)
 
+    def _meanwhile(self) -> None:
+        """Send what is due, since a step begins to compute: loops that are woken earlier would want Python's lock while
+        the engine prepares the step, and no core would compute."""
+        if self._due:
+            self._hand_over()
+
     def _hand_over(self) -> None:
         """Send the held events to their callers. Each loop is woken once, because a wake-up takes more time than an
         event."""
-        emitted, self._held = self._held, []
+        emitted, self._held, self._due = self._held, [], False
         self._sent = time.monotonic()
         batches: dict[asyncio.AbstractEventLoop, list[tuple[Request, _Caller, TokenEvent]]] = {}
         for request, event in emitted:
             if (caller := self._callers.get(request)) is not None:
                 batches.setdefault(caller.loop, []).append((request, caller, event))
         for loop, batch in batches.items():
-            open_ = _in_loop(loop, _deliver, batch)
-            self._cancel(*(request for request, _, event in batch if not open_ or event.finish is not None))
+            if not _in_loop(loop, _deliver, batch):
+                # after this step, which may be computing them
+                self._command(partial(self._cancel, *(request for request, _, _ in batch)))
+            for request, _, event in batch:
+                if event.finish is not None:
+                    self._callers.pop(request, None)
 
     def _end_all(self, event: TokenEvent) -> None:
         self._hand_over()

@@ -141,7 +141,7 @@ class _SeenRunner:
 
     def __init__(self, inner: StepRunner) -> None:
         self._inner, self.steps = inner, list[StepShape]()
-        self.problem = inner.problem
+        self.problem, self.meanwhile = inner.problem, inner.meanwhile
 
     @property
     def drafts(self) -> bool:

@@ -1,6 +1,6 @@
 """A runner of steps that computes nothing: it moves the clock by what a step would take, and answers as scripted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -24,6 +24,7 @@ class SimulatedRunner:
 
     drafts = False
     problem: str | None = None
+    meanwhile: Callable[[], None] | None = None  # no other thread runs beside a simulated step
     repeats = True
 
     def __init__(self, times: StepDurations, clock: SimulatedClock) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from dsv4.engine import Engine, EngineService
 from dsv4.engine import service as service_module
+from dsv4.engine.runner import Chunk, Runner, StepOutput
 from dsv4.generation import BusyError, FinishReason, SamplingParams, TokenEvent, TokenGenerator, collect
 from dsv4.testing.tiny import tiny_config, tiny_model
 
@@ -293,6 +294,38 @@ def test_tokens_of_fast_steps_come_together(service: EngineService, monkeypatch:
     assert [event.token for event in events] == expected(service._engine, [5, 6, 7], SHORT)
     # the first token at once, the others with the last
     assert sizes == [1, 4]
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["as it can", "op by op"])
+def test_tokens_are_sent_while_the_next_step_computes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, fused: bool | None
+) -> None:
+    """Only the last ones are sent between two steps: then no step follows."""
+    monkeypatch.setattr("dsv4.engine.service.TURN_SECONDS", 0.0)
+    computing, sent = [False], []
+    runner = Runner(engine.model, engine.cache.store, predict=False, fused=fused)
+    compute, wake = runner.run, service_module._in_loop
+
+    def run_step(chunks: list[Chunk]) -> StepOutput:
+        computing[0] = True
+        try:
+            return compute(chunks)
+        finally:
+            computing[0] = False
+
+    def woken(loop: asyncio.AbstractEventLoop, call: Any, *arguments: Any) -> bool:
+        sent.append((len(arguments[0]), computing[0]))
+        return wake(loop, call, *arguments)
+
+    monkeypatch.setattr(runner, "run", run_step)
+    monkeypatch.setattr(service_module, "_in_loop", woken)
+    engine.runner = runner
+    service = EngineService(engine)
+    try:
+        assert len(run(gather(service, [5, 6, 7], SHORT))) == 5
+    finally:
+        service.close()
+    assert sent == [(1, True)] * 4 + [(1, False)]
 
 
 def test_no_token_is_held_while_the_engine_does_something_else(

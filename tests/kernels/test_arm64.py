@@ -28,7 +28,7 @@ def test_every_kernel_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-aarch64-static (Debian: qemu-user-static)")
 def test_products_are_right_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    names = ("matmul/gemm", "matmul/gemm_linear", "matmul/gemm_fixed", "matmul/dequant", "quant/quant")
+    names = ("matmul/gemm", "matmul/gemm_linear", "matmul/gemm_fixed", "matmul/dequant", "quant/quant", "native/team")
     parts = [str(KERNELS / f"{name}.cpp") for name in names]
     program = tmp_path / "products"
     compiled(tmp_path, "-static", "-o", str(program), str(Path(__file__).with_name("products.cpp")), *parts)

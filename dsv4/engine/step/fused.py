@@ -1,6 +1,6 @@
 """Runs the steps of a model as native calls, and gives the reason for models that it cannot run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,16 @@ class FusedStep:
         self._stages = pack(model, model.stages, store) if predict and model.stages else None
 
     def run(
-        self, tokens: Sequence[Sequence[int]], cached: Sequence[int], places: Sequence[Place], wanted: Sequence[int]
+        self,
+        tokens: Sequence[Sequence[int]],
+        cached: Sequence[int],
+        places: Sequence[Place],
+        wanted: Sequence[int],
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Streams [T, S, D] of the new tokens of each sequence, and logits [N, V] of the wanted rows."""
-        return run_step(self._backbone, tokens, cached, places, wanted)
+        """Streams [T, S, D] of the new tokens of each sequence, and logits [N, V] of the wanted rows. meanwhile: as in
+        run_step."""
+        return run_step(self._backbone, tokens, cached, places, wanted, meanwhile=meanwhile)
 
     def predict(
         self,

@@ -63,20 +63,22 @@ def run_step(
     places: Sequence[Place],
     wanted: Sequence[int],
     given_TSD: Tensor | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(streams after the last block [T, S, D], logits [N, V] fp32 of the rows `wanted`); writes the store.
 
     Each sequence has its new tokens, the number of tokens before them, and its place. A prediction block starts from
-    `given_TSD`, the backbone's streams before each token. Records no gradient. Raises ValueError for an empty batch or
-    sequence and for lengths that do not fit, IndexError for a token, slot, page or row that does not exist; in both
-    cases nothing is written. Raises OSError if an expert cannot be read from its file.
+    `given_TSD`, the backbone's streams before each token. meanwhile: called just before the native code, which does not
+    hold Python's lock. Records no gradient. Raises ValueError for an empty batch or sequence and for lengths that do not
+    fit, IndexError for a token, slot, page or row that does not exist; in both cases nothing is written. Raises OSError
+    if an expert cannot be read from its file.
     """
     T, model = sum(map(len, tokens)), packed.model
     _check(packed, T, wanted, given_TSD)
     x_TSD = torch.empty(T, model.streams, model.dim, dtype=packed.dtype)
     logits_NV = torch.empty(len(wanted), model.vocabulary)
     batch = StepBatch(given_TSD=native.pointer(given_TSD), x_TSD=x_TSD.data_ptr(), logits_NV=logits_NV.data_ptr())
-    _run(packed, batch, tokens, cached, places, wanted)
+    _run(packed, batch, tokens, cached, places, wanted, meanwhile)
     return x_TSD, logits_NV
 
 
@@ -102,6 +104,7 @@ def _run(
     cached: Sequence[int],
     places: Sequence[Place],
     wanted: Sequence[int],
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     """Complete the batch, which has its outputs, and run it."""
     counts = list(map(len, tokens))
@@ -130,6 +133,8 @@ def _run(
     _raise(_function("dsv4_step_plan", 4)(*pointers, angle_RP.data_ptr()))
     cos_RP, sin_RP = _cos_sin(angle_RP)
     batch.cos, batch.sin = cos_RP.data_ptr(), sin_RP.data_ptr()
+    if meanwhile is not None:
+        meanwhile()
     _raise(_function("dsv4_step", 3)(*pointers))
 
 

@@ -48,9 +48,10 @@ void pool(const PoolCall& call, int64_t block, int64_t column, int count) {
 extern "C" void dsv4_pool(const PoolCall* given) {
     const PoolCall& call = *given;
     const int64_t parts = (call.dim + W - 1) / W, work = call.blocks * call.rows * call.dim;
-#pragma omp parallel for schedule(static) num_threads(call.threads) if (call.threads > 1 && work > SMALL)
-    for (int64_t i = 0; i < call.blocks * parts; i++) {
+    const int threads = work > SMALL ? call.threads : 1;
+    const auto part = [&](int64_t i) {
         const int64_t column = i % parts * W, left = call.dim - column;
         pool(call, i / parts, column, int(left < W ? left : W));
-    }
+    };
+    parallel(threads, call.blocks * parts, part, shares(call.blocks * parts, threads));
 }

@@ -127,8 +127,9 @@ void few(const Entry& e, int threads) {
     const Input in = floats_of(e, 0, e.T, memory);
     float* mixes = mixes_memory.floats(e.T * X);
     const Weight w{KIND_F32, e.fn, nullptr, X, e.width()};
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (int64_t n = 0; n < X; n += 4) multiply(w, n, std::min(n + 4, X), in, 0, e.T, Output{mixes, X, false});
+    parallel(threads, (X + 3) / 4, [&](int64_t i) {
+        multiply(w, 4 * i, std::min(4 * i + 4, X), in, 0, e.T, Output{mixes, X, false});
+    });
     finish(e, 0, e.T, in, mixes);
 }
 
@@ -152,8 +153,7 @@ extern "C" void dsv4_hyper_enter(const void* x, const float* fn, const float* sc
     const Entry e{x, bool(bf16), fn, scale, base, norm_weight, y, post, comb, T, S, D, iterations, eps, norm_eps};
     threads = worth(double(T) * double(e.width() * e.mixes()), threads);
     if (T <= DIRECT_ROWS) return T ? few(e, threads) : void();
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (int64_t t = 0; t < T; t += BLOCK) block(e, t);
+    parallel(threads, (T + BLOCK - 1) / BLOCK, [&](int64_t i) { block(e, i * BLOCK); });
 }
 
 // out[t, k] = post[t, k] y[t] + sum_j comb[t, j, k] x[t, j]
@@ -162,8 +162,7 @@ extern "C" void dsv4_hyper_combine(const void* y, const void* x, const float* po
     constexpr int64_t STEP = 512;
     const int64_t steps = (D + STEP - 1) / STEP;
     threads = worth(double(T) * double(S * S * D), threads);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t unit = 0; unit < T * steps; unit++) {
+    const auto part = [&](int64_t unit) {
         const int64_t t = unit / steps, d0 = unit % steps * STEP, d1 = std::min(D, d0 + STEP);
         const float *p = post + t * S, *c = comb + t * S * S;
         int64_t d = d0;
@@ -184,5 +183,6 @@ extern "C" void dsv4_hyper_combine(const void* y, const void* x, const float* po
                     total = fma(c[j * S + k], get_either(x, bf16, (t * S + j) * D + d), total);
                 put_either(out, bf16, (t * S + k) * D + d, fma(p[k], get_either(y, bf16, t * D + d), total));
             }
-    }
+    };
+    parallel(threads, T * steps, part, shares(T * steps, threads));
 }

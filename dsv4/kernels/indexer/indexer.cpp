@@ -1,8 +1,6 @@
 // Indexer scores and top-k: blocks of queries share tiles of keys, each query keeps a running choice.
 //
 // T queries, N heads, I dims, K places of the result.
-#include <omp.h>
-
 #include "native/exponential.h"
 #include "fp4_rows.h"
 #include "topk.h"
@@ -303,13 +301,12 @@ std::vector<Block> cut(const IndexCall& call, int64_t most) {
 void run_divided(const IndexCall& call, const std::vector<Block>& blocks, int64_t most) {
     const int64_t count = int64_t(blocks.size()), parts = call.threads;
     std::vector<Best> best(size_t(count * parts * most));
-#pragma omp parallel for schedule(dynamic) num_threads(call.threads)
-    for (int64_t i = 0; i < count * parts; i++) {
+    parallel(call.threads, count * parts, [&](int64_t i) {
         const Block& block = blocks[size_t(i / parts)];
         const int64_t part = i % parts, tiles = (block.seen + TILE - 1) / TILE;
         const int64_t from = tiles * part / parts * TILE, to = tiles * (part + 1) / parts * TILE;
         score_entries(call, block, from, std::min(to, block.seen), &best[size_t(i * most)]);
-    }
+    });
     for (int64_t b = 0; b < count; b++)
         for (int64_t t = blocks[size_t(b)].first; t < blocks[size_t(b)].last; t++) {
             Best* first = &best[size_t(b * parts * most + t - blocks[size_t(b)].first)];
@@ -329,11 +326,10 @@ extern "C" void dsv4_index_topk(const IndexCall* given) {
     for (const Block& block : blocks) work += (block.last - block.first) * block.seen * call.heads * call.dim;
     const bool one = call.threads <= 1 || work < SMALL;
     if (!one && count < 2 * call.threads) return run_divided(call, blocks, most);
-#pragma omp parallel for schedule(dynamic) num_threads(call.threads) if (!one)
-    for (int64_t i = count - 1; i >= 0; i--) {
-        const Block& block = blocks[size_t(i)];
+    parallel(one ? 1 : call.threads, count, [&](int64_t i) {
+        const Block& block = blocks[size_t(count - 1 - i)];
         own.best.resize(size_t(most));
         score_entries(call, block, 0, block.seen, own.best.data());
         for (int64_t t = block.first; t < block.last; t++) write_choice(call, t, own.best[size_t(t - block.first)]);
-    }
+    });
 }

@@ -19,11 +19,10 @@ void multiply_band(const Weight& w, const Input& in, int64_t rows, const Output&
     else
         while (step > 12 && across * (w.N / step) < threads * 4) step /= 2;
     const int64_t down = (w.N + step - 1) / step;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (int64_t unit = 0; unit < across * down; unit++) {
+    parallel(threads, across * down, [&](int64_t unit) {
         const int64_t n = unit / across * step, m = unit % across * tile_rows;
         multiply(w, n, std::min(n + step, w.N), in, m, std::min(m + tile_rows, rows), out);
-    }
+    });
 }
 
 }  // namespace
@@ -45,9 +44,11 @@ void linear(const Weight& given, const void* x, int64_t x_pitch, void* y, int64_
         if (!usable_in_place(kind, bf16, w.K, quantize, rows)) {
             float* to = memory.floats(rows * pitch);
             in = Input{to, pitch, nullptr};
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows > DIRECT_ROWS)
-            for (int64_t r = 0; r < rows; r++)
+            const int sharing = rows > DIRECT_ROWS ? threads : 1;
+            const auto prepare_row = [&](int64_t r) {
                 prepare(kind, from + r * x_pitch * bytes, bf16, w.K, quantize, to + r * pitch);
+            };
+            parallel(sharing, rows, prepare_row, shares(rows, sharing));
         }
         multiply_band(w, in, rows, Output{(char*)y + m * y_pitch * bytes, y_pitch, bf16}, threads);
     }

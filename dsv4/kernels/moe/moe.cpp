@@ -209,27 +209,26 @@ void give_back(const Band& band, int64_t first, int64_t last) {
         if (band.jobs[j].holds) residency_give_back(*band.arena, band.jobs[j].taken);
 }
 
-// jobs [first, last) by all threads of the team; an expert that cannot be read sets `unread`
-void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last, std::atomic<bool>& unread) {
+// jobs [first, last); an expert that cannot be read sets `unread`
+void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last, int threads, std::atomic<bool>& unread) {
     const int64_t D = band.experts.D, F = band.experts.F, jobs = last - first;
     const int64_t wide = (F + PANEL_ROWS - 1) / PANEL_ROWS, deep = (D + PANEL_ROWS - 1) / PANEL_ROWS;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t unit = 0; unit < jobs * wide; unit++) {
+    parallel(threads, jobs * wide, [&](int64_t unit) {
         const int64_t n = unit % wide * PANEL_ROWS;
         const Job& job = band.jobs[first + unit / wide];
         if (!band.arena || residency_ready(*band.arena, job.taken))
             hidden_part(band, room, job, n, std::min(n + PANEL_ROWS, F));
         else
             unread = true;
-    }
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t j = first; j < last; j++)
-        for (int64_t s = band.jobs[j].first; s < band.jobs[j].last; s++) prepare_hidden(band, room, band.jobs[j], s);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t unit = 0; unit < jobs * deep; unit++) {
+    });
+    parallel(threads, jobs, [&](int64_t i) {
+        const Job& job = band.jobs[first + i];
+        for (int64_t s = job.first; s < job.last; s++) prepare_hidden(band, room, job, s);
+    });
+    parallel(threads, jobs * deep, [&](int64_t unit) {
         const int64_t n = unit % deep * PANEL_ROWS;
         down_part(band, room, band.jobs[first + unit / deep], n, std::min(n + PANEL_ROWS, D));
-    }
+    });
 }
 
 // Waits until one of the jobs [first, last) can run, and moves all that can to the front; where those end.
@@ -242,15 +241,12 @@ int64_t bring_forward(Band& band, int64_t first, int64_t last) {
     return std::stable_partition(begin + first, begin + last, here) - begin;
 }
 
-// Jobs [first, last) in the order in which their experts can be read, so that the rest is read meanwhile. `end` is the
-// team's.
-void run_as_read(Band& band, const Room& room, int64_t first, int64_t last, int64_t& end, std::atomic<bool>& unread) {
+// Jobs [first, last) in the order in which their experts can be read, so that the rest is read meanwhile.
+void run_as_read(Band& band, const Room& room, int64_t first, int64_t last, int threads, std::atomic<bool>& unread) {
     while (first < last) {
-#pragma omp single
-        end = bring_forward(band, first, last);
-        const int64_t mine = end;
-        run_jobs(band, room, first, mine, unread);
-        first = mine;
+        const int64_t end = bring_forward(band, first, last);
+        run_jobs(band, room, first, end, threads, unread);
+        first = end;
     }
 }
 
@@ -264,32 +260,26 @@ bool run_band(Band& band, const Room& room, const char* x, float* out, int threa
     const std::vector<int64_t> group = groups_of(band);
     const int64_t groups = int64_t(group.size()) - 1;
     std::atomic<bool> unread{false};
-    int64_t end = 0;
     if (streaming) {
         take(band, group[0], group[1]);
         residency_forget(*band.arena);
     }
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < band.T; t++) prepare_token(band, room, x, t);
-        for (int64_t g = 0; g < groups; g++) {
-            if (!streaming) {
-                run_jobs(band, room, group[g], group[g + 1], unread);
-                continue;
-            }
-#pragma omp single
-            if (g + 1 < groups) take(band, group[g + 1], group[g + 2]);
-            run_as_read(band, room, group[g], group[g + 1], end, unread);
-#pragma omp single
-            give_back(band, group[g], group[g + 1]);
+    const auto prepare_x = [&](int64_t t) { prepare_token(band, room, x, t); };
+    parallel(threads, band.T, prepare_x, shares(band.T, threads));
+    for (int64_t g = 0; g < groups; g++) {
+        if (!streaming) {
+            run_jobs(band, room, group[g], group[g + 1], threads, unread);
+            continue;
         }
-#pragma omp for schedule(static)
-        for (int64_t unit = 0; unit < band.T * steps; unit++) {
-            const int64_t d = unit % steps * STEP;
-            add_up(band, room, unit / steps, d, std::min(d + STEP, D), out);
-        }
+        if (g + 1 < groups) take(band, group[g + 1], group[g + 2]);
+        run_as_read(band, room, group[g], group[g + 1], threads, unread);
+        give_back(band, group[g], group[g + 1]);
     }
+    const auto add_part = [&](int64_t unit) {
+        const int64_t d = unit % steps * STEP;
+        add_up(band, room, unit / steps, d, std::min(d + STEP, D), out);
+    };
+    parallel(threads, band.T * steps, add_part, shares(band.T * steps, threads));
     if (streaming) residency_leave(*band.arena);
     if (unread) residency_explain(*band.arena);
     return !unread;

@@ -7,21 +7,22 @@ using namespace dsv4;
 // y = sqrt(softplus(x))
 extern "C" void dsv4_affinity(const float* x, float* y, int64_t count, int threads) {
     threads = worth(double(count) * 16, threads);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < count; i += W) {
+    const int64_t parts = (count + W - 1) / W;
+    const auto part = [&](int64_t at) {
+        const int64_t i = at * W;
         if (i + W <= count)
             store(y + i, square_root(softplus(load(x + i))));
         else
             store_part(y + i, square_root(softplus(load_part(x + i, int(count - i)))), int(count - i));
-    }
+    };
+    parallel(threads, parts, part, shares(parts, threads));
 }
 
 // ids [T, K] of the largest score + bias, largest first; among equals the lowest id comes first. NaN counts as largest.
 extern "C" void dsv4_choose_experts(const float* score, const float* bias, int64_t* ids, int64_t T, int64_t E,
                                     int64_t K, int threads) {
     threads = worth(double(T) * double(E) * 4, threads);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t t = 0; t < T; t++) {
+    const auto choose = [&](int64_t t) {
         static thread_local Scratch memory;
         float* best = memory.floats(K);
         int64_t* id = ids + t * K;
@@ -33,7 +34,8 @@ extern "C" void dsv4_choose_experts(const float* score, const float* bias, int64
             for (; at > 0 && v > best[at - 1]; at--) best[at] = best[at - 1], id[at] = id[at - 1];
             best[at] = v, id[at] = e;
         }
-    }
+    };
+    parallel(threads, T, choose, shares(T, threads));
 }
 
 // weight [T, K] = score of the chosen / their sum * scale

@@ -5,12 +5,32 @@
 #include <cstring>
 #include <new>
 
+#include "team.h"
+
 namespace dsv4 {
 
 // multiply-adds below which waking a second thread costs more than it saves
 constexpr double SMALL_WORK = 50e3;
 
 inline int worth(double multiply_adds, int threads) { return multiply_adds < SMALL_WORK ? 1 : threads; }
+
+// Calls body(i) for every i in [0, count), `together` neighbours at a time by one of at most `threads` threads: the team
+// of the running step, else OpenMP's. Which thread takes what differs from call to call.
+template <class Body>
+void parallel(int threads, int64_t count, const Body& body, int64_t together = 1) {
+    if (threads <= 1 || count <= together) {
+        for (int64_t i = 0; i < count; i++) body(i);
+    } else if (Team* team = active_team()) {
+        const auto piece = [](const void* given, int64_t i) { (*(const Body*)given)(i); };
+        share_out(*team, piece, &body, count, together, threads);
+    } else {
+#pragma omp parallel for schedule(dynamic, together) num_threads(threads)
+        for (int64_t i = 0; i < count; i++) body(i);
+    }
+}
+
+// neighbours that one thread takes at a time where there are many small ones
+inline int64_t shares(int64_t count, int threads) { return (count + 4 * threads - 1) / (4 * threads); }
 
 // Starts at a cache line; grows, never shrinks by itself; one per thread and use. New memory is zero.
 class Scratch {

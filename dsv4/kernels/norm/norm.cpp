@@ -36,13 +36,13 @@ void scale_row(const float* in, const float* weight, float factor, void* y, bool
 extern "C" void dsv4_rms_norm(const void* x, const float* weight, void* y, int64_t rows, int64_t dim, float eps,
                               int bf16, int threads) {
     threads = worth(double(rows) * double(dim), threads);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t r = 0; r < rows; r++) {
+    const auto norm_row = [&](int64_t r) {
         static thread_local Scratch memory;
         const char* from = (const char*)x + r * dim * (bf16 ? 2 : 4);
         const float* in = as_floats(from, bf16, dim, memory.floats(dim));
         const float factor = bf16 && !weight ? stepwise_factor(in, dim, eps)
                                              : 1.0f / std::sqrt(dot(in, in, dim) / float(dim) + eps);
         scale_row(in, weight, factor, y, bf16, r * dim, dim);
-    }
+    };
+    parallel(threads, rows, norm_row, shares(rows, threads));
 }

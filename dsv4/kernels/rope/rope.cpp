@@ -24,8 +24,7 @@ void rope(const void* x, const float* cos_TP, const float* sin_TP, void* y, int6
           int64_t pairs, bool inverse, bool bf16, int threads) {
     threads = worth(double(tokens * heads) * double(dim), threads);
     const int64_t bytes = bf16 ? 2 : 4, rest = dim - 2 * pairs;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t r = 0; r < tokens * heads; r++) {
+    const auto turn = [&](int64_t r) {
         const float *cos = cos_TP + r / heads * pairs, *sin = sin_TP + r / heads * pairs;
         const char* in = (const char*)x + r * dim * bytes;
         char* out = (char*)y + r * dim * bytes;
@@ -40,7 +39,8 @@ void rope(const void* x, const float* cos_TP, const float* sin_TP, void* y, int6
             turn_row(as_floats(in, true, 2 * pairs, room), cos, sin, sign, pairs, room + 2 * pairs);
             for (int64_t i = 0; i < 2 * pairs; i++) ((uint16_t*)out)[i] = to_bf16(room[2 * pairs + i]);
         }
-    }
+    };
+    parallel(threads, tokens * heads, turn, shares(tokens * heads, threads));
 }
 
 }  // namespace dsv4

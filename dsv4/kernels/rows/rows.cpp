@@ -1,6 +1,8 @@
 // Casting cache rows: float32 to packed entries and indexer keys, and back.
 #include "rows.h"
 
+#include "native/parallel.h"
+
 using namespace dsv4;
 
 namespace {
@@ -115,31 +117,33 @@ void pack_entry_row(const float* x, int64_t dim, int64_t rope, uint8_t* row, int
 
 constexpr int64_t FEW = 64;  // rows below which starting threads costs more than it gains
 
+template <class Body>
+void each_row(int64_t count, int threads, const Body& body) {
+    threads = count < FEW ? 1 : threads;
+    parallel(threads, count, body, shares(count, threads));
+}
+
 }  // namespace
 
 extern "C" void dsv4_pack_entry(const float* x, uint8_t* rows, int64_t count, int64_t dim, int64_t rope, int64_t bytes,
                                 int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && count >= FEW)
-    for (int64_t r = 0; r < count; r++) pack_entry_row(x + r * dim, dim, rope, rows + r * bytes, bytes);
+    each_row(count, threads, [&](int64_t r) { pack_entry_row(x + r * dim, dim, rope, rows + r * bytes, bytes); });
 }
 
 extern "C" void dsv4_unpack_entry(const uint8_t* rows, float* x, int64_t count, int64_t dim, int64_t rope,
                                   int64_t bytes, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && count >= FEW)
-    for (int64_t r = 0; r < count; r++) entry_to_float(rows + r * bytes, dim, rope, x + r * dim);
+    each_row(count, threads, [&](int64_t r) { entry_to_float(rows + r * bytes, dim, rope, x + r * dim); });
 }
 
 extern "C" void dsv4_pack_index(const float* x, uint8_t* rows, int64_t count, int64_t dim, int64_t bytes, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && count >= FEW)
-    for (int64_t r = 0; r < count; r++) {
+    each_row(count, threads, [&](int64_t r) {
         uint8_t *row = rows + r * bytes, *scale = row + dim / 2;
         for (int64_t i = 0; i < dim; i += INDEX_BLOCK)
             *scale++ = pack_fp4(x + r * dim + i, dim - i < INDEX_BLOCK ? dim - i : INDEX_BLOCK, row + i / 2);
-    }
+    });
 }
 
 extern "C" void dsv4_unpack_index(const uint8_t* rows, float* x, int64_t count, int64_t dim, int64_t bytes,
                                   int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && count >= FEW)
-    for (int64_t r = 0; r < count; r++) index_to_float(rows + r * bytes, dim, x + r * dim);
+    each_row(count, threads, [&](int64_t r) { index_to_float(rows + r * bytes, dim, x + r * dim); });
 }

@@ -1,6 +1,4 @@
 // Sparse attention over a window, a prefix of entries or a list of entries, read where they lie. See attention.h.
-#include <omp.h>
-
 #include <algorithm>
 
 #include "attention_rows.h"
@@ -263,18 +261,19 @@ void run_together(const AttentionCall& call, Block block) {
     list_chosen(call, block, own);
     const Task task(call, block, own);
     arrange_queries(task);
-#pragma omp parallel num_threads(call.threads)
-    {
-        const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-        const Share keys = share(task.rows, 12, thread, threads);
+    const int threads = call.threads;
+    parallel(threads, threads, [&](int64_t part) {
+        const Share keys = share(task.rows, 12, int(part), threads);
         score_rows(task, keys.from, keys.to);
-#pragma omp barrier
-        const Share rows = share(task.width, W, thread, threads);
+    });
+    parallel(threads, threads, [&](int64_t part) {
+        const Share rows = share(task.width, W, int(part), threads);
         weigh(task, rows.from, rows.to);
-#pragma omp barrier
-        const Share columns = share(task.columns, W, thread, threads);
+    });
+    parallel(threads, threads, [&](int64_t part) {
+        const Share columns = share(task.columns, W, int(part), threads);
         if (columns.from < columns.to) sum_values(task, columns.from, columns.to);
-    }
+    });
 }
 
 }  // namespace
@@ -291,6 +290,5 @@ extern "C" void dsv4_sparse_attention(const AttentionCall* given) {
         for (const Block& block : blocks) run_together(call, block);
         return;
     }
-#pragma omp parallel for schedule(dynamic) num_threads(call.threads) if (!one)
-    for (int64_t i = count - 1; i >= 0; i--) run_alone(call, blocks[size_t(i)]);
+    parallel(one ? 1 : call.threads, count, [&](int64_t i) { run_alone(call, blocks[size_t(count - 1 - i)]); });
 }

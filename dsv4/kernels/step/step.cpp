@@ -1,6 +1,5 @@
 // A whole step: embedding, blocks on residual streams, collapse, norm, head; or the same for a prediction block.
 #include <algorithm>
-#include <chrono>
 
 #include "step_calls.h"
 
@@ -190,43 +189,6 @@ void head(const StepRun& run) {
     apply_float(run, m.output, y_float, N, run.batch.logits_NV, m.vocabulary);
 }
 
-// Whether the other threads may have to wait for a core, because the machine does something else with it: then small
-// pieces of a step are done by one. Found out by meeting them; after a slow meeting they are left alone for a time,
-// which doubles. No result depends on it: threads change no bit.
-class Helpers {
-    using Clock = std::chrono::steady_clock;
-    static constexpr auto SLOW = std::chrono::microseconds(300), AWAKE = std::chrono::microseconds(500);
-    static constexpr auto LEAST = std::chrono::milliseconds(1), MOST = std::chrono::milliseconds(256);
-    Clock::time_point ended{}, again{};
-    Clock::duration pause = LEAST;
-    bool trusted = false;
-
-    static bool slow_to_meet(int threads) {
-        const auto began = Clock::now();
-#pragma omp parallel num_threads(threads)
-        {
-#pragma omp barrier
-        }
-        return Clock::now() - began > SLOW;
-    }
-
-   public:
-    // before a step
-    bool busy(int threads) {
-        if (threads <= 1 || Clock::now() < again) return true;
-        // after a while they sleep, and waking takes long on an idle machine too
-        if (Clock::now() - ended > AWAKE) slow_to_meet(threads);
-        bool slow = false;
-        for (int i = trusted ? 1 : 8; i && !slow; i--) slow = slow_to_meet(threads);
-        trusted = !slow;
-        if (slow) again = Clock::now() + pause;
-        pause = slow ? std::min<Clock::duration>(2 * pause, MOST) : std::max<Clock::duration>(pause / 2, LEAST);
-        return slow;
-    }
-    // after it
-    void leave() { ended = Clock::now(); }
-};
-
 }  // namespace
 
 }  // namespace dsv4
@@ -256,9 +218,8 @@ extern "C" int dsv4_step_plan(const StepModel* model, const StepStore* store, co
 // from its file.
 extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
     static thread_local StepSpace space;
-    static thread_local Helpers helpers;
-    const bool busy = helpers.busy(int(batch->threads));
-    const StepRun run{*model, *store, *batch, planned, space, busy, arena_of_model(*model)};
+    const TeamUse use(int(batch->threads));
+    const StepRun run{*model, *store, *batch, planned, space, use.team(), arena_of_model(*model)};
     if (batch->given_TSD)
         join_prediction(run, batch->x_TSD);
     else
@@ -277,6 +238,5 @@ extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const S
     if (!wrong && draft) step_context(run, taps);
     if (!wrong && batch->wanted) head(run);
     space.trim();
-    helpers.leave();
     return wrong;
 }

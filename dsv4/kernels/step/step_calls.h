@@ -39,9 +39,9 @@ void dsv4_unpack_index(const uint8_t* rows, float* x, int64_t count, int64_t dim
 
 namespace dsv4 {
 
-// multiply-adds from which a piece of work is shared out: about 0.1 ms of one thread for few tokens, 30 ms for many;
-// a thread that has to wait for a core waits about that long
-constexpr double SOME_WORK = 500e3, MUCH_WORK = 1e9;
+// multiply-adds from which a piece of work is shared out: a few microseconds of one thread; while helpers rest, 30 ms, as
+// long as a thread that has to wait for a core waits
+constexpr double SOME_WORK = SMALL_WORK, MUCH_WORK = 1e9;
 
 // One memory per thing that is alive at the same time as the others. What a large step needed is given back after it.
 struct StepSpace {
@@ -72,17 +72,16 @@ struct StepRun {
     const StepBatch& batch;
     const StepPlan& plan;
     StepSpace& space;
-    bool busy;  // the machine: its other cores do something else
+    const Team& team;
     std::shared_ptr<Arena> arena;  // of the model's routed experts; null: they are read where they lie
 
     bool bf16() const { return model.bf16 != 0; }
     int64_t T() const { return batch.tokens; }
     int64_t bytes() const { return bf16() ? 2 : 4; }
     void* act(Scratch& memory, int64_t count) const { return memory.bytes(count * bytes()); }
-    // Threads for a piece of work. More must be at stake than where one operation is called alone, because a step has
-    // so many small pieces; and much more where the others' threads may have to wait for a core.
+    // Threads for a piece of work. Much more must be at stake where helpers may have to wait for a core.
     int threads(double multiply_adds) const {
-        return multiply_adds < (busy ? MUCH_WORK : SOME_WORK) ? 1 : int(batch.threads);
+        return multiply_adds < (resting(team) ? MUCH_WORK : SOME_WORK) ? 1 : int(batch.threads);
     }
     Turn turn(int64_t row) const { return {batch.cos + row * model.pairs, batch.sin + row * model.pairs}; }
     Turn of_tokens(int64_t ratio) const { return turn(ratio ? T() : 0); }

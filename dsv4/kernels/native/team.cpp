@@ -1,0 +1,227 @@
+// Helpers that share pieces of work with the thread that calls them. See team.h.
+#include "team.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace dsv4 {
+
+namespace {
+
+using std::chrono::microseconds, std::chrono::milliseconds;
+
+// how long a helper watches for work after the last piece: longer than what happens between two steps
+constexpr auto AWAKE = milliseconds(2);
+constexpr auto SLOW = microseconds(100);     // waiting for helpers that is not counted as lost
+constexpr milliseconds LEAST(1), MOST(256);  // for which helpers are left alone
+constexpr double KEPT = 0.9;                 // of earlier steps in the sums over steps
+constexpr double TOO_MUCH = 1.0 / 3;         // of the time, lost: helpers save little more
+constexpr int SPINS = 64;                    // looks between two offers of the core to others, about 1 us
+constexpr int64_t LINE = 64;                 // bytes of a cache line
+
+inline void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("isb");
+#endif
+}
+
+}  // namespace
+
+class Team {
+   public:
+    Team() = default;
+    Team(const Team&) = delete;
+    ~Team() {
+        stop_ = true;
+        rouse();
+        for (std::thread& thread : threads_) thread.join();
+    }
+
+    void enter(int threads);
+    void leave();
+    void run(Work piece, const void* body, int64_t count, int64_t together, int threads);
+    bool resting() const { return resting_; }
+
+   private:
+    using Clock = std::chrono::steady_clock;
+
+    void rouse();
+    void work();
+    void wait();
+    void help(int which);
+    bool watch(uint64_t seen);
+    void sleep();
+
+    // the number of the piece of work; odd = it is open to helpers
+    alignas(LINE) std::atomic<uint64_t> number_{0};
+    Work piece_ = nullptr;
+    const void* body_ = nullptr;
+    int64_t count_ = 0, together_ = 1;
+    int helpers_ = 0;  // that may take part
+    alignas(LINE) std::atomic<int64_t> next_{0};
+    alignas(LINE) std::atomic<int> inside_{0};  // helpers that take part now
+    alignas(LINE) std::atomic<int> asleep_{0};
+    std::atomic<bool> stop_{false};
+    std::mutex mutex_;
+    std::condition_variable roused_;
+    uint64_t calls_ = 0;  // of `rouse`
+    std::vector<std::thread> threads_;
+
+    bool resting_ = false;
+    Clock::time_point began_{}, again_{};
+    Clock::duration pause_{};
+    double helped_ = 0, lost_ = 0;  // seconds of late steps with helpers, and of waiting in them
+};
+
+void Team::enter(int threads) {
+    while (int(threads_.size()) < threads - 1) threads_.emplace_back([this, n = int(threads_.size())] { help(n); });
+    began_ = Clock::now();
+    resting_ = threads <= 1 || began_ < again_;
+    if (!resting_ && asleep_.load(std::memory_order_relaxed)) rouse();
+}
+
+void Team::leave() {
+    if (resting_) return;
+    helped_ = KEPT * helped_ + std::chrono::duration<double>(Clock::now() - began_).count();
+    if (lost_ > TOO_MUCH * helped_) {
+        pause_ = std::clamp<Clock::duration>(2 * pause_, LEAST, MOST);
+        again_ = Clock::now() + pause_;
+        helped_ = lost_ = 0;
+    } else {
+        pause_ /= 2;
+        lost_ *= KEPT;
+    }
+}
+
+void Team::run(Work piece, const void* body, int64_t count, int64_t together, int threads) {
+    piece_ = piece, body_ = body, count_ = count, together_ = together, helpers_ = threads - 1;
+    next_.store(0, std::memory_order_relaxed);
+    const uint64_t open = number_.load(std::memory_order_relaxed) + 1;
+    number_.store(open);
+    if (asleep_.load(std::memory_order_relaxed)) rouse();
+    work();
+    // NOTE: a helper counts itself in before it looks at the number again, so it is seen here or it sees this
+    number_.store(open + 1);
+    if (inside_.load()) wait();
+}
+
+void Team::work() {
+    const int64_t count = count_, together = together_;
+    for (int64_t from; (from = next_.fetch_add(together, std::memory_order_relaxed)) < count;)
+        for (int64_t i = from; i < std::min(from + together, count); i++) piece_(body_, i);
+}
+
+void Team::wait() {
+    for (int spins = 0; spins < 16 * SPINS; spins++) {
+        if (!inside_.load(std::memory_order_acquire)) return;
+        relax();
+    }
+    const auto began = Clock::now();
+    while (inside_.load(std::memory_order_acquire)) {
+        for (int spins = 0; spins < SPINS; spins++) relax();
+        std::this_thread::yield();
+    }
+    if (const auto took = Clock::now() - began; took > SLOW) lost_ += std::chrono::duration<double>(took).count();
+}
+
+void Team::rouse() {
+    {
+        const std::lock_guard lock(mutex_);
+        calls_++;
+    }
+    roused_.notify_all();
+}
+
+void Team::help(int which) {
+    uint64_t seen = 0;
+    while (!stop_.load(std::memory_order_relaxed)) {
+        if (!watch(seen)) {
+            sleep();
+            continue;
+        }
+        const uint64_t number = number_.load(std::memory_order_acquire);
+        if (number % 2 == 0) continue;
+        inside_.fetch_add(1);
+        if (number_.load() == number && which < helpers_) work();
+        inside_.fetch_sub(1, std::memory_order_release);
+        seen = number;
+    }
+}
+
+// Waits for a piece of work other than `seen`; false when there was none for a time, or the team ends.
+bool Team::watch(uint64_t seen) {
+    const auto began = Clock::now();
+    do {
+        for (int round = 0; round < 16; round++) {
+            for (int spins = 0; spins < SPINS; spins++) {
+                const uint64_t number = number_.load(std::memory_order_acquire);
+                if (number % 2 && number != seen) return true;
+                relax();
+            }
+            std::this_thread::yield();
+        }
+    } while (!stop_.load(std::memory_order_relaxed) && Clock::now() - began < AWAKE);
+    return false;
+}
+
+// NOTE: a piece of work that comes just before `asleep_` is set does without this helper; the next one rouses it.
+void Team::sleep() {
+    std::unique_lock lock(mutex_);
+    const uint64_t calls = calls_;
+    asleep_++;
+    roused_.wait(lock, [&] { return stop_.load() || calls_ != calls; });
+    asleep_--;
+}
+
+namespace {
+
+thread_local Team* active = nullptr;
+
+// This thread's team. A forked process has none of its parent's threads, so it gets a team of its own.
+// NOTE: the parent's stays where it is: joining threads that do not exist would never end.
+Team& own_team() {
+    struct Owner {
+        Team* team = nullptr;
+        pid_t process = 0;
+        ~Owner() {
+            if (process == getpid()) delete team;
+        }
+    };
+    static thread_local Owner owner;
+    if (owner.process != getpid()) owner.team = new Team, owner.process = getpid();
+    return *owner.team;
+}
+
+}  // namespace
+
+Team* active_team() { return active; }
+
+void share_out(Team& team, Work piece, const void* body, int64_t count, int64_t together, int threads) {
+    team.run(piece, body, count, together, threads);
+}
+
+bool resting(const Team& team) { return team.resting(); }
+
+TeamUse::TeamUse(int threads) : team_(own_team()) {
+    team_.enter(threads);
+    active = &team_;
+}
+
+TeamUse::~TeamUse() {
+    active = nullptr;
+    team_.leave();
+}
+
+}  // namespace dsv4

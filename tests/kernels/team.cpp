@@ -1,0 +1,81 @@
+// Checks of a team of threads, for test_team.py: exits with 0, or says what is wrong.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+#include <vector>
+
+#include "native/parallel.h"
+
+using namespace dsv4;
+using namespace std::chrono_literals;
+
+namespace {
+
+void require(bool good, const char* what) {
+    if (good) return;
+    std::printf("wrong: %s\n", what);
+    std::exit(1);
+}
+
+// every piece once, and what pieces of work before it wrote is there
+void count_all(int rounds) {
+    for (int round = 0; round < rounds; round++) {
+        const int threads = 1 + round % 4;
+        const int64_t count = round % 67, together = 1 + round % 5;
+        std::vector<int> seen(size_t(count), 0), after(size_t(count), 0);
+        const TeamUse use(threads);
+        parallel(threads, count, [&](int64_t i) { seen[size_t(i)]++; }, together);
+        parallel(threads, count, [&](int64_t i) { after[size_t(i)] = seen[size_t(count - 1 - i)]; });
+        for (int64_t i = 0; i < count; i++) require(after[size_t(i)] == 1, "a piece was computed once");
+    }
+}
+
+// pieces long enough that a helper that wakes takes one
+void until_helped() {
+    const auto until = std::chrono::steady_clock::now() + 120s;
+    std::atomic<bool> helped{false};
+    const auto caller = std::this_thread::get_id();
+    while (!helped && std::chrono::steady_clock::now() < until) {
+        std::this_thread::sleep_for(5ms);  // helpers sleep again
+        const TeamUse use(2);
+        parallel(2, 20, [&](int64_t) {
+            if (std::this_thread::get_id() != caller) helped = true;
+            std::this_thread::sleep_for(1ms);
+        });
+    }
+    require(helped, "a helper that slept took part");
+}
+
+int64_t tasks() {
+    int64_t count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) count++;
+    return count;
+}
+
+}  // namespace
+
+int main() {
+    require(active_team() == nullptr, "no team outside of a step");
+    count_all(2000);
+    until_helped();
+    const int64_t before = tasks();
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 3; i++) callers.emplace_back(count_all, 300);
+    for (std::thread& caller : callers) caller.join();
+    require(tasks() == before, "helpers end with their caller");
+    const pid_t child = fork();
+    if (child == 0) {
+        count_all(300);
+        std::exit(0);
+    }
+    int status = 1;
+    waitpid(child, &status, 0);
+    require(status == 0, "a forked process has a team of its own");
+    std::puts("good");
+}
