@@ -69,9 +69,9 @@ def run_step(
 
     Each sequence has its new tokens, the number of tokens before them, and its place. A prediction block starts from
     `given_TSD`, the backbone's streams before each token. meanwhile: called just before the native code, which does not
-    hold Python's lock. Records no gradient. Raises ValueError for an empty batch or sequence and for lengths that do not
-    fit, IndexError for a token, slot, page or row that does not exist; in both cases nothing is written. Raises OSError
-    if an expert cannot be read from its file.
+    hold Python's lock. Records no gradient. Raises ValueError for an empty batch or sequence and for lengths that do
+    not fit, IndexError for a token, slot, page or row that does not exist; in both cases nothing is written. Raises
+    OSError if an expert cannot be read from its file.
     """
     T, model = sum(map(len, tokens)), packed.model
     _check(packed, T, wanted, given_TSD)
