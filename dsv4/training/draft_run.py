@@ -3,6 +3,8 @@ with the head's loss."""
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from dsv4.training.balance import ExpertLoads, add_load
 from dsv4.training.batch import Totals
 from dsv4.training.draft_fields import with_head
 from dsv4.training.draft_loss import Anchors, DraftTotals, draft_loss
+from dsv4.training.qat import FakeQuantised
+from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import StepSettings
 from dsv4.training.settings import DraftSettings
 from dsv4.training.throughput import training_flops
@@ -61,7 +65,14 @@ def _warm_start(model: Transformer) -> None:
 
 
 class DraftTrainer(Trainer):
-    """A run of `draft_loss`. Its records have the expected acceptance at each place of a block."""
+    """A run of `draft_loss`. Its records have the expected acceptance at each place of a block. After `qat_from` the
+    head alone is cast: the model's weights are those of its folder."""
+
+    def __init__(self, recipe: Recipe, *others: Any, **options: Any) -> None:
+        super().__init__(recipe, *others, **options)
+        if recipe.qat_from is not None:
+            learned = {name for name, p in self.model.named_parameters() if p.requires_grad}
+            self._fake = FakeQuantised(self.model, names=learned)
 
     @property
     def _draft(self) -> DraftSettings:
@@ -77,15 +88,16 @@ class DraftTrainer(Trainer):
         whole = DraftTotals.of(anchors, head.block_size, draft.decay)
         sums: dict[str, float] = {}
         load: ExpertLoads = {}
-        for part, own in zip(batches, anchors, strict=True):
-            if not own.rows:
-                continue
-            recompute = self.recipe.run.recompute
-            losses = draft_loss(self.model, part.batch, own, draft, whole, recompute=recompute)
-            losses.total.backward()
-            add_load(load, losses.load)
-            for name, value in losses.parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+        with self._fake if settings.qat else nullcontext():
+            for part, own in zip(batches, anchors, strict=True):
+                if not own.rows:
+                    continue
+                recompute = self.recipe.run.recompute
+                losses = draft_loss(self.model, part.batch, own, draft, whole, recompute=recompute)
+                losses.total.backward()
+                add_load(load, losses.load)
+                for name, value in losses.parts.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
         return sums or {"next": 0.0}, load  # a step without a token to learn changes nothing
 
     def _flops(self, lengths: Sequence[int], *, dense: bool) -> float:

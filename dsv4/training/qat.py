@@ -5,7 +5,7 @@ The released layout keeps experts in FP4 (1 x 32), dense linears in FP8 (128 x 1
 way for an expert, fp32 -> FP4 -> FP8 -> product, gives the values of the FP4 step, because FP4 -> FP8 loses nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 
 import torch
@@ -35,8 +35,8 @@ class FakeQuantised:
     of the identity. cache: key-value rows go through FP8 and the indexers' queries and keys through Hadamard and FP4,
     as when serving. activations: inputs of quantised linears go through FP8 blocks of 128 columns. masters: fp32 values
     by name to cast from, where the model itself holds rounded ones. `dsv4.distributed.qat` is for matrices that
-    ranks share. Raises CheckpointError for a weight that the layout cannot hold, on construction if its shape is the
-    reason.
+    ranks share. names: the parameters that are cast, with the inputs of their linears; None = all. Raises
+    CheckpointError for a weight that the layout cannot hold, on construction if its shape is the reason.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class FakeQuantised:
         cache: bool = True,
         activations: bool = True,
         masters: Mapping[str, Tensor] | None = None,
+        names: Container[str] | None = None,
     ) -> None:
         self.model, self.layout, self.cache, self.activations = model, layout, cache, activations
         self._masters = masters or {}
@@ -55,7 +56,7 @@ class FakeQuantised:
         self._cast = [
             (known[name], p)
             for name, p in model.named_parameters()
-            if stored(known[name], layout)[name].dtype != torch.float32
+            if (names is None or name in names) and stored(known[name], layout)[name].dtype != torch.float32
         ]
         self._kept: list[Tensor] = []
         self._numerics: list[tuple[KernelModule, Numerics]] = []

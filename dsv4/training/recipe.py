@@ -72,8 +72,8 @@ class Recipe:
                 raise ValueError(f"model.{name} comes from {FROM_ELSEWHERE[name]} and may not be given")
         if self.lora is not None:
             self._check_lora()
-        if self.draft is not None and (self.lora is not None or self.qat_from is not None):
-            raise ValueError("draft: not together with lora or qat_from; only the draft head is trained")
+        if self.draft is not None and self.lora is not None:
+            raise ValueError("draft: not together with lora; only the draft head is trained")
         self._check_lengths()
         experts = self.config(1024).n_routed_experts
         if experts % self.scale.expert:

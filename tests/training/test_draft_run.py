@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsv4.checkpoint import FP32, CheckpointReader, check_folder, load_into, open_folder, save_checkpoint
+from dsv4.checkpoint import (
+    FP32,
+    RELEASE,
+    CheckpointReader,
+    check_folder,
+    load_into,
+    open_folder,
+    save_checkpoint,
+    state_for,
+)
+from dsv4.checkpoint.names import Layout
 from dsv4.cli.train_draft import base_of, export_with_head
 from dsv4.engine import Engine
 from dsv4.generation import SamplingParams
@@ -86,11 +96,11 @@ def test_the_loss_is_that_of_the_blocks_one_by_one() -> None:
         assert float(losses.parts[f"accept_{k + 1}"]) == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
-def folder_of(tmp_path: Path) -> Path:
-    model = tiny_model(tiny_config())
+def folder_of(tmp_path: Path, layout: Layout = FP32, **changes: Any) -> Path:
+    model = tiny_model(tiny_config(**changes))
     with torch.no_grad():
         model.head.weight.mul_(8)  # sure of itself, so that there is something to learn
-    save_checkpoint(tmp_path / "base", model.config, model.state_dict(), FP32)
+    save_checkpoint(tmp_path / "base", model.config, model.state_dict(), layout)
     return tmp_path / "base"
 
 
@@ -101,9 +111,9 @@ def recipe_for(folder: Path, **changes: Any) -> Recipe:
         lr={"peak": 5e-3, "final": 5e-3, "warmup": 0, "decay_from": 4000, "decay_to": 4000},
         optimizer={"decay": 0.0},
         run={"save_seconds": 1e9, "recovery": False},
-        **{"draft": HEAD, **changes},
+        **{"draft": HEAD, "qat_from": None, **changes},
     )
-    del raw["model"], raw["qat_from"]
+    del raw["model"]
     return Recipe.from_dict(raw)
 
 
@@ -149,6 +159,23 @@ def test_a_new_head_begins_as_the_layers_it_stands_for(tmp_path: Path) -> None:
         assert torch.equal(model.stages[0].state_dict()[name], model.layers[3].state_dict()[name])
     assert not model.stages[0].markov_head.markov_w2.weight.any()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"mtp"}
+
+
+def test_after_qat_from_the_head_computes_with_what_the_export_stores(tmp_path: Path) -> None:
+    """Without it a head is learned in float32 and loses to the casts of the folder's layout."""
+    folder = folder_of(tmp_path, RELEASE, quantized=True, expert_dtype="fp4")
+    exact = trainer_of(recipe_for(folder), tmp_path / "exact").advance()
+    recipe = recipe_for(folder, qat_from=0)
+    trainer = trainer_of(recipe, tmp_path / "run")
+    assert trainer.advance().losses["next"] != exact.losses["next"]
+    masters = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    with trainer._fake:
+        inside = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    changed = {name for name, value in masters.items() if not torch.equal(value, inside[name])}
+    assert {name.split(".")[0] for name in changed} == {"mtp"}
+    target = export_with_head(tmp_path / "run", base_of(recipe, tmp_path / "run"), trainer, RELEASE)
+    read = dict(state_for(trainer.model.config, CheckpointReader(target), "fp32"))
+    assert not [name for name, value in inside.items() if not torch.equal(read[name], value)]
 
 
 def test_what_a_recipe_may_not_say_beside_a_head(tmp_path: Path) -> None:
