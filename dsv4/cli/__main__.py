@@ -3,8 +3,9 @@
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import dsv4
 
@@ -60,6 +61,7 @@ def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed with a message, 2 usage, 130 Ctrl-C."""
     try:
         _open_streams()
+        tell_notes()
         try:
             refuse_empty(sys.argv[1:])
             make_app(*sys.argv[1:2])(sys.argv[1:])
@@ -99,6 +101,22 @@ def sentence(error: ValueError | OSError | MemoryError) -> str:
         return str(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return f"{' and '.join(names) or 'cannot read or write'}: {error.strerror}"
+
+
+def tell_notes() -> None:
+    """From now on, warnings of dsv4's own code are sentences on stderr, without the place in the code that Python
+    shows."""
+    show, own = warnings.showwarning, f"{Path(dsv4.__file__).parent}{os.sep}"
+
+    def tell(message: Warning | str, category: type[Warning], filename: str, *others: Any) -> None:
+        if category is UserWarning and filename.startswith(own):
+            from dsv4.observe import printable
+
+            print(f"note: {printable(str(message))}", file=sys.stderr)
+        else:
+            show(message, category, filename, *others)
+
+    warnings.showwarning = tell
 
 
 def _fail(text: str) -> NoReturn:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pull(
-    name: str,
+    name: str | None = None,
     dir: Path | None = None,
     *,
     revision: str | None = None,
@@ -57,8 +57,8 @@ def pull(
     from dsv4.hub.pull import PullWishes
 
     at_least(1, workers=workers)
-    wanted = repository(name)
-    if wanted is None:
+    wanted = None if name is None else repository(name)
+    if name is None or wanted is None:
         raise ValueError(_no_name(name))
     if dir is not None and dir.exists() and not dir.is_dir():
         raise ValueError(f"{dir} is not a folder")
@@ -74,13 +74,14 @@ def pull(
         signal.signal(signal.SIGTERM, before)
 
 
-def _no_name(name: str) -> str:
+def _no_name(name: str | None) -> str:
     """Why nothing of this name can be fetched."""
     from dsv4.hub.names import RELEASED
 
     if name == "nano":
         return "nano comes with dsv4 and is not fetched: `dsv4 chat` uses it, and every verb takes its name"
-    return f"NAME must be one of {', '.join(RELEASED)} or OWNER/NAME of a repository, got {name!r}"
+    given = "nothing" if name is None else repr(name)
+    return f"NAME must be one of {', '.join(RELEASED)} or OWNER/NAME of a repository, got {given}"
 
 
 def _hub(source: str) -> "Hub":

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from dsv4.cli import serve
-from dsv4.cli.__main__ import main, sentence
+from dsv4.cli.__main__ import main, sentence, tell_notes
 from dsv4.cli.folders import default_model_folder
 from dsv4.engine.step import UnfitError
 from tests.conftest import ROOT
@@ -289,3 +290,14 @@ def _reads(process: int) -> bool:
         return "pipe_r" in Path(f"/proc/{process}/wchan").read_text()
     except OSError:
         return True
+
+
+def test_warnings_of_our_own_are_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of others are shown as Python shows them."""
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("always")
+        tell_notes()
+        warnings.warn_explicit("the ids above are padding\x1b[2J", UserWarning, serve.__file__, 1)
+        warnings.warn_explicit("this is slow", UserWarning, "/lib/torch/nn.py", 7)
+    assert capsys.readouterr().err == "note: the ids above are padding␛[2J\n"
+    assert [str(other.message) for other in others] == ["this is slow"]

@@ -66,6 +66,8 @@ def test_mistakes_are_told_before_anything_is_asked(tmp_path: Path) -> None:
         ValueError, match=r"NAME must be one of flash, pro, .* or OWNER/NAME of a repository, got 'fl2'"
     ):
         pull("fl2")
+    with pytest.raises(ValueError, match=r"NAME must be one of flash, .*, got nothing"):
+        pull()
     with pytest.raises(ValueError, match=r"^file is not a folder"):
         pull(NAME, Path("file"))
     with pytest.raises(ValueError, match=r"--workers must be at least 1, got 0"):
