@@ -14,7 +14,13 @@ from dsv4.checkpoint.requantized.packed_integers import COMPRESSED_TENSORS, quan
 from dsv4.checkpoint.shapes import check_shapes
 from dsv4.checkpoint.writer import CheckpointWriter, shards_by_size, write_json
 from dsv4.config import ModelConfig
-from dsv4.kernels.quant import dequantize_weight, quantize_fp4_weight, quantize_fp8_weight
+from dsv4.kernels.quant import (
+    dequantize_weight,
+    quantize_fp4_weight,
+    quantize_fp8_weight,
+    simulate_fp4_weight,
+    simulate_fp8_weight,
+)
 from dsv4.parameters import Parameter, parameters
 
 # What compressed-tensors says of such a folder; the patterns are regular expressions over names of modules.
@@ -79,6 +85,22 @@ def stored_values(parameter: Parameter, tensors: Mapping[str, Tensor]) -> Tensor
         return COMPRESSED_TENSORS.values(parts, parameter.shape)
     weight, scale = tensors[parameter.name], tensors.get(parameter.scale_name)
     return weight.to(torch.float32) if scale is None else dequantize_weight(weight, scale)
+
+
+_ROUND_TRIPS = {torch.int8: simulate_fp4_weight, torch.float8_e4m3fn: simulate_fp8_weight}
+
+
+def round_trip(parameter: Parameter, value: Tensor, layout: Layout) -> Tensor:
+    """`stored_values` of `store_parameter`; weights with block scales skip the stored form."""
+    wanted = stored(parameter, layout)
+    form = wanted.get(parameter.name)
+    cast = _ROUND_TRIPS.get(form.dtype) if form is not None and len(wanted) == 2 else None
+    if cast is None or tuple(value.shape) != parameter.shape:
+        return stored_values(parameter, store_parameter(parameter, value, layout))
+    try:
+        return cast(value.detach())
+    except ValueError as error:
+        raise CheckpointError(f"tensor {parameter.name!r}: {error}") from None
 
 
 def quantize_state(

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from dsv4.generation import TokenTrace
-from dsv4.model.step import IndexedAttention, Regime
+from dsv4.kernels.indexer_loss import IndexedAttention
+from dsv4.model.step import Regime
 
 Row = Sequence[int]
 

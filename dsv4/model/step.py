@@ -1,7 +1,6 @@
 """The inputs that all blocks of one forward pass share: tokens, layout, rotations, cache, and observer.
 
-Legend: T tokens, E experts, K choices per token, H heads, C head dim, I indexer dim, J indexer heads, M entry rows, W
-window rows.
+Legend: T tokens, E experts, K choices per token.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dsv4.kernels.sparse_attention import KeySet, PageTable
+from dsv4.kernels.indexer_loss import IndexedAttention
 from dsv4.model.inputs import ModelCache, Sequences
 from dsv4.model.rope import Rotations
 
@@ -21,26 +20,6 @@ class Observer(Protocol):
     def routed(self, layer: int, score_TE: Tensor, ids_TK: Tensor) -> None:
         """Called once per MoE layer with all affinities (differentiable) and the chosen experts."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedAttention:
-    """The scores of one CSA layer's indexer and the rows that its attention read. The indexer's tensors carry gradients
-    to its own parameters alone; the attention's are detached."""
-
-    layer: int
-    index_TJI: Tensor  # indexer queries, rotated
-    weight_TJ: Tensor  # their head weights, scales folded in
-    index_MI: Tensor  # indexer keys of all entries
-    pages: PageTable  # where each sequence's entries lie, among index_MI and entries_MC alike
-    visible_T: Tensor
-    chosen_TK: Tensor | None  # entry numbers the attention read, -1 = none; None = all visible ones
-    query_THC: Tensor
-    window_WC: Tensor
-    entries_MC: Tensor
-    keys: KeySet
-    sink_H: Tensor
-    scale: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from dsv4.config import Routing
+from dsv4.kernels.indexer_loss import IndexedAttention, indexer_kl
 from dsv4.kernels.vocab_loss import vocab_loss
 from dsv4.model.inputs import Sequences
-from dsv4.model.step import IndexedAttention, Regime
+from dsv4.model.step import Regime
 from dsv4.model.transformer import Transformer
 from dsv4.training.balance import ExpertLoads, expert_load, sequence_balance
 from dsv4.training.batch import Batch, Totals
-from dsv4.training.indexer_loss import Recall, indexer_kl, only_indexers, recall
+from dsv4.training.indexer_loss import Recall, only_indexers, recall
 from dsv4.training.schedule import Phase
 from dsv4.training.settings import LossWeights
 

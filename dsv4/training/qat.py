@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.checkpoint.names import RELEASE, Layout, stored
-from dsv4.checkpoint.quantize import store_parameter, stored_values
+from dsv4.checkpoint.quantize import round_trip
 from dsv4.kernels import quant
 from dsv4.model.layers import KernelModule, Linear, Numerics, straight_through
 from dsv4.model.transformer import Transformer
@@ -21,7 +21,7 @@ from dsv4.parameters import Parameter, parameter_table
 
 def released_value(parameter: Parameter, value: Tensor, layout: Layout = RELEASE) -> Tensor:
     """The value that a reader of the layout gets for a float parameter, in fp32, of the same shape."""
-    return stored_values(parameter, store_parameter(parameter, value, layout))
+    return round_trip(parameter, value, layout)
 
 
 class FakeQuantised:

@@ -15,8 +15,9 @@ from dsv4.engine import Engine
 from dsv4.engine.request import Request
 from dsv4.engine.trace import StepTrace
 from dsv4.generation import RequestOptions, SamplingParams, TokenEvent, TokenTrace
+from dsv4.kernels.indexer_loss import IndexedAttention
 from dsv4.model.layers import BF16, FP32, RELEASE
-from dsv4.model.step import IndexedAttention, Regime
+from dsv4.model.step import Regime
 from dsv4.model.transformer import Transformer
 from dsv4.posttraining.traces import TracePieces
 from dsv4.testing.tiny import tiny_model

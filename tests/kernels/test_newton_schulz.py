@@ -51,6 +51,22 @@ def test_small_singular_values_are_moved_as_in_double_precision(impl: str, shape
 
 
 @pytest.mark.skipif(not native.available(), reason="no native kernels here")
+@pytest.mark.parametrize("shape", [(128, 128), (64, 128), (256, 64), (96, 40), (48, 512)], ids=str)
+def test_the_error_is_not_larger_than_that_of_the_written_form(shape: tuple[int, int]) -> None:
+    """In float32 against float64, relative in the Frobenius norm: products in another order may not cost precision.
+    Random matrices, as gradients are; of condition 1e3 and 1e4 the Gram side of long matrices loses what it squares."""
+    u, _, v = torch.linalg.svd(torch.randn(4, *shape), full_matrices=False)
+    for spread, allowed in ((0, 2e-6), (1, 2e-5), (2, 2e-4), (3, 1e-3)):
+        x = u @ torch.diag(torch.logspace(0, -spread, min(shape))) @ v
+        wanted = ns.orthogonalize(x.double(), dtype=torch.float64, impl="reference")
+        errors = {
+            impl: float((ns.orthogonalize(x, impl=impl).double() - wanted).norm() / wanted.norm())
+            for impl in ("native", "reference")
+        }
+        assert errors["native"] < allowed, (spread, errors)
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
 def test_threads_change_no_bit() -> None:
     x = torch.randn(5, 40, 90)
     torch.set_num_threads(1)

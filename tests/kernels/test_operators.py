@@ -39,6 +39,8 @@ ARGUMENTS: dict[str, Callable[[], tuple[object, ...]]] = {
     ),
     "hyper_collapse": lambda: (torch.randn(T, S, D), torch.randn(S, S * D), torch.rand(1), torch.randn(S), 1e-6, 1e-6),
     "hyper_combine": lambda: (torch.randn(T, D), torch.randn(T, S, D), torch.randn(T, S), torch.randn(T, S, S)),
+    "simulate_fp8": lambda: (torch.randn(T, 200), 64),
+    "simulate_fp4": lambda: (torch.randn(T, 64), 32),
     "index_topk": index_arguments,
     "sparse_attention": attention_arguments,
 }  # fmt: skip

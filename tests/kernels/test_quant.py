@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dsv4.kernels import quant
+from dsv4.kernels import native, quant
 
 E4M3, E8M0 = torch.float8_e4m3fn, torch.float8_e8m0fnu
 
@@ -225,3 +225,63 @@ def test_fp4_to_fp8_says_where_it_would_lose() -> None:
     assert torch.equal(quant.dequantize_fp8_weight(w8_NK, scale8), quant.dequantize_fp4_weight(packed, scale))
     with pytest.raises(ValueError, match="below 2"):
         quant.fp4_to_fp8_weight(packed[:, :16], _scales(*[-125] * 256).reshape(256, 1))
+
+
+NATIVE = pytest.mark.skipif(not native.available(), reason=native.why_not())
+
+
+def awkward_rows() -> list[Tensor]:
+    ties = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0] * 8)
+    bad = torch.ones(3, 256)
+    bad[1, 200], bad[2, 3] = float("nan"), float("-inf")
+    return [
+        torch.randn(7, 320) * torch.logspace(-30, 30, 320),
+        torch.randn(5, 64) * 1e-42,
+        torch.randn(4, 128) * 1e38,
+        torch.cat([torch.zeros(1, 96), -torch.zeros(1, 96)]),
+        torch.stack([ties, -ties, ties.nextafter(torch.tensor(0.0))]),
+        torch.randn(2, 3, 128).bfloat16(),
+        torch.empty(0, 64),
+        torch.randn(64, 9).T[:, :32],
+        bad,
+    ]
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    same = one.float().view(torch.int32) == other.float().view(torch.int32)
+    return one.dtype == other.dtype and bool((same | (one.isnan() & other.isnan())).all())
+
+
+@NATIVE
+@pytest.mark.parametrize("block", [64, 128])
+def test_the_native_fp8_round_trip_has_the_bits_of_the_definition(block: int) -> None:
+    for x in [*awkward_rows(), torch.randn(3, 129), torch.randn(5, 1)]:
+        assert same_bits(quant.simulate_fp8(x, block, impl="native"), quant.simulate_fp8(x, block, impl="reference"))
+
+
+@NATIVE
+@pytest.mark.parametrize("block", [2, 32])
+def test_the_native_fp4_round_trip_has_the_bits_of_the_definition(block: int) -> None:
+    for x in awkward_rows():
+        assert same_bits(quant.simulate_fp4(x, block, impl="native"), quant.simulate_fp4(x, block, impl="reference"))
+    with pytest.raises(ValueError, match="block"):
+        quant.simulate_fp4(torch.ones(1, 9), block=3, impl="native")
+
+
+@NATIVE
+@pytest.mark.parametrize("simulate", [quant.simulate_fp8_weight, quant.simulate_fp4_weight])
+@pytest.mark.parametrize("size", [1e-40, 1.0, 1e30])
+def test_native_weights_have_the_bits_of_the_stored_ones(simulate, size: float) -> None:
+    for N, K in [(1, 32), (127, 160), (300, 256), (0, 128)]:
+        w_NK = torch.randn(N, K) * torch.logspace(-12, 3, K) * size
+        assert same_bits(simulate(w_NK, impl="native"), simulate(w_NK, impl="reference"))
+    w_NK = torch.ones(200, 64)
+    w_NK[150, 3] = float("inf")
+    with pytest.raises(ValueError, match=r"rows 128\.\.199 hold NaN"):
+        simulate(w_NK, impl="native")
+
+
+@NATIVE
+def test_native_fp8_tiles_may_be_short() -> None:
+    w_NK = torch.randn(257, 130)
+    assert same_bits(quant.simulate_fp8_weight(w_NK, impl="native"), quant.simulate_fp8_weight(w_NK, impl="reference"))

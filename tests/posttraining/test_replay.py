@@ -6,7 +6,8 @@ from torch import Tensor
 
 from dsv4.engine import Engine
 from dsv4.generation import SamplingParams, TokenTrace
-from dsv4.model.step import IndexedAttention, Regime
+from dsv4.kernels.indexer_loss import IndexedAttention
+from dsv4.model.step import Regime
 from dsv4.model.transformer import Transformer
 from dsv4.posttraining.policy import PolicyBatch, policy_logprobs
 from dsv4.posttraining.replay import Replay

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsv4.kernels import native
 from dsv4.kernels.indexer.reference import scores
+from dsv4.kernels.indexer_loss import IndexedAttention, attention_target, indexer_kl, reference
 from dsv4.kernels.sparse_attention import KeySet, PageTable
-from dsv4.model.step import IndexedAttention
-from dsv4.training import indexer_loss
-from dsv4.training.indexer_loss import Recall, indexer_kl, recall
+from dsv4.training.indexer_loss import Recall, recall
 
 RATIO, WINDOW = 4, 6
+FLOATS = ("index_TJI", "weight_TJ", "index_MI", "query_THC", "window_WC", "entries_MC", "sink_H")
 
 
 def make_seen(lengths: list[int], k: int | None, dtype: torch.dtype = torch.float64) -> IndexedAttention:
@@ -76,14 +77,55 @@ def by_definition(seen: IndexedAttention) -> Tensor:
 def test_value_and_gradients(
     lengths: list[int], k: int | None, values: int, gather_above: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer_loss, "_VALUES", values)  # 1: a query at a time
-    monkeypatch.setattr(indexer_loss, "_GATHER_ABOVE", gather_above)
+    monkeypatch.setattr(reference, "_VALUES", values)  # 1: a query at a time
+    monkeypatch.setattr(reference, "_GATHER_ABOVE", gather_above)
     seen = make_seen(lengths, k)
     leaves = [seen.index_TJI, seen.weight_TJ, seen.index_MI]
     got, wanted = indexer_kl(seen), by_definition(seen)
     torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-12)
     for one, other in zip(torch.autograd.grad(got * 2, leaves), torch.autograd.grad(wanted * 2, leaves), strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
+@pytest.mark.parametrize("k", [None, 1, 3, 40])
+@pytest.mark.parametrize("lengths", [[1], [30], [3, 21, 1, 8], [300, 70]], ids=str)
+def test_the_native_kernel_gives_the_values_of_double_precision(lengths: list[int], k: int | None) -> None:
+    exact = make_seen(lengths, k)
+    single = {name: getattr(exact, name).detach().float() for name in FLOATS}
+    leaves = [single[name].requires_grad_() for name in ("index_TJI", "weight_TJ", "index_MI")]
+    wanted = by_definition(exact)
+    got = indexer_kl(replace(exact, **single), impl="native")
+    torch.testing.assert_close(got.double(), wanted, atol=1e-4, rtol=1e-5)
+    if not wanted.requires_grad:
+        assert all(not grad.any() for grad in torch.autograd.grad(got, leaves))
+        return
+    others = torch.autograd.grad(wanted * 2, [exact.index_TJI, exact.weight_TJ, exact.index_MI])
+    for one, other in zip(torch.autograd.grad(got * 2, leaves), others, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
+@pytest.mark.parametrize("k", [None, 3])
+def test_threads_change_no_bit(k: int | None) -> None:
+    seen = make_seen([300, 70], k, torch.float32)
+    leaves = [seen.index_TJI, seen.weight_TJ, seen.index_MI]
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        loss = indexer_kl(seen, impl="native")
+        found.append([loss, *torch.autograd.grad(loss, leaves)])
+    assert all(torch.equal(one, other) for more in found[1:] for one, other in zip(found[0], more, strict=True))
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
+def test_bfloat16_rows_are_those_numbers() -> None:
+    seen = make_seen([60], 5, torch.float32)
+    rounded = {name: getattr(seen, name).detach().bfloat16() for name in FLOATS}
+    one = indexer_kl(replace(seen, **rounded), impl="native")
+    other = indexer_kl(replace(seen, **{name: value.float() for name, value in rounded.items()}), impl="native")
+    assert torch.equal(one, other)
+    assert one.dtype == torch.float32
 
 
 def test_scores_that_match_the_attention_cost_nothing() -> None:
@@ -94,7 +136,7 @@ def test_scores_that_match_the_attention_cost_nothing() -> None:
     for t in range(3, 40):
         visible = int(seen.visible_T[t])
         rows, everything = torch.arange(visible), torch.ones(1, visible, dtype=torch.bool)
-        target[t, :visible] = indexer_loss.attention_target(torch.tensor([t]), rows, everything, seen)[0]
+        target[t, :visible] = attention_target(torch.tensor([t]), rows, everything, seen)[0]
     log = (target.clamp(min=1e-300).log() + 50).clamp(min=0)
     perfect = replace(
         seen,
@@ -121,7 +163,7 @@ def test_recall_counts_what_the_choice_found() -> None:
     for t in (seen.visible_T > 3).nonzero().flatten().tolist():
         visible = int(seen.visible_T[t])
         everything = torch.ones(1, visible, dtype=torch.bool)
-        p = indexer_loss.attention_target(torch.tensor([t]), torch.arange(visible), everything, seen)[0]
+        p = attention_target(torch.tensor([t]), torch.arange(visible), everything, seen)[0]
         best, chosen = set(p.topk(3).indices.tolist()), set(seen.chosen_TK[t].tolist())
         shares.append(len(best & chosen) / 3)
         masses.append(float(p[list(chosen)].sum() / p[list(best)].sum()))

@@ -5,67 +5,102 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "transpose.h"
 
 namespace dsv4 {
 
 namespace {
 
-constexpr int MR = 6, NV = 2, NR = NV * W;  // a tile in registers: rows, vectors, columns
+#if defined(__AVX512F__)
+constexpr int MR = 8;  // a tile in registers: rows, vectors, columns
+#else
+constexpr int MR = 6;
+#endif
+constexpr int NV = 2, NR = NV * W;
 constexpr int64_t KC = 256, MC = 96, NC = 512;  // a piece of the product: A's in the second-level cache, B's behind it
+
+// one tile of MR rows, all there, of which row r starts at p + r * pitch: [k][MR]
+void pack_tile(const float* p, int64_t pitch, int64_t k, float* out) {
+    int64_t j = 0;
+    if constexpr ((MR & (MR - 1)) == 0)
+        for (; j + W <= k; j += W, out += MR * W) {
+            vf v[MR];
+            unrolled<MR>([&](auto r) { v[r] = load(p + r * pitch + j); });
+            transpose<MR>(v);
+            unrolled<MR>([&](auto r) { store(out + r * W, v[r]); });
+        }
+    for (; j < k; j++, out += MR)
+        for (int r = 0; r < MR; r++) out[r] = p[r * pitch + j];
+}
 
 // tiles of MR rows: [tile][k][MR], short ones filled up with zeros
 void pack_rows(View a, int64_t m, int64_t k, float* out) {
     for (int64_t i = 0; i < m; i += MR, out += MR * k) {
         const int64_t rows = std::min<int64_t>(MR, m - i);
-        if (rows < MR) std::fill_n(out, MR * k, 0.0f);
-        if (a.row == 1) {
-            for (int64_t j = 0; j < k; j++)
-                for (int64_t r = 0; r < rows; r++) out[j * MR + r] = a.p[i + r + j * a.column];
+        const View own = a.at(i, 0);
+        if (rows < MR) {
+            std::fill_n(out, MR * k, 0.0f);
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t j = 0; j < k; j++) out[j * MR + r] = own.p[r * own.row + j * own.column];
+        } else if (own.row == 1) {
+            for (int64_t j = 0; j < k; j++) std::memcpy(out + j * MR, own.p + j * own.column, MR * sizeof(float));
         } else {
-            for (int64_t r = 0; r < rows; r++) {
-                const float* from = a.p + (i + r) * a.row;
-                for (int64_t j = 0; j < k; j++) out[j * MR + r] = from[j * a.column];
-            }
+            pack_tile(own.p, own.row, k, out);
         }
     }
+}
+
+// W columns, all there, of which column c starts at p + c * pitch: to W floats of each row of [k][NR]
+void pack_vector(const float* p, int64_t pitch, int64_t k, float* out) {
+    int64_t i = 0;
+    for (; i + W <= k; i += W) {
+        vf v[W];
+        unrolled<W>([&](auto c) { v[c] = load(p + c * pitch + i); });
+        transpose<W>(v);
+        unrolled<W>([&](auto r) { store(out + (i + r) * NR, v[r]); });
+    }
+    for (; i < k; i++)
+        for (int c = 0; c < W; c++) out[i * NR + c] = p[c * pitch + i];
 }
 
 // tiles of NR columns: [tile][k][NR]
 void pack_columns(View b, int64_t k, int64_t n, float* out) {
     for (int64_t j = 0; j < n; j += NR, out += NR * k) {
         const int64_t columns = std::min<int64_t>(NR, n - j);
+        const View own = b.at(0, j);
         if (columns < NR) std::fill_n(out, NR * k, 0.0f);
-        if (b.column == 1 && columns == NR) {
+        if (own.column == 1) {
+            const size_t size = size_t(columns) * sizeof(float);
             for (int64_t i = 0; i < k; i++) {
-                const float* from = b.p + i * b.row + j;
-                for (int v = 0; v < NV; v++) store(out + i * NR + v * W, load(from + v * W));
+                const float* from = own.p + i * own.row;
+                if (columns == NR)
+                    std::memcpy(out + i * NR, from, NR * sizeof(float));  // of a size known here: whole vectors
+                else
+                    std::memcpy(out + i * NR, from, size);
             }
-        } else if (b.column == 1) {
-            for (int64_t i = 0; i < k; i++) std::memcpy(out + i * NR, b.p + i * b.row + j, size_t(columns) * 4);
-        } else {
-            for (int64_t c = 0; c < columns; c++) {
-                const float* from = b.p + (j + c) * b.column;
-                for (int64_t i = 0; i < k; i++) out[i * NR + c] = from[i * b.row];
-            }
+            continue;
         }
+        int64_t c = 0;
+        for (; c + W <= columns; c += W) pack_vector(own.p + c * own.column, own.column, k, out + c);
+        for (; c < columns; c++)
+            for (int64_t i = 0; i < k; i++) out[i * NR + c] = own.p[c * own.column + i];
     }
 }
 
-// a tile [MR, NR] from packed operands, to `rows` x `columns` of c
+// a tile [MR, VECTORS * W] from packed operands, to `rows` x `columns` of c
+template <int VECTORS>
 void tile(const float* a, const float* b, int64_t k, float* c, int64_t pitch, int64_t rows, int64_t columns, bool add) {
-    vf sum[MR][NV] = {};
+    vf sum[MR][VECTORS] = {};
     for (int64_t i = 0; i < k; i++, a += MR, b += NR) {
-        vf right[NV];
-        for (int v = 0; v < NV; v++) right[v] = load(b + v * W);
-#pragma GCC unroll 6
-        for (int r = 0; r < MR; r++) {
+        vf right[VECTORS];
+        for (int v = 0; v < VECTORS; v++) right[v] = load(b + v * W);
+        unrolled<MR>([&](auto r) {
             const vf left = splat(a[r]);
-#pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) sum[r][v] = fma(left, right[v], sum[r][v]);
-        }
+            for (int v = 0; v < VECTORS; v++) sum[r][v] = fma(left, right[v], sum[r][v]);
+        });
     }
     for (int64_t r = 0; r < rows; r++, c += pitch) {
-        for (int v = 0; v < NV; v++) {
+        for (int v = 0; v < VECTORS; v++) {
             const int64_t count = std::min<int64_t>(W, columns - v * W);
             if (count <= 0) break;
             float* to = c + v * W;
@@ -98,9 +133,11 @@ void product(View a, View b, float* c, int64_t pitch, int64_t m, int64_t n, int6
                 pack_rows(a.at(i, p), rows, depth, left);
                 for (int64_t s = 0; s < columns; s += NR)
                     for (int64_t r = 0; r < rows; r += MR) {
-                        if (lower && i + r + MR <= j + s) continue;
-                        tile(left + r * depth, right + s * depth, depth, c + (i + r) * pitch + j + s, pitch,
-                             std::min<int64_t>(MR, rows - r), std::min<int64_t>(NR, columns - s), add);
+                        const int64_t below = i + r + MR - (j + s);  // of a lower product: columns that are needed
+                        if (lower && below <= 0) continue;
+                        (lower && below <= W ? tile<1> : tile<NV>)(
+                            left + r * depth, right + s * depth, depth, c + (i + r) * pitch + j + s, pitch,
+                            std::min<int64_t>(MR, rows - r), std::min<int64_t>(NR, columns - s), add);
                     }
             }
         }

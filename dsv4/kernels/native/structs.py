@@ -72,6 +72,19 @@ class IndexCall(ctypes.Structure):
     )
 
 
+class IndexerLossCall(ctypes.Structure):
+    """attention: what the layer's attention read, without a result. Without chosen_TK the first prefix_T entries are
+    considered, else those of chosen_TK: entry numbers, which first_BP turns into rows. index: the indexer's keys."""
+
+    _fields_ = (
+        ("attention", AttentionCall),
+        *_all(FLOATS, "index_TJI weight_TJ"),
+        ("index", Rows),
+        *_all(FLOATS_OUT, "d_index_TJI d_weight_TJ d_index_MI loss_T"),
+        *_all(INT64, "heads dim"),
+    )
+
+
 class PoolCall(ctypes.Structure):
     """previous_Nm: null without overlap; -1 for no row."""
 

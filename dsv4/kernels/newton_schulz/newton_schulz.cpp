@@ -9,6 +9,7 @@
 #include "native/parallel.h"
 #include "native/product.h"
 #include "native/simd.h"
+#include "native/transpose.h"
 
 using namespace dsv4;
 
@@ -30,11 +31,18 @@ struct Room {
 
 // the upper triangle from the lower one
 void mirror(float* a, int64_t n) {
-    constexpr int64_t TILE = 16;
-    for (int64_t i = 0; i < n; i += TILE)
-        for (int64_t j = 0; j <= i; j += TILE)
-            for (int64_t r = i; r < std::min(i + TILE, n); r++)
-                for (int64_t c = j; c < std::min(j + TILE, r); c++) a[c * n + r] = a[r * n + c];
+    for (int64_t i = 0; i < n; i += W)
+        for (int64_t j = 0; j <= i; j += W) {
+            if (i + W <= n && j < i) {
+                vf v[W];
+                unrolled<W>([&](auto r) { v[r] = load(a + (i + r) * n + j); });
+                transpose<W>(v);
+                unrolled<W>([&](auto c) { store(a + (j + c) * n + i, v[c]); });
+                continue;
+            }
+            for (int64_t r = i; r < std::min<int64_t>(i + W, n); r++)
+                for (int64_t c = j; c < std::min<int64_t>(j + W, r); c++) a[c * n + r] = a[r * n + c];
+        }
 }
 
 // out = a b, known to be symmetric, [n, n] from [n, k] and [k, n]
@@ -45,15 +53,18 @@ void symmetric(View a, View b, float* out, int64_t n, int64_t k) {
 
 void gram_of(const Room& r) { symmetric(rows_view(r.x, r.m), rows_view(r.x, r.m).turned(), r.gram, r.n, r.m); }
 
+// a matrix that is its own transpose, as a left operand: read by columns, which needs no turning
+View own_transpose(const float* a, int64_t n) { return rows_view(a, n).turned(); }
+
 // inner = a I + b G + c G^2
 void polynomial(const Room& r, const float* abc) {
-    symmetric(rows_view(r.gram, r.n), rows_view(r.gram, r.n), r.square, r.n, r.n);
+    symmetric(own_transpose(r.gram, r.n), rows_view(r.gram, r.n), r.square, r.n, r.n);
     for (int64_t i = 0; i < r.n * r.n; i++) r.inner[i] = abc[1] * r.gram[i] + abc[2] * r.square[i];
     for (int64_t i = 0; i < r.n; i++) r.inner[i * r.n + i] += abc[0];
 }
 
 void apply(Room& r, const float* polynomial) {
-    product(rows_view(polynomial, r.n), rows_view(r.x, r.m), r.y, r.m, r.n, r.m, r.n);
+    product(own_transpose(polynomial, r.n), rows_view(r.x, r.m), r.y, r.m, r.n, r.m, r.n);
     std::swap(r.x, r.y);
 }
 
@@ -63,7 +74,7 @@ void together(Room& r, const float* abc, int64_t steps) {
     gram_of(r);
     for (int64_t s = 0; s < steps; s++, abc += 3) {
         polynomial(r, abc);
-        const View inner = rows_view(r.inner, n);
+        const View inner = own_transpose(r.inner, n);
         if (s == 0) {
             std::copy_n(r.inner, n * n, r.total);
         } else {
@@ -72,7 +83,7 @@ void together(Room& r, const float* abc, int64_t steps) {
         }
         if (s + 1 == steps) break;
         symmetric(inner, rows_view(r.gram, n), r.spare, n, n);
-        symmetric(rows_view(r.spare, n), inner, r.gram, n, n);
+        symmetric(own_transpose(r.spare, n), rows_view(r.inner, n), r.gram, n, n);
     }
     apply(r, r.total);
 }

@@ -1,13 +1,17 @@
-// The FP8 cast of activations, bit for bit as dsv4/kernels/quant/reference.py: quantize_fp8, with its values.
+// Casts to FP8 and FP4 and back, bit for bit as dsv4/kernels/quant/reference.py.
 #include "quant.h"
 
 #include <algorithm>
+
+#include "native/parallel.h"
 
 namespace dsv4 {
 
 namespace {
 
 constexpr float AMAX_FLOOR = 1e-4f, ONE_OVER_MAX = float(1.0 / 448.0), MAX = 448.0f;
+constexpr float FP4_AMAX_FLOOR = 0x1.8p-124f, ONE_OVER_FP4_MAX = float(1.0 / 6.0);
+constexpr int32_t INFINITE = 0x7f800000;
 
 int32_t bits_of(float x) {
     int32_t bits;
@@ -51,29 +55,51 @@ vf round_e4m3(vf x, vf inverse, vf scale) {
     return (vf)((vi)rounded | sign) * scale;
 }
 
-// A block's scale 2^e: its exponent field, and 2^-e. False where a number is not finite.
+// to the grid of e2m1 (steps of 0.5 up to 2, of 1 up to 4, of 2 above) and back to x's scale, ties to even
+vf round_e2m1(vf x, vf inverse, vf scale) {
+    const vi sign = (vi)x & int32_t(0x80000000);
+    const vf size = (vf)((vi)(x * inverse) & 0x7fffffff);
+    // 1.5 * 2^23 times the step: adding it and taking it away rounds to the step
+    const vf half = splat(0x1.8p22f), one = splat(0x1.8p23f), two = splat(0x1.8p24f);
+    const vf shift = size < splat(2.0f) ? half : (size < splat(4.0f) ? one : two);
+    const vf rounded = (size + shift) - shift;
+    return (vf)((vi)rounded | sign) * scale;
+}
+
+// The scale 2^e of numbers with a given largest: its exponent field, and 2^-e. False where a number is not finite.
 struct BlockScale {
-    int32_t exponent;
+    int32_t exponent = 127;
     vf up, down;
     bool finite;
-    BlockScale(const float* x, int n) {
-        const int32_t most = largest_bits(x, n);
-        finite = most < 0x7f800000;
-        if (!finite) return;
-        exponent = exponent_above(std::max(float_of(most), AMAX_FLOOR) * ONE_OVER_MAX);
+    BlockScale(const float* x, int n) : BlockScale(largest_bits(x, n), AMAX_FLOOR, ONE_OVER_MAX) {}
+    BlockScale(int32_t most, float floor, float factor) : finite(most < INFINITE) {
+        if (finite) set(std::max(float_of(most), floor) * factor);
+    }
+    void set(float least) {
+        exponent = exponent_above(least);
         up = splat(float_of(exponent << 23)), down = splat(std::ldexp(1.0f, 127 - exponent));
     }
 };
 
-void block_through_fp8(const float* in, float* out, int n) {
-    const BlockScale s(in, n);
+// `round` of n numbers; NaN where one of the block is not finite
+template <vf round(vf, vf, vf)>
+void block_through(const BlockScale& s, const float* in, float* out, int n) {
     if (!s.finite) {
         std::fill(out, out + n, NAN);
         return;
     }
     int i = 0;
-    for (; i + W <= n; i += W) store(out + i, round_e4m3(load(in + i), s.down, s.up));
-    if (i < n) store_part(out + i, round_e4m3(load_part(in + i, n - i), s.down, s.up), n - i);
+    for (; i + W <= n; i += W) store(out + i, round(load(in + i), s.down, s.up));
+    if (i < n) store_part(out + i, round(load_part(in + i, n - i), s.down, s.up), n - i);
+}
+
+// the scale of a 128 x 128 tile of a weight, whose largest number is divided by 448 and has another floor
+BlockScale weight_scale(const float* in, int64_t pitch, int64_t rows, int n) {
+    int32_t most = 0;
+    for (int64_t r = 0; r < rows; r++) most = std::max(most, largest_bits(in + r * pitch, n));
+    BlockScale s(most, 0, 1);
+    if (s.finite) s.set(most == 0 ? 1.0f : std::max(float_of(most) / MAX, 0x1p-126f));
+    return s;
 }
 
 void block_fixed(const float* in, int16_t* out, float* scale, int n) {
@@ -101,7 +127,10 @@ const float* as_floats(const void* x, bool bf16, int64_t K, float* room) {
 }
 
 void through_fp8(const float* in, float* out, int64_t K, int64_t block) {
-    for (int64_t i = 0; i < K; i += block) block_through_fp8(in + i, out + i, int(std::min(block, K - i)));
+    for (int64_t i = 0; i < K; i += block) {
+        const int n = int(std::min(block, K - i));
+        block_through<round_e4m3>(BlockScale(in + i, n), in + i, out + i, n);
+    }
 }
 
 void through_fp8_fixed(const float* x, int16_t* numbers, float* scales, int64_t K) {
@@ -110,3 +139,36 @@ void through_fp8_fixed(const float* x, int16_t* numbers, float* scales, int64_t 
 }
 
 }  // namespace dsv4
+
+using namespace dsv4;
+
+// Values of an FP8 round trip of rows [rows, K] in blocks of `block` columns; a block with NaN or infinity is NaN.
+extern "C" void dsv4_simulate_fp8(const float* in, float* out, int64_t rows, int64_t K, int64_t block, int threads) {
+    threads = worth(double(rows) * double(K), threads);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t r = 0; r < rows; r++) through_fp8(in + r * K, out + r * K, K, block);
+}
+
+// The same through FP4; `block` divides K.
+extern "C" void dsv4_simulate_fp4(const float* in, float* out, int64_t rows, int64_t K, int64_t block, int threads) {
+    threads = worth(double(rows) * double(K), threads);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = r * K; i < (r + 1) * K; i += block) {
+            const BlockScale s(largest_bits(in + i, int(block)), FP4_AMAX_FLOOR, ONE_OVER_FP4_MAX);
+            block_through<round_e2m1>(s, in + i, out + i, int(block));
+        }
+}
+
+// The same of a weight [N, K] through FP8 with one scale for each tile of 128 x 128.
+extern "C" void dsv4_simulate_fp8_weight(const float* in, float* out, int64_t N, int64_t K, int threads) {
+    threads = worth(double(N) * double(K), threads);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t first = 0; first < N; first += FP8_BLOCK)
+        for (int64_t c = 0; c < K; c += FP8_BLOCK) {
+            const int64_t rows = std::min<int64_t>(FP8_BLOCK, N - first), at = first * K + c;
+            const int n = int(std::min<int64_t>(FP8_BLOCK, K - c));
+            const BlockScale s = weight_scale(in + at, K, rows, n);
+            for (int64_t r = 0; r < rows; r++) block_through<round_e4m3>(s, in + at + r * K, out + at + r * K, n);
+        }
+}

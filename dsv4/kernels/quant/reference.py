@@ -65,8 +65,8 @@ def quantize_fp8(x: Tensor, block: int = FP8_BLOCK, scale_format: ScaleFormat = 
     return q.flatten(-2)[..., : x.shape[-1]], stored
 
 
-def simulate_fp8(x: Tensor, block: int = 64) -> Tensor:
-    """x after a round trip through FP8 (power-of-two scales), same shape and dtype: what a KV row keeps."""
+def simulate_fp8(x: Tensor, block: int) -> Tensor:
+    """See dsv4.kernels.quant.simulate_fp8."""
     q, scale = quantize_fp8(x, block)
     x_BK = _blocks(q.to(torch.float32), block) * e8m0_to_float(scale).unsqueeze(-1)
     return x_BK.flatten(-2)[..., : x.shape[-1]].to(x.dtype)
@@ -82,8 +82,8 @@ def quantize_fp4(x: Tensor, block: int = FP4_BLOCK) -> tuple[Tensor, Tensor]:
     return pack_fp4(codes), scale.to(torch.float8_e8m0fnu)
 
 
-def simulate_fp4(x: Tensor, block: int = FP4_BLOCK) -> Tensor:
-    """x after a round trip through FP4, same shape and dtype: indexer queries and keys."""
+def simulate_fp4(x: Tensor, block: int) -> Tensor:
+    """See dsv4.kernels.quant.simulate_fp4."""
     codes, scale = _fp4_codes(x, block)
     x_BK = fp4_to_float(codes).unflatten(-1, (-1, block)) * scale.unsqueeze(-1)
     return x_BK.flatten(-2).to(x.dtype)
@@ -193,6 +193,16 @@ def dequantize_fp4_weight(packed: Tensor, scale: Tensor, dtype: torch.dtype = to
     return out_NK
 
 
+def simulate_fp8_weight(w_NK: Tensor) -> Tensor:
+    """See dsv4.kernels.quant.simulate_fp8_weight."""
+    return dequantize_fp8_weight(*quantize_fp8_weight(w_NK))
+
+
+def simulate_fp4_weight(w_NK: Tensor) -> Tensor:
+    """See dsv4.kernels.quant.simulate_fp4_weight."""
+    return dequantize_fp4_weight(*quantize_fp4_weight(w_NK))
+
+
 def dequantize_weight(weight: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The values of a stored weight in either format: packed e2m1 if it is int8, else e4m3."""
     dequantize = dequantize_fp4_weight if weight.dtype == torch.int8 else dequantize_fp8_weight
@@ -254,10 +264,15 @@ def _row_slices(N: int) -> Iterator[slice]:
     return (slice(i, min(i + FP8_BLOCK, N)) for i in range(0, N, FP8_BLOCK))
 
 
-def _fp4_codes(x: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Codes (uint8 [..., K]) and float32 scales [..., K/block]."""
+def check_fp4_block(x: Tensor, block: int) -> None:
+    """Raises ValueError unless FP4 blocks of that many columns fit x."""
     if block < 2 or block % 2 or x.shape[-1] % block:
         raise ValueError(f"fp4: the block must be even and divide the last dimension, got {block} and {x.shape[-1]}")
+
+
+def _fp4_codes(x: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Codes (uint8 [..., K]) and float32 scales [..., K/block]."""
+    check_fp4_block(x, block)
     x_BK = x.to(torch.float32).unflatten(-1, (-1, block))
     amax = x_BK.abs().amax(-1, keepdim=True).clamp(min=_FP4_AMAX_FLOOR)
     scale = _power_of_two_above(amax * _float32(1 / FP4_MAX))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsv4.kernels import quant
+from dsv4.kernels.quant import reference as quant
 
 ENTRY_BLOCK = 64
 INDEX_BLOCK = 32
@@ -63,7 +63,7 @@ def pack_index(key_MI: Tensor) -> Tensor:
     """See dsv4.kernels.rows.pack_index."""
     dim = key_MI.shape[1]
     key_MK = F.pad(key_MI.to(torch.float32), (0, -dim % INDEX_BLOCK))
-    packed, scale = quant.quantize_fp4(quant.simulate_fp4(key_MK))  # twice: see pack_entry
+    packed, scale = quant.quantize_fp4(quant.simulate_fp4(key_MK, INDEX_BLOCK))  # twice: see pack_entry
     scale = scale.view(torch.uint8)
     broken = (scale == _NAN_SCALE).repeat_interleave(INDEX_BLOCK // 2, dim=1)
     return torch.cat([packed.view(torch.uint8).masked_fill(broken, 0)[:, : dim // 2], scale], dim=1)

@@ -3,52 +3,22 @@
 // X = (queries of a block) * H query rows; R rows of a block: its window rows, then every entry that one of its queries
 // reads, filled up with zero rows to whole vectors. Blocks follow one another and threads share out the work within a
 // block, so every gradient is added up in the same order whatever the number of threads.
-#include <omp.h>
-
 #include <algorithm>
 
-#include "attention.h"
+#include "attention_parts.h"
 #include "native/product.h"
 
 using namespace dsv4;
 
 namespace {
 
-constexpr int64_t BLOCK_ROWS = 128, MOST_QUERIES = 64;  // query rows of a block, and its queries
-constexpr int64_t SMALL = 200000;                       // multiply-adds that one thread does sooner than two
+constexpr int64_t SMALL = 200000;  // multiply-adds that one thread does sooner than two
 
 struct Room {
     Scratch panel, mask, weights, d_scores, d_rows, sinks;
     std::vector<int64_t> entries;  // rows of the entries of the block, in order
     std::vector<int32_t> place;    // of each entry row in that list, only good for rows in it
 };
-
-struct Part {
-    int64_t first, last;  // queries
-    int64_t window_first, window_count;
-};
-
-// a part of [0, size)
-struct Share {
-    int64_t from, to;
-};
-Share share(int64_t size) {
-    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    return {size * thread / threads, size * (thread + 1) / threads};
-}
-
-std::vector<Part> cut(const AttentionCall& call) {
-    const int64_t most = std::clamp(BLOCK_ROWS / call.heads, int64_t(1), MOST_QUERIES);
-    std::vector<Part> parts;
-    for (int64_t i = 0; i + 1 < call.runs_count; i++)
-        for (int64_t t = call.runs[i]; t < call.runs[i + 1];) {
-            const int64_t window_first = call.window_T2[2 * t];
-            const Neighbours n = neighbours(call, t, call.runs[i + 1], most);
-            parts.push_back({t, n.last, window_first, n.window_end - window_first});
-            t = n.last;
-        }
-    return parts;
-}
 
 // the entry rows that the part's queries read, each once
 void list_entries(const AttentionCall& call, const Part& part, Room& room) {

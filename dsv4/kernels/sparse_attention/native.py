@@ -135,6 +135,14 @@ def backward(
     return d_q.to(q_THC.dtype), d_window, d_entries, None, d_sink.to(sink_H.dtype)
 
 
+def attention_call(
+    q_THC: Tensor, window_WC: Tensor, entries_MC: Tensor, keys: KeySet, sink_H: Tensor, scale: float
+) -> tuple[AttentionCall, list[Any]]:
+    """What an attention reads, for other native code, without a place for its result; and the objects that must live
+    until that code returns. q: contiguous fp32."""
+    return _call(q_THC, window_WC, entries_MC, _fields(keys), sink_H, scale, 0, None)
+
+
 def _call(
     q_THC: Tensor,
     window_WC: Tensor,
@@ -143,7 +151,7 @@ def _call(
     sink_H: Tensor,
     scale: float,
     rope_dim: int,
-    out_THC: Tensor,
+    out_THC: Tensor | None,
 ) -> tuple[AttentionCall, list[Any]]:
     """The arguments of the native code, and the objects that must live until it returns. q and out: contiguous fp32."""
     heads, dim = q_THC.shape[1:]
@@ -153,7 +161,7 @@ def _call(
     held = [q_THC, out_THC, window, entries_MC, sink, window_range, runs]
     call = AttentionCall(
         q_THC=q_THC.data_ptr(),
-        out_THC=out_THC.data_ptr(),
+        out_THC=None if out_THC is None else out_THC.data_ptr(),
         window=_rows(window, dim, 0),
         entries=_rows(entries_MC, dim, rope_dim),
         window_T2=window_range.data_ptr(),

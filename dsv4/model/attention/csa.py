@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from dsv4.config import LayerSpec, ModelConfig
 from dsv4.kernels import quant
 from dsv4.kernels.indexer import index_topk
+from dsv4.kernels.indexer_loss import IndexedAttention
 from dsv4.kernels.rope import apply_rope
 from dsv4.kernels.sparse_attention import ChosenEntries, KeySet, PageTable, Prefix
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.inputs import Blocks, KeyBuffer, LayerCache
 from dsv4.model.layers import KernelModule, Linear, Numerics, straight_through
-from dsv4.model.step import IndexedAttention, Step
+from dsv4.model.step import Step
 
 
 class Indexer(KernelModule):
