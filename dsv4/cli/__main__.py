@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import dsv4
 
@@ -108,13 +108,20 @@ def tell_notes() -> None:
     shows."""
     show, own = warnings.showwarning, f"{Path(dsv4.__file__).parent}{os.sep}"
 
-    def tell(message: Warning | str, category: type[Warning], filename: str, *others: Any) -> None:
+    def tell(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if category is UserWarning and filename.startswith(own):
             from dsv4.observe import printable
 
             print(f"note: {printable(str(message))}", file=sys.stderr)
         else:
-            show(message, category, filename, *others)
+            show(message, category, filename, lineno, file, line)
 
     warnings.showwarning = tell
 
