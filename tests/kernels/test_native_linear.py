@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dsv4.kernels import native, quant
 from dsv4.kernels.matmul import linear
+from tests.kernels.stored_weights import KINDS, columns, stored
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
-KINDS = ["float32", "bfloat16", "fp8", "fp8-float32", "fp4"]
 # release numerics as products of bfloat16, not as float32 (FP8) and integers (FP4)
-IN_BF16 = native.available() and native.isa() == "avx512bf16"
+IN_BF16 = native.available() and native.isa() in ("amx", "avx512bf16")
 SIZES = [1, 31, 32, 33, 127, 128, 129]
 
 
@@ -22,14 +22,6 @@ SIZES = [1, 31, 32, 33, 127, 128, 129]
 def _no_grad() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-def stored(kind: str, w_NK: Tensor) -> tuple[Tensor, Tensor | None]:
-    if kind == "fp4":
-        return quant.quantize_fp4_weight(w_NK)
-    if kind.startswith("fp8"):
-        return quant.quantize_fp8_weight(w_NK, "float32" if kind == "fp8-float32" else "ue8m0")
-    return w_NK.to(getattr(torch, kind)), None
 
 
 def exact(x_TK: Tensor, weight: Tensor, scale: Tensor | None, quantize: bool) -> Tensor:
@@ -45,10 +37,6 @@ def exact(x_TK: Tensor, weight: Tensor, scale: Tensor | None, quantize: bool) ->
         x_TK = q * scale_TB.double().repeat_interleave(128, dim=-1)[:, : x_TK.shape[-1]]
     dequantize = quant.dequantize_fp4_weight if weight.dtype == torch.int8 else quant.dequantize_fp8_weight
     return x_TK @ dequantize(weight, scale).double().T
-
-
-def columns(kind: str, K: int) -> int:
-    return -(-K // 32) * 32 if kind == "fp4" else K
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,6 +22,8 @@ enum Kind {
     KIND_FP4_FIXED,  // FP4 times activations in 16-bit fixed point: gemm_fixed.h
     KIND_FP8_DOT,    // FP8 and FP4 times activations that went through FP8, as bfloat16: decode_bf16.h
     KIND_FP4_DOT,
+    KIND_FP8_TILES,  // the same in tiles: gemm_tiles.h
+    KIND_FP4_TILES,
 };
 
 constexpr int FP8_BLOCK = 128;
@@ -57,12 +59,12 @@ inline vf high_half(vi v) { return (vf)(v & int32_t(0xffff0000)); }
 
 // the even and the odd lanes of a followed by b
 inline void deinterleave(vf a, vf b, vf& even, vf& odd) {
-#if defined(__AVX512F__)
-    even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#if defined(DSV4_WIDE)
+    even = chosen_lanes<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(a, b);
+    odd = chosen_lanes<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(a, b);
 #else
-    even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+    even = chosen_lanes<0, 2, 4, 6, 8, 10, 12, 14>(a, b);
+    odd = chosen_lanes<1, 3, 5, 7, 9, 11, 13, 15>(a, b);
 #endif
 }
 // v[r], lane l = the number at 4 l + r of the four vectors

@@ -71,11 +71,11 @@ inline vf powers(const uint8_t* bytes) {
 // lane l: the scale of its block in chunk C of a group
 template <int C>
 inline vf spread(vf scales) {
-#if defined(__AVX512F__)
-    return __builtin_shufflevector(scales, scales, C, C, C, C, C + 4, C + 4, C + 4, C + 4, C + 8, C + 8, C + 8, C + 8,
-                                   C + 12, C + 12, C + 12, C + 12);
+#if defined(DSV4_WIDE)
+    return chosen_lanes<C, C, C, C, C + 4, C + 4, C + 4, C + 4, C + 8, C + 8, C + 8, C + 8, C + 12, C + 12, C + 12,
+                        C + 12>(scales, scales);
 #else
-    return __builtin_shufflevector(scales, scales, C, C, C, C, C + 4, C + 4, C + 4, C + 4);
+    return chosen_lanes<C, C, C, C, C + 4, C + 4, C + 4, C + 4>(scales, scales);
 #endif
 }
 

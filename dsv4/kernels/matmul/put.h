@@ -8,22 +8,21 @@ namespace dsv4 {
 typedef float v4 __attribute__((vector_size(16)));
 
 inline v4 fold(vf v) {
-#if defined(__AVX512F__)
+#if defined(DSV4_WIDE)
     typedef float v8 __attribute__((vector_size(32)));
-    const v8 h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    return __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+    const v8 h = chosen_lanes<0, 1, 2, 3, 4, 5, 6, 7>(v, v) + chosen_lanes<8, 9, 10, 11, 12, 13, 14, 15>(v, v);
+    return chosen_lanes<0, 1, 2, 3>(h, h) + chosen_lanes<4, 5, 6, 7>(h, h);
 #else
-    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    return chosen_lanes<0, 1, 2, 3>(v, v) + chosen_lanes<4, 5, 6, 7>(v, v);
 #endif
 }
 
 // the lanes of four vectors, each summed as the same tree
 inline v4 sums(vf a, vf b, vf c, vf d) {
     const v4 fa = fold(a), fb = fold(b), fc = fold(c), fd = fold(d);
-    const v4 ab = __builtin_shufflevector(fa, fb, 0, 1, 4, 5) + __builtin_shufflevector(fa, fb, 2, 3, 6, 7);
-    const v4 cd = __builtin_shufflevector(fc, fd, 0, 1, 4, 5) + __builtin_shufflevector(fc, fd, 2, 3, 6, 7);
-    return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
+    const v4 ab = chosen_lanes<0, 1, 4, 5>(fa, fb) + chosen_lanes<2, 3, 6, 7>(fa, fb);
+    const v4 cd = chosen_lanes<0, 1, 4, 5>(fc, fd) + chosen_lanes<2, 3, 6, 7>(fc, fd);
+    return chosen_lanes<0, 2, 4, 6>(ab, cd) + chosen_lanes<1, 3, 5, 7>(ab, cd);
 }
 
 // y[m, n...n + R) from R running vectors

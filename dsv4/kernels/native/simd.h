@@ -12,9 +12,18 @@
 #include <immintrin.h>
 #endif
 
+// GCC has it from version 12 on. DSV4_NO_SHUFFLEVECTOR: builds as if it were missing, for tests
+#if defined(__has_builtin) && !defined(DSV4_NO_SHUFFLEVECTOR)
+#if __has_builtin(__builtin_shufflevector)
+#define DSV4_SHUFFLEVECTOR
+#endif
+#endif
+
 namespace dsv4 {
 
-#if defined(__AVX512F__)
+// DSV4_PLAIN_UNITS: what wide machines have, in plain C++ and with the same bits; for tests, see bf16.h and tiles.h
+#if defined(__AVX512F__) || defined(DSV4_PLAIN_UNITS)
+#define DSV4_WIDE
 constexpr int W = 16;
 #else
 constexpr int W = 8;
@@ -35,9 +44,9 @@ inline vf splat(float x) { return x - vf{}; }
 inline vf fma(vf a, vf b, vf c) {
 #if defined(__AVX512F__)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
+#elif defined(__FMA__) && !defined(DSV4_PLAIN_UNITS)
     return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__ARM_FEATURE_FMA)
+#elif defined(__ARM_FEATURE_FMA) || defined(DSV4_PLAIN_UNITS)
     vf r;
     for (int i = 0; i < W; i++) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return r;
@@ -46,7 +55,7 @@ inline vf fma(vf a, vf b, vf c) {
 #endif
 }
 inline float fma(float a, float b, float c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(DSV4_PLAIN_UNITS)
     return __builtin_fmaf(a, b, c);
 #else
     return a * b + c;
@@ -59,6 +68,21 @@ template <int N, class F>
     [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
         (run(std::integral_constant<int, I>{}), ...);
     }(std::make_integer_sequence<int, N>{});
+}
+
+// lanes I... of a followed by b (float vectors), as a vector of that many lanes, at most as many as a has
+template <int... I, class V>
+[[gnu::always_inline]] inline auto chosen_lanes(V a, V b) {
+#if defined(DSV4_SHUFFLEVECTOR)
+    return __builtin_shufflevector(a, b, I...);
+#else
+    typedef int32_t Places __attribute__((vector_size(sizeof(V))));
+    typedef float Chosen __attribute__((vector_size(sizeof...(I) * 4)));
+    const V lanes = __builtin_shuffle(a, b, Places{I...});
+    Chosen chosen;
+    std::memcpy(&chosen, &lanes, sizeof chosen);
+    return chosen;
+#endif
 }
 
 inline vf max(vf a, vf b) { return a > b ? a : b; }
