@@ -47,6 +47,7 @@ SUITES = (
     Suite("sizes", ("cli/test_full_size.py",), "folders of the released sizes, most of their weights holes"),
     Suite("ranks", ("distributed/test_ranks.py", "distributed/test_torchrun.py"), "training in several processes"),
     Suite("sanitizers", ("kernels/test_sanitizers.py",), "kernels under AddressSanitizer and UBSan, on every ISA"),
+    Suite("units", ("kernels/test_plain_units.py", "kernels/test_old_compilers.py"), "units and compilers of others"),
     Suite("arm64", ("kernels/test_arm64.py",), "products on an emulated arm64"),
     Suite("rayserve", ("deploy/test_ray_serve.py",), "the Ray Serve example answers, with a stub engine behind it"),
     Suite("workers", ("posttraining/test_ray_workers.py",), "rollout workers of a local Ray cluster, one killed"),

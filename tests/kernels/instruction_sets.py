@@ -2,13 +2,8 @@
 
 import pytest
 
-from dsv4.kernels.native.build import ISA, machine_features
+from dsv4.kernels.native.build import ISA, lacking
 
-
-def lacking(isa: str) -> str:
-    """Why this machine cannot run `isa`; empty when it can."""
-    missing = ISA[isa][0] - machine_features()
-    return f"{isa}: this machine lacks {', '.join(sorted(missing))}" if missing else ""
-
-
-EVERY_ISA = [pytest.param(isa, marks=pytest.mark.skipif(bool(lacking(isa)), reason=lacking(isa))) for isa in ISA]
+EVERY_ISA = [
+    pytest.param(isa, marks=pytest.mark.skipif(bool(lacking(isa)), reason=f"{isa}: {lacking(isa)}")) for isa in ISA
+]

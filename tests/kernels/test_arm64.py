@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsv4.kernels.native.build import KERNELS, write_header
+from tests.kernels.product_library import SOURCES
 
 COMPILER, EMULATOR = (shutil.which(name) for name in ("aarch64-linux-gnu-g++", "qemu-aarch64-static"))
 FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", f"-I{KERNELS}")
@@ -28,7 +29,7 @@ def test_every_kernel_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-aarch64-static (Debian: qemu-user-static)")
 def test_products_are_right_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    names = ("matmul/gemm", "matmul/gemm_linear", "matmul/gemm_fixed", "matmul/dequant", "quant/quant", "native/team")
+    names = (*(f"matmul/{name}" for name in SOURCES), "quant/quant", "native/team")
     parts = [str(KERNELS / f"{name}.cpp") for name in names]
     program = tmp_path / "products"
     compiled(tmp_path, "-static", "-o", str(program), str(Path(__file__).with_name("products.cpp")), *parts)

@@ -1,5 +1,5 @@
 """The kernel tests again with the native library built for AddressSanitizer and UBSan, and all of them on every
-instruction set of this machine."""
+instruction set of this machine and with the tiles of AMX in plain C++."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsv4.kernels import native
-from dsv4.kernels.native.build import compiler
+from dsv4.kernels.native.build import compiler, lacking
 from tests.conftest import ROOT
 from tests.kernels.instruction_sets import EVERY_ISA
 
@@ -56,6 +56,13 @@ def test_no_kernel_reads_or_writes_outside_its_memory(tmp_path: Path) -> None:
         UBSAN_OPTIONS="print_stacktrace=1",
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(bool(lacking("avx512bf16")), reason=lacking("avx512bf16"))
+def test_all_kernels_with_tiles_in_plain_cpp(tmp_path: Path) -> None:
+    done = run_kernel_tests(tmp_path, ("-DDSV4_PLAIN_TILES",), DSV4_ISA="avx512bf16")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout
 
 

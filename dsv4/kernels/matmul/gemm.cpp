@@ -5,12 +5,15 @@
 
 #include "decode_bf16.h"
 #include "gemm_fixed.h"
+#include "gemm_tiles.h"
 #include "put.h"
 #include "quant/quant.h"
 
 namespace dsv4 {
 
 namespace {
+
+bool in_tiles(int kind) { return kind == KIND_FP8_TILES || kind == KIND_FP4_TILES; }
 
 constexpr int64_t DEPTH = 512;         // floats of a panel row; a multiple of every decoder's floats of a chunk
 constexpr int64_t PITCH = DEPTH + 16;  // floats from panel row to panel row: off the powers of two that caches dislike
@@ -280,8 +283,9 @@ int exact_kind(int kind, const void* scale, int64_t N, int64_t K) {
 
 int product_kind(int kind, bool quantize) {
     if (!quantize) return kind;
-    if (kind == KIND_FP4) return BF16_DOT ? KIND_FP4_DOT : KIND_FP4_FIXED;
-    return kind == KIND_FP8 && BF16_DOT ? int(KIND_FP8_DOT) : kind;
+    if (kind == KIND_FP4) return TILES ? KIND_FP4_TILES : BF16_DOT ? KIND_FP4_DOT : KIND_FP4_FIXED;
+    if (kind == KIND_FP8) return TILES ? KIND_FP8_TILES : BF16_DOT ? KIND_FP8_DOT : KIND_FP8;
+    return kind;
 }
 
 int64_t data_bytes(const Weight& w) {
@@ -290,6 +294,7 @@ int64_t data_bytes(const Weight& w) {
         case KIND_BF16: return w.N * w.K * 2;
         case KIND_FP4:
         case KIND_FP4_DOT:
+        case KIND_FP4_TILES:
         case KIND_FP4_FIXED: return w.N * (w.K / 2);
         default: return w.N * w.K;
     }
@@ -302,9 +307,11 @@ int64_t scale_bytes(const Weight& w) {
         case KIND_BF16: return 0;
         case KIND_FP4:
         case KIND_FP4_DOT:
+        case KIND_FP4_TILES:
         case KIND_FP4_FIXED: return w.N * (w.K / FP4_BLOCK);
         case KIND_FP8:
         case KIND_FP8_DOT:
+        case KIND_FP8_TILES:
         case KIND_FP8_WIDE: return tiles;
         default: return tiles * 4;
     }
@@ -317,6 +324,8 @@ Weight rows_of(const Weight& w, int64_t n0, int64_t count) {
 }
 
 int64_t prepared_size(int kind, int64_t K) {
+    if constexpr (TILES)
+        if (in_tiles(kind)) return tiles_size(K);
     if (kind == KIND_FP4_FIXED) return fixed_size(K);
     int64_t size = 0;
     with_decoder(kind, [&](auto* d) {
@@ -328,7 +337,10 @@ int64_t prepared_size(int kind, int64_t K) {
 
 void prepare(int kind, const void* x, bool bf16, int64_t K, bool quantize, float* out) {
     static thread_local Scratch memory;
-    if (kind == KIND_FP4_FIXED) return prepare_fixed(as_floats(x, bf16, K, bf16 ? memory.floats(K) : nullptr), K, out);
+    const auto floats = [&] { return as_floats(x, bf16, K, bf16 ? memory.floats(K) : nullptr); };
+    if (kind == KIND_FP4_FIXED) return prepare_fixed(floats(), K, out);
+    if constexpr (TILES)
+        if (in_tiles(kind)) return prepare_tiles(kind, floats(), K, out);
     with_decoder(kind, [&](auto* d) { prepare_as<std::remove_pointer_t<decltype(d)>>(x, bf16, K, quantize, out); });
 }
 
@@ -339,6 +351,8 @@ bool usable_in_place(int kind, bool bf16, int64_t K, bool quantize, int64_t rows
 void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
     if (m1 <= m0 || n1 <= n0) return;
     if (w.kind == KIND_FP4_FIXED) return multiply_fixed(w, n0, n1, in, m0, m1, out);
+    if constexpr (TILES)
+        if (in_tiles(w.kind)) return multiply_tiles(w, n0, n1, in, m0, m1, out);
     with_decoder(w.kind, [&](auto* d) {
         using D = std::remove_pointer_t<decltype(d)>;
         const D decoder(w.data, w.scale, w.K);

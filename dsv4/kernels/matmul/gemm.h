@@ -5,6 +5,7 @@
 #pragma once
 #include "dequant.h"
 #include "native/parallel.h"
+#include "native/tiles.h"
 
 namespace dsv4 {
 
@@ -39,20 +40,20 @@ struct Output {
 
 constexpr int DIRECT_ROWS = 8;  // up to here weights are decoded in registers, above through a panel (FP4_FIXED: 4)
 constexpr int TILE_ROWS = 96;   // activation rows per call of `multiply` that make best use of a panel
-constexpr int PANEL_ROWS = 48;  // the most weight rows of a panel
+constexpr int PANEL_ROWS = TILES ? 64 : 48;  // the most weight rows of a panel
 
 // kind with the activations looked at: FP8 and FP4 times activations that go through FP8 are products of bfloat16 where
-// the machine has them, else FP4 is computed in integers
+// the machine has them (in tiles if it has those), else FP4 is computed in integers
 int product_kind(int kind, bool quantize);
 
 // kind with the scales looked at: FP8 with a scale of 2^7 or more takes the slower exact path
 int exact_kind(int kind, const void* scale, int64_t N, int64_t K);
 
 // floats that one prepared row takes: columns filled up with zeros to whole chunks (two bfloat16 to a float for the
-// kinds of decode_bf16.h), or the records of gemm_fixed.cpp
+// kinds of decode_bf16.h and gemm_tiles.h), or the records of gemm_fixed.cpp
 int64_t prepared_size(int kind, int64_t K);
 
-// One row of activations (float32 or bfloat16), cast through FP8 if asked (FP4_FIXED: always), in the order that `kind`
+// One row of activations (float32 or bfloat16), cast through FP8 if asked (FP4_FIXED and tiles: always), in the order that `kind`
 // wants. out may be x, in a row with room for both.
 void prepare(int kind, const void* x, bool bf16, int64_t K, bool quantize, float* out);
 

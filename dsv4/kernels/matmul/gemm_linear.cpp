@@ -17,7 +17,7 @@ void multiply_band(const Weight& w, const Input& in, int64_t rows, const Output&
     if (rows <= DIRECT_ROWS)  // pieces small enough to even out two threads, long enough to stream
         step = std::max<int64_t>(16, (w.N / (threads * 8) + 15) / 16 * 16);
     else
-        while (step > 12 && across * (w.N / step) < threads * 4) step /= 2;
+        while (step >= 24 && across * (w.N / step) < threads * 4) step /= 2;
     const int64_t down = (w.N + step - 1) / step;
     parallel(threads, across * down, [&](int64_t unit) {
         const int64_t n = unit / across * step, m = unit % across * tile_rows;

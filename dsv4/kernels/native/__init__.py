@@ -1,7 +1,7 @@
 """Native CPU kernels: C++ called with raw pointers. The library comes with the package dsv4-kernels or is compiled at
 first use; where neither is possible, torch runs.
 
-DSV4_NATIVE=0 turns them off; DSV4_ISA=avx512bf16|avx512|avx2|portable selects an instruction set.
+DSV4_NATIVE=0 turns them off; DSV4_ISA=amx|avx512bf16|avx512|avx2|portable selects an instruction set.
 """
 
 import ctypes

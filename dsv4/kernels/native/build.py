@@ -17,17 +17,18 @@ from pathlib import Path
 from dsv4.files import rename, sync_path
 from dsv4.kernels.native import structs
 from dsv4.kernels.native.packaged import packaged_library
+from dsv4.kernels.native.tiles import refusal_of_tiles
 
 KERNELS = Path(__file__).parents[1]  # the C++ of an operation lies in its folder, shared C++ beside this file
 HEADER = "structs.h"  # written at build time
 # instruction sets, best first: features that the machine must have (as in /proc/cpuinfo), flags of the compiler
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx2", "fma"})
 _AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c")
+_AVX512BF16 = _AVX512 | {"avx512_bf16", "avx512vbmi"}
+_AVX512BF16_FLAGS = (*_AVX512_FLAGS, "-mavx512bf16", "-mavx512vbmi")
 ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
-    "avx512bf16": (
-        _AVX512 | {"avx512_bf16", "avx512vbmi"},
-        (*_AVX512_FLAGS, "-mavx512bf16", "-mavx512vbmi"),
-    ),
+    "amx": (_AVX512BF16 | {"amx_tile", "amx_bf16"}, (*_AVX512BF16_FLAGS, "-mamx-tile", "-mamx-bf16")),
+    "avx512bf16": (_AVX512BF16, _AVX512BF16_FLAGS),
     "avx512": (_AVX512, _AVX512_FLAGS),
     "avx2": (frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c")),
     "portable": (frozenset(), ()),
@@ -52,16 +53,22 @@ def machine_features() -> frozenset[str]:
     return frozenset(line.partition(":")[2].split())
 
 
+def lacking(isa: str) -> str:
+    """Why this process cannot run `isa`; empty if it can. Tiles need the system's permission, which this asks for."""
+    missing = ISA[isa][0] - machine_features()
+    if missing:
+        return f"this machine does not have {', '.join(sorted(missing))}, which {isa} needs"
+    return refusal_of_tiles() if "amx_tile" in ISA[isa][0] else ""
+
+
 def choose_isa(wanted: str | None = None) -> str:
     """The best instruction set of this machine, or `wanted`. Raises ValueError when the machine does not have it."""
-    features = machine_features()
     if wanted is None:
-        return next(name for name, (needs, _) in ISA.items() if needs <= features)
+        return next(name for name in ISA if not lacking(name))
     if wanted not in ISA:
         raise ValueError(f"instruction set must be one of {', '.join(ISA)}, got {wanted!r}")
-    missing = ISA[wanted][0] - features
-    if missing:
-        raise ValueError(f"this machine does not have {', '.join(sorted(missing))}, which {wanted} needs")
+    if reason := lacking(wanted):
+        raise ValueError(reason)
     return wanted
 
 
