@@ -47,6 +47,12 @@ def product(unit: str, tmp_path_factory: pytest.TempPathFactory) -> Product:
     return product_library(tmp_path_factory.mktemp(unit), *UNITS[unit])
 
 
+def drawn(rows: int, K: int, block: int, least: int = -14, most: int = 14) -> Tensor:
+    """Random rows whose blocks of columns differ in size by powers of two, so that sums round."""
+    sizes = torch.exp2(torch.randint(least, most + 1, (rows, -(-K // block))))
+    return torch.randn(rows, K) * sizes.repeat_interleave(block, dim=1)[:, :K]
+
+
 def defined(unit: str, x_TK: Tensor, weight: Tensor, scale: Tensor) -> Floats:
     q, scale_TB = quant.quantize_fp8(x_TK.float())
     values_TK = q.float() * scale_TB.float().repeat_interleave(128, dim=-1)[:, : x_TK.shape[1]]
@@ -66,7 +72,7 @@ def assert_same_bits(got: Tensor, wanted: Floats) -> None:
 def test_products_are_what_the_unit_computes(unit: str, product: Product, kind: str) -> None:
     shapes = SHAPES if kind == "fp4" else [*SHAPES, *[(5, 20, K) for K in (1, 31, 33, 63, 65, 129, 1025)]]
     for T, N, K in shapes:
-        x_TK, (weight, scale) = torch.randn(T, K), stored(kind, torch.randn(N, K))
+        x_TK, (weight, scale) = drawn(T, K, 128), stored(kind, drawn(N, K, 32))
         assert scale is not None
         wanted = defined(unit, x_TK, weight, scale)
         assert_same_bits(product(x_TK, weight, scale, True), wanted)
@@ -76,9 +82,8 @@ def test_products_are_what_the_unit_computes(unit: str, product: Product, kind: 
 
 @pytest.mark.parametrize("kind", RELEASED)
 def test_numbers_of_every_size(unit: str, product: Product, kind: str) -> None:
-    sizes_K = torch.exp2(torch.linspace(-100, 60, 128)).repeat(3)  # products from far below 2^-126 up
-    for weights in (-120, -60, 0, 60, 100):
-        x_TK = torch.randn(19, 384) * sizes_K[torch.randperm(384)]
+    for weights in (-120, -60, 0, 60, 100):  # products from far below 2^-126 up
+        x_TK = drawn(19, 384, 128, -100, 50)
         weight, scale = stored(kind, torch.randn(35, 384) * 2.0**weights)
         assert scale is not None
         assert_same_bits(product(x_TK, weight, scale, True), defined(unit, x_TK, weight, scale))
@@ -116,7 +121,7 @@ def test_the_machines_own_unit_computes_the_same(unit: str, product: Product, ki
     if not native.available() or native.isa() != own:
         pytest.skip(f"{own} is not what runs here: {native.describe()}")
     for T, N, K in SHAPES:
-        x_TK = torch.randn(T, columns(kind, K)) * torch.exp2(torch.randint(-70, 20, (T, 1)))
-        weight, scale = stored(kind, torch.randn(N, x_TK.shape[1]) * 2.0**-40)
+        x_TK = drawn(T, columns(kind, K), 128, -90, 20)
+        weight, scale = stored(kind, drawn(N, x_TK.shape[1], 32, -60, -30))
         wanted = linear(x_TK, weight, scale, quantize_activations=quantize, impl="native")
         assert_same_bits(product(x_TK, weight, scale, quantize), wanted.numpy())
