@@ -18,7 +18,8 @@ Product = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
 
 def product_library(folder: Path, *flags: str) -> Product:
     """Compile it into a folder. Returns x_TK, weight, scale and whether x goes through FP8 to y_TN, on one thread."""
-    files = [KERNELS / "quant" / "quant.cpp", *(KERNELS / "matmul" / f"{name}.cpp" for name in SOURCES)]
+    files = [KERNELS / "native" / "team.cpp", KERNELS / "quant" / "quant.cpp"]
+    files += [KERNELS / "matmul" / f"{name}.cpp" for name in SOURCES]
     include = (f"-I{KERNELS}", f"-I{write_header(folder)}")
     made = folder / "products.so"
     command = [compiler(), *FLAGS, *include, *flags, "-shared", *map(str, files), "-o", str(made)]
