@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 from recipes.nano.items.item import Item, Message
+from recipes.nano.items.tool_kinds import made_up
 from recipes.nano.items.words import (
     ANIMALS,
     COLOURS,
@@ -149,11 +150,24 @@ def missed(key: str) -> str:
     return f"{key}? The text does not say."
 
 
+def _names(rng: random.Random, count: int) -> list[str]:
+    """Different names, in a fifth of the texts made-up ones: people's names are not those of a list, and only copying
+    letter by letter gets them right."""
+    return rng.sample(NAMES, count) if rng.random() < 0.8 else _names_made_up(rng, count)
+
+
+def _names_made_up(rng: random.Random, count: int) -> list[str]:
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[made_up(rng).title()] = None
+    return list(found)
+
+
 def _of_one_kind(rng: random.Random, count: int) -> list[_Fact]:
     """Only the names tell the facts apart. A third of them also repeats values."""
     kind = rng.choice([kind for kind in _KINDS if not kind.values or len(kind.values) >= min(count, 12)])
     thing = rng.choice(_COUNTED)
-    names = rng.sample(NAMES, count)
+    names = _names(rng, count)
     unique = rng.random() < 0.67 and (not kind.values or len(kind.values) >= count)
     values: list[str] = []
     while len(values) < count:
@@ -165,7 +179,7 @@ def _of_one_kind(rng: random.Random, count: int) -> list[_Fact]:
 
 def _of_mixed_kinds(rng: random.Random, count: int) -> list[_Fact]:
     """Several facts about each name, so that neither the name nor the kind alone finds one."""
-    names = rng.sample(NAMES, max(2, count // 2))
+    names = _names(rng, max(2, count // 2))
     kinds = rng.sample(_KINDS, min(len(_KINDS), max(2, count // 2)))
     pairs = [(name, kind) for name in names for kind in kinds]
     thing = rng.choice(_COUNTED)
@@ -265,12 +279,13 @@ def make_missing(rng: random.Random) -> Item:
 
 def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str]:
     """A name, less often a value, that the text does not have, and the question that asks for it."""
-    if like.kind.reverse and rng.random() < 0.3:
+    if like.kind.reverse and rng.random() < 0.25:
         values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
         if other := [value for value in values if value not in text]:
             value = rng.choice(other)
             return value, rng.choice(like.kind.reverse).format(v=value, t=like.thing)
-    name = rng.choice([name for name in NAMES if name not in text])
+    listed = any(name in text for name in NAMES)
+    name = rng.choice([name for name in (NAMES if listed else _names_made_up(rng, 20)) if name not in text])
     return name, rng.choice(like.kind.questions).format(n=name, t=like.thing)
 
 
