@@ -33,6 +33,7 @@ ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "avx2": (frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c")),
     "portable": (frozenset(), ()),
 }
+UNPROVEN = frozenset({"amx"})  # have not run on a machine that has them: taken only where DSV4_ISA names them
 SAY_EVERY = 10.0  # seconds between two lines about a build, where lines cannot be overwritten
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wno-psabi")
 # of a library for other machines: without -fopenmp it asks for no libgomp, which a system may lack; torch has loaded it
@@ -62,9 +63,10 @@ def lacking(isa: str) -> str:
 
 
 def choose_isa(wanted: str | None = None) -> str:
-    """The best instruction set of this machine, or `wanted`. Raises ValueError when the machine does not have it."""
+    """The best proven instruction set of this machine, or `wanted`. Raises ValueError when the machine does not have
+    it."""
     if wanted is None:
-        return next(name for name in ISA if not lacking(name))
+        return next(name for name in ISA if name not in UNPROVEN and not lacking(name))
     if wanted not in ISA:
         raise ValueError(f"instruction set must be one of {', '.join(ISA)}, got {wanted!r}")
     if reason := lacking(wanted):
