@@ -228,6 +228,7 @@ class EngineService:
     def _update(self) -> None:
         """Apply the updates that need not wait. While an update waits for running requests, no request is admitted."""
         while self._updates and (not self._updates[0][1] or not self._engine.running):
+            self._hand_over()  # the last tokens of the old weights do not wait for the new ones
             apply, _, version, future = self._updates.pop(0)
             try:
                 apply(self._engine.model)

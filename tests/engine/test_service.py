@@ -376,3 +376,25 @@ def test_held_tokens_come_before_an_abort(service: EngineService, monkeypatch: p
     tokens = [event.token for event in events if event.token is not None]
     assert len(tokens) >= 3
     assert tokens == expected(service._engine, [5, 6, 7], LONG)[: len(tokens)]
+
+
+def test_the_last_token_does_not_wait_for_new_weights(service: EngineService, engine: Engine) -> None:
+    """An update waits for the running answer, and a further request for the update."""
+    ended, told = threading.Event(), list[bool]()
+
+    async def first() -> None:
+        await gather(service, [5, 6, 7], LONG)
+        ended.set()
+
+    async def work() -> list[TokenEvent]:
+        answer = asyncio.create_task(first())
+        while not engine._running:
+            await asyncio.sleep(0.001)
+        updated = service.update_weights(lambda model: told.append(ended.wait(PATIENCE)))
+        events = await gather(service, [5], SHORT)
+        assert await asyncio.wrap_future(updated) == 1
+        await answer
+        return events
+
+    assert len(run(work())) == 5
+    assert told == [True]
