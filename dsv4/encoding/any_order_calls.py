@@ -138,7 +138,9 @@ class _Values:
     def _kind(self, kind: str, schema: Any, root: Mapping[str, Any]) -> str:
         if kind in _TERMINALS:
             return _TERMINALS[kind][0]
-        items = schema.get("items") if kind == "array" and isinstance(schema, Mapping) else None
+        # behind `prefixItems`, `items` is of the rest
+        whole = kind == "array" and isinstance(schema, Mapping) and "prefixItems" not in schema
+        items = schema.get("items") if whole else None
         kinds, listed = types_of(items, root), _short(values_of(items, root))
         if listed is not None:
             return self._schema({"type": kind, "items": {"enum": listed}})

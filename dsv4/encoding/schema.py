@@ -3,8 +3,8 @@
 The time to compile a grammar grows faster than some parts of its schema.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 MOST_PARTS = 20_000
@@ -12,10 +12,13 @@ MOST_DEPTH = 50
 # schemas in one object of properties, one list of alternatives
 MOST_MEMBERS = 1_000
 GROUPS = ("properties", "patternProperties", "anyOf", "oneOf", "allOf", "prefixItems", "required")
-# references and alternatives that are followed for the types of a schema
-REFERENCES = 16
+# references and alternatives that are followed one behind the other for the types of a schema, the alternatives of one
+# place, and all of them together: references may multiply
+REFERENCES, MOST_LOOKED = 16, 100
 # numbers with more digits than any that is meant
 MOST_DIGITS = 300
+
+T = TypeVar("T")
 
 
 class GrammarError(ValueError):
@@ -58,11 +61,23 @@ def resolve(reference: Any, root: Mapping[str, Any]) -> Any:
     return place
 
 
-def types_of(schema: Any, root: Mapping[str, Any], left: int = REFERENCES) -> frozenset[str] | None:
+def types_of(schema: Any, root: Mapping[str, Any]) -> frozenset[str] | None:
     """The types that a schema names, at least those of the values that it accepts; None if it names none, or refers to
     itself. root: the document that `$ref` refers to."""
-    if not isinstance(schema, Mapping) or left == 0:
+    found = _alternatives(schema, root, _named_types)
+    return None if found is None else frozenset().union(*found)
+
+
+def values_of(schema: Any, root: Mapping[str, Any]) -> list[Any] | None:
+    """The values that a schema lists, at least those that it accepts; None if it lists none, or more than MOST_MEMBERS.
+    root: as in `types_of`."""
+    found = _alternatives(schema, root, _listed_values)
+    if found is None or sum(map(len, found)) > MOST_MEMBERS:
         return None
+    return [value for values in found for value in values]
+
+
+def _named_types(schema: Mapping[str, Any]) -> frozenset[str] | None:
     match schema:
         case {"type": str() | list() as named}:
             kinds = frozenset(map(str, [named] if isinstance(named, str) else named))
@@ -71,26 +86,11 @@ def types_of(schema: Any, root: Mapping[str, Any], left: int = REFERENCES) -> fr
             return frozenset({json_type(value)})
         case {"enum": [_, *_] as values}:
             return frozenset(map(json_type, values))
-        case {"$ref": reference}:
-            try:
-                return types_of(resolve(reference, root), root, left - 1)
-            except GrammarError:
-                return None
-        case {"anyOf": [_, *_] as parts} | {"oneOf": [_, *_] as parts}:
-            found = [types_of(part, root, left - 1) for part in parts[:REFERENCES]]
-            known = [kinds for kinds in found if kinds is not None]
-            return frozenset().union(*known) if len(known) == len(parts) else None
-        case {"allOf": [part]}:
-            return types_of(part, root, left - 1)
         case _:
             return None
 
 
-def values_of(schema: Any, root: Mapping[str, Any], left: int = REFERENCES) -> list[Any] | None:
-    """The values that a schema lists, at least those that it accepts; None if it lists none. root: as in
-    `types_of`."""
-    if not isinstance(schema, Mapping) or left == 0:
-        return None
+def _listed_values(schema: Mapping[str, Any]) -> list[Any] | None:
     match schema:
         case {"const": value}:
             return [value]
@@ -98,19 +98,45 @@ def values_of(schema: Any, root: Mapping[str, Any], left: int = REFERENCES) -> l
             return values
         case {"type": "null"}:
             return [None]
-        case {"$ref": reference}:
-            try:
-                return values_of(resolve(reference, root), root, left - 1)
-            except GrammarError:
-                return None
-        case {"anyOf": [_, *_] as parts} | {"oneOf": [_, *_] as parts}:
-            found = [values_of(part, root, left - 1) for part in parts[:REFERENCES]]
-            known = [value for values in found if values is not None for value in values]
-            return known if len(parts) <= REFERENCES and None not in found else None
-        case {"allOf": [part]}:
-            return values_of(part, root, left - 1)
         case _:
             return None
+
+
+def _alternatives(
+    schema: Any, root: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T | None]
+) -> list[T] | None:
+    """What `read` finds in a schema, or else in each of its alternatives, behind references. None if it finds nothing
+    in one of them, or more than MOST_LOOKED schemas would have to be read."""
+    found: list[T] = []
+    waiting, looked = [(schema, REFERENCES)], 0
+    while waiting:
+        part, left = waiting.pop()
+        looked += 1
+        if not isinstance(part, Mapping) or left == 0 or looked > MOST_LOOKED:
+            return None
+        if (value := read(part)) is not None:
+            found.append(value)
+        elif behind := _behind(part, root):
+            waiting += [(other, left - 1) for other in reversed(behind)]
+        else:
+            return None
+    return found
+
+
+def _behind(schema: Mapping[str, Any], root: Mapping[str, Any]) -> list[Any]:
+    """The schemas that together accept at least what a schema accepts; none if they are not known."""
+    match schema:
+        case {"$ref": reference}:
+            try:
+                return [resolve(reference, root)]
+            except GrammarError:
+                return []
+        case {"anyOf": [_, *_] as parts} | {"oneOf": [_, *_] as parts}:
+            return parts if len(parts) <= REFERENCES else []
+        case {"allOf": [part]}:
+            return [part]
+        case _:
+            return []
 
 
 def check_size(schema: Any) -> None:

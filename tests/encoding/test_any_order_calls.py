@@ -1,5 +1,6 @@
 """Calls of the model's own choice: what a schema accepts may be written, in any order; nothing else."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,24 @@ def test_a_parameter_of_unknown_form_takes_any(nano: Tokenizer, schema: Any) -> 
     assert permits(guard, nano, block(nano, call(nano, "f", ("x", JSON, "2"))))
     assert not permits(guard, nano, block(nano, call(nano, "f", ("y", JSON, "2"))))
     assert not permits(guard, nano, block(nano, call(nano, "f")))
+
+
+@pytest.mark.parametrize("ways", [2, 16])
+def test_references_that_multiply_take_no_time(nano: Tokenizer, ways: int) -> None:
+    """Each of a thousand million ways through this schema ends at the same text."""
+    levels = {f"l{i}": {"anyOf": [{"$ref": f"#/$defs/l{i + 1}"}] * ways} for i in range(7)}
+    parameters = {"properties": {"x": {"$ref": "#/$defs/l0"}}, "$defs": {**levels, "l7": {"enum": ["a"]}}}
+    began = time.process_time()
+    guard = Grammars(nano).calls_in_any_order([{"name": "f", "parameters": parameters}])
+    assert time.process_time() - began < 60
+    assert permits(guard, nano, block(nano, call(nano, "f", ("x", TEXT, "a"))))
+
+
+def test_items_behind_others_are_left_to_the_client(nano: Tokenizer) -> None:
+    pair = {"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "integer"}}
+    guard = Grammars(nano).calls_in_any_order([{"name": "f", "parameters": {"properties": {"x": pair}}}])
+    assert permits(guard, nano, block(nano, call(nano, "f", ("x", JSON, '["a", 1]'))))
+    assert not permits(guard, nano, block(nano, call(nano, "f", ("x", JSON, '{"a": 1}'))))
 
 
 def test_a_required_parameter_without_a_schema(nano: Tokenizer) -> None:
