@@ -52,6 +52,41 @@ void until_helped() {
     require(helped, "a helper that slept took part");
 }
 
+// a step in which the thread waits 50 ms for a piece that a helper has begun, once one is there
+void wait_for_helper() {
+    const TeamUse use(2);
+    const auto caller = std::this_thread::get_id();
+    std::atomic<bool> begun{false};
+    const auto until = std::chrono::steady_clock::now() + 120s;
+    while (!begun && std::chrono::steady_clock::now() < until)
+        parallel(2, 2, [&](int64_t) {
+            if (std::this_thread::get_id() != caller) {
+                begun = true;
+                std::this_thread::sleep_for(50ms);
+            } else {
+                for (int i = 0; i < 5 && !begun; i++) std::this_thread::sleep_for(1ms);
+            }
+        });
+    require(begun, "a helper took part");
+}
+
+bool rests() {
+    const TeamUse use(2);
+    return resting(use.team());
+}
+
+// What is lost during a rest, which makes use of helpers for large work only, does not begin the next one.
+void rest_once() {
+    const auto until = std::chrono::steady_clock::now() + 120s;
+    bool rested = false;
+    while (!rested && std::chrono::steady_clock::now() < until) wait_for_helper(), rested = rests();
+    require(rested, "helpers that cost much rest");
+    wait_for_helper();
+    std::this_thread::sleep_for(600ms);
+    require(!rests(), "a rest ends");
+    require(!rests(), "a rest does not begin by what was lost in the one before");
+}
+
 int64_t tasks() {
     int64_t count = 0;
     for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) count++;
@@ -64,6 +99,7 @@ int main() {
     require(active_team() == nullptr, "no team outside of a step");
     count_all(2000);
     until_helped();
+    std::thread(rest_once).join();  // in a team of its own
     const int64_t before = tasks();
     std::vector<std::thread> callers;
     for (int i = 0; i < 3; i++) callers.emplace_back(count_all, 300);

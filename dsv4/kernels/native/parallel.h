@@ -15,7 +15,7 @@ constexpr double SMALL_WORK = 50e3;
 inline int worth(double multiply_adds, int threads) { return multiply_adds < SMALL_WORK ? 1 : threads; }
 
 // Calls body(i) for every i in [0, count), `together` neighbours at a time by one of at most `threads` threads: the team
-// of the running step, else OpenMP's. Which thread takes what differs from call to call.
+// of the running step, else OpenMP's. Which thread takes what differs from call to call. A body may not call it again.
 template <class Body>
 void parallel(int threads, int64_t count, const Body& body, int64_t together = 1) {
     if (threads <= 1 || count <= together) {

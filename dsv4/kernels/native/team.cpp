@@ -58,10 +58,10 @@ class Team {
     using Clock = std::chrono::steady_clock;
 
     void rouse();
-    void work();
+    void work() noexcept;
     void wait();
     void help(int which);
-    bool watch(uint64_t seen);
+    uint64_t watch(uint64_t seen);
     void sleep();
 
     // the number of the piece of work; odd = it is open to helpers
@@ -72,7 +72,7 @@ class Team {
     int helpers_ = 0;  // that may take part
     alignas(LINE) std::atomic<int64_t> next_{0};
     alignas(LINE) std::atomic<int> inside_{0};  // helpers that take part now
-    alignas(LINE) std::atomic<int> asleep_{0};
+    alignas(LINE) std::atomic<bool> asleep_{false};  // a helper sleeps and was not roused yet
     std::atomic<bool> stop_{false};
     std::mutex mutex_;
     std::condition_variable roused_;
@@ -117,7 +117,8 @@ void Team::run(Work piece, const void* body, int64_t count, int64_t together, in
     if (inside_.load()) wait();
 }
 
-void Team::work() {
+// NOTE: a piece that throws ends the process, as in OpenMP: helpers still use what the exception would take away.
+void Team::work() noexcept {
     const int64_t count = count_, together = together_;
     for (int64_t from; (from = next_.fetch_add(together, std::memory_order_relaxed)) < count;)
         for (int64_t i = from; i < std::min(from + together, count); i++) piece_(body_, i);
@@ -133,13 +134,15 @@ void Team::wait() {
         for (int spins = 0; spins < SPINS; spins++) relax();
         std::this_thread::yield();
     }
-    if (const auto took = Clock::now() - began; took > SLOW) lost_ += std::chrono::duration<double>(took).count();
+    const auto took = Clock::now() - began;
+    if (!resting_ && took > SLOW) lost_ += std::chrono::duration<double>(took).count();
 }
 
 void Team::rouse() {
     {
         const std::lock_guard lock(mutex_);
         calls_++;
+        asleep_ = false;
     }
     roused_.notify_all();
 }
@@ -147,12 +150,11 @@ void Team::rouse() {
 void Team::help(int which) {
     uint64_t seen = 0;
     while (!stop_.load(std::memory_order_relaxed)) {
-        if (!watch(seen)) {
+        const uint64_t number = watch(seen);
+        if (!number) {
             sleep();
             continue;
         }
-        const uint64_t number = number_.load(std::memory_order_acquire);
-        if (number % 2 == 0) continue;
         inside_.fetch_add(1);
         if (number_.load() == number && which < helpers_) work();
         inside_.fetch_sub(1, std::memory_order_release);
@@ -160,29 +162,28 @@ void Team::help(int which) {
     }
 }
 
-// Waits for a piece of work other than `seen`; false when there was none for a time, or the team ends.
-bool Team::watch(uint64_t seen) {
+// The number of a piece of work other than `seen`, once there is one; 0 when none came for a time, or the team ends.
+uint64_t Team::watch(uint64_t seen) {
     const auto began = Clock::now();
     do {
         for (int round = 0; round < 16; round++) {
             for (int spins = 0; spins < SPINS; spins++) {
                 const uint64_t number = number_.load(std::memory_order_acquire);
-                if (number % 2 && number != seen) return true;
+                if (number % 2 && number != seen) return number;
                 relax();
             }
             std::this_thread::yield();
         }
     } while (!stop_.load(std::memory_order_relaxed) && Clock::now() - began < AWAKE);
-    return false;
+    return 0;
 }
 
 // NOTE: a piece of work that comes just before `asleep_` is set does without this helper; the next one rouses it.
 void Team::sleep() {
     std::unique_lock lock(mutex_);
     const uint64_t calls = calls_;
-    asleep_++;
+    asleep_ = true;
     roused_.wait(lock, [&] { return stop_.load() || calls_ != calls; });
-    asleep_--;
 }
 
 namespace {
