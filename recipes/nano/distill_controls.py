@@ -1,5 +1,6 @@
 """Distillation beside its controls: one student learns from several teachers in each of the ways that are in use, from
-the same prompts and as many tokens, and all are asked the same held-out questions.
+the same prompts in as many steps, and all are asked the same held-out questions. How many tokens that is depends on who
+answers, and how long: the table says it.
 
     .venv/bin/python -m recipes.nano.distill_controls recipes/nano/distill_controls.toml --out runs/controls
 
@@ -25,7 +26,8 @@ from dsv4.cli.folders import recipe_folder
 from dsv4.cli.rollout_engine import rollout_engine
 from dsv4.cli.rollout_start import Makers, Options, environments_of, prompt_source, run_recipe
 from dsv4.cli.train_start import told_in_sentences
-from dsv4.files import write_whole
+from dsv4.files import whole_folder, write_whole
+from dsv4.model.device import choose_device
 from dsv4.model.layers import FP32
 from dsv4.posttraining.average import save_average
 from dsv4.posttraining.base_model import BaseModel
@@ -49,7 +51,8 @@ Row = dict[str, Any]
 
 class Comparison:
     """A comparison at work in the folder `out`. tokens: that each way learns from, about; the number of steps follows
-    from it and from the length of the student's answers before. ways: of WAYS, or AVERAGE."""
+    from it and from the length of the student's answers before. ways: of WAYS, or AVERAGE. Raises ValueError for a
+    recipe with which one of the ways cannot run."""
 
     def __init__(self, recipe: DistillRecipe, out: Path, tokens: int, ways: Sequence[str]) -> None:
         if not recipe.held_out.path:
@@ -57,6 +60,11 @@ class Comparison:
         if recipe.held_out.samples > 1 or recipe.held_out.every:
             raise ValueError("held_out.samples must be 1 and held_out.every 0: each model is asked once, at its end")
         self.recipe, self.out, self.tokens, self.ways = recipe, out, tokens, tuple(ways)
+        self._recipes = {
+            way: replace(recipe, name=f"{recipe.name}-{way}", objective=replace(recipe.objective, kind=way))
+            for way in ways
+            if way != AVERAGE
+        }
         self._about = json.loads(json.dumps({"recipe": recipe.to_dict(), "tokens": tokens}))
         self.rows: dict[str, Row] = {}
         if (file := out / FIGURES).exists():
@@ -69,6 +77,8 @@ class Comparison:
         """Everything that is missing; returns the table."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._row("student", lambda: self._asked(Path(self.recipe.init)))
+        if unasked := self.recipe.teachers.keys() - self.rows["student"]["domains"].keys():
+            raise ValueError(f"held_out: there is no prompt of the domain {', '.join(sorted(unasked))}")
         for domain, teacher in self.recipe.teachers.items():
             self._row(f"teacher {domain}", lambda path=teacher.path, own=domain: self._asked(Path(path), own))
         for way in self.ways:
@@ -91,16 +101,15 @@ class Comparison:
         return max(1, round(self.tokens / (self.rows["student"]["length"] * rollouts.prompts * rollouts.group)))
 
     def _distilled(self, way: str) -> Row:
-        objective = replace(self.recipe.objective, kind=way)
-        recipe = replace(self.recipe, name=f"{self.recipe.name}-{way}", steps=self.steps, objective=objective)
         place, options = self.out / way, Options(live=-1, track=None, export="fp32", steps=None, threads=None)
-        run_recipe(recipe, place, options, DistillRun)
+        run_recipe(replace(self._recipes[way], steps=self.steps), place, options, DistillRun)
         *_, last = read_log(place / "log.jsonl")
         return {**self._asked(place), "tokens": last["tokens"], "kl": last.get("kl")}
 
     def _average(self) -> Row:
         place = self.out / AVERAGE
-        save_average(place, [BaseModel.open(Path(path)).folder for path in self.recipe.paths], FP32_FILES)
+        with whole_folder(place) as folder:  # one that an interrupted run has left is made anew
+            save_average(folder, [Path(path) for path in self.recipe.paths], FP32_FILES)
         return self._asked(place)
 
     def _asked(self, folder: Path, domain: str | None = None) -> Row:
@@ -112,7 +121,7 @@ class Comparison:
         source = prompt_source(recipe.held_out, tokenizer, recipe.seed, "held_out")
         prompts = [p for p in source.batch(0, recipe.held_out.prompts) if domain in (None, p.domain)]
         weights, sampling = base.trainable(FP32).state_dict(), recipe.rollouts
-        sizes = {"context": sampling.context, "sequences": sampling.concurrent, "device": recipe.device}
+        sizes = {"context": sampling.context, "sequences": sampling.concurrent, "device": choose_device(recipe.device)}
         with rollout_engine(base.config, weights, "fp32", **sizes) as (engine, sink):
             makers = Makers(recipe, engine, environments_of(recipe, tokenizer), tokenizer.eos_id, sink, self.out)
             groups = asyncio.run(makers.tried(prompts))
@@ -128,7 +137,7 @@ class Comparison:
 
 def table(rows: dict[str, Row], domains: Sequence[str], ways: Sequence[str]) -> str:
     """In Markdown: student, ways, teachers; a column for each domain."""
-    lines = [f"| right, % | {' | '.join(domains)} | tokens learned |", "|---|" + "---:|" * (len(domains) + 1)]
+    lines = [f"| right, % | {' | '.join(domains)} | tokens of answers |", "|---|" + "---:|" * (len(domains) + 1)]
     names = {"student": "student before", **{way: WAYS.get(way, "average of the teachers' weights") for way in ways}}
     for name, title in names.items():
         row = rows[name]

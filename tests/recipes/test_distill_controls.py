@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 RECIPE = """
 name = "small"
 init = "models/nano"
+device = "auto"
 steps = 1
 [prompts]
 path = "tests.posttraining.runs:prompt"
@@ -63,6 +64,7 @@ def test_what_is_missing_is_done_and_the_rest_is_kept(
     kept = json.loads((out / FIGURES).read_text())["rows"]
     assert list(kept) == ["student", "teacher d", "reverse"]
     assert 18 <= kept["reverse"]["tokens"] <= 54
+    shutil.copytree(tmp_path / "teacher", out / "average")  # as a run leaves it that was stopped before it asked
     monkeypatch.setattr(distill_controls, "run_recipe", interrupted)
     main(asked)
     rows = json.loads((out / FIGURES).read_text())["rows"]
@@ -72,6 +74,15 @@ def test_what_is_missing_is_done_and_the_rest_is_kept(
     with pytest.raises(SystemExit):
         main([*asked, "--tokens", "100"])
     assert "has the figures of another recipe or number of tokens" in capsys.readouterr().err
+
+
+def test_a_teacher_of_which_nothing_is_asked_is_told_first(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = f'teachers.other={{path="{tmp_path / "teacher"}"}}'
+    with pytest.raises(SystemExit):
+        main([str(recipe), "--out", str(tmp_path / "out"), "--only", "", "--set", change])
+    assert "held_out: there is no prompt of the domain other" in capsys.readouterr().err
 
 
 def interrupted(*_: Any) -> None:
@@ -85,6 +96,7 @@ def interrupted(*_: Any) -> None:
         (["--tokens", "0"], "tokens must be at least 1"),
         (["--set", "held_out={}"], "held_out.path is missing"),
         (["--set", "held_out.samples=4"], "held_out.samples must be 1"),
+        (["--set", "rollouts.asynchronous=true"], "rollouts.asynchronous: the engine cannot hold a teacher"),
     ],
 )
 def test_mistakes_are_told(change: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
