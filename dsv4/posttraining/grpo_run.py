@@ -47,7 +47,7 @@ class GrpoRun(RolloutRun[GrpoRecipe]):
         selected = await select(self._sources.prompts.batch(step, self.recipe.asked), pool, wanted, settings, ask)
         # a state is written at self.step or later, and needs the pool as that step found it
         self._pools = {number: kept for number, kept in self._pools.items() if number >= self.step}
-        self._pools[step + 1] = pool.after(selected.groups, settings)
+        self._pools[step + 1] = pool.after(selected.groups, settings) if settings.again else pool
         self._selected[step] = selected.told(self._pools[step + 1])
         return selected.groups
 

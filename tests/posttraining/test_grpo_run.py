@@ -54,6 +54,7 @@ def test_groups_that_compare_nothing_give_their_place_to_others(tmp_path: Path) 
             records = take(made, 4)
         learned[draws] = [record["samples_learned"] for record in records]
         filled[draws] = [record.get("asked", 6) - record["equal"] for record in records]
+        assert not any(record.get("pool") for record in records), "nothing is asked again, so nothing is kept for it"
     assert filled[6] == [6] * 4
     assert learned[6] == [18] * 4
     assert sum(learned[1]) < 4 * 18
