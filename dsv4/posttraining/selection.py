@@ -70,8 +70,8 @@ class Selected:
     first: int
 
     def told(self, pool: PromptPool) -> dict[str, float]:
-        """The numbers of a step. fresh_reward: of the prompts that were drawn at first; alone of all rewards it does
-        not depend on what was selected. pool: as it is after the step."""
+        """The numbers of a step. fresh_reward: of the prompts that were drawn at first, the only ones that were not
+        chosen by rewards. pool: as it is after the step."""
         fresh = [_mean(group) for group in self.groups[self.again : self.again + self.first] if group.usable]
         found = {
             "asked": float(len(self.groups)),
