@@ -285,3 +285,9 @@ def test_native_weights_have_the_bits_of_the_stored_ones(simulate, size: float) 
 def test_native_fp8_tiles_may_be_short() -> None:
     w_NK = torch.randn(257, 130)
     assert same_bits(quant.simulate_fp8_weight(w_NK, impl="native"), quant.simulate_fp8_weight(w_NK, impl="reference"))
+
+
+def test_a_block_without_columns_is_refused() -> None:
+    for impl in (None, "reference"):
+        with pytest.raises(ValueError, match="block must be at least 1, got 0"):
+            quant.simulate_fp8(torch.ones(2, 64), 0, impl=impl)

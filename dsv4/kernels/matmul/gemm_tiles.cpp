@@ -51,7 +51,7 @@ inline void turn(vf* v) {
 }
 
 // Which weight rows a tile holds, and their codes.
-struct Rows {
+struct TileRows {
     const uint8_t *codes, *scale;
     int64_t row_bytes, row_scales;  // from row to row; FP8: of a row of blocks
     int count;
@@ -72,13 +72,13 @@ struct Rows {
 
 struct TilesFp8 {
     static constexpr int64_t SPAN = CODES, WIDTH = 4;  // columns of CODES bytes, and of a lane
-    static Rows rows(const Weight& w, int64_t n, int64_t end) {
+    static TileRows rows(const Weight& w, int64_t n, int64_t end) {
         const int64_t blocks = (w.K + FP8_BLOCK - 1) / FP8_BLOCK, border = n / FP8_BLOCK * FP8_BLOCK + FP8_BLOCK;
         return {(const uint8_t*)w.data + n * w.K, (const uint8_t*)w.scale + n / FP8_BLOCK * blocks, w.K, blocks,
                 int(std::min({end, border, n + SIDE}) - n)};
     }
     // the tiles of SPAN columns from k on
-    static void decode(const Rows& rows, int64_t k, float* to) {
+    static void decode(const TileRows& rows, int64_t k, float* to) {
         vf codes[W];
         rows.get(k, codes);
         const Fp8Table& table = FP8_TABLES[rows.scale[k / FP8_BLOCK]];
@@ -95,7 +95,7 @@ struct TilesFp8 {
 template <bool EXTREME>
 struct TilesFp4 {
     static constexpr int64_t SPAN = 2 * CODES, WIDTH = 8;
-    static Rows rows(const Weight& w, int64_t n, int64_t end) {
+    static TileRows rows(const Weight& w, int64_t n, int64_t end) {
         const int64_t blocks = w.K / FP4_BLOCK;
         return {(const uint8_t*)w.data + n * (w.K / 2), (const uint8_t*)w.scale + n * blocks, w.K / 2, blocks,
                 int(std::min(end, n + SIDE) - n)};
@@ -108,7 +108,7 @@ struct TilesFp4 {
         }
         return codes;
     }
-    static void decode(const Rows& rows, int64_t k, float* to) {
+    static void decode(const TileRows& rows, int64_t k, float* to) {
         vf codes[W];
         rows.get(k / 2, codes);
         const vhu table = load_as<vhu>(E2M1);
@@ -232,7 +232,7 @@ void multiply_as(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64
     float* sums = sums_memory.floats((m1 - m0 + TALL - 1) / TALL * 4 * TILE);
     int64_t shaped = 0;
     for (int64_t n = n0, next; n < n1; n = next) {
-        const Rows left = D::rows(w, n, n1), right = D::rows(w, n + left.count, n1);
+        const TileRows left = D::rows(w, n, n1), right = D::rows(w, n + left.count, n1);
         next = n + left.count + right.count;
         for (int64_t b = 0; b < blocks; b += DEPTH) {
             const int64_t count = std::min(DEPTH, blocks - b);

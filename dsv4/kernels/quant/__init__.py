@@ -66,7 +66,10 @@ __all__ = [
 
 
 def simulate_fp8(x: Tensor, block: int = 64, *, impl: str | None = None) -> Tensor:
-    """x after a round trip through FP8 (power-of-two scales), same shape and dtype: what a KV row keeps."""
+    """x after a round trip through FP8 (power-of-two scales), same shape and dtype: what a KV row keeps. Raises
+    ValueError for a block below 1."""
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
     return dispatch("simulate_fp8", impl, _SIMULATE_FP8, x, block)
 
 
