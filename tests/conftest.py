@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # a shell ignores Ctrl-C in what it starts in the background, and so would every process that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tests run beside each other; small tensors gain nothing from more
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What a test sets is not left to the next one: products on other numbers of threads have other last bits."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 GOLDEN = ROOT / "tests" / "golden"

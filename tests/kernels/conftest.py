@@ -8,7 +8,6 @@ import torch
 
 @pytest.fixture
 def without_gradients() -> Iterator[None]:
-    """Native kernels run only while no gradient is recorded; afterwards one thread again, as for every test."""
+    """Native kernels run only while no gradient is recorded."""
     with torch.no_grad():
         yield
-    torch.set_num_threads(1)

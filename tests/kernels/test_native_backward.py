@@ -3,7 +3,7 @@
 T tokens, H heads, C entry dim, S streams, D hidden size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels:
 
 SIZES = [1, 31, 33, 127, 129]
 Run = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(1)
 
 
 def gradients(run: Run, inputs: list[Tensor], impl: str | None) -> list[Tensor]:

@@ -141,12 +141,11 @@ for line in run.run():
 def test_kill_9_loses_nothing_but_time(tmp_path: Path) -> None:
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
+    list(trainer(tmp_path / "whole").run())
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     threads = torch.get_num_threads()
     environment["OMP_NUM_THREADS"] = str(threads)
-    # in a process of its own too: what other tests leave in this one is no matter of resuming
-    subprocess.run([*command[:-1], str(tmp_path / "whole")], env=environment, check=True)
     process = subprocess.Popen(command, env=environment)
     log = tmp_path / "killed" / "log.jsonl"
     deadline = time.monotonic() + 60
