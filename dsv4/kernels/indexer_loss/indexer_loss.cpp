@@ -85,19 +85,6 @@ void load_rows(const Task& task, Share rows) {
     }
 }
 
-// 0 for the rows that query t reads, else -inf
-void mask_rows(const Task& task, int64_t t, float* mask) {
-    const AttentionCall& read = task.read;
-    const int64_t *window = read.window_T2 + 2 * t, near = task.part.window_count;
-    std::fill_n(mask, task.width, -INFINITY);
-    for (int64_t r = window[0] - task.part.window_first; r < window[1] - task.part.window_first; r++) mask[r] = 0;
-    if (!read.chosen_TK) std::fill_n(mask + near, read.prefix_T[t], 0.0f);
-    for (int64_t k = 0; read.chosen_TK && k < read.chosen; k++) {
-        const int64_t entry = read.chosen_TK[t * read.chosen + k];
-        if (entry >= 0) mask[near + task.room.place[size_t(entry)]] = 0;
-    }
-}
-
 // One query row: adds what it gives to each entry, of its softmax over window, entries and sink, to `target`.
 void add_head(const Task& task, const float* mask, float sink, float* weights, float* target) {
     const vf scale = splat(task.read.scale);
@@ -141,29 +128,26 @@ void normalise(const Task& task, float* target) {
 // the KL. `dots` are the products of its heads with the keys.
 float spread(const Task& task, const float* open, const float* dots, const float* weight, float* target) {
     const int64_t some = task.some, heads = task.call.heads;
-    std::vector<float>& scores = [&]() -> std::vector<float>& {
-        static thread_local std::vector<float> memory;
-        memory.resize(size_t(some));
-        return memory;
-    }();
+    static thread_local Scratch memory;
+    float* scores = memory.floats(some);
     vf top = splat(-INFINITY), sum{};
     for (int64_t s = 0; s < some; s += W) {
         vf score{};
         for (int64_t j = 0; j < heads; j++) score = fma(max(load(dots + j * some + s), vf{}), splat(weight[j]), score);
         score = score + load(open + s);
         top = max(score, top);
-        store(scores.data() + s, score);
+        store(scores + s, score);
     }
     const float most = largest(top);
     if (most == -INFINITY) return 0;  // nothing to consider: the target is zeros
-    for (int64_t s = 0; s < some; s += W) sum = sum + exp(load(scores.data() + s) - most);
+    for (int64_t s = 0; s < some; s += W) sum = sum + exp(load(scores + s) - most);
     const float total = dsv4::sum(sum), rest = most + std::log(total);
     double kl = 0;
     for (int64_t s = 0; s < task.entries; s++)
-        if (target[s] > 0) kl += double(target[s]) * double(std::log(target[s]) - (scores[size_t(s)] - rest));
+        if (target[s] > 0) kl += double(target[s]) * double(std::log(target[s]) - (scores[s] - rest));
     const vf factor = splat(1.0f / total);
     for (int64_t s = 0; s < some; s += W)
-        store(target + s, exp(load(scores.data() + s) - most) * factor - load(target + s));
+        store(target + s, exp(load(scores + s) - most) * factor - load(target + s));
     return float(kl);
 }
 
@@ -199,7 +183,7 @@ void of_queries(const Task& task, Share queries) {
         float* target = task.target + (queries.from + i) * task.some;
         float* own = dots + i * call.heads * task.some;
         const float* weight = call.weight_TJ + t * call.heads;
-        mask_rows(task, t, mask);
+        mask_rows(task.read, task.part, task.width, task.room.place, t, mask);
         std::fill_n(target, task.some, 0.0f);
         for (int64_t h = 0; h < read.heads; h++)
             add_head(task, mask, read.sink_H[h], weights + (i * read.heads + h) * width, target);

@@ -80,19 +80,6 @@ void load_rows(const Task& task, Share rows) {
     }
 }
 
-// 0 for the rows that query t reads, else -inf
-void mask_rows(const Task& task, int64_t t, float* mask) {
-    const AttentionCall& call = task.call;
-    const int64_t *window = call.window_T2 + 2 * t, near = task.part.window_count;
-    std::fill_n(mask, task.width, -INFINITY);
-    for (int64_t r = window[0] - task.part.window_first; r < window[1] - task.part.window_first; r++) mask[r] = 0;
-    if (call.prefix_T) std::fill_n(mask + near, call.prefix_T[t], 0.0f);
-    for (int64_t k = 0; call.chosen_TK && k < call.chosen; k++) {
-        const int64_t row = call.chosen_TK[t * call.chosen + k];
-        if (row >= 0) mask[near + task.room.place[size_t(row)]] = 0;
-    }
-}
-
 // One query row: plain products become weights, products with the output's gradient become those of the scores. Returns
 // what its sink's gradient gets.
 float soften(const Task& task, const float* mask, float sink, float inner, float* weights, float* d_scores) {
@@ -135,7 +122,7 @@ void of_queries(const Task& task, Share queries) {
     for (int64_t i = 0; i < count; i++) {
         const int64_t query = (x0 + i) / heads;
         float* mask = task.mask + query * width;
-        if (i % heads == 0) mask_rows(task, task.part.first + query, mask);
+        if (i % heads == 0) mask_rows(task.call, task.part, task.width, task.room.place, task.part.first + query, mask);
         const float inner = dot(grad + i * dim, out + i * dim, dim);
         sinks[i] = soften(task, mask, task.call.sink_H[i % heads], inner, weights + i * width, d_scores + i * width);
     }

@@ -3,6 +3,8 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "attention.h"
 
@@ -35,6 +37,21 @@ inline std::vector<Part> cut(const AttentionCall& call) {
             t = n.last;
         }
     return parts;
+}
+
+// `mask` of a part's panel, `width` long: 0 for the rows that query t reads, else -inf. The panel has the part's window
+// rows, then its entries: a prefix of them is read, or chosen ones, which lie in the panel in the order of `place`.
+inline void mask_rows(
+    const AttentionCall& call, const Part& part, int64_t width, const std::vector<int32_t>& place, int64_t t, float* mask
+) {
+    const int64_t *window = call.window_T2 + 2 * t, near = part.window_count;
+    std::fill_n(mask, width, -INFINITY);
+    for (int64_t r = window[0] - part.window_first; r < window[1] - part.window_first; r++) mask[r] = 0;
+    if (!call.chosen_TK && call.prefix_T) std::fill_n(mask + near, call.prefix_T[t], 0.0f);
+    for (int64_t k = 0; call.chosen_TK && k < call.chosen; k++) {
+        const int64_t entry = call.chosen_TK[t * call.chosen + k];
+        if (entry >= 0) mask[near + place[size_t(entry)]] = 0;
+    }
 }
 
 }  // namespace dsv4
