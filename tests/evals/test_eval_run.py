@@ -1,5 +1,6 @@
 """Runs against a server of ours with a stub for a model: through inspect-ai, kept, resumed, compared, shown."""
 
+import gc
 import json
 import logging
 import math
@@ -33,6 +34,15 @@ pytestmark = [  # of libraries: inspect-ai and below it
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unclosed_streams() -> Iterator[None]:
+    """inspect-ai leaves streams unclosed, in cycles. They are collected while that is ignored: else the warning fails
+    a later test of another file, whichever collects."""
+    yield
+    gc.collect()
+
 
 # a word of each question of the stand-in of GSM8K, and its answer
 RIGHT = {"baker": "49", "Mira": "170", "ticket": "30", "tank": "20", "bill": "35", "48 hens": "20"}
