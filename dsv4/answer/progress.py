@@ -19,6 +19,7 @@ from dsv4.encoding import (
     ReasoningDelta,
     StreamParser,
     Tokenizer,
+    ToolCallStart,
 )
 from dsv4.generation import FinishReason, TokenEvent
 
@@ -37,6 +38,7 @@ class AnswerInProgress:
     thinking: the prompt ended in an open think block.
     tools: whether calls may be reported; if not, the text of a block of calls is dropped.
     functions: the OpenAI function objects of the request, None = any name may be called and arguments have no schema.
+    single: a second call ends the answer and is not reported.
     begun: the part of the answer that is already in the prompt and is not emitted: the opening of a block of calls.
     continued: the answer continues text of the prompt.
 
@@ -52,6 +54,7 @@ class AnswerInProgress:
         stops: Sequence[str] = (),
         tools: bool = False,
         functions: Sequence[Mapping[str, Any]] | None = None,
+        single: bool = False,
         begun: str = "",
         continued: bool = False,
     ) -> None:
@@ -67,7 +70,7 @@ class AnswerInProgress:
         self._track = LogprobTrack(tokenizer)
         self._breaks = LineBreaks(continued=continued)
         self._thoughts: list[TokenRecord] = []  # whose text waits
-        self._tools = tools
+        self._tools, self._single = tools, single
         self._reasoning, self._closed = thinking, False
         self._think_close = tokenizer.token_id(tokenizer.dialect.think_close)
 
@@ -106,6 +109,9 @@ class AnswerInProgress:
             raw += self._parser.finish(cut=self.finish is not FinishReason.STOP)
         elif ended or (self._parser.ended and self._parser.over):
             # what follows could never be shown; after a closed block of calls one end token is waited for
+            self.finish = FinishReason.STOP
+        if self._single and (second := _second_call(raw)) is not None:
+            del raw[second:]
             self.finish = FinishReason.STOP
         piece = self._settle(raw)
         if self._matcher.found:
@@ -190,3 +196,8 @@ class AnswerInProgress:
             # the text of a broken block also stands for control tokens, which have no records
             if not self._parser.broken:
                 piece.logprobs.extend(self._track.given(text))
+
+
+def _second_call(raw: Sequence[Delta]) -> int | None:
+    """Where a second call begins, None if none does."""
+    return next((at for at, delta in enumerate(raw) if isinstance(delta, ToolCallStart) and delta.index), None)

@@ -166,6 +166,7 @@ class LocalModel:
             stops=stop,
             tools=request.tools,
             functions=request.callable,
+            single=not request.parallel,
             begun=ready.begun,
         )
         events = self.events(ready.prompt, params, RequestOptions(cache_points=ready.points))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsv4.encoding.call_grammar import WHITESPACE, block_rules, top_of
+from dsv4.encoding.call_grammar import WHITESPACE, block_rules, names_rule, top_of
 from dsv4.encoding.dialect import Dialect
 from dsv4.encoding.dsml import to_json
 from dsv4.encoding.schema import GrammarError, json_type, types_of, values_of
@@ -62,9 +62,8 @@ def any_order_rules(
 
 def _any_call(names: Sequence[str], tag: str, values: "_Values") -> list[str]:
     """The call of a function that takes any parameters."""
-    heads = " | ".join(_literal(f'{tag} name="{name}">\n') for name in dict.fromkeys(names))
     return [
-        f"NAMES: {heads}",
+        names_rule(names, tag),
         f'call_any: dsml NAMES ("\\n</" | ("<" open KEY {values.of({}, {})} "\\n")* "</") dsml "{tag}>"',
     ]
 

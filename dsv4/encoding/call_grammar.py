@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsv4.encoding.dialect import Dialect
-from dsv4.encoding.schema import GrammarError, resolve
+from dsv4.encoding.schema import GrammarError, TooLargeError, resolve
 from dsv4.encoding.text_rules import Schemas
 
 # white space between the parts of JSON is bounded: a small model may write nothing else
@@ -33,18 +33,42 @@ def call_rules(
 
     Raises GrammarError naming the function, parameter and keyword that cannot be enforced.
     """
-    rules = block_rules([f"call_{i}" for i in range(len(functions))], dialect, dsml, begin, parallel=parallel)
+    shaped: list[str] = []
+    calls: list[str] = []
+    bare: list[str] = []
     size = count = 0
     for index, function in enumerate(functions):
         one = _Function(index, function, dialect.invoke_tag)
         own = one.rules()
+        if not own:
+            bare.append(one.name)
+            continue
         size, count = size + sum(map(len, own)), count + one.count
         if count > MOST_PARAMETERS:
-            raise GrammarError(f"tools: of all tools together at most {MOST_PARAMETERS:,} parameters can be enforced")
+            raise TooLargeError(f"tools: of all tools together at most {MOST_PARAMETERS:,} parameters can be enforced")
         if size > MOST_CHARACTERS:
-            raise GrammarError(f"tools: their grammar has more than {MOST_CHARACTERS:,} characters")
-        rules += own
-    return "\n".join(rules)
+            raise TooLargeError(f"tools: their grammar has more than {MOST_CHARACTERS:,} characters")
+        calls.append(one.rule)
+        shaped += own
+    if bare:
+        calls.append("call_any")
+        shaped += [names_rule(bare, dialect.invoke_tag), *_bare_rules(dialect.invoke_tag)]
+    return "\n".join([*block_rules(calls, dialect, dsml, begin, parallel=parallel), *shaped])
+
+
+def names_rule(names: Sequence[str], tag: str) -> str:
+    """The terminal NAMES: the head of a call of one of these functions. One rule for all, because the grammar engine
+    fails at some thousand."""
+    heads = (json.dumps(f'{tag} name="{name}">\n', ensure_ascii=False) for name in dict.fromkeys(names))
+    return f"NAMES: {' | '.join(heads)}"
+
+
+def _bare_rules(tag: str) -> list[str]:
+    """The call of a function that has only a name: any parameters."""
+    return [
+        f'call_any: dsml NAMES ("\\n</" | "<" any ("\\n<" any)* "\\n</") dsml "{tag}>"',
+        *_parameter("any", "KEY", {}, {}, Schemas({})),
+    ]
 
 
 def block_rules(calls: Sequence[str], dialect: Dialect, dsml: int, begin: str, *, parallel: bool) -> list[str]:
@@ -61,6 +85,11 @@ def block_rules(calls: Sequence[str], dialect: Dialect, dsml: int, begin: str, *
         "RAW: /(.|\\n)*<\\//",
         'KEY: /[^"\\n]+/',
     ]
+
+
+def free_block_rules(dsml: int) -> str:
+    """Rules from `start` on for a block that may hold anything behind its first control token."""
+    return f"start: {OPENING}(ANYTHING | dsml)*\nANYTHING: /(.|\\n)+/\ndsml: <[{dsml}]>"
 
 
 def place_of(index: int, key: str | None = None) -> str:
@@ -101,13 +130,15 @@ class _Function:
     """The call of one function: its parameters in the order of the schema, each at most once, required ones always."""
 
     def __init__(self, index: int, function: Mapping[str, Any], tag: str) -> None:
-        self._tag = tag
+        self._tag, self.rule = tag, f"call_{index}"
         self._index, self._prefix, self.count = index, f"f{index}", 0
-        self._name, self._schema = function.get("name"), function.get("parameters")
+        name, self._schema = function.get("name"), function.get("parameters")
+        if not isinstance(name, str) or not name:
+            raise GrammarError(f"tools[{index}].function.name must be a non-empty string, got {name!r}")
+        self.name = name
 
     def rules(self) -> list[str]:
-        if not isinstance(self._name, str) or not self._name:
-            raise GrammarError(f"tools[{self._index}].function.name must be a non-empty string, got {self._name!r}")
+        """The rules of its call, none if any parameters are allowed."""
         if self._schema is not None and not isinstance(self._schema, Mapping):
             raise GrammarError(f"{place_of(self._index)} must be a JSON schema object")
         try:
@@ -123,17 +154,17 @@ class _Function:
         others = top.get("additionalProperties", "properties" not in top)
         if properties or others is False:
             return self._listed(properties, required, root)
-        return self._free({} if others is True else others, root)
+        return [] if others is True or others == {} else self._free(others, root)
 
     def _call(self, *, some: bool, none: bool) -> str:
-        head = f'{self._tag} name="{self._name}">\n'
+        head = f'{self._tag} name="{self.name}">\n'
         forms = [json.dumps(head + "\n</", ensure_ascii=False)] if none else []
         if some:
             forms.append(f'{json.dumps(head, ensure_ascii=False)} {self._prefix}_first_0 "\\n</"')
-        return f'call_{self._index}: dsml ({" | ".join(forms)}) dsml "{self._tag}>"'
+        return f'{self.rule}: dsml ({" | ".join(forms)}) dsml "{self._tag}>"'
 
     def _free(self, schema: Any, root: Mapping[str, Any]) -> list[str]:
-        rule = f"{self._prefix}_any"
+        rule, self.count = f"{self._prefix}_any", 1
         try:
             parameter = _parameter(rule, "KEY", schema, root, Schemas(root))
         except GrammarError as error:

@@ -9,19 +9,27 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from threading import Lock
 from typing import Any, Self, TypeVar
 
 import llguidance
 
 from dsv4.encoding.any_order_calls import any_order_rules
-from dsv4.encoding.call_grammar import MOST_CHARACTERS, OPENING, WHITESPACE, call_rules, parameter_schemas, place_of
-from dsv4.encoding.schema import GrammarError, check_size, patterns
+from dsv4.encoding.call_grammar import (
+    MOST_CHARACTERS,
+    OPENING,
+    WHITESPACE,
+    call_rules,
+    free_block_rules,
+    parameter_schemas,
+    place_of,
+)
+from dsv4.encoding.schema import GrammarError, TooLargeError, check_size, patterns
 from dsv4.encoding.text_rules import searched
 from dsv4.encoding.tokenizer import Tokenizer
 
-__all__ = ["Grammar", "GrammarError", "GrammarState", "Grammars"]
+__all__ = ["Grammar", "GrammarError", "GrammarState", "Grammars", "TooLargeError"]
 
 _JSON_OPTIONS = {"json_allow_general_unicode_escapes": True, **WHITESPACE}
 # compiled grammars that are kept, and the characters of their sources together
@@ -33,39 +41,62 @@ _LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=Fals
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Yielding:
+    """What becomes of an answer when the grammar engine gives up on it: the rest is free. tell: is called with the
+    reason. behind: only behind this token, and before it the answer fails; None = everywhere."""
+
+    tell: Callable[[str], object]
+    behind: int | None = None
+
+
 class GrammarState:
     """The state of one answer under a grammar; before its trigger token every token is allowed."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, trigger: int | None, forget: Callable[[], None]) -> None:
+    def __init__(
+        self, matcher: llguidance.LLMatcher, trigger: int | None, forget: Callable[[], None], yields: Yielding | None
+    ) -> None:
         self._matcher, self._trigger, self._forget = matcher, trigger, forget
+        self._yields, self._free = yields, False
+        self._may_yield = yields is not None and yields.behind is None
 
     def allowed(self) -> bytes | None:
         """Bit i % 8 of byte i // 8: whether token i may come next; None = any. Raises RuntimeError when the grammar
-        engine gives up (its limits)."""
-        if self._trigger is not None:
+        engine gives up (its limits) and the grammar does not yield."""
+        if self._free or self._trigger is not None:
             return None
-        mask = _safely(self._matcher.compute_bitmask, _gave_up)
-        self._check()
-        return mask
+        return self._engine(self._matcher.compute_bitmask)
 
     def accept(self, token: int) -> None:
         """The token that was chosen. Raises RuntimeError as `allowed` does."""
         if self._trigger is not None:
             self._trigger = None if token == self._trigger else self._trigger
             return
-        _safely(lambda: self._matcher.consume_token(token), _gave_up)
-        self._check()
+        if not self._free:
+            self._engine(lambda: self._matcher.consume_token(token))
+            self._may_yield = self._may_yield or (self._yields is not None and token == self._yields.behind)
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
+    def _engine(self, work: Callable[[], T]) -> T | None:
+        """What the engine says; None when it has given up and the answer goes on without it."""
+        try:
+            result = _safely(work, _gave_up)
+            if self._matcher.is_error():
+                raise _gave_up(self._matcher.get_error())
+            return result
+        except RuntimeError as error:
             # answers share what the engine has worked out so far, and so also its limits
             self._forget()
-            raise _gave_up(self._matcher.get_error())
+            if self._yields is None or not self._may_yield:
+                raise
+            self._free = True
+            self._yields.tell(str(error))
+            return None
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A compiled grammar. trigger: the token after which it begins (the end of thinking), None = at once."""
+    """A compiled grammar. trigger: the token after which it begins (the end of thinking), None = at once. yields: what
+    happens when the engine gives up on an answer, None = the answer fails."""
 
     _matcher: llguidance.LLMatcher
     _tokenizer: Tokenizer
@@ -73,10 +104,11 @@ class Grammar:
     _write: Callable[[], str]
     trigger: int | None = None
     begun: str = ""
+    yields: Yielding | None = None
 
     def start(self) -> GrammarState:
         """A new answer; takes microseconds."""
-        return GrammarState(self._matcher.deep_copy(), self.trigger, self._forget)
+        return GrammarState(self._matcher.deep_copy(), self.trigger, self._forget, self.yields)
 
     def source(self) -> tuple[str, str]:
         """Its kind and its text: `json` and a JSON schema, or `lark` and llguidance's form of Lark, for another program
@@ -99,6 +131,10 @@ class Grammar:
         """The same grammar, beginning after `token`."""
         return replace(self, trigger=token)
 
+    def yielding(self, tell: Callable[[str], object], behind: int | None = None) -> Self:
+        """The same grammar, which lets the rest of an answer be free where the engine gives up; as in `Yielding`."""
+        return replace(self, yields=Yielding(tell, behind))
+
     def behind(self, text: str) -> Self:
         """The grammar of the text after `text`, with which the answer begins. Raises GrammarError if `text` does not
         fit."""
@@ -109,7 +145,8 @@ class Grammar:
 
 
 class Grammars:
-    """Makes grammars for one vocabulary. Thread-safe; the first use reads the vocabulary (the released one: a second).
+    """Makes grammars for one vocabulary. Thread-safe; `prepare`, or the first use, reads the vocabulary (the released
+    one: a second).
 
     All methods raise GrammarError for what cannot be enforced, naming it. Compiling may take a second: do not call it
     in an event loop. Equal grammars are compiled once.
@@ -119,6 +156,12 @@ class Grammars:
         self._tokenizer = tokenizer
         self._kept: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
         self._lock = Lock()
+        self._vocabulary: llguidance.LLTokenizer | None = None
+        self._reading = Lock()
+
+    def prepare(self) -> None:
+        """Read the vocabulary, so that no grammar waits for it; who needs one meanwhile waits for this."""
+        _safely(self._read_vocabulary, _refused)
 
     def json_object(self) -> Grammar:
         """Any JSON object."""
@@ -183,34 +226,41 @@ class Grammars:
     def json_schema_or_calls(
         self,
         schema: Mapping[str, Any],
-        functions: Sequence[Mapping[str, Any]],
+        functions: Sequence[Mapping[str, Any]] | None,
         *,
         parallel: bool = True,
         any_order: bool = False,
     ) -> Grammar:
         """JSON text that the schema accepts, or a block of calls as in `tool_calls`; any_order: as in
-        `calls_in_any_order`."""
+        `calls_in_any_order`. functions: None = whatever follows the block's first control token."""
         self.json_schema(schema)  # its faults are named before those of the functions
         answer = _dumps({**schema, "x-guidance": WHITESPACE})
 
         dialect = self._tokenizer.dialect
-        begin = f'{OPENING}"{dialect.calls_tag}>\\n" '
+        dsml, begin = self._tokenizer.token_id(dialect.dsml), f'{OPENING}"{dialect.calls_tag}>\\n" '
 
         def write() -> str:
-            if any_order:
-                dsml = self._tokenizer.token_id(dialect.dsml)
+            if functions is None:
+                rules = free_block_rules(dsml)
+            elif any_order:
                 rules = any_order_rules(functions, dialect, dsml, begin, parallel=parallel)
             else:
                 rules = self._rules(functions, parallel, begin)
             return f"start: block | answer\nanswer: %json {answer}\n{rules.replace('start: ', 'block: ', 1)}"
 
-        return self._of_calls(f"json or calls {parallel} {any_order} {answer}", functions, write)
+        kind = f"json or calls {parallel} {any_order} {functions is None} {answer}"
+        return self._of_calls(kind, functions or (), write)
 
-    @cached_property
-    def _vocabulary(self) -> llguidance.LLTokenizer:
-        # unmarked, a control token could stand inside of text
-        definition = self._tokenizer.definition_json(marked=True)
-        return llguidance.LLTokenizer(definition, n_vocab=self._tokenizer.vocab_size, eos_token=self._tokenizer.eos_id)
+    def _read_vocabulary(self) -> llguidance.LLTokenizer:
+        with self._reading:
+            if self._vocabulary is None:
+                tokenizer = self._tokenizer
+                # unmarked, a control token could stand inside of text
+                definition = tokenizer.definition_json(marked=True)
+                self._vocabulary = llguidance.LLTokenizer(
+                    definition, n_vocab=tokenizer.vocab_size, eos_token=tokenizer.eos_id
+                )
+            return self._vocabulary
 
     def _rules(self, functions: Sequence[Mapping[str, Any]], parallel: bool, begin: str) -> str:
         for index, function in enumerate(functions):
@@ -286,7 +336,7 @@ class Grammars:
     def _compiled(self, source: str) -> llguidance.LLMatcher:
         if len(source) > MOST_CHARACTERS:
             raise GrammarError(f"its grammar has more than {MOST_CHARACTERS:,} characters")
-        matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=_LIMITS)
+        matcher = llguidance.LLMatcher(self._read_vocabulary(), source, log_level=0, limits=_LIMITS)
         # some faults show at the first token only, such as a schema that refers to itself without end
         first = matcher.deep_copy()
         possible = any(first.compute_bitmask())

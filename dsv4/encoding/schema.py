@@ -25,6 +25,10 @@ class GrammarError(ValueError):
     """A schema or pattern that cannot be enforced; the message names what is not supported."""
 
 
+class TooLargeError(GrammarError):
+    """Schemas that cannot be enforced together, though each of them might be alone."""
+
+
 def json_type(value: object) -> str:
     """The JSON type of a decoded value, "integer" rather than "number" for 1.0 (JSON Schema 2020-12, Core, 4.2.1)."""
     match value:

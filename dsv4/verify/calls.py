@@ -114,7 +114,7 @@ class _Blame:
     def is_mistake(self, code: str, expected: str, got: str, written: Callable[[ModelText], bool]) -> bool:
         """Record a mistake of the model, and whether it is one: its text is none that the release's parser takes, or
         `written` finds the same in it. A grammar's text is not the model's alone, and is not asked for."""
-        if "tool_choice" in self.body or "parallel_tool_calls" in self.body:
+        if "tool_choice" in self.body:
             return False
         wrote = self._wrote
         if isinstance(wrote, UnknownTextError):

@@ -53,7 +53,10 @@ def model_text(probe: Probe, body: Mapping[str, Any], answer: Answer) -> ModelTe
     thinking = body.get("thinking", {}).get("type") == "enabled"
     # an endpoint that sets the temperature of reasoning itself sets its own here too
     sampling = {"seed": GREEDY["seed"]} if thinking else GREEDY
-    asked = {"prompt": ids, "max_tokens": body["max_tokens"], **sampling, "return_token_ids": True}
+    most = body["max_tokens"]
+    if body.get("parallel_tool_calls") is False:  # such an answer may end where the model would begin a second call
+        most = answer.count("completion_tokens") or most
+    asked = {"prompt": ids, "max_tokens": most, **sampling, "return_token_ids": True}
     try:
         again = probe.endpoint.completion(asked)
     except RefusedError as error:

@@ -262,3 +262,13 @@ def test_going_on_from_a_prefix(grammars: Grammars, tokenizer: Tokenizer, prefix
 def test_a_prefix_that_cannot_go_on(grammars: Grammars, prefix: str) -> None:
     with pytest.raises(GrammarError, match="begins with"):
         grammars.json_schema(SCHEMA).behind(prefix)
+
+
+def test_thousands_of_tools_without_schemas(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    """A rule for each would be more than the grammar engine takes."""
+    named = [{"name": f"f{n}"} for n in range(4096)]
+    grammar = grammars.tool_calls([NOW, *named, {"name": "any", "parameters": {"type": "object"}}])
+    for name, right in (("f7", True), ("f4095", True), ("any", True), ("f4096", False), ("f", False)):
+        for parameters in ((), (("x", "true", "text"), ("y", "false", "[1]"))):
+            assert follows(grammar, tokenizer, block(tokenizer, call(tokenizer, name, *parameters))) is right
+    assert not follows(grammar, tokenizer, block(tokenizer, call(tokenizer, "now", ("x", "true", "text"))))

@@ -135,7 +135,7 @@ def listening(server: Server, **options: Any) -> Iterator[str]:
     thread = threading.Thread(target=running.run)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         port = running.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -11,7 +11,7 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import GrammarError, Grammars
 from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenEvent
-from dsv4.server.dialects.call_guard import CallGuard
+from dsv4.server.dialects.call_guard import CallGuard, unguarded
 from dsv4.testing.stub import StubGenerator
 from tests.server.conftest import Converse, Server
 
@@ -229,16 +229,132 @@ def test_a_schema_that_cannot_be_enforced_is_no_fault(tokenizer: Tokenizer) -> N
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
 
 
+def refused(*_: Any, **__: Any) -> Any:
+    raise GrammarError("tools: nothing works")
+
+
 def test_without_any_grammar_the_answer_is_free(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(*_: Any, **__: Any) -> Any:
-        raise GrammarError("nothing works")
-
     monkeypatch.setattr(Grammars, "calls_in_any_order", refused)
     server = wilful(tokenizer, "Yes." + OPEN + invoke(CITY + DAYS) + CLOSE)
     assert calls_of(server, "chat") == [("weather", {"city": "Paris", "days": 3})]
     assert "nothing works" in capsys.readouterr().err
+
+
+TWO_CALLS = OPEN + invoke(CITY + DAYS) + invoke("\n", "now") + CLOSE
+SINGLE = {
+    "chat": ("/v1/chat/completions", {"parallel_tool_calls": False}),
+    "messages": ("/v1/messages", {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}),
+    "responses": ("/v1/responses", {"parallel_tool_calls": False}),
+}
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("interface", SINGLE)
+def test_one_call_without_any_grammar(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, interface: str, free: bool
+) -> None:
+    """The second call ends the answer."""
+    monkeypatch.setattr(Grammars, "calls_in_any_order", refused)
+    server = wilful(tokenizer, "Yes." + TWO_CALLS, free_calls=free)
+    path, fields = SINGLE[interface]
+    ask = {"messages": [{"role": "user", "content": "Q"}], "max_tokens": 500, **OFF}
+    tools: list[Any] = TOOLS
+    if interface == "messages":
+        tools = [{"name": f["name"], "input_schema": f["parameters"]} for f in FUNCTIONS]
+    if interface == "responses":
+        ask = {"input": "Q", "reasoning": {"effort": "none"}}
+        tools = [{"type": "function", **function} for function in FUNCTIONS]
+    body = {"tools": tools, **ask, **fields}
+    whole = server.request("POST", path, json=body).json()
+    streamed = server.request("POST", path, json={**body, "stream": True}).text
+    assert server.generator.calls[-1].params.constraint is None
+    ends = {"chat": '"finish_reason":"tool_calls"', "messages": '"stop_reason":"tool_use"', "responses": '"completed"'}
+    for text in (json.dumps(whole, separators=(",", ":"), ensure_ascii=False), streamed.replace(": ", ":")):
+        assert '"weather"' in text
+        assert ends[interface] in text
+        assert '"now"' not in text.split('"tools"')[0]
+
+
+FORMAT = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "required": ["n"]}}}
+REFUSES = {
+    "what is in the calls": lambda functions, any_order: any("parameters" in one for one in functions or ()),
+    "every name": lambda functions, any_order: functions is not None,
+}
+
+
+@pytest.mark.parametrize("refuses", REFUSES.values(), ids=REFUSES)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_beside_a_schema_calls_are_as_free_as_they_must_be(
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refuses: Any,
+    parallel: bool,
+) -> None:
+    real = Grammars.json_schema_or_calls
+
+    def picky(self: Any, schema: Any, functions: Any, *, any_order: bool = False, **more: Any) -> Any:
+        if refuses(functions, any_order):
+            raise GrammarError("tools: too large")
+        return real(self, schema, functions, any_order=any_order, **more)
+
+    monkeypatch.setattr(Grammars, "json_schema_or_calls", picky)
+    fields = {"tools": TOOLS, "response_format": FORMAT, "parallel_tool_calls": parallel, **OFF}
+    choice = wilful(tokenizer, TWO_CALLS).answer(**fields)["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    names = [call["function"]["name"] for call in choice["message"]["tool_calls"]]
+    assert names == (["weather", "now"] if parallel else ["weather"])
+    assert "too large" in capsys.readouterr().err
+    text = wilful(tokenizer, 'Text. {"n": 1}').answer(**fields)["choices"][0]["message"]["content"]
+    assert json.loads(text) == {"n": 1}, "the client demands JSON"
+
+
+def test_a_schema_that_cannot_be_enforced_is_the_clients_beside_tools(tokenizer: Tokenizer) -> None:
+    format_ = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "not": {}}}}
+    response = wilful(tokenizer, "x").post(tools=TOOLS, response_format=format_)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
+
+
+MANY = [
+    {"name": f"f{n}", "parameters": {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(50)}}}
+    for n in range(100)
+]  # of more parameters than can be enforced
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_more_parameters_than_can_be_enforced(tokenizer: Tokenizer, choice: str, strict: bool) -> None:
+    """Those of a strict tool are, and of the others the names."""
+    first = {**FUNCTIONS[0], "strict": strict}
+    tools = [{"type": "function", "function": function} for function in (first, *MANY)]
+    text = OPEN + invoke(CITY + DAYS) + invoke(parameter("q", "x"), "f7") + CLOSE
+    server = Server(tokenizer, Wilful(tokenizer, text, context_length=200_000))
+    made = server.answer(tools=tools, tool_choice=choice, **OFF)["choices"][0]["message"]["tool_calls"]
+    assert [call["function"]["name"] for call in made] == ["weather", "f7"]
+    if strict:
+        tools = [{**tool, "function": {**tool["function"], "strict": True}} for tool in tools]
+        error = server.post(tools=tools, tool_choice=choice, **OFF).json()["error"]
+        assert (error["param"], "at most 4,000 parameters" in error["message"]) == ("tools", True)
+
+
+def test_a_grammar_that_gives_up_in_a_call_beside_a_schema(
+    tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the JSON the answer ends, because the client demands it."""
+    dsml = tokenizer.token_id(D)
+    grammar = Grammars(tokenizer).json_schema_or_calls({"type": "object"}, FUNCTIONS, any_order=True)
+    state = grammar.yielding(unguarded, behind=dsml).start()
+    for token in tokenizer.encode_text(f"\n\n<{D}", trusted=True):
+        state.accept(token)
+    assert state.allowed() is not None
+    state.accept(tokenizer.encode_text("x")[0])  # as if it was over its limits
+    assert state.allowed() is None
+    assert "calls_unguarded" in capsys.readouterr().err
+    state = grammar.yielding(unguarded, behind=dsml).start()
+    with pytest.raises(RuntimeError, match="grew too complex"):
+        state.accept(tokenizer.encode_text("x")[0])
 
 
 def test_a_grammar_that_gives_up_lets_the_answer_go_on(

@@ -1,5 +1,6 @@
 """A model that always answers rightly, and a server around it: what `dsv4 verify` must find nothing wrong with."""
 
+import asyncio
 import json
 import re
 import zlib
@@ -32,9 +33,8 @@ class PretendModel:
         if self.header not in prompt:
             return self.free(prompt, params.max_tokens)
         place = len(prompt) - 1 - prompt[::-1].index(self.header)
-        said = list(prompt[place + 1 :])
-        one = params.constraint is not None  # of these requests only that for one call at most needs help
-        plan = self.plan(prompt[:place], thinking=said[:1] == [self.opens], one=one)
+        said, helped = list(prompt[place + 1 :]), params.constraint is not None  # a grammar lets no mistake through
+        plan = self.plan(prompt[:place], thinking=said[:1] == [self.opens], write=block if helped else self.block)
         return plan[len(said) - 1 :]
 
     def free(self, prompt: Sequence[int], count: int) -> list[int]:
@@ -46,16 +46,15 @@ class PretendModel:
             state = zlib.crc32(repr([*prompt, *out]).encode())
         return out
 
-    def plan(self, conversation: Sequence[int], *, thinking: bool, one: bool) -> list[int]:
-        """The answer to a conversation. one: at most one call."""
+    def plan(self, conversation: Sequence[int], *, thinking: bool, write: Callable[..., str]) -> list[int]:
+        """The answer to a conversation, with calls as `write` writes them."""
         chance = zlib.crc32(repr(list(conversation)).encode())
         words = [self.words[(chance >> place % 16) * (place + 1) % len(self.words)] for place in range(48)]
         thought = [*words[40:46], self.closes] if thinking else []
         text = self.tokenizer.decode(conversation)
         known = [calls for asked, calls in self.calls.items() if asked in text]
         if known and known[0] and "## Tools" in text:
-            write = block if one else self.block  # a grammar lets no mistake through
-            answer = self.tokenizer.encode_text(write(*known[0][: 1 if one else None]), trusted=True)
+            answer = self.tokenizer.encode_text(write(*known[0]), trusted=True)
         elif "## Response Format" in text:
             answer = self.tokenizer.encode_text(CITY)
         else:
@@ -64,15 +63,19 @@ class PretendModel:
 
 
 class Counted(StubGenerator):
-    """Knows how many answers run."""
+    """Knows how many answers run. together: so many begin at once, however slowly they come."""
 
     running = 0
+    together = 1
 
     async def stream(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
     ) -> AsyncGenerator[TokenEvent, None]:
         self.running += 1
         try:
+            while self.running < self.together:
+                await asyncio.sleep(0.001)
+            self.together = 1
             async for event in super().stream(prompt, params, options):
                 yield event
         finally:

@@ -1,11 +1,13 @@
 """`dsv4 verify` finds every planted fault by its name, and nothing wrong with a right server."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsv4.encoding import Tokenizer
+from dsv4.verify import batches
 from dsv4.verify.endpoint import Endpoint, UnreachableError
 from dsv4.verify.findings import Outcome, Report
 from dsv4.verify.page import page
@@ -69,7 +71,15 @@ def test_a_right_server_passes(server: PretendServer, recorded: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
-def test_planted_faults_are_found(server: PretendServer, recorded: Path, fault: Fault) -> None:
+def test_planted_faults_are_found(
+    server: PretendServer, recorded: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threads(count: int) -> ThreadPoolExecutor:
+        server.generator.together = count
+        return ThreadPoolExecutor(count)
+
+    # a batch is one for the server too, whatever else the machine does
+    monkeypatch.setattr(batches, "ThreadPoolExecutor", threads)
     plant(server, fault)
     check = fault.found.split(".")[0]
     report = verified(server, only=(check,), fixtures=recorded)

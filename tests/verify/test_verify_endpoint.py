@@ -90,18 +90,18 @@ def test_addresses_that_are_no_servers(url: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("answer", "minutes", "message"),
     [
-        (says(HTML), "cannot be checked: status 200: <!doctype html>"),
-        (is_silent, "cannot be checked: it did not tell what it can do within --minutes"),
+        (says(HTML), 5, "cannot be checked: status 200: <!doctype html>"),
+        (is_silent, 0.005, "cannot be checked: it did not tell what it can do within --minutes"),
     ],
     ids=["a page", "silent"],
 )
 def test_the_command_says_why_nothing_was_checked(
-    answer: Answer, message: str, capsys: pytest.CaptureFixture[str]
+    answer: Answer, minutes: float, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with raw_server(answer) as url, pytest.raises(SystemExit) as ended:
-        run_verify(url, minutes=0.005)
+        run_verify(url, minutes=minutes)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 

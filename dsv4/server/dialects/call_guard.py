@@ -13,19 +13,27 @@ from dsv4.observe import log
 UNGUARDED = "calls_unguarded"
 
 
-def call_guard(grammars: Grammars, tokenizer: Tokenizer, functions: Sequence[dict[str, Any]]) -> "CallGuard | None":
-    """The guard for calls of these functions; None, with a line in the log, if not even their names can be enforced."""
+def call_guard(
+    grammars: Grammars, tokenizer: Tokenizer, functions: Sequence[dict[str, Any]], *, parallel: bool
+) -> "CallGuard | None":
+    """The guard for calls of these functions; None, with a line in the log, if not even their names can be enforced.
+    parallel: more than one call may follow."""
     try:
-        return CallGuard(grammars.calls_in_any_order(functions), tokenizer)
+        return CallGuard(grammars.calls_in_any_order(functions, parallel=parallel), tokenizer)
     except GrammarError as error:
-        log(UNGUARDED, error=str(error), functions=len(functions))
+        unguarded(str(error))
         return None
+
+
+def unguarded(error: str) -> None:
+    """Write into the log that calls of an answer are as the model writes them, and why."""
+    log(UNGUARDED, error=error)
 
 
 @dataclass(frozen=True, slots=True)
 class CallGuard:
     """Lets every token through until a block of calls begins: the control token behind a `<`. From there on the rest of
-    the answer follows `grammar`."""
+    the answer follows `grammar`, until the grammar engine gives up."""
 
     grammar: Grammar
     tokenizer: Tokenizer
@@ -42,34 +50,21 @@ class _Guarded:
     """The state of one answer under a `CallGuard`."""
 
     def __init__(self, guard: CallGuard) -> None:
-        self._guard = guard
+        self._grammar, self._tokenizer = guard.grammar.yielding(unguarded), guard.tokenizer
         self._state: GrammarState | None = None
         self._dsml = guard.tokenizer.token_id(guard.tokenizer.dialect.dsml)
         self._last: int | None = None
-        self._given_up = False
 
     def allowed(self) -> bytes | None:
-        if self._state is None:
-            return None
-        try:
-            return self._state.allowed()
-        except RuntimeError as error:
-            return self._give_up(error)
+        return None if self._state is None else self._state.allowed()
 
     def accept(self, token: int) -> None:
         if self._state is not None:
-            try:
-                self._state.accept(token)
-            except RuntimeError as error:
-                self._give_up(error)
-        elif token == self._dsml and self._opens() and not self._given_up:
-            self._state = self._guard.grammar.start()
+            self._state.accept(token)
+        elif token == self._dsml and self._opens():
+            self._state = self._grammar.start()
         self._last = token
 
     def _opens(self) -> bool:
         """Whether the control token opens a block here; elsewhere it is left out of the text."""
-        return self._last is not None and self._guard.tokenizer.token_bytes(self._last).endswith(b"<")
-
-    def _give_up(self, error: RuntimeError) -> None:
-        log(UNGUARDED, error=str(error))
-        self._state, self._given_up = None, True
+        return self._last is not None and self._tokenizer.token_bytes(self._last).endswith(b"<")

@@ -1,15 +1,15 @@
 """Constraints on an answer: forced calls, strict schemas and JSON, by a grammar that begins after the reasoning; other
 calls, by a grammar that begins with them."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from dsv4.encoding import Tokenizer
-from dsv4.encoding.grammar import Grammar, GrammarError, Grammars
+from dsv4.encoding.grammar import Grammar, GrammarError, Grammars, TooLargeError
 from dsv4.generation import ConstraintFactory, ConstraintStage, StagedConstraint, TokenConstraint
-from dsv4.server.dialects.call_guard import call_guard
+from dsv4.server.dialects.call_guard import call_guard, unguarded
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.wire.errors import ApiError
 
@@ -87,21 +87,19 @@ def _grammar(backend: Desk, request: GenerationRequest, *, guarded: bool) -> Con
     grammars, tokenizer = backend.grammars, backend.tokenizer
     try:
         if request.tools and request.choice.mode == "required":
-            grammar = _forced_calls(backend, request)
+            grammar = _forced_calls(grammars, request)
         elif request.schema is not None and request.tools:
             grammar = _json_or_calls(backend, request, request.schema, guarded=guarded)
         elif request.schema is not None:
             grammar = grammars.json_schema(request.schema)
-        elif request.tools and (request.strict or not request.parallel):
-            if request.strict or not guarded:
-                calls = grammars.tool_calls(_shapes(backend, request), parallel=request.parallel, opened=True)
-            else:
-                calls = grammars.calls_in_any_order(request.callable, parallel=False)
-            return calls.after(tokenizer.token_id(tokenizer.dialect.dsml))
+        elif request.tools and request.strict:
+            dsml = tokenizer.token_id(tokenizer.dialect.dsml)
+            make = partial(grammars.tool_calls, parallel=request.parallel, opened=True)
+            return _enforced(grammars, request, request.callable, make).after(dsml)
         elif request.callable and not request.tools:
             return WithoutCalls(tokenizer)
         elif request.tools and guarded:
-            return call_guard(grammars, tokenizer, request.callable)
+            return call_guard(grammars, tokenizer, request.callable, parallel=request.parallel)
         else:
             return None
     except GrammarError as error:
@@ -115,11 +113,22 @@ def _grammar(backend: Desk, request: GenerationRequest, *, guarded: bool) -> Con
 
 
 def _json_or_calls(backend: Desk, request: GenerationRequest, schema: Mapping[str, Any], *, guarded: bool) -> Grammar:
-    grammars, parallel = backend.grammars, request.parallel
-    if guarded and not request.strict:
-        with suppress(GrammarError):
-            return grammars.json_schema_or_calls(schema, request.callable, parallel=parallel, any_order=True)
-    return grammars.json_schema_or_calls(schema, _shapes(backend, request), parallel=parallel)
+    """JSON, which the client demands, or calls, which it demands only of strict tools. Raises GrammarError for what it
+    demands."""
+    grammars, dialect = backend.grammars, backend.tokenizer.dialect
+    grammars.json_schema(schema)  # nothing below is worth a try if it is at fault
+    make = partial(grammars.json_schema_or_calls, schema, parallel=request.parallel)
+    if request.strict:
+        return _enforced(grammars, request, request.callable, make)
+    named = partial(make, _bare(request.callable), any_order=True)
+    grammar = None
+    for attempt in (partial(make, request.callable, any_order=True), named) if guarded else (named,):
+        try:
+            grammar = attempt()
+            break
+        except GrammarError as error:
+            unguarded(str(error))
+    return (grammar or make(None)).yielding(unguarded, behind=backend.tokenizer.token_id(dialect.dsml))
 
 
 def _behind_prefix(grammar: Grammar, request: GenerationRequest) -> Grammar:
@@ -203,19 +212,31 @@ def _all_but(tokenizer: Tokenizer, *controls: str) -> bytes:
     return bytes(mask)
 
 
-def _forced_calls(backend: Desk, request: GenerationRequest) -> Grammar:
+def _forced_calls(grammars: Grammars, request: GenerationRequest) -> Grammar:
     named = request.choice.name
     functions = [function for function in request.callable if named in (None, function["name"])]
-    parallel, inside = request.parallel and named is None, request.opens_call
-    try:
-        return backend.grammars.tool_calls(functions, parallel=parallel, inside=inside)
-    except GrammarError:
-        shapes = _enforceable(backend.grammars, request, functions)
-        return backend.grammars.tool_calls(shapes, parallel=parallel, inside=inside)
+    make = partial(grammars.tool_calls, parallel=request.parallel and named is None, inside=request.opens_call)
+    return _enforced(grammars, request, functions, make)
 
 
-def _shapes(backend: Desk, request: GenerationRequest) -> list[dict[str, Any]]:
-    return _enforceable(backend.grammars, request, request.callable) if request.strict else _bare(request.callable)
+def _enforced(
+    grammars: Grammars,
+    request: GenerationRequest,
+    functions: Sequence[dict[str, Any]],
+    make: Callable[[Sequence[dict[str, Any]]], Grammar],
+) -> Grammar:
+    """The grammar that `make` makes of the functions: of all schemas; else of those that can be enforced alone; else of
+    those of strict functions. Raises GrammarError where not even these can be enforced."""
+    least = [function if function["name"] in request.strict else _bare([function])[0] for function in functions]
+    wanted = [*functions]
+    while wanted != least:
+        try:
+            return make(wanted)
+        except GrammarError as error:
+            unguarded(str(error))
+            alone = least if isinstance(error, TooLargeError) else _enforceable(grammars, request, wanted)
+            wanted = least if alone == wanted else alone
+    return make(least)
 
 
 def _enforceable(

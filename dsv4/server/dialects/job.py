@@ -354,6 +354,7 @@ def new_answer(backend: Backend, request: GenerationRequest) -> AnswerInProgress
         stops=request.stop,
         tools=request.tools,
         functions=request.callable,
+        single=not request.parallel,
         begun=begun(request, backend.tokenizer.dialect),
         continued=request.continued or request.raw is not None,
     )
