@@ -4,6 +4,7 @@ Every route exists with and without `/v1`, because some clients add it to the ad
 of the official service's other bases also exist under `/beta` and `/anthropic`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +19,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dsv4.encoding import Tokenizer
+from dsv4.encoding.grammar import GrammarError, Grammars
 from dsv4.generation import SamplingDefaults, TokenGenerator
+from dsv4.observe import log
 from dsv4.server.accounts.ledger import Ledger
 from dsv4.server.accounts.tracing import Tracing
 from dsv4.server.admin.inspector import inspection
@@ -118,7 +121,7 @@ def create_app(
         ],
         middleware=[_guard(backend, frozenset(files))],
         exception_handlers=HANDLERS,
-        lifespan=partial(_lifespan, tools),
+        lifespan=partial(_lifespan, tools, backend.grammars),
     )
     app.router.redirect_slashes = False
     app.state.backend = backend
@@ -153,9 +156,19 @@ def _under(prefixes: Iterable[str], routes: list[Route]) -> Iterable[Route]:
 
 
 @asynccontextmanager
-async def _lifespan(tools: McpSessions, app: Starlette) -> AsyncIterator[None]:
+async def _lifespan(tools: McpSessions, grammars: Grammars, app: Starlette) -> AsyncIterator[None]:
+    prepared = asyncio.create_task(asyncio.to_thread(_prepare, grammars))
     yield
     await tools.close_all()
+    await prepared
+
+
+def _prepare(grammars: Grammars) -> None:
+    """Read the vocabulary beside the first requests. If that fails, those that need a grammar are told so."""
+    try:
+        grammars.prepare()
+    except GrammarError as error:
+        log("grammars_unavailable", error=str(error))
 
 
 def _tool_routes(backend: Backend, tools: McpSessions) -> list[Route]:
