@@ -40,18 +40,22 @@ struct Fp8Tables {
 };
 extern const Fp8Tables FP8_TABLES;
 
-// table[byte & 127]
-inline vb look_up_7_bits(const uint8_t* table, vb bytes) {
+// entry byte & 127 of a table in two vectors
+inline vb look_up_7_bits(vb first, vb second, vb bytes) {
 #if defined(__AVX512VBMI__)
-    return (vb)_mm512_permutex2var_epi8((__m512i)load_as<vb>(table), (__m512i)bytes, (__m512i)load_as<vb>(table + 64));
+    return (vb)_mm512_permutex2var_epi8((__m512i)first, (__m512i)bytes, (__m512i)second);
 #else
-    for (int i = 0; i < W * 4; i++) bytes[i] = table[bytes[i] & 127];
+    for (int i = 0; i < W * 4; i++) bytes[i] = bytes[i] & 64 ? second[bytes[i] & 63] : first[bytes[i] & 63];
     return bytes;
 #endif
 }
 
+inline vb look_up_7_bits(const uint8_t* table, vb bytes) {
+    return look_up_7_bits(load_as<vb>(table), load_as<vb>(table + 4 * W), bytes);
+}
+
 struct Fp8Dot {
-    static constexpr int CHUNK = FP8_BLOCK, PARTS = 1, VECTORS = CHUNK / (2 * W);
+    static constexpr int CHUNK = FP8_BLOCK, PARTS = 2, VECTORS = CHUNK / (2 * W), SHARED_ROWS = FP8_BLOCK;
     static constexpr bool DIRECT = true;
     using Unit = Dot;
     const uint8_t *w, *scale;
@@ -60,35 +64,48 @@ struct Fp8Dot {
         : w((const uint8_t*)data), scale((const uint8_t*)scale), K(K), blocks((K + FP8_BLOCK - 1) / FP8_BLOCK) {}
     // of every 64 columns the groups of 8 with even numbers, then those with odd ones
     static void arrange(const float* in, float* out) {
-        for (int j = 0; j < CHUNK / 8; j++)
-            for (int i = 0; i < 8; i++) {
-                uint32_t bits;
-                std::memcpy(&bits, in + j * 8 + i, 4);
-                ((uint16_t*)out)[(j / 8 * 8 + j % 2 * 4 + j % 8 / 2) * 8 + i] = uint16_t(bits >> 16);
+        constexpr int GROUP = 16;  // bytes of 8 bfloat16
+        for (int half = 0; half < 2; half++, in += 4 * W, out += 2 * W) {
+            const vf packed[2] = {pack_bf16(load(in), load(in + W)), pack_bf16(load(in + 2 * W), load(in + 3 * W))};
+            for (int i = 0; i < 4; i++) {
+                std::memcpy((char*)out + i * GROUP, (const char*)packed + 2 * i * GROUP, GROUP);
+                std::memcpy((char*)out + (4 + i) * GROUP, (const char*)packed + (2 * i + 1) * GROUP, GROUP);
             }
+        }
     }
 
     struct Row {
         const uint8_t *w, *scale;
         int64_t K, ahead;
-        static void decode(const uint8_t* p, const Fp8Table& table, vf* out) {
-            for (int half = 0; half < 2; half++) {
-                const vb bytes = load_as<vb>(p + half * 4 * W);
-                const vb low = look_up_7_bits(table.low, bytes), high = look_up_7_bits(table.high, bytes);
-                vi first, second;
-                join_bytes(low, high | (bytes & 0x80), first, second);
-                out[2 * half] = (vf)first, out[2 * half + 1] = (vf)second;
-            }
+        // what all rows of a block share in a chunk
+        struct Tables {
+            vb low, low_64, high, high_64;
+        };
+        Tables shared(int64_t c) const {
+            const Fp8Table& table = FP8_TABLES[scale[c]];
+            return {load_as<vb>(table.low), load_as<vb>(table.low + 64), load_as<vb>(table.high),
+                    load_as<vb>(table.high + 64)};
         }
-        void get(int64_t c, int, vf* out) const {
-            prefetch(w + c * CHUNK + ahead);
-            prefetch(w + c * CHUNK + 64 + ahead);
-            decode(w + c * CHUNK, FP8_TABLES[scale[c]], out);
+        // half a chunk
+        static void decode(const uint8_t* p, const Tables& table, vf* out) {
+            const vb bytes = load_as<vb>(p);
+            const vb low = look_up_7_bits(table.low, table.low_64, bytes);
+            const vb high = look_up_7_bits(table.high, table.high_64, bytes);
+            vi first, second;
+            join_bytes(low, high | (bytes & 0x80), first, second);
+            out[0] = (vf)first, out[1] = (vf)second;
         }
+        void get(int64_t c, int part, vf* out, const Tables& tables) const {
+            const uint8_t* p = w + c * CHUNK + part * 4 * W;
+            prefetch(p + ahead);
+            decode(p, tables, out);
+        }
+        void get(int64_t c, int part, vf* out) const { get(c, part, out, shared(c)); }
         void tail(int64_t c, vf* out) const {
             uint8_t part[CHUNK] = {};
             std::memcpy(part, w + c * CHUNK, K - c * CHUNK);
-            decode(part, FP8_TABLES[scale[c]], out);
+            const Tables tables = shared(c);
+            for (int i = 0; i < PARTS; i++) decode(part + i * 4 * W, tables, out + 2 * i);
         }
     };
     Row row(int64_t n, int rows) const {

@@ -45,12 +45,16 @@ inline V load_as(const void* p) {
     return v;
 }
 
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+// Into the second-level cache: asking for lines in the first level at once occupies its few places for misses for as
+// long as memory takes, and reads then wait for a place (docs/log.md).
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
-// Bytes from a read to its prefetch, for `rows` rows read side by side: the same columns of the rows read next, unless
-// those lie too far away to stay in the cache till then.
+// Bytes from a read to its prefetch, for `rows` rows read side by side: the same columns of rows read later, as many as
+// memory's latency needs, unless those lie too far away to stay in the cache till then.
 inline int64_t distance(int64_t row_bytes, int rows) {
-    return row_bytes * rows <= (32 << 10) ? row_bytes * rows : 2048;
+    constexpr int64_t AHEAD = 16 << 10, MOST = 64 << 10;
+    const int64_t together = row_bytes * rows;
+    return together <= MOST ? (AHEAD + together - 1) / together * together : AHEAD / rows;
 }
 
 // the two bfloat16 in each 32-bit lane

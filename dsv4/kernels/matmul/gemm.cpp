@@ -28,6 +28,11 @@ constexpr int64_t chunks_of(const D& d) {
     return (d.K + D::CHUNK - 1) / D::CHUNK;
 }
 
+// Rows of one block of some decoders share what they are decoded with: chunks of such rows are decoded side by side.
+template <class D>
+constexpr bool SHARING = requires(const typename D::Row& row) { row.shared(0); };
+struct Nothing {};
+
 // R weight rows times M activation rows, decoded in registers, two weight rows at a time where registers allow
 template <class D, int R, int M>
 void dot_rows(const D& w, int64_t n, const float* const* x, int64_t m, const Output& out) {
@@ -37,17 +42,29 @@ void dot_rows(const D& w, int64_t n, const float* const* x, int64_t m, const Out
     for (int r = 0; r < R; r++) row[r] = w.row(n + r, R);
     vf acc[M][R] = {};
     const int64_t whole = w.K / D::CHUNK;
-    for (int64_t c = 0; c < whole; c++)
+    for (int64_t c = 0; c < whole; c++) {
+        const auto shared = [&] {
+            if constexpr (SHARING<D>)
+                return row[0].shared(c);
+            else
+                return Nothing{};
+        }();
         unrolled<R / TOGETHER * D::PARTS>([&](auto step) __attribute__((always_inline)) {
             constexpr int r = step / D::PARTS * TOGETHER, part = step % D::PARTS;
             vf v[TOGETHER][P];
-            unrolled<TOGETHER>([&](auto t) { row[r + t].get(c, part, v[t]); });
+            unrolled<TOGETHER>([&](auto t) __attribute__((always_inline)) {
+                if constexpr (SHARING<D>)
+                    row[r + t].get(c, part, v[t], shared);
+                else
+                    row[r + t].get(c, part, v[t]);
+            });
             unrolled<P * M>([&](auto at) {
                 constexpr int j = at / M, i = at % M;
                 const vf xs = load(x[i] + c * STEP<D> + (part * P + j) * W);
                 unrolled<TOGETHER>([&](auto t) { acc[i][r + t] = Unit::add(v[t][j], xs, acc[i][r + t]); });
             });
         });
+    }
     if (whole * D::CHUNK < w.K)
         unrolled<R>([&](auto r) __attribute__((always_inline)) {
             vf v[V];
@@ -68,9 +85,17 @@ void direct(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, con
     constexpr int R = M <= 2 ? 4 : 2;
     const float* x[M];
     for (int i = 0; i < M; i++) x[i] = in.row(m0 + i);
-    int64_t n = n0;
-    for (; n + R <= n1; n += R) dot_rows<D, R, M>(w, n, x, m0, out);
-    for (; n < n1; n++) dot_rows<D, 1, M>(w, n, x, m0, out);
+    const auto side_by_side = [n1](int64_t n) {
+        if constexpr (SHARING<D>)
+            if (n % D::SHARED_ROWS + R > D::SHARED_ROWS) return false;
+        return n + R <= n1;
+    };
+    for (int64_t n = n0; n < n1;) {
+        if (side_by_side(n))
+            dot_rows<D, R, M>(w, n, x, m0, out), n += R;
+        else
+            dot_rows<D, 1, M>(w, n, x, m0, out), n++;
+    }
 }
 
 // `rows` prepared rows with the scale of each block of columns multiplied in, and 2^120; false where a number would

@@ -65,6 +65,20 @@ void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t 
 
 // y[M, N] = x[M, K] W^T with rows `x_pitch` and `y_pitch` elements apart; x and y are float32, or bfloat16 with `bf16`.
 // quantize: x goes through FP8 in blocks of 128 columns.
+struct Product {
+    Weight w;
+    const void* x;
+    int64_t x_pitch;
+    void* y;
+    int64_t y_pitch;
+    bool bf16, quantize;
+};
+
+// Products of M rows each, none of which reads what another writes. With few rows, pieces of all of them are shared out
+// as one piece of work.
+void linear_together(const Product* products, int64_t count, int64_t M, int threads);
+
+// one product
 void linear(const Weight& w, const void* x, int64_t x_pitch, void* y, int64_t y_pitch, int64_t M, bool bf16,
             bool quantize, int threads);
 

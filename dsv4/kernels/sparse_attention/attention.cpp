@@ -3,6 +3,7 @@
 
 #include "attention_rows.h"
 #include "attention_tiles.h"
+#include "native/transpose.h"
 
 using namespace dsv4;
 
@@ -69,15 +70,27 @@ Panel load_panel(const Task& task, int64_t from, int64_t count, int64_t c0, int6
     return {panel, stride};
 }
 
+// W query rows from `from` on to lanes [lane, lane + W) of a group, [C][lanes]; rows that do not exist are zeros
+void arrange_rows(const Task& task, const float* q, int64_t from, float* group, int64_t lane, int64_t lanes) {
+    const int64_t dim = task.call.dim, rows = std::clamp<int64_t>(task.x - from, 0, W);
+    int64_t c = 0;
+    for (; rows == W && c + W <= dim; c += W) {
+        vf v[W];
+        unrolled<W>([&](auto r) { v[r] = load(q + (from + r) * dim + c); });
+        transpose<W>(v);
+        unrolled<W>([&](auto k) { store(group + (c + k) * lanes + lane, v[k]); });
+    }
+    for (; c < dim; c++)
+        for (int64_t i = 0; i < W; i++) group[c * lanes + lane + i] = i < rows ? q[(from + i) * dim + c] : 0;
+}
+
 // queries as groups of up to LANES query rows, [group][C][lanes], the last group filled up with zeros
 void arrange_queries(const Task& task) {
     const int64_t dim = task.call.dim;
     const float* q = task.call.q_THC + task.block.first * task.call.heads * dim;
     for (int64_t from = 0; from < task.width; from += LANES) {
         const int64_t lanes = std::min(LANES, task.width - from);
-        float* group = task.queries + from * dim;
-        for (int64_t i = 0; i < lanes; i++)
-            for (int64_t c = 0; c < dim; c++) group[c * lanes + i] = from + i < task.x ? q[(from + i) * dim + c] : 0;
+        for (int64_t i = 0; i < lanes; i += W) arrange_rows(task, q, from + i, task.queries + from * dim, i, lanes);
     }
 }
 

@@ -22,14 +22,28 @@ void to_activations(const StepRun& run, const float* x, int64_t count, void* y) 
     for (; i < count; i++) put_either(y, true, i, x[i]);
 }
 
-void apply(const StepRun& run, const StepLinear& layer, const void* x, int64_t rows, void* y) {
+Product product_of(const StepRun& run, const StepLinear& layer, const void* x, void* y) {
     const Weight w{int(layer.kind), layer.weight, layer.scale, layer.outputs, layer.inputs};
-    linear(w, x, w.K, y, w.N, rows, run.bf16(), layer.scale != nullptr, run.threads(double(rows) * double(w.N * w.K)));
+    return {w, x, w.K, y, w.N, run.bf16(), layer.scale != nullptr};
+}
+
+Product float_product(const StepLinear& layer, const float* x, float* y, int64_t pitch) {
+    const Weight w{int(layer.kind), layer.weight, layer.scale, layer.outputs, layer.inputs};
+    return {w, x, w.K, y, pitch, false, false};
+}
+
+void apply_together(const StepRun& run, const std::vector<Product>& products, int64_t rows) {
+    double work = 0;
+    for (const Product& p : products) work += double(rows) * double(p.w.N * p.w.K);
+    linear_together(products.data(), int64_t(products.size()), rows, run.threads(work));
+}
+
+void apply(const StepRun& run, const StepLinear& layer, const void* x, int64_t rows, void* y) {
+    apply_together(run, {product_of(run, layer, x, y)}, rows);
 }
 
 void apply_float(const StepRun& run, const StepLinear& layer, const float* x, int64_t rows, float* y, int64_t pitch) {
-    const Weight w{int(layer.kind), layer.weight, layer.scale, layer.outputs, layer.inputs};
-    linear(w, x, w.K, y, pitch, rows, false, false, run.threads(double(rows) * double(w.N * w.K)));
+    apply_together(run, {float_product(layer, x, y, pitch)}, rows);
 }
 
 int step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {

@@ -67,14 +67,22 @@ Rows stored_rows(const StepRun& run, const uint8_t* first, int64_t dim, int64_t 
     return {first, bytes, dim, index ? 0 : 2 * run.model.pairs, int(kind)};
 }
 
+// Room for the rows of a compressor, kept ones and then the T new ones, and the products that make the new ones.
+float* join_tail(const StepRun& run, const RatioPlan& plan, const StepCompressor& layer, const float* x,
+                 Scratch& memory, std::vector<Product>& products) {
+    const int64_t W2 = layer.kv.outputs, kept = int64_t(plan.tail.kept.size());
+    float* joined = memory.floats((kept + run.T()) * 2 * W2);
+    float* rows = joined + kept * 2 * W2;
+    products.push_back(float_product(layer.kv, x, rows, 2 * W2));
+    products.push_back(float_product(layer.gate, x, rows + W2, 2 * W2));
+    return joined;
+}
+
 // The entries a compressor finishes, normalised and rotated, [N, dim] in activation dtype; the ring keeps the tail.
-void* compress(const StepRun& run, const RatioPlan& plan, const StepCompressor& layer, const float* x, float* ring,
+void* compress(const StepRun& run, const RatioPlan& plan, const StepCompressor& layer, float* joined, float* ring,
                int64_t dim) {
     const int64_t T = run.T(), W2 = layer.kv.outputs, kept = int64_t(plan.tail.kept.size());
-    float* joined = run.space.joined.floats((kept + T) * 2 * W2);
     float* rows = joined + kept * 2 * W2;
-    apply_float(run, layer.kv, x, T, rows, 2 * W2);
-    apply_float(run, layer.gate, x, T, rows + W2, 2 * W2);
     for (int64_t t = 0; t < T; t++) {
         const float* bias = layer.bias + run.plan.position_T[size_t(t)] % plan.ratio * W2;
         float* score = rows + t * 2 * W2 + W2;
@@ -122,29 +130,24 @@ const float* join_window(const StepRun& run, const StepStoreLayer& store, const 
     return joined;
 }
 
-// window rows as the store will hold them, [T, C] in activation dtype, in y
-void window_rows(const StepRun& run, const StepLayer& layer, const void* x, void* y) {
+// products of kv to window rows as the store will hold them, in place, [T, C] in activation dtype
+void window_rows(const StepRun& run, const StepLayer& layer, void* y) {
     const int64_t T = run.T(), C = run.model.head_dim;
     const Turn turn = run.of_tokens(layer.ratio);
     const int threads = run.threads(double(T * C));
-    apply(run, layer.kv, x, T, y);
     dsv4_rms_norm(y, layer.kv_norm, y, T, C, run.model.norm_eps, run.bf16(), threads);
     rope(y, turn.cos, turn.sin, y, T, 1, C, run.model.pairs, false, run.bf16(), threads);
     simulate_entry(run, y, T);
 }
 
-// the indexer's choice as rows of the store, [T, index_topk], -1 = none
-const int64_t* choose(const StepRun& run, const StepLayer& layer, const StepStoreLayer& store, const RatioPlan& plan,
-                      const void* x, const void* latent) {
+// the indexer's choice as rows of the store, [T, index_topk], -1 = none; q and weight are products
+const int64_t* choose(const StepRun& run, const StepStoreLayer& store, const RatioPlan& plan, void* q,
+                      const void* weight) {
     const StepModel& m = run.model;
     const int64_t T = run.T(), J = m.index_heads, I = m.index_dim, k = m.index_topk;
-    void* q = run.act(run.space.index_q, T * J * I);
-    apply(run, layer.index_q, latent, T, q);
     const Turn turn = run.of_tokens(plan.ratio);
     rope(q, turn.cos, turn.sin, q, T, J, I, m.pairs, false, run.bf16(), run.threads(double(T) * J * I));
     simulate_index(run, q, T * J);
-    void* weight = run.act(run.space.index_weight, T * J);
-    apply(run, layer.index_weight, x, T, weight);
     float* scaled = run.space.index_weight_float.floats(T * J);
     for (int64_t i = 0; i < T * J; i++) {
         const float w = get_either(weight, run.bf16(), i) * m.index_scale;
@@ -168,24 +171,58 @@ const int64_t* choose(const StepRun& run, const StepLayer& layer, const StepStor
     return chosen.data();
 }
 
+// Where the products of a layer's input and of its latent go.
+struct Projected {
+    void *latent, *q, *kv;
+    float *main, *index;  // rows of the compressors
+    void *index_q, *index_weight;
+    bool indexes;  // the queries read what the indexer chooses
+};
+
+// All products of the layer's input, then the queries of the latent.
+Projected project_input(const StepRun& run, const StepLayer& layer, const void* x) {
+    const StepModel& m = run.model;
+    const int64_t T = run.T(), J = m.index_heads, rank = layer.q_a.outputs;
+    Projected to{run.act(run.space.latent, T * rank), run.act(run.space.q, T * m.heads * m.head_dim),
+                 run.act(run.space.kv, T * m.head_dim), nullptr, nullptr, nullptr, nullptr, false};
+    std::vector<Product> of_x{product_of(run, layer.q_a, x, to.latent), product_of(run, layer.kv, x, to.kv)};
+    std::vector<Product> of_latent{product_of(run, layer.q_b, to.latent, to.q)};
+    if (layer.ratio) {
+        const RatioPlan& plan = run.plan.of(layer.ratio);
+        const float* x_float = floats_of(run, x, T * m.dim, run.space.x_float);
+        to.main = join_tail(run, plan, layer.main, x_float, run.space.joined, of_x);
+        if (plan.overlap) to.index = join_tail(run, plan, layer.index, x_float, run.space.index_joined, of_x);
+        to.indexes = plan.overlap && plan.longest > m.index_topk;
+        if (to.indexes) {
+            to.index_q = run.act(run.space.index_q, T * J * m.index_dim);
+            to.index_weight = run.act(run.space.index_weight, T * J);
+            of_x.push_back(product_of(run, layer.index_weight, x, to.index_weight));
+            of_latent.push_back(product_of(run, layer.index_q, to.latent, to.index_q));
+        }
+    }
+    apply_together(run, of_x, T);
+    dsv4_rms_norm(to.latent, layer.q_norm, to.latent, T, rank, m.norm_eps, run.bf16(), run.threads(double(T) * rank));
+    apply_together(run, of_latent, T);
+    return to;
+}
+
 // adds the layer's finished entries (and indexer keys) to the store and says which of them each query reads
-void add_entries(const StepRun& run, const StepLayer& layer, const StepStoreLayer& store, const void* x,
-                 const void* latent, AttentionCall& call) {
+void add_entries(const StepRun& run, const StepLayer& layer, const StepStoreLayer& store, const Projected& from,
+                 AttentionCall& call) {
     const StepModel& m = run.model;
     const RatioPlan& plan = run.plan.of(layer.ratio);
     const int64_t N = plan.entries();
-    const float* x_float = floats_of(run, x, run.T() * m.dim, run.space.x_float);
-    void* entry = compress(run, plan, layer.main, x_float, store.main_tail, m.head_dim);
+    void* entry = compress(run, plan, layer.main, from.main, store.main_tail, m.head_dim);
     simulate_entry(run, entry, N);
     put(plan, stored(run, entry, N, m.head_dim, run.store.entry_bytes, false), run.store.entry_bytes, store.entries);
     if (plan.overlap) {
-        entry = compress(run, plan, layer.index, x_float, store.index_tail, m.index_dim);
+        entry = compress(run, plan, layer.index, from.index, store.index_tail, m.index_dim);
         simulate_index(run, entry, N);
         put(plan, stored(run, entry, N, m.index_dim, run.store.index_bytes, true), run.store.index_bytes, store.index);
     }
     call.entries = stored_rows(run, store.entries, m.head_dim, run.store.entry_bytes, false);
-    if (plan.overlap && plan.longest > m.index_topk) {
-        call.chosen_TK = choose(run, layer, store, plan, x, latent);
+    if (from.indexes) {
+        call.chosen_TK = choose(run, store, plan, from.index_q, from.index_weight);
         call.chosen = m.index_topk;
     } else if (plan.longest) {
         call.prefix_T = plan.visible_T.data();
@@ -202,11 +239,11 @@ void project(const StepRun& run, const StepLayer& layer, const void* o, void* y)
     void* low = run.act(run.space.low, T * G * rank);
     const int64_t bytes = run.bytes();
     const Weight all{int(layer.o_a.kind), layer.o_a.weight, layer.o_a.scale, G * rank, K};
-    for (int64_t g = 0; g < G; g++) {
-        const Weight w = rows_of(all, g * rank, rank);
-        linear(w, (const char*)o + g * K * bytes, G * K, (char*)low + g * rank * bytes, G * rank, T, run.bf16(), false,
-               run.threads(double(T) * double(rank * K)));
-    }
+    std::vector<Product> products;
+    for (int64_t g = 0; g < G; g++)
+        products.push_back({rows_of(all, g * rank, rank), (const char*)o + g * K * bytes, G * K,
+                            (char*)low + g * rank * bytes, G * rank, run.bf16(), false});
+    apply_together(run, products, T);
     apply(run, layer.o_b, low, T, y);
 }
 
@@ -219,22 +256,17 @@ void step_attention(const StepRun& run, int64_t index, const void* x, void* y) {
     const int64_t T = run.T(), H = m.heads, C = m.head_dim;
     const bool bf16 = run.bf16();
     const Turn turn = run.of_tokens(layer.ratio);
-    void* latent = run.act(run.space.latent, T * layer.q_a.outputs);
-    apply(run, layer.q_a, x, T, latent);
-    dsv4_rms_norm(latent, layer.q_norm, latent, T, layer.q_a.outputs, m.norm_eps, bf16,
-                  run.threads(double(T) * layer.q_a.outputs));
     const int few = run.threads(double(T * H * C));
-    void* q = run.act(run.space.q, T * H * C);
-    apply(run, layer.q_b, latent, T, q);
+    const Projected projected = project_input(run, layer, x);
+    void *q = projected.q, *kv = projected.kv;
     dsv4_rms_norm(q, nullptr, q, T * H, C, m.norm_eps, bf16, few);
     rope(q, turn.cos, turn.sin, q, T, H, C, m.pairs, false, bf16, few);
-    void* kv = run.act(run.space.kv, T * C);
-    window_rows(run, layer, x, kv);
+    window_rows(run, layer, kv);
 
     float* out = run.space.attended.floats(T * H * C);
     AttentionCall call{};
     call.out_THC = out;
-    if (layer.ratio) add_entries(run, layer, store, x, latent, call);
+    if (layer.ratio) add_entries(run, layer, store, projected, call);
     call.window = {(const uint8_t*)join_window(run, store, kv), C * 4, C, 0, ROW_FLOAT};
     call.q_THC = floats_of(run, q, T * H * C, run.space.wide);
     call.window_T2 = run.plan.window_T2.data();
@@ -261,7 +293,8 @@ void step_context(const StepRun& run, const void* taps) {
     void* kv = run.act(run.space.kv, T * C);
     const RingPlan& ring = run.plan.window;
     for (int64_t s = 0; s < draft.stages; s++) {
-        window_rows(run, draft.stage[s], context, kv);
+        apply(run, draft.stage[s].kv, context, T, kv);
+        window_rows(run, draft.stage[s], kv);
         const uint8_t* fresh = stored(run, kv, T, C, bytes, false);
         for (size_t i = 0; i < ring.keep.size(); i++)
             std::memcpy(draft.store[s].window + ring.keep_at[i] * bytes, fresh + ring.keep[i] * bytes, size_t(bytes));

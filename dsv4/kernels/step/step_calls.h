@@ -46,7 +46,8 @@ constexpr double SOME_WORK = SMALL_WORK, MUCH_WORK = 1e9;
 // One memory per thing that is alive at the same time as the others. What a large step needed is given back after it.
 struct StepSpace {
     Scratch other_streams, y, sub, latent, q, kv, entry, low, index_q, index_weight, head_y;  // activations
-    Scratch post, comb, x_float, wide, joined, pooled, window, attended, score, expert_weight, mixed;  // floats
+    // floats
+    Scratch post, comb, x_float, wide, joined, index_joined, pooled, window, attended, score, expert_weight, mixed;
     Scratch index_q_float, index_weight_float, head_float;
     Scratch stored, codes;  // rows as they are stored
     Scratch taps;           // of the layers that the draft head reads
@@ -55,8 +56,9 @@ struct StepSpace {
     std::vector<int64_t> guessed;
 
     void trim() {
-        for (Scratch* memory : {&other_streams, &y, &sub, &latent, &q, &kv, &entry, &low, &index_q, &x_float, &wide,
-                                &joined, &pooled, &window, &attended, &mixed, &index_q_float, &stored, &taps})
+        for (Scratch* memory :
+             {&other_streams, &y, &sub, &latent, &q, &kv, &entry, &low, &index_q, &x_float, &wide, &joined,
+              &index_joined, &pooled, &window, &attended, &mixed, &index_q_float, &stored, &taps})
             memory->trim();
     }
 };
@@ -100,9 +102,15 @@ const float* floats_of(const StepRun& run, const void* x, int64_t count, Scratch
 // and back, rounded once
 void to_activations(const StepRun& run, const float* x, int64_t count, void* y);
 
-// y[rows, outputs] = x W^T, both in activation dtype
-void apply(const StepRun& run, const StepLinear& layer, const void* x, int64_t rows, void* y);
+// a product of y[rows, outputs] = x W^T, both in activation dtype
+Product product_of(const StepRun& run, const StepLinear& layer, const void* x, void* y);
 // the same in float32, rows of y `pitch` apart
+Product float_product(const StepLinear& layer, const float* x, float* y, int64_t pitch);
+// products of `rows` rows, none of which reads what another writes
+void apply_together(const StepRun& run, const std::vector<Product>& products, int64_t rows);
+
+// one of each
+void apply(const StepRun& run, const StepLinear& layer, const void* x, int64_t rows, void* y);
 void apply_float(const StepRun& run, const StepLinear& layer, const float* x, int64_t rows, float* y, int64_t pitch);
 
 // A sub-layer's output [T, D] from its input, both in activation dtype.
