@@ -1,6 +1,7 @@
 """Files that are whole or not there, sentences for disks that are full, and sizes in words. No torch."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -112,6 +113,23 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def locked(file: Path, wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """While entered, no other process has the lock of `file`, which stays when it is left; the system takes the lock
+    from a process that ends, however it ends. wait: called before it waits for another one. On a file system without
+    locks nobody is kept out."""
+    with file.open("a") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
 
 
 def stamp(file: Path) -> tuple[int, int]:

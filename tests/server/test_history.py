@@ -225,7 +225,7 @@ def test_a_folder_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: py
     def none(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(history.fcntl, "flock", none)
+    monkeypatch.setattr("dsv4.files.fcntl.flock", none)
     asyncio.run(History(tmp_path).put("", "a", {"title": "kept"}))
     assert asyncio.run(History(tmp_path).get("", "a"))["title"] == "kept"
 

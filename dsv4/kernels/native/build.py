@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from dsv4.files import rename, sync_path
+from dsv4.files import locked, rename, sync_path
 from dsv4.kernels.native import structs
 from dsv4.kernels.native.packaged import packaged_library
 from dsv4.kernels.native.tiles import refusal_of_tiles
@@ -114,9 +114,24 @@ def library_path(isa: str, extra: tuple[str, ...] = ()) -> Path:
     target = cache_folder() / f"dsv4-{isa}-{digest.hexdigest()[:16]}.so"
     if not target.exists():
         if unfit:
-            print(f"native kernels ({isa}): {unfit}", file=sys.stderr, flush=True)
-        _build(cxx, flags, flags, target)
+            _say(isa, unfit)
+        _build_once(isa, cxx, flags, target)
     return target
+
+
+def _build_once(isa: str, cxx: str, flags: tuple[str, ...], target: Path) -> None:
+    """Compile the library, unless another process does so: then wait for it. Raises BuildError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.with_suffix(".lock"), lambda: _say(isa, "another process compiles the kernels, waiting")):
+            if not target.exists():
+                _build(cxx, flags, flags, target)
+    except OSError as error:
+        raise BuildError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _say(isa: str, text: str) -> None:
+    print(f"native kernels ({isa}): {text}", file=sys.stderr, flush=True)
 
 
 def build_portable(isa: str, target: Path, cxx: str) -> None:
@@ -132,8 +147,8 @@ def write_header(folder: Path) -> Path:
 
 
 def _build(cxx: str, flags: tuple[str, ...], link: tuple[str, ...], target: Path) -> None:
-    """Compile each source with `flags`, link with `link`, and rename the result to its place, because two processes may
-    build at the same time. Prints its progress on stderr, because a build may take a minute."""
+    """Compile each source with `flags`, link with `link`, and rename the result to its place, because without locks two
+    processes may build at the same time. Prints its progress on stderr, because a build may take a minute."""
     sources = sorted(KERNELS.glob("*/*.cpp"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,19 +7,17 @@ write holds the lock of the key's folder, which the system ends with the process
 """
 
 import asyncio
-import fcntl
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from dsv4.files import NO_LOCKS, write_whole
+from dsv4.files import locked, write_whole
 from dsv4.observe import log
 from dsv4.server.storage.folders import check_room, disk_errors, key_digest, private_folder, storage_full
 from dsv4.server.wire.errors import ApiError, invalid, show
@@ -59,7 +57,7 @@ class History:
         self.folder = private_folder(folder)
         for kept in folder.iterdir():
             if kept.is_dir():
-                with _alone(kept):
+                with locked(kept / LOCK):
                     for unfinished in kept.glob("*.tmp"):
                         unfinished.unlink()
         self._threads = [ThreadPoolExecutor(1, f"dsv4-history-{number}") for number in range(THREADS)]
@@ -84,7 +82,7 @@ class History:
             raise invalid("title", f"must be a string of at most {MOST_TITLE} characters, got {show(title)}")
 
         def put() -> Entry:
-            with _alone(private_folder(file.parent)):
+            with locked(private_folder(file.parent) / LOCK):
                 return self._put(file, title, to_json(document), unchanged_since)
 
         return await self._run(key, put)
@@ -95,7 +93,7 @@ class History:
 
         def remove() -> None:
             try:
-                with _alone(file.parent):
+                with locked(file.parent / LOCK):
                     file.unlink()
             except FileNotFoundError:
                 raise _unknown(id) from None
@@ -152,18 +150,6 @@ class History:
         entry = Entry(file.stem, title, updated, len(body))
         write_whole(file, lambda stream: stream.write(to_json(asdict(entry)) + b"\n" + body))
         return entry
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While entered, no other server writes into the folder of a key, except on a file system without locks."""
-    with (folder / LOCK).open("a") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        yield
 
 
 def _updated(file: Path) -> int:
