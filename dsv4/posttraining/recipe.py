@@ -2,14 +2,21 @@
 No torch."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
 from dsv4.config.device import check_device
-from dsv4.posttraining.settings import EffortSettings, KlSettings, PolicySettings, RateSettings, SelectionSettings
+from dsv4.posttraining.settings import (
+    EffortSettings,
+    KlSettings,
+    PolicySettings,
+    RateSettings,
+    SelectionSettings,
+    asked_again,
+)
 from dsv4.posttraining.types import Effort
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
 from dsv4.training.settings import PLAIN, OptimizerSettings, is_plain
@@ -173,11 +180,25 @@ class RolloutRecipe:
         free = {"save_seconds", "micro", "device", "held_out"} | ({"steps"} if self.lr.shape == "constant" else set())
         own = {name: value for name, value in self.to_dict().items() if name not in free}
         for name, value in own.items():
-            if value != made.get(name):
+            if new := self._unknown_to(made, name):
                 raise ValueError(
-                    f"{folder} was made with another recipe: {name} differs (it was {made.get(name)!r}, now it is "
+                    f"the run in {folder} was begun by an older dsv4, which had no {new}: finish it with that version, "
+                    "or begin a new run in another folder"
+                )
+            if value != made[name]:
+                raise ValueError(
+                    f"{folder} was made with another recipe: {name} differs (it was {made[name]!r}, now it is "
                     f"{value!r}); use another folder, or set it as it was"
                 )
+
+    def _unknown_to(self, made: Mapping[str, Any], name: str) -> str:
+        """The field `name`, or the first one in it, that the recipe `made` does not have at all; "" if it has all."""
+        if name not in made:
+            return name
+        own, other = getattr(self, name), made[name]
+        if not is_dataclass(own) or not isinstance(other, Mapping):
+            return ""
+        return next((f"{name}.{each.name}" for each in fields(own) if each.name not in other), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +216,12 @@ class GrpoRecipe(RolloutRecipe):
             raise ValueError(f"rollouts.group must be at least 2, got {self.rollouts.group}")
         if self.rollouts.asynchronous and self.policy.stale < 1:
             raise ValueError("policy.stale must be at least 1 where rollouts are asynchronous")
+        share, prompts = self.selection.again, self.rollouts.prompts
+        if share > 0 and asked_again(share, prompts) < 1:
+            raise ValueError(
+                f"selection.again must be 0, or large enough for one prompt of a step: {share} of rollouts.prompts = "
+                f"{prompts} is none; the smallest whole share is {1 / prompts:.4g}"
+            )
 
     @property
     def asked(self) -> int:

@@ -11,7 +11,7 @@ from itertools import islice
 from statistics import fmean
 from typing import Any
 
-from dsv4.posttraining.settings import SelectionSettings
+from dsv4.posttraining.settings import SelectionSettings, asked_again
 from dsv4.posttraining.types import Effort, Group, Prompt
 
 Ask = Callable[[Sequence[Prompt]], Awaitable[list[Group]]]
@@ -91,7 +91,7 @@ async def select(
     and not in the pool's share. ask: gives the groups of prompts in their order. What is asked follows from prompts
     and rewards alone, so a resumed step asks the same.
     """
-    again = pool.first(round(settings.again * wanted))
+    again = pool.first(asked_again(settings.again, wanted))
     taken = {prompt.key for prompt in again}
     fresh = (prompt for prompt in candidates if prompt.key not in taken)
     first = list(islice(fresh, wanted - len(again)))

@@ -81,8 +81,8 @@ class SelectionSettings:
     draws: where all rewards of a group are equal before the length penalty, it compares nothing, and another prompt is
     asked in its place, until the step has enough or has asked `draws` times `rollouts.prompts` (dynamic sampling of
     DAPO, 2503.14476); what is equal in the end is left out. 1 = every group is taken as it is. again: share of a step's
-    prompts that were asked before and had a mean reward in [low, high]; those asked longest ago come first. pool: how
-    many such prompts are kept.
+    prompts that were asked before and had a mean reward in [low, high], rounded to whole prompts (a recipe in which
+    that is none is refused); those asked longest ago come first. pool: how many such prompts are kept.
     """
 
     draws: int = 1
@@ -105,6 +105,11 @@ class SelectionSettings:
     def used(self) -> bool:
         """Whether a step may learn from other prompts than those that were drawn first."""
         return self.draws > 1 or self.again > 0
+
+
+def asked_again(share: float, prompts: int) -> int:
+    """How many of a step's prompts are asked again."""
+    return round(share * prompts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,17 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
         assert made.step == 1
 
 
+@pytest.mark.parametrize("lacking", ["selection", "selection.pool", "rollouts.context"])
+def test_the_state_of_an_older_version_says_what_to_do(lacking: str, tmp_path: Path) -> None:
+    recipe = runs.recipe()
+    made = recipe.to_dict()
+    name, _, inner = lacking.partition(".")
+    del (made[name] if inner else made)[inner or name]
+    with pytest.raises(ValueError, match=f"by an older dsv4, which had no {lacking}: finish it with that version"):
+        recipe.check_resume(made, tmp_path)
+    recipe.check_resume(recipe.to_dict(), tmp_path)
+
+
 def test_the_reference_follows_every_so_many_updates_and_old_files_go(tmp_path: Path) -> None:
     with runs.run(runs.recipe(kl={"beta": 0.01, "every": 1}), tmp_path) as made:
         for _ in range(3):

@@ -11,6 +11,7 @@ from dsv4.posttraining.grpo import judge
 from dsv4.posttraining.selection import PromptPool, Selected, compares, select
 from dsv4.posttraining.settings import EffortSettings, PolicySettings, SelectionSettings
 from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
+from tests.posttraining import runs
 
 RIGHT, WRONG, MIXED, HARD = (1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (1.0,) + (0.0,) * 15
 
@@ -110,3 +111,12 @@ def test_the_reward_of_new_prompts_is_told_apart() -> None:
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SelectionSettings(**settings)
+
+
+@pytest.mark.parametrize(("again", "prompts"), [(0.1, 4), (0.5, 1), (0.01, 32)])
+def test_a_share_of_no_prompt_is_refused(again: float, prompts: int) -> None:
+    rollouts = {"prompts": prompts, "group": 2}
+    with pytest.raises(ValueError, match=rf"selection.again must be 0, or large enough .* {again} of rollouts.prompts"):
+        runs.recipe(rollouts=rollouts, selection={"again": again})
+    assert runs.recipe(rollouts=rollouts, selection={"again": 1 / prompts}).selection.used
+    assert not runs.recipe(rollouts=rollouts, selection={"again": 0}).selection.used
