@@ -19,6 +19,10 @@ struct Room {
     Scratch panel, keys, mask, weights, target, dots, d_keys;
     std::vector<int64_t> rows;    // of the part's entries, in order
     std::vector<int32_t> place;   // of each entry number in that list, only good for numbers in it
+
+    void trim() {
+        for (Scratch* memory : {&panel, &keys, &mask, &weights, &target, &dots, &d_keys}) memory->trim();
+    }
 };
 
 // One part on its way; threads share everything.
@@ -66,23 +70,6 @@ void list_entries(const IndexerLossCall& call, const Part& part, Room& room) {
             room.place[size_t(entry)] = int32_t(room.rows.size());
             add(entry);
         }
-}
-
-// rows [from, to) of the panel, and of the indexer's keys
-void load_rows(const Task& task, Share rows) {
-    const int64_t near = task.part.window_count;
-    for (int64_t r = rows.from; r < rows.to; r++) {
-        float* to = task.panel + r * task.read.dim;
-        float* key = task.keys + (r - near) * task.call.dim;
-        if (r < near) {
-            row_to_float(task.read.window, task.part.window_first + r, to);
-        } else if (r < near + task.entries) {
-            row_to_float(task.read.entries, task.room.rows[size_t(r - near)], to);
-            row_to_float(task.call.index, task.room.rows[size_t(r - near)], key);
-        } else {
-            std::fill_n(to, task.read.dim, 0.0f), std::fill_n(key, task.call.dim, 0.0f);
-        }
-    }
 }
 
 // One query row: adds what it gives to each entry, of its softmax over window, entries and sink, to `target`.
@@ -218,7 +205,8 @@ void run(const IndexerLossCall& call, const Part& part, Room& room) {
     const int threads = double(task.queries) * width < SMALL ? 1 : call.attention.threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        load_rows(task, share(task.width));
+        load_panel(task.read, part, room.rows, share(task.width), task.panel);
+        load_listed(call.index, room.rows, call.dim, share(task.some), task.keys);
 #pragma omp barrier
         of_queries(task, share(task.queries));
 #pragma omp barrier
@@ -232,5 +220,5 @@ void run(const IndexerLossCall& call, const Part& part, Room& room) {
 extern "C" void dsv4_indexer_loss(const IndexerLossCall* call) {
     static thread_local Room room;
     for (const Part& part : cut(call->attention)) run(*call, part, room);
-    room.weights.trim(), room.mask.trim(), room.dots.trim();
+    room.trim();
 }

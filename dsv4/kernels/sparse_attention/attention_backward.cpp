@@ -18,6 +18,10 @@ struct Room {
     Scratch panel, mask, weights, d_scores, d_rows, sinks;
     std::vector<int64_t> entries;  // rows of the entries of the block, in order
     std::vector<int32_t> place;    // of each entry row in that list, only good for rows in it
+
+    void trim() {
+        for (Scratch* memory : {&panel, &mask, &weights, &d_scores, &d_rows, &sinks}) memory->trim();
+    }
 };
 
 // the entry rows that the part's queries read, each once
@@ -67,18 +71,6 @@ struct Task {
     }
     const float* of_queries(const float* p) const { return p + part.first * heads * dim; }
 };
-
-void load_rows(const Task& task, Share rows) {
-    for (int64_t r = rows.from; r < rows.to; r++) {
-        float* to = task.panel + r * task.dim;
-        if (r < task.part.window_count)
-            row_to_float(task.call.window, task.part.window_first + r, to);
-        else if (r < task.rows)
-            row_to_float(task.call.entries, task.room.entries[size_t(r - task.part.window_count)], to);
-        else
-            std::fill_n(to, task.dim, 0.0f);
-    }
-}
 
 // One query row: plain products become weights, products with the output's gradient become those of the scores. Returns
 // what its sink's gradient gets.
@@ -154,7 +146,7 @@ void run(const AttentionBackward& back, const Part& part, Room& room, int thread
     const Task task(back, part, room);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        load_rows(task, share(task.width));
+        load_panel(task.call, part, room.entries, share(task.width), task.panel);
 #pragma omp barrier
         of_queries(task, share(part.last - part.first));
 #pragma omp barrier
@@ -180,5 +172,5 @@ extern "C" void dsv4_sparse_attention_backward(const AttentionBackward* given) {
         for (int64_t t = 0; t < back.queries; t++) total += sinks[t * call.heads + h];
         back.d_sink_H[h] = float(total);
     }
-    room.weights.trim(), room.d_scores.trim(), room.mask.trim();
+    room.trim();
 }

@@ -39,6 +39,26 @@ inline std::vector<Part> cut(const AttentionCall& call) {
     return parts;
 }
 
+// rows [rows.from, rows.to) of `out` as float32: those of `listed`, then zeros
+inline void load_listed(const Rows& stored, const std::vector<int64_t>& listed, int64_t dim, Share rows, float* out) {
+    for (int64_t r = rows.from; r < rows.to; r++) {
+        if (r < int64_t(listed.size()))
+            row_to_float(stored, listed[size_t(r)], out + r * dim);
+        else
+            std::fill_n(out + r * dim, dim, 0.0f);
+    }
+}
+
+// rows [rows.from, rows.to) of a part's panel: its window rows, then the listed entries, then zeros
+inline void load_panel(
+    const AttentionCall& call, const Part& part, const std::vector<int64_t>& listed, Share rows, float* panel
+) {
+    const int64_t near = part.window_count, dim = call.dim;
+    for (int64_t r = rows.from; r < std::min(rows.to, near); r++)
+        row_to_float(call.window, part.window_first + r, panel + r * dim);
+    load_listed(call.entries, listed, dim, {std::max(rows.from - near, int64_t(0)), rows.to - near}, panel + near * dim);
+}
+
 // `mask` of a part's panel, `width` long: 0 for the rows that query t reads, else -inf. The panel has the part's window
 // rows, then its entries: a prefix of them is read, or chosen ones, which lie in the panel in the order of `place`.
 inline void mask_rows(
