@@ -21,6 +21,7 @@ def test_the_answer_is_the_same_within_a_budget() -> None:
         assert model.expert_budget is not None
         counts = model.expert_budget.counts()
         assert 0 < counts.missed < counts.taken
+        assert (counts.foreseen > 0) is fused  # only the fused step reads ahead
         assert counts.resident < 16
 
 

@@ -1,10 +1,12 @@
 """Experts read from their file within a budget: the same results, bounded memory."""
 
+import ctypes
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from dsv4.checkpoint.reader import CheckpointReader
 from dsv4.generation import SamplingParams
 from dsv4.kernels import native, quant
 from dsv4.kernels.moe import ExpertWeights, expert_mlp
+from dsv4.kernels.moe.native import packed_layer
 from dsv4.kernels.moe.residency import ExpertBudget, ExpertCounts, expert_counts
 from dsv4.model.block import Block
 from dsv4.testing.tiny import tiny_config, tiny_model
@@ -85,6 +88,22 @@ def run(weights: ExpertWeights, *ids: int) -> Tensor:
     return expert_mlp(x, torch.tensor([ids]), torch.ones(1, len(ids)), weights, "native")
 
 
+def hint(weights: ExpertWeights, *ids: int, sure: bool = False) -> None:
+    """These experts are read ahead."""
+    layer = packed_layer(weights)
+    assert layer is not None
+    long, address = ctypes.c_int64, ctypes.c_void_p
+    call = native.function("dsv4_expert_hint", [address, long, *[address] * 6, *[long] * 3, *[ctypes.c_int] * 2], None)
+    call((long * len(ids))(*ids), len(ids), *layer.rows, EXPERTS, D, F, layer.kind, sure)
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def resident_bytes(file: Path) -> int:
     """What of the maps of `file` is in this process's memory."""
     maps = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
@@ -139,6 +158,33 @@ def test_what_is_asked_for_often_stays(limit: Limit, reader: CheckpointReader, w
         assert [missed(0, 1) for _ in range(4)] == [0] * 4
         others = [2 + (7 * turn + i) % (EXPERTS - 2) for i in range(7)]  # the least recently used would be 0 and 1 now
         assert sum(missed(other) for other in others) == 7
+
+
+@torch.inference_mode()
+def test_what_is_read_ahead_is_counted_when_it_is_used(
+    limit: Limit, reader: CheckpointReader, weights: ExpertWeights
+) -> None:
+    limit(reader, 8 * PLACE)
+    hint(weights, 3, 4)
+    until(lambda: limit.counts().bytes_read >= 2 * ONE)
+    assert (limit.counts().taken, limit.counts().resident) == (0, 2)
+    for _ in range(2):
+        run(weights, 3, 4)
+        assert (limit.counts().missed, limit.counts().foreseen) == (0, 2)
+    run(weights, 5)
+    assert (limit.counts().missed, limit.counts().foreseen) == (1, 2)
+    assert limit.counts().reading > 0
+
+
+@torch.inference_mode()
+def test_wrong_guesses_leave_their_places(limit: Limit, reader: CheckpointReader, weights: ExpertWeights) -> None:
+    limit(reader, 3 * PLACE)
+    expected = {e: run(weights, e) for e in range(EXPERTS)}
+    for e in range(EXPERTS):
+        hint(weights, *((e + i) % EXPERTS for i in (1, 2, 3, 4)), sure=e % 2 == 0)
+        assert torch.equal(run(weights, e), expected[e])
+        assert limit.counts().resident <= 3
+    assert limit.counts().taken == 2 * EXPERTS
 
 
 @torch.inference_mode()

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <limits>
@@ -17,18 +17,12 @@
 #include <unordered_map>
 #include <vector>
 
-#if defined(__unix__) || defined(__APPLE__)
-#define DSV4_POSIX 1
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
+#include "expert_files.h"
 
 using namespace dsv4;
 
 namespace {
 
-constexpr int64_t BLOCK = 4096;              // what reads past the page cache are aligned to
 constexpr int64_t CHUNK = int64_t(4) << 20;  // of one read: a few of them keep a disk busy
 constexpr int READERS = 6;
 constexpr double COLD = -std::numeric_limits<double>::infinity();
@@ -36,12 +30,7 @@ constexpr double COLD = -std::numeric_limits<double>::infinity();
 int64_t down(int64_t n) { return n / BLOCK * BLOCK; }
 int64_t up(int64_t n) { return down(n + BLOCK - 1); }
 
-// A registered file: its map, and descriptors with and without the page cache.
-struct File {
-    const char* base;
-    int64_t bytes;
-    int cached = -1, direct = -1;
-};
+using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
@@ -59,7 +48,9 @@ struct Resident {
     int64_t place = -1;
     std::atomic<int> missing{0};  // reads to go
     int begun = 0, holds = 0;
-    bool guessed = false, failed = false;
+    bool guessed = false;
+    bool early = false;    // read ahead, not taken yet
+    bool failed = false;
     double heat = COLD;
 };
 
@@ -81,14 +72,17 @@ namespace dsv4 {
 struct Arena {
     std::mutex lock, turn;
     std::condition_variable work, done;
-    std::vector<File> files;
+    std::vector<ExpertFile> files;
     std::deque<Read> wanted, ahead;
     std::unordered_map<const void*, std::unique_ptr<Resident>> known;
     std::vector<Resident*> in_place;
     char* memory = nullptr;
-    int64_t place_bytes = 0, memory_bytes = 0, uses = 0, busy = 0;
+    int64_t place_bytes = 0, memory_bytes = 0, uses = 0;
+    int busy = 0;             // readers
+    Clock::time_point since;  // when the first of them became busy
+    Clock::duration reading{};
     bool closed = false;
-    std::atomic<int64_t> places{0}, read_bytes{0}, taken{0}, missed{0}, layer{0}, layers{0};
+    std::atomic<int64_t> places{0}, read_bytes{0}, taken{0}, missed{0}, foreseen{0}, layer{0}, layers{0};
     std::string problem;
 
     Resident* find(const Piece* pieces);
@@ -174,7 +168,7 @@ int64_t Arena::empty_place(double below) {
         if (!r) return p;
         if (!r->holds && !r->missing && !r->guessed && r->heat < least) best = p, least = r->heat;
     }
-    if (best >= 0) in_place[best]->place = -1, in_place[best] = nullptr;
+    if (best >= 0) in_place[best]->place = -1, in_place[best]->early = false, in_place[best] = nullptr;
     return best;
 }
 
@@ -214,88 +208,9 @@ void Arena::forget_guesses() {
         if (r->begun) continue;
         ahead.erase(std::remove_if(ahead.begin(), ahead.end(), [&](const Read& read) { return read.expert == r; }),
                     ahead.end());
-        r->missing = 0, r->place = -1, in_place[p] = nullptr;
+        r->missing = 0, r->place = -1, r->early = false, in_place[p] = nullptr;
     }
 }
-
-namespace {
-
-#ifdef DSV4_POSIX
-#ifdef __APPLE__
-using Seen = char;
-#else
-using Seen = unsigned char;
-#endif
-
-// whether the first and the last page of a range are in the page cache, so that copying beats the disk
-bool in_page_cache(const File& file, int64_t first, int64_t bytes) {
-    static const int64_t page = sysconf(_SC_PAGESIZE);
-    for (const int64_t at : {first, std::min(first + bytes, file.bytes) - 1}) {
-        Seen there = 0;
-        if (mincore((void*)(file.base + at / page * page), size_t(page), &there) || !(there & 1)) return false;
-    }
-    return true;
-}
-
-bool read_fully(int file, char* to, int64_t bytes, int64_t first, int64_t least) {
-    int64_t got = 0;
-    while (got < least) {
-        const ssize_t n = pread(file, to + got, size_t(bytes - got), off_t(first + got));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) {
-            if (n == 0) errno = ENODATA;
-            return false;
-        }
-        got += n;
-    }
-    return true;
-}
-
-bool fill(const File& file, const Read& r) {
-    const int64_t least = std::min(r.bytes, file.bytes - r.first);
-    if (file.direct >= 0 && !in_page_cache(file, r.first, r.bytes) &&
-        read_fully(file.direct, r.to, r.bytes, r.first, least))
-        return true;
-    return read_fully(file.cached, r.to, least, r.first, least);
-}
-
-void open_file(File& file, const char* path) {
-    file.cached = open(path, O_RDONLY | O_CLOEXEC);
-#ifdef O_DIRECT
-    file.direct = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);  // not every file system has it
-#endif
-}
-
-void close_file(const File& file) {
-    if (file.cached >= 0) close(file.cached);
-    if (file.direct >= 0) close(file.direct);
-}
-
-char* new_memory(int64_t bytes) {
-    void* made = mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (made == MAP_FAILED) return nullptr;
-#ifdef MADV_HUGEPAGE
-    (void)madvise(made, size_t(bytes), MADV_HUGEPAGE);
-#endif
-    return (char*)made;
-}
-
-void free_memory(char* memory, int64_t bytes) { munmap(memory, size_t(bytes)); }
-
-#else  // the map of the file is the only way to it
-
-bool fill(const File& file, const Read& r) {
-    std::memcpy(r.to, file.base + r.first, size_t(std::min(r.bytes, file.bytes - r.first)));
-    return true;
-}
-void open_file(File&, const char*) {}
-void close_file(const File&) {}
-char* new_memory(int64_t bytes) { return (char*)std::malloc(size_t(bytes)); }
-void free_memory(char* memory, int64_t) { std::free(memory); }
-
-#endif
-
-}  // namespace
 
 // one reader, until the arena is closed
 void Arena::serve() {
@@ -306,17 +221,17 @@ void Arena::serve() {
         std::deque<Read>& from = wanted.empty() ? ahead : wanted;
         const Read read = from.front();
         from.pop_front();
-        read.expert->begun++, busy++;
-        const File file = files[read.file];
+        if (!busy++) since = Clock::now();
+        read.expert->begun++;
+        const ExpertFile file = files[read.file];
         hold.unlock();
-        const bool good = fill(file, read);
-        const int why = errno;
+        const int wrong = read_file(file, read.first, read.bytes, read.to);
         hold.lock();
-        busy--;
+        if (!--busy) reading += Clock::now() - since;
         read_bytes += read.bytes;
-        if (!good) {
+        if (wrong) {
             read.expert->failed = true;
-            problem = std::strerror(why);
+            problem = std::strerror(wrong);
         }
         if (--read.expert->missing == 0 || !busy) done.notify_all();
     }
@@ -329,7 +244,7 @@ void Arena::close() {
     wanted.clear(), ahead.clear();
     done.wait(hold, [&] { return !busy; });
     known.clear(), in_place.clear();
-    for (const File& file : files) close_file(file);
+    for (const ExpertFile& file : files) close_file(file);
     files.clear();
     free_memory(memory, memory_bytes);
     memory = nullptr, places = 0, closed = true;
@@ -385,10 +300,11 @@ Taken residency_take(Arena& s, const Piece* pieces) {
         s.missed++;
         s.seat(expert, hold, true);
         s.queue(expert, s.wanted);
-    } else if (expert->missing) {
-        s.move_forward(expert);
+    } else {
+        if (expert->early) (expert->begun ? s.foreseen : s.missed)++;
+        if (expert->missing) s.move_forward(expert);
     }
-    expert->guessed = false;
+    expert->guessed = expert->early = false;
     taken.resident = expert;
     for (int i = 0; i < PIECES; i++)
         if (expert->piece_part[i] >= 0) {
@@ -438,7 +354,7 @@ void residency_hint(Arena& s, const Piece* pieces, Guess guess) {
     Resident* expert = s.find(pieces);
     if (!expert || expert->place >= 0 || !s.seat(expert, hold, false)) return;
     if (expert->heat == COLD) expert->heat = double(s.uses) / double(s.places);
-    expert->guessed = guess == Guess::MAYBE;
+    expert->guessed = guess == Guess::MAYBE, expert->early = true;
     s.queue(expert, s.ahead);
 }
 
@@ -477,12 +393,9 @@ extern "C" int64_t dsv4_residency_open(int64_t budget, int64_t largest, int64_t*
 // the system's error if it cannot be read; EEXIST if the map belongs to an arena already.
 extern "C" int dsv4_residency_file(int64_t handle, const char* path, const void* base, int64_t bytes) {
     const std::shared_ptr<Arena> arena = arena_named(handle);
-    File file{(const char*)base, bytes};
+    ExpertFile file{(const char*)base, bytes};
     if (arena_of(&base, 1)) return EEXIST;
-    open_file(file, path);
-#ifdef DSV4_POSIX
-    if (file.cached < 0) return errno;
-#endif
+    if (const int wrong = open_file(file, path)) return wrong;
     {
         const std::lock_guard<std::mutex> hold(arena->lock);
         arena->files.push_back(file);
@@ -508,11 +421,12 @@ extern "C" void dsv4_residency_close(int64_t handle) {
     arena->close();
 }
 
-// counts[0..6) of an arena, or of all for handle 0: bytes read, experts taken, those of them that were not there, experts
-// there now, layers done in the running step, layers of a step
+// counts[0..8) of an arena, or of all for handle 0: bytes read, experts taken, those of them that were not there, experts
+// there now, layers done in the running step, layers of a step, experts taken for the first time since they were read
+// ahead, nanoseconds in which something was read
 extern "C" void dsv4_residency_counts(int64_t handle, int64_t* counts) {
     Registry& r = registry();
-    std::fill(counts, counts + 6, 0);
+    std::fill(counts, counts + 8, 0);
     const std::lock_guard<std::mutex> all(r.lock);
     for (const auto& [name, arena] : r.arenas) {
         if (handle && name != handle) continue;
@@ -521,6 +435,8 @@ extern "C" void dsv4_residency_counts(int64_t handle, int64_t* counts) {
         counts[0] += s.read_bytes, counts[1] += s.taken, counts[2] += s.missed;
         counts[3] += int64_t(s.in_place.size()) - std::count(s.in_place.begin(), s.in_place.end(), nullptr);
         if (s.layers) counts[4] = s.layer, counts[5] = s.layers;
+        counts[6] += s.foreseen;
+        counts[7] += std::chrono::nanoseconds(s.reading + (s.busy ? Clock::now() - s.since : Clock::duration{})).count();
     }
 }
 

@@ -20,14 +20,20 @@ from dsv4.kernels import native
 
 @dataclass(frozen=True, slots=True)
 class ExpertCounts:
-    """What was done since a budget was made. layer, layers: how far the running step is; 0 of 0 between steps."""
+    """What was done since a budget was made. layer, layers: how far the running step is; 0 of 0 between steps.
+
+    missed and foreseen experts were read for a layer; the others of `taken` were in memory. reading: nanoseconds in
+    which a read was running.
+    """
 
     bytes_read: int
     taken: int  # experts that a layer used, once for each use
-    missed: int  # those of them that were not in memory
+    missed: int  # those of them whose reading began when the layer asked for them
     resident: int  # experts in memory now
     layer: int
     layers: int
+    foreseen: int = 0  # experts that were used for the first time since they were read ahead
+    reading: int = 0
 
 
 class ExpertBudget:
@@ -84,7 +90,7 @@ def expert_counts() -> ExpertCounts:
 
 
 def _counts(handle: int) -> ExpertCounts:
-    numbers = (ctypes.c_int64 * 6)()
+    numbers = (ctypes.c_int64 * 8)()
     native.function("dsv4_residency_counts", [ctypes.c_int64, ctypes.c_void_p])(handle, numbers)
     return ExpertCounts(*numbers)
 
