@@ -18,7 +18,7 @@ from dsv4.encoding.dsml import to_json
 from dsv4.encoding.schema import GrammarError, json_type, types_of, values_of
 
 # of all functions together, in their order; those behind the limit have only their names. A grammar of this size
-# compiles in a fifth of a second
+# compiles in less than a second
 MOST_FUNCTIONS, MOST_PARAMETERS, MOST_CHARACTERS = 500, 2_000, 500_000
 # which parameters were written is a number of 64 bits
 MOST_OF_ONE = 64

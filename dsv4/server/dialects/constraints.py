@@ -120,7 +120,7 @@ def _json_or_calls(backend: Desk, request: GenerationRequest, schema: Mapping[st
     make = partial(grammars.json_schema_or_calls, schema, parallel=request.parallel)
     if request.strict:
         return _enforced(grammars, request, request.callable, make)
-    named = partial(make, _bare(request.callable), any_order=True)
+    named = partial(make, _bare(request.callable))  # older engines elsewhere know its form
     grammar = None
     for attempt in (partial(make, request.callable, any_order=True), named) if guarded else (named,):
         try:
