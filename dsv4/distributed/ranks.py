@@ -22,7 +22,7 @@ from dsv4.model.layers import Numerics
 from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.loss import Losses
-from dsv4.training.muon import Muon
+from dsv4.training.muon import PRODUCTS, Muon
 from dsv4.training.param_groups import Groups, Named, Optimizers, make_adamw
 from dsv4.training.settings import OptimizerSettings
 from dsv4.training.states import STATE_FILE, latest_of_ranks
@@ -64,7 +64,8 @@ class Ranks:
             groups = [{"named": members, "rows": rows} for rows, members in found.matrices.items()]
 
             def make(made: list[dict[str, Any]]) -> Muon:
-                return Muon(made, lr=lr, momentum=settings.momentum, weight_decay=0.0)
+                dtype = PRODUCTS[settings.products]
+                return Muon(made, lr=lr, momentum=settings.momentum, weight_decay=0.0, dtype=dtype)
 
             muon = OwnedMatrices(groups, make, self.mesh, lr, settings.decay)
         self._masters, self._optimizers = tensors, (muon, adamw)

@@ -1,29 +1,29 @@
 """Muon as Algorithm 1 of the report (2.4): momentum, orthogonalised per matrix, rescaled to AdamW's update size.
 
-Legend: N matrices of one shape, n rows, m columns, P parameter rows.
+Legend: m columns, P parameter rows.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dsv4.kernels.newton_schulz import HYBRID, Coefficients, orthogonalize
+from dsv4.kernels.muon import Matrix, MuonRule, step_matrices
+from dsv4.kernels.newton_schulz import HYBRID, Coefficients
 
+PRODUCTS = {"int16": torch.int16, "bf16": torch.bfloat16, "fp32": torch.float32}  # settings of recipes
 UPDATE_RMS = 0.18  # report's gamma: size of an update's entries before the learning rate
-_ENTRIES = 1 << 21  # matrix entries orthogonalised at once: 8 MiB in fp32, which the allocator keeps for the next
 
 
 class Muon(torch.optim.Optimizer):
-    """M <- mu M + G;  O = NewtonSchulz(mu M + G) sqrt(max(n, m)) rms;  W <- W (1 - lr decay) - lr O.
+    """`dsv4.kernels.muon` over the parameters of a model.
 
     Every parameter is one matrix, a stack of matrices in its leading dimensions, or several matrices that are stored
-    below one another: a group's `rows` lists their heights, () means the whole height. Matrices of equal shape are
-    orthogonalised together. The momentum has no (1 - mu) factor. State: "momentum" per parameter.
+    below one another: a group's `rows` lists their heights, () means the whole height. The momentum has no (1 - mu)
+    factor. State: "momentum" per parameter.
 
-    nesterov=False orthogonalises M itself. steps: coefficients of eq. 28. dtype: what Newton-Schulz computes in.
+    nesterov=False orthogonalises M itself. steps: coefficients of eq. 28. dtype: what Newton-Schulz multiplies in.
     Parameters without a gradient are left alone. Raises ValueError for settings out of range, a parameter with fewer
     than two dimensions, and rows that do not add up.
     """
@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         rms: float = UPDATE_RMS,
         nesterov: bool = True,
         steps: Sequence[Coefficients] = HYBRID,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.int16,
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("rms", rms)):
             if value < 0:
@@ -78,30 +78,19 @@ class Muon(torch.optim.Optimizer):
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum"] for p in params]
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, grads)
-        if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        # Nesterov looks one step ahead: mu M + G
-        ahead = group["momentum"] if group["nesterov"] else None
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-        for p, momentum, grad in zip(params, momenta, grads, strict=True):
-            for pieces in zip(*(matrices(t, group["rows"]) for t in (p, momentum, grad)), strict=True):
-                n, m = pieces[0].shape
-                by_shape[n, m].append(pieces)
-        for (n, m), pieces in by_shape.items():
-            size = max(1, _ENTRIES // (n * m))
-            for at in range(0, len(pieces), size):
-                self._update(pieces[at : at + size], ahead, -group["lr"] * group["rms"] * max(n, m) ** 0.5)
-
-    def _update(self, pieces: list[tuple[Tensor, Tensor, Tensor]], ahead: float | None, alpha: float) -> None:
-        weights, momenta, grads = (list(column) for column in zip(*pieces, strict=True))
-        x_Nnm = torch.stack(momenta)
-        if ahead is not None:
-            x_Nnm.mul_(ahead)
-            torch._foreach_add_(list(x_Nnm.unbind()), grads)
-        o_Nnm = orthogonalize(x_Nnm, self._steps, dtype=self._dtype)
-        torch._foreach_add_(weights, list(o_Nnm.unbind()), alpha=alpha)
+        rule = MuonRule(
+            lr=group["lr"],
+            momentum=group["momentum"],
+            decay=group["weight_decay"],
+            rms=group["rms"],
+            nesterov=group["nesterov"],
+            steps=self._steps,
+            dtype=self._dtype,
+        )
+        pieces: list[Matrix] = []
+        for tensors in zip(params, momenta, grads, strict=True):
+            pieces += zip(*(matrices(t, group["rows"]) for t in tensors), strict=True)
+        step_matrices(pieces, rule)
 
 
 def matrices(x: Tensor, rows: Sequence[int]) -> list[Tensor]:

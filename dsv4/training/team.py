@@ -14,6 +14,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.training.batch import Batch, Totals
 from dsv4.training.clipping import clip_gradients
 from dsv4.training.loss import Losses
+from dsv4.training.muon import PRODUCTS
 from dsv4.training.param_groups import Named, Optimizers, make_optimizers
 from dsv4.training.qat import FakeQuantised
 from dsv4.training.settings import OptimizerSettings
@@ -111,8 +112,8 @@ class Alone:
         return model.to(self.device)
 
     def optimizers(self, config: ModelConfig, named: Named, lr: float, settings: OptimizerSettings) -> Optimizers:
-        kind, momentum, decay = settings.kind, settings.momentum, settings.decay
-        return make_optimizers(config, named, lr, kind=kind, momentum=momentum, decay=decay)
+        muon = {"momentum": settings.momentum, "dtype": PRODUCTS[settings.products]}
+        return make_optimizers(config, named, lr, kind=settings.kind, decay=settings.decay, **muon)
 
     def fake_quantised(self, model: Transformer, masters: Mapping[str, Tensor]) -> FakeQuantised:
         return FakeQuantised(model, masters=masters)

@@ -113,6 +113,23 @@ class EnterBackward(ctypes.Structure):
     )
 
 
+class MuonMatrix(ctypes.Structure):
+    _fields_ = (*_all(FLOATS_OUT, "weight momentum"), ("gradient", FLOATS), *_all(INT64, "rows columns"))
+
+
+class MuonStep(ctypes.Structure):
+    """abc: the coefficients of each Newton-Schulz step. kept: what decay leaves of a weight. rate: learning rate times
+    the size of an update. tiny: the least norm of a matrix. int16: products in 16-bit integers, not in float32."""
+
+    _fields_ = (
+        ("matrices", ctypes.POINTER(MuonMatrix)),
+        ("abc", FLOATS),
+        *_all(INT64, "count steps"),
+        *_all(FLOAT, "momentum kept rate tiny"),
+        *_all(INT, "nesterov int16 threads"),
+    )
+
+
 class StepLinear(ctypes.Structure):
     """A linear layer [outputs, inputs] as stored; with a scale its input goes through FP8, except that of o_a."""
 

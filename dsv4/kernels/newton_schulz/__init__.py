@@ -5,7 +5,7 @@ Legend: N matrices of one shape, n rows, m columns.
 
 from collections.abc import Sequence
 
-from torch import Tensor, dtype, float32
+from torch import Tensor, dtype, float32, int16
 
 from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.newton_schulz import native, reference, torch
@@ -29,9 +29,12 @@ def orthogonalize(
     """Each matrix with its singular values moved to 1 (within 1 % after the hybrid's ten steps), in x's dtype.
 
     Starts from M / ||M||_F; each step is M <- a M + b (M M^T) M + c (M M^T)^2 M. `dtype` is what the products compute
-    in. Directions with singular values below about 1e-5 of the norm stay short; a zero matrix stays zero. Does not
-    modify x. Raises ValueError unless x has three dimensions.
+    in: a float type, or int16, where rows and columns are rounded relative to their norms and sums are exact.
+    Directions with singular values below about 1e-5 of the norm stay short; a zero matrix stays zero. Does not modify
+    x. Raises ValueError unless x has three dimensions, and for another dtype.
     """
+    if not (dtype.is_floating_point or dtype == int16):
+        raise ValueError(f"orthogonalize: dtype must be a float type or int16, got {dtype}")
     if x_Nnm.dim() != 3:
         raise ValueError(f"orthogonalize: x must be [N, n, m], got {list(x_Nnm.shape)}")
     return dispatch("orthogonalize", impl, _ORTHOGONALIZE, x_Nnm, steps, dtype)

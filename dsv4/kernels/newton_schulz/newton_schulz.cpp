@@ -1,15 +1,17 @@
-// Newton-Schulz of matrices, one thread each: M <- a M + (b G + c G^2) M with G = M M^T on the shorter side.
+// Newton-Schulz in float32: M <- a M + (b G + c G^2) M with G = M M^T on the shorter side.
 //
 // Everything symmetric is computed once and mirrored. Where M is much longer than wide, several steps run on G alone:
 // their polynomials in G commute, so they are multiplied up and M is met once. G squares the singular values, which
 // costs small ones their precision; it is made anew from M after every few steps (PIECE).
+#include "newton_schulz.h"
+
 #include <algorithm>
 #include <cmath>
 
+#include "mirror.h"
 #include "native/parallel.h"
 #include "native/product.h"
 #include "native/simd.h"
-#include "native/transpose.h"
 
 using namespace dsv4;
 
@@ -28,22 +30,6 @@ struct Room {
         total = inner + n * n, spare = total + n * n;
     }
 };
-
-// the upper triangle from the lower one
-void mirror(float* a, int64_t n) {
-    for (int64_t i = 0; i < n; i += W)
-        for (int64_t j = 0; j <= i; j += W) {
-            if (i + W <= n && j < i) {
-                vf v[W];
-                unrolled<W>([&](auto r) { v[r] = load(a + (i + r) * n + j); });
-                transpose<W>(v);
-                unrolled<W>([&](auto c) { store(a + (j + c) * n + i, v[c]); });
-                continue;
-            }
-            for (int64_t r = i; r < std::min<int64_t>(i + W, n); r++)
-                for (int64_t c = j; c < std::min<int64_t>(j + W, r); c++) a[c * n + r] = a[r * n + c];
-        }
-}
 
 // out = a b, known to be symmetric, [n, n] from [n, k] and [k, n]
 void symmetric(View a, View b, float* out, int64_t n, int64_t k) {
@@ -109,26 +95,26 @@ void orthogonalize(Room& r, const float* abc, int64_t steps) {
 
 }  // namespace
 
-// x [N, n, m] in place: each divided by its Frobenius norm (at least `tiny`), then moved through `steps` triples
-// a, b, c.
-extern "C" void dsv4_newton_schulz(float* x, const float* abc, int64_t steps, int64_t N, int64_t n, int64_t m,
-                                   float tiny, int threads) {
-    threads = worth(double(N) * double(n * m) * double(std::min(n, m) * steps), threads);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < N; i++) {
-        static thread_local Scratch memory;
-        Room r(memory, std::min(n, m), std::max(n, m));
-        float* own = x + i * n * m;
-        double square = 0;
-        for (int64_t row = 0; row < n; row++) square += double(dot(own + row * m, own + row * m, m));
-        const float factor = 1.0f / std::max(float(std::sqrt(square)), tiny);
-        const bool tall = n > m;
-        const View in = tall ? rows_view(own, m).turned() : rows_view(own, m);
-        for (int64_t row = 0; row < r.n; row++)
-            for (int64_t c = 0; c < r.m; c++) r.x[row * r.m + c] = in.p[row * in.row + c * in.column] * factor;
-        orthogonalize(r, abc, steps);
-        for (int64_t row = 0; row < n; row++)
-            for (int64_t c = 0; c < m; c++) own[row * m + c] = tall ? r.x[c * r.m + row] : r.x[row * r.m + c];
-        memory.trim();
-    }
+namespace dsv4 {
+
+float inverse_norm(const float* x, int64_t n, int64_t m, float tiny) {
+    double square = 0;
+    for (int64_t row = 0; row < n; row++) square += double(dot(x + row * m, x + row * m, m));
+    return 1.0f / std::max(float(std::sqrt(square)), tiny);
 }
+
+void newton_schulz(float* x, int64_t n, int64_t m, NewtonSchulzSteps steps, float tiny) {
+    static thread_local Scratch memory;
+    Room r(memory, std::min(n, m), std::max(n, m));
+    const float factor = inverse_norm(x, n, m, tiny);
+    const bool tall = n > m;
+    const View in = tall ? rows_view(x, m).turned() : rows_view(x, m);
+    for (int64_t row = 0; row < r.n; row++)
+        for (int64_t c = 0; c < r.m; c++) r.x[row * r.m + c] = in.p[row * in.row + c * in.column] * factor;
+    orthogonalize(r, steps.abc, steps.count);
+    for (int64_t row = 0; row < n; row++)
+        for (int64_t c = 0; c < m; c++) x[row * m + c] = tall ? r.x[c * r.m + row] : r.x[row * r.m + c];
+    memory.trim();
+}
+
+}  // namespace dsv4
