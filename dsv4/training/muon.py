@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         rms: float = UPDATE_RMS,
         nesterov: bool = True,
         steps: Sequence[Coefficients] = HYBRID,
-        dtype: torch.dtype = torch.int16,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("rms", rms)):
             if value < 0:

@@ -156,10 +156,10 @@ class DraftSettings:
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings:
     """kind: muon (report 2.4: AdamW for what is no matrix) or adamw for everything, as a control. products: what Muon's
-    Newton-Schulz multiplies in; int16 is faster and closer to fp32 than the bf16 of the report."""
+    Newton-Schulz multiplies in; int16 takes half the time of fp32 and is closer to it than the bf16 of the report."""
 
     kind: Literal["muon", "adamw"] = "muon"
-    products: Literal["int16", "bf16", "fp32"] = "int16"
+    products: Literal["fp32", "int16", "bf16"] = "fp32"
     momentum: float = 0.95
     decay: float = 0.1
     clip: float = 1.0

@@ -39,8 +39,9 @@ def test_native_and_torch_agree(dtype: torch.dtype, nesterov: bool) -> None:
         assert (w - w2).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * (w2 - start).norm()
 
 
-def test_threads_and_neighbours_change_no_bit() -> None:
-    rule = MuonRule(lr=0.02, momentum=0.9, decay=0.3, rms=0.2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16], ids=str)
+def test_threads_and_neighbours_change_no_bit(dtype: torch.dtype) -> None:
+    rule = MuonRule(lr=0.02, momentum=0.9, decay=0.3, rms=0.2, dtype=dtype)
     alone, together = made(), made()
     torch.set_num_threads(1)
     for one in alone:

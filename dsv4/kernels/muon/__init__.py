@@ -6,7 +6,7 @@ Legend: n rows, m columns.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, dtype, int16
+from torch import Tensor, dtype, float32
 
 from dsv4.kernels.backend import Implementation, dispatch
 from dsv4.kernels.muon import native, reference
@@ -30,7 +30,7 @@ class MuonRule:
     rms: float
     nesterov: bool = True
     steps: Sequence[Coefficients] = HYBRID
-    dtype: dtype = int16
+    dtype: dtype = float32
 
 
 def step_matrices(matrices: Sequence[Matrix], rule: MuonRule, *, impl: str | None = None) -> None:
