@@ -53,7 +53,7 @@ def shape(name: str, ahead: bool) -> Any:
     return replace(config, num_nextn_predict_layers=0, compress_ratios=ratios)
 
 
-def our_step(name: str, length: int, full: bool) -> tuple[Callable[[], dict[str, float]], float]:
+def our_step(name: str, length: int, full: bool, products: str) -> tuple[Callable[[], dict[str, float]], float]:
     """One step with the seconds of its parts, and the operations a token needs."""
     import torch
 
@@ -62,13 +62,14 @@ def our_step(name: str, length: int, full: bool) -> tuple[Callable[[], dict[str,
     from dsv4.training.batch import Batch
     from dsv4.training.clipping import clip_gradients
     from dsv4.training.loss import compute_loss
+    from dsv4.training.muon import PRODUCTS
     from dsv4.training.param_groups import make_optimizers
     from dsv4.training.schedule import Phase
     from dsv4.training.throughput import training_flops
 
     config = shape(name, full)
     model = init_weights(Transformer(config), 0)
-    optimizers = make_optimizers(config, model.named_parameters(), 1e-4)
+    optimizers = make_optimizers(config, model.named_parameters(), 1e-4, dtype=PRODUCTS[products])
     batch = Batch(torch.randint(config.vocab_size, (length,)), (length,), torch.ones(length))
     phase = Phase.SPARSE if full else Phase.DENSE
 
@@ -119,7 +120,7 @@ def peer_step(name: str, length: int) -> tuple[Callable[[], dict[str, float]], f
     return step, training_flops(config, [length])
 
 
-def worker(side: str, name: str, length: int, threads: int) -> None:
+def worker(side: str, name: str, length: int, threads: int, products: str) -> None:
     """A line with the result for each line that comes in; the first tells what is known before any step."""
     import torch
 
@@ -128,7 +129,7 @@ def worker(side: str, name: str, length: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    step, flops = peer_step(name, length) if side == "peer" else our_step(name, length, side == "full")
+    step, flops = peer_step(name, length) if side == "peer" else our_step(name, length, side == "full", products)
     print(json.dumps({"flops": flops}), flush=True)
     for _ in sys.stdin:
         found = step()
@@ -142,6 +143,7 @@ class Side:
         self.name, self.failed, self.steps = side, "", list[dict[str, float]]()
         self._seconds, self._memory, self.peak = args.step_seconds, args.memory * 2**30, 0
         command = [sys.executable, __file__, "--worker", side, name, str(length), "--threads", str(args.threads)]
+        command += ["--products", args.products]
         root = str(Path(__file__).resolve().parents[1])
         environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": root}
         self._process = subprocess.Popen(
@@ -233,6 +235,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=("full", "plain", "peer"), default=("full", "plain", "peer"))
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each side, after one to warm up")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--products", choices=("fp32", "int16", "bf16"), default="fp32", help="of Newton-Schulz, ours")
     parser.add_argument("--peer-up-to", type=int, default=4096, help="longest sequence the peer is asked for")
     parser.add_argument("--step-seconds", type=float, default=120)
     parser.add_argument("--memory", type=float, default=20, help="GiB that a process may take")
@@ -241,7 +244,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         side, name, length = args.worker
-        return worker(side, name, int(length), args.threads)
+        return worker(side, name, int(length), args.threads, args.products)
     from dsv4.bench.results import append_lines, row_text
 
     for name in args.models:
@@ -249,7 +252,7 @@ def main() -> None:
             for row in measure(name, length, args):
                 print(row_text(row), flush=True)
                 if args.json:
-                    append_lines(args.json, [{"threads": args.threads, **row}])
+                    append_lines(args.json, [{"threads": args.threads, "products": args.products, **row}])
 
 
 if __name__ == "__main__":
