@@ -96,6 +96,15 @@ def test_native_bytes_are_the_reference_bytes(bad: float | None) -> None:
         assert torch.equal(rows.pack_index(back_NI, impl="native"), packed)
 
 
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+def test_every_code_and_every_scale() -> None:
+    code = torch.arange(256, dtype=torch.uint8)
+    code[(code & 0x7F) == 0x7F] = 0  # NaN, which is stored as a scale
+    row_NB = torch.cat([code.repeat(256, 1), torch.arange(256, dtype=torch.uint8)[:, None].repeat(1, 8)], dim=1)
+    back_NC = rows.unpack_entry(row_NB, 256, 0, impl="native")
+    assert same_bits(back_NC, rows.unpack_entry(row_NB, 256, 0, impl="reference"))
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=70))

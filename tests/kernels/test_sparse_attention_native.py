@@ -74,6 +74,7 @@ def make(
     window: int = 20,
     ratio: int = 4,
     per_page: int = 5,
+    rope_dim: int | None = None,
 ) -> Case:
     """Sequences of new and cached tokens. What no query may read is NaN, or in packed rows anything."""
     bounds, at, visible, sequence = [], 1, [], []
@@ -94,7 +95,7 @@ def make(
     seen_TK = torch.arange(max(visible)).expand(len(visible), -1)
     row_TK = pages.rows(torch.where(seen_TK < torch.tensor(visible)[:, None], seen_TK, -1))
     readable[row_TK[row_TK >= 0]] = True
-    rope_dim = dim // 4
+    rope_dim = dim // 4 if rope_dim is None else rope_dim
     entries_MC = stored(torch.randn(len(readable), dim), storage, rope_dim)
     entries_MC[~readable] = 255 if storage == "packed" else NAN
     keys = KeySet(torch.tensor(bounds), (0, *torch.tensor(lengths).cumsum(0).tolist()))
@@ -164,8 +165,30 @@ def test_bits_do_not_depend_on_the_batch_the_cuts_or_the_threads(
     assert torch.equal(torch.cat(alone), together)
 
 
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("kind", ["window", "prefix", "chosen"])
+@pytest.mark.parametrize("heads", [1, 3, 4])
+@pytest.mark.parametrize(("dim", "rope_dim"), [(128, 64), (128, 32), (192, 64), (80, 16), (320, 0), (64, 64), (12, 4)])
+def test_one_query_of_few_heads_equals_the_same_query_in_a_block(
+    dim: int, rope_dim: int, heads: int, kind: str, storage: str
+) -> None:
+    """It has a path of its own where its rows have whole quarters of 16 bytes."""
+    case = make(kind, [5], [700], heads, dim, storage, window=60, rope_dim=rope_dim)
+    if kind == "prefix" and storage == "packed":
+        rows_MX = case.entries_MC
+        blocks = -(-(dim - rope_dim) // 64)
+        if blocks:  # scales of all sizes that change a result
+            scale_MB = rows_MX[:, dim + rope_dim : dim + rope_dim + blocks]
+            scale_MB[:] = (scale_MB.int() + torch.randint(-20, 2, scale_MB.shape)).to(torch.uint8)
+    together = case.run()
+    torch.testing.assert_close(together.double(), exact(case), atol=2e-5, rtol=0)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(torch.cat([case.run(part=slice(t, t + 1)) for t in range(5)]), together)
+
+
 @pytest.mark.parametrize("kind", ["prefix", "chosen"])
-@pytest.mark.parametrize(("heads", "dim"), [(4, 64), (64, 128), (3, 520)])
+@pytest.mark.parametrize(("heads", "dim"), [(4, 64), (64, 128), (3, 520), (4, 512)])
 def test_two_threads_share_one_long_query(heads: int, dim: int, kind: str) -> None:
     case = make(kind, [1], [12000], heads, dim, "packed", window=128)
     if kind == "chosen":

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "indexer_tiles.h"
+#include "native/transpose.h"
 
 namespace dsv4 {
 
@@ -34,7 +35,6 @@ inline void query_codes(const uint8_t* packed, int64_t dim, int8_t* out) {
 // key k.
 #if defined(__AVX512F__) || defined(__AVX2__)
 #if defined(__AVX512F__)
-using Dwords = __m512i;
 inline __m128i quarter(const uint8_t* from) { return _mm_loadu_si128((const __m128i*)from); }
 inline Dwords packed_rows(const uint8_t* first, int64_t stride) {
     Dwords x = _mm512_castsi128_si512(quarter(first));
@@ -42,10 +42,6 @@ inline Dwords packed_rows(const uint8_t* first, int64_t stride) {
     x = _mm512_inserti32x4(x, quarter(first + 8 * stride), 2);
     return _mm512_inserti32x4(x, quarter(first + 12 * stride), 3);
 }
-inline Dwords low_pairs(Dwords a, Dwords b) { return _mm512_unpacklo_epi32(a, b); }
-inline Dwords high_pairs(Dwords a, Dwords b) { return _mm512_unpackhi_epi32(a, b); }
-inline Dwords low_halves(Dwords a, Dwords b) { return _mm512_unpacklo_epi64(a, b); }
-inline Dwords high_halves(Dwords a, Dwords b) { return _mm512_unpackhi_epi64(a, b); }
 inline Dwords high_nibbles(Dwords codes) { return _mm512_srli_epi32(codes, 4); }
 // the codes in the low nibbles, raised
 inline Dwords raised(Dwords codes) {
@@ -58,15 +54,10 @@ inline Dwords raised(Dwords codes) {
 }
 inline void put(float* to, Dwords x) { _mm512_storeu_si512(to, x); }
 #else
-using Dwords = __m256i;
 inline Dwords packed_rows(const uint8_t* first, int64_t stride) {
     const __m256i x = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)first));
     return _mm256_inserti128_si256(x, _mm_loadu_si128((const __m128i*)(first + 4 * stride)), 1);
 }
-inline Dwords low_pairs(Dwords a, Dwords b) { return _mm256_unpacklo_epi32(a, b); }
-inline Dwords high_pairs(Dwords a, Dwords b) { return _mm256_unpackhi_epi32(a, b); }
-inline Dwords low_halves(Dwords a, Dwords b) { return _mm256_unpacklo_epi64(a, b); }
-inline Dwords high_halves(Dwords a, Dwords b) { return _mm256_unpackhi_epi64(a, b); }
 inline Dwords high_nibbles(Dwords codes) { return _mm256_srli_epi32(codes, 4); }
 inline Dwords raised(Dwords codes) {
     const Dwords table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)FP4_RAISED));
@@ -78,10 +69,7 @@ inline void put(float* to, Dwords x) { _mm256_storeu_si256((Dwords*)to, x); }
 inline void turn_block(const uint8_t* first, int64_t stride, Dwords* codes) {
     Dwords x[4];
     for (int i = 0; i < 4; i++) x[i] = packed_rows(first + i * stride, stride);
-    const Dwords a = low_pairs(x[0], x[1]), b = low_pairs(x[2], x[3]);
-    const Dwords c = high_pairs(x[0], x[1]), d = high_pairs(x[2], x[3]);
-    codes[0] = low_halves(a, b), codes[1] = high_halves(a, b);
-    codes[2] = low_halves(c, d), codes[3] = high_halves(c, d);
+    turn_quarters(x, codes);
 }
 inline void block_of_keys(const uint8_t* first, int64_t stride, float* tile) {
     Dwords codes[DWORDS];
@@ -118,14 +106,6 @@ inline vi some_bytes(const uint8_t* first, int64_t stride, int64_t count) {
     vi all;
     std::memcpy(&all, number, sizeof all);
     return all;
-}
-
-// scales from byte I of each number, as scale_of has them
-template <int I>
-inline vf scales_of(vi bytes) {
-    const vi normal = (bytes >> (8 * I) & 255) << 23, smallest = vi{} + 0x00400000;
-    const vi bits = normal > smallest ? normal : smallest;
-    return (vf)(bits == 0x7F800000 ? vi{} + 0x7FC00000 : bits);
 }
 
 // the scales of W keys, [B][TILE]; first: the scale bytes of the first key

@@ -28,4 +28,27 @@ template <int N>
     }
 }
 
+#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__AVX512F__)
+using Dwords = __m512i;
+inline Dwords low_pairs(Dwords a, Dwords b) { return _mm512_unpacklo_epi32(a, b); }
+inline Dwords high_pairs(Dwords a, Dwords b) { return _mm512_unpackhi_epi32(a, b); }
+inline Dwords low_halves(Dwords a, Dwords b) { return _mm512_unpacklo_epi64(a, b); }
+inline Dwords high_halves(Dwords a, Dwords b) { return _mm512_unpackhi_epi64(a, b); }
+#else
+using Dwords = __m256i;
+inline Dwords low_pairs(Dwords a, Dwords b) { return _mm256_unpacklo_epi32(a, b); }
+inline Dwords high_pairs(Dwords a, Dwords b) { return _mm256_unpackhi_epi32(a, b); }
+inline Dwords low_halves(Dwords a, Dwords b) { return _mm256_unpacklo_epi64(a, b); }
+inline Dwords high_halves(Dwords a, Dwords b) { return _mm256_unpackhi_epi64(a, b); }
+#endif
+// Quarters of 16 bytes, turned by themselves: dword i of quarter q of x[j] becomes dword j of quarter q of out[i].
+inline void turn_quarters(const Dwords (&x)[4], Dwords* out) {
+    const Dwords a = low_pairs(x[0], x[1]), b = low_pairs(x[2], x[3]);
+    const Dwords c = high_pairs(x[0], x[1]), d = high_pairs(x[2], x[3]);
+    out[0] = low_halves(a, b), out[1] = high_halves(a, b);
+    out[2] = low_halves(c, d), out[3] = high_halves(c, d);
+}
+#endif
+
 }  // namespace dsv4

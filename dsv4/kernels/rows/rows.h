@@ -27,6 +27,14 @@ inline float scale_of(uint8_t byte) {
     return byte == 255 ? float_of_bits(0x7FC00000) : float_of_bits(uint32_t(byte) << 23);
 }
 
+// scales from byte I of each number, as scale_of has them
+template <int I>
+inline vf scales_of(vi bytes) {
+    const vi normal = (bytes >> (8 * I) & 255) << 23, smallest = vi{} + 0x00400000;
+    const vi bits = normal > smallest ? normal : smallest;
+    return (vf)(bits == 0x7F800000 ? vi{} + 0x7FC00000 : bits);
+}
+
 // e4m3 and float16 share sign and fraction order: the code moved by 7 is the value / 2^8. NaN codes come only with a
 // NaN scale, so they need no care.
 inline float fp8_value(uint8_t code) {
@@ -36,8 +44,58 @@ inline float fp8_value(uint8_t code) {
     return code & 0x80 ? -m : m;
 }
 
+#if defined(__AVX512VBMI__)
+// e4m3 as bfloat16, which holds it exactly: the upper and the lower bytes of the 128 codes without a sign.
+struct Fp8Table {
+    alignas(64) uint8_t upper[128], lower[128];
+
+    constexpr Fp8Table() : upper{}, lower{} {
+        for (int code = 0; code < 128; code++) {
+            const int exponent = code >> 3, fraction = code & 7, top = fraction > 3 ? 2 : fraction > 1 ? 1 : 0;
+            const int small = fraction ? (118 + top) << 7 | (fraction << (7 - top) & 127) : 0;
+            const int bits = exponent ? (exponent + 120) << 7 | fraction << 4 : small;
+            upper[code] = uint8_t(bits >> 8), lower[code] = uint8_t(bits);
+        }
+    }
+};
+inline constexpr Fp8Table FP8_TABLE;
+
+// Of 64 bfloat16 given as upper and lower bytes, the 16 that lane l has at place first + l * step, as float32.
+struct Fp8Places {
+    alignas(64) uint8_t byte[64];
+
+    constexpr Fp8Places(int first, int step) : byte{} {
+        for (int l = 0; l < 16; l++)
+            byte[4 * l + 2] = uint8_t(first + l * step), byte[4 * l + 3] = uint8_t(64 + first + l * step);
+    }
+};
+inline constexpr Fp8Places FP8_IN_ORDER[4] = {{0, 1}, {16, 1}, {32, 1}, {48, 1}};
+inline constexpr Fp8Places FP8_OF_DWORDS[4] = {{0, 4}, {1, 4}, {2, 4}, {3, 4}};
+
+struct Fp8Values {
+    __m512i upper, lower;
+
+    explicit Fp8Values(__m512i code) {  // a look-up reads seven bits of a code
+        const auto half = [](const uint8_t* from) { return _mm512_load_si512(from); };
+        upper = _mm512_permutex2var_epi8(half(FP8_TABLE.upper), code, half(FP8_TABLE.upper + 64));
+        lower = _mm512_permutex2var_epi8(half(FP8_TABLE.lower), code, half(FP8_TABLE.lower + 64));
+        upper = _mm512_ternarylogic_epi32(upper, code, _mm512_set1_epi8(char(0x80)), 0xF8);  // upper | code & sign
+    }
+    vf at(const Fp8Places& places) const {
+        const __m512i byte = _mm512_load_si512(places.byte);
+        return (vf)_mm512_maskz_permutex2var_epi8(0xCCCCCCCCCCCCCCCC, lower, byte, upper);
+    }
+};
+#endif
+
 inline void fp8_to_float(const uint8_t* code, float scale, int64_t count, float* out) {
     int64_t i = 0;
+#if defined(__AVX512VBMI__)
+    for (; i + 64 <= count; i += 64) {
+        const Fp8Values values(_mm512_loadu_si512(code + i));
+        for (int v = 0; v < 4; v++) store(out + i + v * W, values.at(FP8_IN_ORDER[v]) * scale);
+    }
+#endif
 #if defined(__AVX512F__)
     const __m512 wide_scale = _mm512_set1_ps(scale), wide_up = _mm512_set1_ps(256.0f);
     for (; i + 16 <= count; i += 16) {

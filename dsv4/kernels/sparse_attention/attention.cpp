@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "attention_rows.h"
+#include "attention_single.h"
 #include "attention_tiles.h"
 #include "native/transpose.h"
 
@@ -20,19 +21,20 @@ struct Task {
     const AttentionCall& call;
     Block block;
     Workspace& space;
-    int64_t x, width, rows, columns;  // X, X filled up to vectors, R, C filled up to vectors
-    float *queries, *scores, *output, *largest, *total;
+    bool single;                     // lanes are keys; else they are query rows
+    int64_t x, width, rows, columns;  // X, X filled up to lanes, R, C filled up to vectors
+    float *queries, *scores, *output, *total;
 
     Task(const AttentionCall& c, const Block& b, Workspace& s) : call(c), block(b), space(s) {
         x = (b.last - b.first) * c.heads;
-        width = round_up(x, W);
+        single = b.last - b.first == 1 && x <= SINGLE && turns(c.window) && (!b.entries || turns(c.entries));
+        width = single ? SINGLE : round_up(x, W);
         rows = b.window_count + b.entries;
         columns = round_up(c.dim, W);
         queries = s.queries.floats(width * c.dim);
-        scores = s.scores.floats(rows * width);
-        output = s.output.floats(x * columns);
-        largest = s.state.floats(2 * width);
-        total = largest + width;
+        scores = s.scores.floats(round_up(rows, W) * width);
+        output = s.output.floats(width * columns);
+        total = s.state.floats(round_up(width, W));
     }
 };
 
@@ -41,6 +43,26 @@ struct Panel {
     const float* first;
     int64_t stride;
 };
+
+// where rows [from, from + count) of the block lie: of its window, then of its entries
+void find_rows(const Task& task, int64_t from, int64_t count, Row* row) {
+    const AttentionCall& call = task.call;
+    const Rows &window = call.window, &entries = call.entries;
+    const int64_t window_left = task.block.window_count - from;
+    int64_t i = 0;
+    for (; i < std::min(count, window_left); i++)
+        row[i] = window.first + (task.block.window_first + from + i) * window.stride;
+    if (i == count) return;
+    const int64_t entry = i - window_left;
+    if (!call.prefix_T) {
+        const int64_t* chosen = task.space.list.data() + entry - i;
+        for (; i < count; i++) row[i] = entries.first + chosen[i] * entries.stride;
+        return;
+    }
+    const int64_t* page = call.first_BP + call.sequence_T[task.block.first] * call.pages + entry / call.per_page;
+    for (int64_t at = entry % call.per_page; i < count; page++, at = 0)
+        for (; at < call.per_page && i < count; at++, i++) row[i] = entries.first + (*page + at) * entries.stride;
+}
 
 // Columns [c0, c1) of rows [from, from + count) of the block; c0 is a multiple of W. Short window rows are used where
 // they lie.
@@ -53,20 +75,10 @@ Panel load_panel(const Task& task, int64_t from, int64_t count, int64_t c0, int6
                 window.stride / 4};
     const int64_t stride = round_up(task.columns, LINE) + LINE;
     float* panel = own.panel.floats(PANEL * stride);
-    int64_t i = 0;
-    for (; i < std::min(count, window_left); i++)
-        columns_to_float(window, task.block.window_first + from + i, c0, c1, panel + i * stride);
-    if (i == count) return {panel, stride};
-    const int64_t entry = i - window_left;
-    if (!call.prefix_T) {
-        const int64_t* chosen = task.space.list.data() + entry - i;
-        for (; i < count; i++) columns_to_float(call.entries, chosen[i], c0, c1, panel + i * stride);
-        return {panel, stride};
-    }
-    const int64_t* page = call.first_BP + call.sequence_T[task.block.first] * call.pages + entry / call.per_page;
-    for (int64_t at = entry % call.per_page; i < count; page++, at = 0)
-        for (; at < call.per_page && i < count; at++, i++)
-            columns_to_float(call.entries, *page + at, c0, c1, panel + i * stride);
+    Row row[PANEL];
+    find_rows(task, from, count, row);
+    for (int64_t i = 0; i < count; i++)
+        columns_to_float(i < window_left ? window : call.entries, row[i], c0, c1, panel + i * stride);
     return {panel, stride};
 }
 
@@ -199,11 +211,10 @@ void add_values(const Task& task, int64_t query, int64_t from, int64_t to, const
     }
 }
 
-// phase 3: output columns [c0, c1), whole vectors
-void sum_values(const Task& task, int64_t c0, int64_t c1) {
+// output columns [c0, c1), whole vectors, by panels
+void sum_panels(const Task& task, int64_t c0, int64_t c1) {
     const AttentionCall& call = task.call;
     const int64_t window = task.block.window_count;
-    for (int64_t x = 0; x < task.x; x++) std::fill_n(task.output + x * task.columns + c0, c1 - c0, 0.0f);
     for (int64_t r = 0; r < task.rows; r += PANEL) {
         const int64_t end = std::min(r + PANEL, task.rows);
         const Panel panel = load_panel(task, r, end - r, c0, std::min(c1, call.dim));
@@ -217,8 +228,82 @@ void sum_values(const Task& task, int64_t c0, int64_t c1) {
             }
         }
     }
+}
+
+// Rows [from, to) of a single query's block in parts of one kind, at most PANEL long: run(kind, first of them, where
+// they lie, count). Behind the last address are W - 1 more that can be read.
+template <class Run>
+void each_part(const Task& task, int64_t from, int64_t to, Run run) {
+    const int64_t window = task.block.window_count;
+    Row row[PANEL + W];
+    for (int64_t count; from < to; from += count) {
+        const bool near = from < window;
+        count = std::min({PANEL, to - from, near ? window - from : PANEL});
+        find_rows(task, from, count, row);
+        std::fill_n(row + count, W - 1, row[0]);
+        run(near ? task.call.window : task.call.entries, from, row, count);
+    }
+}
+
+// phase 1 of a single query: scaled scores of rows [from, to); the largest in each lane
+vf score_single(const Task& task, int64_t from, int64_t to) {
+    vf top = splat(-INFINITY);
+    each_part(task, from, to, [&](const Rows& rows, int64_t r, const Row* row, int64_t count) {
+        for (int64_t i = 0; i < count; i += W) {
+            vf score[SINGLE];
+            single_scores(rows, row + i, task.queries, task.call.scale, score);
+            for (const vf& some : score) top = max(some, top);
+            const int64_t here = std::min(int64_t(W), count - i);
+            std::memcpy(task.scores + (r + i) * SINGLE, score, size_t(here * SINGLE) * sizeof(float));
+        }
+    });
+    return top;
+}
+
+// phase 2: scores of rows [from, to) become exp(score - largest); `from` begins a vector
+void weigh_single(const Task& task, int64_t from, int64_t to, vf top) {
+    for (float *at = task.scores + from * SINGLE, *end = task.scores + to * SINGLE; at < end; at += W)
+        store(at, exp(load(at) - top));
+}
+
+// the sum of all weights and the sink's: one chain over the rows, as `weigh` has it
+vf total_single(const Task& task, vf sink, vf top) {
+    typedef float Heads __attribute__((vector_size(SINGLE * 4)));
+    Heads sum{};
+    for (int64_t r = 0; r < task.rows; r++) {
+        Heads weight;
+        std::memcpy(&weight, task.scores + r * SINGLE, sizeof weight);
+        sum = sum + weight;
+    }
+    vf all{};
+    std::memcpy(&all, &sum, sizeof sum);
+    return all + exp(sink - top);
+}
+
+// phase 3: strips of columns, and the others by panels
+void sum_single(const Task& task, int64_t c0, int64_t c1) {
+    const AttentionCall& call = task.call;
+    for (int64_t c = c0; c < c1; c += STRIP_COLUMNS) {
+        if (!has_strip(call.window, c) || (task.block.entries && !has_strip(call.entries, c))) {
+            sum_panels(task, c, std::min(c + STRIP_COLUMNS, c1));
+            continue;
+        }
+        each_part(task, 0, task.rows, [&](const Rows& rows, int64_t r, const Row* row, int64_t count) {
+            add_values(rows, row, count, c, task.scores + r * SINGLE, task.output + c, task.columns);
+        });
+    }
+}
+
+// phase 3: output columns [c0, c1), whole vectors
+void sum_values(const Task& task, int64_t c0, int64_t c1, const float* total) {
+    const AttentionCall& call = task.call;
+    for (int64_t x = 0; x < task.width; x++) std::fill_n(task.output + x * task.columns + c0, c1 - c0, 0.0f);
+    if (task.single)
+        sum_single(task, c0, c1);
+    else
+        sum_panels(task, c0, c1);
     for (int64_t x = 0; x < task.x; x++) {
-        const float factor = 1.0f / task.total[x];
+        const float factor = 1.0f / total[x];
         const float* from = task.output + x * task.columns;
         float* to = call.out_THC + (task.block.first * call.heads + x) * call.dim;
         for (int64_t c = c0; c < std::min(c1, call.dim); c++) to[c] = from[c] * factor;
@@ -251,22 +336,47 @@ std::vector<Block> cut(const AttentionCall& call) {
     return blocks;
 }
 
-void run_alone(const AttentionCall& call, Block block) {
-    list_chosen(call, block, own);
-    const Task task(call, block, own);
-    arrange_queries(task);
-    score_rows(task, 0, task.rows);
-    weigh(task, 0, task.width);
-    sum_values(task, 0, task.columns);
-}
-
 // a part of [0, size), in steps
 struct Share {
     int64_t from, to;
 };
-Share share(int64_t size, int64_t step, int thread, int threads) {
+Share share(int64_t size, int64_t step, int64_t part, int64_t parts) {
     const int64_t steps = (size + step - 1) / step;
-    return {std::min(size, steps * thread / threads * step), std::min(size, steps * (thread + 1) / threads * step)};
+    return {std::min(size, steps * part / parts * step), std::min(size, steps * (part + 1) / parts * step)};
+}
+
+// keys, then weights, then columns are divided
+void run_single(const Task& task, int threads) {
+    const AttentionCall& call = task.call;
+    std::vector<vf> tops(size_t(threads), splat(-INFINITY));
+    parallel(threads, threads, [&](int64_t part) {
+        const Share keys = share(task.rows, W, part, threads);
+        tops[size_t(part)] = score_single(task, keys.from, keys.to);
+    });
+    vf sink, top;
+    for (int i = 0; i < W; i++) top[i] = sink[i] = call.sink_H[i % SINGLE % call.heads];
+    for (const vf& some : tops)
+        for (int i = 0; i < W; i++)
+            for (int lane = i % SINGLE; lane < W; lane += SINGLE) top[i] = some[lane] > top[i] ? some[lane] : top[i];
+    parallel(threads, threads, [&](int64_t part) {
+        const Share rows = share(task.rows, W / SINGLE, part, threads);
+        weigh_single(task, rows.from, rows.to, top);
+    });
+    parallel(threads, threads, [&](int64_t part) {
+        const Share columns = share(task.columns, STRIP_COLUMNS, part, threads);
+        const vf total = total_single(task, sink, top);
+        sum_values(task, columns.from, columns.to, (const float*)&total);
+    });
+}
+
+void run_alone(const AttentionCall& call, Block block) {
+    list_chosen(call, block, own);
+    const Task task(call, block, own);
+    arrange_queries(task);
+    if (task.single) return run_single(task, 1);
+    score_rows(task, 0, task.rows);
+    weigh(task, 0, task.width);
+    sum_values(task, 0, task.columns, task.total);
 }
 
 // all threads on one block: keys, then query rows, then columns are divided
@@ -275,17 +385,18 @@ void run_together(const AttentionCall& call, Block block) {
     const Task task(call, block, own);
     arrange_queries(task);
     const int threads = call.threads;
+    if (task.single) return run_single(task, threads);
     parallel(threads, threads, [&](int64_t part) {
-        const Share keys = share(task.rows, 12, int(part), threads);
+        const Share keys = share(task.rows, 12, part, threads);
         score_rows(task, keys.from, keys.to);
     });
     parallel(threads, threads, [&](int64_t part) {
-        const Share rows = share(task.width, W, int(part), threads);
+        const Share rows = share(task.width, W, part, threads);
         weigh(task, rows.from, rows.to);
     });
     parallel(threads, threads, [&](int64_t part) {
-        const Share columns = share(task.columns, W, int(part), threads);
-        if (columns.from < columns.to) sum_values(task, columns.from, columns.to);
+        const Share columns = share(task.columns, W, part, threads);
+        if (columns.from < columns.to) sum_values(task, columns.from, columns.to, task.total);
     });
 }
 
