@@ -21,7 +21,7 @@ struct Task {
     const AttentionCall& call;
     Block block;
     Workspace& space;
-    bool single;                     // lanes are keys; else they are query rows
+    bool single;                      // lanes are keys; else they are query rows
     int64_t x, width, rows, columns;  // X, X filled up to lanes, R, C filled up to vectors
     float *queries, *scores, *output, *total;
 

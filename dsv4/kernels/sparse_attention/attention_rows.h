@@ -6,7 +6,7 @@
 
 namespace dsv4 {
 
-// Columns [c0, c1) of a row to the same places of `out`, as row_to_float has them; rows: its kind; c0 is a multiple of W.
+// Columns [c0, c1) of a row of that kind to the same places of `out`, as row_to_float has them; c0 is a multiple of W.
 inline void columns_to_float(const Rows& rows, const uint8_t* row, int64_t c0, int64_t c1, float* out) {
     if (rows.kind == ROW_ENTRY) {
         const int64_t plain = rows.dim - rows.rope;
