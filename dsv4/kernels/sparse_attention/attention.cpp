@@ -82,7 +82,8 @@ Panel load_panel(const Task& task, int64_t from, int64_t count, int64_t c0, int6
     return {panel, stride};
 }
 
-// W query rows from `from` on to lanes [lane, lane + W) of a group, [C][lanes]; rows that do not exist are zeros
+// Query rows from `from` on to lanes [lane, lane + W) of a group, [C][lanes], which may have fewer; rows that do not
+// exist are zeros.
 void arrange_rows(const Task& task, const float* q, int64_t from, float* group, int64_t lane, int64_t lanes) {
     const int64_t dim = task.call.dim, rows = std::clamp<int64_t>(task.x - from, 0, W);
     int64_t c = 0;
@@ -93,7 +94,8 @@ void arrange_rows(const Task& task, const float* q, int64_t from, float* group, 
         unrolled<W>([&](auto k) { store(group + (c + k) * lanes + lane, v[k]); });
     }
     for (; c < dim; c++)
-        for (int64_t i = 0; i < W; i++) group[c * lanes + lane + i] = i < rows ? q[(from + i) * dim + c] : 0;
+        for (int64_t i = 0; i < std::min<int64_t>(W, lanes); i++)
+            group[c * lanes + lane + i] = i < rows ? q[(from + i) * dim + c] : 0;
 }
 
 // queries as groups of up to LANES query rows, [group][C][lanes], the last group filled up with zeros
