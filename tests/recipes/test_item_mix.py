@@ -12,9 +12,10 @@ import pytest
 
 from dsv4.encoding import V4, Tokenizer, encode_messages, parse_message_from_completion_text, served
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import english, far, needles, recall, talk, tools, warm_up
+from recipes.nano.items import english, facts, far, needles, recall, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
+from recipes.nano.items.words import NAMES
 from tests.conftest import ROOT
 
 DRAWS = 40
@@ -329,6 +330,15 @@ def test_short_texts_with_one_question_mostly_have_the_answer(name: str) -> None
     for item in items:
         stranger = item.messages[-1]["content"].split()[-1].rstrip(".")
         assert sum(message["content"].count(stranger) for message in item.messages[:-1]) == 1
+
+
+def test_a_missing_name_is_made_up_where_those_in_the_text_are() -> None:
+    """Also where one of them holds a listed name, or somebody's friend has one: else the list tells what is missing."""
+    rng = random.Random(8)
+    for name, listed in (("Kateko", False), ("Kate", True)):
+        like = facts._fact(rng, next(k for k in facts._KINDS if "friend" in k.statement), name, "Will", "lamp", False)
+        for _ in range(20):
+            assert (facts._stranger(rng, like.statement, like)[0] in NAMES) == listed
 
 
 def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None:

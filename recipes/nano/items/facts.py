@@ -112,10 +112,12 @@ _COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """key: what the question names, by which the fact is found; value: what it asks for."""
+    """name: whom it is about. key: what the question names, by which the fact is found; value: what it asks for. One of
+    these two is the name."""
 
     statement: str
     questions: tuple[str, ...]
+    name: str
     key: str
     value: str
     kind: _Kind
@@ -135,8 +137,8 @@ def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, un
         return text.format(n=name, v=value, t=thing)
 
     if unique and kind.reverse and rng.random() < 0.5:
-        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), value, name, kind, thing)
-    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, value, kind, thing)
+        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name, value, name, kind, thing)
+    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, name, value, kind, thing)
 
 
 def found(key: str, statement: str) -> str:
@@ -278,14 +280,15 @@ def make_missing(rng: random.Random) -> Item:
 
 
 def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str]:
-    """A name, less often a value, that the text does not have, and the question that asks for it."""
+    """A name, less often a value, that the text does not have, and the question that asks for it. The name is of a list
+    or made up as those in the text are, or it would tell without a search that it is missing."""
     if like.kind.reverse and rng.random() < 0.25:
         values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
         if other := [value for value in values if value not in text]:
             value = rng.choice(other)
             return value, rng.choice(like.kind.reverse).format(v=value, t=like.thing)
-    listed = any(name in text for name in NAMES)
-    name = rng.choice([name for name in (NAMES if listed else _names_made_up(rng, 20)) if name not in text])
+    names = NAMES if like.name in NAMES else _names_made_up(rng, 20)
+    name = rng.choice([name for name in names if name not in text])
     return name, rng.choice(like.kind.questions).format(n=name, t=like.thing)
 
 
