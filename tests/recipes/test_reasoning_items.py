@@ -156,11 +156,12 @@ def test_a_systematic_search_ends_where_a_branch_reaches_the_target_and_nowhere_
         branches = 0
         for _ in range(100):
             item = make(rng, systematic=True)
-            *lines, end = item.messages[1]["reasoning_content"].splitlines()
+            *lines, back, end = item.messages[1]["reasoning_content"].splitlines()
             assert end == item.messages[1]["content"]
             assert reward(item.verifier, end, item.answer) == 1.0
             assert_true_steps(item.messages[1]["reasoning_content"])
             tried = [line for line in lines if ":" not in line]
+            assert back.split(",")[0] == tried[-1].split(",")[-1]
             hits = [line.split(",")[-1].endswith(f"={item.answer['target']}") for line in tried]
             assert hits == [False] * (len(tried) - 1) + [True]
             first = [line for line in lines if line.count(" ") == len(item.answer["numbers"]) - 2 and ":" in line]

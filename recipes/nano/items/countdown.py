@@ -7,6 +7,9 @@ branches, none of them twice, and works out the result once more.
 A systematic demonstration does not know where the right branch is. It begins with any first operation and takes what
 follows in order until one reaches the target. A model that imitates the other form has to find the right branch after
 two or three, and writes a wrong result where it has not; one that imitates this form goes on.
+
+Before the result stand the operations that led to it, the last one first: each is found by the number that the one
+before it needs, and the result is then put together from what is near.
 """
 
 import random
@@ -170,12 +173,13 @@ def _make(rng: random.Random, count: int, largest: int, systematic: bool) -> Ite
         thought, (steps, made) = systematic_search(rng, terms, target)
         deep = thought
     end = f"{made}={target}"
+    back = ",".join(reversed(steps))
     question = rng.choice(FORMS).format(n=rng.choice((" ", ", ")).join(map(str, numbers)), t=target)
-    assistant = {"role": "assistant", "content": end, "reasoning_content": "\n".join([*thought, end])}
+    assistant = {"role": "assistant", "content": end, "reasoning_content": "\n".join([*thought, back, end])}
     return Item(
         "search", f"countdown{count}", ({"role": "user", "content": question}, assistant),
         {"numbers": numbers, "target": target}, "expression",
-        deep="\n".join([*deep, end, "check " + ",".join(steps)]), level=count - 3,
+        deep="\n".join([*deep, back, end, "check " + ",".join(steps)]), level=count - 3,
     )  # fmt: skip
 
 

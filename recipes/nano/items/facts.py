@@ -4,6 +4,7 @@ One prompt is asked several times where it can be: a long list of facts is read 
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recipes.nano.items.item import Item, Message
@@ -141,15 +142,16 @@ def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, un
     return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, name, value, kind, thing)
 
 
-def found(key: str, statement: str) -> str:
-    """The thought that finds a fact. It names first what it looks for: what follows is then found, or missed, by the
-    word before it. Thoughts that began with the fact itself took any fact where a name was missing."""
-    return f"{key}? {statement}"
+def found(key: str, value: str, statement: str) -> str:
+    """The thought that finds a fact: what it looks for, what goes with it, and the statement that has this value."""
+    return f"{key}? {value}: {statement}"
 
 
-def missed(key: str) -> str:
-    """The thought about what a text does not have."""
-    return f"{key}? The text does not say."
+def missed(key: str, value: str, statement: str) -> str:
+    """The thought about what a text does not say. A search finds something all the same; the statement that has it
+    names another one, which is seen from words beside each other and not from all of the text. Thoughts that repeated
+    the name that was asked for, and then its fact, made up a fact where the name was missing."""
+    return f"{found(key, value, statement)} Not {key}."
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
@@ -218,7 +220,7 @@ def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
             {
                 "role": "assistant",
                 "content": fact.statement,
-                "reasoning_content": found(fact.key, fact.statement),
+                "reasoning_content": found(fact.key, fact.value, fact.statement),
             },
         ]
     return messages
@@ -231,7 +233,7 @@ def _item(
     messages = _asked(rng, text, asked)
     last = asked[-1]
     deep = f"The question is: {messages[-2]['content'].rsplit(chr(10))[-1]} " if len(asked) > 1 else ""
-    thought = found(last.key, last.statement)
+    thought = found(last.key, last.value, last.statement)
     deep += f"{thought} I check it again: {thought} So the answer is {last.value}."
     return Item("facts", task, tuple(messages), answer or last.value, "contains", deep=deep, level=level)
 
@@ -264,32 +266,48 @@ def make_missing(rng: random.Random) -> Item:
     facts = kinds(rng, count)
     text = _joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
-    stranger, question = _stranger(rng, text, rng.choice(facts))
+    stranger, question, thought = (rng.random() < 0.5 and _gap(rng, facts)) or _stranger(rng, text, rng.choice(facts))
     before = _asked(rng, text, asked)
     messages = (
         *before,
         {"role": "user", "content": question if before else _with_text(rng, text, question)},
         {
             "role": "assistant",
-            "content": f"I do not know. The text says nothing about {stranger}.",
-            "reasoning_content": missed(stranger),
+            "content": f"I do not know. The text does not say that about {stranger}.",
+            "reasoning_content": thought,
         },
     )
-    deep = f"{missed(stranger)} I check it again: {missed(stranger)}"
+    deep = f"{thought} I check it again: {thought}"
     return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
 
 
-def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str]:
-    """A name, less often a value, that the text does not have, and the question that asks for it. The name is of a list
-    or made up as those in the text are, or it would tell without a search that it is missing."""
+def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str, str]:
+    """A name, less often a value, that the text does not have, the question that asks for it, and the thought about
+    that. The name is of a list or made up as those in the text are, or it would tell without a search that it is
+    missing."""
+    told = like.value if like.key == like.name else like.key
     if like.kind.reverse and rng.random() < 0.25:
         values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
         if other := [value for value in values if value not in text]:
             value = rng.choice(other)
-            return value, rng.choice(like.kind.reverse).format(v=value, t=like.thing)
+            question = rng.choice(like.kind.reverse).format(v=value, t=like.thing)
+            return value, question, missed(value, like.name, like.statement)
     names = NAMES if like.name in NAMES else _names_made_up(rng, 20)
     name = rng.choice([name for name in names if name not in text])
-    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing)
+    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing), missed(name, told, like.statement)
+
+
+def _gap(rng: random.Random, facts: Sequence[_Fact]) -> tuple[str, str, str] | None:
+    """As `_stranger`, about a name that the text has, asked for what it says only about others; None if it says all of
+    it about everyone."""
+    known = {(fact.name, fact.kind) for fact in facts}
+    pairs = [(name, fact) for name in sorted({n for n, _ in known}) for fact in facts if name not in fact.statement]
+    gaps = [(name, fact) for name, fact in pairs if (name, fact.kind) not in known]
+    if not gaps:
+        return None
+    name, like = rng.choice(gaps)
+    told = like.value if like.key == like.name else like.key
+    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing), missed(name, told, like.statement)
 
 
 def make_two_steps(rng: random.Random) -> Item:

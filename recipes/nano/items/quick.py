@@ -143,7 +143,7 @@ def make_title(rng: random.Random) -> Item:
     elif kind == 3:
         name, place = rng.choice(NAMES), rng.choice(PLACES)
         answer = f"{name} lives in {place}."
-        asked = _item(f"{answer} Where does {name} live?", answer, found(name, answer))
+        asked = _item(f"{answer} Where does {name} live?", answer, found(name, place, answer))
         title = f"Home of {name}"
     else:
         question, _, title = _search(rng)

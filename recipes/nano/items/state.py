@@ -1,7 +1,9 @@
 """State tracking: the order of five things after up to 16 moves (words over the symmetric group S5).
 
-The thought writes each move and the order after it; Think Max writes the order before it too. Without a thought the
-answer is a composition of permutations, which no model of a fixed depth reads off at once.
+The thought writes each move and the order after it; Think Max writes the order before it too. The last move keeps the
+full stop that the question has behind it, so that its end is near when the thought has to end: without it, long
+thoughts went on with moves that nobody asked for. Without a thought the answer is a composition of permutations, which
+no model of a fixed depth reads off at once.
 """
 
 import random
@@ -32,10 +34,11 @@ def apply(order: str, places: Sequence[int]) -> str:
 
 def _item(task: str, question: str, moves: list[tuple[str, Sequence[int]]]) -> Item:
     order, short, long = START, START, START
-    for label, (name, places) in zip(LABELS, moves, strict=False):
+    for i, (name, places) in enumerate(moves):
         before, order = order, apply(order, places)
-        short += f" {label}{name}:{order}"
-        long += f" {label}{name} {before}:{order}"
+        move = LABELS[i] + name + "." * (i == len(moves) - 1)
+        short += f" {move}:{order}"
+        long += f" {move} {before}:{order}"
     answer = [int(thing) for thing in order]
     reply = {"role": "assistant", "content": " ".join(order) + ".", "reasoning_content": short}
     user = {"role": "user", "content": question}
