@@ -43,6 +43,7 @@ class _Chat:
     calls: int = 0
     task: str = ""
     answer: str | tuple[str, ...] = ""
+    verifier: str = "contains"
     deep: str = ""
     told: dict[str, str] = field(default_factory=dict)
 
@@ -68,18 +69,20 @@ class _Chat:
         self.messages.append({"role": "assistant", "content": "", "reasoning_content": thought, "tool_calls": made})
         self.messages += results
 
-    def say(self, thought: str, text: str, answer: str | tuple[str, ...] | None = None) -> None:
+    def say(
+        self, thought: str, text: str, answer: str | tuple[str, ...] | None = None, verifier: str = "contains"
+    ) -> None:
         asked = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
         self.messages.append({"role": "assistant", "content": text, "reasoning_content": thought})
-        self.answer = text if answer is None else answer
+        self.answer, self.verifier = text if answer is None else answer, verifier
         self.deep = f"The user asked: {asked} {thought} This answers the question."
 
     def item(self, tools: list[Tool], level: int) -> Item:
         definitions = tuple(tool.definition(self.rng) for tool in tools)
-        verifier = "contains" if isinstance(self.answer, str) else "one_of"
         return Item(
-            "tools", self.task, tuple(self.messages), self.answer, verifier, definitions, deep=self.deep, level=level
-        )
+            "tools", self.task, tuple(self.messages), self.answer, self.verifier, definitions, deep=self.deep,
+            level=level,
+        )  # fmt: skip
 
 
 def _draw_values(rng: random.Random, tool: Tool) -> list[Any]:
@@ -108,19 +111,21 @@ def _one(chat: _Chat, tool: Tool, task: str) -> None:
 
 
 def _several(chat: _Chat, tool: Tool, other: Tool) -> None:
-    """Two or three calls at a time, with one tool or with two."""
-    tools = [tool, other] if chat.rng.random() < 0.4 and other is not tool else [tool] * chat.rng.randint(2, 3)
-    calls = []
+    """Two or three different calls at a time, with one tool or with two. The answer has every result."""
+    two = not tool.arguments or chat.rng.random() < 0.4
+    tools = [tool, other] if two and other is not tool else [tool] * chat.rng.randint(2, 3)
+    calls: list[tuple[Tool, list[Any], str]] = []
     for one in tools:
         values = _draw_values(chat.rng, one)
-        calls.append((one, values, chat.tell(one, values)))
+        if (one, values) not in [(made, given) for made, given, _ in calls]:
+            calls.append((one, values, chat.tell(one, values)))
     asks = [one.ask(chat.rng, values) for one, values, _ in calls]
     names = " and ".join(_purpose(one, values) for one, values, _ in calls)
     ended = [text if text[-1] in ".?!" else text + "." for text in asks]
     chat.ask("several", " ".join(ended) if chat.rng.random() < 0.6 else "\n".join(asks))
     chat.call(f"I need {names}.", *calls)
     said = " ".join(_said(one, values, out) for one, values, out in calls)
-    chat.say("I have all results.", said)
+    chat.say("I have all results.", said, tuple(out for _, _, out in calls))
 
 
 def _file_error(chat: _Chat, tool: Tool) -> None:
@@ -184,7 +189,7 @@ def _no_tool(chat: _Chat) -> None:
     about = talk_about(chat.rng, chat.rng.choice(_CONVERSATION))
     asked, said = about.messages
     chat.ask("no_tool", asked["content"])
-    chat.say(f"{said['reasoning_content']} No tool is needed.", said["content"], about.answer)
+    chat.say(f"{said['reasoning_content']} No tool is needed.", said["content"], about.answer, about.verifier)
 
 
 def _own_work(chat: _Chat) -> None:
@@ -249,6 +254,8 @@ def make_several(rng: random.Random, turns: int | None = None) -> Item:
     """Two or three calls at a time."""
     makers = (*_KINDS, everyday, unseen)
     tool = rng.choice(makers)(rng)
+    while not tool.arguments:  # nothing to ask it twice about
+        tool = rng.choice(makers)(rng)
     tools, chat = _offer(rng, tool), _Chat(rng)
     _more(chat, tools, _turns(rng, turns))
     _several(chat, tool, rng.choice(tools))
