@@ -1,12 +1,12 @@
 """Prefill and decode of one checkpoint beside other engines, in turns: each keeps its own process, which waits while
 another measures.
 
-    .venv/bin/python benchmarks/peers.py FOLDER --gguf FILE --llama PYTHON --flyweight PYTHON [--transformers]
-        [--prompt 512] [--decode 64] [--rounds 3] [--json benchmarks/results.jsonl]
+    .venv/bin/python benchmarks/peers.py FOLDER --gguf FILE --llama PYTHON --flyweight PYTHON
+        [--transformers fp32 bf16] [--prompt 512] [--decode 64] [--rounds 3] [--json benchmarks/results.jsonl]
 
 FOLDER is a checkpoint in the released layout, FILE the same by `dsv4 convert FOLDER FILE.gguf`. PYTHON is an
 interpreter that has xllamacpp, or flyweight-llm with jinja2. Ours runs in release numerics; transformers with weights
-dequantised to fp32, because its FP8 needs a GPU and bf16 products are slow on CPUs without AVX512_BF16. Random
+dequantised to fp32 or bf16, because its FP8 needs a GPU; bf16 products are slow on CPUs without AVX512_BF16. Random
 prompts, a new one every round; flyweight takes text only and gets random words, counted as it counts them. One whole
 round warms each engine up, and the order turns by one every round. Medians count; nothing is judged. A rate that the
 measured times cannot give (more tokens took no longer) is none, shown as -, and counts for nothing.
@@ -132,10 +132,11 @@ def rates_of(fresh: Answer, short: Answer, long: Answer) -> Rates:
 def transformers(args: argparse.Namespace) -> Measure:
     from dsv4.bench.speed import Transformers
 
-    return timed(Transformers(Path(args.folder)), args)
+    return timed(Transformers(Path(args.folder), args.worker.removeprefix("transformers-")), args)
 
 
-ENGINES = {"dsv4": ours, "llama.cpp": llama, "flyweight": flyweight, "transformers": transformers}
+TRANSFORMERS = ("transformers-fp32", "transformers-bf16")
+ENGINES = {"dsv4": ours, "llama.cpp": llama, "flyweight": flyweight, **dict.fromkeys(TRANSFORMERS, transformers)}
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -193,7 +194,7 @@ def middle(rates: Sequence[float | None]) -> float | None:
 
 def main(args: argparse.Namespace) -> list[dict[str, Any]]:
     pythons = {"dsv4": sys.executable, "llama.cpp": args.llama, "flyweight": args.flyweight}
-    pythons["transformers"] = sys.executable if args.transformers else None
+    pythons |= {f"transformers-{dtype}": sys.executable for dtype in args.transformers}
     given = [f"--{key}={getattr(args, key)}" for key in ("gguf", "prompt", "decode", "threads")]
     workers: dict[str, tuple[subprocess.Popen[str], Iterator[str]]] = {}
     root = Path(__file__).resolve().parents[1]
@@ -224,7 +225,7 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
                 print(turn, file=process.stdin, flush=True)
                 found.setdefault(name, []).append(tuple(json.loads(next(said))))
                 prefill, decode = found[name][-1]
-                print(f"round {turn + 1} {name:13} prefill {shown(prefill, '8.1f')}   decode {shown(decode, '7.2f')}")
+                print(f"round {turn + 1} {name:17} prefill {shown(prefill, '8.1f')}   decode {shown(decode, '7.2f')}")
     finally:
         for process, _ in workers.values():
             end(process)
@@ -243,7 +244,7 @@ if __name__ == "__main__":
     parser.add_argument("--gguf")
     parser.add_argument("--llama", metavar="PYTHON")
     parser.add_argument("--flyweight", metavar="PYTHON")
-    parser.add_argument("--transformers", action="store_true")
+    parser.add_argument("--transformers", nargs="+", choices=("fp32", "bf16"), default=(), metavar="DTYPE")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--decode", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)

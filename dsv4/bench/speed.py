@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -78,16 +78,17 @@ class Ours:
 
 
 class Transformers:
-    """transformers' own implementation, dequantised to fp32, with its key-value cache."""
+    """transformers' own implementation, dequantised to fp32 or bf16, with its key-value cache."""
 
     name = "transformers"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
         try:
             from transformers import DeepseekV4ForCausalLM
         except ImportError:
             raise ValueError("--peer needs transformers: `python3 run.py test` installs it") from None
-        self._model = DeepseekV4ForCausalLM.from_pretrained(folder).float().eval()
+        model = DeepseekV4ForCausalLM.from_pretrained(folder).eval()
+        self._model, self._dtype = model.float() if dtype == "fp32" else model.bfloat16(), dtype
         self.run(1, 1)
 
     @torch.inference_mode()
@@ -103,7 +104,13 @@ class Transformers:
         end = time.perf_counter()
         size = _cache_bytes(out.past_key_values)
         return Speed(
-            self.name, "fp32", context, context / (prefilled - start), decode / (end - prefilled), size, peak_bytes()
+            self.name,
+            self._dtype,
+            context,
+            context / (prefilled - start),
+            decode / (end - prefilled),
+            size,
+            peak_bytes(),
         )
 
 
