@@ -4,7 +4,7 @@ One prompt is asked several times where it can be: a long list of facts is read 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recipes.nano.items.item import Item, Message
@@ -124,6 +124,16 @@ class _Fact:
     kind: _Kind
     thing: str
 
+    @property
+    def told(self) -> str:
+        """What it says about the name."""
+        return self.value if self.key == self.name else self.key
+
+    def thought(self, facts: Iterable["_Fact"]) -> str:
+        """How it is found among all facts of its text."""
+        by_name = self.key == self.name
+        return looked_up(self.key, [fact.name if by_name else fact.told for fact in facts], self.statement)
+
 
 def _number(rng: random.Random, digits: int) -> str:
     return str(rng.randrange(10 ** (digits - 1), 10**digits))
@@ -142,16 +152,17 @@ def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, un
     return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, name, value, kind, thing)
 
 
-def found(key: str, value: str, statement: str) -> str:
-    """The thought that finds a fact: what it looks for, what goes with it, and the statement that has this value."""
-    return f"{key}? {value}: {statement}"
-
-
-def missed(key: str, value: str, statement: str) -> str:
-    """The thought about what a text does not say. A search finds something all the same; the statement that has it
-    names another one, which is seen from words beside each other and not from all of the text. Thoughts that repeated
-    the name that was asked for, and then its fact, made up a fact where the name was missing."""
-    return f"{found(key, value, statement)} Not {key}."
+def looked_up(key: str, there: Iterable[str], statement: str = "") -> str:
+    """The thought about a question: what it looks for, then what the text has, one after another up to the one that is
+    it, and its statement; or that the text does not say. Each is judged beside what is looked for. Thoughts that went
+    to the fact at once could not tell that it is missing: they repeated the name that was asked for and made up its
+    fact."""
+    thought = f"{key}?"
+    for other in dict.fromkeys(there):
+        if other == key:
+            return f"{thought} {other}+ {statement}"
+        thought += f" {other}-"
+    return f"{thought} The text does not say."
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
@@ -210,7 +221,7 @@ def _with_text(rng: random.Random, text: str, question: str) -> str:
     return f"{text} {question}" if form < 0.6 else f"{text}\n{question}" if form < 0.85 else f"{question} {text}"
 
 
-def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
+def _asked(rng: random.Random, text: str, facts: list[_Fact], asked: list[_Fact]) -> list[Message]:
     """The text with the first question, then the other questions, each with its answer."""
     messages: list[Message] = []
     for turn, fact in enumerate(asked):
@@ -220,21 +231,20 @@ def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
             {
                 "role": "assistant",
                 "content": fact.statement,
-                "reasoning_content": found(fact.key, fact.value, fact.statement),
+                "reasoning_content": fact.thought(facts),
             },
         ]
     return messages
 
 
-def _item(
-    rng: random.Random, task: str, text: str, asked: list[_Fact], level: int, *, answer: str | None = None
-) -> Item:
+def _item(rng: random.Random, task: str, facts: list[_Fact], asked: list[_Fact], answer: str | None = None) -> Item:
     """The text with its questions; the last one is the one that counts."""
-    messages = _asked(rng, text, asked)
+    messages = _asked(rng, _joined(rng, facts), facts, asked)
     last = asked[-1]
     deep = f"The question is: {messages[-2]['content'].rsplit(chr(10))[-1]} " if len(asked) > 1 else ""
-    thought = found(last.key, last.value, last.statement)
+    thought = last.thought(facts)
     deep += f"{thought} I check it again: {thought} So the answer is {last.value}."
+    level = _level(len(facts))
     return Item("facts", task, tuple(messages), answer or last.value, "contains", deep=deep, level=level)
 
 
@@ -242,14 +252,14 @@ def make_one_kind(rng: random.Random, most: int = 30, turns: int | None = None) 
     """2 to `most` facts of one kind. turns: questions about them, None for 1 to 5, mostly 1."""
     facts = _of_one_kind(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "one_kind", _joined(rng, facts), asked, _level(len(facts)))
+    return _item(rng, "one_kind", facts, asked)
 
 
 def make_mixed(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
     """2 to `most` facts of several kinds, several about the same name."""
     facts = _of_mixed_kinds(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "mixed", _joined(rng, facts), asked, _level(len(facts)))
+    return _item(rng, "mixed", facts, asked)
 
 
 def _joined(rng: random.Random, facts: list[_Fact]) -> str:
@@ -266,14 +276,14 @@ def make_missing(rng: random.Random) -> Item:
     facts = kinds(rng, count)
     text = _joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
-    stranger, question, thought = (rng.random() < 0.5 and _gap(rng, facts)) or _stranger(rng, text, rng.choice(facts))
-    before = _asked(rng, text, asked)
+    stranger, question, thought = _stranger(rng, text, facts)
+    before = _asked(rng, text, facts, asked)
     messages = (
         *before,
         {"role": "user", "content": question if before else _with_text(rng, text, question)},
         {
             "role": "assistant",
-            "content": f"I do not know. The text does not say that about {stranger}.",
+            "content": f"I do not know. The text says nothing about {stranger}.",
             "reasoning_content": thought,
         },
     )
@@ -281,33 +291,21 @@ def make_missing(rng: random.Random) -> Item:
     return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
 
 
-def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str, str]:
+def _stranger(rng: random.Random, text: str, facts: Sequence[_Fact]) -> tuple[str, str, str]:
     """A name, less often a value, that the text does not have, the question that asks for it, and the thought about
     that. The name is of a list or made up as those in the text are, or it would tell without a search that it is
     missing."""
-    told = like.value if like.key == like.name else like.key
+    like = rng.choice(facts)
     if like.kind.reverse and rng.random() < 0.25:
         values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
         if other := [value for value in values if value not in text]:
             value = rng.choice(other)
             question = rng.choice(like.kind.reverse).format(v=value, t=like.thing)
-            return value, question, missed(value, like.name, like.statement)
+            return value, question, looked_up(value, [fact.told for fact in facts if fact.kind is like.kind])
     names = NAMES if like.name in NAMES else _names_made_up(rng, 20)
     name = rng.choice([name for name in names if name not in text])
-    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing), missed(name, told, like.statement)
-
-
-def _gap(rng: random.Random, facts: Sequence[_Fact]) -> tuple[str, str, str] | None:
-    """As `_stranger`, about a name that the text has, asked for what it says only about others; None if it says all of
-    it about everyone."""
-    known = {(fact.name, fact.kind) for fact in facts}
-    pairs = [(name, fact) for name in sorted({n for n, _ in known}) for fact in facts if name not in fact.statement]
-    gaps = [(name, fact) for name, fact in pairs if (name, fact.kind) not in known]
-    if not gaps:
-        return None
-    name, like = rng.choice(gaps)
-    told = like.value if like.key == like.name else like.key
-    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing), missed(name, told, like.statement)
+    question = rng.choice(like.kind.questions).format(n=name, t=like.thing)
+    return name, question, looked_up(name, [fact.name for fact in facts])
 
 
 def make_two_steps(rng: random.Random) -> Item:

@@ -17,6 +17,7 @@ TRUTHS = (
     "{a} is {w} than {b}, right?",
 )  # fmt: skip
 EQUAL = ("Are {a} and {b} equal?", "Is {a} the same number as {b}?", "Does {a} equal {b}?", "are {a} and {b} the same")
+PARITIES = ("Is {a} {w}?", "is {a} {w}", "Is {a} an {w} number?", "Is the number {a} {w}?", "{a} is {w}, right?")
 SORTS = (
     "Sort {}.", "Sort these numbers: {}.", "Put {} in order.", "Sort {}", "sort: {}", "Order these numbers: {}.",
     "Sort {} in ascending order.", "Sort {} from smallest to largest.", "Arrange {} from low to high.",
@@ -98,6 +99,16 @@ def make_comparison(rng: random.Random) -> Item:
     answer = "Yes" if line[-1] == asked else "No"
     thought, check = f"{line}\n{asked}{line[-1]}{answer}", f"{steps.compare(b, a)}\n{answer}"
     return _said("compare", question, f"{answer}.", thought, check, f"{answer}.", "text")
+
+
+def make_parity(rng: random.Random) -> Item:
+    """Whether one number is even or odd, by its last digit."""
+    a, asked = whole(rng, 5), rng.choice(("even", "odd"))
+    found = "odd" if a % 2 else "even"
+    answer = "Yes" if found == asked else "No"
+    thought = f"{a % 10} {found}\n{asked}? {found} {answer}"
+    question = rng.choice(PARITIES).format(a=a, w=asked)
+    return _said("parity", question, f"{answer}.", thought, f"{a % 10} {found}\n{answer}", f"{answer}.", "text")
 
 
 def _list(rng: random.Random, least: int, most: int) -> tuple[list[int], str]:
