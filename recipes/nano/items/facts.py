@@ -108,6 +108,7 @@ _KINDS = (
         3,
     ),
 )
+SHORT_LIST = 6  # names or values that a thought goes through
 _COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 
 
@@ -156,13 +157,12 @@ def looked_up(key: str, there: Iterable[str], statement: str = "") -> str:
     """The thought about a question: what it looks for, then what the text has, one after another up to the one that is
     it, and its statement; or that the text does not say. Each is judged beside what is looked for. Thoughts that went
     to the fact at once could not tell that it is missing: they repeated the name that was asked for and made up its
-    fact."""
-    thought = f"{key}?"
-    for other in dict.fromkeys(there):
-        if other == key:
-            return f"{thought} {other}+ {statement}"
-        thought += f" {other}-"
-    return f"{thought} The text does not say."
+    fact. They still do so where the text has more than SHORT_LIST, because thoughts lose their way in long lists."""
+    thought, others = f"{key}?", list(dict.fromkeys(there))
+    if len(others) <= SHORT_LIST:
+        before = others[: others.index(key)] if key in others else others
+        thought += "".join(f" {other}-" for other in before) + (f" {key}+" if key in others else "")
+    return f"{thought} {statement or 'The text does not say.'}"
 
 
 def _names(rng: random.Random, count: int) -> list[str]:

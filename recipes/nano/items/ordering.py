@@ -106,9 +106,9 @@ def make_parity(rng: random.Random) -> Item:
     a, asked = whole(rng, 5), rng.choice(("even", "odd"))
     found = "odd" if a % 2 else "even"
     answer = "Yes" if found == asked else "No"
-    thought = f"{a % 10} {found}\n{asked}? {found} {answer}"
+    thought = f"{a}: {a % 10} {found}\n{asked}? {found} {answer}"
     question = rng.choice(PARITIES).format(a=a, w=asked)
-    return _said("parity", question, f"{answer}.", thought, f"{a % 10} {found}\n{answer}", f"{answer}.", "text")
+    return _said("parity", question, f"{answer}.", thought, f"{a}: {a % 10} {found}\n{answer}", f"{answer}.", "text")
 
 
 def _list(rng: random.Random, least: int, most: int) -> tuple[list[int], str]:
