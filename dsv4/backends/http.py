@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-MOST_LINE = 2**20  # bytes of a line of a header or a body
-MOST_BODY = 2**24  # bytes of a body that is read as a whole
+MOST_LINE = 2**20  # bytes of a line of a header
+# bytes of a body that is read as a whole, and of a line of one that is streamed: vLLM's first chunk repeats the
+# prompt's ids, 7 MiB of them at a context of 1M tokens
+MOST_BODY = 2**24
 READ_BYTES = 2**16
 CONNECT_SECONDS = 10.0
 MOST_IDLE = 256  # connections that wait for the next request
@@ -67,8 +69,8 @@ class HttpResponse:
                 rest = bytearray(last)
                 for line in whole:
                     yield line.rstrip(b"\r")
-            if len(rest) > MOST_LINE:
-                raise ServerLostError(f"{self._client.url} sent a line of more than {MOST_LINE:,} bytes")
+            if len(rest) > MOST_BODY:
+                raise ServerLostError(f"{self._client.url} sent a line of more than {MOST_BODY:,} bytes")
         if rest:
             yield bytes(rest)
 

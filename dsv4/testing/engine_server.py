@@ -186,8 +186,12 @@ class EngineServer:
                         done.append(event)
                     if self.faults.junk:
                         yield b"data: {\n\n"
-                    write = self._vllm_chunk if self.kind == "vllm" else self._sglang_chunk
-                    yield b"data: " + json.dumps(write(done, event)).encode() + b"\n\n"
+                    chunk = (
+                        self._vllm_chunk(body["prompt"], done, event)
+                        if self.kind == "vllm"
+                        else self._sglang_chunk(done, event)
+                    )
+                    yield b"data: " + json.dumps(chunk).encode() + b"\n\n"
                     if self.faults.die_after is not None and len(done) >= self.faults.die_after:
                         whole = True
                         await asyncio.sleep(0.05)  # what was written leaves first
@@ -202,7 +206,8 @@ class EngineServer:
         finally:
             self.aborted += not whole
 
-    def _vllm_chunk(self, done: list[TokenEvent], event: TokenEvent) -> dict[str, Any]:
+    def _vllm_chunk(self, prompt: list[int], done: list[TokenEvent], event: TokenEvent) -> dict[str, Any]:
+        """The first one repeats the prompt, as vLLM does with return_token_ids."""
         if event.finish is FinishReason.ERROR:
             return {"error": {"message": event.error, "type": "InternalServerError", "code": 500}}
         choice: dict[str, Any] = {
@@ -212,6 +217,8 @@ class EngineServer:
             "finish_reason": None if event.finish is None else event.finish.value,
             "stop_reason": event.token if event.finish is FinishReason.STOP else None,
         }
+        if len(done) <= 1:
+            choice["prompt_token_ids"] = prompt
         if event.logprobs is not None:
             rows = {f"token_id:{event.token}": event.logprobs.chosen}
             rows |= {f"token_id:{token}": value for token, value in event.logprobs.top}

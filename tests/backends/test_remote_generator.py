@@ -58,6 +58,13 @@ def test_events_are_those_of_the_engine(site: Site, service: EngineService, kind
         assert any(event.reused is not None for event in got)
 
 
+def test_a_long_prompt_that_the_server_repeats(site: Site) -> None:
+    context = 300_000
+    remote = site.remote(site.server("vllm", StubGenerator([5, 6], context_length=context)))
+    prompt = [100_000] * (context - 9)  # more than 1 MiB as JSON, which vLLM's first chunk repeats
+    assert [event.token for event in ask(remote, SamplingParams(), prompt=prompt)] == [5, 6, None]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cumulative", [True, False])
 def test_streams_in_both_forms(site: Site, kind: Kind, cumulative: bool) -> None:
