@@ -25,7 +25,7 @@ class GrammarCheck:
             self._state = None
             return (
                 f"the engine does not follow the grammar of this answer (token {token}): it needs llguidance "
-                "(vLLM: --structured-outputs-config.backend auto or guidance; SGLang: --grammar-backend llguidance)"
+                "(vLLM: --structured-outputs-config.backend guidance; SGLang: --grammar-backend llguidance)"
             )
         self._state.accept(token)
         return None

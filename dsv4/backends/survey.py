@@ -18,6 +18,9 @@ from dsv4.backends.vllm import Vllm
 Kind = Literal["vllm", "sglang"]
 KINDS: tuple[Kind, ...] = ("vllm", "sglang")
 SURVEY_SECONDS = 20.0
+TRIAL_SECONDS = 10.0
+# of a grammar that the server does not take: refused, or failed while it was compiled
+NO_GRAMMAR = (400, 422, 500)
 # texts whose ids tell tokenizers of different models apart
 PROBES = ("Hello, world! 1234567\n\n  x", "\u00e9\u4f60\u597d \U0001f600", "def f(x):\n    return x ** 2")
 Encode = Callable[[str], Sequence[int]]
@@ -57,7 +60,8 @@ async def survey(url: str, key: str | None, kind: Kind | None, encode: Encode) -
     compared = await _compare_tokenizers(client, model, encode)
     if kind == "vllm":
         version = _object(await _json(client, "/version", default={})).get("version", "")
-        return Server(url, kind, model, context, str(version), Vllm(model), compared)
+        protocol = Vllm(model, lark=await _follows_lark(HttpClient(url, key, TRIAL_SECONDS, keep=False), Vllm(model)))
+        return Server(url, kind, model, context, str(version), protocol, compared)
     info = await _json(client, "/server_info", default=None) or await _json(client, "/get_server_info", default={})
     info = _object(info)
     protocol = Sglang(
@@ -125,9 +129,22 @@ def connect(
     return RemoteGenerator(replicas, context_length or context, end_ids), lines
 
 
+async def _follows_lark(client: HttpClient, protocol: Vllm) -> bool:
+    """Whether the server's grammar engine is llguidance; also True for a server that is too busy to tell: its answers
+    are checked token by token."""
+    try:
+        async with client.request("POST", protocol.path, protocol.trial()) as response:
+            await response.body()
+            return response.status not in NO_GRAMMAR
+    except ServerLostError:
+        return True
+
+
 def _line(url: str, result: Server | BaseException) -> str:
     if isinstance(result, Server):
         unknown = "" if result.compared else "; it has no /tokenize: whether its tokenizer is the folder's is not known"
+        if isinstance(result.protocol, Vllm) and not result.protocol.lark:
+            unknown += "; without --structured-outputs-config.backend guidance it has no grammars for tool calls"
         return f"{result.kind} {result.version} at {url}, {result.model}, context {result.context_length}{unknown}"
     return f"no answer yet ({result})"
 

@@ -14,6 +14,9 @@ from dsv4.generation import FinishReason, RequestOptions, SamplingParams, TokenE
 
 # how vLLM names token ids in log-probabilities, with return_tokens_as_token_ids
 _NAMED = "token_id:"
+# before a grammar in Lark: "no options" to llguidance, and refused by xgrammar, which reads a Lark of its own; so a
+# server with --structured-outputs-config.backend auto takes llguidance
+_ONLY_LLGUIDANCE = "%llguidance {}\n"
 
 
 class _Logprobs(msgspec.Struct):
@@ -45,18 +48,30 @@ _DECODER = msgspec.json.Decoder(_VllmChunk)
 
 
 class Vllm:
-    """Writes requests for a vLLM server and reads its answers. model: the name that it serves."""
+    """Writes requests for a vLLM server and reads its answers. model: the name that it serves. lark: whether its
+    grammar engine is llguidance, which `trial` finds out."""
 
     kind: ClassVar[str] = "vllm"
     path: ClassVar[str] = "/v1/completions"
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, model: str, *, lark: bool = True) -> None:
+        self._model, self.lark = model, lark
 
     def check(self, params: SamplingParams, options: RequestOptions, grammars: Sequence[tuple[str, str]] = ()) -> None:
         """As in ServerProtocol."""
         if params.trace:
             raise ValueError("trace: a vLLM server tells nothing of what the model chooses inside")
+        if not self.lark and any(kind == "lark" for kind, _ in grammars):
+            raise ValueError(
+                "constraint: tool calls and patterns need llguidance: start vLLM with "
+                "--structured-outputs-config.backend guidance"
+            )
+
+    def trial(self) -> bytes:
+        """The JSON of a request of one token under a grammar in Lark. A server keeps the grammar engine of the first
+        grammar that it gets: with `auto` this one makes it llguidance, unless it had a JSON schema before."""
+        fields = {"model": self._model, "prompt": [0], "max_tokens": 1, "temperature": 0.0}
+        return msgspec.json.encode(fields | {"structured_outputs": {"grammar": _ONLY_LLGUIDANCE + 'start: "x"'}})
 
     def body(self, request: ServerRequest) -> bytes:
         """As in ServerProtocol."""
@@ -92,7 +107,7 @@ class Vllm:
             fields["request_id"] = request.options.label
         if (grammar := request.written_grammar()) is not None:
             kind, text = grammar
-            fields["structured_outputs"] = {"json": text} if kind == "json" else {"grammar": text}
+            fields["structured_outputs"] = {"json": text} if kind == "json" else {"grammar": _ONLY_LLGUIDANCE + text}
         return msgspec.json.encode(fields)
 
     def reader(self, request: ServerRequest) -> "VllmReader":

@@ -128,6 +128,8 @@ class EngineServer:
 
     async def _generate(self, request: Request) -> Response:
         body = await request.json()
+        if self.kind == "vllm" and not body.get("stream"):
+            return await self._trial(body)
         self.asked.append(body)
         if self.faults.refuse:
             status = self.faults.refuse.pop(0)
@@ -145,6 +147,15 @@ class EngineServer:
             return JSONResponse({"error": {"message": str(error), "code": 400}}, 400)
         stream = self._stream(body, first, events, request.scope["cut"])
         return StreamingResponse(stream, media_type="text/event-stream")
+
+    async def _trial(self, body: dict[str, Any]) -> Response:
+        """Whether a grammar in Lark compiles, which clients ask at the start. As in vLLM, one that does not is a
+        failure of the server."""
+        try:
+            self._compiled("lark", body["structured_outputs"]["grammar"])
+        except ValueError as error:
+            return JSONResponse({"error": {"message": str(error), "code": 500}}, 500)
+        return JSONResponse({"choices": [{"index": 0, "text": "x", "finish_reason": "length"}]})
 
     def _of_vllm(self, body: dict[str, Any]) -> tuple[list[int], SamplingParams]:
         _known(body, VLLM_FIELDS)

@@ -83,6 +83,8 @@ def test_a_grammar_after_a_token_is_a_request_of_its_own(site: Site, kind: Kind)
     sent = [body.get("structured_outputs") or body.get("sampling_params", {}).get("ebnf") for body in server.asked]
     assert sent[0] is None
     assert "invoke" in json.dumps(sent[1])
+    # vLLM's `auto` must not take xgrammar, whose Lark is another one
+    assert kind == "sglang" or sent[1]["grammar"].startswith("%llguidance {}\n")
 
 
 def test_an_engine_that_does_not_follow_a_grammar_is_noticed(site: Site) -> None:
@@ -106,6 +108,12 @@ def test_what_cannot_be_asked_of_an_engine(site: Site) -> None:
     tokenizer, grammars = site.tokenizer, Grammars(site.tokenizer)
     plain = site.remote(site.server("sglang", StubGenerator([60]), info={"grammar_backend": "xgrammar"}))
     none = site.remote(site.server("sglang", StubGenerator([60]), info={"grammar_backend": "none"}))
+    other = site.server("vllm", StubGenerator([60]))
+    other.compile = None  # one that has compiled a JSON schema with xgrammar before it was asked
+    for constraint in (grammars.tool_calls([FUNCTION]), AfterThinking(grammars.regex("a+"), tokenizer)):
+        with pytest.raises(ValueError, match=r"--structured-outputs-config\.backend guidance"):
+            ask(site.remote(other), greedy(tokenizer, constraint))
+    assert not other.asked
     with pytest.raises(ValueError, match="--grammar-backend llguidance"):
         ask(plain, greedy(tokenizer, grammars.tool_calls([FUNCTION])))
     with pytest.raises(ValueError, match="no grammars"):

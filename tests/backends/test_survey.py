@@ -137,6 +137,24 @@ def test_what_a_server_does_not_tell_is_said(site: Site, folder: Path) -> None:
     assert "/tokenize" not in remote_model(folder, RemoteFlags((site.listen(plain),)), EngineFlags()).lines[0]
 
 
+def test_the_line_of_a_server_tells_that_it_has_no_grammars_for_calls(site: Site, folder: Path) -> None:
+    server = site.server("vllm", StubGenerator([5]))
+    flags, sentence = RemoteFlags((site.listen(server),)), "--structured-outputs-config.backend guidance"
+    assert sentence not in remote_model(folder, flags, EngineFlags()).lines[0]
+    server.compile = None
+    assert sentence in remote_model(folder, flags, EngineFlags()).lines[0]
+
+
+def test_a_server_too_busy_to_try_a_grammar_is_used(site: Site, monkeypatch: Any) -> None:
+    async def never(self: EngineServer, body: Any) -> JSONResponse:
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    monkeypatch.setattr(EngineServer, "_trial", never)
+    monkeypatch.setattr("dsv4.backends.survey.TRIAL_SECONDS", 0.2)
+    assert ask(site.remote(site.server("vllm", StubGenerator([5]))), SamplingParams())[0].token == 5
+
+
 def test_a_version_in_another_form_is_none(site: Site, monkeypatch: Any) -> None:
     async def version(self: EngineServer, request: Any) -> JSONResponse:
         return JSONResponse(["0.32.0"])
