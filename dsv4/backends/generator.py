@@ -182,21 +182,22 @@ class RemoteGenerator:
                         begun = True
                         yield event
                 return
-            except ServerLostError as error:
-                if replica.lost(error):
-                    self._watch(replica, error)
-                if begun or not remaining:
-                    raise
-            except RefusedError as error:
-                self._refuse(error, begun=begun, last=not remaining)
+            except (ServerLostError, RefusedError) as failure:
+                self._judge(replica, await replica.meaning(failure), begun=begun, last=not remaining)
             tried.add(replica.number)
             self._counts["retries"] += 1
             request = request.once_more(TRIES - remaining)
             if len(tried) >= len(self._replicas):
                 await asyncio.sleep(FIRST_PAUSE * 2 ** (TRIES - 1 - remaining))
 
-    def _refuse(self, error: RefusedError, *, begun: bool, last: bool) -> None:
-        """Raise what a refusal means, or return for another try."""
+    def _judge(self, replica: Replica, error: ServerLostError | RefusedError, *, begun: bool, last: bool) -> None:
+        """Raise what a failed request means for the answer, or return for another try."""
+        if isinstance(error, ServerLostError):
+            if replica.lost(error):
+                self._watch(replica, error)
+            if begun or last:
+                raise error
+            return
         if error.status in WRONG and not begun:
             raise ValueError(str(error)) from error
         if begun or error.status in NOT_OURS:

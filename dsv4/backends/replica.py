@@ -86,6 +86,14 @@ class Replica:
         self._look_later(str(error))
         return True
 
+    async def meaning(self, error: RefusedError | ServerLostError) -> RefusedError | ServerLostError:
+        """What a failed request says of the server: one that fails by itself (500) and is unhealthy then is lost. vLLM
+        answers so when the process of its engine dies, shortly before it ends."""
+        if isinstance(error, RefusedError) and error.status == 500:
+            problem = await self._unhealthy()
+            return error if problem is None else ServerLostError(problem)
+        return error
+
     async def look(self) -> bool:
         """Whether it lives now, by its health route, and is still what it has to be: a server that comes late, or back,
         may have been started with another model. If not, it is looked at again after a while that grows with each look;
@@ -103,8 +111,8 @@ class Replica:
         self.next_look = time.monotonic() + self.wait
         self.wait = min(2 * self.wait, LONGEST_WAIT)
 
-    async def _found_wrong(self) -> str | None:
-        """Why it cannot be used, None if it can."""
+    async def _unhealthy(self) -> str | None:
+        """What its health route says against it, None for nothing."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 status, _ = await self.client.get("/health")
@@ -112,8 +120,12 @@ class Replica:
             return f"{self.client.url}/health does not answer within {LOOK_SECONDS:g} s"
         except ServerLostError as error:
             return str(error)
-        if status != 200:
-            return f"{self.client.url}/health answers {status}"
+        return None if status == 200 else f"{self.client.url}/health answers {status}"
+
+    async def _found_wrong(self) -> str | None:
+        """Why it cannot be used, None if it can."""
+        if (problem := await self._unhealthy()) is not None:
+            return problem
         try:
             if self.ask is not None:
                 async with asyncio.timeout(ASK_SECONDS):

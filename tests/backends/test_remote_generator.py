@@ -295,6 +295,22 @@ def test_a_death_in_the_middle_is_an_error_of_that_answer_alone(site: Site, kind
     assert [event.token for event in whole[-1]] == [5, 6, 7, 8, None]
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_server_whose_engine_has_died_is_lost(site: Site, begun: bool) -> None:
+    """vLLM tells the streams that run of an "EngineCore encountered an issue", answers 500, and ends later."""
+    first = site.server("vllm", StubGenerator([5, 6], error="EngineCore encountered an issue. See stack trace (above)"))
+    remote = site.remote(first, site.server("vllm", StubGenerator([5, 6], delay=0.05)))
+    first.faults = Faults(unhealthy=True, refuse=[] if begun else [500])
+
+    async def both() -> list[list[TokenEvent]]:
+        return list(await asyncio.gather(*(told(remote, SamplingParams(), [0, n]) for n in range(2))))
+
+    ends = [events[-1] for events in run(both, remote)]
+    errors = [event.error for event in ends if event.error is not None]
+    assert errors == (["the engine behind this server stopped in the middle of the answer; ask again"] if begun else [])
+    assert (remote.counters()["remote_lost_total"], remote.counters()["remote_engines_lost"]) == (1, 1)
+
+
 def test_a_lost_server_is_left_and_found_again(site: Site) -> None:
     stubs = [StubGenerator([5, 6]), StubGenerator([5, 6])]
     servers = [site.server("vllm", stub) for stub in stubs]
