@@ -50,6 +50,7 @@ SUITES = (
     Suite("units", ("kernels/test_plain_units.py", "kernels/test_old_compilers.py"), "units and compilers of others"),
     Suite("arm64", ("kernels/test_arm64.py",), "products on an emulated arm64"),
     Suite("rayserve", ("deploy/test_ray_serve.py",), "the Ray Serve example answers, with a stub engine behind it"),
+    Suite("vllm", ("backends/test_real_vllm.py",), "`dsv4 serve --engine` in front of two vLLM servers, both killed"),
     Suite("workers", ("posttraining/test_ray_workers.py",), "rollout workers of a local Ray cluster, one killed"),
     Suite("wheels", ("deploy/test_wheels.py",), "both wheels in a new environment without a compiler"),
     Suite("gguf", ("checkpoint/test_gguf_peers.py",), "the bundled model as a GGUF file in llama.cpp and flyweight"),
