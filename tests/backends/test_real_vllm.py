@@ -4,7 +4,6 @@ Their model is random (`real_vllm.py`), so only the form of answers, counts and 
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -34,7 +33,6 @@ SCHEMA = {
     "required": ["city", "days"],
     "additionalProperties": False,
 }
-TOOL: Any = {"type": "function", "function": {"name": "get_weather", "strict": True, "parameters": SCHEMA}}
 NO_END = {str(token): -100 for token in range(40)}  # no control token: the answer goes on until its limit
 
 
@@ -80,44 +78,6 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         yield Front(stack.enter_context(own_server(only_tokenizer, flags)), (first, second), tokenizer)
 
 
-def test_tokens_and_log_probabilities_are_those_of_vllm(front: Front) -> None:
-    body = {
-        "model": "random-llama", "prompt": front.tokenizer.encode_text("Once"), "max_tokens": 12, "temperature": 0,
-        "logprobs": 2, "return_token_ids": True, "return_tokens_as_token_ids": True, "logit_bias": NO_END,
-    }  # fmt: skip
-    bare = httpx.post(f"{front.engines[0].url}/v1/completions", json=body, timeout=300).json()["choices"][0]
-    told = front.sdk.completions.create(
-        model="m", prompt="Once", max_tokens=12, temperature=0, logprobs=2, logit_bias=NO_END,
-        extra_body={"return_token_ids": True},
-    ).choices[0]  # fmt: skip
-    assert told.model_extra is not None
-    assert told.model_extra["token_ids"] == bare["token_ids"]
-    assert told.finish_reason == bare["finish_reason"] == "length"
-    assert told.logprobs is not None
-    assert told.logprobs.token_logprobs == pytest.approx(bare["logprobs"]["token_logprobs"], abs=1e-4)
-
-
-def test_openai_chat_whole_and_streamed(front: Front) -> None:
-    whole = front.chat(logit_bias=NO_END, logprobs=True, top_logprobs=3)
-    assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("length", 20)
-    scores = whole.choices[0].logprobs.content
-    assert len(scores) == 20
-    assert all(len(score.top_logprobs) == 3 and score.logprob <= 0 for score in scores)
-    chunks = list(front.chat(logit_bias=NO_END, stream=True, stream_options={"include_usage": True}))
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert text == whole.choices[0].message.content
-    assert chunks[-1].usage.completion_tokens == 20
-    again = front.chat(temperature=1, seed=5), front.chat(temperature=1, seed=5), front.chat(temperature=1, seed=6)
-    one, same, other = (answer.choices[0].message.content for answer in again)
-    assert one == same != other
-    choices = front.chat(n=3, temperature=1, seed=5, logit_bias=NO_END)
-    assert len({choice.message.content for choice in choices.choices}) == 3
-    assert choices.usage.completion_tokens == 60
-    place = next(text[at : at + 2] for at in range(5, len(text)) if text[at : at + 2].isascii())
-    stopped = front.chat(logit_bias=NO_END, stop=[place]).choices[0]
-    assert (stopped.finish_reason, stopped.message.content) == ("stop", text[: text.index(place)])
-
-
 def test_prompts_are_found_in_its_cache(front: Front) -> None:
     long: Any = [{"role": "user", "content": "The answer is forty-two. " * 20}]
     first, second = (front.chat(messages=long, max_tokens=2).usage for _ in range(2))
@@ -148,20 +108,6 @@ def test_messages_and_responses(front: Front) -> None:
         event.type for event in front.sdk.responses.create(model="m", input="Hi", stream=True, max_output_tokens=9)
     ]
     assert events[-1] in ("response.completed", "response.incomplete")
-
-
-def test_grammars(front: Front) -> None:
-    form: Any = {"type": "json_schema", "json_schema": {"name": "trip", "strict": True, "schema": SCHEMA}}
-    for thinking in (OFF, {"thinking": {"type": "enabled", "budget_tokens": 30}}):
-        answer = front.chat(response_format=form, max_tokens=300, temperature=1, extra_body=thinking).choices[0]
-        assert answer.finish_reason == "stop"
-        trip = json.loads(answer.message.content)
-        assert set(trip) == {"city", "days"}
-        assert 0 <= trip["days"] <= 9
-        call = front.chat(tools=[TOOL], tool_choice="required", max_tokens=600, temperature=1, extra_body=thinking)
-        assert call.choices[0].finish_reason == "tool_calls"
-        [told] = call.choices[0].message.tool_calls[:1]
-        assert set(json.loads(told.function.arguments)) == {"city", "days"}
 
 
 def test_sixteen_at_once_go_to_both(front: Front) -> None:
