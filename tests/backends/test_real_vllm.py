@@ -78,6 +78,45 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         yield Front(stack.enter_context(own_server(only_tokenizer, flags)), (first, second), tokenizer)
 
 
+def test_tokens_and_log_probabilities_are_those_of_vllm(front: Front) -> None:
+    prompt = [0, *front.tokenizer.encode_text("Once")]
+    body = {
+        "model": "random-llama", "prompt": prompt, "max_tokens": 12, "temperature": 0,
+        "logprobs": 2, "return_token_ids": True, "return_tokens_as_token_ids": True, "logit_bias": NO_END,
+    }  # fmt: skip
+    bare = httpx.post(f"{front.engines[0].url}/v1/completions", json=body, timeout=300).json()["choices"][0]
+    told = front.sdk.completions.create(
+        model="m", prompt=prompt, max_tokens=12, temperature=0, logprobs=2, logit_bias=NO_END,
+        extra_body={"return_token_ids": True},
+    ).choices[0]  # fmt: skip
+    assert told.model_extra is not None
+    assert told.model_extra["token_ids"] == bare["token_ids"]
+    assert told.finish_reason == bare["finish_reason"] == "length"
+    assert told.logprobs is not None
+    assert told.logprobs.token_logprobs == pytest.approx(bare["logprobs"]["token_logprobs"], abs=1e-4)
+
+
+def test_openai_chat_whole_and_streamed(front: Front) -> None:
+    whole = front.chat(logit_bias=NO_END, logprobs=True, top_logprobs=3)
+    assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("length", 20)
+    scores = whole.choices[0].logprobs.content
+    assert 0 < len(scores) <= 20  # tokens that make up one character are told together
+    assert all(len(score.top_logprobs) == 3 and score.logprob <= 0 for score in scores)
+    chunks = list(front.chat(logit_bias=NO_END, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == 20
+    again = front.chat(temperature=1, seed=5), front.chat(temperature=1, seed=5), front.chat(temperature=1, seed=6)
+    one, same, other = (answer.choices[0].message.content for answer in again)
+    assert one == same != other
+    choices = front.chat(n=3, temperature=1, seed=5, logit_bias=NO_END)
+    assert len({choice.message.content for choice in choices.choices}) == 3
+    assert choices.usage.completion_tokens == 60
+    place = next(text[at : at + 2] for at in range(5, len(text)) if text[at : at + 2].isascii())
+    stopped = front.chat(logit_bias=NO_END, stop=[place]).choices[0]
+    assert (stopped.finish_reason, stopped.message.content) == ("stop", text[: text.index(place)])
+
+
 def test_prompts_are_found_in_its_cache(front: Front) -> None:
     long: Any = [{"role": "user", "content": "The answer is forty-two. " * 20}]
     first, second = (front.chat(messages=long, max_tokens=2).usage for _ in range(2))
