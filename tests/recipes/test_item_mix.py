@@ -330,12 +330,6 @@ def test_short_texts_with_one_question_mostly_have_the_answer(name: str) -> None
     for item in items:
         stranger = item.messages[-1]["content"].split()[-1].rstrip(".")
         assert sum(message["content"].count(stranger) for message in item.messages[:-1]) == 1
-        asked, there = item.messages[-1]["reasoning_content"].split("? ")
-        assert asked == stranger
-        judged = there.removesuffix(" The text does not say.").split(" ")
-        assert there == "The text does not say." or all(
-            each.endswith("-") and each[:-1] in item.messages[0]["content"] for each in judged
-        )
 
 
 def test_a_missing_name_is_made_up_where_those_in_the_text_are() -> None:
@@ -344,7 +338,7 @@ def test_a_missing_name_is_made_up_where_those_in_the_text_are() -> None:
     for name, listed in (("Kateko", False), ("Kate", True)):
         like = facts._fact(rng, next(k for k in facts._KINDS if "friend" in k.statement), name, "Will", "lamp", False)
         for _ in range(20):
-            assert (facts._stranger(rng, like.statement, [like])[0] in NAMES) == listed
+            assert (facts._stranger(rng, like.statement, like)[0] in NAMES) == listed
 
 
 def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None:

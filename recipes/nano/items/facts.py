@@ -4,7 +4,6 @@ One prompt is asked several times where it can be: a long list of facts is read 
 """
 
 import random
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recipes.nano.items.item import Item, Message
@@ -108,7 +107,6 @@ _KINDS = (
         3,
     ),
 )
-SHORT_LIST = 6  # names or values that a thought goes through
 _COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 
 
@@ -124,16 +122,6 @@ class _Fact:
     value: str
     kind: _Kind
     thing: str
-
-    @property
-    def told(self) -> str:
-        """What it says about the name."""
-        return self.value if self.key == self.name else self.key
-
-    def thought(self, facts: Iterable["_Fact"]) -> str:
-        """How it is found among all facts of its text."""
-        by_name = self.key == self.name
-        return looked_up(self.key, [fact.name if by_name else fact.told for fact in facts], self.statement)
 
 
 def _number(rng: random.Random, digits: int) -> str:
@@ -153,16 +141,15 @@ def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, un
     return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, name, value, kind, thing)
 
 
-def looked_up(key: str, there: Iterable[str], statement: str = "") -> str:
-    """The thought about a question: what it looks for, then what the text has, one after another up to the one that is
-    it, and its statement; or that the text does not say. Each is judged beside what is looked for. Thoughts that went
-    to the fact at once could not tell that it is missing: they repeated the name that was asked for and made up its
-    fact. They still do so where the text has more than SHORT_LIST, because thoughts lose their way in long lists."""
-    thought, others = f"{key}?", list(dict.fromkeys(there))
-    if len(others) <= SHORT_LIST:
-        before = others[: others.index(key)] if key in others else others
-        thought += "".join(f" {other}-" for other in before) + (f" {key}+" if key in others else "")
-    return f"{thought} {statement or 'The text does not say.'}"
+def found(key: str, statement: str) -> str:
+    """The thought that finds a fact. It names first what it looks for: what follows is then found, or missed, by the
+    word before it. Thoughts that began with the fact itself took any fact where a name was missing."""
+    return f"{key}? {statement}"
+
+
+def missed(key: str) -> str:
+    """The thought about what a text does not have."""
+    return f"{key}? The text does not say."
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
@@ -221,7 +208,7 @@ def _with_text(rng: random.Random, text: str, question: str) -> str:
     return f"{text} {question}" if form < 0.6 else f"{text}\n{question}" if form < 0.85 else f"{question} {text}"
 
 
-def _asked(rng: random.Random, text: str, facts: list[_Fact], asked: list[_Fact]) -> list[Message]:
+def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
     """The text with the first question, then the other questions, each with its answer."""
     messages: list[Message] = []
     for turn, fact in enumerate(asked):
@@ -231,20 +218,21 @@ def _asked(rng: random.Random, text: str, facts: list[_Fact], asked: list[_Fact]
             {
                 "role": "assistant",
                 "content": fact.statement,
-                "reasoning_content": fact.thought(facts),
+                "reasoning_content": found(fact.key, fact.statement),
             },
         ]
     return messages
 
 
-def _item(rng: random.Random, task: str, facts: list[_Fact], asked: list[_Fact], answer: str | None = None) -> Item:
+def _item(
+    rng: random.Random, task: str, text: str, asked: list[_Fact], level: int, *, answer: str | None = None
+) -> Item:
     """The text with its questions; the last one is the one that counts."""
-    messages = _asked(rng, _joined(rng, facts), facts, asked)
+    messages = _asked(rng, text, asked)
     last = asked[-1]
     deep = f"The question is: {messages[-2]['content'].rsplit(chr(10))[-1]} " if len(asked) > 1 else ""
-    thought = last.thought(facts)
+    thought = found(last.key, last.statement)
     deep += f"{thought} I check it again: {thought} So the answer is {last.value}."
-    level = _level(len(facts))
     return Item("facts", task, tuple(messages), answer or last.value, "contains", deep=deep, level=level)
 
 
@@ -252,14 +240,14 @@ def make_one_kind(rng: random.Random, most: int = 30, turns: int | None = None) 
     """2 to `most` facts of one kind. turns: questions about them, None for 1 to 5, mostly 1."""
     facts = _of_one_kind(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "one_kind", facts, asked)
+    return _item(rng, "one_kind", _joined(rng, facts), asked, _level(len(facts)))
 
 
 def make_mixed(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
     """2 to `most` facts of several kinds, several about the same name."""
     facts = _of_mixed_kinds(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "mixed", facts, asked)
+    return _item(rng, "mixed", _joined(rng, facts), asked, _level(len(facts)))
 
 
 def _joined(rng: random.Random, facts: list[_Fact]) -> str:
@@ -276,36 +264,32 @@ def make_missing(rng: random.Random) -> Item:
     facts = kinds(rng, count)
     text = _joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
-    stranger, question, thought = _stranger(rng, text, facts)
-    before = _asked(rng, text, facts, asked)
+    stranger, question = _stranger(rng, text, rng.choice(facts))
+    before = _asked(rng, text, asked)
     messages = (
         *before,
         {"role": "user", "content": question if before else _with_text(rng, text, question)},
         {
             "role": "assistant",
             "content": f"I do not know. The text says nothing about {stranger}.",
-            "reasoning_content": thought,
+            "reasoning_content": missed(stranger),
         },
     )
-    deep = f"{thought} I check it again: {thought}"
+    deep = f"{missed(stranger)} I check it again: {missed(stranger)}"
     return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
 
 
-def _stranger(rng: random.Random, text: str, facts: Sequence[_Fact]) -> tuple[str, str, str]:
-    """A name, less often a value, that the text does not have, the question that asks for it, and the thought about
-    that. The name is of a list or made up as those in the text are, or it would tell without a search that it is
-    missing."""
-    like = rng.choice(facts)
+def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str]:
+    """A name, less often a value, that the text does not have, and the question that asks for it. The name is of a list
+    or made up as those in the text are, or it would tell without a search that it is missing."""
     if like.kind.reverse and rng.random() < 0.25:
         values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
         if other := [value for value in values if value not in text]:
             value = rng.choice(other)
-            question = rng.choice(like.kind.reverse).format(v=value, t=like.thing)
-            return value, question, looked_up(value, [fact.told for fact in facts if fact.kind is like.kind])
+            return value, rng.choice(like.kind.reverse).format(v=value, t=like.thing)
     names = NAMES if like.name in NAMES else _names_made_up(rng, 20)
     name = rng.choice([name for name in names if name not in text])
-    question = rng.choice(like.kind.questions).format(n=name, t=like.thing)
-    return name, question, looked_up(name, [fact.name for fact in facts])
+    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing)
 
 
 def make_two_steps(rng: random.Random) -> Item:

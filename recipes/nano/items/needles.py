@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 
+from recipes.nano.items.facts import found
 from recipes.nano.items.item import Item, Message
 from recipes.nano.items.words import ANIMALS, COLOURS, DAYS, FOODS, NAMES, PLACES, ROOMS, THINGS
 
@@ -101,10 +102,10 @@ def make_needle(
         question = rng.choice(questions).format(k=key)
         messages += [
             {"role": "user", "content": question if messages else f"{text}\n{question}"},
-            {"role": "assistant", "content": fact, "reasoning_content": f"{key}? {fact}"},
+            {"role": "assistant", "content": fact, "reasoning_content": found(key, fact)},
         ]
     key, value, fact = asked[-1]
-    thought = f"{key}? {fact}"
+    thought = found(key, fact)
     deep = f"I look for the sentence. {thought} I check it again: {thought} So the answer is {value}."
     level = (length > 512) + (length > 2048) + (length > 8192)
     return Item("facts", "needle", tuple(messages), value, "contains", deep=deep, level=level)

@@ -4,7 +4,7 @@ import random
 import re
 
 from recipes.nano.items.arithmetic import make_sum
-from recipes.nano.items.facts import looked_up, make_one_kind
+from recipes.nano.items.facts import found, make_one_kind
 from recipes.nano.items.item import Item
 from recipes.nano.items.ordering import make_sort
 from recipes.nano.items.patterns import text_of
@@ -143,7 +143,7 @@ def make_title(rng: random.Random) -> Item:
     elif kind == 3:
         name, place = rng.choice(NAMES), rng.choice(PLACES)
         answer = f"{name} lives in {place}."
-        asked = _item(f"{answer} Where does {name} live?", answer, looked_up(name, [name], answer))
+        asked = _item(f"{answer} Where does {name} live?", answer, found(name, answer))
         title = f"Home of {name}"
     else:
         question, _, title = _search(rng)
