@@ -157,14 +157,14 @@ def _under(prefixes: Iterable[str], routes: list[Route]) -> Iterable[Route]:
 
 @asynccontextmanager
 async def _lifespan(tools: McpSessions, grammars: Grammars, app: Starlette) -> AsyncIterator[None]:
-    prepared = asyncio.create_task(asyncio.to_thread(_prepare, grammars))
+    # before the server says that it is ready: the library that reads keeps Python's lock for all of that time
+    await asyncio.to_thread(_prepare, grammars)
     yield
     await tools.close_all()
-    await prepared
 
 
 def _prepare(grammars: Grammars) -> None:
-    """Read the vocabulary beside the first requests. If that fails, those that need a grammar are told so."""
+    """Read the vocabulary. If that fails, requests that need a grammar are told so."""
     try:
         grammars.prepare()
     except GrammarError as error:
