@@ -19,7 +19,6 @@ from dsv4.encoding import (
     ReasoningDelta,
     StreamParser,
     Tokenizer,
-    ToolCallStart,
 )
 from dsv4.generation import FinishReason, TokenEvent
 
@@ -38,7 +37,7 @@ class AnswerInProgress:
     thinking: the prompt ended in an open think block.
     tools: whether calls may be reported; if not, the text of a block of calls is dropped.
     functions: the OpenAI function objects of the request, None = any name may be called and arguments have no schema.
-    single: a second call ends the answer and is not reported.
+    single: the tag of a second call ends the answer.
     begun: the part of the answer that is already in the prompt and is not emitted: the opening of a block of calls.
     continued: the answer continues text of the prompt.
 
@@ -110,8 +109,7 @@ class AnswerInProgress:
         elif ended or (self._parser.ended and self._parser.over):
             # what follows could never be shown; after a closed block of calls one end token is waited for
             self.finish = FinishReason.STOP
-        if self._single and (second := _second_call(raw)) is not None:
-            del raw[second:]
+        if self._single and self._parser.second_call:
             self.finish = FinishReason.STOP
         piece = self._settle(raw)
         if self._matcher.found:
@@ -196,8 +194,3 @@ class AnswerInProgress:
             # the text of a broken block also stands for control tokens, which have no records
             if not self._parser.broken:
                 piece.logprobs.extend(self._track.given(text))
-
-
-def _second_call(raw: Sequence[Delta]) -> int | None:
-    """Where a second call begins, None if none does."""
-    return next((at for at, delta in enumerate(raw) if isinstance(delta, ToolCallStart) and delta.index), None)

@@ -49,12 +49,13 @@ class CallBlock:
 
     status: OPEN until the closing tag (CLOSED) or the first violation (BROKEN). rest: what follows a closed block;
     raw: of a broken block the text since the last complete call, with `opening` if there was none. calls: the number of
-    calls that were begun.
+    calls that were begun. opened: of those whose tag was opened, with a name or not yet.
     """
 
     def __init__(self, dialect: Dialect, controls: Controls, tools: Tools | None, opening: str, *, bare: bool) -> None:
         self.status = Status.OPEN
         self.calls = 0
+        self.opened = int(bare)
         self._controls, self._tools = controls, tools
         self._buffer, self._seen = "", 0
         self._raw = [opening]
@@ -134,6 +135,7 @@ class CallBlock:
     def _open_invoke(self) -> None:
         # what came before was whole; a broken block shows only what is not
         self._raw = [f"\n<{DSML}{self._invoke}"] if self.calls else self._raw
+        self.opened += 1
         self._state = _Expected.INVOKE
 
     def _open_parameter(self) -> None:

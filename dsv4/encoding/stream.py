@@ -89,6 +89,11 @@ class StreamParser:
         """Whether all that follows is ignored."""
         return self._state is _Region.OVER
 
+    @property
+    def second_call(self) -> bool:
+        """Whether a second call was opened; its name may not be known yet, or be wrong."""
+        return self._block is not None and self._block.opened > 1
+
     def feed(self, text: str) -> list[Delta]:
         """Take more text of unknown tokens; return the deltas that are final. Text after the end is ignored."""
         marked, self._held = self._controls.read(self._held + text)

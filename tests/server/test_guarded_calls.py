@@ -277,6 +277,15 @@ def test_one_call_without_any_grammar(
         assert '"now"' not in text.split('"tools"')[0]
 
 
+@pytest.mark.parametrize("second", [invoke("\n", "unknown"), f'<{D}invoke name="no'], ids=["unknown", "unfinished"])
+def test_a_second_call_ends_the_answer_before_it_can_be_wrong(tokenizer: Tokenizer, second: str) -> None:
+    server = wilful(tokenizer, "Yes." + OPEN + invoke(CITY + DAYS) + second + CLOSE, free_calls=True)
+    for single, reason in ((True, "tool_calls"), (False, "length")):
+        choice = server.answer(tools=TOOLS, parallel_tool_calls=not single, **OFF)["choices"][0]
+        assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["weather"]
+        assert (choice["finish_reason"], choice["message"]["content"] == "Yes.") == (reason, single)
+
+
 FORMAT = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "required": ["n"]}}}
 REFUSES = {
     "what is in the calls": lambda functions, any_order: any("parameters" in one for one in functions or ()),
