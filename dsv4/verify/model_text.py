@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dsv4.encoding import DIALECTS, parse_message_from_completion_text
+from dsv4.encoding import DIALECTS, Dialect, parse_message_from_completion_text
 from dsv4.verify.answer import Answer
 from dsv4.verify.endpoint import RefusedError
 from dsv4.verify.probe import Probe
@@ -53,8 +53,8 @@ def model_text(probe: Probe, body: Mapping[str, Any], answer: Answer) -> ModelTe
     thinking = body.get("thinking", {}).get("type") == "enabled"
     # an endpoint that sets the temperature of reasoning itself sets its own here too
     sampling = {"seed": GREEDY["seed"]} if thinking else GREEDY
-    most = body["max_tokens"]
-    if body.get("parallel_tool_calls") is False:  # such an answer may end where the model would begin a second call
+    most, single = body["max_tokens"], body.get("parallel_tool_calls") is False
+    if single:  # such an answer may end where the model would begin a second call
         most = answer.count("completion_tokens") or most
     asked = {"prompt": ids, "max_tokens": most, **sampling, "return_token_ids": True}
     try:
@@ -66,20 +66,32 @@ def model_text(probe: Probe, body: Mapping[str, Any], answer: Answer) -> ModelTe
         raise UnknownTextError("the endpoint does not turn ids into text (/detokenize)")
     if again.count("completion_tokens") != answer.count("completion_tokens"):
         raise UnknownTextError("a text completion of its prompt has another number of tokens, so it is another text")
-    return read(text, probe.settings.dialect or probe.able.dialect, thinking=thinking)
+    return read(text, probe.settings.dialect or probe.able.dialect, thinking=thinking, single=single)
 
 
-def read(text: str, dialect: str, *, thinking: bool) -> ModelText:
-    """A text as the release's parser understands it. Raises UnknownTextError for a dialect that is not known."""
+def read(text: str, dialect: str, *, thinking: bool, single: bool = False) -> ModelText:
+    """A text as the release's parser understands it. single: without what was begun behind its only whole call. Raises
+    UnknownTextError for a dialect that is not known."""
     if dialect not in DIALECTS:
         raise UnknownTextError("the dialect of the endpoint is not known (--dialect)")
     try:
         mode = "thinking" if thinking else "chat"
-        message = parse_message_from_completion_text(text, mode, dialect=DIALECTS[dialect])
+        written = _first_call(text, DIALECTS[dialect]) if single else text
+        message = parse_message_from_completion_text(written, mode, dialect=DIALECTS[dialect])
     except ValueError as error:
         return ModelText(text, str(error), ())
     functions = [call["function"] for call in message["tool_calls"]]
     return ModelText(text, "", tuple((function["name"], function["arguments"]) for function in functions))
+
+
+def _first_call(text: str, dialect: Dialect) -> str:
+    """The text up to the end of its only whole call, with the end of the block; the text itself where it has no such
+    call, or the model has closed the block."""
+    call_end, block_end = (f"</{dialect.dsml}{tag}>" for tag in (dialect.invoke_tag, dialect.calls_tag))
+    head, found, rest = text.partition(call_end)
+    if not found or call_end in rest or block_end in rest:
+        return text
+    return f"{head}{call_end}\n{block_end}{dialect.eos}"
 
 
 def parsed_object(arguments: str) -> dict[str, Any] | None:
