@@ -67,5 +67,21 @@ def test_what_the_kernel_cannot_read_goes_through_torch() -> None:
         assert torch.equal(w, w2)
 
 
+@pytest.mark.parametrize("impl", ["native", "torch"])
+def test_weights_without_gradients_come_to_rest(impl: str) -> None:
+    """As an expert that no token reaches: its momentum halves until nothing is left of it."""
+    rule = MuonRule(lr=0.02, momentum=0.5, decay=0.0, rms=0.2)
+    matrices = made()
+    for step in range(160):
+        step_matrices(matrices, rule, impl=impl)
+        for _, _, gradient in matrices:
+            gradient.zero_()
+        if step == 130:
+            rest = [weight.clone() for weight, _, _ in matrices]
+    for (weight, momentum, _), last in zip(matrices, rest, strict=True):
+        assert torch.equal(weight, last)
+        assert momentum.abs().max() < 1e-40
+
+
 def test_no_matrices() -> None:
     step_matrices([], MuonRule(lr=0.02, momentum=0.9, decay=0.3, rms=0.2))

@@ -1,5 +1,7 @@
 """Newton-Schulz: singular values at 1, the fast forms equal the written one, awkward shapes (eq. 28)."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -154,6 +156,27 @@ def test_zero_stays_zero_and_the_input_is_not_touched(impl: str, dtype: torch.dt
     assert torch.equal(out[0], torch.zeros(3, 5))
     assert out[1].isfinite().all()
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("impl", [NATIVE, "torch", "reference"])
+def test_a_matrix_fades_out_where_float32_has_no_squares(impl: str, dtype: torch.dtype) -> None:
+    if impl == "native" and dtype == torch.bfloat16:
+        pytest.skip("the native kernels do not multiply in bfloat16 here")
+    x = torch.randn(1, 30, 50)
+    largest = [float(ns.orthogonalize(x * 10.0**-e, impl=impl, dtype=dtype).abs().max()) for e in range(14, 45)]
+    assert largest[0] == pytest.approx(float(ns.orthogonalize(x, impl=impl, dtype=dtype).abs().max()), rel=0.05)
+    assert all(smaller <= 1.1 * larger for larger, smaller in pairwise(largest))  # false for NaN
+    assert largest[-1] < 1e-20
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("impl", ["torch", "reference"])
+def test_products_in_int16_of_half_precision_are_those_of_float32(impl: str, kind: torch.dtype) -> None:
+    x = torch.randn(2, 48, 64).to(kind)
+    x[1] = 0
+    found = ns.orthogonalize(x, dtype=torch.int16, impl=impl)
+    assert torch.equal(found, ns.orthogonalize(x.float(), dtype=torch.int16, impl=impl).to(kind))
 
 
 def test_no_matrices_a_wrong_rank_and_a_wrong_dtype() -> None:

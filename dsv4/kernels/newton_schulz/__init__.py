@@ -30,8 +30,9 @@ def orthogonalize(
 
     Starts from M / ||M||_F; each step is M <- a M + b (M M^T) M + c (M M^T)^2 M. `dtype` is what the products compute
     in: a float type, or int16, where rows and columns are rounded relative to their norms and sums are exact.
-    Directions with singular values below about 1e-5 of the norm stay short; a zero matrix stays zero. Does not modify
-    x. Raises ValueError unless x has three dimensions, and for another dtype.
+    Directions with singular values below about 1e-5 of the norm stay short. A norm below 1e-15 counts as 1e-15, so that
+    a momentum that fades without gradients fades out; a zero matrix stays zero. Does not modify x. Raises ValueError
+    unless x has three dimensions, and for another dtype.
     """
     if not (dtype.is_floating_point or dtype == int16):
         raise ValueError(f"orthogonalize: dtype must be a float type or int16, got {dtype}")

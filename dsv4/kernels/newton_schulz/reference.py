@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TINY = 1e-30  # below any useful norm: only keeps a zero matrix from becoming NaN
+TINY = 1e-15  # the least norm: where entries have no square in float32, a measured one is too small, and M too large
 SHORTEST = 1e-15  # the same for a row or column of a matrix of norm 1
 LARGEST = 32767  # of 16-bit integers
 
@@ -16,7 +16,7 @@ LARGEST = 32767  # of 16-bit integers
 def orthogonalize(x_Nnm: Tensor, steps: Sequence[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:
     """See dsv4.kernels.newton_schulz.orthogonalize."""
     done = []
-    for x_nm in x_Nnm:
+    for x_nm in x_Nnm.to(at_least_float32(x_Nnm.dtype)):
         m_nm = x_nm / torch.linalg.matrix_norm(x_nm).clamp(min=TINY)
         m_nm = m_nm.to(dtype) if dtype.is_floating_point else m_nm
         for a, b, c in steps:
@@ -29,6 +29,11 @@ def orthogonalize(x_Nnm: Tensor, steps: Sequence[tuple[float, float, float]], dt
             m_nm = a * m_nm + b * gram_nn @ m_nm + c * gram_nn @ gram_nn @ m_nm
         done.append(m_nm)
     return torch.stack(done).to(x_Nnm.dtype) if done else torch.empty_like(x_Nnm)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """A float type with room for 16-bit integers, and for TINY."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def int16_product(left: Tensor, right: Tensor) -> Tensor:

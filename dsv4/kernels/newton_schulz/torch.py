@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dsv4.kernels.newton_schulz.reference import TINY, int16_product
+from dsv4.kernels.newton_schulz.reference import TINY, at_least_float32, int16_product
 
 
 def orthogonalize(x_Nnm: Tensor, steps: Sequence[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:
     """See dsv4.kernels.newton_schulz.orthogonalize. (M M^T) M = M (M^T M), so tall matrices need no transposing."""
     tall = x_Nnm.shape[1] > x_Nnm.shape[2]
-    norm_N11 = torch.linalg.vector_norm(x_Nnm, dim=(1, 2), keepdim=True).clamp(min=TINY)
-    m_Nnm = x_Nnm / norm_N11
+    m_Nnm = x_Nnm.to(at_least_float32(x_Nnm.dtype))
+    m_Nnm = m_Nnm / torch.linalg.vector_norm(m_Nnm, dim=(1, 2), keepdim=True).clamp(min=TINY)
     if dtype == torch.int16:
-        return _in_int16(m_Nnm, steps, tall)
+        return _in_int16(m_Nnm, steps, tall).to(x_Nnm.dtype)
     m_Nnm = m_Nnm.to(dtype)
     for a, b, c in steps:
         gram_Nss = torch.bmm(m_Nnm.mT, m_Nnm) if tall else torch.bmm(m_Nnm, m_Nnm.mT)
