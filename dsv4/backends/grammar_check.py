@@ -20,12 +20,19 @@ class GrammarCheck:
             return f"the engine said token {token}, which this answer cannot hold"
         if self._state is None:
             return None
-        mask = self._state.allowed()
+        try:
+            return self._refused(self._state, token)
+        except RuntimeError as error:  # the grammar engine gives up on this side
+            self._state = None
+            return str(error)
+
+    def _refused(self, state: TokenConstraint, token: int) -> str | None:
+        mask = state.allowed()
         if mask is not None and not (token // 8 < len(mask) and mask[token // 8] >> token % 8 & 1):
             self._state = None
             return (
                 f"the engine does not follow the grammar of this answer (token {token}): it needs llguidance "
                 "(vLLM: --structured-outputs-config.backend guidance; SGLang: --grammar-backend llguidance)"
             )
-        self._state.accept(token)
+        state.accept(token)
         return None

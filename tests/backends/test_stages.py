@@ -104,6 +104,36 @@ def test_an_engine_that_does_not_follow_a_grammar_is_noticed(site: Site) -> None
     assert "cannot hold" in (events[-1].error or "")
 
 
+class Exhausted:
+    """A grammar over whose answers the grammar engine of this side gives up at the second token."""
+
+    trigger = None
+    tokens = 0
+
+    def source(self) -> tuple[str, str]:
+        return "lark", "start: /a+/"
+
+    def at_once(self) -> "Exhausted":
+        return self
+
+    start = at_once
+
+    def allowed(self) -> bytes | None:
+        if self.tokens:
+            raise RuntimeError("the grammar of this answer grew too complex: lexer")
+        return None
+
+    def accept(self, token: int) -> None:
+        self.tokens += 1
+
+
+def test_a_grammar_that_gives_up_on_this_side_ends_the_answer(site: Site) -> None:
+    remote = site.remote(site.server("vllm", StubGenerator([60, 61, 62])))
+    events = ask(remote, greedy(site.tokenizer, Exhausted()))
+    assert [event.token for event in events] == [60, None]
+    assert (events[-1].finish, "grew too complex" in (events[-1].error or "")) == (FinishReason.ERROR, True)
+
+
 def test_what_cannot_be_asked_of_an_engine(site: Site) -> None:
     tokenizer, grammars = site.tokenizer, Grammars(site.tokenizer)
     plain = site.remote(site.server("sglang", StubGenerator([60]), info={"grammar_backend": "xgrammar"}))
