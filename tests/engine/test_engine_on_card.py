@@ -58,15 +58,16 @@ def test_answers_on_a_card_are_those_of_the_host(mode: str, tmp_path: Path) -> N
 
 
 def test_blocks_of_drafts_on_a_card() -> None:
-    """The draft head (DSpark) proposes, and the text is that of the host."""
+    """The draft head (DSpark) proposes, and the text is that of the host. How many drafts a step checks follows from
+    measured seconds, so that their number may differ."""
 
-    def drafted(asked: Transformer) -> tuple[list[int | None], int]:
+    def drafted(asked: Transformer) -> list[int | None]:
         engine = Engine(asked.requires_grad_(False), context_length=64, sequences=1, fused=False, speculate=True)
-        events = engine.generate(LONG[:5], SamplingParams(max_tokens=5, temperature=1, seed=1))
-        return [event.token for event in events], engine.counts.drafted
+        events = list(engine.generate(LONG[:5], SamplingParams(max_tokens=5, temperature=1, seed=1)))
+        assert engine.counts.drafted > 0
+        return [event.token for event in events]
 
     wanted = drafted(tiny_model(tiny_draft_config(), impl="torch"))
-    assert wanted[1] > 0
     with simulated_card() as card:
         assert drafted(tiny_model(tiny_draft_config(), impl="torch").to(card)) == wanted
 

@@ -37,7 +37,7 @@ class Rows(ctypes.Structure):
 
 
 def test_the_header_lies_in_memory_as_the_declarations() -> None:
-    assert len(structs.STRUCTS) == 18
+    assert structs.AttentionCall in structs.STRUCTS
     lines = [line for struct in structs.STRUCTS for line in checks(struct)]
     assert compile_text("\n".join([structs.header().replace("#pragma once", ""), "#include <cstddef>", *lines])) == ""
 
