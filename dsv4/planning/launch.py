@@ -23,6 +23,8 @@ from dsv4.planning.weights import weight_bytes
 TABLE = Path(__file__).with_name("launch.toml")
 ENGINES = ("vllm", "sglang", "dynamo")
 FIRST_PORT = 8001  # `dsv4 serve` in front listens on 8000
+# what an engine needs for the grammars that `dsv4 serve --engine` sends it: those of calls are in llguidance's Lark
+GRAMMARS = {"vllm": "--structured-outputs-config.backend guidance", "sglang": "--grammar-backend llguidance"}
 MOST_GPUS = 100_000
 USABLE = 0.9  # share of a GPU's memory for weights and cache; the rest is workspace
 Goal = Literal["latency", "throughput"]
@@ -61,8 +63,8 @@ class Conflict:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """A recipe for a model. copies: how many of it fill the GPUs. need, room: bytes on each GPU for weights and one
-    sequence of the recipe's context, and what it has for them. lines: of the command. parsers: flags to add where no
-    `dsv4 serve` stands in front."""
+    sequence of the recipe's context, and what it has for them. lines: of the command, with what `dsv4 serve` in front
+    needs (a port, grammars of calls). parsers: flags to add where no `dsv4 serve` stands in front."""
 
     recipe: LaunchRecipe
     copies: int
@@ -152,8 +154,8 @@ def launch(files: ModelFiles, folder: str, recipe: LaunchRecipe, count: int) -> 
     head = "dspark" if config.dspark else "mtp" if config.num_nextn_predict_layers else ""
     draft = recipe.draft.get(head, [])
     lines = [*(part.replace("{model}", shlex.quote(folder)) for part in recipe.command), *map(str.strip, draft)]
-    if recipe.engine != "dynamo":  # its frontend listens, not this worker
-        lines.append(f"--port {FIRST_PORT}")
+    if recipe.engine in GRAMMARS:  # dynamo's frontend listens, not this worker, and `dsv4 serve` does not ask it
+        lines += [GRAMMARS[recipe.engine], f"--port {FIRST_PORT}"]
     words = {recipe.engine, recipe.model, recipe.gpu, *([head] if draft else []), *(line.split()[0] for line in lines)}
     return Launch(
         recipe,

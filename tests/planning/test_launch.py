@@ -1,16 +1,20 @@
 """`dsv4 export`: the table of published recipes, what fits, and the printed command."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsv4.backends.sglang import Sglang
+from dsv4.backends.vllm import Vllm
 from dsv4.checkpoint import save_checkpoint
 from dsv4.checkpoint.names import LAYOUTS
 from dsv4.cli.export import export
 from dsv4.config.released import SHAPES, released_config
+from dsv4.generation import RequestOptions, SamplingParams
 from dsv4.planning.files import ModelFiles
 from dsv4.planning.launch import ENGINES, choose, launch, parse_gpus, recipes, shape_of
 from dsv4.testing.tiny import tiny_config, tiny_model
@@ -31,6 +35,8 @@ def test_every_recipe_fits_its_gpus_and_is_a_command(models: dict[str, ModelFile
         assert "/models of mine/x" in words
         # the address that the printed `dsv4 serve --engine` names
         assert (words[-2:] == ["--port", "8001"]) == (row.engine != "dynamo")
+        grammars = [word for word in words if word in ("--structured-outputs-config.backend", "--grammar-backend")]
+        assert len(grammars) == (row.engine != "dynamo")
         assert "{model}" not in " ".join(words)
         assert made.copies == 1
         assert row.source.startswith("github.com/")
@@ -93,6 +99,21 @@ def test_the_printed_command(capsys: Any) -> None:
     made = json.loads(capsys.readouterr().out)
     assert made["recipe"]["context"] == 86016
     assert made["fits"]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_command_starts_what_calls_behind_dsv4_serve_need(engine: str, capsys: Any) -> None:
+    """The option that the printed `dsv4 serve --engine` asks for where a server has no grammars of calls."""
+    others = {"vllm": Vllm("m", lark=False), "sglang": Sglang(grammars="xgrammar")}
+    lark = [("lark", 'start: "x"')]
+    with pytest.raises(ValueError, match="tool calls and patterns need llguidance") as refusal:
+        others[engine].check(SamplingParams(), RequestOptions(), lark)
+    (option,) = re.findall(r"--\S*(?:grammar|structured)\S* \w+", str(refusal.value))
+    export("flash", engine=engine, gpus="4xH200")
+    printed = capsys.readouterr().out
+    assert f"\n    {option} \\\n" in printed
+    export("flash", engine=engine, gpus="4xH200", json=True)
+    assert option in json.loads(capsys.readouterr().out)["lines"]
 
 
 def test_many_copies_are_told_in_one_line(capsys: Any) -> None:
