@@ -28,6 +28,7 @@ from dsv4.encoding.call_grammar import (
 from dsv4.encoding.schema import GrammarError, TooLargeError, check_size, patterns
 from dsv4.encoding.text_rules import searched
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.encoding.verdicts import Verdicts
 
 __all__ = ["Grammar", "GrammarError", "GrammarState", "Grammars", "TooLargeError"]
 
@@ -149,12 +150,13 @@ class Grammars:
     one: a second).
 
     All methods raise GrammarError for what cannot be enforced, naming it. Compiling may take a second: do not call it
-    in an event loop. Equal grammars are compiled once.
+    in an event loop. Equal grammars are compiled once, also those that are refused.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._kept: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._verdicts = Verdicts()
         self._lock = Lock()
         self._vocabulary: llguidance.LLTokenizer | None = None
         self._reading = Lock()
@@ -204,6 +206,14 @@ class Grammars:
             return self._rules(functions, parallel, begin)
 
         return self._of_calls(f"calls {parallel} {begin}", functions, write)
+
+    def enforces(self, function: Mapping[str, Any]) -> bool:
+        """Whether `tool_calls` takes this function alone. One that was asked for before displaces no grammar."""
+        try:
+            key = f"alone {_dumps(_shape(function))}"
+        except GrammarError:
+            return False
+        return self._verdicts.accepts(key, lambda: self.tool_calls([function]))
 
     def calls_in_any_order(self, functions: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Grammar:
         """The rest of a block of calls behind its first control token, with the parameters in any order.
@@ -273,12 +283,10 @@ class Grammars:
         return call_rules(functions, dialect, self._tokenizer.token_id(dialect.dsml), begin, parallel=parallel)
 
     def _of_calls(self, kind: str, functions: Sequence[Mapping[str, Any]], write: Callable[[], str]) -> Grammar:
-        shapes = [{"name": function.get("name"), "parameters": function.get("parameters")} for function in functions]
-        try:
-            return self._make(f"{kind} {_dumps(shapes)}", lambda: llguidance.LLMatcher.grammar_from_lark(write()))
-        except _EngineRefusal:
-            self._name_parameter(functions)
-            raise
+        key = f"{kind} {_dumps([*map(_shape, functions)])}"
+        return self._make(
+            key, lambda: llguidance.LLMatcher.grammar_from_lark(write()), lambda: self._name_parameter(functions)
+        )
 
     def _name_parameter(self, functions: Sequence[Mapping[str, Any]]) -> None:
         """Raise GrammarError for the first parameter whose schema is at fault by itself, if one is."""
@@ -295,15 +303,18 @@ class Grammars:
         if len(found) > MOST_PATTERNS:
             raise GrammarError(f"pattern: {len(found)} different ones; at most {MOST_PATTERNS} can be enforced")
         for pattern in found:
-            raw = f"start: TEXT\nTEXT: {searched(pattern)}"
-            quoted = f"start: %json {_dumps({'type': 'string', 'pattern': pattern})}"
-            try:
-                for source in (raw, quoted):
-                    self._walk(self._make(source, lambda lark=source: llguidance.LLMatcher.grammar_from_lark(lark)))
-            except GrammarError as error:
-                raise GrammarError(f"pattern {pattern!r:.80}: {error}") from None
-            except RuntimeError as error:
-                raise GrammarError(f"pattern {pattern!r:.80}: too complex to enforce ({error})") from None
+            self._verdicts.made(f"pattern {pattern}", partial(self._try_pattern, pattern))
+
+    def _try_pattern(self, pattern: str) -> None:
+        raw = f"start: TEXT\nTEXT: {searched(pattern)}"
+        quoted = f"start: %json {_dumps({'type': 'string', 'pattern': pattern})}"
+        try:
+            for source in (raw, quoted):
+                self._walk(self._make(source, lambda lark=source: llguidance.LLMatcher.grammar_from_lark(lark)))
+        except GrammarError as error:
+            raise GrammarError(f"pattern {pattern!r:.80}: {error}") from None
+        except RuntimeError as error:
+            raise GrammarError(f"pattern {pattern!r:.80}: too complex to enforce ({error})") from None
 
     def _walk(self, grammar: Grammar) -> None:
         """Take a few of the tokens that are allowed. Raises RuntimeError if the engine exceeds its limits."""
@@ -314,20 +325,31 @@ class Grammars:
                 return
             state.accept(token)
 
-    def _make(self, key: str, write: Callable[[], str]) -> Grammar:
+    def _make(self, key: str, write: Callable[[], str], name_fault: Callable[[], object] | None = None) -> Grammar:
         """The grammar whose source `write` returns, or the one cached under `key`, which must identify it
-        completely."""
+        completely. name_fault: may raise a GrammarError that names more than the engine's refusal."""
         with self._lock:
             matcher = self._kept.get(key)
             if matcher is not None:
                 self._kept.move_to_end(key)
         if matcher is None:
-            matcher = _safely(lambda: self._compiled(write()), _refused)
+            self.prepare()  # a failure here is none of the grammar
+            matcher = self._verdicts.made(key, lambda: self._compiled_or_named(write, name_fault))
             with self._lock:
                 self._kept[key] = matcher
                 while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
                     self._kept.popitem(last=False)
         return Grammar(matcher, self._tokenizer, partial(self._drop, key), write)
+
+    def _compiled_or_named(
+        self, write: Callable[[], str], name_fault: Callable[[], object] | None
+    ) -> llguidance.LLMatcher:
+        try:
+            return _safely(lambda: self._compiled(write()), _refused)
+        except _EngineRefusal:
+            if name_fault is not None:
+                name_fault()
+            raise
 
     def _drop(self, key: str) -> None:
         with self._lock:
@@ -347,6 +369,11 @@ class Grammars:
 
 class _EngineRefusal(GrammarError):
     """The engine's own message, which does not name the place of the fault."""
+
+
+def _shape(function: Mapping[str, Any]) -> dict[str, Any]:
+    """What a grammar has of a function."""
+    return {"name": function.get("name"), "parameters": function.get("parameters")}
 
 
 def _safely(work: Callable[[], T], failed: Callable[[object], Exception]) -> T:

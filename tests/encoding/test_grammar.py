@@ -213,6 +213,78 @@ def test_equal_grammars_are_compiled_once(tokenizer: Tokenizer, monkeypatch: pyt
     assert len(grammars._kept) <= 64
 
 
+BOMB = {"type": "string", "pattern": "^(a?){500}a{500}$"}
+UNIQUE = {"type": "array", "uniqueItems": True}
+ODD = {"name": "odd", "parameters": {"properties": {"a": {"type": "string"}, "b": UNIQUE}}}
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources that are compiled from here on."""
+    sources: list[str] = []
+    real = Grammars._compiled
+    monkeypatch.setattr(
+        Grammars, "_compiled", lambda grammars, source: sources.append(source) or real(grammars, source)
+    )
+    return sources
+
+
+@pytest.mark.parametrize(
+    ("ask", "error"),
+    [
+        (lambda grammars: grammars.json_schema({"type": "objekt"}), "objekt"),
+        (lambda grammars: grammars.json_schema(BOMB), "pattern"),
+        (lambda grammars: grammars.regex("("), "regex"),
+        (lambda grammars: grammars.tool_calls([NOW, ODD]), r"tools\[1\].*properties.b.*uniqueItems"),
+        (lambda grammars: grammars.json_schema_or_calls(SCHEMA, [NOW, ODD]), r"tools\[1\].*properties.b.*uniqueItems"),
+        (lambda grammars: grammars.json_schema_or_calls({"type": "objekt"}, [NOW]), "objekt"),
+    ],
+    ids=range(6),
+)
+def test_what_is_refused_is_compiled_once(tokenizer: Tokenizer, compiled: list[str], ask: Any, error: str) -> None:
+    grammars = Grammars(tokenizer)
+    with pytest.raises(GrammarError, match=error) as first:
+        ask(grammars)
+    assert compiled
+    grammars.json_schema(SCHEMA)  # others go on meanwhile
+    count, kept = len(compiled), [*grammars._kept]
+    for _ in range(3):
+        with pytest.raises(GrammarError) as again:
+            ask(grammars)
+        assert (type(again.value), str(again.value)) == (type(first.value), str(first.value))
+    assert (len(compiled), sorted(grammars._kept)) == (count, sorted(kept))
+    # another tokenizer may have another verdict
+    with pytest.raises(GrammarError):
+        ask(Grammars(tokenizer))
+    assert len(compiled) > count
+
+
+def test_refusals_are_kept_within_bounds(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.encoding.verdicts.MOST_VERDICTS", 8)
+    grammars = Grammars(tokenizer)
+    for i in range(20):
+        with pytest.raises(GrammarError, match="objekt"):
+            grammars.json_schema({"type": "objekt", "title": "x" * 1000 + str(i)})
+        assert len(grammars._verdicts._kept) <= 8
+    with pytest.raises(GrammarError) as long:
+        grammars.tool_calls([{"name": "f", "parameters": {"required": ["x" * 5_000]}}])
+    assert len(str(long.value)) > 5_000
+    with pytest.raises(GrammarError) as again:
+        grammars.tool_calls([{"name": "f", "parameters": {"required": ["x" * 5_000]}}])
+    assert str(again.value) == str(long.value)[:1_000]
+
+
+def test_functions_are_tried_alone_once(tokenizer: Tokenizer, compiled: list[str]) -> None:
+    grammars = Grammars(tokenizer)
+    several = [{**NOW, "name": f"now_{i}"} for i in range(70)]  # more than grammars are kept
+    assert [grammars.enforces(function) for function in (*several, ODD)] == [True] * 70 + [False]
+    count, kept = len(compiled), [*grammars._kept]
+    assert [grammars.enforces({**function, "description": "x"}) for function in (*several, ODD)] == [True] * 70 + [
+        False
+    ]
+    assert (len(compiled), [*grammars._kept]) == (count, kept)
+
+
 def test_states_do_not_share_their_place(grammars: Grammars, tokenizer: Tokenizer) -> None:
     grammar = grammars.json_schema(SCHEMA)
     first, second = grammar.start(), grammar.start()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import Tokenizer
+from dsv4.encoding.grammar import Grammars
 from dsv4.generation import ConstraintFactory
 from tests.server.conftest import Converse, Server
 
@@ -262,3 +263,24 @@ def test_one_strict_tool_beside_one_that_cannot_be_enforced(serve: Converse, tok
             whole = text if text is PARIS else block(text)
             begun = whole.removeprefix("\n\n<｜DSML｜tool_calls>\n") if choice == "required" else whole
             assert permits(factory, tokenizer, begun) is right
+
+
+def test_a_schema_that_is_refused_again_costs_others_nothing(serve: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    real = Grammars._compiled
+    monkeypatch.setattr(Grammars, "_compiled", lambda self, source: compiled.append(source) or real(self, source))
+    odd = {"name": "odd", "parameters": {"properties": {"a": {"type": "array", "uniqueItems": True}}}}
+    many = [{**CLOCK, "name": f"clock_{i}"} for i in range(70)]
+    tools = [{"type": "function", "function": function} for function in (*many, odd)]
+    strict = [{"type": "function", "function": {**odd, "strict": True}}]
+    bomb = {"type": "json_schema", "json_schema": {"schema": BOMB}}
+    server = serve("x", context_length=100_000)
+    wanted = ({"tools": tools, "tool_choice": "required"}, {"tools": strict}, {"response_format": bomb})
+    first = [server.post(**fields) for fields in wanted]
+    assert [answer.status_code for answer in first] == [200, 400, 400]
+    count = len(compiled)
+    assert count
+    again = [server.post(**fields) for fields in wanted]
+    assert [answer.status_code for answer in again] == [200, 400, 400]
+    assert [answer.json() for answer in again[1:]] == [answer.json() for answer in first[1:]]
+    assert len(compiled) == count

@@ -246,12 +246,8 @@ def _enforceable(
     can still call them."""
     shapes: list[dict[str, Any]] = []
     for function in functions:
-        if function["name"] not in request.strict:
-            try:
-                grammars.tool_calls([function])
-            except GrammarError:
-                function = _bare([function])[0]
-        shapes.append(function)
+        keep = function["name"] in request.strict or grammars.enforces(function)
+        shapes.append(function if keep else _bare([function])[0])
     return shapes
 
 
