@@ -92,11 +92,11 @@ def _grammar(backend: Desk, request: GenerationRequest, *, guarded: bool) -> Con
             grammar = _json_or_calls(backend, request, request.schema, guarded=guarded)
         elif request.schema is not None:
             grammar = grammars.json_schema(request.schema)
-        elif request.tools and request.strict:
+        elif request.enforces_calls:
             dsml = tokenizer.token_id(tokenizer.dialect.dsml)
             make = partial(grammars.tool_calls, parallel=request.parallel, opened=True)
             return _enforced(grammars, request, request.callable, make).after(dsml)
-        elif request.callable and not request.tools:
+        elif request.shown and not request.tools:
             return WithoutCalls(tokenizer)
         elif request.tools and guarded:
             return call_guard(grammars, tokenizer, request.callable, parallel=request.parallel)
@@ -113,12 +113,12 @@ def _grammar(backend: Desk, request: GenerationRequest, *, guarded: bool) -> Con
 
 
 def _json_or_calls(backend: Desk, request: GenerationRequest, schema: Mapping[str, Any], *, guarded: bool) -> Grammar:
-    """JSON, which the client demands, or calls, which it demands only of strict tools. Raises GrammarError for what it
-    demands."""
+    """JSON, which the client demands, or calls, which it demands only of strict tools and of allowed ones. Raises
+    GrammarError for what it demands."""
     grammars, dialect = backend.grammars, backend.tokenizer.dialect
     grammars.json_schema(schema)  # nothing below is worth a try if it is at fault
     make = partial(grammars.json_schema_or_calls, schema, parallel=request.parallel)
-    if request.strict:
+    if request.enforces_calls:
         return _enforced(grammars, request, request.callable, make)
     named = partial(make, _bare(request.callable))  # older engines elsewhere know its form
     grammar = None

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from dsv4.encoding import Dialect
 from dsv4.server.dialects.parts import Unsupported
-from dsv4.server.dialects.request import ToolChoice, effort_name, thinks
+from dsv4.server.dialects.request import AllowedTool, ToolChoice, effort_name, thinks
 from dsv4.server.wire.errors import ApiError, from_validation, invalid, show
 
 MAX_STOPS = 16
@@ -200,7 +200,8 @@ CHOICES: dict[str, Literal["auto", "none", "required"]] = {
 
 
 def choice_of(value: Any) -> ToolChoice:
-    """A tool choice in any form of any dialect; null is auto. Raises ValueError."""
+    """A tool choice in any form of any dialect; null is auto. Raises ValueError, or ApiError 400 for a wrong field of
+    `allowed_tools`."""
     choice = value if isinstance(value, ToolChoice) else _choice(value)
     single = isinstance(value, Mapping) and value.get("disable_parallel_tool_use") is True
     return replace(choice, single=True) if single else choice
@@ -218,26 +219,53 @@ def _choice(value: Any) -> ToolChoice:
             return ToolChoice("required", name)
         case {"type": "function" | "custom" | "tool", "name": str(name)}:
             return ToolChoice("required", name, value.get("namespace"))
+        case {"type": "allowed_tools", "allowed_tools": fields}:
+            return _allowed(fields, "tool_choice.allowed_tools")
         case {"type": "allowed_tools"}:
-            return _allowed(value.get("allowed_tools", value))
-    raise ValueError(f"expected 'none', 'auto', 'required' or a function by name, got {show(value)}")
+            return _allowed(value, "tool_choice")
+    raise ValueError(f"expected 'none', 'auto', 'required', a function by name or allowed_tools, got {show(value)}")
 
 
-def _allowed(value: Any) -> ToolChoice:
-    """A choice among some of the tools; it can only be enforced for a single tool."""
-    mode, tools = (value.get("mode"), value.get("tools")) if isinstance(value, Mapping) else (None, None)
-    if mode == "required" and isinstance(tools, list) and len(tools) == 1 and isinstance(tools[0], Mapping):
-        return choice_of({"type": "function", **tools[0]})
-    raise ValueError("allowed_tools: only one tool with mode 'required' can be enforced; leave the others out of tools")
+def _allowed(fields: Any, place: str) -> ToolChoice:
+    """A choice among some of the tools. Raises ApiError 400."""
+    if not isinstance(fields, Mapping):
+        raise invalid(place, f"expected an object with mode and tools, got {show(fields)}")
+    mode, tools = fields.get("mode"), fields.get("tools")
+    if mode not in ("auto", "required"):
+        raise invalid(f"{place}.mode", f"expected 'auto' or 'required', got {show(mode)}")
+    if not isinstance(tools, list) or not tools:
+        raise invalid(f"{place}.tools", f"expected a list of at least one tool, got {show(tools)}")
+    found = [_allowed_tool(tool, f"{place}.tools[{index}]") for index, tool in enumerate(tools)]
+    return ToolChoice(mode, allowed=tuple(tool for tool in found if tool is not None))
+
+
+def _allowed_tool(tool: Any, place: str) -> AllowedTool | None:
+    """A function by name; None for a tool that would run on the server, as such tools are left out of the prompt."""
+    match tool:
+        case {"function": {"name": str(name)}}:
+            return AllowedTool(name, place=f"{place}.function.name")
+        case {"custom": {"name": str(name)}}:
+            return AllowedTool(name, place=f"{place}.custom.name")
+        case {"type": "function" | "custom", "name": str(name)}:
+            return AllowedTool(name, tool.get("namespace"), f"{place}.name")
+        case {"type": str(kind)} if kind not in ("function", "custom"):
+            return None
+    raise invalid(place, f"expected a function by name, got {show(tool)}")
 
 
 def check_choice(choice: ToolChoice, names: Sequence[str], field: str = "tool_choice") -> None:
-    """Raise ApiError 400 for a required call that is impossible."""
+    """Raise ApiError 400 for functions that there are not, and for a required call that is impossible."""
+    known = frozenset(names)
+    for tool in choice.allowed or ():
+        if tool.name not in known:
+            raise invalid(tool.place, f"no function is named {show(tool.name)}")
     if choice.mode != "required":
         return
     if not names:
         raise invalid("tool_choice", "a call is required, but there are no tools")
-    if choice.name is not None and choice.name not in names:
+    if choice.allowed == ():
+        raise invalid("tool_choice", "a call is required, but no function is allowed")
+    if choice.name is not None and choice.name not in known:
         raise invalid(field, f"no function is named {show(choice.name)}")
 
 

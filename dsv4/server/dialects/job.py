@@ -385,7 +385,7 @@ def sampling(
         raise ContextOverflow(len(prompt), request.limit or 1, context)
     fields: dict[str, Any] = {"temperature": backend.defaults.temperature, "top_p": backend.defaults.top_p}
     fixed = FIXED_WHILE_THINKING if request.thinking and not backend.settings.free_sampling else ()
-    if request.thinking and request.callable:
+    if request.thinking and request.shown:
         fields["top_p"] = min(fields["top_p"], TOP_P_WITH_TOOLS)
     fields |= {name: value for name, value in request.sampling.items() if value is not None and name not in fixed}
     try:

@@ -75,7 +75,7 @@ def _segments(request: GenerationRequest, messages: Sequence[dict[str, Any]], di
         segments = render_segments(
             messages,
             request.thinking_mode,
-            drop_thinking=not request.callable,
+            drop_thinking=not request.shown,
             reasoning_effort=request.effort,
             dialect=dialect,
         )

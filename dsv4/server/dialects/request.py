@@ -28,14 +28,24 @@ EFFORTS = {
 
 
 @dataclass(frozen=True, slots=True)
+class AllowedTool:
+    """A function that may be called, within `namespace`. place: where the request names it."""
+
+    name: str
+    namespace: str | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolChoice:
     """Whether functions may be called. name: with mode `required`, the function that must be called, within
-    `namespace`. single: at most one call."""
+    `namespace`. single: at most one call. allowed: the only functions that may be called, None = all."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
     namespace: str | None = None
     single: bool = False
+    allowed: tuple[AllowedTool, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +102,23 @@ class GenerationRequest:
         return bool(self.callable) and self.choice.mode != "none"
 
     @property
+    def shown(self) -> list[dict[str, Any]]:
+        """All functions of the prompt."""
+        return [*self.functions, *self.late]
+
+    @property
     def callable(self) -> list[dict[str, Any]]:
         """All functions that a call may name."""
-        return [*self.functions, *self.late]
+        if self.choice.allowed is None:
+            return self.shown
+        allowed = {tool.name for tool in self.choice.allowed}
+        return [function for function in self.shown if function["name"] in allowed]
+
+    @property
+    def enforces_calls(self) -> bool:
+        """Whether a call that the model makes of its own choice must follow a grammar: schemas are strict, or only some
+        of the functions may be called."""
+        return self.tools and (bool(self.strict) or self.choice.allowed is not None)
 
     @property
     def opens_call(self) -> bool:

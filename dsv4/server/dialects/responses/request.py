@@ -167,6 +167,9 @@ def choice_of_responses(value: Any, tools: Mapping[str, PromptTool], dialect: Di
         choice = choice_of(value)
     if choice.name is not None:
         choice = replace(choice, name=prompt_name(choice.name, choice.namespace, dialect))
+    if choice.allowed is not None:
+        named = (replace(tool, name=prompt_name(tool.name, tool.namespace, dialect)) for tool in choice.allowed)
+        choice = replace(choice, allowed=tuple(named))
     check_choice(choice, list(tools))
     return choice
 
