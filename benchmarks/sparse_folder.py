@@ -4,8 +4,10 @@
 
 Names, types, shapes and sizes are the released ones (flash: 148 GiB, pro: 805 GiB). Only embedding, routers, norms,
 hash tables and biases of connections are written, about 1 GB; all other numbers read as zero. Such a model loads,
-routes and runs like the real one, and what it says is meaningless. For measuring a disk, `mid` (2.1 GB) and `flash8`
-(eight layers of V4-Flash's sizes with 64 experts, 8 GB) have random numbers and no holes.
+routes and runs like the real one, and what it says is meaningless. For measuring a disk and for other engines, `mid`
+(2.1 GB), `mid32` (the same with 32 experts, 0.6 GB) and `flash8` (eight layers of V4-Flash's sizes with 64 experts,
+8 GB) have random numbers and no holes. All have the bundled model's tokenizer: llama.cpp and flyweight do not generate
+without one.
 """
 
 import argparse
@@ -30,16 +32,18 @@ from dsv4.parameters import Parameter, Role, Storage, parameter_table, weight_of
 
 CONFIGS = Path(dsv4.__file__).parent / "configs"
 # of random numbers: what differs from V4-Flash
+_MID: dict[str, Any] = {
+    "hidden_size": 2048,
+    "num_attention_heads": 32,
+    "o_groups": 4,
+    "moe_intermediate_size": 512,
+    "vocab_size": 16384,
+    "num_hash_layers": 1,
+    "compress_ratios": [0, 4, 128, 4],
+}
 SHAPES: dict[str, dict[str, Any]] = {
-    "mid": {
-        "hidden_size": 2048,
-        "num_attention_heads": 32,
-        "o_groups": 4,
-        "moe_intermediate_size": 512,
-        "vocab_size": 16384,
-        "num_hash_layers": 1,
-        "compress_ratios": [0, 4, 128, 4],
-    },
+    "mid": _MID,
+    "mid32": {**_MID, "n_routed_experts": 32},
     "flash8": {"vocab_size": 16384, "n_routed_experts": 64, "compress_ratios": [0, 0, 4, 128, 4, 128, 4, 128]},
 }
 Fill = Callable[[str, TensorSpec, Parameter], Tensor | None]
@@ -119,18 +123,24 @@ def write_random(which: str, folder: Path) -> int:
     raw["num_hidden_layers"], raw["num_nextn_predict_layers"] = len(SHAPES[which]["compress_ratios"]), 0
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(raw))
+    add_tokenizer(folder)
     config = ModelConfig.from_file(folder)
     return write_sparse(folder, config, RandomNumbers(config))
 
 
 def write_full_size(which: str, folder: Path) -> int:
-    """The folder of a released geometry ("flash", "pro") with the bundled model's tokenizer; its bytes."""
+    """The folder of a released geometry ("flash", "pro"); its bytes."""
     config = ModelConfig.from_file(CONFIGS / f"{which}.json")
     total = write_sparse(folder, config, RoutingOnly(config))
     shutil.copy(CONFIGS / f"{which}.json", folder / "config.json")
+    add_tokenizer(folder)
+    return total
+
+
+def add_tokenizer(folder: Path) -> None:
+    """The bundled model's, smaller than the vocabularies here: the other ids have no text."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(default_model_folder() / name, folder / name)
-    return total
 
 
 def main() -> None:

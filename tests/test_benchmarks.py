@@ -1,6 +1,7 @@
 """What the benchmarks make of their measurements: yardsticks in turns, no rate from times that cannot give one, and
 no process left behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import speculation
-from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown
+from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown, table
 from dsv4.bench import kernels as measure_kernels
 from dsv4.bench.kernels import Timed, beside, in_turns
 from dsv4.bench.speed import Ours
@@ -89,6 +90,43 @@ def test_what_could_not_be_measured_counts_for_nothing() -> None:
     assert middle([None, None]) is None
     assert shown(3.14159, "8.1f") == "     3.1"
     assert shown(None, "8.1f") == "       -"
+
+
+def test_an_engine_that_fails_is_told_and_the_others_are_measured(tmp_path: Path) -> None:
+    """The file that it is to read is made first."""
+    engine = tmp_path / "engine"
+    engine.write_text("#!/bin/sh\necho it is out of order >&2\nexit 3\n")
+    engine.chmod(0o755)
+    command = [sys.executable, "-m", "benchmarks.peers", str(NANO), f"--gguf={tmp_path / 'nano.gguf'}", "--threads=1"]
+    command += [f"--llama={engine}", "--prompt=8", "--decode=2", "--rounds=1", f"--json={tmp_path / 'rows'}"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1, run.stderr
+    assert "llama.cpp ended with 3: it is out of order" in run.stderr
+    assert (tmp_path / "nano.gguf").exists()
+    ours, theirs = map(json.loads, (tmp_path / "rows").read_text().splitlines())
+    assert (ours["engine"], theirs["engine"]) == ("dsv4", "llama.cpp")
+    assert ours["prefill"] > 0
+    assert theirs["prefills"] == []
+    assert theirs["prefill"] is None
+
+
+def test_other_engines_need_a_file_with_texts(tmp_path: Path) -> None:
+    ask = [sys.executable, "-m", "benchmarks.peers", str(tmp_path), f"--llama={sys.executable}"]
+    for more, problem in (((), "need --gguf FILE"), ((f"--gguf={tmp_path / 'm.gguf'}",), "has no tokenizer.json")):
+        run = subprocess.run([*ask, *more], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 1
+        assert problem in run.stderr
+
+
+def test_ratios_are_to_ours_of_the_same_rounds() -> None:
+    def row(engine: str, prefill: float) -> dict[str, str | float | None]:
+        return {"engine": engine, "prefill": prefill, "decode": None}
+
+    lines = list(
+        table([row("dsv4", 100.0), row("llama.cpp", 50.0), row("dsv4", 120.0), row("transformers-fp32", 40.0)])
+    )
+    assert ["(2.00x)" in line for line in lines] == [False, False, True, False, False]
+    assert "(3.00x)" in lines[4]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="descendants are read from /proc")

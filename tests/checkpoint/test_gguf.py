@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.sparse_folder import SHAPES, write_random
 from dsv4.checkpoint import CheckpointError, CheckpointReader, check_folder, convert, parameters, state_for
 from dsv4.checkpoint.gguf.blocks import method_of, mxfp4_blocks, mxfp4_released, q8_0_blocks, q8_0_values
 from dsv4.checkpoint.gguf.container import MetadataValue, Scalars, encode_gguf_header, read_gguf
@@ -196,6 +197,7 @@ def test_rounding_is_reported_both_ways(save, tmp_path: Path) -> None:
     for form in ("F16", "Q8_0", "GGUF Q8_0"):
         assert f"weights stored as {form}: " in told
     assert "the prediction block (mtp.*) is left out" in told
+    assert "no tokenizer.json: llama.cpp and flyweight load the file and fail at the first text" in told
 
 
 def test_the_config_comes_back(tiny: ModelConfig, save, tmp_path: Path) -> None:
@@ -203,6 +205,25 @@ def test_the_config_comes_back(tiny: ModelConfig, save, tmp_path: Path) -> None:
     assert open_gguf(tmp_path / "m.gguf").folder.config == tiny.without_prediction()
     assert shortest_decimal(struct.unpack("<f", struct.pack("<f", 1e-6))[0]) == 1e-6
     assert shortest_decimal(1e300) == 1e300
+
+
+def test_a_random_folder_for_measuring_has_texts_for_other_engines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without them llama.cpp aborts and flyweight answers 500. Ids above the tokenizer's are padding."""
+    few = {"hidden_size": 256, "num_attention_heads": 4, "head_dim": 64, "qk_rope_head_dim": 32, "q_lora_rank": 128}
+    few |= {"o_groups": 2, "o_lora_rank": 128, "moe_intermediate_size": 128, "n_routed_experts": 8, "vocab_size": 4096}
+    few |= {"index_n_heads": 4, "num_hash_layers": 1, "compress_ratios": [0, 4]}
+    monkeypatch.setitem(SHAPES, "few", few)
+    write_random("few", tmp_path / "few")
+    said: list[str] = []
+    export_gguf(tmp_path / "few", tmp_path / "few.gguf", report=said.append)
+    assert not [sentence for sentence in said if "tokenizer" in sentence and "padding" not in sentence]
+    texts = read_gguf(tmp_path / "few.gguf").metadata["tokenizer.ggml.tokens"]
+    theirs = json.loads((NANO / "tokenizer.json").read_text())["model"]["vocab"]
+    assert len(texts) == 4096
+    assert texts[theirs["e"]] == "e"
+    assert texts[4095] == "[PAD4095]"
 
 
 def test_the_tokenizer_comes_back(nano_file: Path) -> None:

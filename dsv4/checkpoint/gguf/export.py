@@ -47,6 +47,7 @@ EXPERT_TYPES: dict[str, GgmlType] = {"fp4": MXFP4, **LINEAR_TYPES}
 # general.file_type of llama.cpp: what most of the file is
 _FILE_TYPES = {F32: 0, F16: 1, Q8_0: 7, BF16: 32, MXFP4: 38}
 _QUANTISATION_VERSION = 2
+_VOCABULARY_KIND = "tokenizer.ggml.model"
 
 
 def export_gguf(
@@ -82,13 +83,16 @@ def export_gguf(
     if experts is None:
         experts = "fp4" if detect_layout(reader, config).experts == "fp4" else dtype
     plan = plan_tensors(wanted, dtype, experts)
-    metadata = _general_keys(folder, plan) | metadata_of(config) | _vocabulary(folder)
+    vocabulary = _vocabulary(folder)
+    metadata = _general_keys(folder, plan) | metadata_of(config) | (vocabulary or {_VOCABULARY_KIND: "no_vocab"})
     rounding = Rounding()
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, lambda out: _write(out, metadata, plan, reader, rounding, progress))
     if report is not None:
         left = ["the prediction block (mtp.*) is left out: GGUF readers have it in another file"]
-        for sentence in (*folder.notes, *(left if config.predicts else ()), *rounding.sentences()):
+        mute = ["no tokenizer.json: llama.cpp and flyweight load the file and fail at the first text"]
+        notes = (*folder.notes, *(left if config.predicts else ()), *(() if vocabulary else mute))
+        for sentence in (*notes, *rounding.sentences()):
             report(sentence)
     return f"{LINEAR_TYPES[dtype].name}, experts {EXPERT_TYPES[experts].name}"
 
@@ -146,11 +150,12 @@ def _general_keys(folder: ModelFolder, plan: dict[str, PlannedTensor]) -> dict[s
     }
 
 
-def _vocabulary(folder: ModelFolder) -> dict[str, MetadataValue]:
+def _vocabulary(folder: ModelFolder) -> dict[str, MetadataValue] | None:
+    """The keys of its tokenizer; None if it has none."""
     config, path = folder.config, folder.reader.folder
     definition = read_tokenizer_file(path)
     if definition is None:
-        return {"tokenizer.ggml.model": "no_vocab"}
+        return None
     size_notes(path, definition, config.vocab_size)  # raises for ids that are none, or that the model lacks
     return vocabulary_keys(path, definition, config.vocab_size, config.bos_token_id, config.eos_token_id)
 
