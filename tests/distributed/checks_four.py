@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from dsv4.training.settings import Scale
-from tests.distributed.whole_runs import everywhere_equal, foresee, full, lean, same_losses
+from tests.distributed.whole_runs import INTEGERS, everywhere_equal, foresee, full, lean, same_losses
 
 
 def shards_and_experts(folder: Path) -> None:
@@ -14,6 +14,10 @@ def shards_and_experts(folder: Path) -> None:
     for name, p in run.model.named_parameters():
         if ".ffn.experts." not in name:
             assert everywhere_equal(full(p)), name
+
+
+def shards_and_experts_in_integers(folder: Path) -> None:
+    same_losses(Scale(fsdp=2, expert=2), folder, **INTEGERS)
 
 
 def shards_and_documents_routed_ahead(folder: Path) -> None:

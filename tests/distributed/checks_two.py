@@ -14,7 +14,7 @@ from dsv4.distributed.ranks import Ranks
 from dsv4.parameters import Mover
 from dsv4.training.param_groups import place
 from dsv4.training.settings import Scale
-from tests.distributed.whole_runs import everywhere_equal, expected_lines, full, same_losses, trainer_of
+from tests.distributed.whole_runs import INTEGERS, everywhere_equal, expected_lines, full, same_losses, trainer_of
 
 
 def mesh_says_what_is_wrong(folder: Path) -> None:
@@ -82,6 +82,18 @@ def shards_equal_one_process(folder: Path) -> None:
     assert not any(".experts." in name or "scale" in name or "norm" in name for name in cut)
     for name, p in cut.items():
         assert p.to_local().shape[0] <= -(-p.shape[0] // 2), name
+    for p in run.model.parameters():
+        assert everywhere_equal(full(p))
+
+
+def data_parallel_in_integers_equals_one_process(folder: Path) -> None:
+    run = same_losses(Scale(data=2), folder, **INTEGERS)
+    for p in run.model.parameters():
+        assert everywhere_equal(p)
+
+
+def shards_in_integers_equal_one_process(folder: Path) -> None:
+    run = same_losses(Scale(fsdp=2), folder, **INTEGERS)
     for p in run.model.parameters():
         assert everywhere_equal(full(p))
 

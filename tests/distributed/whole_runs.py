@@ -14,26 +14,32 @@ from dsv4.distributed.mesh import Mesh
 from dsv4.distributed.ranks import Ranks
 from dsv4.training.anticipate import BatchQueue
 from dsv4.training.data import BatchReader, open_sources
+from dsv4.training.muon import UPDATE_RMS
 from dsv4.training.recipe import Recipe
 from dsv4.training.settings import Scale
 from dsv4.training.team import Alone
 from dsv4.training.trainer import Trainer
 from tests.training.runs import Letters, raw_recipe
 
+LR = 1e-3  # the largest
 STAGES = [
     {"tokens": 450, "length": 64, "phase": "dense"},
-    {"tokens": 200, "length": 64, "phase": "warmup", "lr": 1e-3},
+    {"tokens": 200, "length": 64, "phase": "warmup", "lr": LR},
     {"tokens": 400, "length": 64},
 ]
 LOSSES = ("next", "mtp", "balance", "indexer")
 RECALL = ("recall_entries", "recall_mass")
+SUMS = 1e-5  # how far a loss may be from that of one process: sums are rounded in another order
+INT16 = 0.02  # relative error of an update by 16-bit integers (tests/kernels/test_newton_schulz.py holds it to that)
+INTEGERS = {"optimizer": {"products": "int16"}}
 
 
 def small_recipe(**changes: Any) -> Recipe:
-    """Two dense steps, one of indexer warm-up, two sparse ones."""
-    lr = {"peak": 1e-3, "final": 1e-4, "warmup": 256, "decay_from": 800, "decay_to": 1050}
+    """Two dense steps, one of indexer warm-up, two sparse ones. Muon multiplies in float32 unless `changes` say
+    otherwise, so that runs on different ranks differ by their sums alone."""
+    lr = {"peak": LR, "final": 1e-4, "warmup": 256, "decay_from": 800, "decay_to": 1050}
     batch = {"full": 160}  # four packed sequences a step, for two ranks as for four
-    fixed = {"stages": STAGES, "lr": lr, "batch": batch, "qat_from": None}
+    fixed = {"stages": STAGES, "lr": lr, "batch": batch, "qat_from": None, "optimizer": {"products": "fp32"}}
     return Recipe.from_dict(raw_recipe(**{**fixed, **changes}))
 
 
@@ -94,7 +100,7 @@ def expected_lines(
 
 def same_losses(scale: Scale, folder: Path, prepare: Prepare | None = None, **changes: Any) -> Trainer:
     """Train on all ranks and compare every step's losses with the run in one process; returns the finished trainer."""
-    shares, tolerance = scale.data * scale.fsdp * scale.expert, 1e-5
+    shares = scale.data * scale.fsdp * scale.expert
     run = trainer_of(scale, folder, **changes)
     if prepare is not None:
         prepare(run)
@@ -104,7 +110,9 @@ def same_losses(scale: Scale, folder: Path, prepare: Prepare | None = None, **ch
     assert [x["phase"] for x in lines] == [x["phase"] for x in expected]
     assert {"dense", "warmup", "sparse"} <= {x["phase"] for x in lines}
     assert len(lines) >= 4, len(lines)
-    for ours, theirs in zip(lines, expected, strict=True):
+    steepest = max(x["grad_norm"] for x in expected)
+    for updates, (ours, theirs) in enumerate(zip(lines, expected, strict=True)):
+        tolerance = allowed(run.recipe, updates, steepest)
         for name in LOSSES:
             assert (name in ours) == (name in theirs)
             difference = abs(ours.get(name, 0.0) - theirs.get(name, 0.0))
@@ -112,8 +120,22 @@ def same_losses(scale: Scale, folder: Path, prepare: Prepare | None = None, **ch
         assert abs(ours["grad_norm"] - theirs["grad_norm"]) <= 1e-4 * max(1.0, theirs["grad_norm"])
         assert ours["max_violation"] == pytest.approx(theirs["max_violation"], abs=1e-6), ours["step"]
         for name in RECALL if scale.context == 1 else ():  # ranks that share documents pick other queries
-            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), f"step {ours['step']}: {name}"
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=tolerance), f"step {ours['step']}: {name}"
     return run
+
+
+def allowed(recipe: Recipe, updates: int, norm: float) -> float:
+    """How far losses of two runs may be apart after some updates, where gradients have at most this norm.
+
+    With products in 16-bit integers the last bit of a gradient turns an integer over, and every later product rounds
+    other numbers: from then on the runs round independently. Each update is within INT16 of the exact one, so two of
+    them differ by about sqrt(2) INT16, in entries of LR UPDATE_RMS. Such roundings do not know the gradient: along it
+    they add up as a random walk, whose standard deviation is |gradient| times that of an entry. Four of them are
+    allowed.
+    """
+    if recipe.optimizer.products == "fp32":
+        return SUMS
+    return SUMS + 4 * norm * LR * UPDATE_RMS * INT16 * (2 * updates) ** 0.5
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ SHORT: dict[str, Any] = {
     "lr": {"peak": 3e-3, "final": 3e-4, "warmup": 100, "decay_from": 300, "decay_to": 512},
     "batch": {"full": 128},
     "qat_from": 384,
+    "optimizer": {"products": "fp32"},  # with integers each device rounds on its own
 }
 
 
