@@ -155,6 +155,9 @@ class RemoteGenerator:
                     last = event if number == 0 else replace(event, reused=None)  # that of the first part counts
                     if last.finish is None:
                         yield last
+        if last is not None and last.finish is FinishReason.STOP and last.token is None:
+            problem = check.cut(answer.params.stop_ids)
+            last = last if problem is None else TokenEvent(None, FinishReason.ERROR, error=problem)
         reached = stage.most is not None and len(answer.said) - before >= stage.most
         if last is not None and last.finish is not None:
             last = _in_whole(last, answer, stage, reached=reached)

@@ -1,5 +1,7 @@
 """Whether a back end keeps to a grammar: what it says is checked here, token by token."""
 
+from collections.abc import Sequence
+
 from dsv4.generation import ConstraintStage, TokenConstraint, WrittenGrammar
 
 
@@ -26,9 +28,20 @@ class GrammarCheck:
             self._state = None
             return str(error)
 
+    def cut(self, stop_ids: Sequence[int]) -> str | None:
+        """Why the answer must not end here without an end token, None if it may."""
+        try:
+            mask = None if self._state is None else self._state.allowed()
+        except RuntimeError as error:
+            return str(error)
+        open_end = mask is None or any(_has(mask, token) for token in stop_ids)
+        if open_end and self._banned.isdisjoint(stop_ids):
+            return None
+        return "the engine ended the answer before it was complete"
+
     def _refused(self, state: TokenConstraint, token: int) -> str | None:
         mask = state.allowed()
-        if mask is not None and not (token // 8 < len(mask) and mask[token // 8] >> token % 8 & 1):
+        if mask is not None and not _has(mask, token):
             self._state = None
             return (
                 f"the engine does not follow the grammar of this answer (token {token}): it needs llguidance "
@@ -36,3 +49,7 @@ class GrammarCheck:
             )
         state.accept(token)
         return None
+
+
+def _has(mask: bytes, token: int) -> bool:
+    return token // 8 < len(mask) and bool(mask[token // 8] >> token % 8 & 1)

@@ -6,6 +6,7 @@ is ordinary text.
 """
 
 import re
+from collections.abc import Mapping
 
 from dsv4.encoding.dialect import Dialect
 
@@ -60,6 +61,12 @@ class Controls:
     def plain(self, marked: str) -> str:
         """Marked text as plain text, without role tokens."""
         return marked if marked.isascii() else marked.translate(self._texts)
+
+
+def ending_tokens(dialect: Dialect, controls: Mapping[int, str]) -> tuple[int, ...]:
+    """The ids of the tokens at which a message ends: its end token, and the roles. controls: of a tokenizer."""
+    marks = Controls(dialect)
+    return tuple(token for token, text in controls.items() if marks.mark(text) in ENDS)
 
 
 def overlap(text: str, marker: str) -> str:

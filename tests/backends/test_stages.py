@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from dsv4.backends.stages import stages_of
@@ -10,9 +11,11 @@ from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import Grammars
 from dsv4.engine import EngineService
 from dsv4.generation import ConstraintStage, FinishReason, SamplingParams, TokenEvent
+from dsv4.server import Settings, create_app
 from dsv4.server.dialects.constraints import AfterThinking, ThinkingBudget, WithoutCalls
 from dsv4.testing.stub import StubGenerator
 from tests.backends.conftest import KINDS, Kind, Site, ask, run, told
+from tests.server.rambling import Rambling
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}}
@@ -104,6 +107,51 @@ def test_an_engine_that_does_not_follow_a_grammar_is_noticed(site: Site) -> None
     assert "cannot hold" in (events[-1].error or "")
 
 
+def test_an_engine_that_ends_an_answer_too_early_is_noticed(site: Site) -> None:
+    """The stub's script is over: it says `stop` without an end token."""
+    tokenizer = site.tokenizer
+    calls = Grammars(tokenizer).tool_calls([FUNCTION])
+    begun = tokenizer.encode_text(f"\n\n{tokenizer.dialect.calls_open}>\n", trusted=True)
+    for script, constraint in (
+        (begun, calls),
+        ([60, 61], AfterThinking(calls, tokenizer)),
+        ([60, 61, tokenizer.token_id(tokenizer.dialect.think_close), *begun], AfterThinking(calls, tokenizer)),
+    ):
+        stub = StubGenerator(lambda prompt, params, script=script: script[len(prompt) - 2 :])
+        events = ask(site.remote(site.server("vllm", stub)), greedy(tokenizer, constraint), prompt=[0, 50])
+        assert [event.token for event in events] == [*script, None]
+        assert events[-1].finish is FinishReason.ERROR
+        assert "ended the answer before it was complete" in (events[-1].error or "")
+    stub = StubGenerator([60, 61])
+    events = ask(site.remote(site.server("vllm", stub)), greedy(tokenizer, WithoutCalls(tokenizer)))
+    assert events[-1].finish is FinishReason.STOP
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", [None, 12])
+def test_a_required_call_comes_from_a_model_that_says_anything(site: Site, kind: Kind, budget: int | None) -> None:
+    """Control tokens that are of no use in the reasoning, too."""
+    tokenizer = site.tokenizer
+    remote = site.remote(site.server(kind, Rambling(tokenizer), info=LLGUIDANCE))
+    app = create_app(remote, tokenizer, model_name="tiny", settings=Settings())
+    body = {
+        "model": "tiny", "messages": [{"role": "user", "content": "Q"}], "max_tokens": 500, "thinking_budget": budget,
+        "tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "required",
+        "parallel_tool_calls": False, "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    }  # fmt: skip
+
+    async def all_of_them() -> list[Any]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return [await client.post("/v1/chat/completions", json={**body, "seed": seed}) for seed in range(8)]
+
+    for answer in run(all_of_them, remote):
+        choice = answer.json()["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        (call,) = choice["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) in ({"x": 1}, {"x": 2})
+
+
 class Exhausted:
     """A grammar over whose answers the grammar engine of this side gives up at the second token."""
 
@@ -167,6 +215,12 @@ def test_parts_of_constraints(tokenizer: Tokenizer) -> None:
     assert stages_of(None) == (ConstraintStage(),)
     assert stages_of(WithoutCalls(tokenizer)) == (ConstraintStage(banned=(dsml,)),)
     first, second = stages_of(ThinkingBudget(AfterThinking(schema, tokenizer), tokenizer, 9))
-    assert (first.until, first.most, set(first.banned)) == (close, 9, {tokenizer.eos_id, dsml})
+    ends = {
+        tokenizer.eos_id,
+        *(tokenizer.token_id(role) for role in (tokenizer.dialect.user, tokenizer.dialect.assistant)),
+    }
+    assert (first.until, first.most) == (close, 9)
+    assert {dsml, *ends} <= {*first.banned}
+    assert close not in first.banned
     assert second == ConstraintStage(grammar=schema)
     assert stages_of(schema.after(dsml))[0] == ConstraintStage(dsml)

@@ -102,6 +102,10 @@ def test_reasoning_before_a_forced_answer_is_not_cut_short(serve: Converse, toke
         factory = asked(serve("x"), **fields)
         assert not permits(factory, tokenizer, "any reason")  # and then the end token
         assert not permits(factory, tokenizer, f"any reason{PARIS}")
+        # the parser of answers ends a message at a role token too
+        for role in (tokenizer.dialect.user, tokenizer.dialect.assistant, tokenizer.dialect.latest_reminder):
+            assert not permits(factory, tokenizer, f"any {role}reason</think>{PARIS if 'tools' in fields else '{}'}")
+        assert permits(factory, tokenizer, f"any reason</think>{PARIS if 'tools' in fields else '{}'}")
 
 
 def test_json_cannot_drown_in_white_space(serve: Converse, tokenizer: Tokenizer) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from dsv4.encoding import Tokenizer
+from dsv4.encoding.controls import ending_tokens
 from dsv4.encoding.grammar import Grammar, GrammarError, Grammars, TooLargeError
 from dsv4.generation import ConstraintFactory, ConstraintStage, StagedConstraint, TokenConstraint
 from dsv4.server.dialects.call_guard import call_guard, unguarded
@@ -142,22 +143,25 @@ def _behind_prefix(grammar: Grammar, request: GenerationRequest) -> Grammar:
 
 @dataclass(frozen=True, slots=True)
 class AfterThinking:
-    """A grammar that begins after the reasoning. The reasoning is free, but it cannot contain the end of the answer or
-    a call."""
+    """A grammar that begins after the reasoning. The reasoning is free, but it cannot contain a call, nor a token that
+    ends the message: the answer that the client demands would be missing."""
 
     grammar: Grammar
     tokenizer: Tokenizer
 
     def start(self) -> TokenConstraint:
-        dialect = self.tokenizer.dialect
-        mask = _all_but(self.tokenizer, dialect.eos, dialect.dsml)
-        return _Thinking(mask, self.tokenizer.token_id(dialect.think_close), self.grammar.start())
+        mask = _all_but(self.tokenizer, self._banned())
+        return _Thinking(mask, self.tokenizer.token_id(self.tokenizer.dialect.think_close), self.grammar.start())
 
     def stages(self) -> tuple[ConstraintStage, ...]:
         """The reasoning, then the grammar."""
-        dialect, token_id = self.tokenizer.dialect, self.tokenizer.token_id
-        banned = (token_id(dialect.eos), token_id(dialect.dsml))
-        return ConstraintStage(token_id(dialect.think_close), None, banned), ConstraintStage(grammar=self.grammar)
+        close = self.tokenizer.token_id(self.tokenizer.dialect.think_close)
+        return ConstraintStage(close, None, self._banned()), ConstraintStage(grammar=self.grammar)
+
+    def _banned(self) -> tuple[int, ...]:
+        tokenizer = self.tokenizer
+        ends = ending_tokens(tokenizer.dialect, tokenizer.controls)
+        return (*ends, tokenizer.token_id(tokenizer.dialect.dsml))
 
 
 class _Thinking:
@@ -184,7 +188,7 @@ class WithoutCalls:
     tokenizer: Tokenizer
 
     def start(self) -> TokenConstraint:
-        return _Always(_all_but(self.tokenizer, self.tokenizer.dialect.dsml))
+        return _Always(_all_but(self.tokenizer, [self.tokenizer.token_id(self.tokenizer.dialect.dsml)]))
 
     def stages(self) -> tuple[ConstraintStage, ...]:
         """One part without that token."""
@@ -204,10 +208,10 @@ class _Always:
         """Does nothing: every step has the same mask."""
 
 
-def _all_but(tokenizer: Tokenizer, *controls: str) -> bytes:
-    """The mask of all tokens but some control tokens."""
+def _all_but(tokenizer: Tokenizer, banned: Sequence[int]) -> bytes:
+    """The mask of all tokens but some."""
     mask = bytearray(b"\xff" * -(-tokenizer.vocab_size // 8))
-    for token in map(tokenizer.token_id, controls):
+    for token in banned:
         mask[token // 8] &= ~(1 << token % 8)
     return bytes(mask)
 
