@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=("full", "plain", "peer"), default=("full", "plain", "peer"))
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each side, after one to warm up")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--products", choices=("fp32", "int16", "bf16"), default="fp32", help="of Newton-Schulz, ours")
+    parser.add_argument("--products", choices=("fp32", "int16", "bf16"), default="int16", help="of Newton-Schulz, ours")
     parser.add_argument("--peer-up-to", type=int, default=4096, help="longest sequence the peer is asked for")
     parser.add_argument("--step-seconds", type=float, default=120)
     parser.add_argument("--memory", type=float, default=20, help="GiB that a process may take")
