@@ -146,7 +146,7 @@ void direct_best(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0
         direct<D, M>(w, n0, n1, in, m0, out);
 }
 
-// At most DIRECT_ROWS. More than four take 128 weight rows at a time and twice, from the cache the second time.
+// At most DECODED_ROWS. More than four take 128 weight rows at a time and several times, from the cache after the first.
 template <class D>
 void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0, int64_t m1, const Output& out) {
     switch (m1 - m0) {
@@ -161,11 +161,14 @@ void direct_any(const D& w, int64_t n0, int64_t n1, const Input& in, int64_t m0,
             case 7: return direct<D, 7>(w, n0, n1, in, m0, out);
             case 8: return direct<D, 8>(w, n0, n1, in, m0, out);
         }
-    const int64_t half = m0 + (m1 - m0 + 1) / 2;
     for (int64_t n = n0, end; n < n1; n = end) {
         end = std::min(n1, n / FP8_BLOCK * FP8_BLOCK + FP8_BLOCK);
-        direct_any(w, n, end, in, m0, half, out);
-        direct_any(w, n, end, in, half, m1, out);
+        int64_t m = m0;
+        for (int64_t passes = (m1 - m0 + 3) / 4; passes > 0; passes--) {  // rows shared out evenly: 5 are 3 + 2
+            const int64_t rows = (m1 - m + passes - 1) / passes;
+            direct_any(w, n, end, in, m, m + rows, out);
+            m += rows;
+        }
     }
 }
 
@@ -385,7 +388,7 @@ void multiply(const Weight& w, int64_t n0, int64_t n1, const Input& in, int64_t 
             if (decoder.has_extreme(n0, n1))
                 return through_panels(Fp4Dot<true>(w.data, w.scale, w.K), n0, n1, in, m0, m1, out);
         if constexpr (D::DIRECT)
-            if (m1 - m0 <= DIRECT_ROWS) return direct_any(decoder, n0, n1, in, m0, m1, out);
+            if (m1 - m0 <= DECODED_ROWS) return direct_any(decoder, n0, n1, in, m0, m1, out);
         through_panels(decoder, n0, n1, in, m0, m1, out);
     });
 }

@@ -38,7 +38,8 @@ struct Output {
     bool bf16;
 };
 
-constexpr int DIRECT_ROWS = 8;  // up to here weights are decoded in registers, above through a panel (FP4_FIXED: 4)
+constexpr int DIRECT_ROWS = 8;  // few rows: what threads share out is pieces of all products at once
+constexpr int DECODED_ROWS = W == 16 ? 8 : 16;  // up to here weights are decoded in registers, above through a panel (FP4_FIXED: 4)
 constexpr int TILE_ROWS = 96;   // activation rows per call of `multiply` that make best use of a panel
 constexpr int PANEL_ROWS = TILES ? 64 : 48;  // the most weight rows of a panel
 
