@@ -7,6 +7,8 @@ import sys
 import time
 from importlib import import_module
 
+import pytest
+
 from dsv4.cli.__main__ import VERBS
 from dsv4.cli.engine_flags import EngineFlags
 from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
@@ -117,9 +119,10 @@ def test_help_loads_nothing_heavy() -> None:
     assert all(verb in result.stdout for verb in VERBS)
 
 
-def test_a_mistake_is_a_sentence() -> None:
+@pytest.mark.parametrize("module", ["dsv4", "dsv4.cli"])
+def test_a_mistake_is_a_sentence(module: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "dsv4.cli", "inspect", "no/such/folder"],
+        [sys.executable, "-m", module, "inspect", "no/such/folder"],
         cwd=ROOT,
         capture_output=True,
         text=True,
