@@ -22,14 +22,16 @@ OPENING = '"\\n\\n<" dsml '
 MOST_CHARACTERS = 4_000_000
 # of all functions together; the engine takes seconds for them, and gives up above
 MOST_PARAMETERS = 4_000
+# the dialects write {} for a function whose parameters a client leaves out: in OpenAI's interface it has none
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 def call_rules(
     functions: Sequence[Mapping[str, Any]], dialect: Dialect, dsml: int, begin: str, *, parallel: bool
 ) -> str:
-    """Rules from `start` on. functions: OpenAI function objects; one without `parameters` takes any. dsml: the id of
-    the control token. begin: the part of the opening tag that the grammar begins with. parallel: more than one call may
-    follow.
+    """Rules from `start` on. functions: OpenAI function objects; one without `parameters` takes any, one whose
+    `parameters` are {} takes none. dsml: the id of the control token. begin: the part of the opening tag that the
+    grammar begins with. parallel: more than one call may follow.
 
     Raises GrammarError naming the function, parameter and keyword that cannot be enforced.
     """
@@ -106,8 +108,9 @@ def parameter_schemas(function: Mapping[str, Any]) -> dict[str, Any]:
 
 def top_of(schema: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The schema of all parameters of a function together, behind its references, and the document that references
-    refer to. Raises GrammarError for one whose parameters cannot be listed."""
-    root: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
+    refer to; {} is that of a function without parameters. Raises GrammarError for one whose parameters cannot be
+    listed."""
+    root: Mapping[str, Any] = (schema or NO_PARAMETERS) if isinstance(schema, Mapping) else {}
     top, seen = root, 0
     while "$ref" in top and seen < len(NOT_AT_THE_TOP):
         found = resolve(top["$ref"], root)

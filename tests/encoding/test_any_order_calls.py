@@ -36,11 +36,12 @@ FORM = {
 }
 NOW = {"name": "now", "parameters": {"type": "object", "properties": {}}}
 FREE = {"name": "free"}
+NONE = {"name": "none", "parameters": {}}
 OPEN = {
     "name": "open",
     "parameters": {"type": "object", "properties": {"a": {}}, "additionalProperties": {"type": "integer"}},
 }
-FUNCTIONS = [FORM, NOW, FREE, OPEN]
+FUNCTIONS = [FORM, NOW, FREE, NONE, OPEN]
 N, T = ("count", JSON, "-3"), ("text", TEXT, "one <b>\ntwo</b> naïve 日本")
 
 
@@ -84,6 +85,7 @@ RIGHT = [
     form(("whatever", JSON, "[1, {}]")),
     form(("whatever", TEXT, "[1")),
     ("now",),
+    ("none",),
     ("free",),
     ("free", ("anything", TEXT, ""), ("more", JSON, "[1]")),
     ("open",),
@@ -112,6 +114,7 @@ WRONG = [
     form(("place", JSON, "[1]")),
     form(("maybe", TEXT, "null")),
     ("now", N),
+    ("none", N),
     ("open", ("b", TEXT, "x")),
     ("open", ("a", TEXT, "x"), ("a", TEXT, "x")),
 ]

@@ -124,6 +124,12 @@ def test_a_function_without_a_schema_takes_any_parameters(grammars: Grammars, to
     assert follows(grammar, tokenizer, block(tokenizer, both))
 
 
+def test_a_function_with_an_empty_schema_takes_no_parameters(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    grammar = grammars.tool_calls([{"name": "none", "parameters": {}}])
+    assert follows(grammar, tokenizer, block(tokenizer, call(tokenizer, "none")))
+    assert not follows(grammar, tokenizer, block(tokenizer, call(tokenizer, "none", ("x", "true", "y"))))
+
+
 def test_a_grammar_may_begin_after_the_thought(grammars: Grammars, tokenizer: Tokenizer) -> None:
     close = tokenizer.token_id(tokenizer.dialect.think_close)
     grammar = grammars.json_object().after(close)

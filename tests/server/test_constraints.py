@@ -78,6 +78,19 @@ def test_forced_calls(
     assert permits(factory, tokenizer, f"any reason</think>{text}" if thinking else text.removeprefix(OPENING)) is right
 
 
+@pytest.mark.parametrize("left_out", [{}, {"parameters": None}, {"parameters": {}}])
+@pytest.mark.parametrize("fields", [{"strict": True}, {}])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_tool_whose_parameters_are_left_out_has_none(
+    serve: Converse, tokenizer: Tokenizer, left_out: Any, fields: dict[str, Any], choice: str
+) -> None:
+    """OpenAI: omitting `parameters` defines a function with an empty parameter list."""
+    tools = [{"type": "function", "function": {"name": "clock", **left_out, **fields}}]
+    factory = asked(serve("x"), tools=tools, tool_choice=choice, **OFF)
+    for text, right in ((block(call("clock", "")), True), (block(call("clock", CITY)), False)):
+        assert permits(factory, tokenizer, text if choice == "auto" else text.removeprefix(OPENING)) is right
+
+
 def test_the_prompt_opens_a_forced_call(serve: Converse, tokenizer: Tokenizer) -> None:
     server = serve(PARIS.removeprefix(OPENING))
     choice = server.answer(tools=TOOLS, tool_choice="required", **OFF)["choices"][0]
