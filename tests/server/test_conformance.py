@@ -16,6 +16,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+from anthropic.types import ModelInfo
 
 from dsv4.encoding import Tokenizer
 from dsv4.server import Keys, Settings, create_app
@@ -276,6 +277,8 @@ def test_18_models_balance_head_and_keys(serve: Converse) -> None:
         entries = server.request("GET", path).json()["data"]
         assert entries[0]["id"] == MODEL
         assert all(entry["context_window"] == 4096 for entry in entries)
+        # Anthropic's clients read the same list
+        assert all(ModelInfo.model_validate(entry, strict=False).display_name == entry["id"] for entry in entries)
     assert server.request("GET", f"/v1/models/{MODEL}").json()["id"] == MODEL
     assert server.request("GET", "/user/balance").json()["is_available"] is True
     assert server.request("HEAD", "/").status_code == 200

@@ -7,6 +7,9 @@ import httpx
 import openai
 import pytest
 
+from dsv4.encoding import Tokenizer
+from dsv4.engine.validation import check_params
+from dsv4.generation import SamplingParams
 from dsv4.server.dialects.chat.request import UNSUPPORTED
 from tests.server.conftest import MODEL, Converse
 
@@ -151,6 +154,39 @@ def test_sdk_raises_its_own_errors(serve: Converse) -> None:
             await client.chat.completions.create(model="nope", messages=messages)
 
     serve("x").sdk(use)
+
+
+def test_a_field_that_only_the_engine_can_judge_is_named(serve: Converse) -> None:
+    def judged(prompt: object, params: SamplingParams) -> list[int]:
+        check_params(params, 100)
+        return [1]
+
+    for fields in ({}, {"stream": True}):
+        check(serve(judged).post(logit_bias={"100": 1}, **fields), 400, "logit_bias", r"must be in \[0, 100\), got 100")
+
+
+def test_a_refusal_about_no_field_names_none(serve: Converse) -> None:
+    def refused(prompt: object, params: object) -> list[int]:
+        raise ValueError("constraint cannot be started: too large")
+
+    check(serve(refused).post(), 400, None, "^constraint cannot be started")
+
+
+@pytest.mark.parametrize("prompt", [[5, 10**9], [-1], ["a", "b"]])
+def test_prompts_that_are_no_ids_are_told_the_range(serve: Converse, tokenizer: Tokenizer, prompt: list[Any]) -> None:
+    response = serve("x").request("POST", "/completions", json={"prompt": prompt})
+    check(response, 400, "prompt", rf"token ids in \[0, {tokenizer.vocab_size}\), got ")
+
+
+@pytest.mark.parametrize(
+    "items", [[{"type": "web_search_call"}, {"type": "x"}], [{"type": "reasoning", "summary": []}]]
+)
+@pytest.mark.parametrize("fields", [{}, {"instructions": "Be brief."}])
+def test_input_without_anything_for_the_model(serve: Converse, items: list[Any], fields: dict[str, Any]) -> None:
+    server = serve("x</think>y")
+    check(server.request("POST", "/responses", json={"input": items, **fields}), 400, "input", items[0]["type"])
+    beside = {"input": [*items, {"role": "user", "content": "Hi"}], **fields}
+    assert server.request("POST", "/responses", json=beside).status_code == 200
 
 
 def test_engine_error_is_500(serve: Converse) -> None:

@@ -1,5 +1,6 @@
 """The names a model answers to, and its entry in the list of models."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from dsv4.server.wire.errors import ApiError, show
@@ -44,8 +45,9 @@ def model_entry(
     efforts: tuple[str, ...],
     example_prompts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """One entry of `GET /models`, in the official form with OpenAI's `created`. The field `alias_of` is the served
-    model for an alias, and null for the served model itself; `example_prompts` is there where the model has some."""
+    """One entry of `GET /models`, in the official form with OpenAI's `created` and the fields of Anthropic's interface,
+    whose clients read the same route. The field `alias_of` is the served model for an alias, and null for the served
+    model itself; `example_prompts` is there where the model has some."""
     return {
         "id": name,
         "object": "model",
@@ -60,5 +62,11 @@ def model_entry(
         "api_capabilities": {"anthropic_messages": {"system_prompt_update": "in-history"}},
         "alias_of": None if name == served else served,
         "deprecated": name in DEPRECATED,
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "max_input_tokens": context_length,
+        "max_tokens": min(MAX_OUTPUT_TOKENS, context_length),
+        "lifecycle": "deprecated" if name in DEPRECATED else "active",
         **({"example_prompts": list(example_prompts)} if example_prompts else {}),
     }

@@ -147,7 +147,8 @@ def _prompt(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
         elif token_ids_fit(prompt, tokenizer.vocab_size):
             ids = prompt
         else:
-            raise invalid("prompt", f"expected one string or one list of token ids, got {show(prompt)}")
+            ids_of = f"one list of token ids in [0, {tokenizer.vocab_size})"
+            raise invalid("prompt", f"expected one string or {ids_of}, got {show(prompt)}")
         if not request.suffix:
             return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
         begin, hole, end = (tokenizer.token_id(token) for token in FIM_TOKENS)

@@ -37,6 +37,7 @@ PATIENCE_SECONDS = 0.5
 TOP_P_WITH_TOOLS = 0.95
 FIXED_WHILE_THINKING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
 ENGINE_ERROR = "engine_error"
+FIELDS_OF_CLIENTS = {*FIXED_WHILE_THINKING, "max_tokens", "logit_bias", "seed"}
 
 
 @dataclass(slots=True)
@@ -259,7 +260,7 @@ class AnswerJob:
             case ContextLengthError():
                 return ContextOverflow(error.prompt_tokens, self.params.max_tokens, error.context_length)
             case _:
-                return ApiError(400, str(error))
+                return _wrong_field(error)
 
     def _step(self, event: TokenEvent) -> AnswerStep:
         if event.progress is not None:
@@ -399,7 +400,13 @@ def sampling(
             **fields,
         )
     except ValueError as error:
-        raise ApiError(400, str(error), param=str(error).split()[0]) from error
+        raise _wrong_field(error) from error
+
+
+def _wrong_field(error: Exception) -> ApiError:
+    """The 400 of a message of `SamplingParams`, or of the engine about it, which begins with the field's name."""
+    name = str(error).partition(" ")[0]
+    return ApiError(400, str(error), param=name if name in FIELDS_OF_CLIENTS else None)
 
 
 async def _anext(events: AsyncIterator[TokenEvent]) -> TokenEvent | None:

@@ -74,6 +74,9 @@ class _ItemReader:
             return
         for index, item in enumerate(request.input):
             self._add(item, f"input[{index}]")
+        if len(self._list) == bool(request.instructions):
+            kinds = ", ".join(dict.fromkeys(str(show(item.get("type") or kind_of(item))) for item in request.input))
+            raise invalid("input", f"no item has something for the model; the types are {kinds:.200}")
 
     def finished(self) -> list[dict[str, Any]]:
         """All messages in the order of the prompt."""
