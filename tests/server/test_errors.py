@@ -70,7 +70,7 @@ def check(response: httpx.Response, status: int, param: str | None, pattern: str
         ({"tools": [TOOL] * 4097}, "tools", "at most 4,096 are accepted, got 4,097"),
         ({"n": 129}, "n", r"must be in \[1, 128\], got 129"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
-        ({"tool_choice": "sometimes"}, "tool_choice", "'required' or a function by name, got 'sometimes'"),
+        ({"tool_choice": "sometimes"}, "tool_choice", "a function by name or allowed_tools, got 'sometimes'"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice",
