@@ -6,11 +6,12 @@
 Every budget gets a new process; a share is of all routed experts. `cold` drops the folder's files from the page cache
 first, as far as the system lets it. `settle`: tokens that are decoded before the measured ones. The rate of the disk is
 measured in the same process, in turns with decoding: large sequential reads of the same files past the page cache, by
-as many threads as gave most. Tokens are drawn at temperature 1, so that a model of holes does not repeat one token and
-its experts.
+as many threads as gave most; a row says so where the file system offers no such reads. Tokens are drawn at temperature
+1, so that a model of holes does not repeat one token and its experts.
 """
 
 import argparse
+import errno
 import itertools
 import json
 import mmap
@@ -20,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,14 @@ def memory_of(kind: str) -> int:
 
 
 class Disk:
-    """Sequential reads of a folder's files, one after another, past the page cache."""
+    """Sequential reads of a folder's files, one after another, past the page cache. direct: whether the file system
+    offers such reads; if not, the page cache may serve them."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OSError where the file system offers no such reads."""
-        self._files = [os.open(file, os.O_RDONLY | os.O_DIRECT) for file in sorted(folder.glob("*.safetensors"))]
+        files = sorted(folder.glob("*.safetensors"))
+        self.direct = all(map(_reads_direct, files))
+        flags = os.O_RDONLY | (os.O_DIRECT if self.direct else 0)
+        self._files = [os.open(file, flags) for file in files]
         sizes = [os.fstat(file).st_size // BLOCK for file in self._files]
         blocks = [(file, at * BLOCK) for file, size in zip(self._files, sizes, strict=True) for at in range(size)]
         self._next = itertools.cycle(blocks)
@@ -85,6 +89,25 @@ class Disk:
     def rates(self) -> dict[int, float]:
         """Bytes/s by number of threads."""
         return {readers: self.read[readers] / self.seconds[readers] for readers in READERS}
+
+
+def _reads_direct(file: Path) -> bool:
+    """Whether a file can be read past the page cache. Some file systems refuse to open it so, others to read."""
+    flag = getattr(os, "O_DIRECT", None)
+    if flag is None:
+        return False
+    try:
+        handle = os.open(file, os.O_RDONLY | flag)
+        try:
+            with closing(mmap.mmap(-1, mmap.PAGESIZE)) as room:
+                os.preadv(handle, [room], 0)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        return False
+    return True
 
 
 def budget_of(text: str, folder: Path) -> int | None:
@@ -157,7 +180,7 @@ def measure(folder: Path, budget: int | None, tokens: int, settle: int, *, cold:
     row["needed_per_token"] = (missed + foreseen) * largest / tokens
     row["busy"] = (after.reading - before.reading) / 1e9 / row["decode_wall"]
     row["read_rate"] = read / row["decode_wall"]
-    row["disk_rates"] = disk.rates()
+    row["disk_rates"], row["direct"] = disk.rates(), disk.direct
     row["disk_rate"] = max(row["disk_rates"].values())
     row["peak"], row["anonymous"] = peak_bytes(), memory_of("RssAnon")
     return row
@@ -174,7 +197,8 @@ def shown(row: dict[str, Any]) -> str:
         f"| {row['decode_cpu'] / row['tokens']:.3f} | {row['read_per_token'] / 1e6:,.0f} MB, "
         f"{row['needed_per_token'] / 1e6:,.0f} needed | {row['hits'] * 100:.0f} % | {row['foreseen'] * 100:.0f} % "
         f"| {row['read_rate'] / 1e6:,.0f} of {row['disk_rate'] / 1e6:,.0f} MB/s "
-        f"({share:.0f} %, needed {share * row['needed_per_token'] / max(1, row['read_per_token']):.0f} %) "
+        f"({share:.0f} %, needed {share * row['needed_per_token'] / max(1, row['read_per_token']):.0f} %)"
+        f"{'' if row['direct'] else ', THE PAGE CACHE MAY SERVE THE DISK'} "
         f"| {row['busy'] * 100:.0f} % | {row['peak'] / 2**30:.1f} GiB |"
     )
 

@@ -1,6 +1,7 @@
 """What the benchmarks make of their measurements: yardsticks in turns, no rate from times that cannot give one, and
 no process left behind."""
 
+import errno
 import json
 import os
 import subprocess
@@ -8,10 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import speculation
+from benchmarks import full_size, speculation
 from benchmarks.peers import Answer, descendants, end, middle, rates_of, shown, table
 from dsv4.bench import kernels as measure_kernels
 from dsv4.bench.kernels import Timed, beside, in_turns
@@ -47,6 +49,43 @@ def test_accepted_drafts_are_counted_up_to_the_end_of_an_answer() -> None:
     (end,) = model.engine.ends
     params = SamplingParams(max_tokens=60, temperature=0, logit_bias=((end, 100.0),))
     assert speculation.answer(model, [0, 5, 6, 7], params) == ([end], pytest.approx(0, abs=0.1), 0)
+
+
+@pytest.mark.parametrize("fails", ["open", "preadv", None])
+def test_the_disk_is_measured_without_direct_reads_and_the_row_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str | None
+) -> None:
+    """Of what refuses direct reads some file systems refuse to open, others to read."""
+    (tmp_path / "a.safetensors").write_bytes(bytes(2 * full_size.BLOCK))
+    real_open, real_read, flag = os.open, os.preadv, os.O_DIRECT
+    direct: set[int] = set()
+
+    def opened(path: Any, flags: int, *more: Any, **others: Any) -> int:
+        if flags & flag and fails == "open":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        handle = real_open(path, flags & ~flag, *more, **others)
+        (direct.add if flags & flag else direct.discard)(handle)
+        return handle
+
+    def read(handle: int, *more: Any) -> int:
+        if handle in direct and fails == "preadv":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_read(handle, *more)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "preadv", read)
+    disk = full_size.Disk(tmp_path)
+    disk.measure(0.02)
+    assert disk.direct is (fails is None)
+    assert max(disk.rates().values()) > 0
+    row: dict[str, Any] = dict.fromkeys(
+        ("budget", "import_cpu", "import_wall", "load_cpu", "load_wall", "first_cpu", "first_wall", "tokens_per_s",
+         "decode_cpu", "tokens", "read_per_token", "needed_per_token", "hits", "foreseen", "read_rate", "disk_rate",
+         "busy", "peak"), 1,
+    )  # fmt: skip
+    line = full_size.shown({**row, "cold": False, "direct": disk.direct})
+    assert ("THE PAGE CACHE MAY SERVE THE DISK" in line) is (fails is not None)
+    assert line.count("|") == full_size.HEAD.splitlines()[0].count("|")
 
 
 def test_each_figure_has_a_yardstick_of_its_own_time() -> None:

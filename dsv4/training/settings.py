@@ -4,10 +4,12 @@ and optimisers work without them."""
 import re
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dsv4.config.device import check_device
 
+Kind = Literal["muon", "adamw"]
+Products = Literal["fp32", "int16", "bf16"]
 AXES = ("data", "fsdp", "context", "expert")
 PLAIN = "letters, digits, spaces and . _ + -, and begin with a letter or digit"
 _STRICT = {"extra": "forbid"}  # pydantic's ConfigDict
@@ -159,8 +161,8 @@ class OptimizerSettings:
     Newton-Schulz multiplies in; int16 takes 0.5 to 0.7 of the time of fp32 on x86-64 (AVX2, AVX-512), and its error is
     at most about that of the report's bf16."""
 
-    kind: Literal["muon", "adamw"] = "muon"
-    products: Literal["fp32", "int16", "bf16"] = "int16"
+    kind: Kind = "muon"
+    products: Products = "int16"
     momentum: float = 0.95
     decay: float = 0.1
     clip: float = 1.0
@@ -168,6 +170,10 @@ class OptimizerSettings:
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
+        for name, known in (("kind", Kind), ("products", Products)):
+            if getattr(self, name) not in get_args(known):
+                allowed = ", ".join(get_args(known))
+                raise ValueError(f"optimizer.{name} must be one of {allowed}, got {getattr(self, name)!r:.80}")
         for name in ("momentum", "decay", "clip", "balance_speed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer.{name} must be at least 0, got {getattr(self, name)}")

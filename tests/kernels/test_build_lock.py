@@ -110,6 +110,28 @@ def test_the_second_one_compiles_where_the_first_one_failed(folder: Path, capsys
     assert calls(folder) > SOURCES
 
 
+def test_folders_of_killed_builds_are_removed(folder: Path) -> None:
+    cache = build.cache_folder()
+    cache.mkdir(parents=True)
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (cache / "tmplink").symlink_to(elsewhere)
+    days = 86_400
+    kept = {"tmpnow": 0, "tmphours": days // 2, "other": 9 * days}
+    for name, age in {**kept, "tmpold": 2 * days}.items():
+        (cache / name).mkdir()
+        (cache / name / "part.o").touch()
+        os.utime(cache / name, (time.time() - age,) * 2)
+    os.utime(elsewhere, (time.time() - 9 * days,) * 2)
+    (folder / "go").touch()
+    asks = Asks()
+    asks.join()
+    assert asks.error is None
+    assert {path.name for path in cache.iterdir() if path.is_dir()} == {*kept, "tmplink"}
+    assert all((cache / name / "part.o").exists() for name in kept)
+    assert elsewhere.is_dir()
+
+
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     lock, waited = tmp_path / "lock", []
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE) as holder:

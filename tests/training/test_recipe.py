@@ -6,6 +6,7 @@ import pytest
 
 from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import Phase
+from dsv4.training.settings import OptimizerSettings
 from tests.conftest import ROOT
 from tests.training.runs import raw_recipe, recipe
 
@@ -104,3 +105,9 @@ def test_files_that_are_no_recipe_are_named(tmp_path: Path) -> None:
 def test_shipped_recipes_are_valid(file: Path) -> None:
     made = Recipe.from_file(file)
     assert made.schedule.at(made.schedule.tokens - 1).stage_index == len(made.stages) - 1
+
+
+@pytest.mark.parametrize(("field", "known"), [("products", "fp32, int16, bf16"), ("kind", "muon, adamw")])
+def test_an_optimizer_made_in_python_is_checked_too(field: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"optimizer.{field} must be one of {known}, got 'x'"):
+        OptimizerSettings(**{field: "x"})  # type: ignore[arg-type]

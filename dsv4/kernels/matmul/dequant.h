@@ -54,6 +54,7 @@ inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 inline int64_t distance(int64_t row_bytes, int rows) {
     constexpr int64_t AHEAD = 16 << 10, MOST = 64 << 10;
     const int64_t together = row_bytes * rows;
+    if (together < 1) return AHEAD;  // rows without columns have nothing to prefetch
     return together <= MOST ? (AHEAD + together - 1) / together * together : AHEAD / rows;
 }
 

@@ -34,6 +34,7 @@ ISA: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "portable": (frozenset(), ()),
 }
 UNPROVEN = frozenset({"amx"})  # have not run on a machine that has them: taken only where DSV4_ISA names them
+LEFT_BEHIND = 86_400.0  # seconds after which a folder in which nothing was written is of a build that was killed
 SAY_EVERY = 10.0  # seconds between two lines about a build, where lines cannot be overwritten
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wno-psabi")
 # of a library for other machines: without -fopenmp it asks for no libgomp, which a system may lack; torch has loaded it
@@ -125,9 +126,17 @@ def _build_once(isa: str, cxx: str, flags: tuple[str, ...], target: Path) -> Non
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_suffix(".lock"), lambda: _say(isa, "another process compiles the kernels, waiting")):
             if not target.exists():
+                _remove_left_behind(target.parent)
                 _build(cxx, flags, flags, target)
     except OSError as error:
         raise BuildError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the folders of builds that were killed. One that runs writes into its own every few seconds."""
+    for left in folder.glob(f"{tempfile.gettempprefix()}*"):
+        if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > LEFT_BEHIND:
+            shutil.rmtree(left, ignore_errors=True)  # another process may remove it at the same time
 
 
 def _say(isa: str, text: str) -> None:
