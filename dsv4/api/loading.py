@@ -12,16 +12,18 @@ import torch
 
 from dsv4.api.folders import model_folder
 from dsv4.api.local_model import LocalModel
+from dsv4.api.placing import settle
 from dsv4.api.tokenizer import load_tokenizer
 from dsv4.cache import CacheDtype
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, load_into, open_folder
 from dsv4.checkpoint.adapter import read_adapter
-from dsv4.config import DraftChoice, Mode, ModeChoice, ModelConfig
+from dsv4.config import DraftChoice, Mode, ModeChoice, ModelConfig, NumaChoice
 from dsv4.config.drafts import drafting
 from dsv4.config.generation_file import read_generation
 from dsv4.config.modes import check_choice
+from dsv4.config.numa import check_numa
 from dsv4.encoding import Tokenizer
 from dsv4.engine import Engine
 from dsv4.files import stamp
@@ -29,15 +31,18 @@ from dsv4.generation import SamplingDefaults
 from dsv4.hub import title
 from dsv4.kernels import native
 from dsv4.kernels.moe.residency import ExpertBudget
+from dsv4.kernels.native.places import ThreadPlaces
 from dsv4.model.device import choose_device, describe_device, free_card_memory
 from dsv4.model.layers import MODES, walk
 from dsv4.model.lora import attach_adapter, merge_adapters
 from dsv4.model.transformer import Transformer
 from dsv4.planning.files import ModelFiles
 from dsv4.planning.memory import ALL, check_budget, parse_memory
+from dsv4.planning.placement import place
 from dsv4.planning.plan import EnginePlan, EngineRequest, make_plan
 from dsv4.planning.rates import measure
 from dsv4.planning.text import short_lines
+from dsv4.planning.topology import read_topology
 
 PROBED = 2**30  # bytes of weights from which a measurement of the machine is worth its second
 
@@ -51,6 +56,7 @@ def load(
     expert_memory: int | str | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    numa: NumaChoice = "auto",
     sequences: int = 8,
     cache_dtype: CacheDtype | None = None,
     reuse: ReusePolicy | None = None,
@@ -71,8 +77,10 @@ def load(
 
     mode, context_length, memory, expert_memory, cache_dtype: as in dsv4.planning.plan.EngineRequest; sizes are bytes or
     texts like "8GiB" and "50%". device: "cpu", "cuda" (a card; not run on one yet), "cuda:N", or "auto" (a card where
-    there is one). threads: of torch, in this process. prefix_folder: where prefixes are kept after the
-    process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder.
+    there is one). threads: of torch, in this process. numa: on a machine with several memory nodes "auto" and
+    "interleave" pin the threads of steps to nodes and put weights on all of them (dsv4.planning.placement), "off" does
+    not; on one node "auto" does nothing, and "interleave" pins threads. prefix_folder: where prefixes are kept after
+    the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder.
     draft: how tokens are drafted, which changes no text: "ngram" looks them up in the prompt and the answer so far,
     "head" has them from the folder's prediction block or draft head, which is loaded for this only, "both" looks them
     up first, "none" drafts none, "auto" is "ngram" on a CPU with the native kernels and all experts in memory, else
@@ -82,6 +90,7 @@ def load(
     file, tensor or field, and ValueError for a model that cannot run in this memory.
     """
     check_choice(mode)
+    check_numa(numa)
     _set_threads(threads)
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
@@ -98,7 +107,8 @@ def load(
     budget = _limit_experts(model, reader, plan.expert_memory)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
-    steps = {"step_tokens": step_tokens, "slowdown": slowdown, "queue": queue, "fused": fused}
+    places = _settled(model, plan, numa, say)
+    steps = {"step_tokens": step_tokens, "slowdown": slowdown, "queue": queue, "fused": fused, "places": places}
     engine = _engine(model, plan, reuse, disk, tokenizer, steps | {"speculate": head, "lookup": plan.lookup})
     return LocalModel(title(path), model, engine, tokenizer, defaults, plan, budget)
 
@@ -227,6 +237,16 @@ def _limit_experts(model: Transformer, reader: CheckpointReader, budget: int | N
     made = ExpertBudget(reader.maps(), budget, largest)
     weakref.finalize(model, made.close)
     return made
+
+
+def _settled(
+    model: Transformer, plan: EnginePlan, numa: NumaChoice, say: Callable[[str], None] | None
+) -> ThreadPlaces | None:
+    """Put the weights of a model on the memory nodes of this machine; returns where its threads run."""
+    placement = place(plan, read_topology(), numa, torch.get_num_threads())
+    if say is not None and (placement.threads is not None or numa == "interleave"):
+        say(f"numa: {placement.why}")
+    return settle(model, placement, say or (lambda line: warnings.warn(line, stacklevel=4)))
 
 
 def _fingerprint(folder: Path, *settings: object) -> str:

@@ -61,6 +61,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         ("disk", f"{size_text(d['free'])} free at {d['cache']}"),
         ("reads", speed),
         ("threads", f"{m['threads']} of torch"),
+        ("numa", m["numa"]),
         ("gpu", g["text"]),
         ("compiler", k["compiler"]),
         ("kernels", k["native"]),

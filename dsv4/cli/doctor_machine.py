@@ -12,7 +12,9 @@ import torch
 
 from dsv4.kernels.native.build import cache_folder, machine_features
 from dsv4.planning.memory import CGROUP, free_memory, limited, total_memory
+from dsv4.planning.placement import nodes_text
 from dsv4.planning.rates import measure
+from dsv4.planning.topology import cpu_quota, read_topology
 
 # of /proc/cpuinfo; kernels use all but AMX, which tells how new a processor is
 FEATURES = (
@@ -58,20 +60,8 @@ def machine() -> dict[str, Any]:
         "memory": total_memory(),
         "free": free_memory(),
         "container": limited(),
+        "numa": nodes_text(read_topology()),
     }
-
-
-def cpu_quota(group: Path) -> float | None:
-    """Processors that a container may use, by the quota of its control group (v2, v1); None without a quota."""
-    try:
-        quota, period = (group / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (group / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (group / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    return int(quota) / int(period) if quota.isdigit() and int(period) else None
 
 
 def _processor() -> str:

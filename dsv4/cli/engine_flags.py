@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from dsv4.config import DraftChoice, Mode, ModeChoice
+from dsv4.config import DraftChoice, Mode, ModeChoice, NumaChoice
 
 if TYPE_CHECKING:
     from dsv4.api.local_model import LocalModel
@@ -40,6 +40,9 @@ class EngineFlags:
         Where the model computes: cpu, cuda (a card; not run on one yet), cuda:N, or auto (a card where there is one).
     threads
         CPU threads. Default: all cores this process may use.
+    numa
+        On a machine with several memory nodes (NUMA): auto (default) and interleave pin threads to nodes and put
+        weights on all nodes; off does neither. On one node auto does nothing, and interleave pins threads.
     sequences
         Requests that run at the same time. Default: 8 in a server, else 1.
     slowdown
@@ -79,6 +82,7 @@ class EngineFlags:
     expert_memory: SizeFlag = None
     device: str = "cpu"
     threads: int | None = None
+    numa: NumaChoice = "auto"
     sequences: int | None = None
     slowdown: float | None = None
     cache_dtype: Mode | None = None
@@ -122,6 +126,7 @@ class EngineFlags:
             "expert_memory": experts,
             "device": self.device,
             "threads": self.threads,
+            "numa": self.numa,
             "sequences": self.sequences or sequences,
             "slowdown": limit,
             "cache_dtype": self.cache_dtype,

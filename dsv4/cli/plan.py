@@ -41,22 +41,25 @@ def plan(
         Print one JSON object.
     """
     from dsv4.planning.memory import free_memory, parse_memory
+    from dsv4.planning.placement import place
     from dsv4.planning.plan import make_plan
     from dsv4.planning.rates import measure
     from dsv4.planning.text import long_lines
+    from dsv4.planning.topology import read_topology
 
     room = engine.card[1] if free is None else parse_memory(free, "--free")
     request = engine.request(room)
     files = find_files(folder, draft=engine.drafting[0])
     with naming_flags():
         made = make_plan(files, request, room)
+        placement = place(made, read_topology(), engine.numa, engine.threads or default_threads())
     # what is measured is the CPU's memory, which says nothing of a card
     rates = None if request.on_card else measure(files.largest, free_memory())
     if json:
         speed = {} if rates is None else _speed(rates, rates.most_tokens(made))
-        print(json_format.dumps(made.to_dict() | speed))
+        print(json_format.dumps(made.to_dict() | {"numa": placement.to_dict()} | speed))
         return
-    for line in long_lines(made, rates):
+    for line in long_lines(made, rates, placement.why):
         print(line)
 
 
@@ -80,6 +83,13 @@ def find_files(named: str | None, *, draft: bool = False) -> "ModelFiles":
         to_stderr(f"note: {note}")
     config = opened.config.without_prediction() if opened.config.dspark and not draft else opened.config
     return ModelFiles.of_folder(title(path), config, opened.reader)
+
+
+def default_threads() -> int:
+    """Of a step, where no flag gives their number."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _speed(rates: "Rates", most: float | None) -> dict[str, Any]:

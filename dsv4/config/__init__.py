@@ -15,6 +15,7 @@ from dsv4.config.model import (
     tail_rows,
 )
 from dsv4.config.modes import Mode, ModeChoice
+from dsv4.config.numa import NumaChoice
 
 __all__ = [
     "CSA_RATIO",
@@ -26,6 +27,7 @@ __all__ = [
     "Mode",
     "ModeChoice",
     "ModelConfig",
+    "NumaChoice",
     "Routing",
     "Yarn",
     "overlaps",

@@ -13,6 +13,7 @@ from dsv4.cache.prefix import ReusePolicy
 from dsv4.engine.batching import ContinuousBatching
 from dsv4.engine.request import Request
 from dsv4.engine.runner import Runner
+from dsv4.kernels.native.places import ThreadPlaces
 from dsv4.model.transformer import Transformer
 
 
@@ -31,7 +32,7 @@ class Engine(ContinuousBatching):
     sampled). fused: as in Runner. observer: called with each request and its row of logits before a token is sampled.
     slowdown: a step in which requests decode computes only so many prompt tokens that it takes at most this many times
     as long as without them (above 1; steps of up to 5 ms are not limited), and prompts take longer; None = only
-    `step_tokens` limits prompts.
+    `step_tokens` limits prompts. places: where the threads of a fused step run.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Engine(ContinuousBatching):
         observer: Callable[[Request, Tensor], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         slowdown: float | None = None,
+        places: ThreadPlaces | None = None,
     ) -> None:
         if not 1 <= context_length <= model.config.max_position_embeddings:
             raise ValueError(
@@ -82,7 +84,7 @@ class Engine(ContinuousBatching):
         super().__init__(
             model.config,
             CacheManager(store, policy, disk),
-            Runner(model, store, predict=speculate, lookup=lookup, fused=fused),
+            Runner(model, store, predict=speculate, lookup=lookup, fused=fused, places=places),
             context_length=context_length,
             sequences=sequences,
             step_tokens=step_tokens,

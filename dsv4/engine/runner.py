@@ -23,6 +23,7 @@ from dsv4.engine.sampler import finite
 from dsv4.engine.step import FusedStep, UnfitError, misplaced
 from dsv4.engine.trace import StepTrace
 from dsv4.generation import TokenTrace
+from dsv4.kernels.native.places import ThreadPlaces
 from dsv4.model.inputs import Sequences
 from dsv4.model.step import PLAIN
 from dsv4.model.transformer import Transformer
@@ -114,7 +115,8 @@ class Runner:
     request gets a looked-up draft if at least as many right tokens are expected of it as the head's drafts had.
 
     fused: True runs a step as one native call and raises ValueError with the reason if that is not possible; False runs
-    one call for each operation; None fuses where possible. The bits are the same.
+    one call for each operation; None fuses where possible. The bits are the same. places: where the threads of a fused
+    step run; None = wherever the system puts them.
 
     The model may be changed between steps; `notice` finds the change. A model with code of others, or with settings
     that differ from its configuration, runs op by op until the change is undone; with code of others it gets no
@@ -122,9 +124,16 @@ class Runner:
     """
 
     def __init__(
-        self, model: Transformer, store: CacheStore, *, predict: bool, lookup: int = 0, fused: bool | None = None
+        self,
+        model: Transformer,
+        store: CacheStore,
+        *,
+        predict: bool,
+        lookup: int = 0,
+        fused: bool | None = None,
+        places: ThreadPlaces | None = None,
     ) -> None:
-        self.model, self.store, self.predict = model, store, predict
+        self.model, self.store, self.predict, self._places = model, store, predict, places
         self._blocks = DraftBlocks(model, store) if predict and model.config.dspark else None
         self.pace: Pace = DraftPace()
         self.clock: Callable[[], float] = time.perf_counter  # seconds by which drafts are judged
@@ -183,7 +192,9 @@ class Runner:
         first, before, self._fused, self._reason = not self._seen, self.fused, None, self.problem
         if self._may_fuse and self.problem is None:
             try:
-                self._fused = FusedStep(self.model, self.store, predict=self.predict, counts=self.experts.counts)
+                self._fused = FusedStep(
+                    self.model, self.store, predict=self.predict, counts=self.experts.counts, places=self._places
+                )
             except UnfitError as reason:
                 self._reason = str(reason)
         self._seen, self._weights = tables, WeightWatch(self.model)

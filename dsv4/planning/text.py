@@ -21,8 +21,8 @@ def short_lines(plan: EnginePlan, rates: Rates | None) -> list[str]:
     return lines + notes(plan)
 
 
-def long_lines(plan: EnginePlan, rates: Rates | None) -> list[str]:
-    """All of a plan, one fact a line; the bound on speed where rates were measured."""
+def long_lines(plan: EnginePlan, rates: Rates | None, numa: str = "") -> list[str]:
+    """All of a plan, one fact a line; the bound on speed where rates were measured. numa: where the model is placed."""
     w, cache = plan.weights, plan.cache
     dense = f"{size_text(w.mapped + w.made)}: {size_text(w.mapped)} used in place, {size_text(w.made)} converted"
     rows = [
@@ -39,6 +39,7 @@ def long_lines(plan: EnginePlan, rates: Rates | None) -> list[str]:
         ("peak", f"{size_text(plan.peak)} of {_free(plan)}"),
         ("token", f"reads {size_text(plan.read_per_token)} of weights, {size_text(plan.disk_per_token)} from disk"),
     ]
+    rows += [("numa", numa)] if numa else []
     lines = [f"{name:<8} {text}" for name, text in rows]
     speed = [] if rates is None else [_speed(plan, rates).replace("speed: ", f"{'speed':<8} ")]
     return [*lines, *speed, *notes(plan)]

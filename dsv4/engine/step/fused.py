@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dsv4.cache import CacheStore, Place
 from dsv4.engine.step.native import run_blocks, run_step
 from dsv4.engine.step.pack import UnfitError, pack
+from dsv4.kernels.native.places import ThreadPlaces
 from dsv4.model.attention.compressor import Compressor
 from dsv4.model.attention.shared import Attention
 from dsv4.model.block import Block
@@ -20,7 +21,7 @@ from dsv4.model.watch import alien
 class FusedStep:
     """Runs each step of one model on one store as one native call. Raises UnfitError with the reason if that is not
     possible. predict: a step also writes the context rows of the draft head, if the model has one. counts: by layer,
-    an int64 [E] to which a step adds how many tokens each expert got.
+    an int64 [E] to which a step adds how many tokens each expert got. places: where the threads run.
 
     The weights may change in place. When a tensor was moved or replaced, or a module was changed, a new FusedStep is
     needed; `dsv4.model.watch.Watch` notices such changes.
@@ -33,15 +34,17 @@ class FusedStep:
         *,
         predict: bool = True,
         counts: Mapping[int, Tensor] | None = None,
+        places: ThreadPlaces | None = None,
     ) -> None:
         reason = f"the model is on {model.device}, native code runs on the CPU" if model.device.type != "cpu" else None
         reason = reason or unusual(model)
         if reason is not None:
             raise UnfitError(reason)
         layers = [block for block in model.layers if isinstance(block, Block)]
-        self._backbone = pack(model, layers, store, context=predict and bool(model.stages), counts=counts or {})
-        self._predictors = [pack(model, [predictor], store) for predictor in model.predictors[:1]]
-        self._stages = pack(model, model.stages, store) if predict and model.stages else None
+        context = predict and bool(model.stages)
+        self._backbone = pack(model, layers, store, context=context, counts=counts or {}, places=places)
+        self._predictors = [pack(model, [predictor], store, places=places) for predictor in model.predictors[:1]]
+        self._stages = pack(model, model.stages, store, places=places) if predict and model.stages else None
 
     def run(
         self,

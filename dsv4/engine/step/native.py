@@ -129,6 +129,8 @@ def _run(
     for name, start in zip(_COLUMNS, starts, strict=True):
         setattr(batch, name, address + start)
     batch.threads = torch.get_num_threads()
+    if packed.places is not None:
+        batch.places = ctypes.pointer(packed.places)
     pointers = (ctypes.addressof(packed.model), ctypes.addressof(packed.store), ctypes.addressof(batch))
     _raise(_function("dsv4_step_plan", 4)(*pointers, angle_RP.data_ptr()))
     cos_RP, sin_RP = _cos_sin(angle_RP)

@@ -3,8 +3,9 @@ tensor is copied."""
 
 import ctypes
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,7 @@ from dsv4.kernels.hyper_connection.native import MOST_STREAMS
 from dsv4.kernels.matmul.native import BF16, F32, weight_kind
 from dsv4.kernels.moe import ExpertWeights
 from dsv4.kernels.moe.native import packed_layer
+from dsv4.kernels.native.places import ThreadPlaces, node_of_expert
 from dsv4.kernels.native.structs import (
     StepCompressor,
     StepConnection,
@@ -26,6 +28,7 @@ from dsv4.kernels.native.structs import (
     StepLayer,
     StepLinear,
     StepModel,
+    StepPlaces,
     StepStore,
     StepStoreLayer,
 )
@@ -54,6 +57,7 @@ class PackedStep:
     must run again.
 
     ratios: of the blocks' compressors. predicts: the blocks are a prediction block, which starts from given streams.
+    places: where the threads run; None: wherever the system puts them.
     """
 
     model: StepModel
@@ -62,6 +66,7 @@ class PackedStep:
     ratios: frozenset[int]
     predicts: bool
     tensors: list[object]  # kept alive: the structs hold their addresses only
+    places: StepPlaces | None = None
 
 
 def pack(
@@ -71,18 +76,20 @@ def pack(
     *,
     context: bool = False,
     counts: Mapping[int, Tensor] = MappingProxyType({}),
+    places: ThreadPlaces | None = None,
 ) -> PackedStep:
     """The structs of some blocks: the layers of the backbone, the prediction block, or the stages of the draft head.
     context: a step of the backbone also writes the context rows of the draft head. counts: by layer, where the uses of
-    its experts are counted. Raises UnfitError."""
-    packer = _Packer(model, counts)
+    its experts are counted. places: where the threads run. Raises UnfitError."""
+    packer = _Packer(model, counts, places)
     packed_model = packer.model_struct(blocks)
     packed_store = packer.store_struct(store, [store.layers[block.spec.index] for block in blocks])
     if context:
         packed_model.draft = packer.draft_struct(store)
     ratios = frozenset(block.spec.ratio for block in blocks) - {0}
     predicts = isinstance(blocks[-1], MultiTokenPredictor)
-    return PackedStep(packed_model, packed_store, packer.dtype, ratios, predicts, packer.tensors)
+    where = None if places is None else packer.places_struct(places)
+    return PackedStep(packed_model, packed_store, packer.dtype, ratios, predicts, packer.tensors, where)
 
 
 def readable(tensor: Tensor) -> bool:
@@ -96,6 +103,7 @@ class _Packer:
 
     model: Transformer
     counts: Mapping[int, Tensor]
+    places: ThreadPlaces | None
     dtype: torch.dtype = field(init=False)
     tensors: list[object] = field(default_factory=list)
 
@@ -154,14 +162,28 @@ class _Packer:
             self.wide(layer.wkv.weight), self.wide(layer.wgate.weight), *self.floats(layer.ape, layer.norm.weight)
         )
 
-    def experts(self, weights: ExpertWeights) -> StepExperts:
+    def numbers(self, values: Iterable[int]) -> int:
+        """The address of an array of these numbers, which is kept."""
+        kept = array("q", values)
+        self.tensors.append(kept)
+        return kept.buffer_info()[0]
+
+    def experts(self, weights: ExpertWeights, layer: int) -> StepExperts:
         made = packed_layer(weights)
         if made is None or not weights.shared:
             raise UnfitError("no native product for these experts' formats")
         if any(_PLAIN_KINDS.get(kind, self.dtype) != self.dtype for kind in (made.kind, made.shared_kind)):
             raise UnfitError(f"plain experts must have the activations' dtype {self.dtype}")
         self.tensors.append(weights)
-        return StepExperts(*made.rows, made.inner, made.kind, made.shared_kind)
+        near, places = None, self.places
+        if places is not None and places.experts:
+            near = self.numbers(node_of_expert(layer, e, places.nodes) for e in range(weights.routed))
+        return StepExperts(*made.rows, made.inner, made.kind, made.shared_kind, near)
+
+    def places_struct(self, places: ThreadPlaces) -> StepPlaces:
+        cpus = self.numbers(cpu for allowed in places.cpus for cpu in allowed)
+        first = self.numbers(accumulate(map(len, places.cpus), initial=0))
+        return StepPlaces(cpus, first, self.numbers(places.near), len(places.near), places.nodes)
 
     def layer(self, block: Block) -> StepLayer:
         attention, mixture = block.attn, block.ffn
@@ -184,7 +206,7 @@ class _Packer:
         layer.router = self.wide(gate.weight)
         (layer.router_bias,) = self.floats(gate.bias)
         layer.router_table = self.address(gate.tid2eid, (torch.int64,), "tables of experts must be int64 on the CPU")
-        layer.experts = self.experts(mixture.weights())
+        layer.experts = self.experts(mixture.weights(), block.spec.index)
         count_E = self.counts.get(block.spec.index)
         if count_E is not None and len(count_E) == gate.weight.shape[0]:
             layer.used_E = self.address(count_E, (torch.int64,), "counts must be int64 on the CPU")

@@ -9,6 +9,7 @@
 
 #include "matmul/gemm.h"
 #include "moe_math.h"
+#include "native/near.h"
 #include "quant/quant.h"
 #include "residency.h"
 
@@ -32,7 +33,9 @@ struct Experts {
     int kind, shared_kind;  // shared_kind < 0: no shared expert
     int quantize, shared_quantize;
     float limit;
+    const int64_t* near;  // the memory node that holds each routed expert; null: unknown
 
+    int64_t near_of(int64_t e) const { return near && e < E ? near[e] : ANY_NODE; }
     int kind_of(int64_t e) const { return e == E ? shared_kind : kind; }
     bool quantizes(int64_t e) const { return e == E ? shared_quantize : quantize; }
     Weight gate(const Job& job) const { return weight(job, 0, F, D); }
@@ -213,7 +216,8 @@ void give_back(const Band& band, int64_t first, int64_t last) {
 void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last, int threads, std::atomic<bool>& unread) {
     const int64_t D = band.experts.D, F = band.experts.F, jobs = last - first;
     const int64_t wide = (F + PANEL_ROWS - 1) / PANEL_ROWS, deep = (D + PANEL_ROWS - 1) / PANEL_ROWS;
-    parallel(threads, jobs * wide, [&](int64_t unit) {
+    const auto near = [&](int64_t job) { return band.experts.near_of(band.jobs[first + job].expert); };
+    parallel_near(threads, jobs * wide, [&](int64_t unit) { return near(unit / wide); }, [&](int64_t unit) {
         const int64_t n = unit % wide * PANEL_ROWS;
         const Job& job = band.jobs[first + unit / wide];
         if (!band.arena || residency_ready(*band.arena, job.taken))
@@ -225,7 +229,7 @@ void run_jobs(const Band& band, const Room& room, int64_t first, int64_t last, i
         const Job& job = band.jobs[first + i];
         for (int64_t s = job.first; s < job.last; s++) prepare_hidden(band, room, job, s);
     });
-    parallel(threads, jobs * deep, [&](int64_t unit) {
+    parallel_near(threads, jobs * deep, [&](int64_t unit) { return near(unit / deep); }, [&](int64_t unit) {
         const int64_t n = unit % deep * PANEL_ROWS;
         down_part(band, room, band.jobs[first + unit / deep], n, std::min(n + PANEL_ROWS, D));
     });
@@ -315,18 +319,18 @@ bool run(const Experts& experts, const char* x, bool bf16, const int64_t* ids, c
 }  // namespace
 
 // out [T, D] float32 = sum over a token's experts; x [T, D] float32 or (bf16) bfloat16, in which case every projection
-// is rounded to bfloat16 as the linear layer does. Returns the first id outside 0..E-1 (-2 for -1), -3 if an expert could
+// is rounded to bfloat16 as the linear layer does. near: null, or the memory node of each routed expert. Returns the first id outside 0..E-1 (-2 for -1), -3 if an expert could
 // not be read from its file, or -1.
 extern "C" int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const float* weight, const void* const* w1,
                                    const void* const* w2, const void* const* w3, const void* const* s1,
-                                   const void* const* s2, const void* const* s3, float* out, int64_t T, int64_t K,
-                                   int64_t E, int64_t D, int64_t F, int kind, int shared_kind, int quantize,
-                                   int shared_quantize, float limit, int bf16, int threads) {
+                                   const void* const* s2, const void* const* s3, const int64_t* near, float* out,
+                                   int64_t T, int64_t K, int64_t E, int64_t D, int64_t F, int kind, int shared_kind,
+                                   int quantize, int shared_quantize, float limit, int bf16, int threads) {
     for (int64_t a = 0; a < T * K; a++)
         if (ids[a] < 0 || ids[a] >= E) return ids[a] == -1 ? -2 : ids[a];
     kind = product_kind(kind, quantize);
     shared_kind = product_kind(shared_kind, shared_quantize);
-    const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, shared_kind, quantize, shared_quantize, limit};
+    const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, shared_kind, quantize, shared_quantize, limit, near};
     threads = worth(double(T) * double(K + (shared_kind >= 0)) * 3.0 * double(D) * double(F), threads);
     return run(experts, (const char*)x, bf16, ids, weight, out, T, K, threads) ? -1 : -3;
 }
@@ -335,7 +339,7 @@ extern "C" int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const floa
 extern "C" void dsv4_expert_hint(const int64_t* ids, int64_t count, const void* const* w1, const void* const* w2,
                                  const void* const* w3, const void* const* s1, const void* const* s2,
                                  const void* const* s3, int64_t E, int64_t D, int64_t F, int kind, int sure) {
-    const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, -1, 0, 0, 0.0f};
+    const Experts experts{w1, w2, w3, s1, s2, s3, E, D, F, kind, -1, 0, 0, 0.0f, nullptr};
     const std::shared_ptr<Arena> arena = arena_of(w1, E);
     for (int64_t i = 0; arena && i < count; i++) {
         Piece pieces[PIECES];

@@ -39,7 +39,7 @@ class _PackedExperts:
 def _function(name: str) -> Callable[..., int]:
     arguments, result = {
         "expert_mlp": (
-            [_POINTERS] * 10 + [_LONGS] * 5 + [_INTS] * 4 + [ctypes.c_float] + [_INTS] * 2,
+            [_POINTERS] * 11 + [_LONGS] * 5 + [_INTS] * 4 + [ctypes.c_float] + [_INTS] * 2,
             _LONGS,
         ),
         "affinity": ([_POINTERS] * 2 + [_LONGS, _INTS], None),
@@ -112,6 +112,7 @@ def expert_mlp(x_TD: Tensor, ids_TK: Tensor, weight_TK: Tensor, weights: ExpertW
         ids_TK.data_ptr(),
         weight_TK.data_ptr(),
         *layer.rows,
+        None,
         out_TD.data_ptr(),
         T,
         ids_TK.shape[1],

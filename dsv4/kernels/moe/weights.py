@@ -84,6 +84,12 @@ class ExpertWeights:
         same = all(isinstance(part, EqualTensors) for part in parts)
         return max(sum(_bytes(part[e]) for part in parts) for e in range(1 if same else self.routed))
 
+    def memory(self, expert: int) -> list[tuple[int, int]]:
+        """Address and bytes of each matrix and scale of an expert."""
+        parts = (self.w1, self.s1, self.w2, self.s2, self.w3, self.s3)
+        tensors = (part[expert] for part in parts)
+        return [(tensor.data_ptr(), _bytes(tensor)) for tensor in tensors if tensor is not None]
+
     @property
     def routed(self) -> int:
         """Number of experts that ids may name."""

@@ -147,9 +147,13 @@ class StepCompressor(ctypes.Structure):
 
 
 class StepExperts(ctypes.Structure):
-    """Addresses of each expert's matrices and scales."""
+    """Addresses of each expert's matrices and scales. near: null, or the memory node that holds each of them."""
 
-    _fields_ = (*_all(ROWS_OF_ANY, "w1 w2 w3 s1 s2 s3"), *_all(INT64, "inner kind shared_kind"))
+    _fields_ = (
+        *_all(ROWS_OF_ANY, "w1 w2 w3 s1 s2 s3"),
+        *_all(INT64, "inner kind shared_kind"),
+        ("near", INTEGERS),
+    )
 
 
 class StepLayer(ctypes.Structure):
@@ -219,11 +223,18 @@ class StepStore(ctypes.Structure):
     )
 
 
+class StepPlaces(ctypes.Structure):
+    """Where the threads of a step run: ThreadPlaces of native/team.h."""
+
+    _fields_ = (*_all(INTEGERS, "cpus first node"), *_all(INT64, "threads nodes"))
+
+
 class StepBatch(ctypes.Structure):
     """Per sequence: `count_B` new tokens after `cached_B` ones, its slot, its pages, and from which position its ring
     rows are valid and its entries are written. block: not 0 for draft blocks, which read the rings before them and all
     of their own rows, and keep none. given_TSD: streams a prediction block starts from, else null. cos, sin: of the
-    angles of `dsv4_step_plan`. rows_ND: null, or gets the collapsed wanted rows before the norm."""
+    angles of `dsv4_step_plan`. rows_ND: null, or gets the collapsed wanted rows before the norm. places: null, or where
+    the threads run."""
 
     _fields_ = (
         *_all(INT64, "tokens sequences wanted block"),
@@ -233,6 +244,7 @@ class StepBatch(ctypes.Structure):
         *_all(ANY_OUT, "x_TSD rows_ND"),
         ("logits_NV", FLOATS_OUT),
         ("threads", INT64),
+        ("places", ctypes.POINTER(StepPlaces)),
     )
 
 

@@ -10,6 +10,10 @@
 #include <vector>
 
 #include <unistd.h>
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -37,6 +41,42 @@ inline void relax() {
 #endif
 }
 
+thread_local int64_t near_this = 0;  // the memory node of this thread's place
+
+// The processors that a thread may use.
+#if defined(__linux__)
+class Cpus {
+   public:
+    Cpus() { CPU_ZERO(&set_); }
+    Cpus(const int64_t* first, const int64_t* last) : Cpus() {
+        for (; first < last; first++)
+            if (*first >= 0 && *first < CPU_SETSIZE) CPU_SET(*first, &set_);
+    }
+    static Cpus of_this_thread() {
+        Cpus cpus;
+        if (pthread_getaffinity_np(pthread_self(), sizeof cpus.set_, &cpus.set_)) CPU_ZERO(&cpus.set_);
+        return cpus;
+    }
+    // NOTE: what the system refuses is told when the places are planned (dsv4/planning/placement.py), not in each step
+    void give(pthread_t thread) const {
+        if (CPU_COUNT(&set_)) pthread_setaffinity_np(thread, sizeof set_, &set_);
+    }
+    void give_this_thread() const { give(pthread_self()); }
+
+   private:
+    cpu_set_t set_;
+};
+#else
+class Cpus {
+   public:
+    Cpus() = default;
+    Cpus(const int64_t*, const int64_t*) {}
+    static Cpus of_this_thread() { return {}; }
+    void give(std::thread::native_handle_type) const {}
+    void give_this_thread() const {}
+};
+#endif
+
 }  // namespace
 
 class Team {
@@ -49,14 +89,17 @@ class Team {
         for (std::thread& thread : threads_) thread.join();
     }
 
-    void enter(int threads);
+    void enter(int threads, const ThreadPlaces* places);
     void leave();
     void run(Work piece, const void* body, int64_t count, int64_t together, int threads);
     bool resting() const { return resting_; }
+    int64_t nodes() const { return nodes_; }
 
    private:
     using Clock = std::chrono::steady_clock;
 
+    void settle(const ThreadPlaces* places);
+    int64_t node_of(size_t thread) const { return thread < node_.size() ? node_[thread] : 0; }
     void rouse();
     void work() noexcept;
     void wait();
@@ -79,20 +122,45 @@ class Team {
     uint64_t calls_ = 0;  // of `rouse`
     std::vector<std::thread> threads_;
 
+    std::vector<int64_t> cpus_, first_, node_;  // of the places; empty without them
+    int64_t nodes_ = 1;
+    size_t settled_ = 0;  // helpers that are at their places
+    Cpus own_;            // of the caller, outside of a step
+
     bool resting_ = false;
     Clock::time_point began_{}, again_{};
     Clock::duration pause_{};
     double helped_ = 0, lost_ = 0;  // seconds of late steps with helpers, and of waiting in them
 };
 
-void Team::enter(int threads) {
+void Team::enter(int threads, const ThreadPlaces* places) {
     while (int(threads_.size()) < threads - 1) threads_.emplace_back([this, n = int(threads_.size())] { help(n); });
+    if (places || !node_.empty()) settle(places);
     began_ = Clock::now();
     resting_ = threads <= 1 || began_ < again_;
     if (!resting_ && asleep_.load(std::memory_order_relaxed)) rouse();
 }
 
+// Moves the caller to its place for one step, and helpers to theirs if they are new or the places are.
+// NOTE: the caller goes back after the step, because the threads that it starts later would inherit its place
+void Team::settle(const ThreadPlaces* places) {
+    const int64_t count = places ? places->threads : 0;
+    const std::vector<int64_t> first(places ? places->first : nullptr, places ? places->first + count + 1 : nullptr);
+    const std::vector<int64_t> cpus(places ? places->cpus : nullptr, places ? places->cpus + first.back() : nullptr);
+    const std::vector<int64_t> node(places ? places->node : nullptr, places ? places->node + count : nullptr);
+    if (cpus != cpus_ || first != first_ || node != node_) settled_ = 0;
+    cpus_ = cpus, first_ = first, node_ = node, nodes_ = places ? places->nodes : 1;
+    own_ = Cpus::of_this_thread();
+    const auto place = [&](size_t t) {
+        return t < node_.size() ? Cpus(&cpus_[0] + first_[t], &cpus_[0] + first_[t + 1]) : own_;
+    };
+    for (; settled_ < threads_.size(); settled_++) place(settled_ + 1).give(threads_[settled_].native_handle());
+    if (!node_.empty()) place(0).give_this_thread();
+    near_this = node_of(0);
+}
+
 void Team::leave() {
+    if (!node_.empty()) own_.give_this_thread();
     if (resting_) return;
     helped_ = KEPT * helped_ + std::chrono::duration<double>(Clock::now() - began_).count();
     if (lost_ > TOO_MUCH * helped_) {
@@ -156,7 +224,10 @@ void Team::help(int which) {
             continue;
         }
         inside_.fetch_add(1);
-        if (number_.load() == number && which < helpers_) work();
+        if (number_.load() == number && which < helpers_) {
+            near_this = node_of(size_t(which) + 1);
+            work();
+        }
         inside_.fetch_sub(1, std::memory_order_release);
         seen = number;
     }
@@ -215,8 +286,12 @@ void share_out(Team& team, Work piece, const void* body, int64_t count, int64_t 
 
 bool resting(const Team& team) { return team.resting(); }
 
-TeamUse::TeamUse(int threads) : team_(own_team()) {
-    team_.enter(threads);
+int64_t near_nodes(const Team& team) { return team.nodes(); }
+
+int64_t near_node() { return near_this; }
+
+TeamUse::TeamUse(int threads, const ThreadPlaces* places) : team_(own_team()) {
+    team_.enter(threads, places);
     active = &team_;
 }
 

@@ -24,10 +24,23 @@ void share_out(Team& team, Work work, const void* body, int64_t count, int64_t t
 // something else, and the thread waited for pieces that they had begun.
 bool resting(const Team& team);
 
-// While it lives, this thread's pieces of work go to its team, with helpers for `threads` threads.
+// Where the threads of a team may run: thread t, of which 0 is the caller, on the processors cpus[first[t]] to
+// cpus[first[t + 1] - 1], which are near memory node node[t] of `nodes`. Further threads run anywhere, near node 0.
+struct ThreadPlaces {
+    const int64_t *cpus, *first, *node;
+    int64_t threads, nodes;
+};
+
+// How many memory nodes the threads of the team are near to; 1 unless they have places.
+int64_t near_nodes(const Team& team);
+// the one that this thread is near to, within a piece of work
+int64_t near_node();
+
+// While it lives, this thread's pieces of work go to its team, with helpers for `threads` threads; they and this thread
+// run at their places, if there are any. Where the system refuses, they run where they did: that changes no bit.
 class TeamUse {
    public:
-    explicit TeamUse(int threads);
+    explicit TeamUse(int threads, const ThreadPlaces* places = nullptr);
     ~TeamUse();
     TeamUse(const TeamUse&) = delete;
     const Team& team() const { return team_; }

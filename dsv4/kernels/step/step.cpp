@@ -69,9 +69,9 @@ int step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {
     const StepExperts& e = layer.experts;
     float* out = run.bf16() ? run.space.mixed.floats(T * m.dim) : (float*)y;
     const int64_t unread =
-        dsv4_expert_mlp(x, ids.data(), weight, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, out, T, K, E, m.dim, e.inner,
-                    int(e.kind), int(e.shared_kind), e.kind > KIND_BF16, e.shared_kind > KIND_BF16, m.limit, run.bf16(),
-                    run.threads(double(T) * double(K + 1) * 3.0 * double(m.dim * e.inner)));
+        dsv4_expert_mlp(x, ids.data(), weight, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, e.near, out, T, K, E, m.dim,
+                    e.inner, int(e.kind), int(e.shared_kind), e.kind > KIND_BF16, e.shared_kind > KIND_BF16, m.limit,
+                    run.bf16(), run.threads(double(T) * double(K + 1) * 3.0 * double(m.dim * e.inner)));
     if (run.bf16()) to_activations(run, out, T * m.dim, y);
     return unread == -1 ? 0 : 6;
 }
@@ -232,7 +232,10 @@ extern "C" int dsv4_step_plan(const StepModel* model, const StepStore* store, co
 // from its file.
 extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const StepBatch* batch) {
     static thread_local StepSpace space;
-    const TeamUse use(int(batch->threads));
+    const StepPlaces* const given = batch->places;
+    const ThreadPlaces places = given ? ThreadPlaces{given->cpus, given->first, given->node, given->threads, given->nodes}
+                                      : ThreadPlaces{};
+    const TeamUse use(int(batch->threads), given ? &places : nullptr);
     const StepRun run{*model, *store, *batch, planned, space, use.team(), arena_of_model(*model)};
     if (batch->given_TSD)
         join_prediction(run, batch->x_TSD);

@@ -22,9 +22,9 @@ void dsv4_expert_weights(const float* score, const int64_t* ids, float* weight, 
                          float scale);
 int64_t dsv4_expert_mlp(const void* x, const int64_t* ids, const float* weight, const void* const* w1,
                         const void* const* w2, const void* const* w3, const void* const* s1, const void* const* s2,
-                        const void* const* s3, float* out, int64_t T, int64_t K, int64_t E, int64_t D, int64_t F,
-                        int kind, int shared_kind, int quantize, int shared_quantize, float limit, int bf16,
-                        int threads);
+                        const void* const* s3, const int64_t* near, float* out, int64_t T, int64_t K, int64_t E,
+                        int64_t D, int64_t F, int kind, int shared_kind, int quantize, int shared_quantize,
+                        float limit, int bf16, int threads);
 void dsv4_expert_hint(const int64_t* ids, int64_t count, const void* const* w1, const void* const* w2,
                       const void* const* w3, const void* const* s1, const void* const* s2, const void* const* s3,
                       int64_t E, int64_t D, int64_t F, int kind, int sure);
