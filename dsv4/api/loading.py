@@ -77,21 +77,19 @@ def load(
 
     mode, context_length, memory, expert_memory, cache_dtype: as in dsv4.planning.plan.EngineRequest; sizes are bytes or
     texts like "8GiB" and "50%". device: "cpu", "cuda" (a card; not run on one yet), "cuda:N", or "auto" (a card where
-    there is one). threads: of torch, in this process. numa: on a machine with several memory nodes "auto" and
-    "interleave" pin the threads of steps to nodes and put weights on all of them (dsv4.planning.placement), "off" does
-    not; on one node "auto" does nothing, and "interleave" pins threads. prefix_folder: where prefixes are kept after
-    the process ends, at most prefix_bytes. dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder.
-    draft: how tokens are drafted, which changes no text: "ngram" looks them up in the prompt and the answer so far,
-    "head" has them from the folder's prediction block or draft head, which is loaded for this only, "both" looks them
-    up first, "none" drafts none, "auto" is "ngram" on a CPU with the native kernels and all experts in memory, else
-    "none". speculate: True is draft="head", for programs that were written before `draft`. adapter: folder of a LoRA
-    adapter; beside quantised weights its steps run op by op. say: is called with the lines of the plan before anything
-    is allocated. The others are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong
-    file, tensor or field, and ValueError for a model that cannot run in this memory.
+    there is one). threads: of torch, in this process. numa: "auto", "interleave" or "off", as in
+    dsv4.planning.placement. prefix_folder: where prefixes are kept after the process ends, at most prefix_bytes.
+    dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder. draft: how tokens are drafted, which
+    changes no text: "ngram" looks them up in the prompt and the answer so far, "head" has them from the folder's
+    prediction block or draft head, which is loaded for this only, "both" looks them up first, "none" drafts none,
+    "auto" is "ngram" on a CPU with the native kernels and all experts in memory, else "none". speculate: True is
+    draft="head", for programs that were written before `draft`. adapter: folder of a LoRA adapter; beside quantised
+    weights its steps run op by op. say: is called with the lines of the plan before anything is allocated. The others
+    are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field, and
+    ValueError for a model that cannot run in this memory.
     """
     check_choice(mode)
-    check_numa(numa)
-    _set_threads(threads)
+    _set_threads(threads, numa)
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
     config, reader, defaults = _open(path, draft=head)
@@ -104,10 +102,9 @@ def load(
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
     model, adapted = _model(config, reader, plan.mode, adapter, place)
-    budget = _limit_experts(model, reader, plan.expert_memory)
+    budget, places = _limit_experts(model, reader, plan.expert_memory), _settled(model, plan, numa, say)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
-    places = _settled(model, plan, numa, say)
     steps = {"step_tokens": step_tokens, "slowdown": slowdown, "queue": queue, "fused": fused, "places": places}
     engine = _engine(model, plan, reuse, disk, tokenizer, steps | {"speculate": head, "lookup": plan.lookup})
     return LocalModel(title(path), model, engine, tokenizer, defaults, plan, budget)
@@ -202,7 +199,8 @@ def _limit(expert_memory: int | str | None) -> int | Literal["all"] | None:
     return parse_memory(expert_memory, "expert_memory")
 
 
-def _set_threads(threads: int | None) -> None:
+def _set_threads(threads: int | None, numa: NumaChoice) -> None:
+    check_numa(numa)
     if threads is None:
         return
     if threads < 1:

@@ -50,8 +50,8 @@ BENCH_FLAGS = {
 
 
 ENGINE_FLAGS = (
-    "mode context memory expert_memory device threads sequences slowdown cache_dtype queue windows interval snapshots "
-    "prefix_dir prefix_disk dialect draft fused adapter"
+    "mode context memory expert_memory device threads numa sequences slowdown cache_dtype queue windows interval "
+    "snapshots prefix_dir prefix_disk dialect draft fused adapter"
 )
 REMOTE_FLAGS = "engine engine_kind engine_silence"
 ASKING_FLAGS = "mode data samples limit seed concurrency lengths since until max_tokens temperature"

@@ -14,7 +14,8 @@ from dsv4.cli.doctor_machine import USES, cpu_quota
 from dsv4.cli.engine_flags import EngineFlags
 from dsv4.cli.plan import plan
 from dsv4.kernels import native
-from dsv4.planning import rates
+from dsv4.planning import rates, topology
+from dsv4.planning.topology import MemoryNode, Topology
 from tests.conftest import ROOT
 
 GOOD: dict[str, Any] = {
@@ -78,6 +79,7 @@ def test_the_report_names_the_kernels_that_run(capsys: pytest.CaptureFixture[str
     trained = found["kernels"]["runs"]["training, float32"]
     assert any(line.startswith("sparse_attention: ") for line in trained)
     assert found["machine"]["free"] > 0
+    assert "node" in found["machine"]["numa"]
 
 
 def test_something_broken_is_the_exit_code(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +90,7 @@ def test_something_broken_is_the_exit_code(capsys: pytest.CaptureFixture[str], m
     out = capsys.readouterr().out
     assert "problems:\n  - the kernels' logits differ from their definition" in out
     assert "\nkernels    " in out
+    assert "\nnuma       " in out
 
 
 def test_plan_of_a_model_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +107,27 @@ def test_plan_of_a_model_that_is_not_here(capsys: pytest.CaptureFixture[str]) ->
         plan("pro", free="24GiB", engine=EngineFlags(mode="fp32"))
     with pytest.raises(ValueError, match="--free must be a size"):
         plan(free="much")
+
+
+def test_plan_tells_where_a_model_is_placed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = tuple(MemoryNode(n, ((2 * n,), (2 * n + 1,)), 2**40) for n in (0, 1))
+    monkeypatch.setattr(topology, "read_topology", lambda: Topology(nodes))
+    plan(engine=EngineFlags(threads=4))
+    placed = (
+        "2 nodes, 4 threads pinned (2 on node 0, 2 on node 1); experts interleaved by expert, other weights by page"
+    )
+    expected = placed if native.available() else "needs the native kernels: nothing is placed"
+    assert f"numa     {expected}" in capsys.readouterr().out.splitlines()
+    plan(engine=EngineFlags(threads=4, numa="off"), json=True)
+    found = json.loads(capsys.readouterr().out)["numa"]
+    assert found["why"] == "off: threads and weights stay where the system puts them"
+    assert found["cpus"] == found["nodes"] == []
+    monkeypatch.setattr(topology, "read_topology", lambda: Topology(nodes[:1]))
+    plan()
+    out = capsys.readouterr().out
+    assert not native.available() or "numa     1 node: nothing to place" in out.splitlines()
 
 
 def test_plan_of_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,11 @@ def test_experts_are_on_all_nodes_in_turn() -> None:
 
 @pytest.mark.parametrize(
     ("cpus", "near", "told"),
-    [(((0,),), (0, 0), "cpus must"), (((0,), ()), (0, 0), "cpus must"), (((0,), (1,)), (0, 2), r"near must be in \[0, 2\)")],
+    [
+        (((0,),), (0, 0), "cpus must"),
+        (((0,), ()), (0, 0), "cpus must"),
+        (((0,), (1,)), (0, 2), r"near must be in \[0, 2\)"),
+    ],
 )
 def test_places_that_make_no_sense(cpus: tuple[tuple[int, ...], ...], near: tuple[int, ...], told: str) -> None:
     with pytest.raises(ValueError, match=told):

@@ -6,7 +6,11 @@ GIB = 2**30
 
 
 def fake_machine(
-    folder: Path, nodes: dict[int, str], *, free: int | dict[int, int] = 64 * GIB, siblings: dict[int, str] | None = None
+    folder: Path,
+    nodes: dict[int, str],
+    *,
+    free: int | dict[int, int] = 64 * GIB,
+    siblings: dict[int, str] | None = None,
 ) -> Path:
     """The folder in place of /sys/devices/system. nodes: the processors of each node, as "0-3"; free: bytes of each."""
     for number, cpus in nodes.items():
