@@ -83,13 +83,11 @@ def load(
     changes no text: "ngram" looks them up in the prompt and the answer so far, "head" has them from the folder's
     prediction block or draft head, which is loaded for this only, "both" looks them up first, "none" drafts none,
     "auto" is "ngram" on a CPU with the native kernels and all experts in memory, else "none". speculate: True is
-    draft="head", for programs that were written before `draft`. adapter: folder of a LoRA adapter; beside quantised
-    weights its steps run op by op. say: is called with the lines of the plan before anything is allocated. The others
-    are those of dsv4.engine.Engine. Raises ValueError or FileNotFoundError naming the wrong file, tensor or field, and
-    ValueError for a model that cannot run in this memory.
+    draft="head". adapter: folder of a LoRA adapter; beside quantised weights its steps run op by op. say: is called
+    with the lines of the plan before anything is allocated. The others are those of dsv4.engine.Engine. Raises
+    ValueError or FileNotFoundError naming the wrong file, tensor or field, or where the memory is too small.
     """
-    check_choice(mode)
-    _set_threads(threads, numa)
+    _begin(mode, numa, threads)
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
     config, reader, defaults = _open(path, draft=head)
@@ -199,7 +197,9 @@ def _limit(expert_memory: int | str | None) -> int | Literal["all"] | None:
     return parse_memory(expert_memory, "expert_memory")
 
 
-def _set_threads(threads: int | None, numa: NumaChoice) -> None:
+def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None) -> None:
+    """Refuse unknown words, and set torch's threads."""
+    check_choice(mode)
     check_numa(numa)
     if threads is None:
         return
@@ -243,7 +243,7 @@ def _settled(
     """Put the weights of a model on the memory nodes of this machine; returns where its threads run."""
     placement = place(plan, read_topology(), numa, torch.get_num_threads())
     if say is not None and (placement.threads is not None or numa == "interleave"):
-        say(f"numa: {placement.why}")
+        say(f"numa: {placement.why}" + ("; the weights are read now" if placement.nodes else ""))
     return settle(model, placement, say or (lambda line: warnings.warn(line, stacklevel=4)))
 
 

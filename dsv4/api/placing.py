@@ -104,5 +104,5 @@ def pieces(model: Transformer, placement: Placement) -> Iterator[_Piece]:
                     yield address, size, (home,)
     for _, module in walk(model):
         for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and tensor.data_ptr() not in routed:
+            if tensor is not None and tensor.is_contiguous() and tensor.data_ptr() not in routed:
                 yield tensor.data_ptr(), tensor.numel() * tensor.element_size(), placement.nodes

@@ -62,6 +62,7 @@ class Cpus {
         if (CPU_COUNT(&set_)) pthread_setaffinity_np(thread, sizeof set_, &set_);
     }
     void give_this_thread() const { give(pthread_self()); }
+    bool known() const { return CPU_COUNT(&set_) > 0; }
 
    private:
     cpu_set_t set_;
@@ -74,6 +75,7 @@ class Cpus {
     static Cpus of_this_thread() { return {}; }
     void give(std::thread::native_handle_type) const {}
     void give_this_thread() const {}
+    bool known() const { return false; }
 };
 #endif
 
@@ -155,7 +157,7 @@ void Team::settle(const ThreadPlaces* places) {
         return t < node_.size() ? Cpus(&cpus_[0] + first_[t], &cpus_[0] + first_[t + 1]) : own_;
     };
     for (; settled_ < threads_.size(); settled_++) place(settled_ + 1).give(threads_[settled_].native_handle());
-    if (!node_.empty()) place(0).give_this_thread();
+    if (!node_.empty() && own_.known()) place(0).give_this_thread();  // else it could not go back
     near_this = node_of(0);
 }
 
