@@ -88,7 +88,9 @@ class ExpertWeights:
         """Address and bytes of each matrix and scale of an expert that lies in one piece."""
         parts = (self.w1, self.s1, self.w2, self.s2, self.w3, self.s3)
         tensors = (part[expert] for part in parts)
-        return [(tensor.data_ptr(), _bytes(tensor)) for tensor in tensors if tensor is not None and tensor.is_contiguous()]
+        return [
+            (tensor.data_ptr(), _bytes(tensor)) for tensor in tensors if tensor is not None and tensor.is_contiguous()
+        ]
 
     @property
     def routed(self) -> int:
