@@ -19,6 +19,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.planning.placement import Placement
 from dsv4.planning.topology import MemoryNode, Topology
 from dsv4.testing.tiny import tiny_config, tiny_model
+from tests.kernels.test_places import NODES, refused
 
 PLACES = ThreadPlaces(((0,), (1,)), (0, 1), 2, experts=True)
 ON_TWO = Placement("for a test", PLACES, (4, 7))
@@ -118,10 +119,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_native
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no threads")
-def test_a_loaded_model_on_a_fake_machine_answers_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second node may not exist here; then the system refuses to put memory on it."""
+@pytest.mark.parametrize("second", [0, 1])
+def test_a_loaded_model_on_a_fake_machine_answers_the_same(
+    second: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 1 may not exist here: then the system refuses. With node 0 twice, memory is put there."""
     cpus = sorted(os.sched_getaffinity(0))
-    nodes = tuple(MemoryNode(n, ((cpus[-1 if n else 0],),), 2**40) for n in (0, 1))
+    nodes = (MemoryNode(0, ((cpus[0],),), 2**40), MemoryNode(second, ((cpus[-1],),), 2**40))
     monkeypatch.setattr(loading, "read_topology", lambda: Topology(nodes))
     options = {"context_length": 256, "sequences": 1, "memory": 2**24, "threads": 2}
     before = torch.get_num_threads()
@@ -138,8 +142,11 @@ def test_a_loaded_model_on_a_fake_machine_answers_the_same(folder: Path, monkeyp
     assert texts["off"] == texts["auto"] == texts["interleave"]
     assert told["off"] == []
     assert told["auto"] == told["interleave"]
-    assert told["auto"][0].startswith("numa: 2 nodes, 2 threads pinned (1 on node 0, 1 on node 1)")
+    assert told["auto"][0].startswith(f"numa: 2 nodes, 2 threads pinned (1 on node 0, 1 on node {second})")
+    assert told["auto"][0].endswith("other weights by page; the weights are read now")
     assert len(told["auto"]) <= 2
+    if second == 0 and NODES == [0] and not refused():
+        assert len(told["auto"]) == 1
 
 
 def test_an_unknown_choice_is_refused_before_anything_is_read() -> None:
