@@ -4,6 +4,7 @@ import json as json_format
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,10 @@ from dsv4.cli.flags import SERVER_SLOWDOWN, step_limit
 from dsv4.cli.workload_flags import Repeated, WorkloadFlags
 
 if TYPE_CHECKING:
+    from dsv4.planning.files import ModelFiles
     from dsv4.simulate.cluster import Capacity, Offered
     from dsv4.simulate.hardware import Accelerator
-    from dsv4.simulate.roofline import Assumptions
+    from dsv4.simulate.roofline import Assumptions, ClusterLayout
     from dsv4.workload.timing import TimingSummary
 
 DEFAULT_LOAD = WorkloadFlags()
@@ -186,17 +188,26 @@ def _capacities(
     wishes = EngineWishes(
         cluster.context, cluster.sequences or 64, cluster.step_tokens or 4096, slowdown=cluster.step_limit
     )
-    found: list[Capacity] = []
-    for name in models:
+    layouts: list[tuple[str, ModelFiles, int, ClusterLayout]] = []
+    misfits: list[tuple[str, ValueError]] = []
+    for name, count in product(models, cluster.nodes):
         files = find_files(name)
-        for count in cluster.nodes:
-            layout = lay_out(files, device, count, cluster.tensor, cluster.expert)
-            for offered in loads:
-                if offered.users is None and offered.rate is None and not offered.trace:
-                    engines = count * device.devices // layout.tensor
-                    offered = replace(offered, users=USERS * engines)
-                to_stderr(f"{name} on {count} nodes of {device.devices} {device.name}")
-                found.append(simulate_cluster(files, layout, count, offered, wishes, assumed))
+        try:
+            layouts.append((name, files, count, lay_out(files, device, count, cluster.tensor, cluster.expert)))
+        except ValueError as error:  # of several models and sizes, those that fit are simulated
+            misfits.append((f"{name} on {count} nodes", error))
+    if not layouts:
+        raise misfits[0][1]
+    for place, error in misfits:
+        to_stderr(f"{place} is left out: {error}")
+    found: list[Capacity] = []
+    for name, files, count, layout in layouts:
+        for offered in loads:
+            if offered.users is None and offered.rate is None and not offered.trace:
+                engines = count * device.devices // layout.tensor
+                offered = replace(offered, users=USERS * engines)
+            to_stderr(f"{name} on {count} nodes of {device.devices} {device.name}")
+            found.append(simulate_cluster(files, layout, count, offered, wishes, assumed))
     return found
 
 

@@ -140,6 +140,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "layer_seconds=2.5e-05" in said
 
 
+def test_what_does_not_fit_is_told_beside_what_does(capsys: pytest.CaptureFixture[str]) -> None:
+    load = WorkloadFlags("fixed", users=[2], requests=2, input=30, output=4)
+    simulate(json=True, load=load)  # flash and pro on one node of h200, which cannot hold pro
+    said = capsys.readouterr()
+    assert [one["model"] for one in json.loads(said.out)["capacities"]] == ["flash"]
+    assert "pro on 1 nodes is left out: nodes must be more than 1" in said.err
+    with pytest.raises(ValueError, match=r"--nodes must be more than 1: .* pro needs"):
+        simulate("pro", load=load)
+
+
 def test_a_prompt_slows_other_answers_as_much_as_the_server_lets_it(capsys: pytest.CaptureFixture[str]) -> None:
     load = WorkloadFlags("fixed", rate=[20.0], requests=6, input=4_000, output=60)
 
