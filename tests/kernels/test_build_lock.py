@@ -132,6 +132,20 @@ def test_folders_of_killed_builds_are_removed(folder: Path) -> None:
     assert elsewhere.is_dir()
 
 
+def test_a_folder_that_another_process_removes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmpold").mkdir()
+
+    def removed(path: Path) -> bool:
+        path.rmdir()
+        return False
+
+    monkeypatch.setattr(Path, "is_symlink", removed)
+    build._remove_left_behind(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     lock, waited = tmp_path / "lock", []
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE) as holder:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from dsv4.files import locked, rename, sync_path
@@ -135,8 +136,9 @@ def _build_once(isa: str, cxx: str, flags: tuple[str, ...], target: Path) -> Non
 def _remove_left_behind(folder: Path) -> None:
     """Remove the folders of builds that were killed. One that runs writes into its own every few seconds."""
     for left in folder.glob(f"{tempfile.gettempprefix()}*"):
-        if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > LEFT_BEHIND:
-            shutil.rmtree(left, ignore_errors=True)  # another process may remove it at the same time
+        with suppress(OSError):  # another process may remove it at the same time
+            if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _say(isa: str, text: str) -> None:
