@@ -44,9 +44,11 @@ def place(plan: EnginePlan, topology: Topology, choice: NumaChoice, threads: int
     w = plan.weights
     if choice != "off" and plan.device != "cpu":
         return Placement(f"the model computes on {plan.device}: nothing to place")
-    if choice != "off" and not native.available():
+    found = place_bytes(topology, choice, threads, None if plan.streamed else plan.experts, w.mapped + w.made)
+    # NOTE: asked last, because it may compile the kernels, which a machine with one node does not need for its plan
+    if found.threads is not None and not native.available():
         return Placement("needs the native kernels: nothing is placed")
-    return place_bytes(topology, choice, threads, None if plan.streamed else plan.experts, w.mapped + w.made)
+    return found
 
 
 def place_bytes(topology: Topology, choice: NumaChoice, threads: int, experts: int | None, others: int) -> Placement:

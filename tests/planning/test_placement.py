@@ -3,6 +3,7 @@
 import pytest
 
 from dsv4.config.numa import NumaChoice
+from dsv4.kernels import native
 from dsv4.planning.placement import Placement, nodes_text, place, place_bytes
 from dsv4.planning.plan import EngineRequest, make_plan
 from dsv4.planning.topology import MemoryNode, Topology
@@ -104,6 +105,18 @@ def test_experts_that_are_read_from_disk_have_no_node() -> None:
     assert found.nodes == (0, 3)
     assert not found.experts
     assert found.why.endswith("experts are read from disk, other weights by page")
+
+
+def test_kernels_are_asked_for_only_where_something_would_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have to be compiled first."""
+    plan, asked = make_plan(FLASH, EngineRequest(sequences=1), 512 * GIB), []
+    monkeypatch.setattr(native, "available", lambda: bool(asked.append(True)))
+    assert place(plan, ONE, "auto", 8) == Placement("1 node: nothing to place")
+    assert place(plan, TWO, "auto", 1).why.startswith("2 nodes, 1 thread, fewer than nodes")
+    assert not asked
+    for topology, choice in ((TWO, "auto"), (ONE, "interleave")):
+        assert place(plan, topology, choice, 8) == Placement("needs the native kernels: nothing is placed")
+    assert len(asked) == 2
 
 
 @needs_native
