@@ -19,7 +19,7 @@ from dsv4.posttraining.settings import (
 )
 from dsv4.posttraining.types import Effort
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
-from dsv4.training.settings import PLAIN, OptimizerSettings, is_plain
+from dsv4.training.settings import PLAIN, OptimizerSettings, acting, is_plain
 
 _STRICT = ConfigDict(extra="forbid")
 NUMERICS = ("fp32", "bf16", "release")
@@ -185,7 +185,8 @@ class RolloutRecipe:
                     f"the run in {folder} was begun by an older dsv4, which had no {new}: finish it with that version, "
                     "or begin a new run in another folder"
                 )
-            if value != made[name]:
+            alike = acting(value) == acting(made[name]) if name == "optimizer" else value == made[name]
+            if not alike:
                 raise ValueError(
                     f"{folder} was made with another recipe: {name} differs (it was {made[name]!r}, now it is "
                     f"{value!r}); use another folder, or set it as it was"

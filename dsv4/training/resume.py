@@ -8,6 +8,7 @@ from typing import Any
 from dsv4.training.documents import Codec, Source
 from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import past_change
+from dsv4.training.settings import acting
 
 _SCHEDULE = ("stages", "lr", "batch", "mtp_weights", "qat_from")
 _FREE = ("run", "scale")  # they change cost and reports, not results
@@ -28,7 +29,9 @@ def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict
     at its beginning. May change: `run` (except its numerics), `scale`, `data.micro`, the future of the schedule."""
     if "position" not in state:  # of rollouts: its recipe has other fields
         raise ValueError(f"{folder} holds a run of another kind, which learns from rollouts: use another folder")
-    made, known = Recipe.from_dict(state["recipe"]), state.get("data")
+    raw, known = state["recipe"], state.get("data")
+    # before there were other products, all were fp32
+    made = Recipe.from_dict({**raw, "optimizer": {"products": "fp32", **raw.get("optimizer", {})}})
     own, other = _compared(recipe, known is not None), _compared(made, known is not None)
     found = _first_difference(other, own)
     if found is None and (field := past_change(made.schedule, recipe.schedule, state["position"]["tokens"])):
@@ -58,6 +61,7 @@ def _compared(recipe: Recipe, data_is_known: bool) -> dict[str, Any]:
     raw = recipe.to_dict()
     kept = {name: value for name, value in raw.items() if name not in (*_SCHEDULE, *_FREE)}
     kept["run"] = {"numerics": raw["run"]["numerics"]}
+    kept["optimizer"] = acting(raw["optimizer"])
     kept["data"] = {name: value for name, value in raw["data"].items() if name != "micro"}
     if data_is_known:
         kept["data"].pop("tokenizer")

@@ -2,6 +2,7 @@
 and optimisers work without them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, get_args
@@ -179,6 +180,11 @@ class OptimizerSettings:
                 raise ValueError(f"optimizer.{name} must be at least 0, got {getattr(self, name)}")
         if self.momentum >= 1:
             raise ValueError(f"optimizer.momentum must be below 1, got {self.momentum}")
+
+
+def acting(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an `OptimizerSettings` that change its steps: AdamW has no Newton-Schulz."""
+    return {name: value for name, value in optimizer.items() if name != "products" or optimizer["kind"] == "muon"}
 
 
 @dataclass(frozen=True, slots=True)

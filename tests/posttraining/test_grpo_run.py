@@ -1,11 +1,13 @@
 """A whole run with the real engine: the reward rises, and a run that was stopped goes on bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from dsv4.training.settings import OptimizerSettings
 from tests.posttraining import runs
 from tests.posttraining.runs import numbers, take
 
@@ -101,6 +103,20 @@ def test_the_state_of_an_older_version_says_what_to_do(lacking: str, tmp_path: P
     with pytest.raises(ValueError, match=f"by an older dsv4, which had no {lacking}: finish it with that version"):
         recipe.check_resume(made, tmp_path)
     recipe.check_resume(recipe.to_dict(), tmp_path)
+
+
+def test_products_of_an_optimizer_without_any_may_differ(tmp_path: Path) -> None:
+    """Their default changed, and a run with AdamW has none."""
+    recipe = runs.recipe()
+    assert recipe.optimizer.kind == "adamw"
+    made = recipe.to_dict()
+    made["optimizer"]["products"] = "fp32"
+    assert made["optimizer"] != recipe.to_dict()["optimizer"]
+    recipe.check_resume(made, tmp_path)
+    muon = replace(recipe, optimizer=OptimizerSettings(kind="muon"))
+    made["optimizer"]["kind"] = "muon"
+    with pytest.raises(ValueError, match="optimizer differs"):
+        muon.check_resume(made, tmp_path)
 
 
 def test_the_reference_follows_every_so_many_updates_and_old_files_go(tmp_path: Path) -> None:

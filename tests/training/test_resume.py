@@ -1,12 +1,14 @@
 """Going on with a run: its past must be what the recipe would have done, its data what it began with."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsv4.training.data import open_sources
+from dsv4.training.resume import check_resume
 from dsv4.training.schedule import BatchRamp, LearningRate, Phase, Schedule, Stage, past_change
 from dsv4.training.trainer import Trainer
 from tests.training.runs import Letters, raw_recipe, recipe, trainer
@@ -85,6 +87,21 @@ def test_what_differs_is_named_with_both_values(tmp_path: Path) -> None:
     refused(tmp_path, r"data\.pool differs", data={**raw_recipe()["data"], "pool": 8})
     data = {**raw_recipe()["data"], "micro": 96}
     assert trainer(tmp_path, run={**settings, "recompute": True}, data=data).step == 1
+
+
+@pytest.mark.parametrize(("kind", "refuses"), [("muon", True), ("adamw", False)])
+def test_products_matter_to_muon_alone(kind: str, refuses: bool, tmp_path: Path) -> None:
+    old = recipe(optimizer={"kind": kind, "products": "fp32"}).to_dict()
+    older = {**old, "optimizer": {name: value for name, value in old["optimizer"].items() if name != "products"}}
+    for made in (old, older):  # an older version knew no other products
+        state = {"recipe": made, "position": {"tokens": 0}}
+        check_resume(tmp_path, state, recipe(optimizer={"kind": kind, "products": "fp32"}), {})
+        with (
+            pytest.raises(ValueError, match=r"optimizer\.products differs \(it was 'fp32', now it is 'int16'\)")
+            if refuses
+            else nullcontext()
+        ):
+            check_resume(tmp_path, state, recipe(optimizer={"kind": kind}), {})
 
 
 def text_run(folder: Path, path: Path) -> Trainer:
