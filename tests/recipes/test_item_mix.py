@@ -12,7 +12,7 @@ import pytest
 
 from dsv4.encoding import V4, Tokenizer, encode_messages, parse_message_from_completion_text, served
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import english, facts, far, needles, recall, talk, tools, warm_up
+from recipes.nano.items import english, facts, far, lookups, needles, recall, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
 from recipes.nano.items.words import NAMES
@@ -336,9 +336,10 @@ def test_a_missing_name_is_made_up_where_those_in_the_text_are() -> None:
     """Also where one of them holds a listed name, or somebody's friend has one: else the list tells what is missing."""
     rng = random.Random(8)
     for name, listed in (("Kateko", False), ("Kate", True)):
-        like = facts._fact(rng, next(k for k in facts._KINDS if "friend" in k.statement), name, "Will", "lamp", False)
+        friend = next(kind for kind in facts.KINDS if "friend" in kind.statement)
+        like = facts.fact_about(rng, friend, name, "Will", "lamp", False)
         for _ in range(20):
-            assert (facts._stranger(rng, like.statement, like)[0] in NAMES) == listed
+            assert (facts.stranger_to(rng, like.statement, like)[0] in NAMES) == listed
 
 
 def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None:
@@ -356,6 +357,30 @@ def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None
     for wrong in ({"length": 31}, {"length": 64, "shortest": 16}, {"length": 64, "shortest": 65}):
         with pytest.raises(ValueError, match="length must be at least"):
             recall.document(rng, codec, **wrong)
+
+
+def test_a_lookup_finds_what_the_text_has_and_nothing_else(codec: Tokenizer) -> None:
+    """Half of what is looked for is missing, and a key has the same tokens in the thought as within the text."""
+    rng = random.Random(9)
+    kinds = Counter[bool]()
+    for length in (48, 200, 1024):
+        for _ in range(20):
+            made = lookups.document(rng, codec, length=length, shortest=length)
+            assert made.learn is not None
+            assert len(made.tokens) == len(made.learn)
+            text = codec.decode(list(made.tokens[: made.learn.index(1.0)]))
+            thoughts = re.findall(r"\nAbout ([\w ]+): (.+)", codec.decode(list(made.tokens)))
+            assert thoughts
+            for key, answer in thoughts:
+                missing = answer == "The text does not say."
+                kinds[missing] += 1
+                assert (answer in text) != missing
+                start, inside = codec.encode_text("\nAbout"), codec.encode_text(f" {key}")
+                assert codec.encode_text(f"\nAbout {key}: {answer}")[len(start) :][: len(inside)] == inside
+    assert 0.7 < kinds[True] / kinds[False] < 1.4
+    for wrong in ({"length": 40}, {"length": 64, "shortest": 47}, {"length": 64, "shortest": 65}):
+        with pytest.raises(ValueError, match="length must be at least"):
+            lookups.document(rng, codec, **wrong)
 
 
 def test_several_calls_differ_and_the_answer_needs_every_result() -> None:

@@ -24,7 +24,7 @@ from recipes.nano.items.words import (
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class Kind:
     """A kind of fact: {n} is who, {v} is the value, {t} a thing that is the same in all facts of one text."""
 
     statement: str
@@ -34,72 +34,72 @@ class _Kind:
     digits: int = 2
 
 
-_KINDS = (
-    _Kind(
+KINDS = (
+    Kind(
         "{n} lives in {v}.",
         ("Where does {n} live?", "Which city does {n} live in?", "In which city does {n} live?", "where does {n} live"),
         ("Who lives in {v}?", "Which person lives in {v}?"),
         tuple(PLACES),
     ),
-    _Kind(
+    Kind(
         "{n} has a {v} {t}.",
         ("What colour is {n}'s {t}?", "Which colour is the {t} of {n}?", "What color is {n}'s {t}?"),
         ("Who has a {v} {t}?", "Whose {t} is {v}?"),
         tuple(COLOURS),
     ),
-    _Kind(
+    Kind(
         "{n} owns a {v}.",
         ("Which animal does {n} own?", "What animal does {n} own?", "What does {n} own?"),
         ("Who owns a {v}?", "Who has the {v}?"),
         tuple(ANIMALS),
     ),
-    _Kind(
+    Kind(
         "{n} works as a {v}.",
         ("What is {n}'s job?", "What does {n} work as?", "Which job does {n} have?"),
         ("Who works as a {v}?", "Who is the {v}?"),
         tuple(JOBS),
     ),
-    _Kind(
+    Kind(
         "{n} likes {v}.",
         ("What does {n} like?", "Which food does {n} like?", "what does {n} like"),
         ("Who likes {v}?",),
         tuple(FOODS),
     ),
-    _Kind(
+    Kind(
         "{n} drinks {v}.",
         ("What does {n} drink?", "Which drink does {n} have?"),
         ("Who drinks {v}?",),
         tuple(DRINKS),
     ),
-    _Kind(
+    Kind(
         "{n} plays {v}.",
         ("What does {n} play?", "Which sport does {n} play?"),
         ("Who plays {v}?",),
         tuple(SPORTS),
     ),
-    _Kind(
+    Kind(
         "{n} plays the {v}.",
         ("Which instrument does {n} play?", "What instrument does {n} play?"),
         ("Who plays the {v}?",),
         tuple(INSTRUMENTS),
     ),
-    _Kind(
+    Kind(
         "{n} was born in {v}.",
         ("When was {n} born?", "In which month was {n} born?"),
         ("Who was born in {v}?",),
         tuple(MONTHS),
     ),
-    _Kind("{n}'s friend is {v}.", ("Who is {n}'s friend?", "What is the name of {n}'s friend?"), (), tuple(NAMES)),
-    _Kind("{n} is {v} years old.", ("How old is {n}?", "What is {n}'s age?"), ("Who is {v} years old?",)),
-    _Kind(
+    Kind("{n}'s friend is {v}.", ("Who is {n}'s friend?", "What is the name of {n}'s friend?"), (), tuple(NAMES)),
+    Kind("{n} is {v} years old.", ("How old is {n}?", "What is {n}'s age?"), ("Who is {v} years old?",)),
+    Kind(
         "{n} has {v} {t}s.",
         ("How many {t}s does {n} have?", "What number of {t}s does {n} have?"),
         ("Who has {v} {t}s?",),
     ),
-    _Kind(
+    Kind(
         "The code of {n} is {v}.", ("What is the code of {n}?", "What is {n}'s code?"), ("Whose code is {v}?",), (), 4
     ),
-    _Kind(
+    Kind(
         "{n} lives in house {v}.",
         ("In which house does {n} live?", "What is the house of {n}?"),
         ("Who lives in house {v}?",),
@@ -111,7 +111,7 @@ _COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 
 
 @dataclass(frozen=True, slots=True)
-class _Fact:
+class Fact:
     """name: whom it is about. key: what the question names, by which the fact is found; value: what it asks for. One of
     these two is the name."""
 
@@ -120,7 +120,7 @@ class _Fact:
     name: str
     key: str
     value: str
-    kind: _Kind
+    kind: Kind
     thing: str
 
 
@@ -128,28 +128,29 @@ def _number(rng: random.Random, digits: int) -> str:
     return str(rng.randrange(10 ** (digits - 1), 10**digits))
 
 
-def _value(rng: random.Random, kind: _Kind) -> str:
+def _value(rng: random.Random, kind: Kind) -> str:
     return rng.choice(kind.values) if kind.values else _number(rng, kind.digits)
 
 
-def _fact(rng: random.Random, kind: _Kind, name: str, value: str, thing: str, unique: bool) -> _Fact:
+def fact_about(rng: random.Random, kind: Kind, name: str, value: str, thing: str, unique: bool) -> Fact:
     def fill(text: str) -> str:
         return text.format(n=name, v=value, t=thing)
 
     if unique and kind.reverse and rng.random() < 0.5:
-        return _Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name, value, name, kind, thing)
-    return _Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, name, value, kind, thing)
+        return Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name, value, name, kind, thing)
+    return Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, name, value, kind, thing)
 
 
 def found(key: str, statement: str) -> str:
     """The thought that finds a fact. It names first what it looks for: what follows is then found, or missed, by the
-    word before it. Thoughts that began with the fact itself took any fact where a name was missing."""
-    return f"{key}? {statement}"
+    word before it. Thoughts that began with the fact itself took any fact where a name was missing. The key stands
+    behind a blank, as it does in the text and in the question, so that its tokens are the same in all three."""
+    return f"About {key}: {statement}"
 
 
 def missed(key: str) -> str:
     """The thought about what a text does not have."""
-    return f"{key}? The text does not say."
+    return found(key, "The text does not say.")
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
@@ -165,9 +166,9 @@ def _names_made_up(rng: random.Random, count: int) -> list[str]:
     return list(found)
 
 
-def _of_one_kind(rng: random.Random, count: int) -> list[_Fact]:
+def facts_of_one_kind(rng: random.Random, count: int) -> list[Fact]:
     """Only the names tell the facts apart. A third of them also repeats values."""
-    kind = rng.choice([kind for kind in _KINDS if not kind.values or len(kind.values) >= min(count, 12)])
+    kind = rng.choice([kind for kind in KINDS if not kind.values or len(kind.values) >= min(count, 12)])
     thing = rng.choice(_COUNTED)
     names = _names(rng, count)
     unique = rng.random() < 0.67 and (not kind.values or len(kind.values) >= count)
@@ -176,16 +177,16 @@ def _of_one_kind(rng: random.Random, count: int) -> list[_Fact]:
         value = _value(rng, kind)
         if not (unique and value in values):
             values.append(value)
-    return [_fact(rng, kind, n, v, thing, unique) for n, v in zip(names, values, strict=True)]
+    return [fact_about(rng, kind, n, v, thing, unique) for n, v in zip(names, values, strict=True)]
 
 
-def _of_mixed_kinds(rng: random.Random, count: int) -> list[_Fact]:
+def facts_of_mixed_kinds(rng: random.Random, count: int) -> list[Fact]:
     """Several facts about each name, so that neither the name nor the kind alone finds one."""
     names = _names(rng, max(2, count // 2))
-    kinds = rng.sample(_KINDS, min(len(_KINDS), max(2, count // 2)))
+    kinds = rng.sample(KINDS, min(len(KINDS), max(2, count // 2)))
     pairs = [(name, kind) for name in names for kind in kinds]
     thing = rng.choice(_COUNTED)
-    return [_fact(rng, k, n, _value(rng, k), thing, False) for n, k in rng.sample(pairs, min(count, len(pairs)))]
+    return [fact_about(rng, k, n, _value(rng, k), thing, False) for n, k in rng.sample(pairs, min(count, len(pairs)))]
 
 
 def _count(rng: random.Random, most: int) -> int:
@@ -208,7 +209,7 @@ def _with_text(rng: random.Random, text: str, question: str) -> str:
     return f"{text} {question}" if form < 0.6 else f"{text}\n{question}" if form < 0.85 else f"{question} {text}"
 
 
-def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
+def _asked(rng: random.Random, text: str, asked: list[Fact]) -> list[Message]:
     """The text with the first question, then the other questions, each with its answer."""
     messages: list[Message] = []
     for turn, fact in enumerate(asked):
@@ -225,7 +226,7 @@ def _asked(rng: random.Random, text: str, asked: list[_Fact]) -> list[Message]:
 
 
 def _item(
-    rng: random.Random, task: str, text: str, asked: list[_Fact], level: int, *, answer: str | None = None
+    rng: random.Random, task: str, text: str, asked: list[Fact], level: int, *, answer: str | None = None
 ) -> Item:
     """The text with its questions; the last one is the one that counts."""
     messages = _asked(rng, text, asked)
@@ -238,19 +239,19 @@ def _item(
 
 def make_one_kind(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
     """2 to `most` facts of one kind. turns: questions about them, None for 1 to 5, mostly 1."""
-    facts = _of_one_kind(rng, _count(rng, most))
+    facts = facts_of_one_kind(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "one_kind", _joined(rng, facts), asked, _level(len(facts)))
+    return _item(rng, "one_kind", joined(rng, facts), asked, _level(len(facts)))
 
 
 def make_mixed(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
     """2 to `most` facts of several kinds, several about the same name."""
-    facts = _of_mixed_kinds(rng, _count(rng, most))
+    facts = facts_of_mixed_kinds(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "mixed", _joined(rng, facts), asked, _level(len(facts)))
+    return _item(rng, "mixed", joined(rng, facts), asked, _level(len(facts)))
 
 
-def _joined(rng: random.Random, facts: list[_Fact]) -> str:
+def joined(rng: random.Random, facts: list[Fact]) -> str:
     return (" " if rng.random() < 0.8 else "\n").join(fact.statement for fact in facts)
 
 
@@ -260,11 +261,11 @@ def make_missing(rng: random.Random) -> Item:
     that the text answers: where the name is hard to find, that one is missing must not be the better guess."""
     if rng.random() < 0.5:
         return rng.choice((make_one_kind, make_mixed))(rng, most=12)
-    kinds, count = (_of_one_kind, _of_mixed_kinds)[rng.random() < 0.4], _count(rng, 12)
+    kinds, count = (facts_of_one_kind, facts_of_mixed_kinds)[rng.random() < 0.4], _count(rng, 12)
     facts = kinds(rng, count)
-    text = _joined(rng, facts)
+    text = joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
-    stranger, question = _stranger(rng, text, rng.choice(facts))
+    stranger, question = stranger_to(rng, text, rng.choice(facts))
     before = _asked(rng, text, asked)
     messages = (
         *before,
@@ -279,7 +280,7 @@ def make_missing(rng: random.Random) -> Item:
     return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
 
 
-def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str]:
+def stranger_to(rng: random.Random, text: str, like: Fact) -> tuple[str, str]:
     """A name, less often a value, that the text does not have, and the question that asks for it. The name is of a list
     or made up as those in the text are, or it would tell without a search that it is missing."""
     if like.kind.reverse and rng.random() < 0.25:
@@ -294,12 +295,12 @@ def _stranger(rng: random.Random, text: str, like: _Fact) -> tuple[str, str]:
 
 def make_two_steps(rng: random.Random) -> Item:
     """A fact about somebody's friend: two sentences answer it."""
-    kind = rng.choice([kind for kind in _KINDS if "friend" not in kind.statement])
+    kind = rng.choice([kind for kind in KINDS if "friend" not in kind.statement])
     thing, count = rng.choice(_COUNTED), rng.randint(1, 5)
     names = rng.sample(NAMES, 2 * count)
     pairs = list(zip(names[:count], names[count:], strict=True))
     friends = [f"{name}'s friend is {friend}." for name, friend in pairs]
-    facts = [_fact(rng, kind, friend, _value(rng, kind), thing, False) for _, friend in pairs]
+    facts = [fact_about(rng, kind, friend, _value(rng, kind), thing, False) for _, friend in pairs]
     sentences = [*friends, *(fact.statement for fact in facts)]
     rng.shuffle(sentences)
     at = rng.randrange(count)

@@ -1,0 +1,80 @@
+"""Texts of facts without conversation, then many questions about them, each with the thought that answers it: the fact,
+or that the text does not say.
+
+A conversation asks once or twice about its text, so that looking a name up and missing it is learned from one token in
+hundreds. Here it is one in ten, and half of the names and values are missing.
+"""
+
+import random
+
+from dsv4.training.documents import Document
+from recipes.nano.items.facts import (
+    Fact,
+    facts_of_mixed_kinds,
+    facts_of_one_kind,
+    found,
+    joined,
+    missed,
+    stranger_to,
+)
+from recipes.nano.items.needles import filler
+from recipes.nano.items.warm_up import TextCodec
+
+_SHORTEST = 48
+_TEXT = 0.6  # of the document at most: the facts and the filler among them
+_MISSING = 0.5  # of the questions
+_MIXED = 0.3  # of the texts: facts of several kinds
+_FILLED = 0.3  # of the texts: filler among the facts
+_ASKING = 0.5  # of the documents: questions before the thoughts, else the key alone
+_PER_FACT = 12  # tokens, about
+
+
+def document(rng: random.Random, codec: TextCodec, length: int = 1024, shortest: int = _SHORTEST) -> Document:
+    """Facts, then lookups, between `shortest` and `length` tokens (log-uniform). Learned is what follows a key, and the
+    key where a question asks for it. Raises ValueError for less than 48 tokens."""
+    if not _SHORTEST <= shortest <= length:
+        raise ValueError(f"length must be at least {_SHORTEST} and shortest, got {length} and {shortest}")
+    length = int(shortest * (length / shortest) ** rng.random())
+    facts = _facts(rng, length)
+    text = _text(rng, facts, length)
+    asking = rng.random() < _ASKING
+    tokens = [codec.bos_id, *codec.encode_text(text)]
+    learn = [0.0] * len(tokens)
+    while True:
+        question, key, thought = _lookup(rng, text, facts)
+        start = f"\n{question}\n" if asking else "\n"
+        known = len(codec.encode_text(start if asking else f"{start}About {key}:"))
+        ids = codec.encode_text(start + thought)
+        if len(tokens) + len(ids) > length and any(learn):
+            return Document(tokens, learn)
+        tokens += ids
+        learn += [0.0] * known + [1.0] * (len(ids) - known)
+
+
+def _facts(rng: random.Random, length: int) -> list[Fact]:
+    """Two facts, up to as many as the text has room for; few of them more often."""
+    most = max(2, min(30, int(length * _TEXT) // _PER_FACT))
+    count = 2 + int((most - 1) * rng.random() ** 1.5)
+    make = facts_of_mixed_kinds if rng.random() < _MIXED else facts_of_one_kind
+    return make(rng, min(count, most))
+
+
+def _text(rng: random.Random, facts: list[Fact], length: int) -> str:
+    """The facts in order, in some texts with filler among them."""
+    text = joined(rng, facts)
+    room = int(length * _TEXT) // _PER_FACT - len(facts)
+    if room < 1 or rng.random() >= _FILLED:
+        return text
+    more = filler(rng)
+    sentences = [fact.statement for fact in facts] + [next(more) for _ in range(rng.randint(1, room))]
+    rng.shuffle(sentences)
+    return " ".join(sentences)
+
+
+def _lookup(rng: random.Random, text: str, facts: list[Fact]) -> tuple[str, str, str]:
+    """A question, what it looks for, and the thought."""
+    fact = rng.choice(facts)
+    if rng.random() < _MISSING:
+        stranger, question = stranger_to(rng, text, fact)
+        return question, stranger, missed(stranger)
+    return rng.choice(fact.questions), fact.key, found(fact.key, fact.statement)
