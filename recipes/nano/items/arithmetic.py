@@ -17,11 +17,17 @@ DIFFERENCE_FORMS = (
 )  # fmt: skip
 PRODUCT_FORMS = ("Multiply {} by {}.", "multiply {} by {}", "What is the product of {} and {}?")
 
+_ROUND = 0.1  # of the numbers
+
 
 def whole(rng: random.Random, most_digits: int) -> int:
-    """A number of 1 to most_digits digits, each count as likely as the others."""
+    """A number of 1 to most_digits digits, each count as likely as the others; a few are round."""
     digits = rng.randrange(1, most_digits + 1)
-    return rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+    number = rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+    if digits > 1 and rng.random() < _ROUND:
+        unit = 10 ** rng.randrange(1, digits)
+        return number // unit * unit
+    return number
 
 
 def solved(

@@ -80,18 +80,53 @@ TEMPLATES: tuple[Template, ...] = (
      ((3, 12), (10, 50), (2, 99), (2, 30)), "a*b+c-d"),
     ("{n} has {a} {t}, {m} has {b} and {o} has {c}. They give away {d}. How many {t} are left?",
      ((50, 900), (50, 900), (50, 900), (2, 99)), "a+b+c-d"),
+    # as people type them: about themselves, with pronouns and few words
+    ("I [have|had|own] {a} {t}. I [give away|lose|sell|use|give {n}|break|give my friend|drop] {b}. How many "
+     "[are left|do I have left|do I still have|remain|do I have now]?", ((100, 999), (2, 100)), "a-b"),
+    ("I have {a} {t} and [buy|get|find|win|am given] {b} more. How many {t} do I have [|now]?",
+     ((2, 999), (2, 999)), "a+b"),
+    ("I have {a} {t}, {n} has {b}. How many {t} do we have [together|in all|in total]?", ((2, 999), (2, 999)), "a+b"),
+    ("A [box|bag|basket|jar|drawer] [has|holds|contains] {a} {t}. [I take|You take|{n} takes|We take] {b} "
+     "[|out|away]. How many [are left|remain|{t} are left|are still inside|are in it now]?",
+     ((100, 999), (2, 100)), "a-b"),
+    ("There are {a} {t} [in a box|on a table|in the {p}|in a bag|on a plate]. {n} takes {b} [|of them|away]. "
+     "How many [are left|remain|{t} are left]?", ((100, 999), (2, 100)), "a-b"),
+    ("{n} [has|buys|carries|owns] {a} [bags|boxes|baskets|jars|packs] [with|of] {b} {t} [|each]. How many {t} does "
+     "[{n}|he|she] have [|in all|in total|altogether]?", ((2, 20), (2, 60)), "a*b"),
+    ("There are {a} [boxes|bags|rows|shelves] with {b} {t} [|each]. How many {t} are there [|in all|in total]?",
+     ((2, 20), (2, 60)), "a*b"),
+    ("{a} [bags|boxes|baskets] with {b} {t} each. How many {t} [is that|are there]?", ((2, 20), (2, 60)), "a*b"),
+    ("[A ticket|A book|A lamp|One cake|One hat] costs {a} [dollars|euros]. How much do {b} of them cost?",
+     ((2, 60), (2, 20)), "a*b"),
+    ("{n} pays {a} [dollars|euros] and gets {b} back. How much did it cost?", ((100, 999), (2, 100)), "a-b"),
+    ("{n} is {a} years old. How old will [he|she|{n}] be in {b} years?", ((5, 80), (2, 20)), "a+b"),
+    ("{n} is {a} years old. {m} is {b} years older. How old is {m}?", ((5, 80), (2, 20)), "a+b"),
+    ("{n} is {a} years old. {m} is {b} years younger. How old is {m}?", ((30, 90), (2, 25)), "a-b"),
+    ("{n} had {a} {t} and now has {b}. How many [did {n} lose|are gone|are missing]?", ((100, 999), (2, 100)), "a-b"),
+    ("[If|When] {n} has {a} {t} and [loses|gives away|sells|uses] {b}, how many [are left|remain|does {n} have]?",
+     ((100, 999), (2, 100)), "a-b"),
+    ("[If|When] I have {a} {t} and you give me {b}, how many do I have?", ((2, 999), (2, 999)), "a+b"),
+    ("{n} has {a} {t}. [He|She] [eats|loses|sells|gives away|uses] {b}. How many [does he have|does she have|"
+     "are left|remain|{t} are left]?", ((100, 999), (2, 100)), "a-b"),
+    ("{n} has {a} {t}. [He|She] [buys|gets|finds|wins] {b} more. How many [does he have now|does she have now|"
+     "are that]?", ((2, 999), (2, 999)), "a+b"),
+    ("{a} [birds|cats|children|people] [sit|wait|are] [in a tree|in a room|on a bus|at home]. {b} [go|leave|"
+     "go away|run away]. How many [are left|stay]?", ((100, 999), (2, 100)), "a-b"),
+    ("{a} [birds|people|children] are [on a bus|on a roof|in a park]. {b} more come. How many are there [|now]?",
+     ((2, 999), (2, 999)), "a+b"),
 )  # fmt: skip
 SOLVERS: dict[str, Callable[[int, int], list[str]]] = {
     "+": lambda a, b: steps.add((a, b)), "-": steps.subtract, "*": steps.multiply,
 }  # fmt: skip
 BACK = {"+": "-", "-": "+"}
+_SMALL = 0.5  # of the problems: numbers up to 20, which people ask about most
 
 
 def make_problem(rng: random.Random) -> Item:
     """A word problem with names, things and places."""
     text, ranges, plan = rng.choice(TEMPLATES)
     text = text_of(rng, text)
-    numbers = {letter: rng.randrange(low, high) for letter, (low, high) in zip("abcd", ranges, strict=False)}
+    numbers = _numbers(rng, ranges, plan)
     first, second, third = rng.sample(NAMES, 3)
     thing = rng.choice(THINGS)
     question = text.format(n=first, m=second, o=third, t=thing, p=rng.choice(PLACES), **numbers)
@@ -100,7 +135,26 @@ def make_problem(rng: random.Random) -> Item:
     lines = ["".join(str(numbers.get(c, c)) for c in plan)] if len(signs) > 1 else []
     value = operands[0]
     for sign, other in zip(signs, operands[1:], strict=True):
-        before, value = value, {"+": value + other, "-": value - other, "*": value * other}[sign]
+        before, value = value, _worked_out(sign, value, other)
         lines += SOLVERS[sign](before, other)
     check = SOLVERS[BACK[sign]](value, other) if sign in BACK else steps.multiply(other, before)
-    return solved("math", "problem", question, lines, check, value, level=len(signs) - 1, unit=thing)
+    return solved("math", "problem", question, lines, check, value, level=len(signs) - 1, unit=thing * (thing in question))
+
+
+def _numbers(rng: random.Random, ranges: tuple[tuple[int, int], ...], plan: str) -> dict[str, int]:
+    """A number for each letter of the plan: in its range, or small ones that leave something after every step."""
+    letters = "abcd"[: len(ranges)]
+    small = rng.random() < _SMALL
+    while small:
+        numbers = {letter: rng.randrange(2, 21) for letter in letters}
+        value, positive = numbers[plan[0]], True
+        for sign, letter in zip(plan[1::2], plan[2::2], strict=True):
+            value = _worked_out(sign, value, numbers[letter])
+            positive &= value > 0
+        if positive:
+            return numbers
+    return {letter: rng.randrange(low, high) for letter, (low, high) in zip(letters, ranges, strict=True)}
+
+
+def _worked_out(sign: str, a: int, b: int) -> int:
+    return {"+": a + b, "-": a - b, "*": a * b}[sign]
