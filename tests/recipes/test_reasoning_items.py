@@ -153,7 +153,7 @@ def test_a_systematic_search_ends_where_a_branch_reaches_the_target_and_nowhere_
     """Otherwise a model learns to end where it has found nothing."""
     rng = random.Random(11)
     for make, least in ((countdown.make_countdown3, 2), (countdown.make_countdown4, 6)):
-        branches = 0
+        branches = longer = 0
         for _ in range(100):
             item = make(rng, systematic=True)
             *lines, back, end = item.messages[1]["reasoning_content"].splitlines()
@@ -166,8 +166,15 @@ def test_a_systematic_search_ends_where_a_branch_reaches_the_target_and_nowhere_
             assert hits == [False] * (len(tried) - 1) + [True]
             first = [line for line in lines if line.count(" ") == len(item.answer["numbers"]) - 2 and ":" in line]
             assert len(set(first)) == len(first)
-            assert (item.deep or "").startswith(item.messages[1]["reasoning_content"] + "\ncheck ")
+            before, *rest = (item.deep or "").split(item.messages[1]["reasoning_content"] + "\ncheck ")
+            assert len(rest) == 1
+            assert f"={item.answer['target']}\n" not in before
+            assert len(before) < countdown.DEEPEST
+            assert not set(first) & set(before.splitlines())
+            assert_true_steps(before.removesuffix("\n"))
+            longer += bool(before)
             branches += len(tried)
+        assert longer > 20
         assert branches > least * 100  # a search that knows the way has one to three
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from recipes.nano.items.item import Item
 
 LIMIT = 99
-LONGEST = 500  # characters, of about a token each, after which a systematic search tries no further first operation
+# characters, of about a token each, after which a systematic search tries no further first operation: Think High, Max
+LONGEST, DEEPEST = 500, 1_100
 _JUMPS = 0.25  # share of first operations after which the next is any other
 FORMS = (
     "Use {n} to make {t}.", "Make {t} from {n}.", "Reach {t} with the numbers {n}.", "Combine {n} to get {t}.",
@@ -128,6 +129,21 @@ def systematic_search(rng: random.Random, terms: Sequence[Term], target: int) ->
             at = chosen
 
 
+def _in_vain(rng: random.Random, terms: Sequence[Term], target: int, lines: Sequence[str]) -> list[str]:
+    """What a search of up to DEEPEST characters tries before `lines`: other first operations that miss the target."""
+    before, room = list[str](), rng.uniform(0, DEEPEST) - sum(map(len, lines)) - len(lines)
+    others = [option for option in _distinct(terms) if _line(*option) not in lines]
+    for step, rest in rng.sample(others, len(others)):
+        branch = [_line(step, rest)]
+        missed = _visit(rest, target, branch) is None
+        room -= sum(map(len, branch)) + len(branch)
+        if room < 0:
+            break
+        if missed:
+            before += branch
+    return before
+
+
 def _distinct(terms: Sequence[Term]) -> list[tuple[str, list[Term]]]:
     """Every operation on two of the terms; equal numbers give equal lines, which are there once."""
     return list({_line(step, rest): (step, rest) for step, rest in pairs(terms)}.values())
@@ -171,7 +187,7 @@ def _make(rng: random.Random, count: int, largest: int, systematic: bool) -> Ite
     thought, deep = (search(rng, terms, target, path, dead_ends) for dead_ends in (wrong, more))
     if systematic:
         thought, (steps, made) = systematic_search(rng, terms, target)
-        deep = thought
+        deep = [*_in_vain(rng, terms, target, thought), *thought]
     end = f"{made}={target}"
     back = ",".join(reversed(steps))
     question = rng.choice(FORMS).format(n=rng.choice((" ", ", ")).join(map(str, numbers)), t=target)

@@ -138,7 +138,9 @@ def make_problem(rng: random.Random) -> Item:
         before, value = value, _worked_out(sign, value, other)
         lines += SOLVERS[sign](before, other)
     check = SOLVERS[BACK[sign]](value, other) if sign in BACK else steps.multiply(other, before)
-    return solved("math", "problem", question, lines, check, value, level=len(signs) - 1, unit=thing * (thing in question))
+    return solved(
+        "math", "problem", question, lines, check, value, level=len(signs) - 1, unit=thing * (thing in question)
+    )
 
 
 def _numbers(rng: random.Random, ranges: tuple[tuple[int, int], ...], plan: str) -> dict[str, int]:
