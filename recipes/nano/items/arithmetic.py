@@ -9,6 +9,8 @@ FORMS = (
     "What is {}?", "what is {}", "What is {}", "Calculate {}.", "calculate {}", "{}", "{} =", "{} = ?",
     "How much is {}?", "how much is {}", "Compute {}.", "Work out {}.", "Please calculate {}.",
     "Can you tell me what {} is?", "What do you get for {}?", "Find {}.", "what's {}?", "Tell me {}.",
+    "Can you do {}?", "could you work out {} for me", "Do you think you could manage {}?", "is {} too hard for you?",
+    "If I give you {}, what do you get?",
 )  # fmt: skip
 SIGNS = {"+": (" + ", "+", " plus "), "-": (" - ", "-", " minus "), "*": (" * ", "*", " times ", " x ")}
 SUM_FORMS = ("Add {} and {}.", "add {} and {}", "What is the sum of {} and {}?", "Give me the sum of {} and {}.")

@@ -21,6 +21,7 @@ PARITIES = ("Is {a} {w}?", "is {a} {w}", "Is {a} an {w} number?", "Is the number
 SORTS = (
     "Sort {}.", "Sort these numbers: {}.", "Put {} in order.", "Sort {}", "sort: {}", "Order these numbers: {}.",
     "Sort {} in ascending order.", "Sort {} from smallest to largest.", "Arrange {} from low to high.",
+    "Could you put {} in order?", "can you sort {} for me",
 )  # fmt: skip
 SORTS_DOWN = (
     "Sort {} in descending order.", "Sort {} from largest to smallest.", "Arrange {} from high to low.",
