@@ -20,6 +20,7 @@ DIFFERENCE_FORMS = (
 PRODUCT_FORMS = ("Multiply {} by {}.", "multiply {} by {}", "What is the product of {} and {}?")
 
 _ROUND = 0.1  # of the numbers
+_SHORT = 0.3  # of the sums and differences: all numbers have one or two digits, as people often type
 
 
 def whole(rng: random.Random, most_digits: int) -> int:
@@ -72,7 +73,8 @@ def _count(rng: random.Random, least: int, most: int) -> int:
 
 def make_sum(rng: random.Random, least: int = 2, most: int = 4) -> Item:
     """A sum of least to most numbers (2 to 4) of up to four digits."""
-    terms = [whole(rng, 4) for _ in range(_count(rng, least, most))]
+    digits = rng.choice((1, 1, 2)) if rng.random() < _SHORT else 4
+    terms = [whole(rng, digits) for _ in range(_count(rng, least, most))]
     if len(terms) == 2 and rng.random() < 0.25:
         question = rng.choice(SUM_FORMS).format(*terms)
     else:
@@ -85,7 +87,10 @@ def make_difference(rng: random.Random, least: int = 2, most: int = 4) -> Item:
     """A difference, or a sum with signs, of least to most numbers (2 to 4); the result may be negative."""
     count = _count(rng, least, most)
     digits = rng.choice((1, 2, 2, 3, 3, 4, 4))  # similar lengths, so that borrows are common
-    terms = [max(1, whole(rng, digits if rng.random() < 0.7 else 4)) for _ in range(count)]
+    if rng.random() < _SHORT:
+        terms = [max(1, whole(rng, rng.choice((1, 2)))) for _ in range(count)]
+    else:
+        terms = [max(1, whole(rng, digits if rng.random() < 0.7 else 4)) for _ in range(count)]
     signs = [1, *(rng.choice((1, -1)) for _ in terms[1:])]
     if min(signs) > 0:
         signs[rng.randrange(1, count)] = -1
