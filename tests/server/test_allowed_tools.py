@@ -177,6 +177,18 @@ def test_mistakes_name_the_field(serve: Converse, choice: Any, param: str, messa
         assert message in error["message"]
 
 
+def test_a_schema_at_fault_is_named_by_its_place_in_the_request(serve: Converse) -> None:
+    """Not by that among the tools that may be called."""
+    odd = {"name": "odd", "strict": True, "parameters": {"properties": {"a": {"type": "array", "uniqueItems": True}}}}
+    server, by_name = serve("x"), {"type": "function", "function": {"name": "odd"}}
+    for choice in ("auto", "required", by_name, allowed("auto", "odd"), allowed("required", "zone", "odd")):
+        answer = server.post(tools=[*TOOLS, {"type": "function", "function": odd}], tool_choice=choice)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["param"] == "tools"
+        assert error["message"].startswith("tools[3].function.parameters.properties.a: ")
+
+
 def test_sdk_errors_name_the_field(serve: Converse) -> None:
     with pytest.raises(openai.BadRequestError, match=r"tools\[1\].function.name: no function is named 'moon'"):
         serve("x").sdk(lambda client: chat(client, "required", "clock", "moon"))

@@ -1,6 +1,7 @@
 """Constraints on an answer: forced calls, strict schemas and JSON, by a grammar that begins after the reasoning; other
 calls, by a grammar that begins with them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -240,7 +241,20 @@ def _enforced(
             unguarded(str(error))
             alone = least if isinstance(error, TooLargeError) else _enforceable(grammars, request, wanted)
             wanted = least if alone == wanted else alone
-    return make(least)
+    try:
+        return make(least)
+    except GrammarError as error:
+        raise GrammarError(_placed(str(error), functions, request)) from error
+
+
+def _placed(message: str, functions: Sequence[dict[str, Any]], request: GenerationRequest) -> str:
+    """A message that may begin with the place of one of these functions, with its place in the request, where others
+    may stand before it that must not be called."""
+    begun = re.match(r"tools\[(\d+)\]", message)
+    if begun is None:
+        return message
+    name = functions[int(begun[1])]["name"]
+    return f"tools[{[function['name'] for function in request.shown].index(name)}]{message[begun.end() :]}"
 
 
 def _enforceable(
