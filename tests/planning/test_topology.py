@@ -63,5 +63,7 @@ def test_this_machine() -> None:
     found = read_topology()
     assert found.nodes
     cpus = [cpu for node in found.nodes for cpu in node.cpus]
-    assert sorted(cpus) == sorted(os.sched_getaffinity(0))
+    # the others are of nodes that have no memory, or whose memory is forbidden
+    assert cpus
+    assert len(cpus) == len(set(cpus) & os.sched_getaffinity(0))
     assert all(node.free > 0 for node in found.nodes)
