@@ -159,3 +159,8 @@ class _Watched:
 def size_text(count: float) -> str:
     """Bytes for a sentence: 1.50 GiB, or MiB below one."""
     return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things for a sentence: 1 node, 2 nodes."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

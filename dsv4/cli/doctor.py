@@ -46,7 +46,7 @@ def _largest(folder: str | None) -> Path | None:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     """The report, a fact a line."""
-    from dsv4.files import size_text
+    from dsv4.files import counted, size_text
 
     m, k, g, d, r = (facts[name] for name in ("machine", "kernels", "gpu", "disk", "rates"))
     limit = ", limit of the container" if m["container"] else ""
@@ -55,7 +55,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     speed += "not measured (name a model's folder)" if r["disk"] is None else f"{r['disk'] / 1e9:.2f} GB/s"
     rows = [
         ("system", f"{m['system']}, Python {m['python']}, torch {m['torch']}"),
-        ("processor", f"{m['processor']}: {_count(m['usable_cores'], 'core')} of {m['cores']}, load {m['load']}"),
+        ("processor", f"{m['processor']}: {counted(m['usable_cores'], 'core')} of {m['cores']}, load {m['load']}"),
         ("has", ", ".join(m["features"]) or "no vector instructions that the kernels use"),
         ("memory", f"{size_text(m['free'])} free{total}{limit}"),
         ("disk", f"{size_text(d['free'])} free at {d['cache']}"),
@@ -77,10 +77,6 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"\n{title}:")
         lines += [f"  - {line}" for line in facts[title]] or ["  none"]
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _package(row: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsv4.config.numa import NumaChoice, check_numa
-from dsv4.files import size_text
+from dsv4.files import counted, size_text
 from dsv4.kernels import native
 from dsv4.kernels.native.places import ThreadPlaces
 from dsv4.planning.plan import EnginePlan
@@ -78,10 +78,6 @@ def place_bytes(topology: Topology, choice: NumaChoice, threads: int, experts: i
     how = "experts are read from disk, " if experts is None else "experts interleaved by expert, "
     made = _places(nodes, shares, experts=experts is not None)
     return Placement(f"{pinned}; {how}other weights by page", made, tuple(node.number for node in nodes))
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def nodes_text(topology: Topology) -> str:
