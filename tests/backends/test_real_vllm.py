@@ -18,21 +18,12 @@ import pytest
 from dsv4.encoding import Tokenizer, train_bpe
 from dsv4.verify.own_server import own_server
 from tests.backends.real_vllm import CONTEXT, VARIABLE, RealVllm, real_vllm, vllm_python, write_llama
-from tests.server.conftest import CORPUS
+from tests.server.conftest import CORPUS, TRIP
 
 pytestmark = pytest.mark.slow
 
 USER: Any = [{"role": "user", "content": "Hi"}]
 OFF = {"thinking": {"type": "disabled"}}
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "city": {"type": "string", "maxLength": 12},
-        "days": {"type": "integer", "minimum": 0, "maximum": 9},
-    },
-    "required": ["city", "days"],
-    "additionalProperties": False,
-}
 NO_END = {str(token): -100 for token in range(40)}  # no control token: the answer goes on until its limit
 
 
@@ -136,7 +127,7 @@ def test_messages_and_responses(front: Front) -> None:
         assert stream.get_final_message().stop_reason in ("max_tokens", "end_turn")
     forced = claude.messages.create(
         model="m", max_tokens=600, messages=USER, tool_choice={"type": "tool", "name": "get_weather"},
-        tools=[{"name": "get_weather", "input_schema": SCHEMA}],  # pyrefly: ignore
+        tools=[{"name": "get_weather", "input_schema": TRIP}],  # pyrefly: ignore
     )  # fmt: skip
     assert forced.stop_reason == "tool_use"
     assert isinstance(forced.content[-1].input["days"], int)

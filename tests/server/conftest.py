@@ -24,6 +24,15 @@ CORPUS = (
     + '{"city": "Paris", "days": 3}\n' * 10
     + "naïve café 日本語 💡🔥\n" * 10
 )
+TRIP = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "days": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}  # parameters of a function, or the schema of an answer
 
 Converse = Callable[..., "Server"]
 

@@ -7,19 +7,10 @@ from typing import Any
 import pytest
 
 from dsv4.encoding import Tokenizer
-from tests.server.conftest import Server
+from tests.server.conftest import TRIP, Server
 from tests.server.rambling import Rambling
 from tests.server.test_guarded_calls import OPEN, invoke, parameter, wilful
 
-TRIP = {
-    "type": "object",
-    "properties": {
-        "city": {"type": "string", "maxLength": 12},
-        "days": {"type": "integer", "minimum": 0, "maximum": 9},
-    },
-    "required": ["city", "days"],
-    "additionalProperties": False,
-}
 FUNCTIONS = [{"name": name, "parameters": TRIP} for name in ("plan", "book")]
 TOOLS = [{"type": "function", "function": function} for function in FUNCTIONS]
 FORMAT = {"type": "json_schema", "json_schema": {"name": "trip", "schema": TRIP}}

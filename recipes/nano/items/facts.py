@@ -133,6 +133,8 @@ def _value(rng: random.Random, kind: Kind) -> str:
 
 
 def fact_about(rng: random.Random, kind: Kind, name: str, value: str, thing: str, unique: bool) -> Fact:
+    """A fact of a kind. unique: no other has its value, so that half of the questions ask for the name."""
+
     def fill(text: str) -> str:
         return text.format(n=name, v=value, t=thing)
 
@@ -252,6 +254,7 @@ def make_mixed(rng: random.Random, most: int = 30, turns: int | None = None) -> 
 
 
 def joined(rng: random.Random, facts: list[Fact]) -> str:
+    """The statements in order as one text: sentences in a row, less often a line each."""
     return (" " if rng.random() < 0.8 else "\n").join(fact.statement for fact in facts)
 
 
