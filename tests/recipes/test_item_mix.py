@@ -12,7 +12,7 @@ import pytest
 
 from dsv4.encoding import V4, Tokenizer, encode_messages, parse_message_from_completion_text, served
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import english, facts, far, lookups, needles, recall, talk, tools, warm_up
+from recipes.nano.items import english, facts, far, lookups, needles, recall, spelling, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
 from recipes.nano.items.words import NAMES
@@ -378,9 +378,36 @@ def test_a_lookup_finds_what_the_text_has_and_nothing_else(codec: Tokenizer) -> 
                 start, inside = codec.encode_text("\nAbout"), codec.encode_text(f" {key}")
                 assert codec.encode_text(f"\nAbout {key}: {answer}")[len(start) :][: len(inside)] == inside
     assert 0.7 < kinds[True] / kinds[False] < 1.4
+    asked = Counter[bool]()
+    for _ in range(20):
+        made = lookups.document(rng, codec, length=400, shortest=400, by_value=1.0)
+        thoughts = re.findall(r"\nAbout ([\w ]+): (.+)", codec.decode(list(made.tokens)))
+        found = [key for key, answer in thoughts if answer != "The text does not say."]
+        assert len(set(found)) == len(found), "a fact that was told before is copied from there"
+        asked.update(key in NAMES for key in found)
+    assert set(asked) == {False}
+    with pytest.raises(ValueError, match="by_value must be in"):
+        lookups.document(rng, codec, by_value=1.5)
     for wrong in ({"length": 40}, {"length": 64, "shortest": 47}, {"length": 64, "shortest": 65}):
         with pytest.raises(ValueError, match="length must be at least"):
             lookups.document(rng, codec, **wrong)
+
+
+def test_spelling_says_every_letter(codec: Tokenizer) -> None:
+    rng = random.Random(11)
+    made = spelling.document(rng, codec, length=2000)
+    assert made.learn is not None
+    assert len(made.tokens) == len(made.learn) <= 2000
+    lines = codec.decode(list(made.tokens[1:])).splitlines()
+    for question, thought in zip(lines[::2], lines[1::2], strict=True):
+        letters = re.findall(r"([a-z])[+-]?:\d+", thought)
+        assert "".join(letters) in question
+        judged = re.match(r"(\w): ", thought)
+        count = letters.count(judged[1]) if judged else len(letters)
+        assert int(re.findall(r"\d+", thought)[-1]) == count
+    assert {"coffee", "lemon"} < set(spelling.known_words())
+    with pytest.raises(ValueError, match="at least 128"):
+        spelling.document(rng, codec, length=100)
 
 
 def test_several_calls_differ_and_the_answer_needs_every_result() -> None:

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import arithmetic, countdown, ordering, problems, state, steps
+from recipes.nano.items import arithmetic, countdown, ordering, plain, problems, state, steps
 from recipes.nano.items.item import Maker, draw
 from tests.conftest import ROOT
 
@@ -17,7 +17,7 @@ MAKERS: dict[str, Maker] = {
     for maker in (
         arithmetic.make_sum, arithmetic.make_difference, arithmetic.make_product, ordering.make_comparison,
         ordering.make_sort, ordering.make_extreme, ordering.make_count, problems.make_problem, state.make_swaps,
-        state.make_moves, countdown.make_countdown3, countdown.make_countdown4,
+        state.make_moves, countdown.make_countdown3, countdown.make_countdown4, plain.make_mixed, plain.make_near,
     )
 }  # fmt: skip
 DRAWS = 300
@@ -197,3 +197,42 @@ def test_lengths_in_tokens(capsys: pytest.CaptureFixture[str]) -> None:
                 columns.append(f"{sum(counts) / DRAWS:.0f}/{counts[DRAWS * 95 // 100]}")
                 assert counts[-1] <= most, (make.__name__, counts[-1])
             print(f"{make.__name__.removeprefix('make_'):16} " + "  ".join(columns))
+
+
+def test_two_operations_have_their_usual_order() -> None:
+    rng = random.Random(3)
+    for _ in range(DRAWS):
+        item = plain.make_mixed(rng)
+        text = "".join(re.findall(r"[\d()+*x-]+", item.question.replace("Can you ", "").replace("exact", "")))
+        thought = item.messages[-1]["reasoning_content"]
+        written = thought.splitlines()[0]
+        assert written == text.replace("x", "*").strip("=?") or " plus " in item.question
+        assert eval(written) == item.answer >= 0
+
+
+def test_the_larger_of_two_numbers_with_a_point() -> None:
+    rng = random.Random(4)
+    for _ in range(DRAWS):
+        item = plain.make_decimals(rng)
+        a, b = re.findall(r"\d+\.\d+", item.question)
+        thought = item.messages[-1]["reasoning_content"]
+        x, y, pairs = re.fullmatch(r"([\d.]+)\?([\d.]+):((?:\d\d[<>=])+)\n[\d.]+", thought).groups()
+        assert (float(x), float(y)) == (float(a), float(b))
+        assert len(x) == len(y)
+        assert (pairs[-1] == ">") == (float(a) > float(b)) == (item.answer == a)
+
+
+@pytest.mark.parametrize("make", [plain.make_things, plain.make_mine, plain.make_older, plain.make_spelling])
+def test_the_answer_to_a_plain_question_is_in_its_thought(make: Maker) -> None:
+    rng = random.Random(5)
+    for _ in range(DRAWS):
+        item = make(rng)
+        *_, asked, last = item.messages
+        assert reward(item.verifier, last["content"], item.answer) == 1.0
+        if item.task == "spelling":
+            letters = item.answer.replace("-", "")
+            assert letters in asked["content"]
+            assert " ".join(letters) in last["reasoning_content"]
+        elif item.answer != "do not know":
+            assert item.answer in last["reasoning_content"]
+            assert item.answer in item.question

@@ -60,6 +60,7 @@ def abilities() -> tuple[Ability, ...]:
         Ability("hardest", hard, (Effort.HIGH, Effort.MAX)),
         Ability("tools", _families("tools"), BOTH, play="tools"),
         Ability("facts", _families("facts") | _families("english"), BOTH),
+        Ability("plain questions", _families("plain"), BOTH),
         Ability("quick instructions", _families("quick")),
     )
 

@@ -38,63 +38,67 @@ KINDS = (
     Kind(
         "{n} lives in {v}.",
         ("Where does {n} live?", "Which city does {n} live in?", "In which city does {n} live?", "where does {n} live"),
-        ("Who lives in {v}?", "Which person lives in {v}?"),
+        ("Who lives in {v}?", "Which person lives in {v}?", "who lives in {v}", "Who is from {v}?"),
         tuple(PLACES),
     ),
     Kind(
         "{n} has a {v} {t}.",
         ("What colour is {n}'s {t}?", "Which colour is the {t} of {n}?", "What color is {n}'s {t}?"),
-        ("Who has a {v} {t}?", "Whose {t} is {v}?"),
+        ("Who has a {v} {t}?", "Whose {t} is {v}?", "who has the {v} {t}?", "Who has the {v} {t}?"),
         tuple(COLOURS),
     ),
     Kind(
         "{n} owns a {v}.",
         ("Which animal does {n} own?", "What animal does {n} own?", "What does {n} own?"),
-        ("Who owns a {v}?", "Who has the {v}?"),
+        ("Who owns a {v}?", "Who has the {v}?", "Who has a {v}?", "who owns the {v}"),
         tuple(ANIMALS),
     ),
     Kind(
         "{n} works as a {v}.",
         ("What is {n}'s job?", "What does {n} work as?", "Which job does {n} have?"),
-        ("Who works as a {v}?", "Who is the {v}?"),
+        ("Who works as a {v}?", "Who is the {v}?", "Who is a {v}?", "who is the {v}", "Which one is the {v}?"),
         tuple(JOBS),
     ),
     Kind(
         "{n} likes {v}.",
         ("What does {n} like?", "Which food does {n} like?", "what does {n} like"),
-        ("Who likes {v}?",),
+        ("Who likes {v}?", "who likes {v}"),
         tuple(FOODS),
     ),
     Kind(
         "{n} drinks {v}.",
         ("What does {n} drink?", "Which drink does {n} have?"),
-        ("Who drinks {v}?",),
+        ("Who drinks {v}?", "who drinks {v}?"),
         tuple(DRINKS),
     ),
     Kind(
         "{n} plays {v}.",
         ("What does {n} play?", "Which sport does {n} play?"),
-        ("Who plays {v}?",),
+        ("Who plays {v}?", "who plays {v}"),
         tuple(SPORTS),
     ),
     Kind(
         "{n} plays the {v}.",
         ("Which instrument does {n} play?", "What instrument does {n} play?"),
-        ("Who plays the {v}?",),
+        ("Who plays the {v}?", "who plays the {v}?"),
         tuple(INSTRUMENTS),
     ),
     Kind(
         "{n} was born in {v}.",
         ("When was {n} born?", "In which month was {n} born?"),
-        ("Who was born in {v}?",),
+        ("Who was born in {v}?", "who was born in {v}"),
         tuple(MONTHS),
     ),
     Kind("{n}'s friend is {v}.", ("Who is {n}'s friend?", "What is the name of {n}'s friend?"), (), tuple(NAMES)),
-    Kind("{n} is {v} years old.", ("How old is {n}?", "What is {n}'s age?"), ("Who is {v} years old?",)),
+    Kind(
+        "{n} is {v} years old.",
+        ("How old is {n}?", "What is {n}'s age?"),
+        ("Who is {v} years old?", "Who is {v}?", "who is {v} years old"),
+    ),
     Kind(
         "{n} has {v} {t}s.",
         ("How many {t}s does {n} have?", "What number of {t}s does {n} have?"),
-        ("Who has {v} {t}s?",),
+        ("Who has {v} {t}s?", "who has {v} {t}s"),
     ),
     Kind(
         "The code of {n} is {v}.", ("What is the code of {n}?", "What is {n}'s code?"), ("Whose code is {v}?",), (), 4
@@ -132,13 +136,14 @@ def _value(rng: random.Random, kind: Kind) -> str:
     return rng.choice(kind.values) if kind.values else _number(rng, kind.digits)
 
 
-def fact_about(rng: random.Random, kind: Kind, name: str, value: str, thing: str, unique: bool) -> Fact:
-    """A fact of a kind. unique: no other has its value, so that half of the questions ask for the name."""
+def fact_about(rng: random.Random, kind: Kind, name: str, value: str, thing: str, by_value: float) -> Fact:
+    """A fact of a kind. by_value: how often its questions ask for the name; above 0 only where no other has its
+    value."""
 
     def fill(text: str) -> str:
         return text.format(n=name, v=value, t=thing)
 
-    if unique and kind.reverse and rng.random() < 0.5:
+    if kind.reverse and rng.random() < by_value:
         return Fact(fill(kind.statement), tuple(map(fill, kind.reverse)), name, value, name, kind, thing)
     return Fact(fill(kind.statement), tuple(map(fill, kind.questions)), name, name, value, kind, thing)
 
@@ -168,18 +173,23 @@ def _names_made_up(rng: random.Random, count: int) -> list[str]:
     return list(found)
 
 
-def facts_of_one_kind(rng: random.Random, count: int) -> list[Fact]:
-    """Only the names tell the facts apart. A third of them also repeats values."""
-    kind = rng.choice([kind for kind in KINDS if not kind.values or len(kind.values) >= min(count, 12)])
+def facts_of_one_kind(rng: random.Random, count: int, by_value: float | None = None) -> list[Fact]:
+    """Only the names tell the facts apart. A third of the texts also repeats values; over the others half of the
+    questions ask for the name. by_value: so many of the questions do, over texts that repeat none."""
+    known = [kind for kind in KINDS if not kind.values or len(kind.values) >= min(count, 12)]
+    if by_value is not None:
+        known = [kind for kind in known if kind.reverse and (not kind.values or len(kind.values) >= count)]
+    kind = rng.choice(known)
     thing = rng.choice(_COUNTED)
     names = _names(rng, count)
-    unique = rng.random() < 0.67 and (not kind.values or len(kind.values) >= count)
+    unique = by_value is not None or (rng.random() < 0.67 and (not kind.values or len(kind.values) >= count))
+    share = (0.5 if by_value is None else by_value) if unique else 0.0
     values: list[str] = []
     while len(values) < count:
         value = _value(rng, kind)
         if not (unique and value in values):
             values.append(value)
-    return [fact_about(rng, kind, n, v, thing, unique) for n, v in zip(names, values, strict=True)]
+    return [fact_about(rng, kind, n, v, thing, share) for n, v in zip(names, values, strict=True)]
 
 
 def facts_of_mixed_kinds(rng: random.Random, count: int) -> list[Fact]:
@@ -188,7 +198,7 @@ def facts_of_mixed_kinds(rng: random.Random, count: int) -> list[Fact]:
     kinds = rng.sample(KINDS, min(len(KINDS), max(2, count // 2)))
     pairs = [(name, kind) for name in names for kind in kinds]
     thing = rng.choice(_COUNTED)
-    return [fact_about(rng, k, n, _value(rng, k), thing, False) for n, k in rng.sample(pairs, min(count, len(pairs)))]
+    return [fact_about(rng, k, n, _value(rng, k), thing, 0.0) for n, k in rng.sample(pairs, min(count, len(pairs)))]
 
 
 def _count(rng: random.Random, most: int) -> int:
@@ -283,10 +293,10 @@ def make_missing(rng: random.Random) -> Item:
     return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
 
 
-def stranger_to(rng: random.Random, text: str, like: Fact) -> tuple[str, str]:
-    """A name, less often a value, that the text does not have, and the question that asks for it. The name is of a list
-    or made up as those in the text are, or it would tell without a search that it is missing."""
-    if like.kind.reverse and rng.random() < 0.25:
+def stranger_to(rng: random.Random, text: str, like: Fact, by_value: float = 0.25) -> tuple[str, str]:
+    """A name, less often (by_value) a value, that the text does not have, and the question that asks for it. The name
+    is of a list or made up as those in the text are, or it would tell without a search that it is missing."""
+    if like.kind.reverse and rng.random() < by_value:
         values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
         if other := [value for value in values if value not in text]:
             value = rng.choice(other)
@@ -303,7 +313,7 @@ def make_two_steps(rng: random.Random) -> Item:
     names = rng.sample(NAMES, 2 * count)
     pairs = list(zip(names[:count], names[count:], strict=True))
     friends = [f"{name}'s friend is {friend}." for name, friend in pairs]
-    facts = [fact_about(rng, kind, friend, _value(rng, kind), thing, False) for _, friend in pairs]
+    facts = [fact_about(rng, kind, friend, _value(rng, kind), thing, 0.0) for _, friend in pairs]
     sentences = [*friends, *(fact.statement for fact in facts)]
     rng.shuffle(sentences)
     at = rng.randrange(count)

@@ -6,6 +6,7 @@ hundreds. Here it is one in ten, and half of the names and values are missing.
 """
 
 import random
+from collections.abc import Iterator
 
 from dsv4.training.documents import Document
 from recipes.nano.items.facts import (
@@ -29,34 +30,45 @@ _ASKING = 0.5  # of the documents: questions before the thoughts, else the key a
 _PER_FACT = 12  # tokens, about
 
 
-def document(rng: random.Random, codec: TextCodec, length: int = 1024, shortest: int = _SHORTEST) -> Document:
+def document(
+    rng: random.Random,
+    codec: TextCodec,
+    length: int = 1024,
+    shortest: int = _SHORTEST,
+    by_value: float | None = None,
+) -> Document:
     """Facts, then lookups, between `shortest` and `length` tokens (log-uniform). Learned is what follows a key, and the
-    key where a question asks for it. Raises ValueError for less than 48 tokens."""
+    key where a question asks for it. by_value: all texts are of one kind, and so many questions give a value and ask
+    whose it is: the name stands before what is found then, and only these questions teach to step back to it. Raises
+    ValueError for less than 48 tokens, or by_value outside [0, 1]."""
     if not _SHORTEST <= shortest <= length:
         raise ValueError(f"length must be at least {_SHORTEST} and shortest, got {length} and {shortest}")
+    if by_value is not None and not 0 <= by_value <= 1:
+        raise ValueError(f"by_value must be in [0, 1], got {by_value}")
     length = int(shortest * (length / shortest) ** rng.random())
-    facts = _facts(rng, length)
+    facts = _facts(rng, length, by_value)
     text = _text(rng, facts, length)
     asking = rng.random() < _ASKING
     tokens = [codec.bos_id, *codec.encode_text(text)]
     learn = [0.0] * len(tokens)
-    while True:
-        question, key, thought = _lookup(rng, text, facts)
+    for question, key, thought in _lookups(rng, text, facts, by_value):
         start = f"\n{question}\n" if asking else "\n"
         known = len(codec.encode_text(start if asking else f"{start}About {key}:"))
         ids = codec.encode_text(start + thought)
         if len(tokens) + len(ids) > length and any(learn):
-            return Document(tokens, learn)
+            break
         tokens += ids
         learn += [0.0] * known + [1.0] * (len(ids) - known)
+    return Document(tokens, learn)
 
 
-def _facts(rng: random.Random, length: int) -> list[Fact]:
+def _facts(rng: random.Random, length: int, by_value: float | None) -> list[Fact]:
     """Two facts, up to as many as the text has room for; few of them more often."""
     most = max(2, min(30, int(length * _TEXT) // _PER_FACT))
-    count = 2 + int((most - 1) * rng.random() ** 1.5)
-    make = facts_of_mixed_kinds if rng.random() < _MIXED else facts_of_one_kind
-    return make(rng, min(count, most))
+    count = min(most, 2 + int((most - 1) * rng.random() ** 1.5))
+    if by_value is None and rng.random() < _MIXED:
+        return facts_of_mixed_kinds(rng, count)
+    return facts_of_one_kind(rng, count, by_value)
 
 
 def _text(rng: random.Random, facts: list[Fact], length: int) -> str:
@@ -71,10 +83,13 @@ def _text(rng: random.Random, facts: list[Fact], length: int) -> str:
     return " ".join(sentences)
 
 
-def _lookup(rng: random.Random, text: str, facts: list[Fact]) -> tuple[str, str, str]:
-    """A question, what it looks for, and the thought."""
-    fact = rng.choice(facts)
-    if rng.random() < _MISSING:
-        stranger, question = stranger_to(rng, text, fact)
-        return question, stranger, missed(stranger)
-    return rng.choice(fact.questions), fact.key, found(fact.key, fact.statement)
+def _lookups(
+    rng: random.Random, text: str, facts: list[Fact], by_value: float | None
+) -> Iterator[tuple[str, str, str]]:
+    """Questions, what each looks for, and the thought: every fact once, since the second time the thought before has
+    it, and missing ones between them."""
+    for fact in rng.sample(facts, len(facts)):
+        while rng.random() < _MISSING:
+            stranger, question = stranger_to(rng, text, fact, *(() if by_value is None else (by_value,)))
+            yield question, stranger, missed(stranger)
+        yield rng.choice(fact.questions), fact.key, found(fact.key, fact.statement)

@@ -37,6 +37,7 @@ WEIGHTS = {
     "needles": 0.03,
     "english": 0.02,
     "talk": 0.09,
+    "plain": 0.04,
     "quick": 0.02,
 }
 SYSTEMS = (

@@ -114,6 +114,15 @@ TEMPLATES: tuple[Template, ...] = (
      "go away|run away]. How many [are left|stay]?", ((100, 999), (2, 100)), "a-b"),
     ("{a} [birds|people|children] are [on a bus|on a roof|in a park]. {b} more come. How many are there [|now]?",
      ((2, 999), (2, 999)), "a+b"),
+    ("[A bus has {a} people|There are {a} people on a bus|A train has {a} people]. {b} get off and {c} get on. "
+     "How many [people are there|people are on it|are there] [|now]?", ((99, 900), (2, 99), (2, 99)), "a-b+c"),
+    ("I have {a} dollars. I [spend|pay|give away] {b} and [get|earn|find] {c}. "
+     "How [many dollars|much] do I have [|now]?", ((99, 900), (2, 99), (2, 99)), "a-b+c"),
+    ("{n} [reads|writes] {a} pages on Monday and {b} [|pages] on Tuesday. How many pages is that?",
+     ((2, 99), (2, 99)), "a+b"),
+    ("A [hat|cup|book] costs {a} dollars and a [bag|lamp|coat] costs {b} dollars. How much [is that|do both cost]?",
+     ((2, 99), (2, 99)), "a+b"),
+    ("I buy {a} {t} for {b} dollars each. How much do I pay?", ((2, 20), (2, 60)), "a*b"),
 )  # fmt: skip
 SOLVERS: dict[str, Callable[[int, int], list[str]]] = {
     "+": lambda a, b: steps.add((a, b)), "-": steps.subtract, "*": steps.multiply,
