@@ -16,7 +16,7 @@ from recipes.nano.items.everyday_tools import everyday
 from recipes.nano.items.facts import make_one_kind
 from recipes.nano.items.item import Item, Message, draw
 from recipes.nano.items.ordering import make_comparison
-from recipes.nano.items.talk import talk_about
+from recipes.nano.items.talk import answers_of, talk_about
 from recipes.nano.items.tool_kinds import Tool, spoken
 from recipes.nano.items.unseen_tools import unseen
 from recipes.nano.items.words import NAMES, PLACES, THINGS
@@ -31,7 +31,20 @@ _CONVERSATION = (
     "favourite", "hobby", "opinion", "riddle", "user_sad", "user_angry", "user_afraid", "user_bored", "user_birthday",
     "user_love", "laugh", "back", "wait", "welcome", "wishes", "may_ask", "insult", "cannot_do", "can_math", "can_sort",
     "can_tools", "can_read", "meaning", "good_night", "harm", "instructions", "privacy", "license", "speed",
+    "who_and_what", "what_can_you_do", "example", "wrong", "unclear", "unsure", "continue", "why", "where_live",
+    "other_users", "knowledge_cutoff", "dsv4", "deepseek", "chatgpt", "secret", "nickname", "newcomer", "user_tells",
+    "user_hungry", "encourage", "user_crisis", "emergency", "medical", "law", "advice", "poem", "essay", "code",
+    "image", "translate", "fun_fact", "count_up", "repeat",
 )  # fmt: skip
+# kinds of tools that may do the same for a user: while one is offered, nothing is asked for that needs another
+_NEAR = (
+    {"timer", "alarm", "clock", "calendar", "note"}, {"message", "phone", "note"}, {"order", "price", "stock"},
+    {"table", "flight", "calendar", "distance"}, {"light", "heating"}, {"recipe", "order", "feed"},
+    {"file", "files", "note"}, {"calculator", "convert", "dice"}, {"weather", "heating"},
+    {"lookup", "price", "stock", "phone", "population", "grade", "distance", "recipe", "battery", "file", "files"},
+)  # fmt: skip
+# what a store or a file may be asked for as well
+_FINDING = ("get", "find", "show", "read", "load", "fetch", "search", "check", "list")
 
 
 @dataclass(slots=True)
@@ -192,6 +205,26 @@ def _no_tool(chat: _Chat) -> None:
     chat.say(f"{said['reasoning_content']} No tool is needed.", said["content"], about.answer, about.verifier)
 
 
+def _unfit(chat: _Chat, tools: list[Tool]) -> None:
+    """A wish that a tool fulfils which is not offered; those that are do other things."""
+    rng = chat.rng
+    offered = {tool.kind for tool in tools}
+    taken = offered.union((tool.name for tool in tools), *(kinds for kinds in _NEAR if kinds & offered))
+    described = " ".join(tool.description.lower() for tool in tools)
+    while True:
+        wished = rng.choice((tool_kinds.weather, tool_kinds.read_file, everyday, everyday, everyday, unseen))(rng)
+        verb = wished.description.lower().removeprefix("to ").partition(" ")[0]
+        found = verb in _FINDING and wished.kind == wished.name and offered & {"lookup", "file"}
+        if not ({wished.kind, wished.name} & taken or verb in described or found):
+            break
+    weather = wished.kind == "weather"
+    answers = answers_of("weather_without_tool" if weather else "act", "")
+    chat.ask("unfit", wished.ask(rng, _draw_values(rng, wished)))
+    need = "I have no weather tool." if weather else "I have no tool for that."
+    names = " and ".join(tool.name for tool in tools)
+    chat.say(f"{need} {names} {'does' if len(tools) == 1 else 'do'} not fit.", rng.choice(answers), answers, "one_of")
+
+
 def _own_work(chat: _Chat) -> None:
     """What no tool can do, but the assistant: its thought is the same as without tools."""
     make = chat.rng.choice((make_sum, make_product, make_comparison, partial(make_one_kind, most=6, turns=1)))
@@ -219,7 +252,10 @@ def _more(chat: _Chat, tools: list[Tool], turns: int, talk: float = 0.3) -> None
         tool = chat.rng.choice(tools)
         if chat.rng.random() < talk:
             calculator = any(one.run is not None for one in tools)
-            (_no_tool if calculator or chat.rng.random() < 0.7 else _own_work)(chat)
+            if chat.rng.random() < 0.2:
+                _unfit(chat, tools)
+            else:
+                (_no_tool if calculator or chat.rng.random() < 0.7 else _own_work)(chat)
         elif chat.rng.random() < 0.25:
             _several(chat, tool, chat.rng.choice(tools))
         else:
@@ -289,6 +325,15 @@ def make_no_tool(rng: random.Random, turns: int | None = None) -> Item:
     _more(chat, tools, _turns(rng, turns) + (0 if turns else rng.randint(0, 2)), 0.7)
     _no_tool(chat)
     return chat.item(tools, 0)
+
+
+def make_unfit(rng: random.Random, turns: int | None = None) -> Item:
+    """A wish that none of the offered tools fulfils, as their descriptions tell."""
+    tools = _offer(rng, rng.choice((*_KINDS, everyday, unseen))(rng))
+    chat = _Chat(rng)
+    _more(chat, tools, _turns(rng, turns), 0.4)
+    _unfit(chat, tools)
+    return chat.item(tools, 1)
 
 
 def results_of(item: Item) -> list[tuple[str, dict[str, Any], str]]:
