@@ -41,7 +41,7 @@ def test_no_wording_belongs_to_two_intents_with_different_answers() -> None:
     owners: dict[str, set[str]] = defaultdict(set)
     phrases = talk.phrases() | {"ask": ""}  # "please write" and "write" are the same here
     for name, intent in talk.intents().items():
-        for pattern in intent.says:
+        for pattern in (*intent.says, *intent.frequent):
             for text in parse(pattern, phrases).texts():
                 owners[talk.plain(text)].add(name)
     both = {text: names for text, names in owners.items() if len({talk.intents()[one].answers for one in names}) > 1}
@@ -51,7 +51,7 @@ def test_no_wording_belongs_to_two_intents_with_different_answers() -> None:
 
 def test_every_word_in_braces_has_a_list() -> None:
     lists = talk.word_lists()
-    texts = [text for intent in talk.intents().values() for text in (*intent.says, *intent.answers)]
+    texts = [text for intent in talk.intents().values() for text in (*intent.says, *intent.frequent, *intent.answers)]
     named = {name for text in (*texts, *(word for words in lists.values() for word in words)) for name in slots(text)}
     assert {name.rstrip("23") for name in named} - {"hint"} == set(lists)
     assert all(len(set(words)) >= 3 for words in lists.values())

@@ -30,6 +30,7 @@ from recipes.nano.items.words import (
 
 FOLDER = Path(__file__).parent / "talk"
 HELD_OUT = FOLDER.with_name("talk_held_out.jsonl")
+FREQUENT = 0.4  # of what a user says of an intent: the short wordings of the folder `frequent`, where it has some
 HINTS = (
     "But I can do sums for you.",
     "But I can sort or compare numbers.",
@@ -57,13 +58,14 @@ _MARKS = re.compile(r"[^\w\s]")
 @dataclass(frozen=True, slots=True)
 class Intent:
     """says: patterns of what a user says. answers: with words in braces, and {hint}. bare: nothing stands before it.
-    weight: how often it comes, compared with the others."""
+    weight: how often it comes, compared with the others. frequent: short wordings that people type most."""
 
     says: tuple[str, ...]
     thought: str
     answers: tuple[str, ...]
     bare: bool = False
     weight: float = 1.0
+    frequent: tuple[str, ...] = ()
 
     @property
     def copied(self) -> set[str]:
@@ -77,13 +79,18 @@ def _read(name: str) -> dict[str, Any]:
 
 @lru_cache
 def intents() -> dict[str, Intent]:
-    """All intents by name. Raises ValueError for a name that two files have."""
+    """All intents by name. Raises ValueError for a name that two files have, and for frequent wordings of none."""
     found: dict[str, Intent] = {}
     for file in sorted(FOLDER.glob("*.toml")):
         for name, row in ({} if file.stem in ("words", "phrases") else _read(file.stem)).items():
             if name in found:
                 raise ValueError(f"{file.name}: the intent {name} is in another file too")
             found[name] = Intent(**row | {key: tuple(row[key]) for key in ("says", "answers")})
+    for file in sorted((FOLDER / "frequent").glob("*.toml")):
+        for name, row in _read(f"frequent/{file.stem}").items():
+            if name not in found or found[name].frequent:
+                raise ValueError(f"frequent/{file.name}: {name} is no intent, or stands in another file too")
+            found[name] = replace(found[name], frequent=tuple(row["says"]))
     return found
 
 
@@ -105,13 +112,17 @@ def phrases() -> dict[str, str]:
 @lru_cache
 def patterns(intent: str) -> tuple[Pattern, ...]:
     """What a user says, with words in braces."""
-    return tuple(parse(pattern, phrases()) for pattern in intents()[intent].says)
+    one = intents()[intent]
+    return tuple(parse(pattern, phrases()) for pattern in (*one.says, *one.frequent))
 
 
 @lru_cache
 def _weights(intent: str) -> list[float]:
-    """A pattern with more texts comes more often, but not in proportion."""
-    return list(accumulate(min(pattern.size, 400) ** 0.5 for pattern in patterns(intent)))
+    """A pattern with more texts comes more often, but not in proportion; the frequent ones share FREQUENT."""
+    known = len(intents()[intent].says)
+    rest = [min(pattern.size, 400) ** 0.5 for pattern in patterns(intent)[:known]]
+    short = len(patterns(intent)) - known
+    return list(accumulate([*rest, *[sum(rest) * FREQUENT / (1 - FREQUENT) / max(short, 1)] * short]))
 
 
 @lru_cache
