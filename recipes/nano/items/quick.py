@@ -2,15 +2,17 @@
 
 import random
 import re
+from functools import partial
 
-from recipes.nano.items.arithmetic import make_sum
+from recipes.nano.items.arithmetic import make_difference, make_product, make_sum
 from recipes.nano.items.facts import found, make_one_kind
-from recipes.nano.items.item import Item
-from recipes.nano.items.ordering import make_sort
+from recipes.nano.items.item import Item, Maker, draw
+from recipes.nano.items.ordering import make_extreme, make_parity, make_sort
 from recipes.nano.items.patterns import text_of
+from recipes.nano.items.problems import make_problem
 from recipes.nano.items.talk import HINTS, small_talk, talk_about
 from recipes.nano.items.typed import OPENERS
-from recipes.nano.items.words import ANIMALS, FOODS, NAMES, PLACES, SPORTS, THINGS
+from recipes.nano.items.words import ANIMALS, FOODS, JOBS, NAMES, PLACES, SPORTS, THINGS
 
 # what only a search can answer: patterns of questions, the query for it, and the title of a conversation about it
 _SEARCHES = (
@@ -72,7 +74,6 @@ _TITLES = {
     "user_tired": "Feeling tired",
     "user_afraid": "Feeling worried",
     "goodbye": "Goodbye",
-    "insult": "A complaint",
     "riddle": "A riddle",
     "chatgpt": "About nano",
     "how_trained": "Training of nano",
@@ -91,7 +92,66 @@ _TITLES = {
     "can_tools": "Tools of nano",
     "meaning": "A deep question",
     "opinion": "Opinions of nano",
+    "who_and_what": "About nano",
+    "which_model": "About nano",
+    "human": "About nano",
+    "why_nano": "Name of the model",
+    "dsv4": "About dsv4",
+    "deepseek": "About DeepSeek",
+    "smart": "Limits of nano",
+    "cannot_do": "Limits of nano",
+    "feelings": "Feelings of nano",
+    "favourite": "Likes of nano",
+    "license": "Licence of nano",
+    "speed": "Speed of nano",
+    "example": "Examples for nano",
+    "good_morning": "Greeting",
+    "good_evening": "Greeting",
+    "good_night": "Goodbye",
+    "test": "A test",
+    "praise": "Praise",
+    "insult": "A complaint",
+    "wrong": "A mistake",
+    "advice": "Request for advice",
+    "history": "A question of history",
+    "culture": "A question of culture",
+    "word": "Meaning of a word",
+    "hard_math": "A hard calculation",
+    "news": "Request for news",
+    "time": "Time and date",
+    "act": "Request without a tool",
+    "fun_fact": "A fun fact",
+    "can_puzzle": "A game",
+    "can_sort": "Sorting with nano",
+    "can_count": "Counting with nano",
+    "can_read": "Texts with nano",
+    "user_fine": "Feeling good",
+    "user_hungry": "Feeling hungry",
+    "user_birthday": "A birthday",
+    "user_crisis": "A person in need",
 }
+
+# intents that need a search, and those that need none
+_SEARCHED = ("news", "weather_without_tool", "capital", "history", "science", "culture", "recipe", "nearby")
+_ANSWERED = tuple(
+    name for name in _TITLES if name not in (*_SEARCHED, "time", "word", "act", "advice", "medical", "law", "money")
+)
+_FACTS = (
+    ("{n} lives in {v}.", "Where does {n} live?", "Home of {n}", PLACES),
+    ("{n} works as a {v}.", "What is {n}'s job?", "Job of {n}", JOBS),
+    ("{n} owns a {v}.", "Which animal does {n} own?", "Animal of {n}", ANIMALS),
+    ("{n} likes {v}.", "What does {n} like?", "Food of {n}", FOODS),
+    ("{n} plays {v}.", "Which sport does {n} play?", "Sport of {n}", SPORTS),
+)
+_NUMBERS: tuple[tuple[Maker, str], ...] = (
+    (partial(make_sum, most=2), "Sum of {} and {}"),
+    (make_sort, "Sorting numbers"),
+    (make_product, "Product of {} and {}"),
+    (partial(make_difference, most=2), "Difference of {} and {}"),
+    (make_extreme, "Largest or smallest number"),
+    (make_parity, "Even or odd"),
+    (make_problem, "A word problem"),
+)
 
 
 def _search(rng: random.Random) -> tuple[str, str, str]:
@@ -118,39 +178,52 @@ def make_query(rng: random.Random) -> Item:
 
 def make_action(rng: random.Random) -> Item:
     """Whether a question needs a search, or can be answered at once."""
-    if rng.random() < 0.5:
-        question, action = _search(rng)[0], "search"
+    kind = rng.random()
+    if kind < 0.5:
+        question = _search(rng)[0] if kind < 0.35 else small_talk(rng, rng.choice(_SEARCHED))[0]
+        action = "search"
     else:
         facts = make_one_kind(rng, most=4, turns=1).messages[0]["content"]
         sums = f"What is {rng.randrange(1000)} {rng.choice('+-*')} {rng.randrange(1000)}?"
-        question, action = rng.choice((facts, sums, small_talk(rng, rng.choice(list(_TITLES)))[0])), "answer"
+        question, action = rng.choice((facts, sums, small_talk(rng, rng.choice(_ANSWERED))[0])), "answer"
     messages = ({"role": "user", "content": question, "task": "action"}, {"role": "assistant", "content": action})
     return Item("talk", "action", messages, {"right": action, "options": ["search", "answer"]}, "choice")
 
 
 def make_title(rng: random.Random) -> Item:
     """A short title after a conversation of one turn, which is an item of its family: its answer is learned too."""
-    kind = rng.randrange(5)
-    if kind == 0:
+    kind = rng.random()
+    if kind < 0.3:
         intent = rng.choice(list(_TITLES))
         asked, title = talk_about(rng, intent), _TITLES[intent]
-    elif kind == 1:
-        asked = make_sum(rng, most=2)
-        title = "Sum of {} and {}".format(*_numbers(asked))
-    elif kind == 2:
-        asked = make_sort(rng)
-        title = "Sorting numbers"
-    elif kind == 3:
-        name, place = rng.choice(NAMES), rng.choice(PLACES)
-        answer = f"{name} lives in {place}."
-        asked = _item(f"{answer} Where does {name} live?", answer, found(name, answer))
-        title = f"Home of {name}"
-    else:
+    elif kind < 0.55:
         question, _, title = _search(rng)
         asked = _item(question, f"I did not learn that. {rng.choice(HINTS)}", "I did not learn that.")
+    elif kind < 0.65:
+        asked, title = _of_facts(rng)
+    else:
+        asked, title = _of_numbers(rng)
     user, assistant = asked.messages[:2]
     messages = (user, assistant | {"task": "title"}, {"role": "assistant", "content": title})
     return Item("talk", "title", messages, title, "text")
+
+
+def _of_facts(rng: random.Random) -> tuple[Item, str]:
+    """A question about one or two sentences, and the title."""
+    statement, question, title, values = rng.choice(_FACTS)
+    name, other = rng.sample(NAMES, 2)
+    answer = statement.format(n=name, v=rng.choice(values))
+    text = [answer, statement.format(n=other, v=rng.choice(values))][: rng.randint(1, 2)]
+    rng.shuffle(text)
+    asked = _item(f"{' '.join(text)} {question.format(n=name)}", answer, found(name, answer))
+    return asked, title.format(n=name)
+
+
+def _of_numbers(rng: random.Random) -> tuple[Item, str]:
+    """A task with numbers, and the title."""
+    make, title = rng.choice(_NUMBERS)
+    asked = draw(make, rng)
+    return asked, title.format(*_numbers(asked))
 
 
 def _item(question: str, answer: str, thought: str) -> Item:
