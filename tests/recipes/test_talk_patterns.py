@@ -96,3 +96,36 @@ def test_tools_and_questions_are_composed() -> None:
         assert all(tool_kinds.spoken(value) in asked for value in values)
         assert not {"{", "[", "]"} & set(asked)
     assert len({problems.make_problem(rng).question for _ in range(300)}) == 300
+
+
+def test_frequent_wordings_come_more_often_than_by_their_number() -> None:
+    rng = random.Random(6)
+    for name in ("test", "history"):
+        intent, lists = talk.intents()[name], talk.word_lists()
+        short = {fill(rng, text, lists, {}) for pattern in intent.frequent for text in parse(pattern).texts()}
+        drawn = [talk.plain(talk.talk_about(rng, name).messages[0]["content"]) for _ in range(400)]
+        assert sum(text in {talk.plain(one) for one in short} for text in drawn) > 0.15 * len(drawn)
+
+
+def test_two_questions_have_both_answers_in_their_order() -> None:
+    rng = random.Random(7)
+    answers = {text for name, one in talk.intents().items() if not one.copied for text in talk.answers_of(name, "")}
+    for _ in range(50):
+        item = talk.make_two(rng)
+        said, thought = item.messages[1]["content"], item.messages[1]["reasoning_content"]
+        cuts = [end for end in range(len(said)) if said[end] == " " and {said[:end], said[end + 1 :]} <= answers]
+        assert cuts
+        orders = [
+            f"{first.thought} {second.thought}"
+            for first in talk.intents().values()
+            for second in talk.intents().values()
+            if said.startswith(tuple(answer.partition("{")[0] for answer in first.answers if answer[0] != "{"))
+        ]
+        assert thought in orders
+
+
+def test_another_one_is_not_the_same_again() -> None:
+    rng = random.Random(8)
+    for _ in range(100):
+        _, first, _, second = (message["content"] for message in talk.make_again(rng).messages)
+        assert first != second or first in ("Heads!", "Tails!")

@@ -238,6 +238,79 @@ def make_mixed_talk(rng: random.Random) -> Item:
     return replace(item, task="mixed", messages=tuple(messages))
 
 
+# what is asked about together with another thing, in one message: each part has its answer, in the order asked
+_JOINED = (
+    "name", "who_are_you", "which_model", "who_made_you", "how_trained", "how_big", "age", "where_live", "languages",
+    "how_are_you", "license", "joke", "human", "can_math", "can_sort", "can_count", "can_tools", "memory", "feelings",
+    "favourite", "family", "hobby", "dsv4", "coin", "pick", "fun_fact", "riddle", "speed", "smart",
+    "weather_without_tool", "time", "news", "poem", "translate", "code", "internet",
+)  # fmt: skip
+_ALIKE = ({"name", "who_are_you", "which_model", "human"}, {"joke", "riddle", "fun_fact"}, {"coin", "pick"})
+_JOINTS = (" and ", " and ", ", and ", ". ", "? ", ". And ", "? And ", ", ", " and also ", ". Also, ", "\n")
+_LONGEST_PART = 9  # words
+
+
+def make_two(rng: random.Random) -> Item:
+    """Two questions in one message; both are answered."""
+    while True:
+        names = rng.sample(_JOINED, 2)
+        raw = rng.choice(_JOINTS).join(_part(rng, name) for name in names)
+        asked = typed(rng, raw, closers=False)
+        if not (any(set(names) <= alike for alike in _ALIKE) or held_out(raw) or held_out(asked)):
+            break
+    both = [intents()[name] for name in names]
+    thought = " ".join(intent.thought for intent in both)
+    said = [rng.choice(intent.answers).format(hint=rng.choice(HINTS)) for intent in both]
+    rights = tuple(f"{first} {second}" for first in _answers(both[0], {}) for second in _answers(both[1], {}))
+    messages = (
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": " ".join(said), "reasoning_content": thought},
+    )
+    return Item("talk", "two", messages, rights, "one_of", deep=f"{thought} I answer both, one after the other.")
+
+
+def _part(rng: random.Random, name: str) -> str:
+    """A short wording of the intent without marks at its end."""
+    while True:
+        pattern = rng.choices(patterns(name), cum_weights=_weights(name))[0]
+        text = fill(rng, pattern.draw(rng), word_lists(), {})
+        if len(text.split()) <= _LONGEST_PART and not held_out(text) and text[-1:].isalnum():
+            return text
+
+
+# what is asked for again, and how: the answer is another one
+_AGAIN = ("joke", "riddle", "fun_fact", "pick", "coin")
+_ASKS_AGAIN = (
+    "another one", "another one please", "one more", "one more please", "again", "another", "more", "again please",
+    "do you have another one", "do you know another one", "give me another one", "tell me another one", "got more",
+    "and another one", "next one", "another one!", "do it again", "once more", "can i have another one",
+    "got another one",
+)  # fmt: skip
+_ASKS_LAST = (
+    "what did i just say", "what did i say", "what did i just ask", "what was my last message", "repeat what i said",
+    "what did i write", "what was my question", "what did i ask you", "can you repeat my question",
+)  # fmt: skip
+
+
+def make_again(rng: random.Random) -> Item:
+    """A joke and the like, then another one; or what the user said before."""
+    name = rng.choice(_AGAIN if rng.random() < 0.7 else _JOINED)
+    first = talk_about(rng, name)
+    before, given = (message["content"] for message in first.messages)
+    if name in _AGAIN:
+        others = tuple(answer for answer in _answers(intents()[name], {}) if name == "coin" or answer != given)
+        asked, thought, answer = rng.choice(_ASKS_AGAIN), "The user wants another one.", rng.choice(others)
+    else:
+        others = (f"You said: {before}",)
+        asked, thought, answer = rng.choice(_ASKS_LAST), "The user wants to hear the last message.", others[0]
+    messages = (
+        *first.messages,
+        {"role": "user", "content": typed(rng, asked, bare=True)},
+        {"role": "assistant", "content": answer, "reasoning_content": thought},
+    )
+    return Item("talk", "again", messages, others, "one_of", deep=f"{thought} I look at what was said before.")
+
+
 _ASKS_NAME = (
     "what is my name", "do you remember my name", "who am I", "what's my name", "do you know my name", "say my name",
     "can you tell me my name", "what am I called", "tell me my name", "please say my name",
