@@ -98,7 +98,7 @@ def graded(plan: Plan, script: Script, codec: Tokenizer, file: Path) -> Figures:
 
 @pytest.mark.parametrize("ability", abilities(), ids=lambda ability: ability.name)
 def test_the_items_own_answers_are_right_through_the_server(ability: Ability, codec: Tokenizer, tmp_path: Path) -> None:
-    plan = Plan(items=12, pass_items=4, concurrent=8, only=(ability.name,))
+    plan = Plan(items=14, pass_items=4, concurrent=8, only=(ability.name,))
     items = plan.draw(ability)
     assert all(item.held_out for item in items)
     # the service shows no thought of a finished answer, so a title is asked for as in a conversation without thoughts
@@ -113,7 +113,7 @@ def test_the_items_own_answers_are_right_through_the_server(ability: Ability, co
         assert counts["calls"] == counts["valid"] > 0
         assert counts["malformed"] == 0
         kinds = kept.rows["tools"]["high"]["kinds"]
-        assert {kind: kinds[kind]["n"] for kind in ("openai", "anthropic")} == {"openai": 6, "anthropic": 6}
+        assert {kind: kinds[kind]["n"] for kind in ("openai", "anthropic")} == {"openai": 7, "anthropic": 7}
     wrong = graded(plan, lambda prompt, params: [codec.eos_id], codec, tmp_path / "wrong.json")
     assert [row["mean"] for row in wrong.rows[ability.name].values()] == [0.0] * len(ability.efforts)
 
@@ -127,7 +127,7 @@ def test_every_kind_of_tool_item_is_asked_through_both_sdks(
             Grading, f"_{sdk}_tools", lambda self, item, effort, sdk=sdk: asked.append((item.task, sdk))
         )
     monkeypatch.setattr("recipes.nano.grading.tools.play", _nothing)
-    graded(Plan(items=12, only=("tools",)), lambda prompt, params: [codec.eos_id], codec, tmp_path / "figures.json")
+    graded(Plan(items=14, only=("tools",)), lambda prompt, params: [codec.eos_id], codec, tmp_path / "figures.json")
     assert len(set(asked)) == 2 * len({task for task, _ in asked})
 
 
