@@ -8,8 +8,9 @@ from dsv4.encoding.dialect import Dialect
 from dsv4.encoding.schema import GrammarError, TooLargeError, resolve
 from dsv4.encoding.text_rules import Schemas
 
-# white space between the parts of JSON is bounded: a small model may write nothing else
-WHITESPACE = {"whitespace_pattern": r"[ \n\r\t]{0,32}"}
+# Between the parts of JSON stands nothing, one blank, or one line break with the indentation of the next line (twelve
+# levels of two blanks or of a tab): a small model may write nothing else until its answer is cut.
+WHITESPACE = {"whitespace_pattern": r"( |\r?\n( {0,24}|\t{0,12}))?"}
 # what a function's parameters may not say as a whole: a parameter is written on its own
 NOT_AT_THE_TOP = (
     "anyOf", "oneOf", "allOf", "not", "if", "then", "else", "enum", "const", "patternProperties", "propertyNames",

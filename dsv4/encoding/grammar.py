@@ -328,28 +328,32 @@ class Grammars:
     def _make(self, key: str, write: Callable[[], str], name_fault: Callable[[], object] | None = None) -> Grammar:
         """The grammar whose source `write` returns, or the one cached under `key`, which must identify it
         completely. name_fault: may raise a GrammarError that names more than the engine's refusal."""
-        with self._lock:
-            matcher = self._kept.get(key)
-            if matcher is not None:
-                self._kept.move_to_end(key)
+        matcher = self._found(key)
         if matcher is None:
             self.prepare()  # a failure here is none of the grammar
-            matcher = self._verdicts.made(key, lambda: self._compiled_or_named(write, name_fault))
-            with self._lock:
-                self._kept[key] = matcher
-                while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
-                    self._kept.popitem(last=False)
+            matcher = self._verdicts.made(key, lambda: self._found(key) or self._kept_from_now(key, write, name_fault))
         return Grammar(matcher, self._tokenizer, partial(self._drop, key), write)
 
-    def _compiled_or_named(
-        self, write: Callable[[], str], name_fault: Callable[[], object] | None
+    def _found(self, key: str) -> llguidance.LLMatcher | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _kept_from_now(
+        self, key: str, write: Callable[[], str], name_fault: Callable[[], object] | None
     ) -> llguidance.LLMatcher:
         try:
-            return _safely(lambda: self._compiled(write()), _refused)
+            matcher = _safely(lambda: self._compiled(write()), _refused)
         except _EngineRefusal:
             if name_fault is not None:
                 name_fault()
             raise
+        with self._lock:
+            self._kept[key] = matcher
+            while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
+                self._kept.popitem(last=False)
+        return matcher
 
     def _drop(self, key: str) -> None:
         with self._lock:

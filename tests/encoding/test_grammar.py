@@ -1,5 +1,8 @@
 """Grammars: what they let through, what they stop, what they refuse by name."""
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from following import block, call, follows
 
 from dsv4.encoding import Tokenizer
 from dsv4.encoding.grammar import GrammarError, Grammars
+from dsv4.encoding.verdicts import Verdicts
 
 NANO = Path(__file__).resolve().parents[2] / "models" / "nano"
 SCHEMA = {
@@ -57,6 +61,52 @@ def grammars(tokenizer: Tokenizer) -> Grammars:
 )
 def test_json_schema(grammars: Grammars, tokenizer: Tokenizer, text: str, fits: bool) -> None:
     assert follows(grammars.json_schema(SCHEMA), tokenizer, text) is fits
+
+
+VALUE = {"a": {"b": [3, {"c": "x y"}]}, "d": []}
+NESTED = {
+    "type": "object",
+    "properties": {"a": {"type": "object"}, "d": {"type": "array"}},
+    "required": ["a", "d"],
+    "additionalProperties": False,
+}
+STYLES = {
+    "compact": json.dumps(VALUE, separators=(",", ":")),
+    "usual": json.dumps(VALUE),
+    "two": json.dumps(VALUE, indent=2),
+    "four": json.dumps(VALUE, indent=4),
+    "tabs": json.dumps(VALUE, indent="\t"),
+    "lines": json.dumps(VALUE, indent=0),
+    "carriage": json.dumps(VALUE, indent=2).replace("\n", "\r\n"),
+    "aired": '{ "a" : { "b" : [ 3 , { "c" : "x y" } ] } , "d" : [ ] }',
+}
+FILLED = {
+    "blanks": json.dumps(VALUE).replace(": ", ":  "),
+    "empty line": json.dumps(VALUE, indent=2).replace("\n", "\n\n"),
+    "blank before a line": json.dumps(VALUE, indent=2).replace("\n", " \n"),
+    "far": json.dumps(VALUE, indent=25),
+    "mixed": json.dumps(VALUE, indent=2).replace("\n  ", "\n \t"),
+    "tab": json.dumps(VALUE).replace(": ", ":\t"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [(text, True) for text in STYLES.values()] + [(text, False) for text in FILLED.values()],
+    ids=[*STYLES, *FILLED],
+)
+def test_white_space_is_that_of_a_style_of_json(
+    grammars: Grammars, tokenizer: Tokenizer, text: str, fits: bool
+) -> None:
+    """And nothing more: a small model would fill the answer with it."""
+    assert follows(grammars.json_schema(NESTED), tokenizer, text) is fits
+    function = {"name": "f", "parameters": {"properties": {"v": NESTED}, "required": ["v"]}}
+    written = block(tokenizer, call(tokenizer, "f", ("v", "false", text)))
+    dsml = tokenizer.token_id(tokenizer.dialect.dsml)
+    assert follows(grammars.tool_calls([function]), tokenizer, written) is fits
+    assert follows(grammars.calls_in_any_order([function]).after(dsml), tokenizer, written) is fits
+    either = grammars.json_schema_or_calls(NESTED, [function])
+    assert [follows(either, tokenizer, answer) for answer in (text, written)] == [fits, fits]
 
 
 @pytest.mark.parametrize(("text", "fits"), [("{}", True), ('{"x": [1, null]}', True), ("[1]", False), ("3", False)])
@@ -263,6 +313,73 @@ def test_what_is_refused_is_compiled_once(tokenizer: Tokenizer, compiled: list[s
     with pytest.raises(GrammarError):
         ask(Grammars(tokenizer))
     assert len(compiled) > count
+
+
+@pytest.mark.parametrize(
+    ("ask", "refused", "sources"),
+    [
+        (lambda grammars: grammars.json_schema(SCHEMA), None, 1),
+        (lambda grammars: grammars.tool_calls([WEATHER]), None, 1),
+        (lambda grammars: grammars.json_schema({"type": "string", "pattern": "a+b"}), None, 3),
+        (lambda grammars: grammars.json_schema({"type": "objekt"}), "objekt", 1),
+        (lambda grammars: grammars.json_schema(BOMB), "pattern", 1),
+    ],
+    ids=range(5),
+)
+def test_askers_at_the_same_moment_share_one_compile(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, ask: Any, refused: str | None, sources: int
+) -> None:
+    """sources: of the grammar and of its patterns."""
+    grammars, together, lock = Grammars(tokenizer), 6, threading.Lock()
+    grammars.prepare()
+    waiting, all_wait, compiled = [0], threading.Event(), list[str]()
+    real = Grammars._compiled
+
+    def compile_when_all_wait(self: Grammars, source: str) -> Any:
+        compiled.append(source)
+        assert all_wait.wait(60)
+        return real(self, source)
+
+    def joined(self: Verdicts, digest: bytes, real: Any = Verdicts._joined) -> Any:
+        making, mine = real(self, digest)
+        with lock:
+            waiting[0] += not mine
+            if waiting[0] == together - 1:
+                all_wait.set()
+        return making, mine
+
+    monkeypatch.setattr(Grammars, "_compiled", compile_when_all_wait)
+    monkeypatch.setattr(Verdicts, "_joined", joined)
+    with ThreadPoolExecutor(together) as threads:
+        found = [threads.submit(ask, grammars) for _ in range(together)]
+        errors = [each.exception() for each in found]
+    assert len(compiled) == sources
+    if refused is None:
+        assert errors == [None] * together
+        assert len({id(each.result()._matcher) for each in found}) == 1
+    else:
+        assert all(isinstance(error, GrammarError) for error in errors)
+        assert len({str(error) for error in errors}) == 1
+        assert refused in str(errors[0])
+    assert not grammars._verdicts._under_way
+
+
+def test_a_failure_that_is_no_verdict_stays_with_its_thread(tokenizer: Tokenizer) -> None:
+    verdicts, begun, release = Verdicts(), threading.Event(), threading.Event()
+
+    def fails() -> str:
+        begun.set()
+        assert release.wait(60)
+        raise MemoryError("of this thread")
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(verdicts.made, "key", fails)
+        assert begun.wait(60)
+        second = threads.submit(verdicts.made, "key", lambda: "made")
+        release.set()
+        assert isinstance(first.exception(), MemoryError)
+        assert second.result() == "made"
+    assert verdicts.made("key", lambda: "anew") == "anew"
 
 
 def test_refusals_are_kept_within_bounds(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
