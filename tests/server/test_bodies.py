@@ -109,6 +109,20 @@ def test_large_bodies_are_decoded_as_small_ones() -> None:
             decode(broken.encode(), 10)
 
 
+def test_a_byte_order_mark_is_ignored(serve: Converse) -> None:
+    mark = b"\xef\xbb\xbf"
+    body = mark + json.dumps({"messages": [{"role": "user", "content": "\ufeffHi"}]}).encode()
+    server = serve("x")
+    headers = {"content-type": "application/json"}
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        assert server.request("POST", path, content=body, headers=headers).status_code == 200, path
+    large = json.dumps({"messages": ["x" * PIECEWISE_BYTES], "a": 1}).encode()
+    assert decode(bytearray(mark + large), 10) == json.loads(large)
+    for broken in (mark, mark + mark + b"{}", b"{" + mark + b"}"):
+        with pytest.raises(ApiError, match="not valid JSON"):
+            decode(broken, 10)
+
+
 def test_half_a_pair_is_replaced() -> None:
     body = rb'{"a": "x\ud83d", "b": "\ud83d\ude00", "c": "\\ud83d", "d": "\ude00y", "e": "\ud83d\ud83d\ude00"}'
     assert decode(body, 10) == {"a": "x\ufffd", "b": "😀", "c": r"\ud83d", "d": "\ufffdy", "e": "\ufffd😀"}

@@ -14,6 +14,8 @@ PIECEWISE_BYTES = 1 << 20
 # one escape of a JSON string: half of a surrogate pair, both halves, or anything else
 _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?|u[dD][c-fC-F]..|.)", re.S)
 _WHOLE_PAIR = 12
+# some programs begin every UTF-8 text with it; RFC 8259 lets a reader ignore it
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def to_json(value: object) -> bytes:
@@ -35,10 +37,13 @@ def json_line(value: object) -> bytes:
 
 
 def decode(body: bytes | bytearray, context_length: int) -> Any:
-    """The value of a JSON text. Half of an escaped surrogate pair, as in a string cut within an emoji, is U+FFFD.
+    """The value of a JSON text. Half of an escaped surrogate pair, as in a string cut within an emoji, is U+FFFD. A
+    byte order mark at the beginning is ignored.
 
     Raises ApiError 400 for what is no JSON, or holds more values than requests have.
     """
+    if body.startswith(_BYTE_ORDER_MARK):
+        body = body[len(_BYTE_ORDER_MARK) :]
     most = max(LEAST_VALUES, 2 * context_length)
     # commas within strings count too, so only a body with many is looked at closely
     if body.count(b",") > most and has_more(body, most):
