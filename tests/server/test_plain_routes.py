@@ -122,7 +122,7 @@ def test_a_gap_is_filled(serve: Converse, tokenizer: Tokenizer) -> None:
     ("fields", "param"),
     [
         ({}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": ["a", 3]}, "prompt[1]"),
         ({"prompt": [10**6]}, "prompt"),
         ({"prompt": "a", "echo": True, "suffix": "b"}, "echo"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),

@@ -1,4 +1,4 @@
-"""Several answers to one request: `n` of chat and text completions."""
+"""Several answers to one request: `n` of chat and text completions, and the prompts of a text completion."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -17,8 +17,8 @@ Count = Annotated[int | None, between(1, MOST_CHOICES)]
 
 
 def usage_of(jobs: Sequence[AnswerJob]) -> dict[str, Any]:
-    """Token counts so far, in the official form. The prompt of all choices is one and counts once."""
-    prompt, reused = len(jobs[0].prompt), jobs[0].reused
+    """Token counts so far, in the official form. A prompt of several choices counts once."""
+    prompt, reused = _prompts(jobs)
     completion = sum(job.answer.completion_tokens for job in jobs)
     return {
         "prompt_tokens": prompt,
@@ -31,9 +31,16 @@ def usage_of(jobs: Sequence[AnswerJob]) -> dict[str, Any]:
     }
 
 
+def _prompts(jobs: Sequence[AnswerJob]) -> tuple[int, int]:
+    """Tokens of all prompts, and those of them that came from the prefix cache."""
+    own = [job for job in jobs if not job.repeats]
+    return sum(len(job.prompt) for job in own), sum(job.reused for job in own)
+
+
 @dataclass(slots=True)
 class ChoicesRun(Run):
-    """A run of one or several answers to one prompt. more: the jobs of all choices but the first."""
+    """A run of one or several answers to one or several prompts. more: the jobs of all choices but the first, by
+    prompt; those of one prompt but its first `repeat` it."""
 
     more: Sequence[AnswerJob]
 
@@ -51,8 +58,8 @@ class ChoicesRun(Run):
         """The steps of all choices as they come, each with the index of its choice. Raises the errors of
         `AnswerJob.steps`; the other choices then end too.
 
-        The others begin with the first token of the first choice: then the prefix cache has the prompt, and it is
-        computed once.
+        The further choices of a prompt begin with the first token of its first choice: then the prefix cache has the
+        prompt, and it is computed once.
         """
         if not self.more:
             async with aclosing(self.job.steps()) as steps:
@@ -60,9 +67,11 @@ class ChoicesRun(Run):
                     yield 0, step
             return
         streams = [job.steps() for job in self.jobs]
-        waiting = {asyncio.ensure_future(_anext(streams[0])): 0}
-        begun = False
+        later = self._repeats()
+        waiting: dict[asyncio.Future[AnswerStep | None], int] = {}
         try:
+            self.job.started()  # it counts for all: nothing begins if the key has reached a limit
+            waiting |= {asyncio.ensure_future(_anext(streams[first])): first for first in later}
             while waiting:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -70,10 +79,9 @@ class ChoicesRun(Run):
                     step = task.result()
                     if step is not None:
                         waiting[asyncio.ensure_future(_anext(streams[index]))] = index
-                    if not begun and (self.job.tokens or step is None):
-                        begun = True
-                        more = enumerate(streams[1:], start=1)
-                        waiting |= {asyncio.ensure_future(_anext(stream)): at for at, stream in more}
+                    if self.jobs[index].tokens or step is None:
+                        more = later.pop(index, ())
+                        waiting |= {asyncio.ensure_future(_anext(streams[at])): at for at in more}
                     if step is not None:
                         yield index, step
         finally:
@@ -82,6 +90,19 @@ class ChoicesRun(Run):
             await asyncio.gather(*waiting, return_exceptions=True)
             for stream in streams:
                 await stream.aclose()
+            await self.close()  # a stream that has not begun closes nothing
+
+    def _repeats(self) -> dict[int, list[int]]:
+        """The index of the first choice of each prompt, with those of its further ones."""
+        found: dict[int, list[int]] = {}
+        first = 0
+        for index, job in enumerate(self.jobs):
+            if job.repeats:
+                found[first].append(index)
+            else:
+                first = index
+                found[first] = []
+        return found
 
     async def finished(self) -> list[tuple[AnswerJob, list[TokenRecord]]]:
         """Run to the end; returns each choice with the log-probabilities of its text. Raises the errors of `steps`."""
@@ -99,9 +120,11 @@ class ChoicesRun(Run):
         """The fields of all choices for the log line: the tokens together, the rest of the first."""
         if not self.more:
             return self.job.report()
+        prompt, reused = _prompts(self.jobs)
         completion = sum(job.answer.completion_tokens for job in self.jobs)
         cost = round(sum(job.cost for job in self.jobs), 9)
-        return {**self.job.report(), "choices": len(self.jobs), "completion_tokens": completion, "cost_usd": cost}
+        tokens = {"prompt_tokens": prompt, "cached_tokens": reused, "completion_tokens": completion}
+        return {**self.job.report(), "choices": len(self.jobs), **tokens, "cost_usd": cost}
 
 
 async def _anext(steps: AsyncGenerator[AnswerStep, None]) -> AnswerStep | None:

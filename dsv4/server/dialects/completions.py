@@ -1,8 +1,9 @@
-"""Text completions: continue a prompt without any chat format, or fill the gap between prompt and suffix."""
+"""Text completions: continue prompts without any chat format, or fill the gap between prompt and suffix."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Annotated, Any
 
@@ -12,12 +13,12 @@ from dsv4.answer import Section, TokenRecord
 from dsv4.encoding import ContentDelta, Tokenizer
 from dsv4.server.backend import Backend
 from dsv4.server.dialects.chat.reply import bytes_of, head
-from dsv4.server.dialects.choices import ChoicesRun, Count, usage_of
+from dsv4.server.dialects.choices import MOST_CHOICES, ChoicesRun, Count, usage_of
 from dsv4.server.dialects.fields import SamplingFields, between, checked, sampling_fields, token_ids_fit
-from dsv4.server.dialects.job import prepare_all
+from dsv4.server.dialects.job import AnswerJob, as_one, prepare_all
 from dsv4.server.dialects.request import GenerationRequest, owner_name
 from dsv4.server.guard.sizes import check_fits
-from dsv4.server.wire.errors import invalid, naming_field, show
+from dsv4.server.wire.errors import ContextOverflow, invalid, naming_field, show
 from dsv4.server.wire.sse import DONE, TextEvents, event
 
 KIND = "text_completion"
@@ -41,26 +42,27 @@ class CompletionRequest(SamplingFields):
 
 @dataclass(slots=True)
 class CompletionRun(ChoicesRun):
-    """One text completion. echo: the prompt's text, if the client wants it before the answer."""
+    """One text completion. echoes: of each choice, the prompt's text if the client wants it before the answer."""
 
     include_usage: bool
-    echo: str
+    echoes: Sequence[str]
     _texts: dict[int, TextEvents] = field(default_factory=dict)
+    _offsets: Counter[int] = field(default_factory=Counter)
 
     async def complete(self) -> dict[str, Any]:
         """The whole answer as a `text_completion`."""
         choices = [
-            self._choice(index, self.echo + job.answer.parsed.content, own, job.answer.finish_reason, job.tokens)
-            for index, (job, own) in enumerate(await self.finished())
+            self._choice(index, echo + job.answer.parsed.content, own, job.answer.finish_reason, job.tokens)
+            for index, (echo, (job, own)) in enumerate(zip(self.echoes, await self.finished(), strict=True))
         ]
         return {**head(self.job, KIND), "choices": choices, "usage": usage_of(self.jobs)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, closed by `[DONE]`; usage comes on the last."""
         told, last = [0] * len(self.jobs), 0
-        if self.echo:
-            for index in range(len(self.jobs)):
-                yield self._chunk(self._choice(index, self.echo, [], None))
+        for index, echo in enumerate(self.echoes):
+            if echo:
+                yield self._chunk(self._choice(index, echo, [], None))
         async with aclosing(self.steps()) as steps:
             async for last, step in steps:
                 job = self.jobs[last]
@@ -93,13 +95,29 @@ class CompletionRun(ChoicesRun):
     def _choice(
         self, index: int, text: str, records: Sequence[TokenRecord], finish: str | None, tokens: Sequence[int] = ()
     ) -> dict[str, Any]:
-        logprobs = _logprobs(self.job.backend.tokenizer, records) if self.job.params.logprobs else None
+        logprobs = self._logprobs(index, records) if self.job.params.logprobs else None
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
         return {**choice, "token_ids": [*tokens]} if self.job.request.plain else choice
 
+    def _logprobs(self, index: int, records: Sequence[TokenRecord]) -> dict[str, Any]:
+        """The log-probabilities of a choice's next tokens; `text_offset` counts from the beginning of its text."""
+
+        def text(token: int) -> str:
+            return bytes_of(self.job.backend.tokenizer, token).decode(errors="replace")
+
+        content = [record for record in records if record.section is Section.CONTENT]
+        tokens = [text(record.token) for record in content]
+        *offsets, self._offsets[index] = accumulate(map(len, tokens), initial=self._offsets[index])
+        return {
+            "tokens": tokens,
+            "token_logprobs": [record.logprobs.chosen for record in content],
+            "top_logprobs": [{text(token): value for token, value in record.logprobs.top} for record in content],
+            "text_offset": offsets,
+        }
+
 
 def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRun:
-    """Check a decoded body and encode its prompt; key: the name of the client's key. Raises ApiError."""
+    """Check a decoded body and encode its prompts; key: the name of the client's key. Raises ApiError."""
     request = checked(CompletionRequest, body)
     request.check_stream()
     if request.echo and (request.suffix or request.logprobs is not None):
@@ -108,9 +126,7 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         raise invalid(
             "return_token_ids", "not together with echo or stop: the answer is what the model says, token by token"
         )
-    texts = (request.prompt, *(request.prompt if isinstance(request.prompt, list) else ()), request.suffix)
-    check_fits(texts, backend.tokenizer.longest_token, backend.generator.context_length)
-    ids = _prompt(request, backend.tokenizer)
+    prompts = _prompts(request, backend)
     wanted = GenerationRequest(
         model=request.model or backend.model_name,
         messages=[],
@@ -123,48 +139,65 @@ def prepare_completion(body: object, backend: Backend, key: str) -> CompletionRu
         top_logprobs=request.logprobs or 0,
         owner=owner_name(key, request.user_id, request.user),
         key=key,
-        raw=tuple(ids),
         plain=bool(request.return_token_ids),
         answers=request.n or 1,
     )
-    job, *more = prepare_all(backend, wanted)
+    jobs: list[AnswerJob] = []
+    for place, ids in prompts:
+        with _naming_prompt(place):
+            jobs += prepare_all(backend, replace(wanted, raw=tuple(ids)))
+    job, *more = as_one(jobs, "n" if len(prompts) == 1 else "prompt")
+    decode = backend.tokenizer.decode
     return CompletionRun(
         job,
         streaming=bool(request.stream),
         more=more,
         include_usage=request.wants_usage,
-        echo=backend.tokenizer.decode(ids[1:]) if request.echo else "",
+        echoes=[decode(ids[1:]) if request.echo else "" for _, ids in prompts for _ in range(wanted.answers)],
     )
 
 
-def _prompt(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
-    prompt = request.prompt
-    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
-        prompt = prompt[0]
-    with naming_field("suffix" if request.suffix else "prompt"):
+def _prompts(request: CompletionRequest, backend: Backend) -> list[tuple[str, list[int]]]:
+    """The place and the ids of each prompt. Raises ApiError naming the first wrong one."""
+    given = request.prompt if isinstance(request.prompt, list) else [request.prompt]
+    if given and isinstance(given[0], int):
+        given = [given]
+    count, answers = len(given), request.n or 1
+    if not 1 <= count <= MOST_CHOICES:
+        raise invalid("prompt", f"expected 1 to {MOST_CHOICES} prompts, got {count:,}")
+    if count * answers > MOST_CHOICES:
+        raise invalid("n", f"must be in [1, {MOST_CHOICES // count}] for {count} prompts, got {answers}")
+    found: list[tuple[str, list[int]]] = []
+    for index, prompt in enumerate(given):
+        place = "prompt" if count == 1 else f"prompt[{index}]"
+        with _naming_prompt(place):
+            check_fits((prompt, request.suffix), backend.tokenizer.longest_token, backend.generator.context_length)
+        found.append((place, _encoded(prompt, request.suffix, backend.tokenizer, place)))
+    return found
+
+
+@contextmanager
+def _naming_prompt(place: str) -> Iterator[None]:
+    """The error of a prompt that is too long names it."""
+    try:
+        yield
+    except ContextOverflow as error:
+        error.param = place
+        raise
+
+
+def _encoded(prompt: Any, suffix: str | None, tokenizer: Tokenizer, field: str) -> list[int]:
+    """The ids of one prompt: a text, or ids with or without the begin token."""
+    with naming_field("suffix" if suffix else field):
         if isinstance(prompt, str):
             ids = tokenizer.encode_text(prompt)
         elif token_ids_fit(prompt, tokenizer.vocab_size):
             ids = prompt
         else:
-            ids_of = f"one list of token ids in [0, {tokenizer.vocab_size})"
-            raise invalid("prompt", f"expected one string or {ids_of}, got {show(prompt)}")
-        if not request.suffix:
+            of_ids = f"list of token ids in [0, {tokenizer.vocab_size})"
+            more = f", or a list of 1 to {MOST_CHOICES} of these" if field == "prompt" else ""
+            raise invalid(field, f"expected one string or one {of_ids}{more}, got {show(prompt)}")
+        if not suffix:
             return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
         begin, hole, end = (tokenizer.token_id(token) for token in FIM_TOKENS)
-        return [tokenizer.bos_id, begin, *ids, hole, *tokenizer.encode_text(request.suffix), end]
-
-
-def _logprobs(tokenizer: Tokenizer, records: Sequence[TokenRecord]) -> dict[str, Any]:
-    def text(token: int) -> str:
-        return bytes_of(tokenizer, token).decode(errors="replace")
-
-    content = [record for record in records if record.section is Section.CONTENT]
-    tokens = [text(record.token) for record in content]
-    offsets = [0, *accumulate(map(len, tokens))][: len(tokens)]
-    return {
-        "tokens": tokens,
-        "token_logprobs": [record.logprobs.chosen for record in content],
-        "top_logprobs": [{text(token): value for token, value in record.logprobs.top} for record in content],
-        "text_offset": offsets,
-    }
+        return [tokenizer.bos_id, begin, *ids, hole, *tokenizer.encode_text(suffix), end]

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -40,13 +40,24 @@ ENGINE_ERROR = "engine_error"
 FIELDS_OF_CLIENTS = {*FIXED_WHILE_THINKING, "max_tokens", "logit_bias", "seed"}
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a request counts against the limits of its key: all its answers and the tokens of all its prompts. field:
+    the one that asks for several answers."""
+
+    answers: int
+    prompt_tokens: int
+    field: str = "n"
+
+
 @dataclass(slots=True)
 class AnswerJob:
     """The generation of one answer. Call `steps` once, optionally after `begin`, and `close` in every case.
 
     `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt;
     drafted, accepted: tokens of the answer that had a draft, and those whose draft was right.
-    repeats: another job has the same prompt and accounts for it, and for the requests that all of them count as.
+    entry: what the job counts for its request; None = another job of the request does.
+    repeats: another job has the same prompt and accounts for it.
     spans: record it for OpenTelemetry, None = nothing does.
     """
 
@@ -56,6 +67,7 @@ class AnswerJob:
     params: SamplingParams
     options: RequestOptions
     answer: AnswerInProgress
+    entry: Entry | None = None
     repeats: bool = False
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: int = field(default_factory=lambda: int(time.time()))
@@ -88,7 +100,7 @@ class AnswerJob:
         Raises ApiError: 400 or 429 if the engine refuses.
         """
         try:
-            waiting = self._next = asyncio.ensure_future(_anext(self._started()))
+            waiting = self._next = asyncio.ensure_future(_anext(self.started()))
             await asyncio.wait({waiting}, timeout=patience)
             if waiting.done() and isinstance(error := waiting.exception(), ValueError | BusyError):
                 raise self._refusal(error)
@@ -102,7 +114,7 @@ class AnswerJob:
         Raises ApiError: 400 or 429 if the engine refuses the request, 500 if it fails or gives no reason for the end.
         """
         try:
-            events = self._started()
+            events = self.started()
             while (event := await self._take(events)) is not None:
                 if event.finish is FinishReason.ERROR:
                     self._failed = True
@@ -120,6 +132,23 @@ class AnswerJob:
         async with aclosing(self.steps()) as steps:
             async for _ in steps:
                 pass
+
+    def started(self) -> AsyncIterator[TokenEvent]:
+        """The events of the engine, which begins its work with the first call. Raises ApiError 429, and 400 for more
+        answers than the key may have."""
+        if self._events is not None:
+            return self._events
+        if self.entry is not None:
+            limits, key, more = self.backend.admission.limits, self.request.key, self.entry.answers - 1
+            if more:
+                limits.enter_more(key, more, self.entry.field)
+                self._entered = more
+            limits.admit(key, self.entry.prompt_tokens)
+        self.backend.running += 1
+        self.backend.active[self.id] = self.active
+        options = replace(self.options, label=self.id)
+        self._events = self.backend.generator.stream(self.prompt, self.params, options)
+        return self._events
 
     def another(self, number: int) -> "AnswerJob":
         """A job for one more answer to the same prompt. With a seed it has the seed `number` later, so that the
@@ -208,7 +237,7 @@ class AnswerJob:
             return
         day, answer = datetime.fromtimestamp(self.created, UTC).date().isoformat(), self.answer
         counts = (*self._counted_prompt, answer.completion_tokens, answer.reasoning_tokens)
-        requests = 0 if self.repeats else 1
+        requests = 0 if self.entry is None else 1
         self.backend.ledger.add(Usage(day, self.request.key, self.request.model, requests, *counts, self.cost))
 
     @property
@@ -224,23 +253,6 @@ class AnswerJob:
         if self._failed:
             return ENGINE_ERROR
         return None if self.answer.over else "abort"
-
-    def _started(self) -> AsyncIterator[TokenEvent]:
-        """The events of the engine, which begins its work with the first call. Raises ApiError 429, and 400 for more
-        answers than the key may have."""
-        if self._events is not None:
-            return self._events
-        if not self.repeats:
-            limits, key, more = self.backend.admission.limits, self.request.key, self.request.answers - 1
-            if more:
-                limits.enter_more(key, more)
-                self._entered = more
-            limits.admit(key, len(self.prompt))
-        self.backend.running += 1
-        self.backend.active[self.id] = self.active
-        options = replace(self.options, label=self.id)
-        self._events = self.backend.generator.stream(self.prompt, self.params, options)
-        return self._events
 
     async def _take(self, events: AsyncIterator[TokenEvent]) -> TokenEvent | None:
         waiting, self._next = self._next, None
@@ -336,13 +348,23 @@ def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
     prompt, points, grammar = _work_out(backend, request)
     params = sampling(backend, request, prompt, grammar)
     options = RequestOptions(owner=request.owner, cache_points=points, progress=True)
-    return AnswerJob(backend, request, prompt, params, options, new_answer(backend, request))
+    entry = Entry(request.answers, len(prompt))
+    return AnswerJob(backend, request, prompt, params, options, new_answer(backend, request), entry)
 
 
 def prepare_all(backend: Backend, request: GenerationRequest) -> list[AnswerJob]:
     """As `prepare`, a job for each answer that the client wants."""
     first = prepare(backend, request)
     return [first, *(first.another(number) for number in range(1, request.answers))]
+
+
+def as_one(jobs: Sequence[AnswerJob], field: str) -> list[AnswerJob]:
+    """The jobs of several prompts of one request, the first of which counts for all. field: as of `Entry`."""
+    prompts = sum(len(job.prompt) for job in jobs if not job.repeats)
+    for job in jobs:
+        job.entry = None
+    jobs[0].entry = Entry(len(jobs), prompts, field)
+    return [*jobs]
 
 
 def new_answer(backend: Backend, request: GenerationRequest) -> AnswerInProgress:

@@ -96,16 +96,17 @@ class UsageLimits:
             return
         self._count(key, limits, 1)
 
-    def enter_more(self, key: str, more: int) -> None:
-        """Count `more` answers to a request that was let in: each counts as a request. `leave` ends them. Raises
-        ApiError: 429 as `enter`, and 400 for more answers than the key may ever have."""
+    def enter_more(self, key: str, more: int, field: str = "n") -> None:
+        """Count `more` answers to a request that was let in: each counts as a request. `leave` ends them. field: of
+        the request, that asks for them. Raises ApiError: 429 as `enter`, and 400 for more answers than the key may
+        ever have."""
         limits = self._limits.get(key)
         if limits is None:
             return
         most = min(limit for limit in (limits.requests, limits.concurrent, math.inf) if limit is not None)
         if 1 + more > most:
             raise invalid(
-                "n",
+                field,
                 f"must be at most {most}, the requests that this key may use at once or in a minute, got {1 + more}",
             )
         self._count(key, limits, more)
