@@ -158,7 +158,9 @@ class LocalModel:
         if ready.constraint is not None:
             if params.constraint is not None:
                 raise ValueError("constraint: not together with response_format, tool_choice or strict tools")
-            params = replace(params, constraint=ready.constraint)
+            # a grammar ends with this token
+            stops = tuple(dict.fromkeys((self.tokenizer.eos_id, *params.stop_ids)))
+            params = replace(params, constraint=ready.constraint, stop_ids=stops)
         request = ready.request
         progress = AnswerInProgress(
             self.tokenizer,

@@ -115,7 +115,7 @@ class RemoteGenerator:
         options = options or RequestOptions()
         if len(prompt) >= self._context_length:
             raise ContextLengthError(len(prompt), self._context_length)
-        stages = stages_of(params.constraint)
+        stages = stages_of(params.constraint, params.stop_ids, self._end_ids)
         grammars = [stage.grammar.source() for stage in stages if isinstance(stage.grammar, WrittenGrammar)]
         # servers of one kind may be started with other flags; a later part must not be refused when tokens were sent
         for replica in self._replicas:

@@ -5,18 +5,27 @@ forbid a token in one part only. So an answer is asked for in parts: each reques
 and the next one continues the prompt with all that was said, which the back end finds in its prefix cache.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dsv4.generation import ConstraintFactory, ConstraintStage, StagedConstraint, WrittenGrammar
 
 
-def stages_of(constraint: ConstraintFactory | None) -> tuple[ConstraintStage, ...]:
-    """The parts of an answer under a constraint; the last has no `until`. Raises ValueError for a constraint that
-    cannot be asked of another program."""
+def stages_of(
+    constraint: ConstraintFactory | None, stop_ids: Sequence[int] = (), ends: Sequence[int] = ()
+) -> tuple[ConstraintStage, ...]:
+    """The parts of an answer under a constraint; the last has no `until`. stop_ids: end tokens that the constraint
+    knows; ends: further ones of the model, which a part that cannot hold those cannot hold either. Raises ValueError
+    for a constraint that cannot be asked of another program."""
     whole = constraint.stages() if isinstance(constraint, StagedConstraint) else (ConstraintStage(grammar=constraint),)
-    found = tuple(part for stage in whole for part in _unfolded(stage))
+    found = tuple(_without(part, stop_ids, ends) for stage in whole for part in _unfolded(stage))
     return found if found[-1].until is None else (*found, ConstraintStage())
+
+
+def _without(stage: ConstraintStage, stop_ids: Sequence[int], ends: Sequence[int]) -> ConstraintStage:
+    if not stop_ids or not {*stop_ids} <= {*stage.banned}:
+        return stage
+    return replace(stage, banned=tuple(dict.fromkeys((*stage.banned, *ends))))
 
 
 def _unfolded(stage: ConstraintStage) -> Iterator[ConstraintStage]:

@@ -117,7 +117,7 @@ class ContinuousBatching:
             prompt_length=len(prompt),
             params=replace(params, max_tokens=min(params.max_tokens, room)),
             options=options,
-            sampler=start_sampler(params, self._vocabulary, len(prompt)),
+            sampler=start_sampler(params, self._vocabulary, len(prompt), self.ends),
             points=self.cache.points(len(prompt), options.cache_points),
             keep=options.keep,
             trace=RequestTrace() if params.trace else None,

@@ -9,7 +9,7 @@ import hashlib
 import math
 import secrets
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,11 +22,14 @@ class Sampler:
     """The state of one answer: its random numbers, its tokens, and the state of its grammar.
 
     vocabulary: ids from here on are never sampled, because the model has more rows than its tokenizer has tokens (None
-    = all may be sampled). position: of the first token to sample. kept, mass: of the last token, as in TokenTrace, if
-    `params.trace` is set.
+    = all may be sampled). position: of the first token to sample. ends: tokens that end every answer; where a grammar
+    does not let the request's own end tokens come, these do not come either. kept, mass: of the last token, as in
+    TokenTrace, if `params.trace` is set.
     """
 
-    def __init__(self, params: SamplingParams, vocabulary: int | None = None, position: int = 0) -> None:
+    def __init__(
+        self, params: SamplingParams, vocabulary: int | None = None, position: int = 0, ends: Iterable[int] = ()
+    ) -> None:
         self._seed = (params.seed if params.seed is not None else secrets.randbits(63)) % 2**63
         self.params, self.generator, self._position = params, torch.Generator(), position
         self.kept: Sequence[int] | None = None
@@ -34,6 +37,9 @@ class Sampler:
         self._vocabulary = vocabulary
         self._said: dict[int, int] = {}
         self._constraint: TokenConstraint | None = params.constraint.start() if params.constraint else None
+        most = math.inf if vocabulary is None else vocabulary
+        self._stops = [token for token in params.stop_ids if token < most]
+        self._other_ends = [token for token in ends if token < most and token not in self._stops]
         bias = [(token, value) for token, value in params.logit_bias if vocabulary is None or token < vocabulary]
         self._bias_ids = torch.tensor([token for token, _ in bias], dtype=torch.int64)
         self._bias = torch.tensor([value for _, value in bias], dtype=torch.float32)
@@ -89,6 +95,8 @@ class Sampler:
             forbidden_V = torch.ones_like(logits_V, dtype=torch.bool)
             known = (bits[:, None] >> torch.arange(8)).bitwise_and(1).flatten()[: logits_V.shape[0]]
             forbidden_V[: len(known)] = known == 0
+            if self._stops and self._other_ends and forbidden_V[self._stops].all():
+                forbidden_V[self._other_ends] = True
             if forbidden_V.all():
                 raise SamplingError("the grammar allows no token here")
             logits_V = logits_V.masked_fill(forbidden_V, float("-inf"))

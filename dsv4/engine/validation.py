@@ -1,7 +1,7 @@
 """Validation of a request before it is queued. It runs in the caller's thread, without the engine."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import index
 
@@ -34,11 +34,11 @@ def check_params(params: SamplingParams, vocabulary: int) -> None:
             raise ValueError(f"{name} token ids must be in [0, {vocabulary}), got {shown(bad)}")
 
 
-def start_sampler(params: SamplingParams, vocabulary: int, position: int) -> Sampler:
+def start_sampler(params: SamplingParams, vocabulary: int, position: int, ends: Iterable[int]) -> Sampler:
     """The sampler of an answer whose first token has `position`; it also starts the grammar, which may take
-    seconds. Raises ValueError if the grammar cannot be started."""
+    seconds. ends: tokens that end every answer. Raises ValueError if the grammar cannot be started."""
     try:
-        return Sampler(params, vocabulary, position)
+        return Sampler(params, vocabulary, position, ends)
     except BaseException as error:  # a process border: grammars of others may raise anything
         raise ValueError(f"constraint cannot be started: {fault_of(error)}") from error
 

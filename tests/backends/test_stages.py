@@ -129,10 +129,14 @@ def test_an_engine_that_ends_an_answer_too_early_is_noticed(site: Site) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("budget", [None, 12])
-def test_a_required_call_comes_from_a_model_that_says_anything(site: Site, kind: Kind, budget: int | None) -> None:
-    """Control tokens that are of no use in the reasoning, too."""
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_required_call_comes_from_a_model_that_says_anything(
+    site: Site, kind: Kind, budget: int | None, ends: bool
+) -> None:
+    """Control tokens that are of no use in the reasoning, too; ends: one of them ends every answer of this model."""
     tokenizer = site.tokenizer
-    remote = site.remote(site.server(kind, Rambling(tokenizer), info=LLGUIDANCE))
+    end_ids = (tokenizer.token_id(tokenizer.dialect.pad), tokenizer.eos_id) if ends else ()
+    remote = site.remote(site.server(kind, Rambling(tokenizer), info=LLGUIDANCE), end_ids=end_ids)
     app = create_app(remote, tokenizer, model_name="tiny", settings=Settings())
     body = {
         "model": "tiny", "messages": [{"role": "user", "content": "Q"}], "max_tokens": 500, "thinking_budget": budget,
@@ -223,4 +227,7 @@ def test_parts_of_constraints(tokenizer: Tokenizer) -> None:
     assert {dsml, *ends} <= {*first.banned}
     assert close not in first.banned
     assert second == ConstraintStage(grammar=schema)
+    others = stages_of(AfterThinking(schema, tokenizer), (tokenizer.eos_id,), (77, tokenizer.eos_id))
+    assert [77 in stage.banned for stage in others] == [True, False]
+    assert stages_of(WithoutCalls(tokenizer), (tokenizer.eos_id,), (77,)) == (ConstraintStage(banned=(dsml,)),)
     assert stages_of(schema.after(dsml))[0] == ConstraintStage(dsml)

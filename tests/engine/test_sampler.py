@@ -194,6 +194,23 @@ def test_a_constraint_decides_what_may_be_said() -> None:
     assert len(set(said)) == 8
 
 
+def test_where_an_answer_cannot_end_no_end_token_comes() -> None:
+    """7 is the end token that the grammar knows, 3 and 5 are others of the model."""
+    logits = torch.zeros(9)
+    logits[5], logits[3] = 9.0, 8.0
+
+    def firsts(stop_ids: tuple[int, ...], ends: tuple[int, ...]) -> list[int]:
+        sampler = Sampler(SamplingParams(constraint=Alternating(), stop_ids=stop_ids, temperature=0), 9, 0, ends)
+        return [sampler.choose(logits) for _ in range(2)]
+
+    assert firsts((7,), (7, 5, 3)) == [0, 5]
+    assert firsts((2,), (2, 5, 3)) == [0, 1]
+    assert firsts((4, 7), (5, 3)) == [0, 5]
+    assert firsts((), (5, 3)) == firsts((2,), ()) == [0, 5]
+    # ids that the tokenizer does not have
+    assert firsts((12,), (5, 30)) == [0, 5]
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [

@@ -124,7 +124,7 @@ def test_prompts_do_not_wait_for_each_other(serve: Converse, tokenizer: Tokenize
         ({"prompt": ["x", 3]}, "prompt[1]", "expected one string or one list of token ids"),
         ({"prompt": ["x", None]}, "prompt[1]", "got null"),
         ({"prompt": [[1], [1, 10**6]]}, "prompt[1]", "token ids in [0, "),
-        ({"prompt": [3, "x"]}, "prompt", "or a list of 1 to 128 of these"),
+        ({"prompt": [3, "x"]}, "prompt", "(or 1 to 128 of these in a list)"),
         ({"prompt": [[[1]]]}, "prompt", "got [[1]]"),
         ({"prompt": ["x", "y " * 5000]}, "prompt[1]", "maximum context length"),
         ({"prompt": [[7], [7] * 4090, [7] * 4097]}, "prompt[2]", "maximum context length"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,7 +12,8 @@ import pytest
 from dsv4.encoding import Tokenizer
 from dsv4.generation import BusyError, ContextLengthError, FinishReason, PromptProgress, TokenEvent
 from dsv4.server.dialects.request import owner_name
-from tests.server.conftest import MODEL, Converse, listening
+from dsv4.testing.stub import StubGenerator
+from tests.server.conftest import MODEL, Converse, Server, listening
 from tests.server.test_chat import CALL, THOUGHT, TOOLS
 
 OFF = {"thinking": {"type": "disabled"}}
@@ -125,6 +127,24 @@ def test_text_turns_are_replayed_in_the_same_conversation_only(serve: Converse, 
     assert "<think>why</think>yes" in same
     assert "<think></think>yes" in other
     assert "<think></think>yes" in owner
+
+
+class OtherEnd(StubGenerator):
+    """Ends each answer with another end token of its model."""
+
+    async def stream(self, *request: Any) -> AsyncGenerator[TokenEvent, None]:
+        async for event in super().stream(*request):
+            yield replace(event, token=77) if event.finish is FinishReason.STOP else event
+
+
+def test_turns_with_another_end_token_are_replayed(tokenizer: Tokenizer) -> None:
+    said = tokenizer.encode_text("why</think>yes", trusted=True)
+    server = Server(tokenizer, OtherEnd([*said, tokenizer.eos_id]))
+    message = server.answer(tools=TOOLS)["choices"][0]["message"]
+    assert (message.pop("reasoning_content"), message["content"]) == ("why", "yes")
+    server.answer(tools=TOOLS, messages=[USER, message, USER])
+    first, second = (call.prompt for call in server.generator.calls)
+    assert second[: len(first) + len(said) + 1] == [*first, *said, tokenizer.eos_id]
 
 
 @pytest.mark.parametrize("stream", [False, True])

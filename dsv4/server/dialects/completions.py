@@ -194,9 +194,9 @@ def _encoded(prompt: Any, suffix: str | None, tokenizer: Tokenizer, field: str) 
         elif token_ids_fit(prompt, tokenizer.vocab_size):
             ids = prompt
         else:
-            of_ids = f"list of token ids in [0, {tokenizer.vocab_size})"
-            more = f", or a list of 1 to {MOST_CHOICES} of these" if field == "prompt" else ""
-            raise invalid(field, f"expected one string or one {of_ids}{more}, got {show(prompt)}")
+            several = f" (or 1 to {MOST_CHOICES} of these in a list)" if field == "prompt" else ""
+            forms = f"one string{several} or one list of token ids in [0, {tokenizer.vocab_size})"
+            raise invalid(field, f"expected {forms}, got {show(prompt)}")
         if not suffix:
             return ids if ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *ids]
         begin, hole, end = (tokenizer.token_id(token) for token in FIM_TOKENS)

@@ -81,6 +81,7 @@ class AnswerJob:
     _began: float = field(default_factory=time.perf_counter)
     _first_token: float | None = None
     _counted: int = 0  # tokens of the prompt that are reused or in the rates
+    _said_end: bool = False  # the last token is an end token of the model
     _refused: bool = False
     _failed: bool = False
     _entered: int = 0  # answers beside this one that count as requests of the key
@@ -289,6 +290,7 @@ class AnswerJob:
                 self.drafted += 1
                 self.accepted += event.draft == event.token
             self._first_token = self._first_token or time.perf_counter()
+            self._said_end = event.finish is FinishReason.STOP
         try:
             step = self.answer.step(event)
         except ValueError as error:
@@ -324,7 +326,7 @@ class AnswerJob:
     def _keep(self) -> None:
         """Keep the turn for later prompts, if the client received all of it."""
         tokenizer, request = self.backend.tokenizer, self.request
-        if not self.tokens or self.tokens[-1] != tokenizer.eos_id or request.continued or request.raw is not None:
+        if not self._said_end or request.continued or request.raw is not None:
             return
         if self.answer.parsed.broken:
             return  # the client received its markup as text
@@ -335,7 +337,9 @@ class AnswerJob:
         # in later prompts the opening of the calls is a part of the turn
         opening = tokenizer.encode_text(begun(request, tokenizer.dialect), trusted=True)
         prompt = self.prompt[: len(self.prompt) - len(opening)]
-        self.backend.replays.keep(request.owner, prompt, [*opening, *self.tokens], parsed, ids)
+        # another end token of the model stands in no prompt
+        turn = [*opening, *self.tokens[:-1], tokenizer.eos_id]
+        self.backend.replays.keep(request.owner, prompt, turn, parsed, ids)
 
 
 def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
