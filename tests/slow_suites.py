@@ -36,7 +36,7 @@ SUITES = (
     Suite(
         "capacity",
         ("simulate/test_against_engine.py",),
-        "`dsv4 simulate` beside the real engine with the bundled model",
+        "`dsv4 simulate` beside the real engine with the bundled model and with `mid`",
     ),
     Suite("page", ("server/test_chat_page.py",), "the plain chat page in Chromium"),
     Suite("tools", ("web/test_tools_in_browser.py",), "tools and MCP servers of the web chat in Chromium"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,15 @@ import httpx
 import pytest
 
 from dsv4.encoding import Tokenizer
-from dsv4.generation import BusyError, ContextLengthError, FinishReason, PromptProgress, TokenEvent
+from dsv4.generation import (
+    BusyError,
+    ContextLengthError,
+    FinishReason,
+    PromptProgress,
+    RequestOptions,
+    SamplingParams,
+    TokenEvent,
+)
 from dsv4.server.dialects.request import owner_name
 from dsv4.testing.stub import StubGenerator
 from tests.server.conftest import MODEL, Converse, Server, listening
@@ -132,8 +140,10 @@ def test_text_turns_are_replayed_in_the_same_conversation_only(serve: Converse, 
 class OtherEnd(StubGenerator):
     """Ends each answer with another end token of its model."""
 
-    async def stream(self, *request: Any) -> AsyncGenerator[TokenEvent, None]:
-        async for event in super().stream(*request):
+    async def stream(
+        self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None
+    ) -> AsyncGenerator[TokenEvent, None]:
+        async for event in super().stream(prompt, params, options):
             yield replace(event, token=77) if event.finish is FinishReason.STOP else event
 
 

@@ -41,7 +41,7 @@ FIELDS_OF_CLIENTS = {*FIXED_WHILE_THINKING, "max_tokens", "logit_bias", "seed"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Charge:
     """What a request counts against the limits of its key: all its answers and the tokens of all its prompts. field:
     the one that asks for several answers."""
 
@@ -56,7 +56,7 @@ class AnswerJob:
 
     `answer` and the counts grow while it runs. reused: prompt tokens from the prefix cache; progress: of the prompt;
     drafted, accepted: tokens of the answer that had a draft, and those whose draft was right.
-    entry: what the job counts for its request; None = another job of the request does.
+    charge: what the job counts for its request; None = another job of the request does.
     repeats: another job has the same prompt and accounts for it.
     spans: record it for OpenTelemetry, None = nothing does.
     """
@@ -67,7 +67,7 @@ class AnswerJob:
     params: SamplingParams
     options: RequestOptions
     answer: AnswerInProgress
-    entry: Entry | None = None
+    charge: Charge | None = None
     repeats: bool = False
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: int = field(default_factory=lambda: int(time.time()))
@@ -139,12 +139,12 @@ class AnswerJob:
         answers than the key may have."""
         if self._events is not None:
             return self._events
-        if self.entry is not None:
-            limits, key, more = self.backend.admission.limits, self.request.key, self.entry.answers - 1
+        if self.charge is not None:
+            limits, key, more = self.backend.admission.limits, self.request.key, self.charge.answers - 1
             if more:
-                limits.enter_more(key, more, self.entry.field)
+                limits.enter_more(key, more, self.charge.field)
                 self._entered = more
-            limits.admit(key, self.entry.prompt_tokens)
+            limits.admit(key, self.charge.prompt_tokens)
         self.backend.running += 1
         self.backend.active[self.id] = self.active
         options = replace(self.options, label=self.id)
@@ -238,7 +238,7 @@ class AnswerJob:
             return
         day, answer = datetime.fromtimestamp(self.created, UTC).date().isoformat(), self.answer
         counts = (*self._counted_prompt, answer.completion_tokens, answer.reasoning_tokens)
-        requests = 0 if self.entry is None else 1
+        requests = 0 if self.charge is None else 1
         self.backend.ledger.add(Usage(day, self.request.key, self.request.model, requests, *counts, self.cost))
 
     @property
@@ -352,8 +352,8 @@ def prepare(backend: Backend, request: GenerationRequest) -> AnswerJob:
     prompt, points, grammar = _work_out(backend, request)
     params = sampling(backend, request, prompt, grammar)
     options = RequestOptions(owner=request.owner, cache_points=points, progress=True)
-    entry = Entry(request.answers, len(prompt))
-    return AnswerJob(backend, request, prompt, params, options, new_answer(backend, request), entry)
+    charge = Charge(request.answers, len(prompt))
+    return AnswerJob(backend, request, prompt, params, options, new_answer(backend, request), charge)
 
 
 def prepare_all(backend: Backend, request: GenerationRequest) -> list[AnswerJob]:
@@ -363,11 +363,11 @@ def prepare_all(backend: Backend, request: GenerationRequest) -> list[AnswerJob]
 
 
 def as_one(jobs: Sequence[AnswerJob], field: str) -> list[AnswerJob]:
-    """The jobs of several prompts of one request, the first of which counts for all. field: as of `Entry`."""
+    """The jobs of several prompts of one request, the first of which counts for all. field: as of `Charge`."""
     prompts = sum(len(job.prompt) for job in jobs if not job.repeats)
     for job in jobs:
-        job.entry = None
-    jobs[0].entry = Entry(len(jobs), prompts, field)
+        job.charge = None
+    jobs[0].charge = Charge(len(jobs), prompts, field)
     return [*jobs]
 
 
