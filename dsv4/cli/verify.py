@@ -25,6 +25,7 @@ def verify(
     model: str = "",
     dialect: str | None = None,
     fixtures: Path | None = None,
+    questions: Annotated[Sequence[Path], Parameter(negative=())] = (),
     record: Path | None = None,
     bound: Annotated[Sequence[str], Parameter(negative=())] = (),
     report: Path | None = None,
@@ -51,6 +52,8 @@ def verify(
         v4, v4-0731 or v4.1. Default: what the server tells, or that which fits its prompts best.
     fixtures
         JSONL file of recorded answers, to which this server's are compared.
+    questions
+        JSONL file of BFCL, or in its form, whose questions the check of calls asks too; repeat the flag for several.
     record
         Write such a file from this server, and check nothing.
     bound
@@ -60,11 +63,13 @@ def verify(
     json
         Write the report as one JSON object.
     """
+    from dsv4.verify.bfcl_file import read_questions
     from dsv4.verify.settings import Settings, read_bounds
 
     _check_names(dialect, report, json, record)
     bounds = read_bounds(bound)
-    settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds)
+    asked = tuple(question for file in questions for question in read_questions(file))
+    settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds, asked)
     found = _run(target, model, settings, record)
     if found is not None:
         _tell(found)

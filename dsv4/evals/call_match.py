@@ -13,41 +13,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dsv4.verify.bfcl_file import JSON_TYPES, tool_name
+
 Right = Mapping[str, Mapping[str, Sequence[Any]]]  # tool -> argument -> right values
 MISSING = ""  # among the right values: the argument may be left out
-# types of BFCL's function documents -> JSON Schema, as its harness sends them to an OpenAI endpoint
-JSON_TYPES = {
-    "integer": "integer", "number": "number", "float": "number", "string": "string", "boolean": "boolean",
-    "bool": "boolean", "array": "array", "list": "array", "tuple": "array", "dict": "object", "object": "object",
-    "any": "string",
-}  # fmt: skip
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 _IGNORED = re.compile(r"[ ,./\-_*^]")
-
-
-def tool_name(name: str) -> str:
-    """A name as OpenAI's interface allows it: dots become underscores."""
-    return name.replace(".", "_")
-
-
-def openai_tool(function: Mapping[str, Any]) -> dict[str, Any]:
-    """BFCL's document of a function as a tool of OpenAI's interface."""
-    parameters = _schema({**function["parameters"], "type": "dict"})
-    described = {"name": tool_name(function["name"]), "description": function.get("description", "")}
-    return {"type": "function", "function": {**described, "parameters": parameters}}
-
-
-def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    kind = schema.get("type", "string")
-    made = {**schema, "type": JSON_TYPES.get(kind, "string")}
-    if kind == "float":
-        made["format"] = "float"
-        made["description"] = f"{schema.get('description', '')} This is a float type value.".strip()
-    if isinstance(schema.get("properties"), Mapping):
-        made["properties"] = {name: _schema(inner) for name, inner in schema["properties"].items()}
-    if isinstance(schema.get("items"), Mapping):
-        made["items"] = _schema(schema["items"])
-    return made
 
 
 def calls_differ(

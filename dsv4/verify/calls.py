@@ -44,34 +44,60 @@ def check(probe: Probe) -> None:
     """Run the check. Raises NotPossible for an endpoint that refuses tools."""
     tally = _Tally()
     for question in questions():
-        body = _body(question)
         try:
-            answer = probe.ask(body)
+            _ask(probe, question, tally)
         except RefusedError as error:
             if error.status >= 500 or tally.asked:
                 raise
             raise NotPossible(f"the endpoint refuses tools: {error}") from None
-        _judge(probe, question, answer, body)
-        _count(tally, question, answer)
-        streamed = probe.stream(body)
-        _judge(probe, question, streamed, {**body, "stream": True})
-        # a call that the limit cuts has begun in a stream, and is left out of a whole answer
-        cut = answer.finish == streamed.finish == "length" and answer.content == streamed.content
-        if streamed.said != answer.said and not cut:
-            expected, got = difference(answer, streamed)
-            tie = near_tie(answer, streamed)
-            probe.fault("stream-differs", f"{expected} as in the whole answer", got, {**body, "stream": True}, tie=tie)
     _measure(probe, tally)
+    probe.measure("exact", tally.exact / tally.asked, f"share of {tally.asked} answers with just the right calls")
     _check_thinking(probe)
     _check_choices(probe)
     _check_strict(probe)
     _check_history(probe)
+    _check_users(probe)
+
+
+def _check_users(probe: Probe) -> None:
+    """The questions of the user's files. A tool that is refused is no fault: the files may hold any schema."""
+    tally, refused = _Tally(), 0
+    try:
+        for question in probe.settings.questions:
+            try:
+                _ask(probe, question, tally)
+            except RefusedError as error:
+                if error.status >= 500:
+                    raise
+                refused += 1
+                if refused == 1:
+                    probe.skip(f"a question of --questions: {error}")
+    finally:
+        if tally.asked:
+            _measure(probe, tally, "questions-")
+    if refused > 1:
+        probe.skip(f"{refused - 1} more questions of --questions, which the endpoint refuses too")
+
+
+def _ask(probe: Probe, question: Question, tally: _Tally) -> None:
+    """One question, whole and streamed."""
+    body = _body(question)
+    answer = probe.ask(body)
+    _judge(probe, question, answer, body)
+    _count(tally, question, answer)
+    streamed = probe.stream(body)
+    _judge(probe, question, streamed, {**body, "stream": True})
+    # a call that the limit cuts has begun in a stream, and is left out of a whole answer
+    cut = answer.finish == streamed.finish == "length" and answer.content == streamed.content
+    if streamed.said != answer.said and not cut:
+        expected, got = difference(answer, streamed)
+        tie = near_tie(answer, streamed)
+        probe.fault("stream-differs", f"{expected} as in the whole answer", got, {**body, "stream": True}, tie=tie)
 
 
 def _body(question: Question, **more: Any) -> dict[str, Any]:
-    return {
-        "messages": user(question.text), "tools": [*question.tools], "max_tokens": TOKENS, **GREEDY, **QUIET, **more,
-    }  # fmt: skip
+    messages = [*question.messages] or user(question.text)
+    return {"messages": messages, "tools": [*question.tools], "max_tokens": TOKENS, **GREEDY, **QUIET, **more}
 
 
 def _judge(probe: Probe, question: Question, answer: Answer, body: dict[str, Any], *, strict: bool = False) -> None:
@@ -179,8 +205,8 @@ def _quoted(value: Any, schema: Mapping[str, Any]) -> str:
 
 def _count(tally: _Tally, question: Question, answer: Answer) -> None:
     tally.asked += 1
-    tally.needed += bool(question.wanted)
-    if question.wanted:
+    tally.needed += question.needs_call
+    if question.needs_call:
         tally.right += bool(answer.calls)
     else:
         tally.wrong += bool(answer.calls)
@@ -192,15 +218,18 @@ def _count(tally: _Tally, question: Question, answer: Answer) -> None:
     tally.exact += made == [(name, arguments) for name, arguments in question.wanted]
 
 
-def _measure(probe: Probe, tally: _Tally) -> None:
-    called = tally.right + tally.wrong
-    precision, recall = tally.right / max(1, called), tally.right / tally.needed
-    f1 = 2 * precision * recall / max(1e-9, precision + recall)
-    probe.measure("trigger-f1", f1, "calls where a call is needed and none where not (harmonic mean)")
-    probe.measure(
-        "schema-valid", tally.valid / max(1, tally.calls), f"share of {tally.calls} calls that fit the schema"
-    )
-    probe.measure("exact", tally.exact / tally.asked, f"share of {tally.asked} answers with just the right calls")
+def _measure(probe: Probe, tally: _Tally, prefix: str = "") -> None:
+    if tally.needed:
+        called = tally.right + tally.wrong
+        precision, recall = tally.right / max(1, called), tally.right / tally.needed
+        f1 = 2 * precision * recall / max(1e-9, precision + recall)
+        meaning = f"calls where a call is needed and none where not (harmonic mean), {tally.asked} questions"
+        probe.measure(f"{prefix}trigger-f1", f1, meaning)
+    else:
+        meaning = f"share of {tally.asked} answers with a call, where none is needed"
+        probe.measure(f"{prefix}called", tally.wrong / tally.asked, meaning)
+    valid = tally.valid / max(1, tally.calls)
+    probe.measure(f"{prefix}schema-valid", valid, f"share of {tally.calls} calls that fit the schema")
 
 
 def _check_thinking(probe: Probe) -> None:

@@ -13,12 +13,20 @@ ITEMS = ("apples", "pencils", "lamps", "books", "chairs", "cups")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """kind: for the report. wanted: the calls of a right answer, none if no tool helps."""
+    """kind: for the report. wanted: the calls of a right answer, none if no tool helps. called: a right answer has
+    calls, though `wanted` does not tell them. messages: in place of the text."""
 
     kind: str
     text: str
     tools: tuple[Tool, ...]
     wanted: tuple[Wanted, ...]
+    called: bool = False
+    messages: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def needs_call(self) -> bool:
+        """Whether a right answer calls a tool."""
+        return self.called or bool(self.wanted)
 
 
 def _tool(name: str, about: str, properties: dict[str, Any], required: tuple[str, ...]) -> Tool:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dsv4.verify.questions import Question
+
 CHECKS = ("surface", "rendering", "lengths", "batches", "calls", "fixtures")
 _BOUND = re.compile(r"([a-z0-9.-]+)(<=|>=)(-?\d+(?:\.\d+)?)")
 
@@ -25,7 +27,8 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """only, skip: names of checks. seconds: for the whole run. dialect: of the prompts, "" = what the endpoint tells,
-    or the nearest. fixtures: a file of recorded continuations. bounds: of measures."""
+    or the nearest. fixtures: a file of recorded continuations. bounds: of measures. questions: of the user, about
+    tools."""
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
@@ -33,6 +36,7 @@ class Settings:
     dialect: str = ""
     fixtures: Path | None = None
     bounds: tuple[Bound, ...] = field(default_factory=tuple)
+    questions: tuple[Question, ...] = ()
 
     def __post_init__(self) -> None:
         for flag, names in (("--only", self.only), ("--skip", self.skip)):

@@ -28,7 +28,7 @@ FLAGS = {
     "render": "file dialect model tokens",
     "doctor": "folder json",
     "plan": "folder free json engine",
-    "verify": "target only skip minutes model dialect fixtures record bound report json",
+    "verify": "target only skip minutes model dialect fixtures questions record bound report json",
     "eval": "target suite model judge judge_model asking outcome",
     "inspect": "model json plot",
     "convert": "src dst experts dtype adapter resume requantize",

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from dsv4.evals.call_match import call_differs, calls_differ, openai_tool
+from dsv4.evals.call_match import call_differs, calls_differ
 from dsv4.evals.data import load
 from dsv4.evals.suite import Answer, Ask, Generate, Graded, Mode
 from dsv4.evals.suites.bfcl import CATEGORIES, SUITE, category
 from dsv4.verify.answer import Call
+from dsv4.verify.bfcl_file import openai_tool
 
 ASK = Ask(Mode.NON_THINK, 1, 0)
 PLAY = {

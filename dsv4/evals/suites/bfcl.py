@@ -16,9 +16,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dsv4.evals.call_match import calls_differ, openai_tool
+from dsv4.evals.call_match import calls_differ
 from dsv4.evals.statistics import grouped, mean_value
 from dsv4.evals.suite import Answer, Ask, Generate, Graded, Item, PackageData, Row, Score, Suite
+from dsv4.verify.bfcl_file import openai_tool
 from dsv4.verify.questions import questions
 
 _CALLED = ("simple_python", "multiple", "parallel", "parallel_multiple")
