@@ -79,7 +79,7 @@ def test_they_are_asked_and_measured(file: Path) -> None:
 
 def test_their_answers_are_judged(file: Path) -> None:
     """Calls of a tool that is not there, written by the model and only for these questions."""
-    server = server_that_calls(dict.fromkeys(CALLED, [("math_factorial", {"number": 5})]))
+    server = server_that_calls({text: [("math_factorial", {"number": 5})] for text in CALLED})
     server.model.block = lambda *calls: block(*calls).replace("math_factorial", "math_other")
     with listening(server) as url:  # type: ignore[arg-type]
         report = verify(Endpoint(url), Settings(only=("calls",), questions=tuple(read_questions(file))))
