@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import Parameter
 
@@ -72,10 +72,14 @@ def verify(
     settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds, asked)
     found = _run(target, model, settings, record)
     if found is not None:
-        _tell(found)
-        sys.stdout.flush()
-        _write(found, report, json)
-        sys.exit(found.exit_code)
+        _end(found, report, json)
+
+
+def _end(found: "Report", report: Path | None, json: Path | None) -> NoReturn:
+    _tell(found)
+    sys.stdout.flush()
+    _write(found, report, json)
+    sys.exit(found.exit_code)
 
 
 def _check_names(dialect: str | None, report: Path | None, json: Path | None, record: Path | None) -> None:
