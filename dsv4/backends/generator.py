@@ -116,7 +116,8 @@ class RemoteGenerator:
         if len(prompt) >= self._context_length:
             raise ContextLengthError(len(prompt), self._context_length)
         stages = stages_of(params.constraint, params.stop_ids, self._end_ids)
-        grammars = [stage.grammar.source() for stage in stages if isinstance(stage.grammar, WrittenGrammar)]
+        written = [stage.grammar for stage in stages if stage.grammar is not None]
+        grammars = [grammar.source() for grammar in written if isinstance(grammar, WrittenGrammar)]
         # servers of one kind may be started with other flags; a later part must not be refused when tokens were sent
         for replica in self._replicas:
             replica.protocol.check(params, options, grammars)

@@ -12,7 +12,7 @@ class GrammarCheck:
 
     def __init__(self, stage: ConstraintStage) -> None:
         grammar = stage.grammar
-        checked = isinstance(grammar, WrittenGrammar) and grammar.source()[0] == "lark"
+        checked = grammar is not None and isinstance(grammar, WrittenGrammar) and grammar.source()[0] == "lark"
         self._state: TokenConstraint | None = grammar.start() if grammar is not None and checked else None
         self._banned = frozenset(stage.banned)
 

@@ -7,6 +7,7 @@ is ordinary text.
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
 from dsv4.encoding.dialect import Dialect
 
@@ -63,9 +64,15 @@ class Controls:
         return marked if marked.isascii() else marked.translate(self._texts)
 
 
+@cache
+def controls_of(dialect: Dialect) -> Controls:
+    """Made once for each dialect: an answer only reads them."""
+    return Controls(dialect)
+
+
 def ending_tokens(dialect: Dialect, controls: Mapping[int, str]) -> tuple[int, ...]:
     """The ids of the tokens at which a message ends: its end token, and the roles. controls: of a tokenizer."""
-    marks = Controls(dialect)
+    marks = controls_of(dialect)
     return tuple(token for token, text in controls.items() if marks.mark(text) in ENDS)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from dsv4.encoding.arguments import Tools
 from dsv4.encoding.calls import CallBlock, Status
-from dsv4.encoding.controls import ANY, DSML, ENDS, THINK_CLOSE, Controls
+from dsv4.encoding.controls import ANY, DSML, ENDS, THINK_CLOSE, controls_of
 from dsv4.encoding.deltas import ContentDelta, Delta, ReasoningDelta
 from dsv4.encoding.dialect import V4, Dialect
 
@@ -67,7 +67,7 @@ class StreamParser:
             raise ValueError(f"thinking_mode: expected one of chat, thinking, got {thinking_mode!r}")
         self.dialect = dialect
         self.ended = self.malformed = self.broken = False
-        self._controls = Controls(dialect)
+        self._controls = controls_of(dialect)
         self._tools = None if functions is None else Tools(functions)
         self._state = _Region.REASONING if thinking_mode == "thinking" else _Region.CONTENT
         self._held = ""  # the start of a control token's text, where there is only text
