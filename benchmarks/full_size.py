@@ -179,6 +179,7 @@ def measure(folder: Path, budget: int | None, tokens: int, settle: int, *, cold:
     largest = max(block.ffn.weights().largest_expert() for block in model.model.blocks)
     row["needed_per_token"] = (missed + foreseen) * largest / tokens
     row["busy"] = (after.reading - before.reading) / 1e9 / row["decode_wall"]
+    row["waiting"] = (after.waiting - before.waiting) / 1e9 / row["decode_wall"]
     row["read_rate"] = read / row["decode_wall"]
     row["disk_rates"], row["direct"] = disk.rates(), disk.direct
     row["disk_rate"] = max(row["disk_rates"].values())
@@ -199,7 +200,7 @@ def shown(row: dict[str, Any]) -> str:
         f"| {row['read_rate'] / 1e6:,.0f} of {row['disk_rate'] / 1e6:,.0f} MB/s "
         f"({share:.0f} %, needed {share * row['needed_per_token'] / max(1, row['read_per_token']):.0f} %)"
         f"{'' if row['direct'] else ', THE PAGE CACHE MAY SERVE THE DISK'} "
-        f"| {row['busy'] * 100:.0f} % | {row['peak'] / 2**30:.1f} GiB |"
+        f"| {row['busy'] * 100:.0f} %, {row['waiting'] * 100:.0f} % waited for | {row['peak'] / 2**30:.1f} GiB |"
     )
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,18 @@ from dsv4.testing.tiny import tiny_config, tiny_model
 EXPERTS, D, F = 24, 512, 1024
 ONE = 3 * D * F // 2 + 3 * D * F // 32  # bytes of an expert
 PLACE = -(-ONE // 4096) * 4096 + 12 * 4096  # with the blocks around its pieces
+
+# a model whose experts are larger than the blocks of a disk
+WIDE: dict[str, Any] = {
+    "quantized": True,
+    "expert_dtype": "fp4",
+    "hidden_size": 256,
+    "moe_intermediate_size": 256,
+    "n_routed_experts": 32,
+    "num_hash_layers": 0,
+}
+WIDE_ONE = 3 * 256 * 256 // 2 + 3 * 256 * 256 // 32
+WIDE_PLACE = -(-WIDE_ONE // 4096) * 4096 + 12 * 4096
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.why_not()}")
 
@@ -188,6 +201,86 @@ def test_wrong_guesses_leave_their_places(limit: Limit, reader: CheckpointReader
 
 
 @torch.inference_mode()
+def test_what_is_left_of_a_wrong_guess_is_read_when_it_is_needed(limit: Limit, tmp_path: Path) -> None:
+    """Experts of several reads: a guess that was dropped in the middle is whole when a layer takes it."""
+    D, F, count = 1024, 4096, 4
+    state: dict[str, Tensor] = {}
+    for e in range(count):
+        for name, shape in (("w1", (F, D)), ("w2", (D, F)), ("w3", (F, D))):
+            state[f"{e}.{name}.weight"] = torch.randint(-128, 128, (shape[0], shape[1] // 2), dtype=torch.int8)
+            state[f"{e}.{name}.scale"] = torch.full((shape[0], shape[1] // 32), 2.0**-6).to(torch.float8_e8m0fnu)
+    save_file(state, tmp_path / "model-00001-of-00001.safetensors")
+    file = CheckpointReader(tmp_path)
+    large = ExpertWeights(*stored(file, count), limit=10.0)
+    one, x = 3 * D * F // 2 + 3 * D * F // 32, torch.randn(1, D)
+    layer = packed_layer(large)
+    assert layer is not None
+    long, address = ctypes.c_int64, ctypes.c_void_p
+    call = native.function("dsv4_expert_hint", [address, long, *[address] * 6, *[long] * 3, *[ctypes.c_int] * 2], None)
+
+    def use(e: int) -> Tensor:
+        return expert_mlp(x, torch.tensor([[e]]), torch.ones(1, 1), large, "native")
+
+    expected = [use(e) for e in range(count)]
+    for places in (2, 3):
+        limit(file, places * (one + 16 * 4096), one)
+        for turn in range(3 * count):
+            wrong, right = turn % count, (turn + 1) % count
+            call((long * 1)(wrong), 1, *layer.rows, count, D, F, layer.kind, False)
+            if turn % 3 == 0:  # the guess is running
+                begun = limit.counts().bytes_read
+                until(lambda begun=begun: limit.counts().bytes_read > begun or limit.counts().reading > 0)
+            assert torch.equal(use(right), expected[right])  # drops the guess
+            assert torch.equal(use(wrong), expected[wrong])
+            assert limit.counts().resident <= places
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("right", [True, False])
+def test_guesses_that_do_not_come_true_are_no_longer_read(tmp_path: Path, right: bool) -> None:
+    """A layer's attention changes nothing, or everything, of what its router sees."""
+    config = tiny_config(**WIDE)
+    torch.manual_seed(0)
+    state = tiny_model(config).state_dict()
+    for name in state:
+        if name.endswith("wo_b.weight"):
+            state[name] = torch.zeros_like(state[name]) if right else state[name] * 1000
+    save_checkpoint(tmp_path / "model", config, state, RELEASE)
+    model = dsv4.load(tmp_path / "model", "release", context_length=512, expert_memory=24 * WIDE_PLACE, fused=True)
+    budget = model.expert_budget
+    assert budget is not None
+    model.engine.ends = frozenset()
+
+    def read_for_each(tokens: int, seed: int) -> float:
+        """Bytes read for an expert that was needed and not there."""
+        before = budget.counts()
+        draw = torch.Generator().manual_seed(seed)
+        for token in torch.randint(config.vocab_size, (tokens,), generator=draw).tolist():
+            list(model.engine.generate([token], SamplingParams(max_tokens=2, temperature=1, seed=seed)))
+        after = budget.counts()
+        return (after.bytes_read - before.bytes_read) / (
+            after.missed + after.foreseen - before.missed - before.foreseen
+        )
+
+    read_for_each(40, 0)  # learns
+    assert read_for_each(40, 1) < 1.15 * WIDE_ONE  # pieces of an expert lie beside each other: two blocks around them
+
+
+@torch.inference_mode()
+def test_a_prompt_reads_ahead_what_its_last_tokens_name(tmp_path: Path) -> None:
+    config = tiny_config(**WIDE)
+    save_checkpoint(tmp_path / "model", config, tiny_model(config).state_dict(), RELEASE)
+    prompt = torch.randint(config.vocab_size, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    answers = []
+    for memory in ("all", 48 * WIDE_PLACE):
+        model = dsv4.load(tmp_path / "model", "release", context_length=512, expert_memory=memory, fused=True)
+        answers.append(list(model.engine.generate(prompt, SamplingParams(max_tokens=8, temperature=0))))
+    assert answers[0] == answers[1]
+    assert model.expert_budget is not None
+    assert model.expert_budget.counts().foreseen > 0
+
+
+@torch.inference_mode()
 def test_a_file_that_cannot_be_read_fails_the_call(limit: Limit, reader: CheckpointReader, tmp_path: Path) -> None:
     shutil.copy(reader.file_of("0.w1.weight"), tmp_path)
     copy = CheckpointReader(tmp_path)
@@ -279,7 +372,7 @@ def test_a_step_that_fails_is_over(tmp_path: Path) -> None:
     assert model.expert_budget is not None
     first = model.model.layers[0]
     assert isinstance(first, Block)
-    assert model.engine.generate([1, 2, 3], SamplingParams(max_tokens=2))
+    assert list(model.engine.generate([1, 2, 3], SamplingParams(max_tokens=2)))
     first.ffn.gate.tid2eid.fill_(10_000)
     model.engine.submit([1, 2, 3], SamplingParams(max_tokens=2))
     with pytest.raises(IndexError):

@@ -177,6 +177,20 @@ void prepare_hidden(const Band& band, const Room& room, const Job& job, int64_t 
     prepare(e.kind_of(job.expert), h, false, e.F, e.quantizes(job.expert), h);
 }
 
+// Experts that are in memory or being read come first, and the shared one: what is read ahead is used before it is driven
+// out, and there is something to compute while the others are read.
+void known_first(Band& band) {
+    std::vector<char> known(size_t(band.experts.E) + 1, 1);
+    for (const Job& job : band.jobs) {
+        Piece pieces[PIECES];
+        if (job.expert == band.experts.E) continue;
+        band.experts.stored(job.expert, pieces);
+        known[size_t(job.expert)] = residency_known(*band.arena, pieces);
+    }
+    std::stable_partition(band.jobs.begin(), band.jobs.end(),
+                          [&](const Job& job) { return known[size_t(job.expert)] != 0; });
+}
+
 // Where groups of jobs start: all jobs are one group, unless experts are read from disk within a budget. Then a group
 // takes at most half of the places, so that the next group can be read while this one is computed.
 std::vector<int64_t> groups_of(const Band& band) {
@@ -260,7 +274,10 @@ bool run_band(Band& band, const Room& room, const char* x, float* out, int threa
     constexpr int64_t STEP = 1024;
     const int64_t steps = (D + STEP - 1) / STEP;
     const bool streaming = band.arena != nullptr;
-    if (streaming) residency_enter(*band.arena);  // the budget does not change from here on
+    if (streaming) {
+        residency_enter(*band.arena);  // the budget does not change from here on
+        known_first(band);
+    }
     const std::vector<int64_t> group = groups_of(band);
     const int64_t groups = int64_t(group.size()) - 1;
     std::atomic<bool> unread{false};

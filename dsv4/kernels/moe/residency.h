@@ -33,6 +33,7 @@ enum class Guess {
 };
 
 struct Arena;
+class GuessRecord;
 
 // The arena of the first of these addresses that lies in a registered file; null: none does. Who keeps it may use it
 // after its budget has ended: then it has no places and no files.
@@ -58,10 +59,14 @@ void residency_give_back(Arena& arena, const Taken& taken);
 // `dsv4_residency_problem` in this thread is about this arena.
 void residency_explain(Arena& arena);
 
-// Reads an expert ahead, after all that were taken.
+// Reads an expert ahead, after all that were taken. It gets a place when its reading begins.
 void residency_hint(Arena& arena, const Piece* pieces, Guess guess);
-// Forgets guesses whose reading has not begun.
+// Forgets guesses, and what of them is still to be read.
 void residency_forget(Arena& arena);
+// Whether an expert is in memory, being read, or read ahead soon.
+bool residency_known(Arena& arena, const Piece* pieces);
+// How often guesses were right. One step of a model uses it at a time.
+GuessRecord& residency_guesses(Arena& arena);
 
 // What the running step has done: layers of all layers, for those who wait for it. Nothing without an arena.
 void residency_progress(Arena* arena, int64_t done, int64_t layers);

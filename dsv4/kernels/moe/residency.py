@@ -23,7 +23,7 @@ class ExpertCounts:
     """What was done since a budget was made. layer, layers: how far the running step is; 0 of 0 between steps.
 
     missed and foreseen experts were read for a layer; the others of `taken` were in memory. reading: nanoseconds in
-    which a read was running.
+    which a read was running. waiting: nanoseconds in which a layer had nothing to compute before a read ended.
     """
 
     bytes_read: int
@@ -34,6 +34,7 @@ class ExpertCounts:
     layers: int
     foreseen: int = 0  # experts that were used for the first time since they were read ahead
     reading: int = 0
+    waiting: int = 0
 
 
 class ExpertBudget:
@@ -90,7 +91,7 @@ def expert_counts() -> ExpertCounts:
 
 
 def _counts(handle: int) -> ExpertCounts:
-    numbers = (ctypes.c_int64 * 8)()
+    numbers = (ctypes.c_int64 * 9)()
     native.function("dsv4_residency_counts", [ctypes.c_int64, ctypes.c_void_p])(handle, numbers)
     return ExpertCounts(*numbers)
 

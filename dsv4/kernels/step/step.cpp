@@ -64,6 +64,7 @@ int step_mixture(const StepRun& run, int64_t index, const void* x, void* y) {
         if (id < 0 || id >= E) return 5;
     if (layer.used_E)
         for (const int64_t id : ids) layer.used_E[id]++;
+    step_learn_guesses(run, layer);
     float* weight = run.space.expert_weight.floats(T * K);
     dsv4_expert_weights(score, ids.data(), weight, T, E, K, m.expert_scale);
     const StepExperts& e = layer.experts;
@@ -106,43 +107,6 @@ void join_prediction(const StepRun& run, void* x) {
             const float sum = get_either(shared, run.bf16(), r / S * D + d) + get_either(x, run.bf16(), r * D + d);
             put_either(x, run.bf16(), r * D + d, sum);
         }
-}
-
-void hint(const StepRun& run, const StepExperts& e, const int64_t* ids, int64_t count, bool sure) {
-    const StepModel& m = run.model;
-    count = std::min(count, residency_places(run.arena.get()) / 4);  // what is read ahead must not drive out what is needed first
-    dsv4_expert_hint(ids, count, e.w1, e.w2, e.w3, e.s1, e.s2, e.s3, m.experts, m.dim, e.inner, int(e.kind), sure);
-}
-
-// Before block `index`: its experts begin to be read, where they are streamed and its attention leaves the disk idle.
-// Tokens choose those of a hash layer. Those of another layer are guessed: its router sees the streams as they are, not
-// as its attention will leave them. Only its first choices are right often enough (docs/log.md).
-void read_ahead(const StepRun& run, int64_t index, const void* x) {
-    constexpr int64_t MOST_TOKENS = 4;
-    const StepModel& m = run.model;
-    if (index >= m.layers || !residency_places(run.arena.get())) return;
-    const StepLayer& layer = m.layer[index];
-    const int64_t T = run.T(), K = m.per_token;
-    std::vector<int64_t>& ids = run.space.guessed;
-    if (!layer.router_bias) {
-        ids.clear();
-        for (int64_t t = 0; t < T; t++) ids.insert(ids.end(), layer.router_table + run.batch.token_T[t] * K,
-                                                   layer.router_table + (run.batch.token_T[t] + 1) * K);
-        hint(run, layer.experts, ids.data(), T * K, true);
-        return;
-    }
-    if (T > MOST_TOKENS) return;
-    const StepConnection& c = layer.mixture;
-    const int64_t S = m.streams, D = m.dim, E = m.experts, first = std::max<int64_t>(1, K / 2);
-    void* y = run.act(run.space.guess_y, T * D);
-    float *gates = run.space.guess_gates.floats(T * S * (S + 1)), *score = run.space.guess_score.floats(T * E);
-    dsv4_hyper_enter(x, c.fn, c.scale, c.base, c.norm, y, gates, gates + T * S, T, S, D, int(m.iterations),
-                     m.connection_eps, m.norm_eps, run.bf16(), run.threads(double(T) * double(S * D * (2 + S) * S)));
-    apply_float(run, layer.router, floats_of(run, y, T * D, run.space.x_float), T, score, E);
-    dsv4_affinity(score, score, T * E, run.threads(double(T * E) * 16));
-    ids.resize(size_t(T * first));
-    dsv4_choose_experts(score, layer.router_bias, ids.data(), T, E, first, run.threads(double(T * E) * 4));
-    hint(run, layer.experts, ids.data(), T * first, false);
 }
 
 // Streams -> streams of one block; x and `other` change places twice. Returns 0 or the code of a problem.
@@ -247,7 +211,7 @@ extern "C" int dsv4_step(const StepModel* model, const StepStore* store, const S
     int wrong = 0;
     for (int64_t i = 0, at = 0; i < model->layers && !wrong; i++) {
         residency_progress(run.arena.get(), i, model->layers);
-        read_ahead(run, i, batch->x_TSD);
+        step_read_ahead(run, i, batch->x_TSD);
         wrong = block(run, i, batch->x_TSD, other);
         if (draft && at < draft->taps && draft->tap_layers[at] == i) tap(run, batch->x_TSD, at++, draft->taps, taps);
     }

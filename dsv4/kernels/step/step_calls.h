@@ -53,7 +53,7 @@ struct StepSpace {
     Scratch taps;           // of the layers that the draft head reads
     std::vector<int64_t> ids, chosen;
     Scratch guess_y, guess_score, guess_gates;  // of the next layer's router
-    std::vector<int64_t> guessed;
+    std::vector<int64_t> guessed;  // experts of the last tokens, by its early run; empty: it made none
 
     void trim() {
         for (Scratch* memory :
@@ -117,6 +117,11 @@ void apply_float(const StepRun& run, const StepLinear& layer, const float* x, in
 void step_attention(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
 // Writes the context rows of the draft head: from the tapped layers' rows [T, taps * D] in activation dtype.
 void step_context(const StepRun& run, const void* taps);
+// Before block `layer`: the experts that it and later ones will need begin to be read, where they are streamed and its
+// attention leaves the disk idle. x: the streams.
+void step_read_ahead(const StepRun& run, int64_t layer, const void* x_TSD);
+// After its router: compares its choices, `run.space.ids`, with what was guessed.
+void step_learn_guesses(const StepRun& run, const StepLayer& layer);
 // Returns 0, or 5 or 6 as `dsv4_step`.
 int step_mixture(const StepRun& run, int64_t layer, const void* x_TD, void* y_TD);
 
