@@ -52,7 +52,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     limit = ", limit of the container" if m["container"] else ""
     total = f" of {size_text(m['memory'])}" if m["memory"] else ""
     speed = f"memory {r['memory'] / 1e9:.1f} GB/s, disk "
-    speed += "not measured (name a model's folder)" if r["disk"] is None else f"{r['disk'] / 1e9:.2f} GB/s"
+    speed += "not measured" if r["disk"] is None else f"{r['disk'] / 1e9:.2f} GB/s"
+    speed += " where torch is installed (name a model for its own)" if r["elsewhere"] else ""
     rows = [
         ("system", f"{m['system']}, Python {m['python']}, torch {m['torch']}"),
         ("processor", f"{m['processor']}: {counted(m['usable_cores'], 'core')} of {m['cores']}, load {m['load']}"),

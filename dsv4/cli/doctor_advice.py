@@ -33,7 +33,6 @@ def advice(facts: dict[str, Any]) -> list[str]:
     if gpu["driver"] and not gpu["devices"]:
         found.append("there is an NVIDIA driver, but this torch has no CUDA: install torch's CUDA build to use the GPU")
     if facts["rates"]["disk"] is not None and facts["rates"]["disk"] < 1e9:
-        found.append(
-            "the disk of this model is slow for experts that do not fit into memory: an NVMe disk reads faster"
-        )
+        which = "on which torch is installed" if facts["rates"]["elsewhere"] else "of this model"
+        found.append(f"the disk {which} is slow for experts that do not fit into memory: an NVMe disk reads faster")
     return found

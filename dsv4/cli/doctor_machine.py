@@ -82,9 +82,9 @@ def disk() -> dict[str, Any]:
 
 
 def rates(file: Path | None) -> dict[str, Any]:
-    """Bytes per second of memory, and of the disk of `file`."""
+    """Bytes per second of memory, and of the disk of `file`; without one, of the disk on which torch is installed."""
     found = measure(file, free_memory())
-    return {"memory": found.memory, "disk": found.disk}
+    return {"memory": found.memory, "disk": found.disk, "elsewhere": found.elsewhere}
 
 
 def gpu() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsv4.cli.flags import writable
 from dsv4.config import ModelConfig
-from dsv4.config.released import SHAPES, released_config
+from dsv4.config.released import KNOWN, SHAPES, released_config
 from dsv4.files import naming
 from dsv4.hub import title
 
@@ -22,7 +22,7 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
     Parameters
     ----------
     model
-        flash, pro, nano, a folder with config.json, the name of a pulled model, or a GGUF file.
+        flash, pro, flash-0731, pro-0813, nano, a folder with config.json, the name of a pulled model, or a GGUF file.
     json
         Print one JSON object instead of tables.
     plot
@@ -44,16 +44,16 @@ def inspect(model: str = "nano", *, json: bool = False, plot: Path | None = None
 
 
 def find_config(model: str) -> tuple[str, ModelConfig, Path | None]:
-    """The name and config behind `flash`, `pro`, `nano`, a pulled model, a folder or a GGUF file, and the folder or the
-    file where there is one."""
+    """The name and config behind `flash` and other released names, `nano`, a pulled model, a folder or a GGUF file, and
+    the folder or the file where there is one."""
     from dsv4.checkpoint.gguf.source import is_gguf, open_gguf
     from dsv4.cli.folders import model_folder
 
-    if model in SHAPES:
+    if model in KNOWN:
         return model, released_config(model), None
     folder = model_folder(model)
     if not folder.exists():
-        raise FileNotFoundError(f"{model}: not flash, pro or nano, and no such folder")
+        raise FileNotFoundError(f"{model}: not {', '.join(KNOWN)} or nano, and no such folder")
     if is_gguf(folder):
         return folder.name, open_gguf(folder).folder.config, folder
     return title(folder), ModelConfig.from_file(folder), folder if folder.is_dir() else folder.parent

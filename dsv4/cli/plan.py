@@ -11,6 +11,7 @@ from dsv4.cli.flags import to_stderr
 from dsv4.hub import title
 
 if TYPE_CHECKING:
+    from dsv4.config import ModelConfig
     from dsv4.planning.files import ModelFiles
     from dsv4.planning.rates import Rates
 
@@ -33,8 +34,8 @@ def plan(
     Parameters
     ----------
     folder
-        Checkpoint folder or the name of a pulled model; flash and pro work before they are pulled. Default: the
-        bundled model.
+        Checkpoint folder or the name of a pulled model; flash, pro, flash-0731 and pro-0813 work before they are
+        pulled. Default: the bundled model.
     free
         Plan for this much free memory (16GiB) in place of what is free here.
     json
@@ -64,25 +65,29 @@ def plan(
 
 
 def find_files(named: str | None, *, draft: bool = False) -> "ModelFiles":
-    """The model by a folder's headers; flash and pro that were not pulled, by their config. draft: with the folder's
-    draft head, if it has one."""
+    """The model by a folder's headers; a released one that was not pulled, by its config. draft: with its draft head,
+    if it has one."""
     from dsv4.checkpoint import open_folder
     from dsv4.cli.folders import model_folder
     from dsv4.cli.inspect import find_config
-    from dsv4.config.released import SHAPES
+    from dsv4.config.released import KNOWN
     from dsv4.planning.files import ModelFiles
 
     try:
         path = model_folder(named)
     except FileNotFoundError:
-        if named not in SHAPES:
+        if named not in KNOWN:
             raise
-        return ModelFiles.of_config(*find_config(named)[:2])
+        name, config, _ = find_config(named)
+        return ModelFiles.of_config(name, _used(config, draft=draft))
     opened = open_folder(path)
     for note in opened.notes:
         to_stderr(f"note: {note}")
-    config = opened.config.without_prediction() if opened.config.dspark and not draft else opened.config
-    return ModelFiles.of_folder(title(path), config, opened.reader)
+    return ModelFiles.of_folder(title(path), _used(opened.config, draft=draft), opened.reader)
+
+
+def _used(config: "ModelConfig", *, draft: bool) -> "ModelConfig":
+    return config.without_prediction() if config.dspark and not draft else config
 
 
 def default_threads() -> int:

@@ -22,10 +22,12 @@ LEAST_FILE = 64 << 20  # a smaller file tells nothing about a disk
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Bytes per second. disk: None where it was not measured."""
+    """Bytes per second. disk: None where it was not measured. elsewhere: it is the disk on which torch is installed,
+    because the model's files are not here yet."""
 
     memory: float
     disk: float | None
+    elsewhere: bool = False
 
     def most_tokens(self, plan: EnginePlan) -> float | None:
         """Tokens per second of one sequence if reading weights were all the work; None where a disk is needed that was
@@ -39,8 +41,16 @@ class Rates:
 
 
 def measure(file: Path | None, free: int) -> Rates:
-    """Read memory with torch's threads, and pieces of `file` past the system's cache, for a second together."""
-    return Rates(_memory(min(MEMORY_BYTES, free // 16)), None if file is None else disk_rate(file))
+    """Read memory with torch's threads, and pieces of `file` past the system's cache, for a second together. Without a
+    file, torch's largest library stands in for it."""
+    read = _largest_library() if file is None else file
+    return Rates(_memory(min(MEMORY_BYTES, free // 16)), None if read is None else disk_rate(read), file is None)
+
+
+def _largest_library() -> Path | None:
+    """A large file that is on every machine, to measure a disk by."""
+    libraries = (Path(torch.__file__).parent / "lib").glob("*torch*")
+    return max(libraries, key=lambda file: file.stat().st_size, default=None)
 
 
 def _memory(size: int) -> float:

@@ -78,7 +78,13 @@ def _speed(plan: EnginePlan, rates: Rates) -> str:
     """The bound, and what it is made of."""
     most = rates.most_tokens(plan)
     disk = "disk not measured" if rates.disk is None else f"disk {rates.disk / 1e9:.2f} GB/s"
-    bound = "unknown without the files" if most is None else f"at most {_figure(most)} tokens/s for one sequence"
+    if rates.elsewhere and rates.disk is not None:
+        disk += " where torch is installed; the model may come to lie on another"
+    bound = (
+        "unknown, because the disk cannot be measured"
+        if most is None
+        else f"at most {_figure(most)} tokens/s for one sequence"
+    )
     reads = f"{size_text(plan.read_per_token)} a token from memory"
     if plan.disk_per_token:
         reads += f", {size_text(plan.disk_per_token)} of them from disk first"

@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
     "machine": {"threads": 4, "usable_cores": 4, "cores": 4, "load": 0.5},
     "kernels": {"available": True, "compiler": "/usr/bin/c++", "isa": "avx2", "best_isa": "avx2"},
     "gpu": {"driver": False, "devices": []},
-    "rates": {"memory": 1e10, "disk": None},
+    "rates": {"memory": 1e10, "disk": None, "elsewhere": False},
 }
 
 
@@ -50,6 +50,7 @@ def test_a_good_machine_gets_no_advice() -> None:
         ("machine", {"load": 19.0}, "other programs keep the cores busy (load 19.0 on 4 cores)"),
         ("gpu", {"driver": True}, "this torch has no CUDA"),
         ("rates", {"disk": 2e8}, "the disk of this model is slow"),
+        ("rates", {"disk": 2e8, "elsewhere": True}, "the disk on which torch is installed is slow"),
     ],
 )
 def test_what_would_be_faster(part: str, values: dict[str, Any], told: str) -> None:
@@ -103,10 +104,23 @@ def test_plan_of_a_model_that_is_not_here(capsys: pytest.CaptureFixture[str]) ->
     assert found["free"] == 24 * 2**30
     assert found["mode"] == "release"
     assert found["peak"] <= found["free"]
+    assert found["rates"]["elsewhere"]
+    if found["rates"]["disk"] is not None:  # the speed of a model is told before it is fetched
+        assert found["most_tokens_per_second"] > 0
+        assert "where torch is installed; the model may come to lie on another" in lines[-1]
     with pytest.raises(ValueError, match="--mode auto needs at least"):
         plan("pro", free="24GiB", engine=EngineFlags(mode="fp32"))
     with pytest.raises(ValueError, match="--free must be a size"):
         plan(free="much")
+
+
+def test_plan_of_the_final_weights_before_they_are_here(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, tensors in (("flash-0731", "155.42 GiB in 72,317"), ("pro-0813", "831.42 GiB in 149,782")):
+        plan(name, free="64GiB", engine=EngineFlags(draft="head"))
+        with_head = capsys.readouterr().out.splitlines()
+        assert with_head[0] == f"model    {name}, {tensors} tensors (release layout)"
+        plan(name, free="64GiB")
+        assert capsys.readouterr().out.splitlines()[0] != with_head[0]  # the draft head is not loaded
 
 
 def test_plan_tells_where_a_model_is_placed(

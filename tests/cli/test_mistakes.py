@@ -116,7 +116,7 @@ def test_flags_of_the_server(dsv4: Run, flags: str, message: str) -> None:
     [
         ("inspect nano --plot f.png", "--plot writes SVG: the name must end in .svg, got f.png"),
         ("inspect nano --plot TMP/no/f.svg", "--plot: there is no folder TMP/no"),
-        ("inspect TMP/nowhere", "TMP/nowhere: not flash, pro or nano, and no such folder"),
+        ("inspect TMP/nowhere", "TMP/nowhere: not flash, pro, flash-0731, pro-0813 or nano, and no such folder"),
         ("bench --plot f.png", "--plot writes SVG: the name must end in .svg, got f.png"),
         ("bench --json TMP/no/f.jsonl", "--json: there is no folder TMP/no"),
         ("bench --json TMP/folder", "--json: TMP/folder is a folder"),

@@ -173,7 +173,7 @@ def test_the_bound_on_speed_counts_memory_and_disk() -> None:
         seconds = streamed.read_per_token / 10e9 + streamed.disk_per_token / 2e9
         assert RATES.most_tokens(streamed) == pytest.approx(1 / seconds)
         assert Rates(10e9, None).most_tokens(streamed) is None
-        assert any("unknown without the files" in line for line in long_lines(streamed, Rates(10e9, None)))
+        assert any("unknown, because the disk" in line for line in long_lines(streamed, Rates(10e9, None)))
 
 
 def test_machine_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
