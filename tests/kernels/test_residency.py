@@ -242,9 +242,9 @@ def test_guesses_that_do_not_come_true_are_no_longer_read(tmp_path: Path, right:
     config = tiny_config(**WIDE)
     torch.manual_seed(0)
     state = tiny_model(config).state_dict()
-    for name in state:
-        if name.endswith("wo_b.weight"):
-            state[name] = torch.zeros_like(state[name]) if right else state[name] * 1000
+    for layer in range(config.num_hidden_layers):
+        # wrong: what a layer's attention adds outweighs all that was there before
+        state[f"layers.{layer}.attn.wo_b.weight"] *= 0 if right else 1000 * 100**layer
     save_checkpoint(tmp_path / "model", config, state, RELEASE)
     model = dsv4.load(tmp_path / "model", "release", context_length=512, expert_memory=24 * WIDE_PLACE, fused=True)
     budget = model.expert_budget
