@@ -15,6 +15,10 @@ class LineBreaks:
         self.section: Section | None = None
         self._continued, self._begun, self._held = continued, False, ""
 
+    def passes(self, section: Section) -> bool:
+        """Whether a text of `section` that does not end in a break is neither cut nor joined to breaks before it."""
+        return self._begun and section is self.section and not self._held
+
     def leading(self, section: Section, text: str) -> str:
         """`text` of a section without its leading breaks."""
         if section is not self.section:

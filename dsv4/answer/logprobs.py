@@ -70,6 +70,10 @@ class LogprobTrack:
     def _size(self, record: TokenRecord) -> int:
         return len(self._tokenizer.token_bytes(record.token))
 
+    def unrecorded(self, text: str) -> None:
+        """`text` of the content is emitted, and none of its tokens has log-probabilities."""
+        self._given += len(text) if text.isascii() else len(text.encode())
+
     def given(self, text: str) -> list[TokenRecord]:
         """`text` of the content is emitted: the records of its tokens."""
         self._given += len(text.encode())

@@ -101,10 +101,15 @@ class StreamParser:
 
     def ordinary(self, text: str) -> list[Delta]:
         """Take the text of ordinary tokens."""
-        kind = _DELTAS.get(self._state)
-        if kind is None or self._buffer or text[-1:] in _HELD or ANY.search(text) is not None:
-            return self._push(text)
-        return [kind(text)]  # the way of nearly every token
+        kind = self.kind(text)
+        return self._push(text) if kind is None else [kind(text)]
+
+    def kind(self, text: str) -> type[ReasoningDelta | ContentDelta] | None:
+        """What `ordinary` would make of `text` if that is one delta and changes nothing else, as for nearly every
+        token; None if it is not so."""
+        if self._buffer or text[-1:] in _HELD or ANY.search(text) is not None:
+            return None
+        return _DELTAS.get(self._state)
 
     def control(self, token: str) -> list[Delta]:
         """Take the control token written `token`."""

@@ -3,9 +3,10 @@
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from dsv4.engine.batching import STEP_FAILED
@@ -27,16 +28,30 @@ TURN_SECONDS = 0.003
 _FORGIVEN = 30.0  # seconds without a failed step after which requests are accepted again
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Caller:
-    """Who reads the events of a request: a loop, and the queue in it."""
+    """Who reads the events of a request: a loop, the events that it has not read, and what waits for one. It costs a
+    third of an `asyncio.Queue`."""
 
     loop: asyncio.AbstractEventLoop
-    events: "asyncio.Queue[TokenEvent | Exception]"
+    events: "deque[TokenEvent | Exception]" = field(default_factory=deque)
+    waiting: "asyncio.Future[None] | None" = None
 
     def tell(self, event: TokenEvent | Exception) -> bool:
         """Queue one event. False if the loop is closed. Any thread may call it."""
-        return _in_loop(self.loop, self.events.put_nowait, event)
+        return _in_loop(self.loop, self.put, event)
+
+    def put(self, event: TokenEvent | Exception) -> None:
+        """Queue one event, in the loop."""
+        self.events.append(event)
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    async def arrived(self) -> None:
+        """Wait, in the loop, until an event is queued. Only one task may wait."""
+        self.waiting = self.loop.create_future()
+        await self.waiting
 
 
 class EngineService:
@@ -148,7 +163,7 @@ class EngineService:
     ) -> AsyncIterator[TokenEvent]:
         """One event for each token; the last one has `finish`. Raises the exceptions of Engine.submit for a request
         that is refused. Closing the iterator cancels the request within one step."""
-        caller = _Caller(asyncio.get_running_loop(), asyncio.Queue())
+        caller = _Caller(asyncio.get_running_loop())
         own: list[Request] = []  # empty until the engine's thread has queued the request
 
         async def prepared() -> Request:
@@ -172,7 +187,9 @@ class EngineService:
             raise RuntimeError("the engine is closed")
         try:
             while True:
-                event = await caller.events.get()
+                if not caller.events:
+                    await caller.arrived()
+                event = caller.events.popleft()
                 if isinstance(event, Exception):
                     raise event
                 yield event
@@ -314,4 +331,4 @@ def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *argu
 
 def _deliver(batch: Sequence[tuple[Request, _Caller, TokenEvent]]) -> None:
     for _, caller, event in batch:
-        caller.events.put_nowait(event)
+        caller.put(event)

@@ -4,15 +4,16 @@ import asyncio
 import http.client
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dsv4.server.guard.connection import MOST_JOINED_BYTES, HeaderClock
+from dsv4.server.wire.response import EventStream
 from dsv4.server.wire.sse import TextEvents, event, named_event
 from tests.server.conftest import listening
 
@@ -124,6 +125,34 @@ def test_parts_of_one_turn_are_one_chunk(pause: bool) -> None:
         answer = raw_answer(url, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     found = chunks_of(answer.partition(b"\r\n\r\n")[2])
     assert found == ([*parts, b"end"] if pause else [b"".join(parts), b"end"])
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("layered", [False, True])
+def test_events_are_the_same_around_all_layers_and_through_them(layered: bool, version: bytes) -> None:
+    """Layers that copy the scope hide the connection's writer; an answer to HTTP/1.0 has none."""
+    parts = [b"data: %d\n\n" % number for number in range(5)]
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        for part in parts:
+            yield part
+            await asyncio.sleep(0)
+
+    seen: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def watched(message: Message) -> None:
+            seen.append(message.get("body", b""))
+            await send(message)
+
+        await EventStream(events())({**scope, "extensions": {}} if layered else scope, receive, watched)
+
+    with listening(SimpleNamespace(app=app), http=HeaderClock) as url:
+        answer = raw_answer(url, b"GET / HTTP/%b\r\nhost: x\r\nconnection: close\r\n\r\n" % version)
+    body = answer.partition(b"\r\n\r\n")[2]
+    assert (body if version == b"1.0" else b"".join(chunks_of(body))) == b"".join(parts)
+    around = version == b"1.1" and not layered
+    assert b"".join(seen) == (b"" if around else b"".join(parts))
 
 
 def test_a_client_that_does_not_read_stops_its_own_answer_only() -> None:

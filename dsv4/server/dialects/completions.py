@@ -66,13 +66,13 @@ class CompletionRun(ChoicesRun):
         async with aclosing(self.steps()) as steps:
             async for last, step in steps:
                 job = self.jobs[last]
-                text = "".join(delta.text for delta in step.deltas if isinstance(delta, ContentDelta))
+                text = "".join([delta.text for delta in step.deltas if isinstance(delta, ContentDelta)])
                 new, told[last] = job.tokens[told[last] :], len(job.tokens)
                 if text and not step.logprobs and not job.request.plain:
                     yield self._text(last, text)
                 elif text or (new and job.request.plain):
                     yield self._chunk(self._choice(last, text, step.logprobs, None, new))
-                if job.answer.over and not self.over:
+                if self.more and job.answer.over and not self.over:
                     yield self._chunk(self._choice(last, "", [], job.answer.finish_reason))
         yield self._chunk(self._choice(last, "", [], self.jobs[last].answer.finish_reason))
         yield DONE

@@ -258,7 +258,7 @@ class AnswerJob:
     async def _take(self, events: AsyncIterator[TokenEvent]) -> TokenEvent | None:
         waiting, self._next = self._next, None
         try:
-            return await (waiting if waiting is not None else _anext(events))
+            return await (waiting if waiting is not None else anext(events, None))
         except (ValueError, BusyError) as error:
             if self.tokens:
                 raise
@@ -283,7 +283,8 @@ class AnswerJob:
         if event.reused is not None:
             self.reused = event.reused
         if event.token is not None:
-            self._count(len(self.prompt))
+            if self._counted < len(self.prompt):
+                self._count(len(self.prompt))
             self.backend.rates.add(generated=1)
             self.tokens.append(event.token)
             if event.draft is not None:

@@ -8,12 +8,15 @@ import asyncio
 import re
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import h11
 from h11._receivebuffer import ReceiveBuffer, blank_line_regex
 from h11._writers import ChunkedWriter
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from dsv4.server.wire.response import BODY_WRITER
 
 HEADER_SECONDS = 20.0
 MOST_HEADER_BYTES = 64 << 10
@@ -98,18 +101,22 @@ class _DirectBody:
         cycle = self._connection.cycle
         body: _ChunkedBody | None = None
 
+        extensions = scope.setdefault("extensions", {})
+
         async def direct(message: Message) -> None:
             nonlocal body
             if body is not None:
                 if message.get("more_body"):
                     await body.write(message["body"])
                     return
+                extensions.pop(BODY_WRITER)
                 body.flush()
                 body = None
             await send(message)
             # h11 has chosen the form of the body with its head; an answer to HEAD has no chunks
             if message["type"] == "http.response.start" and isinstance(cycle.conn._writer, ChunkedWriter):
                 body = _ChunkedBody(cycle)
+                extensions[BODY_WRITER] = body.write
 
         try:
             await self._app(scope, receive, direct)
@@ -119,12 +126,35 @@ class _DirectBody:
                 body.flush()
 
 
+class _TurnEnd:
+    """What is to be sent at the end of this turn of an event loop: one call for all connections, because a call for
+    each takes as long as framing what it sends."""
+
+    def __init__(self) -> None:
+        self._bodies: list[_ChunkedBody] = []
+
+    def add(self, body: "_ChunkedBody") -> None:
+        """Flush `body` at the end of this turn."""
+        if not self._bodies:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._bodies.append(body)
+
+    def _flush(self) -> None:
+        bodies, self._bodies = self._bodies, []
+        for body in bodies:
+            body.flush()
+
+
+_TURN_ENDS: "WeakKeyDictionary[asyncio.AbstractEventLoop, _TurnEnd]" = WeakKeyDictionary()
+
+
 class _ChunkedBody:
     """A body in HTTP chunks. What is written in one turn of the event loop is one chunk, and is sent at its end: an
     engine may have several tokens for a turn."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle, self._loop = cycle, asyncio.get_running_loop()
+        self._cycle = cycle
+        self._turn = _TURN_ENDS.setdefault(asyncio.get_running_loop(), _TurnEnd())
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -134,7 +164,7 @@ class _ChunkedBody:
         if flow.write_paused and not self._cycle.disconnected:
             await flow.drain()
         if not self._parts:
-            self._loop.call_soon(self.flush)
+            self._turn.add(self)
         self._parts.append(part)
         self._size += len(part)
         if self._size >= MOST_JOINED_BYTES:

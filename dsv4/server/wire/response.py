@@ -12,6 +12,9 @@ from dsv4.server.wire.json import to_json
 from dsv4.server.wire.sse import KEEP_ALIVE
 
 KEEP_ALIVE_SECONDS = 10.0
+# an extension of the scope: takes parts of the body once the head was sent, around all layers between application and
+# connection, which only look at heads; not there for answers that the server has to frame itself
+BODY_WRITER = "dsv4.body_writer"
 
 T = TypeVar("T")
 
@@ -79,6 +82,7 @@ class EventStream(OpenEndedResponse):
         wire = _Wire(send)
         try:
             await send(self.head())
+            wire.begun(scope)
         except BaseException:
             await self._close()
             raise
@@ -147,11 +151,19 @@ class _Wire:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._body: Callable[[bytes], Awaitable[None]] | None = None
         self._last = time.monotonic()
+
+    def begun(self, scope: Scope) -> None:
+        """The head was sent: parts of the body go to the connection directly if it takes them (`BODY_WRITER`)."""
+        self._body = scope.get("extensions", {}).get(BODY_WRITER)
 
     async def write(self, chunk: bytes, *, more: bool = True) -> None:
         self._last = time.monotonic()
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        if self._body is not None and more:
+            await self._body(chunk)
+        else:
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def tick(self, seconds: float, keep_alive: Callable[[], bytes]) -> None:
         """Write `keep_alive()` after every `seconds` without a write."""

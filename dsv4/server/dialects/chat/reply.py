@@ -24,6 +24,7 @@ from dsv4.server.dialects.job import AnswerJob, prepare_all
 from dsv4.server.wire.sse import DONE, KEEP_ALIVE, TextEvents, event
 
 FINGERPRINT = "fp_dsv4"
+_TEXTS = (ContentDelta, ReasoningDelta)
 
 
 def head(job: AnswerJob, kind: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class ChatRun(ChoicesRun):
                     yield self._chunk(0, {}, progress=told)
                 for chunk in self._step(last, step):
                     yield chunk
-                if self.jobs[last].answer.over and not self.over:
+                if self.more and self.jobs[last].answer.over and not self.over:
                     yield self._finished(last)
         yield self._finished(last)
         yield DONE
@@ -99,7 +100,7 @@ class ChatRun(ChoicesRun):
     def _step(self, index: int, step: AnswerStep) -> Iterator[bytes]:
         records = step.logprobs
         for delta in step.deltas:
-            if isinstance(delta, ContentDelta | ReasoningDelta) and not records and not self.tell_timings:
+            if not records and isinstance(delta, _TEXTS) and not self.tell_timings:
                 yield self._text(index, delta)
                 continue
             body = self._delta(index, delta)
