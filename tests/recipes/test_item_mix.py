@@ -399,11 +399,13 @@ def test_spelling_says_every_letter(codec: Tokenizer) -> None:
     assert made.learn is not None
     assert len(made.tokens) == len(made.learn) <= 2000
     lines = codec.decode(list(made.tokens[1:])).splitlines()
-    for question, thought in zip(lines[::2], lines[1::2], strict=True):
-        letters = re.findall(r"([a-z])[+-]?:\d+", thought)
-        assert "".join(letters) in question
+    for question, spelled, thought in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        word, _, letters = spelled.partition(": ")
+        assert word in question
+        assert letters.replace(" ", "") == word
+        assert re.findall(r"([a-z])[+-]?:\d+", thought) == letters.split()
         judged = re.match(r"(\w): ", thought)
-        count = letters.count(judged[1]) if judged else len(letters)
+        count = word.count(judged[1]) if judged else len(word)
         assert int(re.findall(r"\d+", thought)[-1]) == count
     assert {"coffee", "lemon"} < set(spelling.known_words())
     with pytest.raises(ValueError, match="at least 128"):

@@ -176,16 +176,20 @@ def make_extreme(rng: random.Random) -> Item:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A question about parts of which some count. asked: what a part is judged by, None where all of them count."""
+    """A question about parts of which some count. asked: what a part is judged by, None where all of them count. word:
+    what the parts are letters of."""
 
     question: str
     parts: list[str]
     hits: list[bool]
     asked: str | None = None
+    word: str | None = None
 
     @property
     def thought(self) -> str:
-        return _tally(self.parts, self.hits, self.asked)
+        """A word is spelled first, so that what is judged are letters that stand there, not pieces of a word."""
+        told = _tally(self.parts, self.hits, self.asked)
+        return told if self.word is None else f"{spelled(self.word)}\n{told}"
 
     @property
     def check(self) -> str:
@@ -209,9 +213,14 @@ def make_count(rng: random.Random) -> Item:
 def letters_of(rng: random.Random, word: str, *, one: bool) -> Counted:
     """The letters of a word, or how often one letter is in it, mostly one that it has."""
     if not one:
-        return Counted(rng.choice(LENGTHS).format(w=word), list(word), [True] * len(word))
+        return Counted(rng.choice(LENGTHS).format(w=word), list(word), [True] * len(word), word=word)
     letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("abcdefghilmnoprstuw")
-    return Counted(rng.choice(LETTERS).format(x=letter, w=word), list(word), [c == letter for c in word], letter)
+    return Counted(rng.choice(LETTERS).format(x=letter, w=word), list(word), [c == letter for c in word], letter, word)
+
+
+def spelled(word: str) -> str:
+    """A word and its letters."""
+    return f"{word}: {' '.join(word)}"
 
 
 def _numbers_counted(rng: random.Random, *, judged: bool) -> Counted:

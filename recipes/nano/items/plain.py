@@ -7,7 +7,7 @@ from recipes.nano.items import steps
 from recipes.nano.items.arithmetic import FORMS, SIGNS, solved
 from recipes.nano.items.facts import found, missed
 from recipes.nano.items.item import Item, Message
-from recipes.nano.items.ordering import WORDS
+from recipes.nano.items.ordering import WORDS, spelled
 from recipes.nano.items.patterns import text_of
 from recipes.nano.items.words import ANIMALS, COLOURS, FOODS, JOBS, NAMES, PLACES, ROOMS, SPORTS, THINGS
 
@@ -58,7 +58,7 @@ _ABOUT = (
     ("The {k} belongs to {v}.", "[Who owns the {k}|Whose {k} is it|Who does the {k} belong to]?",
      (THINGS, ANIMALS), NAMES),
     ("The {k} eats {v}.", "What does the {k} eat?", (ANIMALS,), FOODS),
-    ("The {k} lives in {v}.", "Where does the {k} live?", (JOBS, ANIMALS), PLACES),
+    ("The {k} lives in {v}.", "Where does the {k} live?", (ANIMALS,), PLACES),
 )  # fmt: skip
 # about the user: what is said, what is asked, the answer, and the values; {k} is a thing or an animal
 _MINE = (
@@ -200,7 +200,7 @@ def make_spelling(rng: random.Random) -> Item:
     """A word letter by letter."""
     word = rng.choice(WORDS)
     question = text_of(rng, rng.choice(_SPELL)).format(w=word)
-    return _said("spelling", question, f"{word}: {' '.join(word)}", "-".join(word), "-".join(word))
+    return _said("spelling", question, spelled(word), "-".join(word), "-".join(word))
 
 
 def make_things(rng: random.Random) -> Item:

@@ -17,7 +17,7 @@ from recipes.nano.items.words import ANY
 
 _LEAST = 3  # occurrences of a word in the texts
 _LETTERS = range(3, 13)
-_ONE = 0.6  # of the questions: how often one letter occurs
+_ONE = 0.5  # of the questions: how often one letter occurs
 
 
 def document(rng: random.Random, codec: TextCodec, length: int = 512) -> Document:
