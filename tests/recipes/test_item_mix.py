@@ -12,7 +12,7 @@ import pytest
 
 from dsv4.encoding import V4, Tokenizer, encode_messages, parse_message_from_completion_text, served
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import english, facts, far, lookups, needles, recall, spelling, talk, tools, warm_up
+from recipes.nano.items import english, facts, far, lookups, needles, recall, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
 from recipes.nano.items.words import NAMES
@@ -391,25 +391,6 @@ def test_a_lookup_finds_what_the_text_has_and_nothing_else(codec: Tokenizer) -> 
     for wrong in ({"length": 40}, {"length": 64, "shortest": 47}, {"length": 64, "shortest": 65}):
         with pytest.raises(ValueError, match="length must be at least"):
             lookups.document(rng, codec, **wrong)
-
-
-def test_spelling_says_every_letter(codec: Tokenizer) -> None:
-    rng = random.Random(11)
-    made = spelling.document(rng, codec, length=2000)
-    assert made.learn is not None
-    assert len(made.tokens) == len(made.learn) <= 2000
-    lines = codec.decode(list(made.tokens[1:])).splitlines()
-    for question, spelled, thought in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
-        word, _, letters = spelled.partition(": ")
-        assert word in question
-        assert letters.replace(" ", "") == word
-        assert re.findall(r"([a-z])[+-]?:\d+", thought) == letters.split()
-        judged = re.match(r"(\w): ", thought)
-        count = word.count(judged[1]) if judged else len(word)
-        assert int(re.findall(r"\d+", thought)[-1]) == count
-    assert {"coffee", "lemon"} < set(spelling.known_words())
-    with pytest.raises(ValueError, match="at least 128"):
-        spelling.document(rng, codec, length=100)
 
 
 def test_several_calls_differ_and_the_answer_needs_every_result() -> None:

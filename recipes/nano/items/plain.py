@@ -1,5 +1,5 @@
 """What people type first and no other family has: two operations with their order, the next number, counting aloud,
-spelling, facts about things and about themselves, and who of two is older."""
+facts about things and about themselves, and who of two is older."""
 
 import random
 
@@ -7,7 +7,6 @@ from recipes.nano.items import steps
 from recipes.nano.items.arithmetic import FORMS, SIGNS, solved
 from recipes.nano.items.facts import found, missed
 from recipes.nano.items.item import Item, Message
-from recipes.nano.items.ordering import WORDS, spelled
 from recipes.nano.items.patterns import text_of
 from recipes.nano.items.words import ANIMALS, COLOURS, FOODS, JOBS, NAMES, PLACES, ROOMS, SPORTS, THINGS
 
@@ -43,11 +42,6 @@ _COUNT_DOWN = (
     "Can you count [down|backwards] from {b}?",
     "count backwards from {b}",
 )
-_SPELL = (
-    "[Spell|spell] {w}[|.]", "How do you spell {w}?", "how is {w} spelled", "Spell the word {w}[|.]",
-    "[Can|Could] you spell {w} [for me|]?", 'Spell "{w}"[|.]', "What are the letters of {w}?",
-    "Write {w} letter by letter.",
-)  # fmt: skip
 # about a thing or an animal {k}: what is said, what is asked, and the values
 _ABOUT = (
     ("The {k} is {v}.", "[What|Which] [colour|color] is the {k}?", (THINGS, ANIMALS), COLOURS),
@@ -194,13 +188,6 @@ def make_counting(rng: random.Random) -> Item:
     reply = ", ".join(map(str, row))
     thought = f"I count {'down ' if kind == 'down' else ''}from {row[0]} to {row[-1]}."
     return _said("counting", question.format(a=least, b=most), thought, f"{reply}.", row, "order")
-
-
-def make_spelling(rng: random.Random) -> Item:
-    """A word letter by letter."""
-    word = rng.choice(WORDS)
-    question = text_of(rng, rng.choice(_SPELL)).format(w=word)
-    return _said("spelling", question, spelled(word), "-".join(word), "-".join(word))
 
 
 def make_things(rng: random.Random) -> Item:
