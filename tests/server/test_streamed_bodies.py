@@ -12,7 +12,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dsv4.server.guard.connection import MOST_JOINED_BYTES, HeaderClock
+from dsv4.server.guard.connection import MOST_JOINED_BYTES, HeaderClock, _ChunkedBody
 from dsv4.server.wire.response import EventStream
 from dsv4.server.wire.sse import TextEvents, event, named_event
 from tests.server.conftest import listening
@@ -183,6 +183,31 @@ def test_a_client_that_does_not_read_stops_its_own_answer_only() -> None:
             assert len(connection.getresponse().read()) == 200 * 1000
             connection.close()
             assert len(written) == before
+
+
+def test_a_connection_that_cannot_be_written_keeps_nothing_from_the_others() -> None:
+    """Both are sent at the end of the same turn of the event loop."""
+    sent, told = list[bytes](), list[str]()
+
+    def fail(data: bytes) -> None:
+        raise RuntimeError("no connection")
+
+    def body(write: object) -> _ChunkedBody:
+        cycle = SimpleNamespace(
+            flow=SimpleNamespace(write_paused=False), disconnected=False, transport=SimpleNamespace(write=write)
+        )
+        return _ChunkedBody(cycle)  # type: ignore[arg-type]
+
+    async def both() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+        for one in (body(fail), body(sent.append)):
+            await one.write(b"part")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(both())
+    assert sent == [b"4\r\npart\r\n"]
+    assert told == ["a part of a body was not sent"]
 
 
 def test_joined_parts_are_bounded() -> None:

@@ -140,9 +140,15 @@ class _TurnEnd:
         self._bodies.append(body)
 
     def _flush(self) -> None:
+        """Each on its own: one connection that fails keeps nothing from the others."""
         bodies, self._bodies = self._bodies, []
         for body in bodies:
-            body.flush()
+            try:
+                body.flush()
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a part of a body was not sent", "exception": error}
+                )
 
 
 _TURN_ENDS: "WeakKeyDictionary[asyncio.AbstractEventLoop, _TurnEnd]" = WeakKeyDictionary()
