@@ -234,13 +234,15 @@ class _Division:
         return int(USABLE * self.free) - self.fixed - self.weights.mapped
 
     def shares(self) -> tuple[int | None, CachePlan]:
-        """The limit of the experts' memory (None = no limit), and the cache. Raises ValueError for a limit that the
-        checkpoint does not allow, and for a budget of the cache below one sequence."""
+        """The limit of the experts' memory (None = no limit), and the cache. A limit that holds all experts is none:
+        filling it in the order of use is slower for hundreds of tokens than reading them at once. Raises ValueError
+        for a limit that the checkpoint does not allow, and for a budget of the cache below one sequence."""
         asked, mapped = self.request.expert_memory, self.weights.experts_mapped
         suited = bool(mapped) and self.weights.quantised
         if asked is not None and asked != ALL:
             self._check_limit(asked, suited)
-            return asked, self._cache(self.left - min(asked, mapped))
+            cache = self._cache(self.left - min(asked, mapped))
+            return (None if asked >= mapped <= self.left - cache.bytes else asked), cache
         cache = self._cache(self.left - mapped)
         fits = mapped + cache.bytes <= self.left
         if asked == ALL or fits or not suited or not native.available():

@@ -157,6 +157,10 @@ def test_explicit_limits_are_kept_and_checked() -> None:
     plan = make_plan(FLASH, replace(ONE, expert_memory=4 * GIB, memory=GIB), 24 * GIB)
     assert plan.expert_memory == 4 * GIB
     assert plan.cache.bytes <= GIB
+    whole = plan.weights.experts_mapped
+    assert make_plan(FLASH, replace(ONE, expert_memory=whole), 400 * GIB).expert_memory is None
+    assert make_plan(FLASH, replace(ONE, expert_memory=whole - 1), 400 * GIB).expert_memory == whole - 1
+    assert make_plan(FLASH, replace(ONE, expert_memory=whole), 24 * GIB).expert_memory == whole  # it does not fit
     assert make_plan(FLASH, replace(ONE, expert_memory="all"), 24 * GIB).expert_memory is None
     with pytest.raises(ValueError, match=r"expert_memory must be at least 160,432,128 bytes .* got 1,000"):
         make_plan(FLASH, replace(ONE, expert_memory=1000), 24 * GIB)
