@@ -44,7 +44,9 @@ AIM_LATE = 3.0  # milliseconds, at 64 streams
 
 
 def prompts(model: LocalModel, streams: int) -> list[list[int]]:
-    return [random_prompt(model.config.vocab_size, PROMPT_TOKENS, seed) for seed in range(streams)]
+    """Ids that have a text: a server refuses those above, with which a vocabulary was padded."""
+    known = min(model.config.vocab_size, model.tokenizer.vocab_size)
+    return [random_prompt(known, PROMPT_TOKENS, seed) for seed in range(streams)]
 
 
 def params(model: LocalModel, tokens: int) -> SamplingParams:
