@@ -6,14 +6,17 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from h11._writers import ChunkedWriter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dsv4.server.guard.connection import MOST_JOINED_BYTES, HeaderClock, _ChunkedBody
-from dsv4.server.wire.response import EventStream
+from dsv4.server.guard.connection import MOST_JOINED_BYTES, HeaderClock, _ChunkedBody, _DirectBody
+from dsv4.server.wire.response import BODY_WRITER, EventStream
 from dsv4.server.wire.sse import TextEvents, event, named_event
 from tests.server.conftest import listening
 
@@ -208,6 +211,44 @@ def test_a_connection_that_cannot_be_written_keeps_nothing_from_the_others() -> 
     asyncio.run(both())
     assert sent == [b"4\r\npart\r\n"]
     assert told == ["a part of a body was not sent"]
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+def test_nothing_stands_behind_the_end_of_a_body(waits_first: bool) -> None:
+    """A client that reads nothing: a sign of life and the end of the answer wait for it together."""
+    sent: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start"})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        await asyncio.sleep(0)
+        flow.pause_writing()
+        alive = scope["extensions"][BODY_WRITER](b": alive")
+        end = send({"type": "http.response.body", "body": b"", "more_body": False})
+        both = [asyncio.ensure_future(one) for one in ((alive, end) if waits_first else (end, alive))]
+        await asyncio.sleep(0)
+        assert sent == [b"4\r\npart\r\n"]
+        flow.resume_writing()
+        await asyncio.gather(*both)
+        await asyncio.sleep(0)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            sent.append(b"end")
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    flow = FlowControl(SimpleNamespace())  # type: ignore[arg-type]
+    cycle = SimpleNamespace(
+        flow=flow,
+        disconnected=False,
+        transport=SimpleNamespace(write=sent.append),
+        conn=SimpleNamespace(_writer=ChunkedWriter()),
+    )
+    connection: Any = SimpleNamespace(cycle=cycle)
+    asyncio.run(_DirectBody(connection, app)({"type": "http"}, receive, send))
+    assert sent == [b"4\r\npart\r\n", *([b"7\r\n: alive\r\n"] if waits_first else []), b"end"]
 
 
 def test_joined_parts_are_bounded() -> None:

@@ -109,8 +109,8 @@ class _DirectBody:
                 if message.get("more_body"):
                     await body.write(message["body"])
                     return
-                extensions.pop(BODY_WRITER)
-                body.flush()
+                extensions.pop(BODY_WRITER, None)
+                await body.end()
                 body = None
             await send(message)
             # h11 has chosen the form of the body with its head; an answer to HEAD has no chunks
@@ -163,18 +163,31 @@ class _ChunkedBody:
         self._turn = _TURN_ENDS.setdefault(asyncio.get_running_loop(), _TurnEnd())
         self._parts: list[bytes] = []
         self._size = 0
+        self._ended = False
 
     async def write(self, part: bytes) -> None:
         """As `cycle.send` with a part of the body. It waits while the client does not read."""
-        flow = self._cycle.flow
-        if flow.write_paused and not self._cycle.disconnected:
-            await flow.drain()
+        await self._room()
+        if self._ended:
+            return
         if not self._parts:
             self._turn.add(self)
         self._parts.append(part)
         self._size += len(part)
         if self._size >= MOST_JOINED_BYTES:
             self.flush()
+
+    async def end(self) -> None:
+        """Send what was written. What another task writes from here on, or waits to write, is dropped: behind the end
+        of the body it would be the beginning of the next answer."""
+        await self._room()
+        self._ended = True
+        self.flush()
+
+    async def _room(self) -> None:
+        flow = self._cycle.flow
+        if flow.write_paused and not self._cycle.disconnected:
+            await flow.drain()
 
     def flush(self) -> None:
         """Send what was written."""

@@ -37,10 +37,11 @@ def document(
     shortest: int = _SHORTEST,
     by_value: float | None = None,
 ) -> Document:
-    """Facts, then lookups, between `shortest` and `length` tokens (log-uniform). Learned is what follows a key, and the
-    key where a question asks for it. by_value: all texts are of one kind, and so many questions give a value and ask
-    whose it is: the name stands before what is found then, and only these questions teach to step back to it. Raises
-    ValueError for less than 48 tokens, or by_value outside [0, 1]."""
+    """Facts, then lookups. A most is drawn between `shortest` and `length` tokens (log-uniform); few facts, each asked
+    for once, may fill less. Learned is what follows a key, and the key where a question asks for it. by_value: all
+    texts are of one kind, and so many questions give a value and ask whose it is: the name stands before what is found
+    then, and only these questions teach to step back to it. Raises ValueError for less than 48 tokens, or by_value
+    outside [0, 1]."""
     if not _SHORTEST <= shortest <= length:
         raise ValueError(f"length must be at least {_SHORTEST} and shortest, got {length} and {shortest}")
     if by_value is not None and not 0 <= by_value <= 1:
