@@ -32,7 +32,8 @@ def export(
     Parameters
     ----------
     folder
-        Checkpoint folder or the name of a pulled model; flash and pro work before they are pulled.
+        Checkpoint folder or the name of a pulled model; flash, pro, flash-0731 and pro-0813 work before they are
+        pulled.
     engine
         vllm, sglang or dynamo.
     gpus
@@ -73,7 +74,7 @@ def _checked(folder: str) -> Path | None:
     try:
         path = model_folder(folder)
     except FileNotFoundError:
-        return None  # `find_files` knows flash and pro, and raises for other names
+        return None  # `find_files` knows released models, and raises for other names
     report = check_tokenizer(check_folder(path))
     if not report.ok:
         more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""

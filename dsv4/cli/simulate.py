@@ -104,7 +104,7 @@ def simulate(
     Parameters
     ----------
     model
-        flash, pro, or folders. Default: flash and pro; with --measure the bundled model.
+        flash, pro, flash-0731, pro-0813, or folders. Default: flash and pro; with --measure the bundled model.
     seed
         Of lengths and arrivals.
     json
