@@ -6,9 +6,12 @@ from typing import Any
 from dsv4.encoding.schema import json_type
 
 
-def misfit(value: Any, schema: Mapping[str, Any], place: str = "") -> str:
+def misfit(value: Any, schema: object, place: str = "") -> str:
     """What does not fit, with its place; "" if the value fits. Knows type, enum, const, properties, required,
-    additionalProperties: false, items, minItems, maxItems, minimum, maximum, anyOf."""
+    additionalProperties: false, items, minItems, maxItems, minimum, maximum, anyOf. A schema that is no object, as
+    true or a list of items, is not known, and any value fits it."""
+    if not isinstance(schema, Mapping):
+        return ""
     where = place or "the value"
     if "anyOf" in schema:
         wrong = [misfit(value, choice, place) for choice in schema["anyOf"]]

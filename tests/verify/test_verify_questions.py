@@ -13,6 +13,7 @@ from dsv4.verify.endpoint import Endpoint
 from dsv4.verify.findings import CheckResult
 from dsv4.verify.questions import questions
 from dsv4.verify.run import verify
+from dsv4.verify.schema import misfit
 from dsv4.verify.settings import Settings
 from tests.conftest import ROOT
 from tests.server.conftest import listening
@@ -86,6 +87,17 @@ def test_their_answers_are_judged(file: Path) -> None:
     assert report.faults == []
     assert report.mistakes
     assert all("factorial" in found.reproduce for found in report.mistakes)
+
+
+@pytest.mark.parametrize("items", [True, [{"type": "string"}], {"type": "string"}])
+def test_schemas_of_any_form_are_compared(tmp_path: Path, items: object) -> None:
+    """A file may hold what the questions of this package do not, and no form of it ends the run."""
+    values = {"type": "dict", "properties": {"values": {"type": "array", "items": items}}}
+    file = tmp_path / "lists.jsonl"
+    file.write_text(row(0, "Sort 3 and 1.", function=[{"name": "sort", "parameters": values}]))
+    (tool,) = read_questions(file)[0].tools
+    wrong = misfit({"values": [3, 1]}, tool["function"]["parameters"])
+    assert wrong == ("values[0] is integer, not string" if isinstance(items, dict) else "")
 
 
 def test_without_a_question_that_needs_a_call(tmp_path: Path) -> None:
