@@ -81,7 +81,7 @@ def test_the_disk_is_measured_without_direct_reads_and_the_row_says_so(
     row: dict[str, Any] = dict.fromkeys(
         ("budget", "import_cpu", "import_wall", "load_cpu", "load_wall", "first_cpu", "first_wall", "tokens_per_s",
          "decode_cpu", "tokens", "read_per_token", "needed_per_token", "hits", "foreseen", "read_rate", "disk_rate",
-         "busy", "peak"), 1,
+         "busy", "waiting", "peak"), 1,
     )  # fmt: skip
     line = full_size.shown({**row, "cold": False, "direct": disk.direct})
     assert ("THE PAGE CACHE MAY SERVE THE DISK" in line) is (fails is not None)

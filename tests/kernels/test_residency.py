@@ -366,9 +366,9 @@ def test_the_largest_expert_is_measured() -> None:
 @torch.inference_mode()
 def test_a_step_that_fails_is_over(tmp_path: Path) -> None:
     """Who tells the progress of reading must not wait for a step that has ended with an error."""
-    config = tiny_config(quantized=True, expert_dtype="fp4")
+    config = tiny_config(**WIDE | {"num_hash_layers": 1})
     save_checkpoint(tmp_path / "model", config, tiny_model(config).state_dict(), RELEASE)
-    model = dsv4.load(tmp_path / "model", "release", context_length=256, expert_memory=2**21, fused=True)
+    model = dsv4.load(tmp_path / "model", "release", context_length=256, expert_memory=24 * WIDE_PLACE, fused=True)
     assert model.expert_budget is not None
     first = model.model.layers[0]
     assert isinstance(first, Block)
