@@ -112,8 +112,13 @@ class PythonSandbox:
             reason = f"ended: it took more than {limits.seconds:g} s"
         finally:
             _end(process.pid, mark)
+            # nobody reads it any more: `wait` waits for its end, which is not seen while it is full, or where a
+            # grandchild holds it
+            pipe = process._transport.get_pipe_transport(1)  # pyrefly: ignore
+            if pipe is not None:
+                pipe.close()
             code = await process.wait()
-            process._transport.close()  # pyrefly: ignore  (a grandchild may hold the pipe: nobody reads it any more)
+            process._transport.close()  # pyrefly: ignore
         if reason is None and code in (-signal.SIGXCPU, -signal.SIGKILL):
             reason = f"ended: more than {limits.cpu_seconds} s of processor time"
         return Ran(output[: limits.output].decode(errors="replace"), code, reason)

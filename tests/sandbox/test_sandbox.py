@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def test_output_is_limited() -> None:
     assert result.reason == "ended: more than 1000 bytes of output"
     assert len(result.output) == 1000
     assert time.monotonic() - began < 20
+
+
+def test_output_that_nobody_reads_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is full stops reading, and then sees no end of the pipe."""
+    started = partial(asyncio.create_subprocess_exec, limit=1)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+    result = ran("while True: print('x' * 10_000)", seconds=30, cpu_seconds=20)
+    assert result.reason == "ended: more than 1000 bytes of output"
 
 
 def test_files_are_limited() -> None:
