@@ -111,7 +111,7 @@ KINDS = (
         3,
     ),
 )
-_COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
+COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def facts_of_one_kind(rng: random.Random, count: int, by_value: float | None = N
     if by_value is not None:
         known = [kind for kind in known if kind.reverse and (not kind.values or len(kind.values) >= count)]
     kind = rng.choice(known)
-    thing = rng.choice(_COUNTED)
+    thing = rng.choice(COUNTED)
     names = _names(rng, count)
     unique = by_value is not None or (rng.random() < 0.67 and (not kind.values or len(kind.values) >= count))
     share = (0.5 if by_value is None else by_value) if unique else 0.0
@@ -197,7 +197,7 @@ def facts_of_mixed_kinds(rng: random.Random, count: int) -> list[Fact]:
     names = _names(rng, max(2, count // 2))
     kinds = rng.sample(KINDS, min(len(KINDS), max(2, count // 2)))
     pairs = [(name, kind) for name in names for kind in kinds]
-    thing = rng.choice(_COUNTED)
+    thing = rng.choice(COUNTED)
     return [fact_about(rng, k, n, _value(rng, k), thing, 0.0) for n, k in rng.sample(pairs, min(count, len(pairs)))]
 
 
@@ -309,7 +309,7 @@ def stranger_to(rng: random.Random, text: str, like: Fact, by_value: float = 0.2
 def make_two_steps(rng: random.Random) -> Item:
     """A fact about somebody's friend: two sentences answer it."""
     kind = rng.choice([kind for kind in KINDS if "friend" not in kind.statement])
-    thing, count = rng.choice(_COUNTED), rng.randint(1, 5)
+    thing, count = rng.choice(COUNTED), rng.randint(1, 5)
     names = rng.sample(NAMES, 2 * count)
     pairs = list(zip(names[:count], names[count:], strict=True))
     friends = [f"{name}'s friend is {friend}." for name, friend in pairs]

@@ -5,9 +5,10 @@ import random
 
 from recipes.nano.items import steps
 from recipes.nano.items.arithmetic import FORMS, SIGNS, solved
-from recipes.nano.items.facts import found, missed
+from recipes.nano.items.facts import COUNTED, found, missed
 from recipes.nano.items.item import Item, Message
 from recipes.nano.items.patterns import text_of
+from recipes.nano.items.problems import SOLVERS, worked_out
 from recipes.nano.items.words import ANIMALS, COLOURS, FOODS, JOBS, NAMES, PLACES, ROOMS, SPORTS, THINGS
 
 _AFTER = (
@@ -72,7 +73,6 @@ _HEARD = ("I see.", "Good to know.", "Thank you, I know that now.", "All right."
 _PAIRS = (
     ("taller", "shorter"), ("older", "younger"), ("faster", "slower"), ("stronger", "weaker"), ("bigger", "smaller"),
 )  # fmt: skip
-_KEYS = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 _MISSING, _TWO_TURNS, _WITH_MORE = 0.15, 0.4, 0.5
 
 
@@ -110,12 +110,7 @@ def make_mixed(rng: random.Random) -> Item:
 
 def _worked(sign: str, a: int, b: int) -> tuple[list[str], int]:
     """The steps of one operation, and its result."""
-    match sign:
-        case "+":
-            return steps.add((a, b)), a + b
-        case "-":
-            return steps.subtract(a, b), a - b
-    return steps.multiply(a, b), a * b
+    return SOLVERS[sign](a, b), worked_out(sign, a, b)
 
 
 def _spaced(rng: random.Random, text: str) -> str:
@@ -233,7 +228,7 @@ def make_mine(rng: random.Random) -> Item:
 
 
 def _filled(rng: random.Random, statement: str, values: list[str] | None) -> tuple[str, dict[str, str]]:
-    words = {"k": rng.choice(_KEYS), "a": rng.choice(ANIMALS), "v": _value(rng, values)}
+    words = {"k": rng.choice(COUNTED), "a": rng.choice(ANIMALS), "v": _value(rng, values)}
     return statement.format(**words), words
 
 
@@ -243,7 +238,7 @@ def make_older(rng: random.Random) -> Item:
     if rng.random() < 0.35:
         return _told_of_one(rng, first, second)
     a, b = rng.sample(range(1, 100), 2) if rng.random() < 0.5 else rng.sample(range(1, 21), 2)
-    thing, large = rng.choice(_KEYS), rng.random() < 0.5
+    thing, large = rng.choice(COUNTED), rng.random() < 0.5
     form, asked = rng.choice(
         (
             ("{} is {}.", "older" if large else "younger"),

@@ -144,7 +144,7 @@ def make_problem(rng: random.Random) -> Item:
     lines = ["".join(str(numbers.get(c, c)) for c in plan)] if len(signs) > 1 else []
     value = operands[0]
     for sign, other in zip(signs, operands[1:], strict=True):
-        before, value = value, _worked_out(sign, value, other)
+        before, value = value, worked_out(sign, value, other)
         lines += SOLVERS[sign](before, other)
     check = SOLVERS[BACK[sign]](value, other) if sign in BACK else steps.multiply(other, before)
     return solved(
@@ -160,12 +160,13 @@ def _numbers(rng: random.Random, ranges: tuple[tuple[int, int], ...], plan: str)
         numbers = {letter: rng.randrange(2, 21) for letter in letters}
         value, positive = numbers[plan[0]], True
         for sign, letter in zip(plan[1::2], plan[2::2], strict=True):
-            value = _worked_out(sign, value, numbers[letter])
+            value = worked_out(sign, value, numbers[letter])
             positive &= value > 0
         if positive:
             return numbers
     return {letter: rng.randrange(low, high) for letter, (low, high) in zip(letters, ranges, strict=True)}
 
 
-def _worked_out(sign: str, a: int, b: int) -> int:
+def worked_out(sign: str, a: int, b: int) -> int:
+    """The result of one operation of SOLVERS."""
     return {"+": a + b, "-": a - b, "*": a * b}[sign]
