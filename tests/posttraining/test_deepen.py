@@ -1,0 +1,85 @@
+"""A deeper model says what the shallow one says, and its new layers learn from the first step on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint import FP32, save_checkpoint
+from dsv4.model.layers import FP32 as FP32_NUMERICS
+from dsv4.model.transformer import Transformer
+from dsv4.posttraining.base_model import BaseModel
+from dsv4.posttraining.deepen import deeper_config, deeper_state, save_deeper
+from dsv4.testing.tiny import tiny_config, tiny_draft_config, tiny_model
+from recipes.nano import deepen
+
+ORDER = [0, 1, 2, 1, 2, 3, 3]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "base", model.config, model.state_dict(), FP32)
+    return tmp_path / "base"
+
+
+def _said(model: Transformer, length: int) -> Tensor:
+    """Logits of a row of tokens, [T, V]."""
+    return model.logits(model.hidden(torch.arange(length) * 7 % 97, model.pack([length])))
+
+
+def test_it_says_the_same(base: Path, tmp_path: Path) -> None:
+    save_deeper(tmp_path / "deeper", base, ORDER)
+    shallow = BaseModel.open(base).trainable(FP32_NUMERICS)
+    deeper = BaseModel.open(tmp_path / "deeper").trainable(FP32_NUMERICS)
+    assert deeper.config.compress_ratios == (0, 4, 128, 4, 128, 4, 4, 0)
+    with torch.inference_mode():
+        said, wanted = _said(deeper, 300), _said(shallow, 300)
+    assert (said - wanted).abs().max() < 1e-3 * wanted.abs().max()
+
+
+def test_new_layers_learn_from_the_first_step(base: Path) -> None:
+    opened = BaseModel.open(base)
+    deeper = tiny_model(deeper_config(opened.config, ORDER))
+    deeper.load_state_dict(deeper_state(opened, ORDER))
+    _said(deeper, 200).square().mean().backward()
+    for place in (3, 4, 6):
+        layer = deeper.blocks[place]
+        assert not layer.attn.wo_b.weight.any()
+        grad = layer.attn.wo_b.weight.grad
+        assert grad is not None
+        assert grad.abs().max() > 0
+
+
+def test_a_draft_head_reads_the_layers_it_read_before() -> None:
+    head = deeper_config(tiny_draft_config(), ORDER).draft_head
+    assert head.target_layer_ids == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ([0, 1, 2], "0 to 3 once each"),
+        ([0, 2, 1, 3], "once each in this order"),
+        ([0, 1, 2, 3, 4], "0 to 3"),
+        ([0, 0, 1, 2, 3], "routed by token ids"),
+    ],
+)
+def test_an_order_that_fits_no_model_is_refused(order: list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        deeper_config(tiny_config(), order)
+
+
+def test_the_command_names_what_is_wrong(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["deepen", str(base), str(tmp_path / "new"), "--layers"]
+    monkeypatch.setattr("sys.argv", [*command, "0,1"])
+    assert deepen.main() == 1
+    assert "0 to 3 once each" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*command, "0,x"])
+    with pytest.raises(SystemExit):
+        deepen.main()
+    assert "expected numbers of layers" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
