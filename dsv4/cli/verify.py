@@ -33,8 +33,8 @@ def verify(
 ) -> None:
     """Check a server by its HTTP interface: prompts, lengths, batches, calls of tools, streams, usage.
 
-    The exit code is 0 if nothing is wrong, 1 if there are faults, and 2 if the server could not be checked, or not
-    within the time. A server that needs a key gets that of DSV4_VERIFY_KEY.
+    The exit code is 0 if nothing is wrong, 1 if there are faults, and 2 if the server could not be checked, not within
+    the time, or not with all questions of --questions. A server that needs a key gets that of DSV4_VERIFY_KEY.
 
     Parameters
     ----------
@@ -54,6 +54,7 @@ def verify(
         JSONL file of recorded answers, to which this server's are compared.
     questions
         JSONL file of BFCL, or in its form, whose questions the check of calls asks too; repeat the flag for several.
+        A line that is no such question is told, with its field, and the others are asked.
     record
         Write such a file from this server, and check nothing.
     bound
@@ -68,11 +69,21 @@ def verify(
 
     _check_names(dialect, report, json, record)
     bounds = read_bounds(bound)
-    asked = tuple(question for file in questions for question in read_questions(file))
-    settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds, asked)
+    asked, wrong = map(tuple, read_questions(questions))
+    settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds, asked, wrong)
+    _tell_wrong(wrong)
     found = _run(target, model, settings, record)
     if found is not None:
         _end(found, report, json)
+
+
+def _tell_wrong(lines: Sequence[str]) -> None:
+    """What is no question, before the minutes of the run."""
+    from dsv4.cli.flags import to_stderr
+    from dsv4.observe import printable
+
+    for line in lines:
+        to_stderr(f"not asked: {printable(line)}")
 
 
 def _end(found: "Report", report: Path | None, json: Path | None) -> NoReturn:
@@ -189,4 +200,8 @@ def _tell(found: "Report") -> None:
             print(f"  not checked: {printable(text)}")
     if found.mistakes:
         print(f"{len(found.mistakes)} kinds of mistake of the model, for which the server is not to blame")
+    for line in found.wrong_lines:
+        print(f"not asked: {printable(line)}")
+    if found.wrong_lines:
+        print(f"{len(found.wrong_lines)} lines of --questions are no questions")
     print({0: "no fault found", 1: f"{len(found.faults)} kinds of fault", 2: "not finished"}[found.exit_code])

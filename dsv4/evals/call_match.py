@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsv4.verify.bfcl_file import JSON_TYPES, tool_name
+from dsv4.verify.bfcl_file import tool_name
+from dsv4.verify.bfcl_schema import JSON_TYPES
 
 Right = Mapping[str, Mapping[str, Sequence[Any]]]  # tool -> argument -> right values
 MISSING = ""  # among the right values: the argument may be left out

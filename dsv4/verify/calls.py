@@ -60,23 +60,21 @@ def check(probe: Probe) -> None:
 
 
 def _check_users(probe: Probe) -> None:
-    """The questions of the user's files. A tool that is refused is no fault: the files may hold any schema."""
-    tally, refused = _Tally(), 0
+    """The questions of the user's files. A tool that is refused is no fault: the files may hold any schema. An
+    endpoint that fails at one is a fault, and the others are asked."""
+    tally = _Tally()
     try:
         for question in probe.settings.questions:
             try:
                 _ask(probe, question, tally)
             except RefusedError as error:
                 if error.status >= 500:
-                    raise
-                refused += 1
-                if refused == 1:
-                    probe.skip(f"a question of --questions: {error}")
+                    probe.refused(error, f"the question of {question.place}")
+                else:
+                    probe.skip(f"the question of {question.place}: {error}")
     finally:
         if tally.asked:
             _measure(probe, tally, "questions-")
-    if refused > 1:
-        probe.skip(f"{refused - 1} more questions of --questions, which the endpoint refuses too")
 
 
 def _ask(probe: Probe, question: Question, tally: _Tally) -> None:
@@ -198,7 +196,7 @@ def _quoted(value: Any, schema: Mapping[str, Any]) -> str:
         return ""
     try:
         inner = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return "" if misfit(inner, schema) else json.dumps(inner)
 

@@ -64,13 +64,15 @@ class CheckResult:
 
 @dataclass(slots=True)
 class Report:
-    """A whole run. facts: what the endpoint told about itself."""
+    """A whole run. facts: what the endpoint told about itself. wrong_lines: of the user's files of questions, which
+    could not be asked."""
 
     target: str
     model: str
     began: str
     facts: dict[str, str]
     results: list[CheckResult] = field(default_factory=list)
+    wrong_lines: list[str] = field(default_factory=list)
 
     @property
     def faults(self) -> list[Finding]:
@@ -88,11 +90,12 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 nothing wrong, 1 faults, 2 a check was cut off or none could run."""
+        """0 nothing wrong, 1 faults, 2 a check was cut off, none could run, or a question of the user could not be
+        asked."""
         if self.faults:
             return 1
         outcomes = {result.outcome for result in self.results}
-        return 2 if Outcome.CUT in outcomes or outcomes <= {Outcome.SKIPPED} else 0
+        return 2 if self.wrong_lines or Outcome.CUT in outcomes or outcomes <= {Outcome.SKIPPED} else 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -98,6 +98,6 @@ def parsed_object(arguments: str) -> dict[str, Any] | None:
     """The arguments of a call; None if they are no JSON object."""
     try:
         values = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

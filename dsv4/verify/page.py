@@ -23,6 +23,7 @@ def page(report: Report) -> str:
         *_blame(report),
         _overview(report.results),
         *map(_section, report.results),
+        *_wrong_lines(report),
         "<h2>What the endpoint can do</h2>",
         table((), ((escape(name), escape(value)) for name, value in report.facts.items())),
     ]
@@ -63,6 +64,14 @@ def _section(result: CheckResult) -> str:
         lines = "".join(f"<li>{escape(text)}</li>" for text in result.skipped)
         parts.append(f'<p class="quiet">Not checked:</p><ul class="quiet">{lines}</ul>')
     return "\n".join(parts)
+
+
+def _wrong_lines(report: Report) -> list[str]:
+    """The lines of the user's files that are no questions, if there are any."""
+    if not report.wrong_lines:
+        return []
+    lines = "".join(f"<li>{escape(text)}</li>" for text in report.wrong_lines)
+    return [f"<h2>Lines that are no questions: {len(report.wrong_lines)}</h2><ul>{lines}</ul>"]
 
 
 def _finding(found: Finding) -> str:

@@ -14,7 +14,8 @@ ITEMS = ("apples", "pencils", "lamps", "books", "chairs", "cups")
 @dataclass(frozen=True, slots=True)
 class Question:
     """kind: for the report. wanted: the calls of a right answer, none if no tool helps. called: a right answer has
-    calls, though `wanted` does not tell them. messages: in place of the text."""
+    calls, though `wanted` does not tell them. messages: in place of the text. place: file and line, of a question of
+    the user."""
 
     kind: str
     text: str
@@ -22,6 +23,7 @@ class Question:
     wanted: tuple[Wanted, ...]
     called: bool = False
     messages: tuple[dict[str, Any], ...] = ()
+    place: str = ""
 
     @property
     def needs_call(self) -> bool:

@@ -26,7 +26,7 @@ def verify(endpoint: Endpoint, settings: Settings, say: Callable[[str], None] = 
     not answer a plain chat completion: then nothing can be checked. Raises TimeUp if the time is over by then."""
     began, endpoint.until = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic() + settings.seconds
     able = survey(endpoint)
-    report = Report(endpoint.url, able.model, began, able.told())
+    report = Report(endpoint.url, able.model, began, able.told(), wrong_lines=[*settings.wrong_lines])
     say(f"{endpoint.url}: model {able.model or 'not named'}, {len(settings.chosen())} checks")
     for name in settings.chosen():
         question, check = _CHECKS[name]

@@ -56,7 +56,8 @@ def _object_misfit(value: Mapping[str, Any], schema: Mapping[str, Any], place: s
 def _list_misfit(value: list[Any], schema: Mapping[str, Any], place: str) -> str:
     if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
         return f"{place or 'the list'} has {len(value)} items"
-    for index, inner in enumerate(value):
-        if wrong := misfit(inner, schema.get("items", {}), f"{place}[{index}]"):
+    # NOTE: without items no value is entered: one that a model has written may be nested deeper than calls may be
+    for index, inner in enumerate(value if "items" in schema else ()):
+        if wrong := misfit(inner, schema["items"], f"{place}[{index}]"):
             return wrong
     return ""

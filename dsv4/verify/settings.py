@@ -28,7 +28,7 @@ class Bound:
 class Settings:
     """only, skip: names of checks. seconds: for the whole run. dialect: of the prompts, "" = what the endpoint tells,
     or the nearest. fixtures: a file of recorded continuations. bounds: of measures. questions: of the user, about
-    tools."""
+    tools. wrong_lines: what is wrong with lines of the user's files that are no questions, each with its place."""
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
@@ -37,6 +37,7 @@ class Settings:
     fixtures: Path | None = None
     bounds: tuple[Bound, ...] = field(default_factory=tuple)
     questions: tuple[Question, ...] = ()
+    wrong_lines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for flag, names in (("--only", self.only), ("--skip", self.skip)):
