@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from dsv4.encoding import Tokenizer
-from dsv4.generation import BusyError, SamplingParams
+from dsv4.generation import SamplingParams
 from dsv4.server import ApiError, Keys
 from dsv4.server.accounts.ledger import Ledger, read_usage
 from tests.server.conftest import MODEL, Converse, Server, joined
@@ -166,12 +166,12 @@ def test_a_refused_choice_ends_all(serve: Converse, tokenizer: Tokenizer, stream
         nonlocal calls
         calls += 1
         if calls == 2:
-            raise BusyError(7)
+            raise ValueError("seed: no such seed")
         return tokenizer.encode_text("word " * 100)
 
     server = serve(script)
     answer = server.post(n=3, stream=stream)
-    assert (answer.status_code, "7 requests are waiting" in answer.text) == (200 if stream else 429, True)
+    assert (answer.status_code, "no such seed" in answer.text) == (200 if stream else 400, True)
     assert "[DONE]" not in answer.text
     assert server.app.state.backend.running == 0
     assert server.generator.calls[0].closed_early

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from dsv4.answer import AnswerStep, TokenRecord
 from dsv4.server.dialects.fields import between
 from dsv4.server.dialects.job import AnswerJob
+from dsv4.server.dialects.places import Places
 from dsv4.server.dialects.run import Run
 
 MOST_CHOICES = 128
@@ -59,13 +60,17 @@ class ChoicesRun(Run):
         `AnswerJob.steps`; the other choices then end too.
 
         The further choices of a prompt begin with the first token of its first choice: then the prefix cache has the
-        prompt, and it is computed once.
+        prompt, and it is computed once. An engine whose queue is full gets them one by one as places become free, and
+        refuses the request only where it takes none of them.
         """
         if not self.more:
             async with aclosing(self.job.steps()) as steps:
                 async for step in steps:
                     yield 0, step
             return
+        places = Places()
+        for job in self.jobs:
+            job.places = places
         streams = [job.steps() for job in self.jobs]
         later = self._repeats()
         waiting: dict[asyncio.Future[AnswerStep | None], int] = {}

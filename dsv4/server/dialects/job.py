@@ -25,6 +25,7 @@ from dsv4.server.backend import Backend
 from dsv4.server.backend.active import ActiveAnswer
 from dsv4.server.backend.models import check_model
 from dsv4.server.dialects.constraints import constraint
+from dsv4.server.dialects.places import Places
 from dsv4.server.dialects.prompt import begun, cache_points, encode
 from dsv4.server.dialects.request import GenerationRequest
 from dsv4.server.dialects.spans import AnswerSpans
@@ -59,6 +60,7 @@ class AnswerJob:
     charge: what the job counts for its request; None = another job of the request does.
     repeats: another job has the same prompt and accounts for it.
     spans: record it for OpenTelemetry, None = nothing does.
+    places: where the jobs of one request wait for a queue that is full; None = a full queue refuses the answer.
     """
 
     backend: Backend
@@ -78,12 +80,15 @@ class AnswerJob:
     tokens: list[int] = field(default_factory=list)
     call_ids: list[str] = field(default_factory=list)
     spans: AnswerSpans | None = None
+    places: Places | None = None
     _began: float = field(default_factory=time.perf_counter)
     _first_token: float | None = None
     _counted: int = 0  # tokens of the prompt that are reused or in the rates
     _said_end: bool = False  # the last token is an end token of the model
     _refused: bool = False
     _failed: bool = False
+    _number: int = 0  # among the jobs of `places`
+    _queued: bool = False  # the engine has said something: it does not refuse any more
     _entered: int = 0  # answers beside this one that count as requests of the key
     _events: AsyncIterator[TokenEvent] | None = None
     _next: "asyncio.Future[TokenEvent | None] | None" = None
@@ -115,8 +120,10 @@ class AnswerJob:
         Raises ApiError: 400 or 429 if the engine refuses the request, 500 if it fails or gives no reason for the end.
         """
         try:
-            events = self.started()
-            while (event := await self._take(events)) is not None:
+            self.started()
+            if self.places is not None:
+                self._number = self.places.asks()
+            while (event := await self._take()) is not None:
                 if event.finish is FinishReason.ERROR:
                     self._failed = True
                     raise ApiError(500, event.error or "the engine failed", code=ENGINE_ERROR)
@@ -146,6 +153,9 @@ class AnswerJob:
                 self._entered = more
             limits.admit(key, self.charge.prompt_tokens)
         self.backend.running += 1
+        return self._open()
+
+    def _open(self) -> AsyncIterator[TokenEvent]:
         self.backend.active[self.id] = self.active
         options = replace(self.options, label=self.id)
         self._events = self.backend.generator.stream(self.prompt, self.params, options)
@@ -255,15 +265,36 @@ class AnswerJob:
             return ENGINE_ERROR
         return None if self.answer.over else "abort"
 
-    async def _take(self, events: AsyncIterator[TokenEvent]) -> TokenEvent | None:
-        waiting, self._next = self._next, None
-        try:
-            return await (waiting if waiting is not None else anext(events, None))
-        except (ValueError, BusyError) as error:
-            if self.tokens:
-                raise
-            # the engine refused the request before the first token
-            raise self._refusal(error) from error
+    async def _take(self) -> TokenEvent | None:
+        while self._events is not None:
+            waiting, self._next = self._next, None
+            try:
+                event = await (waiting if waiting is not None else anext(self._events, None))
+            except (ValueError, BusyError) as error:
+                if self.tokens:
+                    raise
+                # the engine refused the request before the first token
+                refusal = self._refusal(error)
+                if not isinstance(error, BusyError) or not await self._place():
+                    raise refusal from error
+                continue
+            if not self._queued:
+                self._queued = True
+                if self.places is not None:
+                    self.places.taken()
+            return event
+        return None
+
+    async def _place(self) -> bool:
+        """Wait for a place in the queue, and ask the engine again. False if there will be none."""
+        if self.places is None or self._queued:
+            return False
+        self.backend.active.pop(self.id, None)  # nothing runs that could be cancelled
+        if not await self.places.refused(self._number):
+            return False
+        self._refused = False
+        self._open()
+        return True
 
     def _refusal(self, error: Exception) -> ApiError:
         self._refused = True
