@@ -5,9 +5,9 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems that have none, network shares mostly
@@ -116,20 +116,40 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(file: Path, wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """While entered, no other process has the lock of `file`, which stays when it is left; the system takes the lock
-    from a process that ends, however it ends. wait: called before it waits for another one. On a file system without
-    locks nobody is kept out."""
+def locked(
+    file: Path,
+    wait: Callable[[], object] = lambda: None,
+    *,
+    pause: Callable[[], object] | None = None,
+    without: Callable[[OSError], object] = lambda error: None,
+) -> Iterator[None]:
+    """While entered, no other process has the lock of `file`, which stays when it is left: whoever removes it could
+    remove the next owner's. The system takes the lock from a process that ends, however it ends.
+
+    wait: called before it waits for another owner, and may raise instead. pause: called between two tries, for a wait
+    that can be ended. without: called on a file system that has no locks, where nobody is kept out; may raise.
+    """
     with file.open("a") as opened:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait()
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            _take(opened, wait, pause)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
+            without(error)
         yield
+
+
+def _take(opened: IO[str], wait: Callable[[], object], pause: Callable[[], object] | None) -> None:
+    with suppress(BlockingIOError):
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    wait()
+    while pause is not None:
+        pause()
+        with suppress(BlockingIOError):
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+    fcntl.flock(opened, fcntl.LOCK_EX)
 
 
 def stamp(file: Path) -> tuple[int, int]:

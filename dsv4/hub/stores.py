@@ -1,6 +1,5 @@
 """Where the files of a pull go: into huggingface_hub's cache, or into a folder of the user's."""
 
-import fcntl
 import json
 import os
 import threading
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from dsv4.files import NO_LOCKS, rename, stamp, write_whole
+from dsv4.files import locked, rename, stamp, write_whole
 from dsv4.hub.download import PullWatch, has_hash
 from dsv4.hub.folders import UNFINISHED, huggingface_folder
 from dsv4.hub.names import Repository
@@ -136,20 +135,10 @@ def alone(store: Store, watch: PullWatch) -> Iterator[None]:
     """While entered, no other pull writes into the store; waits for one that does. The system ends the lock with the
     process."""
     store.lock.parent.mkdir(parents=True, exist_ok=True)
-    with store.lock.open("a") as opened:
-        told = False
-        while True:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    watch.note(f"another process fetches into {store.folder}: waiting for it")
-                told = True
-                watch.sleep(0.5)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                watch.note(f"{store.lock.parent} has no locks: do not run two pulls into it at once")
-                break
+    with locked(
+        store.lock,
+        lambda: watch.note(f"another process fetches into {store.folder}: waiting for it"),
+        pause=lambda: watch.sleep(0.5),
+        without=lambda error: watch.note(f"{store.lock.parent} has no locks: do not run two pulls into it at once"),
+    ):
         yield

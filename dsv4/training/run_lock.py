@@ -1,11 +1,13 @@
 """One owner of a run's folder: a second process that would write into it is refused."""
 
-import fcntl
 import json
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
+
+from dsv4.files import locked
 
 LOCK_FILE = "run.lock"
 
@@ -19,27 +21,27 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._opened: int | None = None
+        self.folder, self._file = folder, folder / LOCK_FILE
+        self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        opened = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(opened, 4096)
-            os.close(opened)
-            raise ValueError(f"{self.folder} is in use by {_named(owner)}: one run at a time writes into it") from None
-        self._opened = opened
-        os.ftruncate(opened, 0)
-        os.pwrite(opened, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        with ExitStack() as held:
+            held.enter_context(locked(self._file, self._refuse, without=_raise))
+            self._file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        # the file stays: whoever removes it could remove the next owner's
-        if self._opened is not None:
-            os.close(self._opened)
-            self._opened = None
+        self._held.close()
+
+    def _refuse(self) -> None:
+        owner = self._file.read_bytes()
+        raise ValueError(f"{self.folder} is in use by {_named(owner)}: one run at a time writes into it")
+
+
+def _raise(error: OSError) -> None:
+    """Two runs in one folder would mix their files, so there is none without locks."""
+    raise error
 
 
 def _named(owner: bytes) -> str:

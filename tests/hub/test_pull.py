@@ -1,5 +1,6 @@
 """A pull with the real client against a hub on loopback: what arrives, and what happens when something fails."""
 
+import errno
 import json
 import resource
 import shutil
@@ -170,6 +171,16 @@ def test_two_pulls_at_once_fetch_everything_once(screen: Screen) -> None:
         assert hub.sent == sum(len(content) for content in needed(small_model()).values())
     assert len(folders) == 2
     assert not any("waiting for it" in note for note in screen.notes)
+
+
+def test_a_folder_without_locks_is_told(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("dsv4.files.fcntl.flock", none)
+    with SmallHub({TINY.name: small_model()}) as hub:
+        assert fetched(pull(HuggingFace(hub.url), TINY, SOON, screen)) == needed(small_model())
+    assert any("has no locks: do not run two pulls into it at once" in note for note in screen.notes)
 
 
 def until(true: Callable[[], bool]) -> None:

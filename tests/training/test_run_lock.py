@@ -1,5 +1,6 @@
 """A run's folder has one owner, and a dead one is none."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -49,4 +50,13 @@ def test_kill_9_frees_it(tmp_path: Path) -> None:
     with RunLock(tmp_path), pytest.raises(ValueError, match=f"process {os.getpid()} on "), RunLock(tmp_path):
         pass
     with RunLock(tmp_path):
+        pass
+
+
+def test_there_is_no_run_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("dsv4.files.fcntl.flock", none)
+    with pytest.raises(OSError, match="No locks available"), RunLock(tmp_path):
         pass
