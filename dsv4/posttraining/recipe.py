@@ -19,7 +19,7 @@ from dsv4.posttraining.settings import (
 )
 from dsv4.posttraining.types import Effort
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
-from dsv4.training.settings import PLAIN, OptimizerSettings, acting, is_plain
+from dsv4.training.settings import PLAIN, OptimizerSettings, acting, is_plain, of_any_version
 
 _STRICT = ConfigDict(extra="forbid")
 NUMERICS = ("fp32", "bf16", "release")
@@ -177,6 +177,7 @@ class RolloutRecipe:
     def check_resume(self, made: Mapping[str, Any], folder: Path) -> None:
         """Raise ValueError naming a field by which the run of the state in `folder` would have gone otherwise. Free are
         steps (of a constant rate), save_seconds, micro, device, and what is held out."""
+        made = {**made, "optimizer": of_any_version(made["optimizer"])}
         free = {"save_seconds", "micro", "device", "held_out"} | ({"steps"} if self.lr.shape == "constant" else set())
         own = {name: value for name, value in self.to_dict().items() if name not in free}
         for name, value in own.items():

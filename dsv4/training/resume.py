@@ -8,7 +8,7 @@ from typing import Any
 from dsv4.training.documents import Codec, Source
 from dsv4.training.recipe import Recipe
 from dsv4.training.schedule import past_change
-from dsv4.training.settings import acting
+from dsv4.training.settings import acting, of_any_version
 
 _SCHEDULE = ("stages", "lr", "batch", "mtp_weights", "qat_from")
 _FREE = ("run", "scale")  # they change cost and reports, not results
@@ -30,8 +30,7 @@ def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict
     if "position" not in state:  # of rollouts: its recipe has other fields
         raise ValueError(f"{folder} holds a run of another kind, which learns from rollouts: use another folder")
     raw, known = state["recipe"], state.get("data")
-    # before there were other products, all were fp32
-    made = Recipe.from_dict({**raw, "optimizer": {"products": "fp32", **raw.get("optimizer", {})}})
+    made = Recipe.from_dict({**raw, "optimizer": of_any_version(raw.get("optimizer", {}))})
     own, other = _compared(recipe, known is not None), _compared(made, known is not None)
     found = _first_difference(other, own)
     if found is None and (field := past_change(made.schedule, recipe.schedule, state["position"]["tokens"])):

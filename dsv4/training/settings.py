@@ -182,6 +182,12 @@ class OptimizerSettings:
             raise ValueError(f"optimizer.momentum must be below 1, got {self.momentum}")
 
 
+def of_any_version(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer's fields in the state of a run, with those that an older version had not: before there were other
+    products, all were fp32."""
+    return {"products": "fp32", **optimizer}
+
+
 def acting(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an `OptimizerSettings` that change its steps: AdamW has no Newton-Schulz."""
     return {name: value for name, value in optimizer.items() if name != "products" or optimizer["kind"] == "muon"}

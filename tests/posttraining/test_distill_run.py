@@ -61,6 +61,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(objective: dict[str, Any], place: Pat
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
+def test_the_recipe_of_a_state_from_before_there_were_products_is_taken(place: Path, tmp_path: Path) -> None:
+    recipe = distill_runs.recipe(place)
+    made = recipe.to_dict()
+    del made["optimizer"]["products"]
+    recipe.check_resume(made, tmp_path)
+    del made["optimizer"]["momentum"]
+    with pytest.raises(ValueError, match=r"by an older dsv4, which had no optimizer\.momentum"):
+        recipe.check_resume(made, tmp_path)
+
+
 def test_a_full_disk_stops_the_run_and_it_goes_on_bit_for_bit(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

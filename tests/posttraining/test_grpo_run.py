@@ -1,5 +1,6 @@
 """A whole run with the real engine: the reward rises, and a run that was stopped goes on bit for bit."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.training.settings import OptimizerSettings
 from tests.posttraining import runs
 from tests.posttraining.runs import numbers, take
@@ -117,6 +119,28 @@ def test_products_of_an_optimizer_without_any_may_differ(tmp_path: Path) -> None
     made["optimizer"]["kind"] = "muon"
     with pytest.raises(ValueError, match="optimizer differs"):
         muon.check_resume(made, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_state_from_before_there_were_products_goes_on(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All products were fp32 then. They decide with Muon alone."""
+    now = runs.recipe(optimizer={"kind": kind, "products": "fp32"})
+    older = now.to_dict()
+    del older["optimizer"]["products"]
+    with monkeypatch.context() as patch, runs.run(now, tmp_path) as made:
+        patch.setattr(GrpoRecipe, "to_dict", lambda recipe: older)
+        take(made, 1)
+    with runs.run(now, tmp_path) as made:
+        assert made.step == 1
+    with (
+        pytest.raises(ValueError, match=r"optimizer differs \(it was .*'products': 'fp32'")
+        if kind == "muon"
+        else nullcontext(),
+        runs.run(runs.recipe(optimizer={"kind": kind}), tmp_path),
+    ):
+        pass
 
 
 def test_the_reference_follows_every_so_many_updates_and_old_files_go(tmp_path: Path) -> None:
