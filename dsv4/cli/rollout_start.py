@@ -32,11 +32,12 @@ from dsv4.posttraining.rollout import EngineLostError, RolloutRunner, RolloutSet
 from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources
 from dsv4.posttraining.settings import effort_settings
 from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
-from dsv4.posttraining.verifiers import VERIFIERS
+from dsv4.posttraining.verifiers import VERIFIERS, check_expected
 from dsv4.training.documents import call_named, named_function
 from dsv4.training.logbook import Logbook, check_tracker, open_tracker
 from dsv4.training.run_lock import RunLock
 
+_UNJUDGED = 3  # steps in a row without a verdict until the run stops
 _SHOWN = 1500  # characters of a prompt or an answer in the log
 
 
@@ -74,7 +75,10 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     layout = _layout(recipe, options.export)
     prompts = prompt_source(recipe.prompts, tokenizer, recipe.seed, "prompts")
     environments = environments_of(recipe, tokenizer)
-    check_prompts(recipe, prompts.batch(0, recipe.asked), environments)
+    check_prompts(recipe, _known(prompts, recipe.asked), environments)
+    if recipe.held_out.every:
+        held_out = prompt_source(recipe.held_out, tokenizer, recipe.seed, "held_out")
+        check_prompts(recipe, _known(held_out, recipe.held_out.prompts), environments)
     place.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(RunLock(place))
@@ -119,6 +123,12 @@ def check_efforts(recipe: RolloutRecipe, prompts: Sequence[Prompt]) -> None:
         effort_settings(recipe.efforts, prompt.effort)
 
 
+def _known(prompts: Prompts, asked: int) -> Sequence[Prompt]:
+    """All prompts of a file, which may hold a mistake anywhere; of a function those of the first step."""
+    first = prompts.batch(0, asked)
+    return prompts.prompts if isinstance(prompts, ListedPrompts) else first
+
+
 def check_prompts(recipe: RolloutRecipe, prompts: Sequence[Prompt], environments: Mapping[str, Environment]) -> None:
     """Raise ValueError where these prompts cannot be tried: no settings for the mode, no environment for the domain,
     no room for an answer, or a task that the environment does not take."""
@@ -137,6 +147,11 @@ def check_prompts(recipe: RolloutRecipe, prompts: Sequence[Prompt], environments
                 environments[prompt.domain].start(prompt)
         except ForeignFault as error:
             raise ValueError(f"prompt {prompt.key}: {error}") from error
+        if recipe.environment.path is None:
+            try:
+                check_expected(prompt.task["verifier"], prompt.task["answer"])
+            except ValueError as error:
+                raise ValueError(f"prompt {prompt.key}: answer: {error}") from error
 
 
 class _OneForAll(dict[str, Environment]):
@@ -259,28 +274,52 @@ def _reward(rollout: Rollout) -> float:
     return rollout.reward or 0.0
 
 
+@dataclass(slots=True)
+class _Lost:
+    """Steps that taught nothing, and how many in a row had no answer that anything could judge."""
+
+    steps: int = 0
+    unjudged: int = 0
+
+    def count(self, record: Record) -> None:
+        self.steps += not record["learned"]
+        self.unjudged = self.unjudged + 1 if record.get("broken") and "reward" not in record else 0
+
+
 def _show(run: RolloutRun[R], place: Path, url: str | None, options: Options) -> bool:
     """Run, log every step and show the progress. True if the run reached its end."""
     recipe = run.recipe
     trackers = (open_tracker(options.track, recipe.name, place, recipe.to_dict()),) if options.track else ()
-    log = Logbook(place / "log.jsonl", run.step, trackers)
+    log_file = place / "log.jsonl"
+    log = Logbook(log_file, run.step, trackers)
     bar = RunProgress(recipe.steps, run.step)
     bar.console.print(f"{recipe.name}: step {run.step:,} of {recipe.steps:,}")
     if url is not None:
         bar.console.print(f"curves and samples: {url}")
     report = place / "report.html"
-    first = run.step
+    first, lost = run.step, _Lost()
 
     def tell(record: Record) -> bool:
+        lost.count(record)
         log.write(record)
         bar.show(run.step, f"step {record['step']:,}", record["phase"], summary(record))
-        return not stop.requested and run.step - first != options.steps
+        return not stop.requested and run.step - first != options.steps and lost.unjudged < _UNJUDGED
 
     with report_at_end(recipe.name, log, report, {"recipe": recipe.to_dict()}), StopAfterStep() as stop, bar:
         try:
             finished = asyncio.run(run.run(tell))
         except (EngineLostError, CallsHangError) as error:
             raise ValueError(f"{error}; the same command goes on from the last state") from error
+        if lost.steps:
+            bar.console.print(
+                f"note: {lost.steps:,} of {run.step - first:,} steps had nothing to learn from: groups with equal "
+                f"rewards compare nothing, broken answers are those that nothing could judge; {log_file} counts both"
+            )
+        if lost.unjudged >= _UNJUDGED and not finished:
+            raise ValueError(
+                f"no answer of the last {lost.unjudged} steps could be judged, for the reasons above: the run stops "
+                "here; the same command goes on"
+            )
         if not finished:
             bar.console.print(f"saved after {run.step - first:,} steps; the same command resumes the run")
         if stop.requested:
@@ -302,7 +341,8 @@ def summary(record: Record) -> str:
     parts = [form.format(record[name]) for name, form in _SUMMARY if name in record]
     parts += [
         f"{name} {record[name]:.0f}"
-        for name in ("broken", "stale", "small", "redrawn", "repeating", "skipped")
+        for name in ("broken", "stale", "small", "equal", "redrawn", "repeating", "skipped")
         if record.get(name)
     ]
+    parts += ["nothing to learn from"] if record.get("learned") == 0 else []
     return "  ".join(parts)

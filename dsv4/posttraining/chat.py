@@ -13,7 +13,7 @@ from dsv4.answer import AnswerInProgress
 from dsv4.encoding import ParsedCompletion, Segment, Tokenizer, render_segments, served
 from dsv4.generation import FinishReason, TokenEvent
 from dsv4.posttraining.environment import More, Verdict, task_field
-from dsv4.posttraining.foreign import ForeignCalls
+from dsv4.posttraining.foreign import ForeignCalls, told_as_fault
 from dsv4.posttraining.types import Effort, Prompt
 
 Message = Mapping[str, Any]
@@ -103,14 +103,15 @@ def read_turn(
 class ChatEnvironment:
     """Judges the final answer of a conversation, single turn, or several with tools.
 
-    verifiers: by name; called with the answer's content and the task's `answer`, give the reward. tools: of a prompt.
+    verifiers: by name; called with the answer's content and the task's `answer`, give the reward; may be coroutine
+    functions. tools: of a prompt.
     A verifier may take `seconds`. turns: answers of the policy at most. Answers that were cut have reward 0: what was
     not finished was not answered. A call of an unknown tool or with damaged markup is none, as on a server, and ends
     the episode.
     """
 
     tokenizer: Tokenizer
-    verifiers: Mapping[str, Verifier]
+    verifiers: Mapping[str, Callable[[str, Any], float | Awaitable[float]]]
     tools: Callable[[Prompt], Sequence[Tool]] = lambda prompt: ()
     turns: int = 8
     seconds: float = 10.0
@@ -124,6 +125,12 @@ class ChatEnvironment:
                 f"prompt {prompt.key}: task.verifier must be one of {', '.join(self.verifiers)}, got {name!r}"
             )
         tools = {tool.name: tool for tool in self.tools(prompt)}
+        for shown in prompt.task.get("functions", ()):
+            if shown["name"] not in tools:
+                raise ValueError(
+                    f"prompt {prompt.key}: shows the tool {shown['name']!r}, but its environment has no such tool to "
+                    f"run; it has {', '.join(tools) or 'none'}"
+                )
         if tools:
             task_field(prompt, "messages")
         return ChatEpisode(self, prompt, tools)
@@ -181,7 +188,9 @@ class ChatEpisode:
             result = await calls.run(f"tool {name}", tool.seconds, tool.run, json.loads(arguments), passing=ToolError)
         except ToolError as error:
             return f"Error: {error}", True
-        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        with told_as_fault(f"the result of tool {name}"):
+            text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+            text.encode()  # a lone surrogate is no text
         if len(text) > LONGEST_RESULT:
             text = f"{text[:LONGEST_RESULT]}\n... ({len(text) - LONGEST_RESULT} more characters)"
         return text, False

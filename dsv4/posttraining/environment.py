@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from dsv4.generation import FinishReason
 from dsv4.posttraining.types import Prompt
 
+LARGEST = 1e9  # a reward or a metric
+
 
 @dataclass(frozen=True, slots=True)
 class More:
@@ -31,12 +33,15 @@ class Verdict:
     error: str | None = None
 
     def checked(self) -> "Verdict":
-        """The same, or without reward and with an error where the reward or a metric is no finite number."""
+        """The same, or without reward and with an error where the reward or a metric is no finite number, or one so
+        large that the learner's fp32 would overflow."""
         if self.reward is None:
             return self if self.error else Verdict(None, self.metrics, "the environment gave no reward")
         for name, value in {"reward": self.reward, **{f"metric {k}": v for k, v in self.metrics.items()}}.items():
-            if _number(value) is None:
+            if (number := _number(value)) is None:
                 return Verdict(None, {}, f"the {name} is {value!r}, not a finite number")
+            if abs(number) > LARGEST:
+                return Verdict(None, {}, f"the {name} is {value!r}, out of range [-{LARGEST:g}, {LARGEST:g}]")
         return Verdict(_number(self.reward), {k: float(v) for k, v in self.metrics.items()}, self.error)
 
 

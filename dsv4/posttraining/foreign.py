@@ -6,6 +6,7 @@ Memory cannot be bounded inside this process: code of the policy's runs in `dsv4
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import UnionType
@@ -57,15 +58,18 @@ class ForeignCalls:
     async def run(
         self, what: str, seconds: float, call: Callable[..., Any], *args: Any, passing: type[Exception] | None = None
     ) -> Any:
-        """`call(*args)`, awaited where it is a coroutine function. Raises ForeignFault, which names `what`; an
-        exception of the type `passing` comes through as it is."""
+        """`call(*args)`, awaited where it is a coroutine function or gives something to await, all within `seconds`.
+        Raises ForeignFault, which names `what`; an exception of the type `passing` comes through as it is."""
         if self._stuck >= self._most:
             raise CallsHangError(f"{self._stuck} calls have not returned, {what} would be one more: the run stops here")
         with told_as_fault(what, passing or ()):
             try:
                 if inspect.iscoroutinefunction(call):
                     return await asyncio.wait_for(call(*args), seconds)
-                return await self._in_thread(seconds, call, *args)
+                end = time.monotonic() + seconds
+                given = await self._in_thread(seconds, call, *args)
+                # a lambda or an object that calls a coroutine function looks like a plain one
+                return await asyncio.wait_for(given, end - time.monotonic()) if inspect.isawaitable(given) else given
             except TimeoutError:
                 raise ForeignFault(f"{what} did not end within {seconds:g} s") from None
 

@@ -65,6 +65,10 @@ def _checked(made: Any, name: str, vocabulary: int) -> Prompt:
     where = f"{name}: prompt {made.key}"
     if not isinstance(made.effort, Effort):
         raise ValueError(f"{where}: effort must be an Effort, got {made.effort!r}")
+    try:
+        made.key.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: key {made.key!r} is no text: {error.reason}") from None
     wrong = [token for token in made.tokens if type(token) is not int or not 0 <= token < vocabulary]
     if wrong:
         raise ValueError(f"{where}: tokens must be whole numbers in [0, {vocabulary}), got {wrong[0]!r}")
@@ -101,8 +105,8 @@ class ListedPrompts:
 
 def read_prompts(file: Path, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
     """One prompt a line: {"messages": [...], "verifier": "number", "answer": 42} and, if wanted, domain ("default"),
-    effort ("high"), key (the line's number) and tools (OpenAI function objects). Raises ValueError naming line and
-    field."""
+    effort ("high"), key (the line's number) and tools (OpenAI's, or their function objects alone). Raises ValueError
+    naming line and field."""
     if not file.is_file():
         raise ValueError(f"prompts.path: {file} is no file")
     found: dict[str, Prompt] = {}
@@ -120,6 +124,13 @@ def read_prompts(file: Path, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
     return tuple(found.values())
 
 
+def _functions(tools: Any) -> list[Mapping[str, Any]]:
+    """The function objects of a line's tools, which stand alone or, as in OpenAI's API, under the key `function`."""
+    wrapped = isinstance(tools, list) and any(isinstance(tool, Mapping) and "function" in tool for tool in tools)
+    check_functions(tools, "function" if wrapped else "")
+    return [tool["function"] for tool in tools] if wrapped else list(tools)
+
+
 def _prompt(raw: Mapping[str, Any], key: str, tokenizer: Tokenizer) -> Prompt:
     unknown = sorted(raw.keys() - _FIELDS)
     if unknown:
@@ -130,8 +141,9 @@ def _prompt(raw: Mapping[str, Any], key: str, tokenizer: Tokenizer) -> Prompt:
     messages = read_messages(raw["messages"])
     if not messages:
         raise ValueError("messages must be a list that is not empty")
-    functions = raw.get("tools") or ()
-    check_functions(functions)
+    if messages[-1]["role"] == "assistant":
+        raise ValueError("messages: the last one is an answer; a prompt ends where the policy is to answer")
+    functions = _functions(raw.get("tools") or [])
     try:
         effort = Effort(raw.get("effort", Effort.HIGH))
     except ValueError:

@@ -34,6 +34,16 @@ def reward(verifier: str, answer: str, expected: Any) -> float:
     return VERIFIERS[verifier](answer, expected)
 
 
+def check_expected(verifier: str, expected: Any) -> None:
+    """Raise ValueError where `expected` has not the form that the verifier compares with, or there is no such
+    verifier."""
+    try:
+        reward(verifier, "0", expected)
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the verifier {verifier} cannot compare with {expected!r:.200} ({what})") from error
+
+
 def number(answer: str, expected: int | float) -> float:
     """1.0 if the last number of the answer is the expected one; thousands may be set apart by commas."""
     found = _numbers(answer)
@@ -78,6 +88,8 @@ def contains(answer: str, expected: str | Sequence[str]) -> float:
 
 def one_of(answer: str, expected: Sequence[str]) -> float:
     """1.0 if the answer is one of the expected texts, but for case, spaces and punctuation at the ends."""
+    if isinstance(expected, str):
+        raise TypeError("a list of texts is expected")
     return max((text(answer, each) for each in expected), default=0.0)
 
 

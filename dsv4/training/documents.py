@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,8 +120,11 @@ def function_of(settings: SourceSettings) -> Maker:
 
 
 def named_function(where: str, path: str, options: Mapping[str, Any]) -> Callable[..., Any]:
-    """What "module:function" names, which must have these options. Raises ValueError that begins with `where`."""
+    """What "module:function" names, which must have these options. Modules of the current folder count too: `python -m`
+    looks there, an installed command does not. Raises ValueError that begins with `where`."""
     module, colon, name = path.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         made = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing runs the user's own code: it may raise anything

@@ -181,6 +181,23 @@ def test_a_reward_that_is_no_number_is_an_error(tokenizer: Tokenizer) -> None:
     assert (verdict.reward, verdict.error) == (None, "the reward is 'good', not a finite number")
 
 
+def test_what_awaits_behind_a_plain_function_is_awaited(tokenizer: Tokenizer) -> None:
+    """An object with `async def __call__`, or a lambda around a coroutine function, looks like a plain function."""
+
+    async def half(text: str, expected: Any) -> float:
+        return 0.5
+
+    class Scorer:
+        async def __call__(self, text: str, expected: Any) -> float:
+            return 0.5
+
+    for verifier in (lambda text, expected: half(text, expected), Scorer()):
+        environment = ChatEnvironment(tokenizer, {"number": verifier})
+        episode = environment.start(ask(tokenizer, functions=()))
+        run(episode.turn([tokenizer.eos_id], FinishReason.STOP))
+        assert run(episode.verdict(FinishReason.STOP)).reward == 0.5
+
+
 def test_a_tool_that_fails_is_no_result(environment: ChatEnvironment, tokenizer: Tokenizer) -> None:
     prompt = ask(tokenizer)
     message = {"role": "assistant", "content": "", "tool_calls": called(("add", '{"a": 1, "b": 2}'))}
@@ -194,6 +211,9 @@ def test_a_tool_that_fails_is_no_result(environment: ChatEnvironment, tokenizer:
         (Tool(ADD, lambda arguments: Path("/nowhere").read_text()), "tool add raised FileNotFoundError"),
         (Tool(ADD, lambda arguments: str(time.sleep(60)), seconds=0.1), "tool add did not end within 0.1 s"),
         (Tool(ADD, sleeping, seconds=0.1), "tool add did not end within 0.1 s"),
+        (Tool(ADD, lambda arguments: sleeping(arguments), seconds=0.1), "tool add did not end within 0.1 s"),
+        (Tool(ADD, lambda arguments: b"3"), "the result of tool add raised TypeError: .* not JSON serializable"),  # pyrefly: ignore
+        (Tool(ADD, lambda arguments: "\ud800"), "the result of tool add raised UnicodeEncodeError"),
     ):
         environment.tools = lambda prompt, tool=tool: [tool]
         with pytest.raises(ForeignFault, match=error):
@@ -230,6 +250,10 @@ def test_calls_that_hang_stop_the_run_when_they_are_many() -> None:
         ({"verifier": "number"}, r"prompt k: task\.answer is missing; it has verifier"),
         ({"verifier": "x", "answer": 1}, r"prompt k: task\.verifier must be one of number, got 'x'"),
         ({"verifier": "number", "answer": 1}, r"prompt k: task\.messages is missing; it has verifier, answer"),
+        (
+            {"verifier": "number", "answer": 1, "functions": [{"name": "f"}]},
+            "prompt k: shows the tool 'f', but its environment has no such tool to run; it has add",
+        ),
     ],
 )
 def test_tasks_that_lack_something_are_named(environment: ChatEnvironment, task: dict[str, Any], message: str) -> None:

@@ -1,8 +1,10 @@
 """`dsv4 grpo` as people run it: a process that is killed goes on as if it had not been."""
 
+import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,15 @@ from typing import Any
 import pytest
 
 from dsv4.cli.rollout_start import Options, run_recipe
+from dsv4.encoding import Tokenizer
+from dsv4.generation import FinishReason
 from dsv4.posttraining.base_model import BaseModel
+from dsv4.posttraining.chat import ChatEnvironment
+from dsv4.posttraining.environment import Environment, More, Verdict
 from dsv4.posttraining.grpo_run import GrpoRun
 from dsv4.posttraining.recipe import GrpoRecipe
+from dsv4.posttraining.types import Prompt
+from dsv4.posttraining.verifiers import VERIFIERS
 from dsv4.training.settings import OptimizerSettings
 from tests.cli.test_sft import run as sft
 from tests.cli.test_sft import write_base, write_talks
@@ -122,8 +130,86 @@ def test_the_folder_of_another_kind_of_run_is_refused(tmp_path: Path) -> None:
         run(replace(recipe, optimizer=OptimizerSettings(kind="muon")), tmp_path / "grpo")
 
 
-def run(recipe: GrpoRecipe, folder: Path) -> None:
-    run_recipe(recipe, folder, Options(live=-1, track=None, export="none", steps=1, threads=1), GrpoRun)
+def run(recipe: GrpoRecipe, folder: Path, steps: int | None = 1) -> None:
+    run_recipe(recipe, folder, Options(live=-1, track=None, export="none", steps=steps, threads=1), GrpoRun)
+
+
+class Unfair:
+    """Gives every answer the same verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict_of_all = verdict
+
+    def start(self, prompt: Prompt) -> "Unfair":
+        return self
+
+    async def turn(self, tokens: Sequence[int], finish: FinishReason) -> More | None:
+        return None
+
+    def replay(self, tokens: Sequence[int], more: More) -> None:
+        raise AssertionError("one turn")
+
+    async def verdict(self, finish: FinishReason) -> Verdict:
+        return self.verdict_of_all
+
+
+def unfair(tokenizer: Tokenizer, judged: bool) -> Unfair:
+    """For recipes."""
+    return Unfair(Verdict(1.0) if judged else Verdict(None, error="no judge"))
+
+
+def both(tokenizer: Tokenizer) -> dict[str, Environment]:
+    """For recipes: random prompts, and conversations."""
+    return {"d": Unfair(Verdict(1.0)), "default": ChatEnvironment(tokenizer, VERIFIERS)}
+
+
+def small(base: Path, **changes: Any) -> GrpoRecipe:
+    raw = tomllib.loads(RECIPE) | {"init": str(base), "held_out": {}}
+    raw["efforts"]["high"] = {"tokens": 12}
+    return GrpoRecipe.from_dict({**raw, **changes})
+
+
+def test_a_run_that_learns_nothing_says_so(tmp_path: Path, capsys: Any) -> None:
+    base, path = write_base(tmp_path / "base"), f"{__name__}:unfair"
+    equal = small(base, steps=2, environment={"path": path, "options": {"judged": True}})
+    run(equal, tmp_path / "equal", steps=None)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "equal 3 nothing to learn from" in told
+    assert "note: 2 of 2 steps had nothing to learn from" in told
+    broken, place = small(base, steps=5, environment={"path": path, "options": {"judged": False}}), tmp_path / "broken"
+    with pytest.raises(ValueError, match="no answer of the last 3 steps could be judged"):
+        run(broken, place, steps=None)
+    run(broken, place, steps=None)  # two steps are left
+    assert [line["step"] for line in lines(place)] == [0, 1, 2, 3, 4]
+
+
+def test_every_line_of_a_prompt_file_is_judged_before_the_run(tmp_path: Path) -> None:
+    base, file = write_base(tmp_path / "base"), tmp_path / "prompts.jsonl"
+    good = {"messages": [{"role": "user", "content": "say 4"}], "verifier": "number", "answer": 4}
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+    for wrong, message in (
+        ({"verifier": "nope"}, "prompt 41: task.verifier must be one of number"),
+        ({"answer": "four"}, r"prompt 41: answer: the verifier number cannot compare with 'four' \(ValueError"),
+        ({"verifier": "choice"}, r"the verifier choice cannot compare with 4 \(TypeError"),
+        ({"verifier": "one_of", "answer": "yes"}, "cannot compare with 'yes' .*a list of texts"),
+        ({"tools": [tool]}, "prompt 41: shows the tool 'f', but its environment has no such tool"),
+        ({"messages": [{"role": "user", "content": "say 4 " * 400}]}, "prompt 41: .* leaves no room for an answer"),
+        ({"effort": "max"}, "efforts.max is missing"),
+    ):
+        rows = [good] * 40 + [{**good, **wrong}]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source, fine = {"path": str(file)}, {"path": "tests.posttraining.runs:prompt"}
+        rollouts = {"prompts": 1, "group": 2, "context": 1024}
+        whole = small(base, prompts=source, environment={}, rollouts=rollouts)
+        with pytest.raises(ValueError, match=message):
+            run(whole, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        if "cannot compare" not in message:  # the answer's form is the environment's own, where there is one
+            both = {"path": f"{__name__}:both"}
+            watched = {**source, "every": 1, "prompts": 1}
+            trial = small(base, prompts=fine, environment=both, rollouts=rollouts, held_out=watched)
+            with pytest.raises(ValueError, match=message):
+                run(trial, tmp_path / "run")
 
 
 def test_the_notes_of_the_model_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -35,6 +35,7 @@ def raising(rng: random.Random, tokenizer: Tokenizer) -> Prompt:
         (lambda rng, tokenizer: Prompt("k", (10**6,), "d"), "got 1000000"),
         (lambda rng, tokenizer: Prompt("k", (1,), "d", "high"), "prompt k: effort must be an Effort"),  # pyrefly: ignore
         (lambda rng, tokenizer: Prompt(5, (1,), "d"), "key and domain must be strings, got 5"),  # pyrefly: ignore
+        (lambda rng, tokenizer: Prompt("\ud800", (1,), "d"), r"m:f: key '\\ud800' is no text: surrogates not allowed"),
         (lambda rng, tokenizer: Prompt("k", (1,), "d"), "m:f: 100 draws gave no prompt beside the 1"),
     ],
 )
@@ -76,6 +77,9 @@ def test_files_are_read_as_people_save_them(tmp_path: Path, tokenizer: Tokenizer
         ({**GOOD, "effort": ["high"]}, "effort must be one of"),
         ({**GOOD, "tools": "f"}, "tools: expected a list"),
         ({**GOOD, "tools": ["f"]}, r"tools\[0\]: expected an object"),
+        ({**GOOD, "tools": [{"type": "function", "function": {}}]}, r"tools\[0\]\.function\.name: expected a string"),
+        ({**GOOD, "tools": [{"name": "f"}, {"function": {"name": "g"}}]}, r"tools\[0\]\.function: expected an object"),
+        ({**GOOD, "messages": [*GOOD["messages"], {"role": "assistant", "content": "4"}]}, "the last one is an answer"),
         ({**GOOD, "verifier": 5}, "verifier: expected a string, got int"),
         ({**GOOD, "domain": 5}, "domain: expected a string, got int"),
         ({**GOOD, "key": "1"}, "key '1' is there twice"),
@@ -88,3 +92,13 @@ def test_faults_of_a_file_name_line_and_field(line: Any, message: str, tmp_path:
     with pytest.raises(ValueError, match=message) as caught:
         read_prompts(file, tokenizer)
     assert str(caught.value).startswith(f"{file}, line 2")
+
+
+def test_tools_are_those_of_openai_or_functions_alone(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    function = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+    file = tmp_path / "p.jsonl"
+    tools = ([function], [{"type": "function", "function": function}])
+    file.write_text("".join(json.dumps({**GOOD, "tools": each}) + "\n" for each in tools))
+    bare, wrapped = read_prompts(file, tokenizer)
+    assert bare.task["functions"] == wrapped.task["functions"] == [function]
+    assert bare.tokens == wrapped.tokens

@@ -190,6 +190,7 @@ def test_a_rollout_that_runs_out_of_tokens_between_turns_is_cut() -> None:
         (Verdict(None, error="no judge"), "no judge"),
         (Verdict("good"), "the reward is 'good', not a finite number"),  # pyrefly: ignore
         (Verdict(10**400), "the reward is 1000"),
+        (Verdict(-1e300), r"the reward is -1e+300, out of range [-1e+09, 1e+09]"),
         (Verdict(1.0, {"x": "abc"}), "the metric x is 'abc', not a finite number"),  # pyrefly: ignore
         (Verdict(1.0, {"x": float("nan")}), "the metric x is nan, not a finite number"),
         (1.0, "the verdict must be a Verdict, the environment returned float"),

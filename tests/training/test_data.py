@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from dsv4.training import documents as documents_module
 from dsv4.training.data import BatchReader, open_sources
-from dsv4.training.documents import Document, GeneratedDocuments, shard_of
+from dsv4.training.documents import Document, GeneratedDocuments, named_function, shard_of
 from dsv4.training.packing import best_fit, cut
 from dsv4.training.recipe import SourceSettings
 from dsv4.training.source_texts import files_of, texts_of
@@ -185,6 +186,14 @@ def test_missing_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         GeneratedDocuments(
             SourceSettings("s", "generator", "tests.training.runs:counting", options={"mist": 1}), Letters(), 0
         )
+
+
+def test_a_function_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installed command has the folder of its script on the path, not the one where people work."""
+    (tmp_path / "module_of_mine.py").write_text("def make(rng):\n    return 'text'\n")
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    monkeypatch.chdir(tmp_path)
+    assert named_function("source s", "module_of_mine:make", {})(None) == "text"
 
 
 def text_feed(folder: Path, *, start=None, rank: int = 0, world: int = 1, **data: object) -> BatchReader:
