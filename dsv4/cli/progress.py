@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 def console() -> "Console":
-    """stderr, without colours for numbers."""
+    """stderr, without colours for numbers. Brackets in names are no markup, and lines of a file are not wrapped."""
     from rich.console import Console
 
-    return Console(highlight=False, stderr=True)
+    made = Console(highlight=False, markup=False, stderr=True)
+    made.soft_wrap = not made.is_terminal  # a bar must not be wider than the terminal
+    return made
 
 
 @contextmanager

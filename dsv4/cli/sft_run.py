@@ -1,6 +1,7 @@
 """A fine-tuning run from its first check to the folder it leaves."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -152,12 +153,16 @@ def _export(trainer: Trainer, base: BaseModel, tokenizer: Tokenizer, place: Path
     if recipe.lora is None:
         files = _with_dialect(base.files(), tokenizer)
         target = export_model(place, trainer.model.config, trainer.weights(), layout, files)
-        out.print(f"model: {target} ({layout.name})")
+        out.print(f"model: {target} ({layout.name})", soft_wrap=True)
         return
     target = place / "adapter"
     write_adapter(target, adapters_of(trainer.model), str(base.folder), recipe.lora.alpha)
-    out.print(f"adapter: {target}; use it: dsv4 chat {base.folder} --adapter {target}")
-    out.print(f"merge it: dsv4 convert {base.folder} {place / 'model'} --adapter {target}")
+    # commands to copy: rich would break them where a line ends
+    folder, adapter = shlex.quote(str(base.folder)), shlex.quote(str(target))
+    out.print(f"adapter: {target}; use it: dsv4 chat {folder} --adapter {adapter}", soft_wrap=True)
+    merged = shlex.quote(str(place / "model"))
+    kept = f" --dtype {base.layout.name}" if base.layout.name in ("base", "bf16", "fp32") else ""
+    out.print(f"merge it: dsv4 convert {folder} {merged} --adapter {adapter}{kept}", soft_wrap=True)
 
 
 def _held_out(file: Path | None, tokenizer: Tokenizer, place: Path) -> TokenShard | None:

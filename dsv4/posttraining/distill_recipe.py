@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 
 from dsv4.posttraining.distill_tokens import TokenSettings
 from dsv4.posttraining.recipe import RolloutRecipe
+from dsv4.posttraining.types import Prompt
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -106,6 +107,10 @@ class DistillRecipe(RolloutRecipe):
         """The same with the paths of the models that it names. folder_of: the path of a name."""
         teachers = {domain: replace(t, path=folder_of(t.path)) for domain, t in self.teachers.items()}
         return replace(self, init=folder_of(self.init), teachers=teachers)
+
+    def check_domain(self, prompt: Prompt) -> None:
+        if prompt.domain not in self.teachers:
+            raise ValueError(f"teachers.{prompt.domain} is missing: prompt {prompt.key} is of this domain")
 
     @property
     def updates(self) -> int:

@@ -51,7 +51,8 @@ class DistillRun(RolloutRun[DistillRecipe]):
 
     async def _rollouts(self, step: int) -> list[Group]:
         prompts = self._sources.prompts.batch(step, self.recipe.rollouts.prompts)
-        self._check_domains(prompts)
+        for prompt in prompts:
+            self.recipe.check_domain(prompt)
         own, foreign = _dealt(prompts, self.recipe.objective.answered_by_teachers)
         groups = await self._sources.groups(own, step) if own else []
         numbers = self.recipe.numbers
@@ -61,11 +62,6 @@ class DistillRun(RolloutRun[DistillRecipe]):
         if foreign:
             await self._sink.publish(self.learner.weights(self.folder), step)
         return groups
-
-    def _check_domains(self, prompts: Sequence[Prompt]) -> None:
-        for prompt in prompts:
-            if prompt.domain not in self.recipe.teachers:
-                raise ValueError(f"teachers.{prompt.domain} is missing: prompt {prompt.key} is of this domain")
 
     def _learn(self, groups: Sequence[Group], step: int) -> Record:
         recipe, records = self.recipe, list[dict[str, float]]()

@@ -17,7 +17,7 @@ from dsv4.posttraining.settings import (
     SelectionSettings,
     asked_again,
 )
-from dsv4.posttraining.types import Effort
+from dsv4.posttraining.types import Effort, Prompt
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
 from dsv4.training.settings import PLAIN, OptimizerSettings, acting, is_plain, of_any_version
 
@@ -153,6 +153,9 @@ class RolloutRecipe:
     def asked(self) -> int:
         """Prompts that a step may ask."""
         return self.rollouts.prompts
+
+    def check_domain(self, prompt: Prompt) -> None:
+        """Raise ValueError where this kind of run cannot learn from a prompt of that domain."""
 
     @classmethod
     def from_file(cls, file: str | Path, changes: Iterable[str] = ()) -> Self:

@@ -72,7 +72,7 @@ def with_wishes(raw: Mapping[str, Any], wishes: SftWishes, base: BaseModel, layo
     made["init"], made["model"] = str(base.folder), base.recipe_fields()
     data: dict[str, Any] = {"pool": 32, **raw.get("data", {})}
     if wishes.data:
-        data["sources"] = [_source(file) for file in wishes.data]
+        data["sources"] = _sources(wishes.data)
     if not data.get("sources"):
         raise ValueError("--data: no conversations to learn from: name a JSONL file, or data.sources in the recipe")
     made["data"] = {"tokenizer": str(base.folder), **data}
@@ -131,9 +131,20 @@ def _counted(stage: Any) -> bool:
     return isinstance(stage, Mapping) and all(isinstance(stage.get(name), int | float) for name in ("tokens", "length"))
 
 
-def _source(file: Path) -> dict[str, Any]:
-    name = "".join(char if char.isalnum() or char in "._-" else "-" for char in file.name.split(".jsonl")[0])
-    return {"name": name.lstrip("._-") or "data", "kind": "messages", "path": str(file)}
+def _sources(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Each under the name of its file, with a number where two have the same. Raises ValueError for one file twice."""
+    found: dict[str, Path] = {}
+    for file in files:
+        if file in found.values():
+            raise ValueError(f"--data: {file} is there twice")
+        plain = "".join(char if char.isalnum() or char in "._-" else "-" for char in file.name.split(".jsonl")[0])
+        name = plain = plain.lstrip("._-") or "data"
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{plain}-{number}"
+        found[name] = file
+    return [{"name": name, "kind": "messages", "path": str(file)} for name, file in found.items()]
 
 
 @torch.no_grad()

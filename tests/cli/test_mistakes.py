@@ -16,6 +16,7 @@ import pytest
 from dsv4.cli import serve
 from dsv4.cli.__main__ import main, sentence, tell_notes
 from dsv4.cli.folders import default_model_folder
+from dsv4.cli.progress import console
 from dsv4.engine.step import UnfitError
 from tests.conftest import ROOT
 
@@ -301,3 +302,10 @@ def test_warnings_of_our_own_are_sentences(capsys: pytest.CaptureFixture[str]) -
         warnings.warn_explicit("this is slow", UserWarning, "/lib/torch/nn.py", 7)
     assert capsys.readouterr().err == "note: the ids above are padding␛[2J\n"
     assert [str(other.message) for other in others] == ["this is slow"]
+
+
+def test_lines_for_a_file_are_whole_and_brackets_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands to copy stand in them, and names of the user's files."""
+    line = f"use it: dsv4 chat {'x' * 200} --adapter runs/[red]/[/x]"
+    console().print(line)
+    assert capsys.readouterr().err == f"{line}\n"

@@ -84,6 +84,32 @@ def test_a_folder_and_a_file_are_enough(tmp_path: Path, layout: Layout, capsys: 
     assert model.chat([{"role": "user", "content": "say red 1"}], thinking=False, max_tokens=4).completion is not None
 
 
+def test_files_of_one_name_are_two_sources(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    files = [write_talks(tmp_path / name / "train.jsonl", count) for name, count in (("a", 8), ("b", 4))]
+    common = ("--init", base, "--folder", tmp_path / "run", "--epochs", "1", "--export", "none")
+    run(*common, "--data", files[0], "--data", files[1])
+    told = capsys.readouterr().err
+    assert "train: 8 examples" in told
+    assert "train-2: 4 examples" in told
+    with pytest.raises(ValueError, match=r"--data: .*train\.jsonl is there twice"):
+        run(*common, "--data", files[0], "--data", files[0])
+
+
+@pytest.mark.parametrize(("layout", "kept"), [(BF16, " --dtype bf16"), (RELEASE, "")], ids=lambda value: str(value)[:9])
+def test_the_command_that_merges_an_adapter_keeps_the_layout(
+    tmp_path: Path, layout: Layout, kept: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`dsv4 convert` quantises unless it is told otherwise, and a name with a space is one word of the command."""
+    base, data = write_base(tmp_path / "my base", layout), write_talks(tmp_path / "talks.jsonl", 4)
+    place = tmp_path / "run"
+    run("--init", base, "--data", data, "--folder", place, "--epochs", "1", "--lora", "2")
+    adapter = place / "adapter"
+    merge = f"merge it: dsv4 convert '{base}' {place / 'model'} --adapter {adapter}{kept}"
+    assert merge in capsys.readouterr().err.splitlines()
+
+
 def test_only_answers_are_learned(tmp_path: Path, base: Path) -> None:
     """What the user says has no part in the loss: a user who says something else gives the same first loss."""
     first = []

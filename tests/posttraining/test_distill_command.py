@@ -1,13 +1,19 @@
 """`dsv4 distill` as people run it: a process that is killed goes on as if it had not been; mistakes are told."""
 
+import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from dsv4.cli.rollout_start import Options, run_recipe
+from dsv4.posttraining.distill_recipe import DistillRecipe
+from dsv4.posttraining.distill_run import DistillRun
+from tests.cli.test_sft import write_base
 from tests.conftest import ROOT
 from tests.posttraining.killed_runs import killed_and_resumed, lines
 
@@ -90,3 +96,16 @@ def test_mistakes_are_told_before_anything_is_learned(teacher: Path, tmp_path: P
         assert made.returncode == 1, change
         assert message in made.stderr, made.stderr
         assert "Traceback" not in made.stderr
+
+
+def test_a_domain_without_teacher_is_found_wherever_it_stands_in_the_file(tmp_path: Path) -> None:
+    base, file = write_base(tmp_path / "base"), tmp_path / "prompts.jsonl"
+    row = {"messages": [{"role": "user", "content": "say 4"}], "verifier": "number", "answer": 4, "domain": "d"}
+    rows = [row] * 40 + [{**row, "domain": "e"}]
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    raw = tomllib.loads(RECIPE.replace("TEACHER", str(base)))
+    raw |= {"init": str(base), "prompts": {"path": str(file)}, "environment": {}, "rollouts": {"prompts": 1}}
+    made = DistillRecipe.from_dict(raw)
+    with pytest.raises(ValueError, match=r"teachers\.e is missing: prompt 41 is of this domain"):
+        run_recipe(made, tmp_path / "run", Options(-1, None, "none", None, 1), DistillRun)
+    assert not (tmp_path / "run").exists()
