@@ -2,6 +2,7 @@
 one process. `dsv4 grpo` and `dsv4 distill` differ in the run that they start."""
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from dsv4.posttraining.recipe import HeldOutSettings, PromptSettings, RolloutRec
 from dsv4.posttraining.rollout import EngineLostError, RolloutRunner, RolloutSettings
 from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources
 from dsv4.posttraining.settings import effort_settings
+from dsv4.posttraining.to_come import EngineToCome
 from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
 from dsv4.posttraining.verifiers import VERIFIERS, check_expected
 from dsv4.training.documents import call_named, named_function
@@ -74,8 +76,12 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
         raise ValueError(f"init: {base.folder} has no tokenizer.json")
     layout = _layout(recipe, options.export)
     prompts = prompt_source(recipe.prompts, tokenizer, recipe.seed, "prompts")
-    environments = environments_of(recipe, tokenizer)
-    check_prompts(recipe, _known(prompts, recipe.asked), environments)
+    policy = EngineToCome()
+    environments = environments_of(recipe, tokenizer, policy)
+    known = _known(prompts, recipe.asked)
+    check_prompts(recipe, known, environments)
+    for prompt in known:
+        recipe.check_domain(prompt)
     if recipe.held_out.every:
         held_out = prompt_source(recipe.held_out, tokenizer, recipe.seed, "held_out")
         check_prompts(recipe, _known(held_out, recipe.held_out.prompts), environments)
@@ -95,6 +101,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
                 device=device,
             )
         )
+        policy.engine = engine
         makers = Makers(recipe, engine, environments, tokenizer.eos_id, sink, place)
         run = start(recipe, place, learner, makers.sources(prompts, tokenizer), sink)
         finished = _show(run, place, None if page is None else page.url, options)
@@ -142,16 +149,28 @@ def check_prompts(recipe: RolloutRecipe, prompts: Sequence[Prompt], environments
                 f"prompt {prompt.key}: has {len(prompt.tokens):,} tokens, which leaves no room for an answer in "
                 f"rollouts.context = {recipe.rollouts.context:,}"
             )
+        if recipe.environment.path is None:
+            _check_rule(prompt)
         try:
             with told_as_fault(f"the environment of {prompt.domain}", passing=ValueError):
                 environments[prompt.domain].start(prompt)
         except ForeignFault as error:
             raise ValueError(f"prompt {prompt.key}: {error}") from error
-        if recipe.environment.path is None:
-            try:
-                check_expected(prompt.task["verifier"], prompt.task["answer"])
-            except ValueError as error:
-                raise ValueError(f"prompt {prompt.key}: answer: {error}") from error
+
+
+def _check_rule(prompt: Prompt) -> None:
+    """Raise ValueError where none of our verifiers can judge a prompt."""
+    task = prompt.task
+    if "rubric" in task:
+        raise ValueError(
+            f"prompt {prompt.key}: has a rubric, by which environment.path = "
+            '"dsv4.posttraining.judge:by_rubric" judges; the recipe names no environment'
+        )
+    if task.get("verifier") in VERIFIERS and "answer" in task:  # the environment tells what is missing
+        try:
+            check_expected(task["verifier"], task["answer"])
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.key}: answer: {error}") from error
 
 
 class _OneForAll(dict[str, Environment]):
@@ -168,14 +187,18 @@ class _OneForAll(dict[str, Environment]):
         return self._environment
 
 
-def environments_of(recipe: RolloutRecipe, tokenizer: Tokenizer) -> Mapping[str, Environment]:
-    """By domain; single turns with the named verifiers where the recipe says nothing."""
+def environments_of(recipe: RolloutRecipe, tokenizer: Tokenizer, policy: TokenGenerator) -> Mapping[str, Environment]:
+    """By domain; single turns with the named verifiers where the recipe says nothing. policy: for a function that has
+    an argument of this name."""
     settings = recipe.environment
     if settings.path is None:
         return _OneForAll(ChatEnvironment(tokenizer, VERIFIERS))
     make = named_function("environment", settings.path, settings.options)
     where = f"environment: {settings.path}"
-    made = call_named(where, make, tokenizer, **settings.options)
+    if "policy" in settings.options:
+        raise ValueError(f"{where}: policy is the engine of the run, and no option")
+    given = {"policy": policy} if "policy" in inspect.signature(make).parameters else {}
+    made = call_named(where, make, tokenizer, **settings.options, **given)
     for environment in made.values() if isinstance(made, Mapping) else (made,):
         if not callable(getattr(environment, "start", None)):
             raise ValueError(f"{where} returned {type(environment).__name__}; an environment has a method start")
@@ -250,7 +273,20 @@ class Makers:
             for runner in self._learning.values():
                 runner.forget(before)
 
-        return Sources(prompts, groups, forget, trial, lambda groups: shown(groups, tokenizer), tokenizer)
+        def shown_of(groups: Sequence[Group]) -> list[dict[str, Any]]:
+            return shown(groups, tokenizer)
+
+        return Sources(prompts, groups, forget, trial, shown_of, tokenizer, self._following)
+
+    def _following(self, groups: Sequence[Group]) -> list[Prompt]:
+        """What the environments make of a step's groups."""
+        found: list[Prompt] = []
+        own = [self._environments[group.prompt.domain] for group in groups]
+        for environment in {id(each): each for each in own}.values():
+            follow = getattr(environment, "following", None)
+            if follow is not None:
+                found += follow([group for group, each in zip(groups, own, strict=True) if each is environment])
+        return found
 
 
 def shown(groups: Sequence[Group], tokenizer: Tokenizer) -> list[dict[str, Any]]:

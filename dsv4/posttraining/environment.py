@@ -71,7 +71,8 @@ class Episode(Protocol):
 
 
 class Environment(Protocol):
-    """Makes episodes. Serves many at once."""
+    """Makes episodes. Serves many at once. One that has a method `following(groups)` gives further prompts, which are
+    asked and learned in the same step of GRPO (`dsv4.posttraining.judge`)."""
 
     def start(self, prompt: Prompt) -> Episode:
         """Raises ValueError naming the prompt and the field of its task that is missing or wrong."""

@@ -36,6 +36,12 @@ class GrpoRun(RolloutRun[GrpoRecipe]):
         super().__init__(recipe, folder, learner, sources, sink)
 
     async def _rollouts(self, step: int) -> list[Group]:
+        groups = await self._asked(step)
+        more = self._sources.following(groups)
+        return [*groups, *await self._sources.groups(more, step)] if more else groups
+
+    async def _asked(self, step: int) -> list[Group]:
+        """The groups of the prompts that are drawn or selected."""
         settings, wanted = self.recipe.selection, self.recipe.rollouts.prompts
         if not settings.used:
             return await super()._rollouts(step)

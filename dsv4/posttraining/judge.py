@@ -10,16 +10,17 @@ No torch.
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import FinishReason, SamplingParams, TokenGenerator
-from dsv4.posttraining.chat import Verifier, chat_prompt, read_turn
+from dsv4.posttraining.chat import ChatEnvironment, ChatEpisode, Verifier, chat_prompt, read_turn
 from dsv4.posttraining.environment import More, Verdict, task_field
 from dsv4.posttraining.foreign import ForeignFault
 from dsv4.posttraining.rollout import seed_of
 from dsv4.posttraining.types import Effort, Group, Prompt
+from dsv4.posttraining.verifiers import VERIFIERS, check_expected
 
 BEST = 10
 _INSTRUCTION = (
@@ -143,15 +144,42 @@ class Judge:
 class RubricEnvironment:
     """Single-turn conversations without a rule for their answers: the task's `rubric` is judged by the policy itself.
 
-    Prompts are those of `chat_prompt(..., rubric=...)`; their last message is the question."""
+    Prompts are those of `chat_prompt(..., rubric=...)`; their last message is the question. truth: verifiers of prompts
+    whose task has `verifier` and `answer` beside the rubric: the policy learns from them to judge. taught: at most so
+    many of a step's answers become prompts of the judging role. Prompts without a rubric are judged by their
+    verifier."""
 
     tokenizer: Tokenizer
     judge: Judge
+    truth: Mapping[str, Verifier] = field(default_factory=dict)
+    taught: int = 0
 
-    def start(self, prompt: Prompt) -> "RubricEpisode":
+    def start(self, prompt: Prompt) -> "RubricEpisode | ChatEpisode":
+        if "rubric" not in prompt.task and "verifier" in prompt.task:
+            return ChatEnvironment(self.tokenizer, {**self.truth, **JUDGED_BY}).start(prompt)
         task_field(prompt, "rubric")
         task_field(prompt, "messages")
+        if (name := prompt.task.get("verifier")) in VERIFIERS:
+            check_expected(name, task_field(prompt, "answer"))
         return RubricEpisode(self, prompt)
+
+    def following(self, groups: Sequence[Group]) -> list[Prompt]:
+        """Prompts of the judging role, made of a step's answers: evenly spread where there are more than `taught`."""
+        found = judging_groups(self.tokenizer, groups, self.truth)
+        count = min(self.taught, len(found))
+        return [found[i * len(found) // count] for i in range(count)]
+
+
+def by_rubric(
+    tokenizer: Tokenizer, policy: TokenGenerator, votes: int = 1, tokens: int = 512, taught: int = 8, seed: int = 0
+) -> RubricEnvironment:
+    """For recipes: environment.path = "dsv4.posttraining.judge:by_rubric". votes, tokens: of a verdict. Raises
+    ValueError naming the option."""
+    for name, value, least in (("votes", votes, 1), ("tokens", tokens, 1), ("taught", taught, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    judge = Judge(policy, tokenizer, votes=votes, max_tokens=tokens, seed=seed)
+    return RubricEnvironment(tokenizer, judge, VERIFIERS, taught)
 
 
 class RubricEpisode:

@@ -19,7 +19,7 @@ from dsv4.training.settings import SourceSettings
 from dsv4.training.source_texts import objects_of
 
 _DRAWS = 100  # before a generator that repeats itself is told
-_FIELDS = {"messages", "verifier", "answer", "domain", "effort", "key", "tools"}
+_FIELDS = {"messages", "verifier", "answer", "rubric", "domain", "effort", "key", "tools"}
 Make = Callable[..., Prompt]
 
 
@@ -104,9 +104,9 @@ class ListedPrompts:
 
 
 def read_prompts(file: Path, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
-    """One prompt a line: {"messages": [...], "verifier": "number", "answer": 42} and, if wanted, domain ("default"),
-    effort ("high"), key (the line's number) and tools (OpenAI's, or their function objects alone). Raises ValueError
-    naming line and field."""
+    """One prompt a line: {"messages": [...], "verifier": "number", "answer": 42}, or a rubric instead or beside, and,
+    if wanted, domain ("default"), effort ("high"), key (the line's number) and tools (OpenAI's, or their function
+    objects alone). Raises ValueError naming line and field."""
     if not file.is_file():
         raise ValueError(f"prompts.path: {file} is no file")
     found: dict[str, Prompt] = {}
@@ -135,7 +135,8 @@ def _prompt(raw: Mapping[str, Any], key: str, tokenizer: Tokenizer) -> Prompt:
     unknown = sorted(raw.keys() - _FIELDS)
     if unknown:
         raise ValueError(f"{unknown[0]}: unknown field; known are {', '.join(sorted(_FIELDS))}")
-    for name in ("messages", "verifier", "answer"):
+    ruled = "rubric" not in raw or "verifier" in raw or "answer" in raw
+    for name in ("messages", *(("verifier", "answer") if ruled else ())):
         if name not in raw:
             raise ValueError(f"{name} is missing")
     messages = read_messages(raw["messages"])
@@ -155,6 +156,6 @@ def _prompt(raw: Mapping[str, Any], key: str, tokenizer: Tokenizer) -> Prompt:
         domain=expect_text(raw.get("domain", "default"), "domain"),
         effort=effort,
         functions=functions,
-        verifier=expect_text(raw["verifier"], "verifier"),
-        answer=raw["answer"],
+        **({"verifier": expect_text(raw["verifier"], "verifier"), "answer": raw["answer"]} if ruled else {}),
+        **({"rubric": expect_text(raw["rubric"], "rubric")} if "rubric" in raw else {}),
     )

@@ -40,7 +40,8 @@ S = TypeVar("S")
 class Sources:
     """Where a run gets its groups. groups(prompts, number): rollouts of a step. forget(before): drops the logs of
     earlier steps. trial: of the held-out prompts, None where there are none. shown: what a log keeps of a step's groups
-    for people to read. tokenizer: of the prompts, None where ids have no text."""
+    for people to read. tokenizer: of the prompts, None where ids have no text. following: prompts that a step's groups
+    lead to, asked and learned in the same step."""
 
     prompts: Prompts
     groups: Callable[[Sequence[Prompt], int], Awaitable[list[Group]]]
@@ -48,6 +49,7 @@ class Sources:
     trial: Callable[[int], Awaitable[list[Group]]] | None = None
     shown: Callable[[Sequence[Group]], list[dict[str, Any]]] = lambda groups: []
     tokenizer: Tokenizer | None = None
+    following: Callable[[Sequence[Group]], list[Prompt]] = lambda groups: []
 
 
 class _StopRequested(Exception):

@@ -123,7 +123,9 @@ class Comparison:
         weights, sampling = base.trainable(FP32).state_dict(), recipe.rollouts
         sizes = {"context": sampling.context, "sequences": sampling.concurrent, "device": choose_device(recipe.device)}
         with rollout_engine(base.config, weights, "fp32", **sizes) as (engine, sink):
-            makers = Makers(recipe, engine, environments_of(recipe, tokenizer), tokenizer.eos_id, sink, self.out)
+            makers = Makers(
+                recipe, engine, environments_of(recipe, tokenizer, engine), tokenizer.eos_id, sink, self.out
+            )
             groups = asyncio.run(makers.tried(prompts))
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         scores: dict[str, list[float]] = {}

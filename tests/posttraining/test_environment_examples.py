@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from dsv4.cli.rollout_start import Options, run_recipe
+from dsv4.cli.rollout_start import Options, check_prompts, environments_of, run_recipe
 from dsv4.encoding import Tokenizer
 from dsv4.posttraining.chat import ToolError
 from dsv4.posttraining.grpo_run import GrpoRun
+from dsv4.posttraining.prompts import read_prompts
 from dsv4.posttraining.recipe import GrpoRecipe
+from dsv4.posttraining.to_come import EngineToCome
 from dsv4.posttraining.verifiers import VERIFIERS, check_expected, reward
 from tests.cli.test_sft import write_base
 from tests.conftest import ROOT
 from tests.posttraining.killed_runs import lines
+from tests.posttraining.runs import recipe
 
 PAGE = (ROOT / "docs" / "environments.md").read_text()
 BLOCKS = {
@@ -79,3 +82,17 @@ def test_the_page_has_every_verifier_and_an_answer_of_its_form() -> None:
     for name, answer in shown.items():
         check_expected(name, answer)
     assert reward("expression", "(3 + 4) * 6", shown["expression"]) == 1
+
+
+def test_rubrics(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    section = PAGE.split("## The policy as its own judge")[1]
+    prompts, settings = (part.split("\n", 1)[1] for part in section.split("```")[1:4:2])
+    (tmp_path / "prompts.jsonl").write_text(prompts)
+    made = recipe(**tomllib.loads(settings))
+    environments = environments_of(made, tokenizer, EngineToCome())
+    read = read_prompts(tmp_path / "prompts.jsonl", tokenizer)
+    assert [sorted(prompt.task) for prompt in read] == [
+        ["messages", "rubric"],
+        ["answer", "messages", "rubric", "verifier"],
+    ]
+    check_prompts(made, read, environments)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dsv4.posttraining.recipe import GrpoRecipe
+from dsv4.posttraining.types import Prompt
 from dsv4.training.settings import OptimizerSettings
 from tests.posttraining import runs
 from tests.posttraining.runs import numbers, take
@@ -155,3 +156,20 @@ def test_the_reference_follows_every_so_many_updates_and_old_files_go(tmp_path: 
         runs.run(runs.recipe(kl={"beta": 0.01, "every": 1}), tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_what_a_steps_groups_lead_to_is_learned_in_the_same_step(draws: int, tmp_path: Path) -> None:
+    """As a judge learns from the answers that it has judged."""
+    rollouts = {"prompts": 3, "group": 2}
+    with runs.run(runs.recipe(steps=2, rollouts=rollouts, selection={"draws": draws}), tmp_path) as made:
+        made._sources = replace(
+            made._sources,
+            following=lambda groups: [Prompt(f"{g.prompt.key}/judged", g.prompt.tokens, "d") for g in groups[:2]],
+            shown=lambda groups: [{"key": group.prompt.key} for group in groups],
+        )
+        records = take(made, 2)
+    for step, record in enumerate(records):
+        keys = [sample["key"] for sample in record["samples"]]
+        assert keys[-2:] == [f"{step}/0/judged", f"{step}/1/judged"]
+        assert len(keys) >= 5

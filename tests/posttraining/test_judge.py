@@ -1,10 +1,12 @@
 """The policy as a judge of its own answers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsv4.cli.rollout_start import Makers, check_prompts, environments_of
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingParams
 from dsv4.posttraining.chat import ChatEnvironment, chat_prompt
@@ -13,15 +15,21 @@ from dsv4.posttraining.judge import (
     JUDGED_BY,
     Judge,
     RubricEnvironment,
+    by_rubric,
     judge_prompt,
     judging_groups,
     read_verdict,
     verdict,
 )
+from dsv4.posttraining.prompts import ListedPrompts
+from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.posttraining.rollout import RolloutRunner, RolloutSettings
+from dsv4.posttraining.to_come import EngineToCome
 from dsv4.posttraining.types import Effort, Prompt
 from dsv4.testing.stub import StubGenerator
 from tests.posttraining.policies import run
+from tests.posttraining.ray_policies import Shift
+from tests.posttraining.runs import recipe
 
 
 @pytest.mark.parametrize(
@@ -61,9 +69,15 @@ def says(tokenizer: Tokenizer, answer: str) -> StubGenerator:
     return StubGenerator(script)
 
 
-def rubric_prompt(tokenizer: Tokenizer, **task: Any) -> Prompt:
+def rubric_prompt(tokenizer: Tokenizer, key: str = "q", **task: Any) -> Prompt:
     messages = [{"role": "user", "content": "add 17 and 25"}]
-    return chat_prompt(tokenizer, "q", messages, domain="open", rubric="the sum is right", **task)
+    return chat_prompt(tokenizer, key, messages, domain="open", rubric="the sum is right", **task)
+
+
+def grpo(**changes: Any) -> GrpoRecipe:
+    """A recipe with room for these prompts."""
+    rollouts = {"prompts": 1, "group": 2}
+    return recipe(rollouts=rollouts, efforts={"high": {"tokens": 100}}, **changes)
 
 
 @pytest.mark.parametrize(("answer", "reward"), [("42", 1.0), ("41", 0.2)])
@@ -117,3 +131,38 @@ def test_what_an_answer_says_to_the_judge_is_data(tokenizer: Tokenizer) -> None:
     prompt = judge_prompt(tokenizer, "k", question="q", answer=answer, rubric="r", effort=Effort.NON_THINK)
     assert list(prompt.tokens).count(tokenizer.token_id("<｜User｜>")) == 1
     assert tokenizer.eos_id not in prompt.tokens
+
+
+def test_a_recipe_judges_by_rubric_and_teaches_the_judge(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The policy's answers become prompts of the judging role, as far as the truth about them is known."""
+    recipe = grpo(environment={"path": "dsv4.posttraining.judge:by_rubric", "options": {"votes": 2, "taught": 3}})
+    policy = EngineToCome()
+    environments = environments_of(recipe, tokenizer, policy)
+    actor = policy.engine = says(tokenizer, "41")
+    makers = Makers(recipe, actor, environments, tokenizer.eos_id, Shift(), tmp_path)
+    sources = makers.sources(ListedPrompts((), 0), tokenizer)
+    known = [rubric_prompt(tokenizer, f"q{i}", verifier="number", answer=42) for i in range(4)]
+    groups = run(sources.groups([*known, rubric_prompt(tokenizer)], 0))
+    assert [group.rewards for group in groups] == [pytest.approx([0.2, 0.2])] * 5
+    following = sources.following(groups)
+    assert [prompt.key for prompt in following] == ["judge/q0/0", "judge/q1/0", "judge/q2/1"], "3 of 8, evenly"
+    for group in run(sources.groups(following, 0)):
+        assert group.rewards == pytest.approx([0.8, 0.8]), "it said 2 where 0 was right"
+    assert sources.following(run(sources.groups([rubric_prompt(tokenizer)], 1))) == [], "nothing knows the truth"
+
+
+def test_mistakes_of_rubrics_are_told(tokenizer: Tokenizer) -> None:
+    environment = by_rubric(tokenizer, says(tokenizer, "42"))
+    with pytest.raises(ValueError, match=r"prompt q: task\.answer is missing"):
+        environment.start(rubric_prompt(tokenizer, verifier="number"))
+    with pytest.raises(ValueError, match="the verifier number cannot compare with 'many'"):
+        environment.start(rubric_prompt(tokenizer, verifier="number", answer="many"))
+    with pytest.raises(ValueError, match="taught must be at least 0, got -1"):
+        by_rubric(tokenizer, says(tokenizer, "42"), taught=-1)
+    own = grpo(environment={"path": "dsv4.posttraining.judge:by_rubric", "options": {"policy": 1}})
+    with pytest.raises(ValueError, match="policy is the engine of the run, and no option"):
+        environments_of(own, tokenizer, EngineToCome())
+    with pytest.raises(ValueError, match=r"prompt q: has a rubric, by which environment\.path = .*by_rubric"):
+        check_prompts(grpo(), [rubric_prompt(tokenizer, verifier="number", answer=42)], {"open": environment})
+    with pytest.raises(ValueError, match="policy: it can answer when the run has begun"):
+        _ = EngineToCome().context_length

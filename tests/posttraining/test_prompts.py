@@ -68,6 +68,8 @@ def test_files_are_read_as_people_save_them(tmp_path: Path, tokenizer: Tokenizer
         (b"[" * 100_000, "no prompt: not valid JSON"),
         ({**GOOD, "answers": 4}, "answers: unknown field"),
         ({"messages": GOOD["messages"], "verifier": "number"}, "answer is missing"),
+        ({"messages": GOOD["messages"], "rubric": "is short", "answer": 4}, "verifier is missing"),
+        ({**GOOD, "rubric": 5}, "rubric: expected a string, got int"),
         ({**GOOD, "messages": []}, "messages must be a list that is not empty"),
         ({**GOOD, "messages": ["hi"]}, r"messages\[0\]: expected an object, got str"),
         ({**GOOD, "messages": [{"role": "user"}]}, r"messages\[0\]\.content"),
