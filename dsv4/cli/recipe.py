@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -53,6 +54,8 @@ def recipe(
     commands = {one.name: one.call({"folder": str(place)}, changes.get(one.name, {}), device) for one in chosen}
     for one in chosen:
         record.check(one, commands[one.name])
+        if not record.finished(one):
+            _check_fields(one, commands[one.name])
     _print_plan(chain, record)
     if dry_run:
         return
@@ -71,6 +74,34 @@ def chain_file(name: str) -> Path:
         known = ", ".join(sorted(found.parents[1].name for found in ROOT.glob("recipes/*/chain/chain.toml")))
         raise ValueError(f"there is no chain {name} in {ROOT / 'recipes'}; there are {known or 'none'}")
     return file
+
+
+def _check_fields(stage: ChainStage, command: list[str]) -> None:
+    """Raise ValueError naming a stage whose recipe, with the changes of its command, has a wrong field: a late stage
+    would tell it hours later."""
+    if "dsv4.cli" not in command:
+        return
+    from dsv4.posttraining.distill_recipe import DistillRecipe
+    from dsv4.posttraining.recipe import GrpoRecipe
+    from dsv4.training.recipe import Recipe
+    from dsv4.training.recipe_fields import check_fields, read_recipe
+
+    def partial(raw: dict[str, Any]) -> None:
+        """sft takes the rest from the model that it starts with, which is not made yet."""
+        check_fields(Recipe, raw)
+
+    kinds = {
+        "train": Recipe.from_dict,
+        "sft": partial,
+        "grpo": GrpoRecipe.from_dict,
+        "distill": DistillRecipe.from_dict,
+    }
+    verb, file = command[command.index("dsv4.cli") + 1 :][:2]
+    changes = [after for word, after in pairwise(command) if word == "--set"]
+    try:
+        read_recipe(kinds[verb], ROOT / file, changes)
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name}: {error}") from None
 
 
 def _print_plan(chain: Chain, record: ChainRecord) -> None:

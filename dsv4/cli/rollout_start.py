@@ -18,6 +18,7 @@ from dsv4.cli.progress import RunProgress, StopAfterStep, check_live_port, conso
 from dsv4.cli.rollout_engine import rollout_engine
 from dsv4.cli.train_export import export_model
 from dsv4.cli.train_start import check_run_folder
+from dsv4.config import ModelConfig
 from dsv4.encoding import Tokenizer
 from dsv4.generation import TokenGenerator, WeightSink
 from dsv4.model.device import choose_device
@@ -35,6 +36,7 @@ from dsv4.posttraining.settings import effort_settings
 from dsv4.posttraining.to_come import EngineToCome
 from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
 from dsv4.posttraining.verifiers import VERIFIERS, check_expected
+from dsv4.training.checks import StorageNeeds, check_room, model_bytes, state_of
 from dsv4.training.documents import call_named, named_function
 from dsv4.training.logbook import Logbook, check_tracker, open_tracker
 from dsv4.training.run_lock import RunLock
@@ -88,6 +90,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     place.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(RunLock(place))
+        check_room(place, _needs(recipe, base.config, layout))
         page = held.enter_context(live_page(recipe.name, place / "log.jsonl", options.live))
         model = base.trainable(BF16 if recipe.numerics == "bf16" else FP32).to(device)
         learner = Learner(model, optimizer=recipe.optimizer, qat_from=recipe.qat_from)
@@ -114,6 +117,13 @@ def _layout(recipe: RolloutRecipe, export: str) -> Layout | None:
     if export == "auto":
         export = "release" if recipe.qat_from is not None else "bf16"
     return None if export == "none" else LAYOUTS[export]
+
+
+def _needs(recipe: RolloutRecipe, config: ModelConfig, layout: Layout | None) -> StorageNeeds:
+    """Raises ValueError for a layout that cannot hold the model."""
+    numbers, state = state_of(config, recipe.optimizer, recipe.numerics)
+    model = 0 if layout is None else model_bytes(config, layout)
+    return StorageNeeds(state, state + 4 * numbers, model, 4 * numbers if recipe.keeps_reference else 0)
 
 
 def prompt_source(settings: PromptSettings | HeldOutSettings, tokenizer: Tokenizer, seed: int, where: str) -> Prompts:

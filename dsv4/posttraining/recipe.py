@@ -154,6 +154,11 @@ class RolloutRecipe:
         """Prompts that a step may ask."""
         return self.rollouts.prompts
 
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether it writes a reference beside its states."""
+        return False
+
     def check_domain(self, prompt: Prompt) -> None:
         """Raise ValueError where this kind of run cannot learn from a prompt of that domain."""
 
@@ -231,6 +236,10 @@ class GrpoRecipe(RolloutRecipe):
     @property
     def asked(self) -> int:
         return self.rollouts.prompts * self.selection.draws
+
+    @property
+    def keeps_reference(self) -> bool:
+        return self.kl.used
 
     @property
     def updates(self) -> int:

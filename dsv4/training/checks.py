@@ -14,6 +14,7 @@ from dsv4.model.device import card_memory, choose_device
 from dsv4.training.data import FIM_TOKENS
 from dsv4.training.documents import Codec, function_of
 from dsv4.training.recipe import Recipe
+from dsv4.training.settings import OptimizerSettings
 from dsv4.training.source_texts import files_of
 from dsv4.training.states import PREVIOUS_FILE, STATE_FILE
 
@@ -21,16 +22,17 @@ from dsv4.training.states import PREVIOUS_FILE, STATE_FILE
 @dataclass(frozen=True, slots=True)
 class StorageNeeds:
     """Bytes. state: one saved state. memory: weights, gradients, optimiser states and the snapshots kept against
-    spikes, without activations. model: the export, 0 for none."""
+    spikes, without activations. model: the export, 0 for none. reference: one saved reference of a KL, 0 for none."""
 
     state: int
     memory: int
     model: int
+    reference: int = 0
 
     @property
     def disk(self) -> int:
-        """Two states that are kept, one being written, the export."""
-        return 3 * self.state + self.model
+        """Two states that are kept, one being written, as many references, the export."""
+        return 3 * (self.state + self.reference) + self.model
 
 
 def layout_of(recipe: Recipe, export: str) -> Layout | None:
@@ -42,14 +44,19 @@ def layout_of(recipe: Recipe, export: str) -> Layout | None:
 
 def needs_of(recipe: Recipe, config: ModelConfig, layout: Layout | None) -> StorageNeeds:
     """Memory and disk space of a run in one process, as arithmetic."""
-    p = accounting.parameters(config)
-    numbers = p.total + p.mtp
-    # AdamW keeps two numbers a weight, Muon one; the vocabulary is AdamW's
-    moments = 2 * numbers if recipe.optimizer.kind == "adamw" else numbers + p.embedding + p.head
-    state = 4 * (numbers + moments) + (2 * numbers if recipe.run.numerics == "bf16" else 0)
+    numbers, state = state_of(config, recipe.optimizer, recipe.run.numerics)
     copies = recipe.recovery.snapshots if recipe.run.recovery else 0
     memory = state + 4 * numbers + copies * state
     return StorageNeeds(state, memory, 0 if layout is None else model_bytes(config, layout))
+
+
+def state_of(config: ModelConfig, optimizer: OptimizerSettings, numerics: str) -> tuple[int, int]:
+    """Numbers of a model that learns, and bytes of its saved state."""
+    p = accounting.parameters(config)
+    numbers = p.total + p.mtp
+    # AdamW keeps two numbers a weight, Muon one; the vocabulary is AdamW's
+    moments = 2 * numbers if optimizer.kind == "adamw" else numbers + p.embedding + p.head
+    return numbers, 4 * (numbers + moments) + (2 * numbers if numerics == "bf16" else 0)
 
 
 def model_bytes(config: ModelConfig, layout: Layout) -> int:
@@ -101,13 +108,15 @@ def check_codec(recipe: Recipe, codec: Codec) -> None:
 
 def check_room(folder: Path, needs: StorageNeeds) -> None:
     """Raise ValueError if the disk has no room for the states and the model of the run. Token shards do not count."""
-    there = sum(f.stat().st_size for f in (folder / STATE_FILE, folder / PREVIOUS_FILE) if f.exists())
+    made = (folder / STATE_FILE, folder / PREVIOUS_FILE, *folder.glob("reference-*.pt"))
+    there = sum(file.stat().st_size for file in made if file.exists())
     free = shutil.disk_usage(folder).free
     wanted = max(0, needs.disk - there)
     if wanted > free:
+        references = f", three references of {size(needs.reference)}" if needs.reference else ""
         raise ValueError(
-            f"{folder}: the run needs {size(wanted)} of room (three states of {size(needs.state)}, a model of "
-            f"{size(needs.model)}), the disk has {size(free)}; --folder names another place"
+            f"{folder}: the run needs {size(wanted)} of room (three states of {size(needs.state)}{references}, a model "
+            f"of {size(needs.model)}), the disk has {size(free)}; --folder names another place"
         )
 
 

@@ -160,6 +160,21 @@ def test_mistakes_are_told_before_anything_runs(options: dict, message: str, wor
     assert not calls(work)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("distill.stps=3", "stage distill: .*distill.toml: stps is not a field"),
+        ("math.steps=many", "stage math: .*math.toml: steps must be an integer, got 'many'"),
+        ("polish.lr.top=1", r"stage polish: .*polish.toml: lr\.top is not a field"),
+        ("base.lr.peak=0", r"stage base: .*base.toml: lr"),
+    ],
+)
+def test_a_wrong_field_of_a_late_stage_is_told_before_the_first(change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe("nano", folder=tmp_path / "nano", set=[change], dry_run=True)
+    assert not (tmp_path / "nano").exists()
+
+
 def test_an_unknown_chain_is_told() -> None:
     with pytest.raises(ValueError, match=r"no chain mini in .*; there are nano"):
         chain_file("mini")

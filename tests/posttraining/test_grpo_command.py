@@ -1,6 +1,7 @@
 """`dsv4 grpo` as people run it: a process that is killed goes on as if it had not been."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,7 @@ from dsv4.posttraining.grpo_run import GrpoRun
 from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.posttraining.types import Prompt
 from dsv4.posttraining.verifiers import VERIFIERS
+from dsv4.training import checks
 from dsv4.training.settings import OptimizerSettings
 from tests.cli.test_sft import run as sft
 from tests.cli.test_sft import write_base, write_talks
@@ -181,6 +183,23 @@ def test_a_run_that_learns_nothing_says_so(tmp_path: Path, capsys: Any) -> None:
         run(broken, place, steps=None)
     run(broken, place, steps=None)  # two steps are left
     assert [line["step"] for line in lines(place)] == [0, 1, 2, 3, 4]
+
+
+def test_a_disk_without_room_for_the_run_is_told_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, place = write_base(tmp_path / "base"), tmp_path / "run"
+    whole = small(base)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(checks.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+        with pytest.raises(
+            ValueError, match=r"needs .* of room \(three states of .*, three references of .*, a model of 0"
+        ):
+            run(whole, place)
+    run(whole, place)
+    numbers, state = checks.state_of(BaseModel.open(base).config, whole.optimizer, "fp32")
+    assert state <= (place / "state.pt").stat().st_size < 1.5 * state
+    (reference,) = place.glob("reference-*.pt")
+    assert 4 * numbers <= reference.stat().st_size < 6 * numbers
 
 
 def test_every_line_of_a_prompt_file_is_judged_before_the_run(tmp_path: Path) -> None:
