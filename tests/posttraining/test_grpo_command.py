@@ -197,7 +197,8 @@ def test_a_disk_without_room_for_the_run_is_told_before_it(tmp_path: Path, monke
             run(whole, place)
     run(whole, place)
     numbers, state = checks.state_of(BaseModel.open(base).config, whole.optimizer, "fp32")
-    assert state <= (place / "state.pt").stat().st_size < 1.5 * state
+    # the prediction block is not learned and has no moments
+    assert 0.8 * state < (place / "state.pt").stat().st_size < 1.2 * state
     (reference,) = place.glob("reference-*.pt")
     assert 4 * numbers <= reference.stat().st_size < 6 * numbers
 
