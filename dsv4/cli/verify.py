@@ -69,8 +69,10 @@ def verify(
 
     _check_names(dialect, report, json, record)
     bounds = read_bounds(bound)
-    asked, wrong = map(tuple, read_questions(questions))
-    settings = Settings(tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds, asked, wrong)
+    asked, wrong = read_questions(questions)
+    settings = Settings(
+        tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds, tuple(asked), tuple(wrong)
+    )
     _tell_wrong(wrong)
     found = _run(target, model, settings, record)
     if found is not None:
