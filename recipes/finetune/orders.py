@@ -9,9 +9,11 @@ Names, places, goods and wordings are the same in both files; no order is in bot
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from dsv4.api.loading import load
+from dsv4.cli.__main__ import sentence
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Ida", "Jack", "Karl", "Lena")
 PLACES = ("London", "Paris", "Rome", "Berlin", "Oslo", "Madrid", "Vienna", "Boston", "Dublin", "Prague")
@@ -55,9 +57,11 @@ def write(folder: Path) -> None:
 def grade(model: Path, file: Path, adapter: Path | None) -> None:
     """How many answers are right, letter by letter, greedily and without thinking."""
     options = {} if adapter is None else {"adapter": adapter}
+    talks = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
+    if wrong := [number for number, talk in enumerate(talks, 1) if len(talk) != 2]:
+        raise ValueError(f"{file}, line {wrong[0]}: messages must be an order and its line")
     loaded = load(model, **options)
     right = 0
-    talks = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
     for i, (order, line) in enumerate(talks):
         said = loaded.chat([order], thinking=False, temperature=0, max_tokens=64).content
         right += said == line["content"]
@@ -66,14 +70,23 @@ def grade(model: Path, file: Path, adapter: Path | None) -> None:
     print(f"{right} of {len(talks)} right")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("write", "grade"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("folder", type=Path, help="write: of the two files; grade: of the model")
+    parser.add_argument("file", type=Path, nargs="?", help="grade: what to ask, as held_out.jsonl")
     parser.add_argument("--adapter", type=Path)
-    args = parser.parse_args()
-    if args.verb == "write":
-        write(args.folder)
-    else:
-        grade(args.folder, args.file, args.adapter)
+    given = parser.parse_args(arguments)
+    try:
+        if given.verb == "write":
+            write(given.folder)
+        elif given.file is None:
+            parser.error("grade needs the file of what to ask")
+        else:
+            grade(given.folder, given.file, given.adapter)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{sentence(error)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dsv4
+from dsv4.cli.__main__ import sentence
 from dsv4.encoding import Tokenizer
 from dsv4.files import write_whole
 from recipes.nano.grading import english, sheet
@@ -188,7 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         )
     except ValueError as error:
         parser.error(str(error))
-    rows = grade(given.folder, given.out or given.folder, plan)
+    try:
+        rows = grade(given.folder, given.out or given.folder, plan)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{sentence(error)}\n")
     print(table(rows))
     return rows
 
