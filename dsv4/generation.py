@@ -157,6 +157,8 @@ class SamplingParams:
                 raise ValueError(f"{name} must be in [{low}, {high}], got {shown(value)}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {shown(self.max_tokens)}")
+        if not _number(self.top_p):
+            raise ValueError(f"top_p must be a number, got {shown(self.top_p)}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be in (0, 1], got {shown(self.top_p)}")
         if self.top_k < 0:
@@ -204,7 +206,6 @@ _RANGES = {
     "min_p": (0, 1),
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
-    "top_p": (0, 1),
 }
 
 

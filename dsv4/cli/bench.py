@@ -31,7 +31,7 @@ def bench(
     folder: Path | None = None,
     of: Path | None = None,
     *,
-    contexts: tuple[int, ...] = (512, 2048, 8192),
+    contexts: Annotated[tuple[int, ...], Parameter(negative=())] = (512, 2048, 8192),
     decode: int = 16,
     peer: bool = False,
     long: bool = False,
@@ -79,8 +79,8 @@ def bench(
     if of is not None:
         raise ValueError(f"one folder is measured at a time, got {folder} and {of}")
     path = model_folder(folder)
-    lengths = _lengths(path, contexts, decode, long, engine.context)
     options = {**engine.options(), "say": to_stderr, "step_tokens": 2048 if long else 512}
+    lengths = _lengths(path, contexts, decode, long, engine.context)
     rows = _measure(path, lengths, decode, peer, options, json, long)
     if plot is not None:
         with naming(plot):

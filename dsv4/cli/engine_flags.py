@@ -102,13 +102,14 @@ class EngineFlags:
         that shares and limits of memory count from (default: what is free here). Raises ValueError for a flag outside
         its range, before the model is loaded."""
         from dsv4.cache.prefix import ReusePolicy
-        from dsv4.cli.flags import at_least, step_limit
+        from dsv4.cli.flags import at_least, check_threads, step_limit
         from dsv4.encoding import dialect_named
         from dsv4.planning.memory import ALL, check_budget, parse_memory
 
         if self.dialect is not None:
             dialect_named(self.dialect)
-        at_least(1, context=self.context, threads=self.threads, sequences=self.sequences, queue=self.queue)
+        at_least(1, context=self.context, sequences=self.sequences, queue=self.queue)
+        check_threads(self.threads)
         limit = step_limit(self.slowdown, slowdown)
         free = self.card[1] if free is None else free
         memory, experts = self.memory, self.expert_memory

@@ -10,6 +10,7 @@ from typing import Any
 
 # in a server a prompt may double the time between the tokens of other answers (`slowdown` of dsv4.engine.Engine)
 SERVER_SLOWDOWN = 2.0
+MOST_THREADS = 4096
 
 
 def check_sampling(**options: Any) -> dict[str, Any]:
@@ -41,6 +42,12 @@ def at_least(least: int, **flags: int | None) -> None:
     for name, value in flags.items():
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise ValueError for a --threads that no machine has: the system would have to start them all."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"--threads must be in [1, {MOST_THREADS}], got {threads}")
 
 
 def step_limit(slowdown: float | None, default: float) -> float | None:

@@ -27,7 +27,7 @@ def generate(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    stop: tuple[str, ...] = (),
+    stop: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     engine: Annotated[EngineFlags, Parameter(name="*")] = DEFAULT_ENGINE,
 ) -> None:
     """Continue a prompt. The answer goes to stdout; Ctrl-C stops it.

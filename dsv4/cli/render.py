@@ -42,6 +42,8 @@ def render(
     from dsv4.server.wire.json import json_line
 
     folder = None if model is None and not tokens and dialect is not None else model_folder(model)
+    if model is not None and folder is not None and not folder.is_dir():
+        raise ValueError(f"--model {model}: no such folder")
     chosen = dialect_named(dialect) if dialect is not None else dialect_of_folder(folder or Path())
     tokenizer = Tokenizer.load(folder or Path(), dialect=chosen) if tokens else None
     failed = False

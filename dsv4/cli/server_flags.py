@@ -3,7 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
+
+from cyclopts import Parameter
 
 from dsv4.cli.flags import at_least, writable
 
@@ -96,7 +98,7 @@ class ServerFlags:
     store_days: int = 30
     store_size: int = 1024
     history: Path | None = None
-    cors: tuple[str, ...] = ()
+    cors: Annotated[tuple[str, ...], Parameter(negative=())] = ()
     mcp: Path | None = None
     runs: Path | None = None
     otel: str | None = None
@@ -120,6 +122,9 @@ class ServerFlags:
         writable("--record", self.record, ".jsonl")
         if self.runs is not None and not self.runs.is_dir():
             raise FileNotFoundError(f"--runs {self.runs}: no such folder")
+        for flag, folder in (("--store", self.store), ("--history", self.history)):
+            if folder is not None and folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(f"{flag} {folder}: must be a folder, is a file")
         known = read_keys(self.keys, os.environ.get(KEYS_VARIABLE, ""))
         if not (known or self.insecure or is_loopback(host)):
             raise ValueError(

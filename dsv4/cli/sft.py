@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dsv4.cli.flags import device_change
+from dsv4.cli.flags import check_threads, device_change
 from dsv4.cli.run_flags import RunFlags
 from dsv4.cli.train_start import told_in_sentences
 
@@ -50,7 +50,8 @@ def sft(
     from dsv4.cli.sft_run import fine_tune
     from dsv4.posttraining.sft import SftWishes
 
-    flags = {"lora": lora, "epochs": epochs, "lr": lr, "length": length, "threads": run.threads, "steps": run.steps}
+    flags = {"lora": lora, "epochs": epochs, "lr": lr, "length": length, "steps": run.steps}
+    check_threads(run.threads)
     for name, value in flags.items():
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name} must be positive and finite, got {value}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LOAD = WorkloadFlags()
 USERS = 32  # of an engine, where no load is given
+MOST_NODES = 1000
 MEASURED_CONTEXT = 16_384
 
 
@@ -79,7 +80,9 @@ class ClusterFlags:
         from dsv4.cli.flags import at_least
 
         at_least(1, tensor=self.tensor, expert=self.expert, context=self.context, sequences=self.sequences)
-        at_least(1, step_tokens=self.step_tokens, nodes=min(self.nodes, default=0))
+        at_least(1, step_tokens=self.step_tokens)
+        if wrong := [count for count in self.nodes or (0,) if not 1 <= count <= MOST_NODES]:
+            raise ValueError(f"--nodes must be in [1, {MOST_NODES}], got {wrong[0]}")
         step_limit(self.slowdown, SERVER_SLOWDOWN)
 
 
@@ -140,8 +143,9 @@ def _loads(load: WorkloadFlags, seed: int) -> "list[Offered]":
     with naming_arguments():
         trace = tuple(faster(load.traced(), load.speed)) if load.trace is not None else ()
         first = Offered(load.made("agent"), trace, None, None, load.most, load.limits(), seed)
-    if min((*load.rate, *load.users, 1)) <= 0:
-        raise ValueError("--rate and --users must be more than 0")
+    for flag, values in (("--rate", load.rate), ("--users", load.users)):
+        if wrong := [value for value in values if not 0 < value < math.inf]:
+            raise ValueError(f"{flag} must be more than 0 and finite, got {wrong[0]:g}")
     many = [replace(first, rate=rate) for rate in load.rate] + [replace(first, users=count) for count in load.users]
     return many or [first]
 
@@ -167,10 +171,15 @@ def _assumed(changes: Sequence[str]) -> "Assumptions":
         try:
             values[name] = float(text)
         except ValueError:
-            values[name] = -1.0
-        if name not in known or not 0 <= values[name] < math.inf:
+            name = ""
+        if name not in known:
             raise ValueError(f"assume must be NAME=NUMBER with a name of {', '.join(known)}, got {change!r}")
-    return Assumptions(**values)
+        if not 0 <= values[name] < math.inf:
+            raise ValueError(f"--assume {name} must be at least 0 and finite, got {values[name]:g}")
+    try:
+        return Assumptions(**values)
+    except ValueError as error:
+        raise ValueError(f"--assume {error}") from None
 
 
 def _capacities(

@@ -28,7 +28,7 @@ def suite_named(name: str, more: Mapping[str, str] | None = None) -> Suite:
         try:
             return _suite(importlib.import_module(name), name)
         except ModuleNotFoundError as error:
-            raise ValueError(f"--suite {name}: {error}") from None
+            raise ValueError(f"--suite {name}: {error}; a file must be a Python file (NAME.py)") from None
     names = ", ".join(sorted({*suite_names(), *(more or {})}))
     raise ValueError(f"--suite must be one of {names}, a Python file (NAME.py) or a module, got {name!r}")
 

@@ -43,7 +43,7 @@ class Settings:
         for flag, names in (("--only", self.only), ("--skip", self.skip)):
             if unknown := [name for name in names if name not in CHECKS]:
                 raise ValueError(f"{flag} must be one of {', '.join(CHECKS)}, got {unknown[0]!r}")
-        if self.seconds <= 0:
+        if not self.seconds > 0:
             raise ValueError(f"--minutes must be above 0, got {self.seconds / 60:g}")
         if not self.chosen():
             raise ValueError("--only and --skip leave no check")

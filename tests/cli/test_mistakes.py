@@ -60,7 +60,7 @@ SAMPLING = [
     ("--temperature", "nan", "--temperature must be in [0, 2], got nan"),
     ("--temperature", "-1", "--temperature must be in [0, 2], got -1.0"),
     ("--top-p", "0", "--top-p must be in (0, 1], got 0.0"),
-    ("--top-p", "inf", "--top-p must be in [0, 1], got inf"),
+    ("--top-p", "inf", "--top-p must be in (0, 1], got inf"),
 ]
 
 
@@ -81,6 +81,8 @@ def test_sampling_flags(dsv4: Run, verb: str, flag: str, value: str, message: st
         ("--sequences 0", "--sequences must be at least 1, got 0"),
         ("--slowdown 1", "--slowdown must be more than 1, or 0 for no limit, got 1"),
         ("--slowdown nan", "--slowdown must be more than 1, or 0 for no limit, got nan"),
+        ("--threads 0", "--threads must be in [1, 4096], got 0"),
+        ("--threads 100000", "--threads must be in [1, 4096], got 100000"),
         ("--queue -5", "--queue must be at least 1, got -5"),
         ("--interval 0", "--interval must be a positive multiple of 256, got 0"),
         ("--snapshots -1", "--snapshots must be at least 0, got -1"),
@@ -101,6 +103,8 @@ def test_sampling_flags(dsv4: Run, verb: str, flag: str, value: str, message: st
         ("--prices TMP/file", "TMP/file: not a TOML file"),
         ("--prices TMP/folder", "TMP/folder: Is a directory"),
         ("--ledger TMP/bytes", "TMP/bytes: cannot be used as a ledger"),
+        ("--history TMP/file", "--history TMP/file: must be a folder, is a file"),
+        ("--store TMP/file", "--store TMP/file: must be a folder, is a file"),
         ("--prefix-dir TMP/file", "the folder for prefixes 'TMP/file' cannot be used: File exists"),
     ],
 )
@@ -123,6 +127,7 @@ def test_flags_of_the_server(dsv4: Run, flags: str, message: str) -> None:
         ("bench --json TMP/folder", "--json: TMP/folder is a folder"),
         ("bench --decode 0", "--decode must be at least 1, got 0"),
         ("bench --contexts 8 --contexts 0", "--contexts must be at least 1, got 0"),
+        ("bench --context 0", "--context must be at least 1, got 0"),
         ("bench --contexts 2000000", "--contexts and --decode must fit into the model's 1,048,576 tokens"),
         ("bench TMP/folder TMP/folder", "one folder is measured at a time"),
         ("bench model TMP/folder", "TMP/folder"),
@@ -142,6 +147,7 @@ def test_flags_of_the_server(dsv4: Run, flags: str, message: str) -> None:
         ("convert TMP/folder TMP/new", "TMP/folder"),
         ("verify TMP/file", "TARGET must be http://HOST:PORT, a model folder or its name, got 'TMP/file'"),
         ("eval TMP/file --suite gsm8k --data stand-in", "TARGET must be http://HOST:PORT, a model folder or its name"),
+        ("verify http://127.0.0.1:9 --minutes nan", "--minutes must be above 0, got nan"),
         ("verify http://me:secret@127.0.0.1:9", "URL must be http://host:port, without a user or a password"),
         (f"convert {NANO} TMP/file", "TMP/file: is not an empty folder"),
         (
@@ -163,6 +169,8 @@ def test_flags_of_the_server(dsv4: Run, flags: str, message: str) -> None:
             "--memory must be at most 1.2 MiB, 1.25 times the 1.0 MiB of memory that is free, got",
         ),
         ("plan --context 9000000", "--context must be in [1, 1048576], got 9000000"),
+        ("render --model TMP/nowhere", "--model TMP/nowhere: no such folder"),
+        ("eval http://127.0.0.1:9 --suite data.json", "a file must be a Python file (NAME.py)"),
         ("pull nano", "nano comes with dsv4 and is not fetched: `dsv4 chat` uses it, and every verb takes its name"),
         ("train TMP/nowhere.toml", "TMP/nowhere.toml: "),
     ],
@@ -174,6 +182,16 @@ def test_wrong_values_and_places(dsv4: Run, command: str, message: str) -> None:
     assert err.splitlines()[-1].startswith("dsv4: ")
     assert message in err
     assert len(err.strip().splitlines()) <= 3  # `dsv4 chat` shows the plan first
+
+
+@pytest.mark.parametrize(
+    "command", ["bench --empty-contexts", "generate --prompt x --empty-stop", "serve --empty-cors"]
+)
+def test_lists_have_no_flag_that_empties_them(dsv4: Run, command: str) -> None:
+    """`--empty-contexts` ended in an error of Python's, and the others say what leaving the flag out says."""
+    code, _, err = dsv4(*command.split())
+    assert code == 2
+    assert f"Unknown option: {command.split()[-1]}." in " ".join(err.split())
 
 
 @pytest.mark.parametrize("command", ["generate --prompt x", "chat", "bench --contexts 8", "bench model"])

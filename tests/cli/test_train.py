@@ -106,7 +106,7 @@ def occupied() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--threads", "0"], r"--threads must be in \[1, 4096\], got 0"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
         (["--live", "70000"], r"--live must be a port in \[0, 65535\], or -1"),
         (["--track", "trackio"], "--track trackio needs its package: pip install trackio"),

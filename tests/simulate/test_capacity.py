@@ -1,6 +1,7 @@
 """Estimates: the fit finds planted times, the roofline follows the arithmetic, clusters hold what they say."""
 
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -186,12 +187,19 @@ def test_requests_of_a_trace_are_its_first_ones(tmp_path: Path, capsys: pytest.C
     ("flags", "message"),
     [
         ({"cluster": ClusterFlags(on="abacus")}, "--on must be one of b200, .*got 'abacus'"),
-        ({"cluster": ClusterFlags(nodes=[0])}, "--nodes must be at least 1, got 0"),
+        ({"cluster": ClusterFlags(nodes=[0])}, r"--nodes must be in \[1, 1000\], got 0"),
+        ({"cluster": ClusterFlags(nodes=[1, 1001])}, r"--nodes must be in \[1, 1000\], got 1001"),
         ({"cluster": ClusterFlags(slowdown=0.5)}, "--slowdown must be more than 1, or 0 for no limit, got 0.5"),
         ({"cluster": ClusterFlags(price=0.0)}, "--price must be more than 0"),
         ({"cluster": ClusterFlags(assume=["speed=1"])}, "--assume must be NAME=NUMBER with a name of compute"),
-        ({"cluster": ClusterFlags(assume=["compute=2"])}, r"--compute must be in \(0, 1\]|compute must be in"),
-        ({"load": WorkloadFlags(users=[0])}, "--rate and --users must be more than 0"),
+        ({"cluster": ClusterFlags(assume=["compute=2"])}, r"--assume compute must be in \(0, 1\], got 2"),
+        (
+            {"cluster": ClusterFlags(assume=["step_seconds=-1"])},
+            "--assume step_seconds must be at least 0 and finite, got",
+        ),
+        ({"cluster": ClusterFlags(assume=["links=x"])}, "--assume must be NAME=NUMBER with a name of compute"),
+        ({"load": WorkloadFlags(users=[0])}, "--users must be more than 0 and finite, got 0"),
+        ({"load": WorkloadFlags(rate=[math.nan])}, "--rate must be more than 0 and finite, got nan"),
         ({"cluster": ClusterFlags(context=1000)}, "--context must be at least the"),
     ],
 )
