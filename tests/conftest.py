@@ -1,8 +1,12 @@
 """Fixtures for every test folder."""
 
+import ast
+import gc
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,28 @@ ROOT = Path(__file__).resolve().parents[1]
 # a shell ignores Ctrl-C in what it starts in the background, and so would every process that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tests run beside each other; small tensors gain nothing from more
+
+
+def without_collections(parse: Callable[..., ast.AST]) -> Callable[..., ast.AST]:
+    """`ast.parse` that no collection interrupts. A collection may run a finaliser that parses too, as pytest does to
+    show what a finaliser raised; in Python 3.11 the interrupted parse then fails with a SystemError ("AST constructor
+    recursion depth mismatch", docs/log.md). Later versions collect between two operations only."""
+
+    @wraps(parse)
+    def whole(*arguments: object, **options: object) -> ast.AST:
+        on = gc.isenabled()
+        gc.disable()
+        try:
+            return parse(*arguments, **options)
+        finally:
+            if on:
+                gc.enable()
+
+    return whole
+
+
+if sys.version_info < (3, 12):
+    ast.parse = without_collections(ast.parse)  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
