@@ -50,6 +50,12 @@ def check_threads(threads: int | None) -> None:
         raise ValueError(f"--threads must be in [1, {MOST_THREADS}], got {threads}")
 
 
+def check_run(threads: int | None, steps: int | None) -> None:
+    """Raise ValueError for --threads or --steps outside their ranges."""
+    at_least(1, steps=steps)
+    check_threads(threads)
+
+
 def step_limit(slowdown: float | None, default: float) -> float | None:
     """The `slowdown` of an engine, None = no limit. slowdown: --slowdown, None = not given. Raises ValueError."""
     chosen = default if slowdown is None else slowdown

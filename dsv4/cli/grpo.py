@@ -42,12 +42,11 @@ def grpo(
     device
         Where it computes: cpu, cuda (a card; not run on one yet), cuda:N, or auto. Default: as the recipe says, or cpu.
     """
-    from dsv4.cli.flags import at_least, check_threads, device_change
+    from dsv4.cli.flags import check_run, device_change
     from dsv4.cli.train_start import told_in_sentences
     from dsv4.posttraining.recipe import GrpoRecipe
 
-    at_least(1, steps=steps)
-    check_threads(threads)
+    check_run(threads, steps)
     made = GrpoRecipe.from_file(recipe, [*set, *device_change("device", device)])
     with told_in_sentences():
         from dsv4.cli.rollout_start import Options, run_recipe

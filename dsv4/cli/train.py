@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from dsv4.cli.flags import at_least, check_threads, device_change
+from dsv4.cli.flags import check_run, device_change
 from dsv4.cli.folders import recipe_folder
 from dsv4.cli.progress import RunProgress, StopAfterStep, console, report_at_end
 from dsv4.cli.train_start import before_the_run, prepare, reading, told_in_sentences
@@ -63,8 +63,7 @@ def train(
     """
     from dsv4.training.recipe import Recipe
 
-    at_least(1, steps=steps)
-    check_threads(threads)
+    check_run(threads, steps)
     made = Recipe.from_file(recipe, [*set, *device_change("run.device", device)], recipe_folder)
     place = folder or Path("runs") / made.name
     with told_in_sentences():

@@ -68,11 +68,9 @@ def verify(
     from dsv4.verify.settings import Settings, read_bounds
 
     _check_names(dialect, report, json, record)
-    bounds = read_bounds(bound)
+    wanted = (tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, read_bounds(bound))
     asked, wrong = read_questions(questions)
-    settings = Settings(
-        tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, bounds, tuple(asked), tuple(wrong)
-    )
+    settings = Settings(*wanted, tuple(asked), tuple(wrong))
     _tell_wrong(wrong)
     found = _run(target, model, settings, record)
     if found is not None:

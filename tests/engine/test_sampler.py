@@ -227,7 +227,7 @@ def test_where_an_answer_cannot_end_no_end_token_comes() -> None:
         ({"temperature": float("nan")}, r"temperature must be in \[0, 2\], got nan"),
         ({"temperature": float("inf")}, r"temperature must be in \[0, 2\], got inf"),
         ({"temperature": 10**6000}, r"temperature must be in \[0, 2\], got a very large number"),
-        ({"top_p": float("nan")}, r"top_p must be in \[0, 1\], got nan"),
+        ({"top_p": float("nan")}, r"top_p must be in \(0, 1\], got nan"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"max_tokens": None}, "max_tokens must be an integer, got None"),
         ({"max_tokens": "x" * 10**6}, r"max_tokens must be an integer, got 'x{49}\.\.\.$"),
