@@ -6,7 +6,19 @@
 
 namespace dsv4 {
 
+// ROW_VECTORS: vectors of keys that are scored by one call, if their rows follow each other. With AVX2 a loop over them
+// costs less than calls; with AVX-512 it costs more, because a query's codes no longer stay in registers.
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
+#define DSV4_READS_ROWS
+constexpr int ROW_VECTORS = 1;
+#elif defined(__AVX2__) && !defined(DSV4_WIDE)
+#define DSV4_READS_ROWS
+constexpr int ROW_VECTORS = 8;
+#else
+constexpr int ROW_VECTORS = 1;
+#endif
+
+#if defined(DSV4_READS_ROWS)
 constexpr int64_t MOST_ROW_HEADS = 4, MOST_ROW_BLOCKS = 4;
 
 constexpr bool reads_rows(int64_t heads, int64_t dim) {
@@ -14,6 +26,7 @@ constexpr bool reads_rows(int64_t heads, int64_t dim) {
     return heads <= MOST_ROW_HEADS && dim % INDEX_BLOCK == 0 && (blocks == 1 || blocks == 2 || blocks == 4);
 }
 
+#if defined(__AVX512F__)
 // A query's heads side by side: codes [B][STEPS][N], scales and starts [B][N].
 struct RowQuery {
     int32_t codes[MOST_ROW_BLOCKS * STEPS * MOST_ROW_HEADS], start[MOST_ROW_BLOCKS * MOST_ROW_HEADS];
@@ -63,27 +76,107 @@ inline vf scores_of_rows(const RowQuery& q, const uint8_t* first) {
     for (int n = 0; n < HEADS; n++) score = fma(splat(q.weight[n]), max(vf{}, (vf)dot[n]), score);
     return score;
 }
+#else
+// A query's heads side by side: codes [B][STEPS][N], starts and scales [B][N], each in all lanes, so that it is an
+// operand in memory. A start stands in the even halves of the lanes, where the sums of pairs begin with it.
+struct RowQuery {
+    static constexpr int64_t CODES = MOST_ROW_BLOCKS * STEPS * MOST_ROW_HEADS, SUMS = MOST_ROW_BLOCKS * MOST_ROW_HEADS;
+    vi codes[CODES], start[SUMS];
+    vf scale[SUMS], weight[MOST_ROW_HEADS];
+    int64_t heads;
 
+    RowQuery(const ByteQuery& q, int64_t blocks) : heads(q.heads) {
+        for (int64_t n = 0; n < heads; n++) {
+            weight[n] = splat(q.weight[n]);
+            for (int64_t b = 0; b < blocks; b++) {
+                start[b * heads + n] = vi{} + (q.start[n * blocks + b] & 0xFFFF);
+                scale[b * heads + n] = splat(q.scale[n * blocks + b]);
+                for (int64_t s = 0; s < STEPS; s++)
+                    codes[(b * STEPS + s) * heads + n] =
+                        vi{} + four_codes(q.codes + (n * blocks + b) * INDEX_BLOCK + 4 * s);
+            }
+        }
+    }
+};
+
+// The scale bytes of W keys, those of one key as a number. Two bytes are joined outside the vectors' units, which have
+// enough to do; the compiler would join them there.
 template <int BLOCKS>
-inline vf scores_of_heads(const RowQuery& q, const uint8_t* first) {
+inline vi scale_bytes(const uint8_t* first, int64_t stride) {
+    if constexpr (BLOCKS != 2) return some_bytes(first, stride, BLOCKS);
+    const auto four = [&](int64_t k) {
+        uint64_t all = 0;
+        for (int64_t i = 3; i >= 0; i--) {
+            uint16_t two;
+            std::memcpy(&two, first + (k + i) * stride, 2);
+            all = all << 16 | two;
+            __asm__("" : "+r"(all));
+        }
+        return int64_t(all);
+    };
+    return (vi)_mm256_cvtepu16_epi32(_mm_set_epi64x(four(4), four(0)));
+}
+
+// W keys whose packed rows follow each other without a gap
+template <int HEADS, int BLOCKS>
+inline vf scores_of_rows(const RowQuery& q, const uint8_t* first) {
+    constexpr int64_t SIZE = BLOCKS * (BLOCK_BYTES + 1);
+    const vi bytes = scale_bytes<BLOCKS>(first + BLOCKS * BLOCK_BYTES, SIZE);
+    vf dot[HEADS] = {};
+    unrolled<BLOCKS>([&](auto b) __attribute__((always_inline)) {
+        Dwords codes[DWORDS];
+        turn_block(first + b * BLOCK_BYTES, SIZE, codes);
+        __m256i sum[HEADS];  // of pairs, as 16 bits: at most 8 * 2 * 24 * 12, and the start half of that
+        for (int n = 0; n < HEADS; n++) sum[n] = (__m256i)q.start[b * HEADS + n];
+        unrolled<int(DWORDS)>([&](auto i) __attribute__((always_inline)) {
+            const Dwords low = raised(codes[i]), high = raised(high_nibbles(codes[i]));
+            const vi* value = q.codes + (b * STEPS + 2 * i) * HEADS;
+            for (int n = 0; n < HEADS; n++) {
+                sum[n] = keep(_mm256_add_epi16(sum[n], _mm256_maddubs_epi16(low, (__m256i)value[n])));
+                sum[n] = keep(_mm256_add_epi16(sum[n], _mm256_maddubs_epi16(high, (__m256i)value[HEADS + n])));
+            }
+        });
+        const vf scale = scales_of<b>(bytes);
+        for (int n = 0; n < HEADS; n++) {
+            const __m256 whole = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[n], _mm256_set1_epi16(1)));
+            dot[n] = fma((vf)whole * scale, q.scale[b * HEADS + n], dot[n]);
+        }
+    });
+    vf score{};
+    for (int n = 0; n < HEADS; n++) score = fma(q.weight[n], max(vf{}, dot[n]), score);
+    return score;
+}
+#endif
+
+template <int HEADS, int BLOCKS>
+inline void scores_of_vectors(const RowQuery& q, const uint8_t* first, int vectors, vf* score) {
+    constexpr int64_t SIZE = W * BLOCKS * (BLOCK_BYTES + 1);
+    if constexpr (ROW_VECTORS == 1)
+        *score = scores_of_rows<HEADS, BLOCKS>(q, first);
+    else
+        for (int v = 0; v < vectors; v++) score[v] = scores_of_rows<HEADS, BLOCKS>(q, first + v * SIZE);
+}
+template <int BLOCKS>
+inline void scores_of_heads(const RowQuery& q, const uint8_t* first, int vectors, vf* score) {
     switch (q.heads) {
-        case 0: return vf{};
-        case 1: return scores_of_rows<1, BLOCKS>(q, first);
-        case 2: return scores_of_rows<2, BLOCKS>(q, first);
-        case 3: return scores_of_rows<3, BLOCKS>(q, first);
-        default: return scores_of_rows<4, BLOCKS>(q, first);
+        case 0: return void(std::fill_n(score, vectors, vf{}));
+        case 1: return scores_of_vectors<1, BLOCKS>(q, first, vectors, score);
+        case 2: return scores_of_vectors<2, BLOCKS>(q, first, vectors, score);
+        case 3: return scores_of_vectors<3, BLOCKS>(q, first, vectors, score);
+        default: return scores_of_vectors<4, BLOCKS>(q, first, vectors, score);
     }
 }
-inline vf row_scores(const RowQuery& q, const uint8_t* first, int64_t blocks) {
-    if (blocks == 1) return scores_of_heads<1>(q, first);
-    return blocks == 2 ? scores_of_heads<2>(q, first) : scores_of_heads<4>(q, first);
+// `vectors` <= ROW_VECTORS vectors of keys whose packed rows follow each other without a gap
+inline void row_scores(const RowQuery& q, const uint8_t* first, int64_t blocks, int vectors, vf* score) {
+    if (blocks == 1) return scores_of_heads<1>(q, first, vectors, score);
+    return blocks == 2 ? scores_of_heads<2>(q, first, vectors, score) : scores_of_heads<4>(q, first, vectors, score);
 }
 #else
 constexpr bool reads_rows(int64_t, int64_t) { return false; }
 struct RowQuery {
     RowQuery(const ByteQuery&, int64_t) {}
 };
-inline vf row_scores(const RowQuery&, const uint8_t*, int64_t) { __builtin_unreachable(); }
+inline void row_scores(const RowQuery&, const uint8_t*, int64_t, int, vf*) { __builtin_unreachable(); }
 #endif
 
 }  // namespace dsv4

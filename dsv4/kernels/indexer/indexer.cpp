@@ -112,15 +112,17 @@ const float* load_tiles(const IndexCall& call, int64_t sequence, int64_t from, i
     return tiles;
 }
 
-// W rows from a walk's place on, without a gap between them; the walk goes on. `here` of them count, the others are
-// copies.
-const uint8_t* next_rows(const IndexCall& call, Walk& walk, int64_t here) {
+// At most `most` rows from a walk's place on, without a gap between them; the walk goes on. `here`: how many it went.
+// There are whole vectors of rows; those behind `here` are copies.
+const uint8_t* next_rows(const IndexCall& call, Walk& walk, int64_t most, int64_t& here) {
     const int64_t stride = row_bytes(call);
-    if (here == W && walk.left() >= W && call.keys.stride == stride) {
+    here = std::min(most, walk.left()) / W * W;
+    if (here && call.keys.stride == stride) {
         const uint8_t* first = walk.row();
-        walk.skip(W);
+        walk.skip(here);
         return first;
     }
+    here = std::min(int64_t(W), most);
     own.gathered.resize(size_t(W * stride));
     uint8_t* first = own.gathered.data();
     for (int64_t i = 0; i < W; i++) {
@@ -135,8 +137,8 @@ const float* load_byte_tiles(const IndexCall& call, int64_t sequence, int64_t fr
     const int64_t blocks = blocks_of(call), size = byte_tile_size(blocks);
     float* tiles = own.byte_tiles.floats(PANEL_TILES * size);
     Walk walk(call, sequence, from, to);
-    for (int64_t done = 0; done < count; done += W) {
-        const uint8_t* first = next_rows(call, walk, std::min(int64_t(W), count - done));
+    for (int64_t done = 0, here; done < count; done += W) {
+        const uint8_t* first = next_rows(call, walk, std::min(int64_t(W), count - done), here);
         arrange_byte_rows(first, row_bytes(call), call.dim, blocks, tiles + done / TILE * size + done % TILE);
     }
     return tiles;
@@ -243,12 +245,19 @@ void score_rows(const IndexCall& call, int64_t sequence, int64_t from, int64_t t
     Walk walk(call, sequence, from, to);
     for (int64_t panel = from; panel < to; panel += PANEL_KEYS) {
         Bound bound(call, 0, panel - from);
-        for (int64_t at = panel; at < std::min(to, panel + PANEL_KEYS); at += W) {
-            const uint8_t* first = next_rows(call, walk, std::min(int64_t(W), to - at));
-            vf score;
-            if (bound.used && bound.fails(&(score = row_scores(raising, first, blocks)), 1, best)) continue;
-            score = row_scores(all, first, blocks);
-            offer(&score, 1, at, to, best);
+        const int64_t end = std::min(to, panel + PANEL_KEYS);
+        for (int64_t at = panel, here; at < end; at += here) {
+            const uint8_t* first = next_rows(call, walk, std::min(int64_t(ROW_VECTORS * W), end - at), here);
+            const int vectors = int((here + W - 1) / W);
+            vf score[ROW_VECTORS];
+            row_scores(bound.used ? raising : all, first, blocks, vectors, score);
+            for (int v = 0; v < vectors; v++) {
+                if (bound.used) {
+                    if (bound.fails(score + v, 1, best)) continue;
+                    row_scores(all, first + v * W * row_bytes(call), blocks, 1, score + v);
+                }
+                offer(score + v, 1, at + v * W, to, best);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 // N heads, I dims. A score is one chain over the heads of weight * relu(dot), each dot one chain over I: no lane sees
 // another, so tiles change no bit.
 #pragma once
+#include "native/transpose.h"
 #include "rows/rows.h"
 
 namespace dsv4 {
@@ -54,22 +55,10 @@ inline void tile_scores(const float* q_NI, const float* weight_N, const float* t
 #if defined(__AVX2__)
 // out[j * out_stride + i] = in[i * in_stride + j] for 8 x 8 floats
 inline void transpose8(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
-    __m256 r[8], s[8];
-    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(in + i * in_stride);
-    for (int i = 0; i < 8; i += 2) {
-        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
-        r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xEE);
-        r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
-        r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xEE);
-    }
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(out + i * out_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-        _mm256_storeu_ps(out + (i + 4) * out_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-    }
+    __m256 v[8];
+    for (int i = 0; i < 8; i++) v[i] = _mm256_loadu_ps(in + i * in_stride);
+    turn_eight(v);
+    for (int i = 0; i < 8; i++) _mm256_storeu_ps(out + i * out_stride, v[i]);
 }
 #endif
 

@@ -28,6 +28,28 @@ template <int N>
     }
 }
 
+#if defined(__AVX2__)
+// the same for 8 x 8, with fewer instructions
+[[gnu::always_inline]] inline void turn_eight(__m256 (&v)[8]) {
+    __m256 s[8];
+    for (int i = 0; i < 8; i += 2) {
+        s[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        s[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        v[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
+        v[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xEE);
+        v[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+        v[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        const __m256 low = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+        v[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+        v[i] = low;
+    }
+}
+#endif
+
 #if defined(__AVX512F__) || defined(__AVX2__)
 #if defined(__AVX512F__)
 using Dwords = __m512i;

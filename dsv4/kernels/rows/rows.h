@@ -88,6 +88,15 @@ struct Fp8Values {
 };
 #endif
 
+#if defined(__F16C__) && defined(__AVX2__)
+inline __m256 fp8_eight(const uint8_t* code) {
+    const __m128i b = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)code));
+    const __m128i magnitude = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x7F)), 7);
+    const __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(magnitude, sign)), _mm256_set1_ps(256.0f));
+}
+#endif
+
 inline void fp8_to_float(const uint8_t* code, float scale, int64_t count, float* out) {
     int64_t i = 0;
 #if defined(__AVX512VBMI__)
@@ -107,17 +116,18 @@ inline void fp8_to_float(const uint8_t* code, float scale, int64_t count, float*
     }
 #endif
 #if defined(__F16C__) && defined(__AVX2__)
-    const __m256 s = _mm256_set1_ps(scale), up = _mm256_set1_ps(256.0f);
-    for (; i + 8 <= count; i += 8) {
-        const __m128i b = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)(code + i)));
-        const __m128i magnitude = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x7F)), 7);
-        const __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
-        const __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(magnitude, sign)), up);
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(value, s));
-    }
+    const __m256 s = _mm256_set1_ps(scale);
+    for (; i + 8 <= count; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(fp8_eight(code + i), s));
 #endif
     for (; i < count; i++) out[i] = fp8_value(code[i]) * scale;
 }
+
+#if defined(__AVX2__)
+inline __m256 bf16_eight(const uint8_t* in) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)in));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+#endif
 
 inline void bf16_to_float(const uint8_t* in, int64_t count, float* out) {
     int64_t i = 0;
@@ -128,10 +138,7 @@ inline void bf16_to_float(const uint8_t* in, int64_t count, float* out) {
     }
 #endif
 #if defined(__AVX2__)
-    for (; i + 8 <= count; i += 8) {
-        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(in + 2 * i)));
-        _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
-    }
+    for (; i + 8 <= count; i += 8) _mm256_storeu_ps(out + i, bf16_eight(in + 2 * i));
 #endif
     for (; i < count; i++) {
         uint16_t half;

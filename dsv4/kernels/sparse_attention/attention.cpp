@@ -285,13 +285,19 @@ vf total_single(const Task& task, vf sink, vf top) {
 // phase 3: strips of columns, and the others by panels
 void sum_single(const Task& task, int64_t c0, int64_t c1) {
     const AttentionCall& call = task.call;
-    for (int64_t c = c0; c < c1; c += STRIP_COLUMNS) {
-        if (!has_strip(call.window, c) || (task.block.entries && !has_strip(call.entries, c))) {
-            sum_panels(task, c, std::min(c + STRIP_COLUMNS, c1));
+    const auto fits = [&](int64_t c) {
+        return c < c1 && has_strip(call.window, c) && (!task.block.entries || has_strip(call.entries, c));
+    };
+    for (int64_t c = c0, end; c < c1; c = end) {
+        end = c + STRIP_COLUMNS;
+        if (!fits(c)) {
+            sum_panels(task, c, std::min(end, c1));
             continue;
         }
+        while (end < c + STRIPS * STRIP_COLUMNS && fits(end)) end += STRIP_COLUMNS;
         each_part(task, 0, task.rows, [&](const Rows& rows, int64_t r, const Row* row, int64_t count) {
-            add_values(rows, row, count, c, task.scores + r * SINGLE, task.output + c, task.columns);
+            for (int64_t at = c; at < end; at += STRIP_COLUMNS)
+                add_values(rows, row, count, at, task.scores + r * SINGLE, task.output + at, task.columns);
         });
     }
 }

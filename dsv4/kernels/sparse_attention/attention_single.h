@@ -11,11 +11,31 @@
 namespace dsv4 {
 
 constexpr int64_t SINGLE = 4;         // heads, filled up with zeros
-constexpr int64_t STRIP = 4;          // vectors of columns that are summed up at once
+constexpr int64_t STRIP = W / 4;      // vectors of columns that are summed up at once, as registers allow
 constexpr int64_t STRIP_COLUMNS = STRIP * W;
+#if defined(__AVX512F__)
+constexpr int64_t STRIPS = 1;  // that follow each other while a part of the rows is near
+#else
+constexpr int64_t STRIPS = 16;
+#if defined(__AVX2__) && defined(__F16C__) && !defined(DSV4_WIDE)
+#define DSV4_SINGLE_AVX2
+#endif
+#endif
 
 // where a row lies
 using Row = const uint8_t*;
+
+// Scores of W keys as they grow over C; q: the query's columns [C][SINGLE]. All that adds is inlined: in memory the sums
+// would be stored after every column.
+struct KeyScores {
+    const float* q;
+    vf sum[SINGLE] = {};
+
+    [[gnu::always_inline]] void add(vf key) {
+        for (int64_t h = 0; h < SINGLE; h++) sum[h] = fma(key, splat(q[h]), sum[h]);
+        q += SINGLE;
+    }
+};
 
 #if defined(__AVX512F__)
 #if defined(__AVX512VBMI__)
@@ -32,18 +52,6 @@ inline bool turns(const Rows& rows) {
 
 // Row of the key in each lane: turning puts four keys in a row into the same lane of four quarters.
 constexpr int64_t key_of(int64_t lane) { return lane % 4 * 4 + lane / 4; }
-
-// Scores of W keys as they grow over C; q: the query's columns [C][SINGLE]. All that adds is inlined: in memory the sums
-// would be stored after every column.
-struct KeyScores {
-    const float* q;
-    vf sum[SINGLE] = {};
-
-    [[gnu::always_inline]] void add(vf key) {
-        for (int64_t h = 0; h < SINGLE; h++) sum[h] = fma(key, splat(q[h]), sum[h]);
-        q += SINGLE;
-    }
-};
 
 // the 16 bytes at `at` of W rows: lane l of out[i] is dword i of row key_of(l)
 inline void turn_rows(const Row* row, int64_t at, Dwords* out) {
@@ -116,6 +124,43 @@ inline void single_scores(const Rows& rows, const Row* row, const float* q, floa
     turn_quarters(by_head, by_key);
     for (int64_t i = 0; i < SINGLE; i++) out[i] = (vf)by_key[i] * splat(scale);
 }
+#elif defined(DSV4_SINGLE_AVX2)
+inline bool turns(const Rows& rows) { return rows.dim % W == 0 && rows.rope % W == 0; }
+
+// W columns of W rows, of which `read` gives one
+template <class Read>
+[[gnu::always_inline]] inline void add_columns(const Row* row, KeyScores& scores, Read read) {
+    __m256 column[W];
+    for (int r = 0; r < W; r++) column[r] = read(row[r]);
+    turn_eight(column);
+    unrolled<W>([&](auto i) __attribute__((always_inline)) { scores.add((vf)column[i]); });
+}
+
+// Scaled scores of W rows, [W][SINGLE] as vectors; rows: their kind.
+inline void single_scores(const Rows& rows, const Row* row, const float* q, float scale, vf* out) {
+    KeyScores scores{q};
+    const int64_t plain = rows.kind == ROW_ENTRY ? rows.dim - rows.rope : 0;
+    if (rows.kind == ROW_FLOAT)
+        for (int64_t c = 0; c < rows.dim; c += W)
+            add_columns(row, scores, [&](Row one) { return (__m256)load((const float*)one + c); });
+    for (int64_t c = 0; c < plain; c += W) {
+        const int64_t at = plain + 2 * rows.rope + c / ENTRY_BLOCK;
+        add_columns(row, scores, [&](Row one) {
+            return _mm256_mul_ps(fp8_eight(one + c), _mm256_set1_ps(scale_of(one[at])));
+        });
+    }
+    if (rows.kind != ROW_FLOAT)
+        for (int64_t c = plain; c < rows.dim; c += W)
+            add_columns(row, scores, [&](Row one) { return bf16_eight(one + plain + 2 * (c - plain)); });
+    const Dwords by_head[SINGLE] = {(Dwords)scores.sum[0], (Dwords)scores.sum[1], (Dwords)scores.sum[2],
+                                    (Dwords)scores.sum[3]};
+    Dwords by_key[SINGLE];  // of two keys each: 0 and 4, 1 and 5, ...
+    turn_quarters(by_head, by_key);
+    for (int64_t i = 0; i < SINGLE; i += 2) {
+        out[i / 2] = (vf)_mm256_permute2x128_si256(by_key[i], by_key[i + 1], 0x20) * splat(scale);
+        out[i / 2 + 2] = (vf)_mm256_permute2x128_si256(by_key[i], by_key[i + 1], 0x31) * splat(scale);
+    }
+}
 #else
 inline bool turns(const Rows&) { return false; }
 inline void single_scores(const Rows&, const Row*, const float*, float, vf*) { __builtin_unreachable(); }
@@ -125,7 +170,8 @@ inline void single_scores(const Rows&, const Row*, const float*, float, vf*) { _
 inline bool has_strip(const Rows& rows, int64_t c) {
     const int64_t plain = rows.dim - rows.rope;
     if (c + STRIP_COLUMNS > rows.dim) return false;
-    return rows.kind != ROW_ENTRY || c >= plain || (c + STRIP_COLUMNS <= plain && c % ENTRY_BLOCK == 0);
+    const bool in_block = c / ENTRY_BLOCK == (c + STRIP_COLUMNS - 1) / ENTRY_BLOCK;
+    return rows.kind != ROW_ENTRY || c >= plain || (c + STRIP_COLUMNS <= plain && in_block);
 }
 
 // out[h][v] += sum_r weights[r][h] * vector v of value(r), r in order
@@ -169,6 +215,24 @@ inline void add_values(const Rows& rows, const Row* row, int64_t count, int64_t 
             const __m256i half = _mm256_loadu_si256((const __m256i*)(row[r] + at) + v);
             column[v] = (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
         }
+    });
+}
+#elif defined(DSV4_SINGLE_AVX2)
+inline void add_values(const Rows& rows, const Row* row, int64_t count, int64_t c, const float* weights, float* out,
+                       int64_t out_stride) {
+    const int64_t plain = rows.kind == ROW_ENTRY ? rows.dim - rows.rope : 0;
+    if (rows.kind == ROW_FLOAT)
+        return add_strip(count, weights, out, out_stride, [&](int64_t r, vf* column) {
+            for (int64_t v = 0; v < STRIP; v++) column[v] = load((const float*)row[r] + c + v * W);
+        });
+    if (c < plain)
+        return add_strip(count, weights, out, out_stride, [&](int64_t r, vf* column) {
+            const vf scale = splat(scale_of(row[r][plain + 2 * rows.rope + c / ENTRY_BLOCK]));
+            for (int64_t v = 0; v < STRIP; v++) column[v] = (vf)fp8_eight(row[r] + c + v * W) * scale;
+        });
+    const int64_t at = plain + 2 * (c - plain);
+    add_strip(count, weights, out, out_stride, [&](int64_t r, vf* column) {
+        for (int64_t v = 0; v < STRIP; v++) column[v] = (vf)bf16_eight(row[r] + at + 2 * v * W);
     });
 }
 #else
