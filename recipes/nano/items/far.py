@@ -8,7 +8,7 @@ import random
 
 from dsv4.training.documents import Document
 from recipes.nano.items.needles import filler, hidden_facts
-from recipes.nano.items.tool_kinds import made_up
+from recipes.nano.items.tool_kinds import file_name, made_up
 from recipes.nano.items.warm_up import TextCodec
 from recipes.nano.items.words import ANY, NAMES
 
@@ -47,7 +47,7 @@ def document(rng: random.Random, codec: TextCodec, length: int = 1024, shortest:
 
 def _statements(rng: random.Random, codec: TextCodec, room: int) -> list[Statement]:
     """Different statements of one form, at least two, of about `room` tokens."""
-    make = rng.choice((_needles, _needles, _pairs, _sequences))
+    make = rng.choice((_needles, _needles, _pairs, _sequences, _misspelt))
     found: dict[str, Statement] = {}
     used = 0
     for head, tail in make(rng):
@@ -81,3 +81,27 @@ def _sequences(rng: random.Random) -> list[Statement]:
     if rng.random() < 0.5:
         return [(f" {word}", f"_{'_'.join(made_up(rng) for _ in range(rng.randint(1, 3)))};") for word in known]
     return [(f" {word}", f" {' '.join(rng.choices(ANY, k=rng.randint(3, 12)))}.") for word in known]
+
+
+def _misspelt(rng: random.Random) -> list[Statement]:
+    """Words and names of files with a wrong letter: pieces that stand beside each other nowhere else."""
+    form, end = rng.choice((" {}:", " {} =", "\n{} ->")), rng.choice((";", ",", "\n"))
+    known = rng.sample(ANY, 40)
+    return [
+        (form.format(word), f" {_wrong(rng, file_name(rng) if rng.random() < 0.5 else rng.choice(ANY))}{end}")
+        for word in known
+    ]
+
+
+def _wrong(rng: random.Random, word: str) -> str:
+    """One letter is left out, doubled, exchanged with the next, or another."""
+    at = rng.randrange(len(word))
+    letter = word[at]
+    return rng.choice(
+        (
+            word[:at] + word[at + 1 :],
+            word[:at] + letter + word[at:],
+            word[:at] + word[at : at + 2][::-1] + word[at + 2 :],
+            word[:at] + rng.choice("abcdefghijklmnopqrstuvwxyz") + word[at + 1 :],
+        )
+    )
