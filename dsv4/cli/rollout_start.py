@@ -329,7 +329,9 @@ class _Lost:
 
     def count(self, record: Record) -> None:
         self.steps += not record["learned"]
-        self.unjudged = self.unjudged + 1 if record.get("broken") and "reward" not in record else 0
+        # `reward` itself leaves out groups with one answer that could be judged; rewards by domain have every verdict
+        judged = any(name.startswith("reward.") for name in record)
+        self.unjudged = 0 if judged or not record["broken"] else self.unjudged + 1
 
 
 def _show(run: RolloutRun[R], place: Path, url: str | None, options: Options) -> bool:

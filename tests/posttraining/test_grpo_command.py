@@ -160,6 +160,20 @@ def unfair(tokenizer: Tokenizer, judged: bool) -> Unfair:
     return Unfair(Verdict(1.0) if judged else Verdict(None, error="no judge"))
 
 
+class Halves(Unfair):
+    """Has no verdict on every second answer."""
+
+    async def verdict(self, finish: FinishReason) -> Verdict:
+        found = self.verdict_of_all
+        self.verdict_of_all = Verdict(1.0) if found.error else Verdict(None, error="no judge")
+        return found
+
+
+def halves(tokenizer: Tokenizer) -> Halves:
+    """For recipes."""
+    return Halves(Verdict(1.0))
+
+
 def both(tokenizer: Tokenizer) -> dict[str, Environment]:
     """For recipes: random prompts, and conversations."""
     return {"d": Unfair(Verdict(1.0)), "default": ChatEnvironment(tokenizer, VERIFIERS)}
@@ -183,6 +197,13 @@ def test_a_run_that_learns_nothing_says_so(tmp_path: Path, capsys: Any) -> None:
         run(broken, place, steps=None)
     run(broken, place, steps=None)  # two steps are left
     assert [line["step"] for line in lines(place)] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_with_some_verdicts_goes_on_although_no_group_has_two(tmp_path: Path) -> None:
+    rollouts = {"prompts": 1, "group": 2, "context": 64}
+    some = small(write_base(tmp_path / "base"), steps=4, environment={"path": f"{__name__}:halves"}, rollouts=rollouts)
+    run(some, tmp_path / "run", steps=None)
+    assert [(line["broken"], line["small"], line["learned"]) for line in lines(tmp_path / "run")] == [(1, 1, 0)] * 4
 
 
 def test_a_disk_without_room_for_the_run_is_told_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
