@@ -78,7 +78,5 @@ def save_deeper(folder: Path, base: Path, order: Sequence[int]) -> ModelConfig:
     model = BaseModel.open(base)
     model.check_apart(folder)
     config = deeper_config(model.config, order)
-    save_checkpoint(folder, config, deeper_state(model, order), FP32)
-    for name, content in model.files().items():
-        (folder / name).write_bytes(content)
+    save_checkpoint(folder, config, deeper_state(model, order), FP32, extra_files=model.files())
     return config

@@ -7,8 +7,10 @@ A layer's first place is the layer itself; each further one is a new layer of it
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from dsv4.cli.__main__ import sentence
 from dsv4.posttraining.deepen import save_deeper
 
 
@@ -19,21 +21,18 @@ def _layers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"expected numbers of layers such as 0,1,2,2,3, got {text!r}") from None
 
 
-def main() -> int:
-    """The command's exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, help="a folder that loads, or that of a finished run")
     parser.add_argument("folder", type=Path, help="the new folder: float32, with the old one's tokenizer")
     parser.add_argument("--layers", type=_layers, required=True, help="the old layer at each place, bottom to top")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
         config = save_deeper(asked.folder, asked.base, asked.layers)
     except (ValueError, OSError) as error:
-        print(f"deepen: {error}", file=sys.stderr)
-        return 1
+        parser.exit(1, f"{sentence(error)}\n")
     print(f"{asked.folder}: {config.num_hidden_layers} layers", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

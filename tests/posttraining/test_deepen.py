@@ -52,6 +52,21 @@ def test_new_layers_learn_from_the_first_step(base: Path) -> None:
         assert grad.abs().max() > 0
 
 
+def test_a_folder_that_loads_has_its_tokenizer(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells a whole folder, its index, is written last."""
+    (base / "tokenizer.json").write_text("{}")
+    save_deeper(tmp_path / "deeper", base, ORDER)
+    assert (tmp_path / "deeper" / "tokenizer.json").read_text() == "{}"
+
+    def fail(file: Path, data: object) -> int:
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match=r"No space left on device: .*tokenizer\.json"):
+        save_deeper(tmp_path / "cut", base, ORDER)
+    assert not list((tmp_path / "cut").glob("*.index.json"))
+
+
 def test_a_draft_head_reads_the_layers_it_read_before() -> None:
     head = deeper_config(tiny_draft_config(), ORDER).draft_head
     assert head.target_layer_ids == (1, 5)
@@ -71,15 +86,18 @@ def test_an_order_that_fits_no_model_is_refused(order: list[int], said: str) -> 
         deeper_config(tiny_config(), order)
 
 
+@pytest.mark.parametrize(
+    ("layers", "code", "said"),
+    [
+        ("0,1", 1, "layers: expected 0 to 3 once each in this order, and copies behind; got [0, 1]\n"),
+        ("0,x", 2, "expected numbers of layers such as 0,1,2,2,3, got '0,x'\n"),
+    ],
+)
 def test_the_command_names_what_is_wrong(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    layers: str, code: int, said: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["deepen", str(base), str(tmp_path / "new"), "--layers"]
-    monkeypatch.setattr("sys.argv", [*command, "0,1"])
-    assert deepen.main() == 1
-    assert "0 to 3 once each" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", [*command, "0,x"])
-    with pytest.raises(SystemExit):
-        deepen.main()
-    assert "expected numbers of layers" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        deepen.main([str(base), str(tmp_path / "new"), "--layers", layers])
+    assert ended.value.code == code
+    assert capsys.readouterr().err.endswith(said)
     assert not (tmp_path / "new").exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recipes.finetune import orders
-from recipes.nano import grade
+from recipes.nano import deepen, grade
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from recipes.nano import grade
         (orders.main, ["grade", "nowhere", "gone.jsonl"], 1, "gone.jsonl: No such file or directory\n"),
         (orders.main, ["grade", "nowhere", "long.jsonl"], 1, "long.jsonl, line 1: messages must be an order and its"),
         (orders.main, ["write", "long.jsonl"], 1, "long.jsonl: File exists\n"),
+        (deepen.main, ["nowhere", "new", "--layers", "0"], 1, "nowhere: no such folder\n"),
         (grade.main, ["nowhere"], 1, "nowhere/tokenizer.json: no such tokenizer file\n"),
         (grade.main, ["nowhere", "--items", "0"], 2, "items"),
     ],
