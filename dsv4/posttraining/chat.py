@@ -103,11 +103,10 @@ def read_turn(
 class ChatEnvironment:
     """Judges the final answer of a conversation, single turn, or several with tools.
 
-    verifiers: by name; called with the answer's content and the task's `answer`, give the reward; may be coroutine
-    functions. tools: of a prompt.
-    A verifier may take `seconds`. turns: answers of the policy at most. Answers that were cut have reward 0: what was
-    not finished was not answered. A call of an unknown tool or with damaged markup is none, as on a server, and ends
-    the episode.
+    verifiers: by name; called with the answer's content and the task's `answer`, give the reward within `seconds`; may
+    be coroutine functions. tools: of a prompt. turns: answers of the policy at most. Answers that were cut have reward
+    0: what was not finished was not answered. A call of an unknown tool or with damaged markup is none, as on a server,
+    and ends the episode.
     """
 
     tokenizer: Tokenizer

@@ -147,21 +147,35 @@ class RubricEnvironment:
     Prompts are those of `chat_prompt(..., rubric=...)`; their last message is the question. truth: verifiers of prompts
     whose task has `verifier` and `answer` beside the rubric: the policy learns from them to judge. taught: at most so
     many of a step's answers become prompts of the judging role. Prompts without a rubric are judged by their
-    verifier."""
+    verifier.
+
+    ruled: does that; one for all prompts, so that it counts all calls that hang."""
 
     tokenizer: Tokenizer
     judge: Judge
     truth: Mapping[str, Verifier] = field(default_factory=dict)
     taught: int = 0
+    ruled: ChatEnvironment = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ruled = ChatEnvironment(self.tokenizer, {**self.truth, **JUDGED_BY})
 
     def start(self, prompt: Prompt) -> "RubricEpisode | ChatEpisode":
         if "rubric" not in prompt.task and "verifier" in prompt.task:
-            return ChatEnvironment(self.tokenizer, {**self.truth, **JUDGED_BY}).start(prompt)
+            return self.ruled.start(prompt)
         task_field(prompt, "rubric")
         task_field(prompt, "messages")
-        if (name := prompt.task.get("verifier")) in VERIFIERS:
-            check_expected(name, task_field(prompt, "answer"))
+        if self.truth and "verifier" in prompt.task:
+            self._check_truth(prompt)
         return RubricEpisode(self, prompt)
+
+    def _check_truth(self, prompt: Prompt) -> None:
+        """Raise ValueError where the truth beside a rubric is none that the judge could learn from."""
+        name, answer = prompt.task["verifier"], task_field(prompt, "answer")
+        if name not in self.truth:
+            raise ValueError(f"prompt {prompt.key}: task.verifier must be one of {', '.join(self.truth)}, got {name!r}")
+        if self.truth[name] is VERIFIERS.get(name):
+            check_expected(name, answer)
 
     def following(self, groups: Sequence[Group]) -> list[Prompt]:
         """Prompts of the judging role, made of a step's answers: evenly spread where there are more than `taught`."""

@@ -1,5 +1,6 @@
 """The policy as a judge of its own answers."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from dsv4.cli.rollout_start import Makers, check_prompts, environments_of
 from dsv4.encoding import Tokenizer
 from dsv4.generation import SamplingParams
 from dsv4.posttraining.chat import ChatEnvironment, chat_prompt
-from dsv4.posttraining.foreign import ForeignFault
+from dsv4.posttraining.foreign import CallsHangError, ForeignCalls, ForeignFault
 from dsv4.posttraining.judge import (
     JUDGED_BY,
     Judge,
@@ -94,6 +95,24 @@ def test_the_actor_rewards_by_the_rubric(tokenizer: Tokenizer, answer: str, rewa
     assert len({call.params.seed for call in asked}) == 3, "votes differ, equal answers have equal verdicts"
 
 
+def test_verifiers_that_hang_are_counted_over_all_prompts(tokenizer: Tokenizer) -> None:
+    """A prompt without a rubric is judged by its verifier; a run stops where many of these do not return."""
+    actor, left = says(tokenizer, "42"), threading.Event()
+    environment = RubricEnvironment(tokenizer, Judge(actor, tokenizer), {"hangs": lambda text, answer: left.wait(60)})
+    environment.ruled.calls, environment.ruled.seconds = ForeignCalls(stuck=2), 0.05
+    runner = RolloutRunner(actor, {"d": environment}, RolloutSettings(group=1, max_tokens=100), end=tokenizer.eos_id)
+    messages = [{"role": "user", "content": "add 17 and 25"}]
+    prompts = [chat_prompt(tokenizer, f"{i}", messages, domain="d", verifier="hangs", answer=0) for i in range(3)]
+    try:
+        for number, prompt in enumerate(prompts[:2]):
+            (group,) = run(runner.batch([prompt], number))
+            assert "did not end within 0.05 s" in str(group.rollouts[0].error)
+        with pytest.raises(CallsHangError, match="2 calls have not returned"):
+            run(runner.batch(prompts[2:], 2))
+    finally:
+        left.set()
+
+
 def test_without_a_verdict_there_is_no_reward(tokenizer: Tokenizer) -> None:
     actor = says(tokenizer, "speechless")
     settings = RolloutSettings(group=2, max_tokens=100)
@@ -157,6 +176,8 @@ def test_mistakes_of_rubrics_are_told(tokenizer: Tokenizer) -> None:
         environment.start(rubric_prompt(tokenizer, verifier="number"))
     with pytest.raises(ValueError, match="the verifier number cannot compare with 'many'"):
         environment.start(rubric_prompt(tokenizer, verifier="number", answer="many"))
+    with pytest.raises(ValueError, match=r"prompt q: task\.verifier must be one of number, .*, got 'numbre'"):
+        environment.start(rubric_prompt(tokenizer, verifier="numbre", answer=42))
     with pytest.raises(ValueError, match="taught must be at least 0, got -1"):
         by_rubric(tokenizer, says(tokenizer, "42"), taught=-1)
     own = grpo(environment={"path": "dsv4.posttraining.judge:by_rubric", "options": {"policy": 1}})
