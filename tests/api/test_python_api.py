@@ -346,7 +346,7 @@ def test_a_head_that_the_folder_lacks_is_told_before_its_weights_are_read(
 
 def test_what_is_printed_tells_what_it_is(model: LocalModel) -> None:
     assert repr(model).startswith(
-        "LocalModel('nano', 6.4M parameters, mode release, context 2,048 tokens, cache up to "
+        "LocalModel('nano', 11.0M parameters, mode release, context 2,048 tokens, cache up to "
     )
     stream = model.stream(SUM, temperature=0)
     next(stream)
