@@ -15,9 +15,11 @@ import uvicorn
 import dsv4
 from dsv4.api.local_model import LocalModel
 from dsv4.cli.folders import default_model_folder
+from dsv4.cli.recipe_chain import Chain
 from dsv4.cli.serve import open_listener
 from dsv4.encoding import ContentDelta, ReasoningDelta
 from dsv4.generation import FinishReason
+from dsv4.posttraining.deepen import deeper_config
 from dsv4.posttraining.verifiers import reward
 from dsv4.server import create_app
 from dsv4.training.recipe import Recipe
@@ -107,7 +109,9 @@ def test_the_card_tells_the_truth() -> None:
 
 
 def test_the_recipe_has_the_bundled_model(model: LocalModel) -> None:
-    made = Recipe.from_file(ROOT / "recipes/nano/base.toml").config(model.tokenizer.vocab_size)
+    base = Recipe.from_file(ROOT / "recipes/nano/base.toml").config(model.tokenizer.vocab_size)
+    layers = Chain.from_file(ROOT / "recipes/nano/chain/chain.toml").stage("deeper").command[-1]
+    made = deeper_config(base, [int(layer) for layer in layers.split(",")])
     stored = {"quantized": True, "expert_dtype": "fp4", "end_token_ids": model.config.end_token_ids}
     assert made.with_changes(**stored) == model.config
 
