@@ -104,3 +104,22 @@ class LengthEpisode:
 
     async def verdict(self, finish: FinishReason) -> Verdict:
         return Verdict(float(sum(self.lengths)), {"turns": float(len(self.lengths))})
+
+
+class SameVerdict:
+    """Gives every answer the same verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict_of_all = verdict
+
+    def start(self, prompt: Prompt) -> "SameVerdict":
+        return self
+
+    async def turn(self, tokens: Sequence[int], finish: FinishReason) -> More | None:
+        return None
+
+    def replay(self, tokens: Sequence[int], more: More) -> None:
+        raise AssertionError("one turn")
+
+    async def verdict(self, finish: FinishReason) -> Verdict:
+        return self.verdict_of_all

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from dsv4.encoding import Tokenizer
 from dsv4.generation import FinishReason
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.chat import ChatEnvironment
-from dsv4.posttraining.environment import Environment, More, Verdict
+from dsv4.posttraining.environment import Environment, Verdict
 from dsv4.posttraining.grpo_run import GrpoRun
 from dsv4.posttraining.recipe import GrpoRecipe
-from dsv4.posttraining.types import Prompt
 from dsv4.posttraining.verifiers import VERIFIERS
 from dsv4.training import checks
 from dsv4.training.settings import OptimizerSettings
@@ -28,6 +26,7 @@ from tests.cli.test_sft import run as sft
 from tests.cli.test_sft import write_base, write_talks
 from tests.conftest import ROOT
 from tests.posttraining.killed_runs import killed_and_resumed, lines
+from tests.posttraining.policies import SameVerdict
 
 RECIPE = """
 name = "small"
@@ -136,31 +135,12 @@ def run(recipe: GrpoRecipe, folder: Path, steps: int | None = 1) -> None:
     run_recipe(recipe, folder, Options(live=-1, track=None, export="none", steps=steps, threads=1), GrpoRun)
 
 
-class Unfair:
-    """Gives every answer the same verdict."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict_of_all = verdict
-
-    def start(self, prompt: Prompt) -> "Unfair":
-        return self
-
-    async def turn(self, tokens: Sequence[int], finish: FinishReason) -> More | None:
-        return None
-
-    def replay(self, tokens: Sequence[int], more: More) -> None:
-        raise AssertionError("one turn")
-
-    async def verdict(self, finish: FinishReason) -> Verdict:
-        return self.verdict_of_all
-
-
-def unfair(tokenizer: Tokenizer, judged: bool) -> Unfair:
+def unfair(tokenizer: Tokenizer, judged: bool) -> SameVerdict:
     """For recipes."""
-    return Unfair(Verdict(1.0) if judged else Verdict(None, error="no judge"))
+    return SameVerdict(Verdict(1.0) if judged else Verdict(None, error="no judge"))
 
 
-class Halves(Unfair):
+class Halves(SameVerdict):
     """Has no verdict on every second answer."""
 
     async def verdict(self, finish: FinishReason) -> Verdict:
@@ -176,7 +156,7 @@ def halves(tokenizer: Tokenizer) -> Halves:
 
 def both(tokenizer: Tokenizer) -> dict[str, Environment]:
     """For recipes: random prompts, and conversations."""
-    return {"d": Unfair(Verdict(1.0)), "default": ChatEnvironment(tokenizer, VERIFIERS)}
+    return {"d": SameVerdict(Verdict(1.0)), "default": ChatEnvironment(tokenizer, VERIFIERS)}
 
 
 def small(base: Path, **changes: Any) -> GrpoRecipe:

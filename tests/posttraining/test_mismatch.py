@@ -13,10 +13,9 @@ import torch
 
 from dsv4.cli.rollout_engine import rollout_engine
 from dsv4.config import Mode
-from dsv4.generation import FinishReason
 from dsv4.model.layers import BF16
 from dsv4.model.transformer import Transformer
-from dsv4.posttraining.environment import More, Verdict
+from dsv4.posttraining.environment import Verdict
 from dsv4.posttraining.grpo import PolicyLoss
 from dsv4.posttraining.policy import PolicyBatch
 from dsv4.posttraining.replay import Replay
@@ -26,26 +25,11 @@ from dsv4.posttraining.types import Prompt, Sample
 from dsv4.testing.tiny import tiny_config, tiny_model
 from dsv4.training.batch import Totals
 from dsv4.training.qat import FakeQuantised
+from tests.posttraining.policies import SameVerdict
 
 BAR = 5e-4
 CONFIG = tiny_config(quantized=True, expert_dtype="fp4")
 PROMPTS = [Prompt(f"p{i}", (0, *range(5 + i, 60 + i)), "d") for i in range(3)]
-
-
-class Anything:
-    """Every answer is worth 1."""
-
-    def start(self, prompt: Prompt) -> "Anything":
-        return self
-
-    async def turn(self, tokens: Sequence[int], finish: FinishReason) -> More | None:
-        return None
-
-    def replay(self, tokens: Sequence[int], more: More) -> None:
-        raise AssertionError("one turn")
-
-    async def verdict(self, finish: FinishReason) -> Verdict:
-        return Verdict(1.0)
 
 
 def learner() -> Transformer:
@@ -58,7 +42,7 @@ def samples(numerics: Mode, **settings: float) -> list[Sample]:
     made = RolloutSettings(4, max_tokens=120, trace=True, **settings)  # type: ignore[arg-type]
     weights = learner().state_dict()
     with rollout_engine(CONFIG, weights, numerics, context=256, sequences=12) as (service, _):
-        groups = asyncio.run(RolloutRunner(service, {"d": Anything()}, made, end=1).batch(PROMPTS, 0))
+        groups = asyncio.run(RolloutRunner(service, {"d": SameVerdict(Verdict(1.0))}, made, end=1).batch(PROMPTS, 0))
     assert all(rollout.trace is not None for group in groups for rollout in group.rollouts)
     return [Sample.of(rollout, 1.0) for group in groups for rollout in group.rollouts]
 
