@@ -12,7 +12,7 @@ import pytest
 
 from dsv4.encoding import V4, Tokenizer, encode_messages, parse_message_from_completion_text, served
 from dsv4.posttraining.verifiers import reward
-from recipes.nano.items import english, facts, far, lookups, needles, recall, talk, tools, warm_up
+from recipes.nano.items import copies, english, facts, far, lookups, needles, recall, talk, tools, warm_up
 from recipes.nano.items.item import HELD_OUT_SHARE, Item, draw
 from recipes.nano.items.mix import Mode, document, encode, makers, messages_of, prompt_of, said, table
 from recipes.nano.items.words import NAMES
@@ -357,6 +357,41 @@ def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None
     for wrong in ({"length": 31}, {"length": 64, "shortest": 16}, {"length": 64, "shortest": 65}):
         with pytest.raises(ValueError, match="length must be at least"):
             recall.document(rng, codec, **wrong)
+
+
+def test_rows_of_any_token_come_once_more_behind_their_first_token(codec: Tokenizer) -> None:
+    """No row holds a token that steers the conversation, and what is learned stood behind the same token once."""
+    rng, met = random.Random(5), set[int]()
+    for length in (64, 256, 1024):
+        for _ in range(20):
+            made = copies.document(rng, codec, length=length, shortest=64)
+            assert made.learn is not None
+            assert len(made.tokens) == len(made.learn) <= length
+            assert codec.controls.keys().isdisjoint(made.tokens[1:])
+            met.update(made.tokens)
+            end = codec.encode_text("\n")[0]
+            shown = made.tokens[1 : made.learn.index(1.0) - 1]
+            rows = [tuple(row) for ends, row in itertools.groupby(shown, end.__eq__) if not ends]
+            starts = {row[0]: row for row in rows}
+            assert len(starts) == len(rows)
+            for i in range(len(shown) + 1, len(made.tokens)):
+                if made.tokens[i - 1] == end or i == len(shown) + 1:
+                    row = starts[made.tokens[i]]
+                    assert tuple(made.tokens[i : i + len(row) + 1]) == (*row, end)
+                    assert made.learn[i : i + len(row) + 1] == [0.0] + [1.0] * len(row)
+    assert len(met) > 0.7 * codec.vocab_size
+    for wrong in ({"length": 63}, {"length": 64, "shortest": 63}, {"length": 64, "shortest": 65}):
+        with pytest.raises(ValueError, match="length must be at least"):
+            copies.document(rng, codec, **wrong)
+
+
+def test_what_is_repeated_stands_in_the_question() -> None:
+    rng = random.Random(8)
+    for _ in range(300):
+        item = copies.make_repeat(rng)
+        said = item.messages[-1]["content"]
+        assert said in item.question
+        assert item.answer == (said,)
 
 
 def test_a_lookup_finds_what_the_text_has_and_nothing_else(codec: Tokenizer) -> None:

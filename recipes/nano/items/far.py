@@ -7,6 +7,7 @@ Nothing is repeated twice: the third time could be copied from the second, which
 import random
 
 from dsv4.training.documents import Document
+from recipes.nano.items.copies import misspelt
 from recipes.nano.items.needles import filler, hidden_facts
 from recipes.nano.items.tool_kinds import file_name, made_up
 from recipes.nano.items.warm_up import TextCodec
@@ -88,20 +89,6 @@ def _misspelt(rng: random.Random) -> list[Statement]:
     form, end = rng.choice((" {}:", " {} =", "\n{} ->")), rng.choice((";", ",", "\n"))
     known = rng.sample(ANY, 40)
     return [
-        (form.format(word), f" {_wrong(rng, file_name(rng) if rng.random() < 0.5 else rng.choice(ANY))}{end}")
+        (form.format(word), f" {misspelt(rng, file_name(rng) if rng.random() < 0.5 else rng.choice(ANY))}{end}")
         for word in known
     ]
-
-
-def _wrong(rng: random.Random, word: str) -> str:
-    """One letter is left out, doubled, exchanged with the next, or another."""
-    at = rng.randrange(len(word))
-    letter = word[at]
-    return rng.choice(
-        (
-            word[:at] + word[at + 1 :],
-            word[:at] + letter + word[at:],
-            word[:at] + word[at : at + 2][::-1] + word[at + 2 :],
-            word[:at] + rng.choice("abcdefghijklmnopqrstuvwxyz") + word[at + 1 :],
-        )
-    )

@@ -39,6 +39,7 @@ WEIGHTS = {
     "talk": 0.09,
     "plain": 0.04,
     "quick": 0.02,
+    "copies": 0.02,
 }
 SYSTEMS = (
     "You are a helpful assistant.",

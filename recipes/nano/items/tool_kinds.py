@@ -86,6 +86,7 @@ def spoken(value: Any) -> str:
 
 
 _SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowy")
+_USUAL = 0.7  # of the names of files; others are words, or mean nothing
 _FILES = ("notes", "list", "plan", "data", "report", "letter", "readme", "todo")
 
 
@@ -106,7 +107,12 @@ def truth(rng: random.Random) -> bool:
 
 
 def file_name(rng: random.Random) -> str:
-    return f"{rng.choice(_FILES)}{rng.choice(('', '', str(rng.randrange(1, 10))))}.{rng.choice(('txt', 'md', 'csv'))}"
+    stem = rng.choice(_FILES) if rng.random() < _USUAL else "_".join(_stem(rng) for _ in range(rng.randint(1, 2)))
+    return f"{stem}{rng.choice(('', '', str(rng.randrange(1, 10))))}.{rng.choice(('txt', 'md', 'csv'))}"
+
+
+def _stem(rng: random.Random) -> str:
+    return rng.choice((rng.choice(THINGS), rng.choice(FOODS), rng.choice(NAMES).lower(), made_up(rng)))
 
 
 def product(expression: str) -> str:
