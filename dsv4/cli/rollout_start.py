@@ -35,7 +35,7 @@ from dsv4.posttraining.rollout_run import Record, RolloutRun, Sources
 from dsv4.posttraining.settings import effort_settings
 from dsv4.posttraining.to_come import EngineToCome
 from dsv4.posttraining.types import Effort, Group, Prompt, Rollout
-from dsv4.posttraining.verifiers import VERIFIERS, check_expected
+from dsv4.posttraining.verifiers import VERIFIERS
 from dsv4.training.checks import StorageNeeds, check_room, model_bytes, state_of
 from dsv4.training.documents import call_named, named_function
 from dsv4.training.logbook import Logbook, check_tracker, open_tracker
@@ -160,7 +160,7 @@ def check_prompts(recipe: RolloutRecipe, prompts: Sequence[Prompt], environments
                 f"rollouts.context = {recipe.rollouts.context:,}"
             )
         if recipe.environment.path is None:
-            _check_rule(prompt)
+            _check_no_rubric(prompt)
         try:
             with told_as_fault(f"the environment of {prompt.domain}", passing=ValueError):
                 environments[prompt.domain].start(prompt)
@@ -168,19 +168,12 @@ def check_prompts(recipe: RolloutRecipe, prompts: Sequence[Prompt], environments
             raise ValueError(f"prompt {prompt.key}: {error}") from error
 
 
-def _check_rule(prompt: Prompt) -> None:
-    """Raise ValueError where none of our verifiers can judge a prompt."""
-    task = prompt.task
-    if "rubric" in task:
+def _check_no_rubric(prompt: Prompt) -> None:
+    if "rubric" in prompt.task:
         raise ValueError(
             f"prompt {prompt.key}: has a rubric, by which environment.path = "
             '"dsv4.posttraining.judge:by_rubric" judges; the recipe names no environment'
         )
-    if task.get("verifier") in VERIFIERS and "answer" in task:  # the environment tells what is missing
-        try:
-            check_expected(task["verifier"], task["answer"])
-        except ValueError as error:
-            raise ValueError(f"prompt {prompt.key}: answer: {error}") from error
 
 
 class _OneForAll(dict[str, Environment]):

@@ -15,6 +15,7 @@ from dsv4.generation import FinishReason, TokenEvent
 from dsv4.posttraining.environment import More, Verdict, task_field
 from dsv4.posttraining.foreign import ForeignCalls, told_as_fault
 from dsv4.posttraining.types import Effort, Prompt
+from dsv4.posttraining.verifiers import VERIFIERS, check_expected
 
 Message = Mapping[str, Any]
 Verifier = Callable[[str, Any], float]
@@ -99,6 +100,19 @@ def read_turn(
     return answer.parsed, answer.reasoning_tokens
 
 
+def check_truth(prompt: Prompt, verifiers: Mapping[str, Callable[[str, Any], Any]]) -> None:
+    """Raise ValueError naming the prompt where its task names none of these verifiers, or has no answer that a verifier
+    of ours can compare with."""
+    name, answer = task_field(prompt, "verifier"), task_field(prompt, "answer")
+    if name not in verifiers:
+        raise ValueError(f"prompt {prompt.key}: task.verifier must be one of {', '.join(verifiers)}, got {name!r}")
+    if verifiers[name] is VERIFIERS.get(name):
+        try:
+            check_expected(name, answer)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.key}: answer: {error}") from error
+
+
 @dataclass(slots=True)
 class ChatEnvironment:
     """Judges the final answer of a conversation, single turn, or several with tools.
@@ -117,12 +131,7 @@ class ChatEnvironment:
     calls: ForeignCalls = field(default_factory=ForeignCalls)
 
     def start(self, prompt: Prompt) -> "ChatEpisode":
-        name = task_field(prompt, "verifier")
-        task_field(prompt, "answer")
-        if name not in self.verifiers:
-            raise ValueError(
-                f"prompt {prompt.key}: task.verifier must be one of {', '.join(self.verifiers)}, got {name!r}"
-            )
+        check_truth(prompt, self.verifiers)
         tools = {tool.name: tool for tool in self.tools(prompt)}
         for shown in prompt.task.get("functions", ()):
             if shown["name"] not in tools:

@@ -15,12 +15,12 @@ from typing import Any
 
 from dsv4.encoding import Tokenizer
 from dsv4.generation import FinishReason, SamplingParams, TokenGenerator
-from dsv4.posttraining.chat import ChatEnvironment, ChatEpisode, Verifier, chat_prompt, read_turn
+from dsv4.posttraining.chat import ChatEnvironment, ChatEpisode, Verifier, chat_prompt, check_truth, read_turn
 from dsv4.posttraining.environment import More, Verdict, task_field
 from dsv4.posttraining.foreign import ForeignFault
 from dsv4.posttraining.rollout import seed_of
 from dsv4.posttraining.types import Effort, Group, Prompt
-from dsv4.posttraining.verifiers import VERIFIERS, check_expected
+from dsv4.posttraining.verifiers import VERIFIERS
 
 BEST = 10
 _INSTRUCTION = (
@@ -166,16 +166,8 @@ class RubricEnvironment:
         task_field(prompt, "rubric")
         task_field(prompt, "messages")
         if self.truth and "verifier" in prompt.task:
-            self._check_truth(prompt)
+            check_truth(prompt, self.truth)
         return RubricEpisode(self, prompt)
-
-    def _check_truth(self, prompt: Prompt) -> None:
-        """Raise ValueError where the truth beside a rubric is none that the judge could learn from."""
-        name, answer = prompt.task["verifier"], task_field(prompt, "answer")
-        if name not in self.truth:
-            raise ValueError(f"prompt {prompt.key}: task.verifier must be one of {', '.join(self.truth)}, got {name!r}")
-        if self.truth[name] is VERIFIERS.get(name):
-            check_expected(name, answer)
 
     def following(self, groups: Sequence[Group]) -> list[Prompt]:
         """Prompts of the judging role, made of a step's answers: evenly spread where there are more than `taught`."""

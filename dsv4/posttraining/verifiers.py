@@ -2,8 +2,8 @@
 
 A verifier takes the text after the thought and returns a reward between 0 and 1. The text comes from a model that is
 rewarded for whatever passes, so it is hostile: a verifier never raises on it, evaluates nothing of it, and takes time
-in proportion to at most LONGEST characters. What it cannot read is worth 0.0. An `expected` of the wrong form is our
-own mistake and raises TypeError or ValueError.
+in proportion to at most LONGEST characters. What it cannot read is worth 0.0. An `expected` of the wrong form, or one
+that contradicts itself, is our own mistake and raises TypeError or ValueError.
 """
 
 import re
@@ -35,10 +35,14 @@ def reward(verifier: str, answer: str, expected: Any) -> float:
 
 
 def check_expected(verifier: str, expected: Any) -> None:
-    """Raise ValueError where `expected` has not the form that the verifier compares with, or there is no such
-    verifier."""
+    """Raise ValueError where `expected` has not the form that the verifier compares with, where no answer could be
+    right or the empty one would be, or there is no such verifier. Whether numbers can reach a target is not tried."""
     try:
-        reward(verifier, "0", expected)
+        empty, right = reward(verifier, "", expected), [reward(verifier, a, expected) for a in _right(verifier, expected)]
+        if empty:
+            raise ValueError("an empty answer would be right")
+        if not all(right):
+            raise ValueError("no answer could be right")
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"the verifier {verifier} cannot compare with {expected!r:.200} ({what})") from error
@@ -46,8 +50,8 @@ def check_expected(verifier: str, expected: Any) -> None:
 
 def number(answer: str, expected: int | float) -> float:
     """1.0 if the last number of the answer is the expected one; thousands may be set apart by commas."""
-    found = _numbers(answer)
-    return float(bool(found) and found[-1] is not None and found[-1] == Fraction(expected))
+    found, wanted = _numbers(answer), _exact(expected)
+    return float(bool(found) and found[-1] == wanted)
 
 
 def text(answer: str, expected: str) -> float:
@@ -57,16 +61,19 @@ def text(answer: str, expected: str) -> float:
 
 def order(answer: str, expected: Sequence[int]) -> float:
     """1.0 if the numbers of the answer are the expected ones in that order, and no others. `1,234` is two numbers."""
+    wanted = [_exact(number) for number in _several(expected)]
     if len(answer) > LONGEST:
         return 0.0
-    found = _numbers(answer.replace(",", ", "))
-    return float(found == [Fraction(n) for n in expected])
+    return float(_numbers(answer.replace(",", ", ")) == wanted)
 
 
 def expression(answer: str, expected: Mapping[str, Any]) -> float:
     """1.0 if the answer is an expression over + - * and parentheses that uses each of `numbers` once and has the value
     `target`. The last line that is not empty counts; a lead up to a colon and an end `= target` are allowed."""
-    numbers, target = [int(n) for n in expected["numbers"]], int(expected["target"])
+    numbers = [_whole("numbers", number) for number in _several(expected["numbers"])]
+    target = _whole("target", expected["target"])
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"numbers must be one or more whole numbers of at least 0, got {numbers}")
     if len(answer) > LONGEST or not answer.strip():
         return 0.0
     line = answer.strip().splitlines()[-1].translate(_SIGNS).rpartition(":")[2].strip().removesuffix(".")
@@ -79,39 +86,92 @@ def expression(answer: str, expected: Mapping[str, Any]) -> float:
 
 def contains(answer: str, expected: str | Sequence[str]) -> float:
     """1.0 if the answer holds the expected words, or each of several, as whole words; case does not count."""
+    wanted = [expected] if isinstance(expected, str) else _several(expected)
+    if not wanted:
+        raise ValueError("one or more texts are expected")
     if len(answer) > LONGEST:
         return 0.0
-    wanted = [expected] if isinstance(expected, str) else expected
     words = f" {' '.join(_words(answer))} "
     return float(all(f" {' '.join(_words(part))} " in words for part in wanted))
 
 
 def one_of(answer: str, expected: Sequence[str]) -> float:
     """1.0 if the answer is one of the expected texts, but for case, spaces and punctuation at the ends."""
-    if isinstance(expected, str):
-        raise TypeError("a list of texts is expected")
-    return max((text(answer, each) for each in expected), default=0.0)
+    if not _several(expected):
+        raise ValueError("one or more texts are expected")
+    return max(text(answer, each) for each in expected)
 
 
 def choice(answer: str, expected: Mapping[str, Any]) -> float:
     """1.0 if the answer names `right` and none of the other `options`, as whole words; case does not count. Where an
     option is part of a longer one, the longer one is meant."""
+    right, options = expected["right"], _several(expected["options"])
+    if right not in options:
+        raise ValueError(f"right must be one of options {options!r:.200}, got {right!r:.200}")
     if len(answer) > LONGEST:
         return 0.0
     words, named = f" {' '.join(_words(answer))} ", set()
-    options: list[str] = sorted(expected["options"], key=len, reverse=True)
-    for option in options:
+    for option in sorted(options, key=len, reverse=True):
         wanted = f" {' '.join(_words(option))} "
         if wanted in words:
             named.add(option)
             words = words.replace(wanted, " / ")
-    return float(named == {expected["right"]})
+    return float(named == {right})
 
 
 VERIFIERS: dict[str, Verifier] = {
     "number": number, "text": text, "order": order, "expression": expression, "contains": contains, "choice": choice,
     "one_of": one_of,
 }  # fmt: skip
+
+
+def _right(verifier: str, expected: Any) -> list[str]:
+    """Answers that have to be right; none where they are not known without a search."""
+    match verifier:
+        case "number":
+            return [_digits(_exact(expected))]
+        case "order":
+            return [" ".join(_digits(_exact(number)) for number in expected)]
+        case "contains":
+            return [expected if isinstance(expected, str) else " ".join(expected)]
+        case "choice":
+            return [expected["right"]]
+        case "one_of":
+            return list(expected)
+        case "text":
+            return [expected]
+    return []
+
+
+def _several(expected: Any) -> Any:
+    if isinstance(expected, str | Mapping):
+        raise TypeError(f"a list is expected, got {expected!r:.200}")
+    return expected
+
+
+def _exact(expected: Any) -> Fraction:
+    """A number as it is written: 0.1 is a tenth, which no binary fraction is. Raises ValueError for anything else."""
+    written = str(expected).strip()
+    if isinstance(expected, str) and not _PLAIN.fullmatch(written.removeprefix("-")):
+        raise ValueError(f"a number is expected, got {expected!r:.200}")
+    return Fraction(written.replace(",", ""))
+
+
+def _whole(name: str, expected: Any) -> int:
+    value = _exact(expected)
+    if value.denominator != 1 or abs(value) >= 10**DIGITS:
+        raise ValueError(f"{name} must be whole and have at most {DIGITS} digits, got {expected!r:.200}")
+    return int(value)
+
+
+def _digits(value: Fraction) -> str:
+    """A number as an answer would have it; empty where it has no end or is too long."""
+    places = next((n for n in range(DIGITS) if 10**n % value.denominator == 0), None)
+    if places is None or abs(value) >= 10**DIGITS:
+        return ""
+    digits = str(abs(int(value * 10**places))).rjust(places + 1, "0")
+    point = len(digits) - places
+    return f"{'-' if value < 0 else ''}{digits[:point]}{'.' if places else ''}{digits[point:]}"
 
 
 def _numbers(answer: str) -> list[Fraction | None]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsv4.posttraining.verifiers import LONGEST, VERIFIERS, reward
+from dsv4.posttraining.verifiers import LONGEST, VERIFIERS, check_expected, reward
 
 COUNTDOWN = {"numbers": [3, 5, 9, 2], "target": 70}
 EXPECTED = {
@@ -24,6 +24,9 @@ GOOD = [
     ("number", "(3) - 7", 7),
     ("number", "1,234,567", 1234567),
     ("number", "2.50 Euro", 2.5),
+    ("number", "0.1", 0.1),
+    ("number", "-1234.07", "-1,234.07"),
+    ("order", "0.1, 0.30", [0.1, 0.3]),
     ("text", "yes", "Yes."),
     ("text", "  Yes!\n", "yes"),
     ("order", "1, 2, 3", [1, 2, 3]),
@@ -76,7 +79,6 @@ BAD = [
     ("contains", "a red kitten", ["red", "kite"]),
     ("choice", "search or answer", {"right": "search", "options": ["search", "answer"]}),
     ("one_of", "You are welcome! My pleasure!", ["You are welcome!", "My pleasure!"]),
-    ("one_of", "", []),
     ("choice", "New York!", {"right": "York", "options": ["York", "New York"]}),
     ("choice", "answer", {"right": "search", "options": ["search", "answer"]}),
 ]
@@ -85,6 +87,38 @@ HOSTILE = [
     "\0", "3\0+5", "1e9999", "-" * 4000 + "1", "1," * 2000, "1." * 2000, "0x415", "٣+٥", "²", "41\u200b5", "\ud800",
     "1/0", "5 % 0", "NaN", "Infinity", "\n" * 4000, ":" * 4000, "=" * 4000, " " * 4000 + "1", "-1" * 2000, "½",
     "9" * (LONGEST - 1),
+]  # fmt: skip
+CONTRADICTIONS = [
+    ("choice", {"right": "look up", "options": ["search", "answer"]},
+     r"right must be one of options \['search', 'answer'\], got 'look up'"),
+    ("choice", {"right": "a", "options": []}, r"right must be one of options \[\], got 'a'"),
+    ("choice", {"right": "s", "options": "search"}, "a list is expected, got 'search'"),
+    ("choice", {"right": "yes", "options": ["Yes", "yes"]}, "no answer could be right"),  # the same words
+    ("choice", {"right": "+", "options": ["+", "-"]}, "an empty answer would be right"),  # no words
+    ("contains", [], "one or more texts are expected"),
+    ("contains", ["red", "!"], "no answer could be right"),
+    ("contains", "", "an empty answer would be right"),
+    ("contains", {"red": 1}, "a list is expected"),
+    ("one_of", [], "one or more texts are expected"),
+    ("one_of", "yes", "a list is expected, got 'yes'"),
+    ("one_of", ["yes", "..."], "an empty answer would be right"),
+    ("one_of", ["yes", "x" * (LONGEST + 1)], "no answer could be right"),
+    ("text", " ?", "an empty answer would be right"),
+    ("text", 5, "TypeError"),
+    ("number", float("nan"), "Invalid literal"),
+    ("number", True, "Invalid literal"),
+    ("number", "1/3", "a number is expected, got '1/3'"),
+    ("number", "1e9", "a number is expected, got '1e9'"),
+    ("number", 10**41, "no answer could be right"),
+    ("number", 1e-60, "no answer could be right"),
+    ("order", [], "an empty answer would be right"),
+    ("order", "123", "a list is expected, got '123'"),
+    ("order", [1, None], "Invalid literal"),
+    ("expression", {"numbers": [], "target": 3}, r"numbers must be one or more whole numbers of at least 0, got \[\]"),
+    ("expression", {"numbers": [-3, 2], "target": 3}, "numbers must be one or more whole numbers of at least 0"),
+    ("expression", {"numbers": [2.5, 2], "target": 5}, "numbers must be whole .*, got 2.5"),
+    ("expression", {"numbers": [2, 3], "target": 6.5}, "target must be whole .*, got 6.5"),
+    ("expression", {"numbers": [2], "target": 10**40}, "target must be whole and have at most 40 digits"),
 ]  # fmt: skip
 
 
@@ -131,6 +165,30 @@ def test_an_expression_has_the_value_that_python_gives(numbers: list[int], signs
 def test_a_number_is_found_after_any_lead(value: int, lead: str) -> None:
     assert reward("number", f"{lead}{value}.", value) == 1.0
     assert reward("number", f"{lead}{value}.", value + 1) == 0.0
+
+
+@pytest.mark.parametrize(("verifier", "expected", "message"), CONTRADICTIONS)
+def test_a_task_that_no_answer_or_an_empty_one_solves_is_a_mistake(
+    verifier: str, expected: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"the verifier {verifier} cannot compare with .*{message}"):
+        check_expected(verifier, expected)
+
+
+@pytest.mark.parametrize(("verifier", "expected"), [(verifier, expected) for verifier, _, expected in GOOD])
+def test_a_task_with_a_right_answer_is_taken(verifier: str, expected: object) -> None:
+    check_expected(verifier, expected)
+
+
+@given(value=st.floats(-1e9, 1e9, allow_subnormal=False).filter(lambda value: value == 0 or abs(value) > 1e-9))
+def test_a_fraction_is_what_is_written(value: float) -> None:
+    check_expected("number", value)
+    assert reward("number", str(value), value) == float("e" not in str(value))
+
+
+def test_a_contradiction_raises_in_the_verifier_too() -> None:
+    with pytest.raises(ValueError, match=r"right must be one of options \['a', 'b'\], got 'c'"):
+        reward("choice", "x" * (LONGEST + 1), {"right": "c", "options": ["a", "b"]})
 
 
 def test_an_unknown_verifier_is_a_mistake_of_ours() -> None:
