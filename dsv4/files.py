@@ -27,6 +27,15 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+def unusable(folder: Path) -> str:
+    """Why nothing can be written to a folder, which is there or would be made; "" = it can."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        return f"{there} is a file"
+    writable = os.access(there, os.W_OK | os.X_OK)
+    return "" if writable else f"{there} cannot be written: no permission, or the file system is read-only"
+
+
 def is_full(error: OSError) -> bool:
     """Whether room on the disk was all that lacked."""
     return error.errno in FULL

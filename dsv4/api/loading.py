@@ -18,15 +18,17 @@ from dsv4.cache import CacheDtype
 from dsv4.cache.disk import DiskTier
 from dsv4.cache.prefix import ReusePolicy
 from dsv4.checkpoint import CheckpointReader, load_into, open_folder
-from dsv4.checkpoint.adapter import read_adapter
+from dsv4.checkpoint.adapter import Adapter, read_adapter
 from dsv4.config import DraftChoice, Mode, ModeChoice, ModelConfig, NumaChoice
+from dsv4.config.device import check_threads
 from dsv4.config.drafts import drafting
 from dsv4.config.generation_file import read_generation
 from dsv4.config.modes import check_choice
 from dsv4.config.numa import check_numa
+from dsv4.config.ranges import number
 from dsv4.encoding import Tokenizer
 from dsv4.engine import Engine
-from dsv4.files import stamp
+from dsv4.files import stamp, unusable
 from dsv4.generation import SamplingDefaults
 from dsv4.hub import title
 from dsv4.kernels import native
@@ -44,6 +46,8 @@ from dsv4.planning.rates import measure
 from dsv4.planning.text import short_lines
 from dsv4.planning.topology import read_topology
 
+MOST = 2**31  # requests or tokens, far above what a memory holds
+LEAST_DISK, MOST_DISK = 2**20, 2**63 - 1  # bytes of kept prefixes
 PROBED = 2**30  # bytes of weights from which a measurement of the machine is worth its second
 
 
@@ -77,8 +81,9 @@ def load(
 
     mode, context_length, memory, expert_memory, cache_dtype: as in dsv4.planning.plan.EngineRequest; sizes are bytes or
     texts like "8GiB" and "50%". device: "cpu", "cuda" (a card; not run on one yet), "cuda:N", or "auto" (a card where
-    there is one). threads: of torch, in this process. numa: "auto", "interleave" or "off", as in
-    dsv4.planning.placement. prefix_folder: where prefixes are kept after the process ends, at most prefix_bytes.
+    there is one). threads: of torch, in this process, at most 4,096. numa: "auto", "interleave" or "off", as in
+    dsv4.planning.placement. prefix_folder: where prefixes are kept after the process ends, at most prefix_bytes (1 MiB
+    or more).
     dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder. draft: how tokens are drafted, which
     changes no text: "ngram" looks them up in the prompt and the answer so far, "head" has them from the folder's
     prediction block or draft head, which is loaded for this only, "both" looks them up first, "none" drafts none,
@@ -87,6 +92,8 @@ def load(
     with the lines of the plan before anything is allocated. The others are those of dsv4.engine.Engine. Raises
     ValueError or FileNotFoundError naming the wrong file, tensor or field, or where the memory is too small.
     """
+    _check_numbers(sequences, queue, step_tokens, slowdown)
+    _check_disk(prefix_folder, prefix_bytes)
     _begin(mode, numa, threads)
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
@@ -99,7 +106,8 @@ def load(
         mode, context_length, *sizes, step_tokens, head, lookup, str(place), lookup_streamed=draft != "auto"
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
-    model, adapted = _model(config, reader, plan.mode, adapter, place)
+    added = None if adapter is None else read_adapter(adapter, config)
+    adapted, model = None if added is None else added.digest, _model(config, reader, plan.mode, added, place)
     budget, places = _limit_experts(model, reader, plan.expert_memory), _settled(model, plan, numa, say)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
@@ -128,14 +136,13 @@ def plan_folder(
 
 
 def _model(
-    config: ModelConfig, reader: CheckpointReader, mode: Mode, adapter: str | Path | None, place: torch.device
-) -> tuple[Transformer, str | None]:
-    """The folder's model on a device, with an adapter on it; the adapter's digest."""
+    config: ModelConfig, reader: CheckpointReader, mode: Mode, added: Adapter | None, place: torch.device
+) -> Transformer:
+    """The folder's model on a device, with an adapter on it."""
     with torch.device("meta"):
         # tables of experts lie in the files, which a card cannot read
-        model = Transformer(config, MODES[mode], stored_experts=adapter is None and place.type == "cpu")
+        model = Transformer(config, MODES[mode], stored_experts=added is None and place.type == "cpu")
     load_into(model, config, reader, mode)
-    added = None if adapter is None else read_adapter(adapter, config)
     if added is not None:
         for layer in added.factors:
             attach_adapter(model, layer, added.layer(layer))
@@ -144,8 +151,7 @@ def _model(
         for parameter in module._parameters.values():
             if parameter is not None:
                 parameter.requires_grad_(False)
-    model = model.eval() if place.type == "cpu" else model.eval().to(place)
-    return model, None if added is None else added.digest
+    return model.eval() if place.type == "cpu" else model.eval().to(place)
 
 
 def _engine(
@@ -201,11 +207,25 @@ def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None) -> None:
     """Refuse unknown words, and set torch's threads."""
     check_choice(mode)
     check_numa(numa)
-    if threads is None:
+    check_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _check_numbers(sequences: int, queue: int, step_tokens: int, slowdown: float | None) -> None:
+    """What the engine would refuse after the weights are loaded."""
+    for name, value in (("sequences", sequences), ("queue", queue), ("step_tokens", step_tokens)):
+        number(name, value, int, 1, MOST)
+    if slowdown is not None and not slowdown > 1:
+        raise ValueError(f"slowdown must be more than 1, got {slowdown}")
+
+
+def _check_disk(folder: Path | None, budget: int) -> None:
+    if folder is None:
         return
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    torch.set_num_threads(threads)
+    number("prefix_bytes", budget, int, LEAST_DISK, MOST_DISK)
+    if why := unusable(Path(folder)):
+        raise ValueError(f"the folder for prefixes {str(folder)!r} cannot be used: {why}")
 
 
 def _open(folder: Path, *, draft: bool) -> tuple[ModelConfig, CheckpointReader, SamplingDefaults]:

@@ -59,10 +59,24 @@ def chat(
     options = check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if not thinking and effort not in (None, "none"):
         raise ValueError(f"--effort must be none with --no-thinking, got {effort}")
+    _check_effort(folder, engine.dialect, effort)
     wanted, console = engine.options(), Console(stderr=True)
     with console.status("loading"):
         model = load_model(folder, wanted, lambda line: console.print(line, style="dim", markup=False, soft_wrap=True))
     _converse(model, effort or (DEFAULT_EFFORT if thinking else "none"), system, options)
+
+
+def _check_effort(folder: Path | None, dialect: str | None, effort: str | None) -> None:
+    """Raise ValueError for an --effort that the model does not have, before it is loaded."""
+    from dsv4.api.folders import model_folder
+    from dsv4.encoding import dialect_named, dialect_of_folder
+    from dsv4.server.dialects.request import supported_efforts
+
+    if effort in (None, DEFAULT_EFFORT):
+        return
+    known = supported_efforts(dialect_named(dialect) if dialect else dialect_of_folder(model_folder(folder)))
+    if effort not in known:
+        raise ValueError(f"--effort must be one of {', '.join(known)}, got {effort}")
 
 
 def _converse(model: "LocalModel", effort: str, system: str | None, options: dict[str, Any]) -> None:
@@ -73,8 +87,6 @@ def _converse(model: "LocalModel", effort: str, system: str | None, options: dic
 
     screen = Screen()
     commands = Commands(model, ChatSession(system), effort, screen.note)
-    if effort not in (*commands.efforts, DEFAULT_EFFORT):
-        raise ValueError(f"--effort must be one of {', '.join(commands.efforts)}, got {effort}")
     screen.head(
         f"{model.name}, context {model.engine.context_length:,} tokens. /help lists the commands, Ctrl-D leaves."
     )

@@ -118,6 +118,9 @@ class EngineFlags:
             check_budget("--memory", memory, free)
         if experts not in (None, ALL):
             experts = parse_memory(experts, "--expert-memory", free)
+        kept = parse_memory(self.prefix_disk, "--prefix-disk")
+        if kept < 2**20:
+            raise ValueError(f"--prefix-disk must be at least 1MiB, got {self.prefix_disk}")
         with naming_flags():
             reuse = ReusePolicy(self.windows, self.interval, self.snapshots)
         return {
@@ -134,7 +137,7 @@ class EngineFlags:
             "queue": self.queue,
             "reuse": reuse,
             "prefix_folder": self.prefix_dir,
-            "prefix_bytes": parse_memory(self.prefix_disk, "--prefix-disk"),
+            "prefix_bytes": kept,
             "dialect": self.dialect,
             "draft": self.draft,
             "fused": self.fused,
@@ -197,7 +200,12 @@ def naming_flags() -> Iterator[None]:
 
 
 def load_model(folder: Path | None, options: dict[str, Any], say: Callable[[str], None]) -> "LocalModel":
-    """`dsv4.load` for a command. options: `EngineFlags.options`; errors name the flags."""
+    """`dsv4.load` for a command that needs texts. options: `EngineFlags.options`; errors name the flags."""
+    from dsv4.api.folders import model_folder
+
+    path = model_folder(folder)
+    if (path / "config.json").is_file() and not (path / "tokenizer.json").exists():
+        raise FileNotFoundError(f"{path}: has no tokenizer.json, so the model can neither read nor write text")
     from dsv4.api.loading import load
 
     with naming_flags():

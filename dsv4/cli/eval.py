@@ -60,16 +60,17 @@ def eval(
     from dsv4.evals.kept import RunFolder
     from dsv4.evals.registry import suite_named
     from dsv4.evals.result import check_comparable
-    from dsv4.evals.run import TokenPrice, make_plan, pilot
+    from dsv4.evals.run import TokenPrice, early_plan, make_plan, pilot
 
     cost = TokenPrice.from_text(outcome.price) if outcome.price else None
     found = suite_named(suite, _recipe_suites())
-    settings = asking.settings(found)
-    _check_judge(found, judge, judge_model)
-    outcome.check()
+    settings = pilot(asking.settings(found)) if outcome.dry_run else asking.settings(found)
+    grader = _checked_grader(found, judge, judge_model)
+    early = early_plan(settings)
+    outcome.check({"suite": found.name, "grader": grader} if early is None else _without_model(early, grader))
     with _subject(target, model, asking.concurrency) as subject:
-        plan = make_plan(pilot(settings) if outcome.dry_run else settings, subject.count_tokens)
-        identity = plan.identity(subject.name, _grader(found, judge, judge_model))
+        plan = early or make_plan(settings, subject.count_tokens)
+        identity = plan.identity(subject.name, grader)
         if outcome.compare is not None:
             check_comparable(identity, outcome.compare)
         folder = RunFolder(outcome.out or _default_folder(found.name, asking.mode, subject.name), identity, plan.items)
@@ -105,17 +106,28 @@ def _recipe_suites() -> dict[str, str]:
     return {file.parent.name: f"recipes.{file.parent.name}.suite" for file in ROOT.glob("recipes/*/suite.py")}
 
 
-def _check_judge(suite: "Suite", judge: str, model: str) -> None:
-    if judge and suite.judge is None:
-        raise ValueError(f"--judge: the suite {suite.name} is graded by rule")
+def _checked_grader(suite: "Suite", judge: str, model: str) -> str:
+    """What grades, for people. Raises ValueError for a judge that could not be asked, or without the extra."""
+    from dsv4.evals.extra import check_extra
+
+    check_extra()
     if model and not judge:
         raise ValueError("--judge-model is the name of a model at --judge, which is not given")
-
-
-def _grader(suite: "Suite", judge: str, model: str) -> str:
     if suite.judge is None:
+        if judge:
+            raise ValueError(f"--judge: the suite {suite.name} is graded by rule")
         return "rule"
-    return f"model {model or judge}" if judge else "rule, instead of the published model"
+    if not judge:
+        return "rule, instead of the published model"
+    _judge_endpoint(judge, model)
+    return f"model {model or judge}"
+
+
+def _without_model(plan: "EvalPlan", grader: str) -> dict[str, Any]:
+    """The identity of a run whose model is not known yet."""
+    known = plan.identity("", grader)
+    del known["model"]
+    return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +221,14 @@ def _asked(
 
     if len(folder.answers) >= len(plan.wanted):
         return [], {}
+    judged_by = _reached_judge(*judging)  # before a model is loaded
     endpoint, context = subject.start()
     began = datetime.now(UTC).isoformat(timespec="seconds")
     with RunProgress(len(plan.wanted), len(folder.answers)) as bar:
         told: list[bool] = []
 
         def tell(line: str) -> None:
-            bar.console.print(printable(line), markup=False, soft_wrap=True)
+            bar.console.print(printable(line), soft_wrap=True)
 
         def show(progress: "EvalProgress") -> None:
             if not told and progress.done >= plan.settings.concurrency and not dry_run:
@@ -223,7 +236,7 @@ def _asked(
                 tell(estimate(progress, price))
             _show(bar, plan.settings.suite.name, progress)
 
-        judge = _judge(*judging, tell)
+        judge = None if judged_by is None else Client(judged_by, tell)
         most = PILOT if dry_run else None
         progress, problems = ask(plan, folder, Client(endpoint, tell), context, judge=judge, most=most, show=show)
     if dry_run and progress.done:
@@ -232,19 +245,28 @@ def _asked(
     return problems, facts
 
 
-def _judge(url: str, model: str, tell: Callable[[str], None]) -> Any:
-    if not url:
-        return None
-    from dsv4.evals.client import Client
-    from dsv4.verify.endpoint import Endpoint, UnreachableError
-    from dsv4.verify.survey import named
+def _judge_endpoint(url: str, model: str) -> "Endpoint":
+    from dsv4.verify.endpoint import Endpoint
 
     try:
-        endpoint = Endpoint.from_environment(url, model, JUDGE_KEY_VARIABLE)
-        named(endpoint)
-    except (ValueError, UnreachableError) as error:
+        return Endpoint.from_environment(url, model, JUDGE_KEY_VARIABLE)
+    except ValueError as error:
         raise ValueError(f"--judge: {error}") from None
-    return Client(endpoint, tell)
+
+
+def _reached_judge(url: str, model: str) -> "Endpoint | None":
+    """The judge, whose model is known then. Raises ValueError where it cannot be reached."""
+    if not url:
+        return None
+    from dsv4.verify.endpoint import UnreachableError
+    from dsv4.verify.survey import named
+
+    endpoint = _judge_endpoint(url, model)
+    try:
+        named(endpoint)
+    except UnreachableError as error:
+        raise ValueError(f"--judge: {error}") from None
+    return endpoint
 
 
 def _show(bar: Any, name: str, progress: "EvalProgress") -> None:

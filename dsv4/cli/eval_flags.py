@@ -1,9 +1,9 @@
 """The flags of `dsv4 eval`: how it asks, and what remains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -100,7 +100,15 @@ class OutcomeFlags:
     price: str = ""
     dry_run: Annotated[bool, Parameter(negative=())] = False
 
-    def check(self) -> None:
-        """Raise ValueError for a score that none can have."""
+    def check(self, identity: Mapping[str, Any]) -> None:
+        """Raise ValueError for a score that none can have, a folder that cannot hold a run, and one without a run to
+        compare with. identity: of the run, as far as it is known."""
+        from dsv4.evals.kept import check_kept
+        from dsv4.evals.result import check_comparable
+
         if self.least is not None and not 0 <= self.least <= 100:
             raise ValueError(f"--least must be in [0, 100], got {self.least:g}")
+        if self.compare is not None:
+            check_comparable(identity, self.compare)
+        if self.out is not None:
+            check_kept(self.out, identity)

@@ -10,7 +10,6 @@ from typing import Any
 
 # in a server a prompt may double the time between the tokens of other answers (`slowdown` of dsv4.engine.Engine)
 SERVER_SLOWDOWN = 2.0
-MOST_THREADS = 4096
 
 
 def check_sampling(**options: Any) -> dict[str, Any]:
@@ -45,9 +44,10 @@ def at_least(least: int, **flags: int | None) -> None:
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise ValueError for a --threads that no machine has: the system would have to start them all."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ValueError(f"--threads must be in [1, {MOST_THREADS}], got {threads}")
+    """Raise ValueError for a --threads that no machine has."""
+    from dsv4.config import device
+
+    device.check_threads(threads, "--threads")
 
 
 def check_run(threads: int | None, steps: int | None) -> None:

@@ -162,12 +162,13 @@ def _bytes(value: float) -> str:
 
 def _print(facts: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
     p, disk = facts["parameters"], facts["disk"]
     hashed = sum(layer["routing"] == "hash" for layer in facts["layers"])
-    console.print(f"[bold]{facts['model']}[/bold]  {plan_text(facts['layers'])}; {hashed} hash-routed")
+    console.print(f"[bold]{escape(facts['model'])}[/bold]  {plan_text(facts['layers'])}; {hashed} hash-routed")
     stages = facts["draft_stages"]
     extra = f"draft head of {stages} stages" if stages else "prediction block"
     console.print(f"parameters  {_count(p['total'])} total, {_count(p['active'])} active, {extra} {_count(p['mtp'])}")

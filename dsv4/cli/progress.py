@@ -68,11 +68,11 @@ class RunProgress:
         self.console = console()
         self._last = 0.0
         self._bar = Progress(
-            TextColumn("{task.fields[phase]}"),
+            TextColumn("{task.fields[phase]}", markup=False),  # a column does not ask the console
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )

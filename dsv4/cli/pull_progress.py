@@ -66,7 +66,7 @@ class PullProgress:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def _rate(self) -> str:
         """Speed and time left, as far as they can be told."""

@@ -87,6 +87,7 @@ def run_recipe(recipe: R, place: Path, options: Options, start: Start[R]) -> Non
     if recipe.held_out.every:
         held_out = prompt_source(recipe.held_out, tokenizer, recipe.seed, "held_out")
         check_prompts(recipe, _known(held_out, recipe.held_out.prompts), environments)
+    recipe.check_teachers(base.config.vocab_size, tokenizer)
     place.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(RunLock(place))

@@ -71,8 +71,8 @@ def fine_tune(raw: Mapping[str, Any], init: Path | None, wishes: SftWishes, run:
         _check_size(recipe, base, place, layout)
         if first:
             _tell(recipe, shards)
-        trainer = _trainer(recipe, base, tokenizer, place, mesh)
         watched = _held_out(run.held_out, tokenizer, place)
+        trainer = _trainer(recipe, base, tokenizer, place, mesh)
         _tell_loss("before", trainer, watched, layout)
         finished = show_run(trainer, place, page, run.track, run.steps) if first else follow(trainer, run.steps)
         if finished and first:

@@ -222,6 +222,7 @@ def _capacities(
 
 def _show(found: "list[Capacity]", assumed: "Assumptions") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     heads = ("model", "nodes", "tensor x expert", "users", "output tok/s", "total tok/s", "output tok/s a device")
@@ -232,7 +233,7 @@ def _show(found: "list[Capacity]", assumed: "Assumptions") -> None:
     for one in found:
         summary = one.summary
         table.add_row(
-            one.model, f"{one.nodes:,}", f"{one.layout.tensor} x {one.layout.expert}", f"{_running(one):,.0f}",
+            escape(one.model), f"{one.nodes:,}", f"{one.layout.tensor} x {one.layout.expert}", f"{_running(one):,.0f}",
             f"{one.output_rate:,.0f}", f"{one.total_rate:,.0f}", f"{one.output_rate / one.devices:,.0f}",
             *_times(summary), f"{one.weights / 2**30:,.1f}", f"{one.cache / 2**30:,.1f}", f"{one.device_hours:.3f}",
             "-" if one.cost is None else f"{one.cost:.3f}",

@@ -119,7 +119,7 @@ class _ConsoleHandler(logging.Handler):
     """What training warns of, between the lines of progress."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console().print(f"warning: {record.getMessage()}", markup=False)
+        console().print(f"warning: {record.getMessage()}")
 
 
 # torch names no class for it on CPUs

@@ -72,9 +72,18 @@ def verify(
     asked, wrong = read_questions(questions)
     settings = Settings(*wanted, tuple(asked), tuple(wrong))
     _tell_wrong(wrong)
+    _check_fixtures(fixtures)
     found = _run(target, model, settings, record)
     if found is not None:
         _end(found, report, json)
+
+
+def _check_fixtures(file: Path | None) -> None:
+    """A wrong file is told before a model is loaded, and before minutes of checks."""
+    if file is not None:
+        from dsv4.verify.fixture_file import read_fixtures
+
+        read_fixtures(file)
 
 
 def _tell_wrong(lines: Sequence[str]) -> None:
@@ -153,10 +162,6 @@ def _verified(endpoint: "Endpoint", settings: "Settings") -> "Report":
     from dsv4.cli.flags import to_stderr
     from dsv4.verify.run import verify
 
-    if settings.fixtures is not None:
-        from dsv4.verify.fixture_file import read_fixtures
-
-        read_fixtures(settings.fixtures)  # a wrong file is reported before minutes of checks
     return verify(endpoint, settings, to_stderr)
 
 

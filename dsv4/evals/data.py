@@ -39,17 +39,21 @@ def load(suite: Suite, place: str, generate: Generate, *, since: str = "", until
     """The rows of a suite.
 
     place: a path, one of PLACES, or "" for what needs no network: an installed package, or generated rows. since,
-    until: the first and the last date of rows (YYYY-MM-DD), "" = any. Raises ValueError where there are none.
+    until: the first and the last date of rows (YYYY-MM-DD), both included, "" = any. Raises ValueError where there are
+    none.
     """
     if generate.lengths and not suite.by_length:
         raise ValueError(f"--lengths: {suite.name} has no texts of chosen lengths")
+    if (since or until) and suite.date is None:
+        raise ValueError(f"--since, --until: the rows of {suite.name} have no dates")
+    first, last = _date("--since", since), _date("--until", until)
     data = _load(suite, place, generate)
     try:
         rows = data.rows if suite.join is None else tuple(suite.join(data.rows))
         if suite.keep is not None:
             rows = tuple(filter(suite.keep, rows))
-        if since or until:
-            rows = _of_dates(suite, rows, since, until)
+        if (first or last) and suite.date is not None:
+            rows = tuple(row for row in rows if first <= suite.date(row) <= (last or "9999"))
     except KeyError as error:
         raise missing_field(data, error, suite) from None
     if not rows:
@@ -87,14 +91,6 @@ def _load(suite: Suite, place: str, generate: Generate) -> Data:
     if not place:
         raise ValueError(f"--data is needed for {suite.name}: {_ways(suite)}")
     return _from_path(suite, Path(place))
-
-
-def _of_dates(suite: Suite, rows: Sequence[Row], since: str, until: str) -> tuple[Row, ...]:
-    """Rows within the dates, both included."""
-    if suite.date is None:
-        raise ValueError(f"--since, --until: the rows of {suite.name} have no dates")
-    first, last = _date("--since", since), _date("--until", until) or "9999"
-    return tuple(row for row in rows if first <= suite.date(row) <= last)
 
 
 def _date(flag: str, text: str) -> str:

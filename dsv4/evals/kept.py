@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4.evals.suite import Graded, Item, Message
+from dsv4.files import unusable
 
 SETTINGS, ANSWERS, RESULT, REPORT, LOGS = "settings.json", "answers.jsonl", "result.json", "report.html", "inspect"
 
@@ -32,6 +33,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], items: Sequence[Item]) -> None:
         """items: of the run."""
+        check_place(folder)
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / SETTINGS
@@ -59,6 +61,20 @@ class RunFolder:
     def done(self) -> set[tuple[str, int]]:
         """Item and number of each answer that is there."""
         return {(kept.graded.item, kept.graded.sample) for kept in self.answers}
+
+
+def check_place(folder: Path) -> None:
+    """Raise ValueError where a run could not be written."""
+    if why := unusable(folder):
+        raise ValueError(f"--out {folder}: {why}")
+
+
+def check_kept(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where `folder` cannot hold a run of these settings, which may be a part of all."""
+    check_place(folder)
+    if (folder / SETTINGS).exists() and _read(folder / ANSWERS)[0]:
+        old = read_settings(folder)
+        _compare(folder, {name: old.get(name) for name in settings}, dict(settings))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

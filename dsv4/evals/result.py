@@ -83,13 +83,13 @@ def _percent(value: float | None) -> float | None:
 
 
 def check_comparable(identity: Mapping[str, Any], against: Path) -> None:
-    """Raise ValueError where `against` has no run, or one of other questions."""
+    """Raise ValueError where `against` has no run, or one of other questions. identity: as far as it is known."""
     _check_questions(identity, read_settings(against), against)
 
 
 def _check_questions(identity: Mapping[str, Any], other: Mapping[str, Any], against: Path) -> None:
     for name in ("suite", "data", "grader"):
-        if other.get(name) != identity[name]:
+        if name in identity and other.get(name) != identity[name]:
             raise ValueError(f"--compare {against}: its {name} is {other.get(name)}, not {identity[name]}")
 
 

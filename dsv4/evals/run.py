@@ -125,6 +125,16 @@ def make_plan(settings: EvalSettings, count_tokens: Callable[[str], int] = estim
     return EvalPlan(settings, data, tuple(items), settings.samples or suite.samples)
 
 
+def early_plan(settings: EvalSettings) -> EvalPlan | None:
+    """The plan where it needs no tokenizer. Where texts of chosen lengths are made, None, after the shortest of them
+    with an estimate of their tokens. So everything that is wrong is told before a model is asked. Raises ValueError."""
+    if not settings.suite.by_length or settings.place not in ("", "generated"):
+        return make_plan(settings)
+    shortest = (min(settings.lengths),) if settings.lengths else ()
+    make_plan(replace(settings, lengths=shortest, limit=1, place=settings.place if shortest else "stand-in"))
+    return None
+
+
 @dataclass(slots=True)
 class EvalProgress:
     """How far a run is. total: answers of the whole run. before: those that were there when it started. Of those since,

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict
 
 from dsv4.posttraining.distill_tokens import TokenSettings
 from dsv4.posttraining.recipe import RolloutRecipe
 from dsv4.posttraining.types import Prompt
+
+if TYPE_CHECKING:
+    from dsv4.encoding import Tokenizer
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -107,6 +111,11 @@ class DistillRecipe(RolloutRecipe):
         """The same with the paths of the models that it names. folder_of: the path of a name."""
         teachers = {domain: replace(t, path=folder_of(t.path)) for domain, t in self.teachers.items()}
         return replace(self, init=folder_of(self.init), teachers=teachers)
+
+    def check_teachers(self, vocabulary: int, tokenizer: "Tokenizer") -> None:
+        from dsv4.posttraining.teachers import open_teachers  # loads torch, which a recipe alone does not need
+
+        open_teachers([Path(path) for path in self.paths], vocabulary, tokenizer)
 
     def check_domain(self, prompt: Prompt) -> None:
         if prompt.domain not in self.teachers:

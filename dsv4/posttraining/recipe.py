@@ -4,7 +4,7 @@ No torch."""
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -20,6 +20,9 @@ from dsv4.posttraining.settings import (
 from dsv4.posttraining.types import Effort, Prompt
 from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
 from dsv4.training.settings import PLAIN, OptimizerSettings, acting, is_plain, of_any_version
+
+if TYPE_CHECKING:
+    from dsv4.encoding import Tokenizer
 
 _STRICT = ConfigDict(extra="forbid")
 NUMERICS = ("fp32", "bf16", "release")
@@ -158,6 +161,9 @@ class RolloutRecipe:
     def keeps_reference(self) -> bool:
         """Whether it writes a reference beside its states."""
         return False
+
+    def check_teachers(self, vocabulary: int, tokenizer: "Tokenizer") -> None:
+        """Raise ValueError or FileNotFoundError where this kind of run cannot learn from the models that it names."""
 
     def check_domain(self, prompt: Prompt) -> None:
         """Raise ValueError where this kind of run cannot learn from a prompt of that domain."""

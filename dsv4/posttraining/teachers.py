@@ -27,6 +27,14 @@ from dsv4.training.batch import Batch
 _SUFFIX = ".rows"
 
 
+def open_teachers(paths: Sequence[Path], vocabulary: int, student: Tokenizer | None) -> list[BaseModel]:
+    """The folders, of which no weight is read. Arguments and errors as of Teachers."""
+    opened = [BaseModel.open(path) for path in paths]
+    for each in opened:
+        _check_vocabulary(each, vocabulary, student)
+    return opened
+
+
 @dataclass(frozen=True, slots=True)
 class CachedRows:
     """The head's input at the learned tokens of one batch, as a part of a teacher's file: rows first..first+count-1 of
@@ -73,9 +81,7 @@ class Teachers:
     ) -> None:
         if resident < 1:
             raise ValueError(f"resident must be at least 1, got {resident}")
-        self._opened = [BaseModel.open(path) for path in paths]
-        for opened in self._opened:
-            _check_vocabulary(opened, vocabulary, student)
+        self._opened = open_teachers(paths, vocabulary, student)
         self._folder, self._numerics, self._width, self._resident = folder, numerics, width, resident
         self._device = torch.device(device)
         self._models: OrderedDict[int, Transformer] = OrderedDict()

@@ -38,10 +38,9 @@ def check_expected(verifier: str, expected: Any) -> None:
     """Raise ValueError where `expected` has not the form that the verifier compares with, where no answer could be
     right or the empty one would be, or there is no such verifier. Whether numbers can reach a target is not tried."""
     try:
-        empty, right = reward(verifier, "", expected), [reward(verifier, a, expected) for a in _right(verifier, expected)]
-        if empty:
+        if reward(verifier, "", expected):
             raise ValueError("an empty answer would be right")
-        if not all(right):
+        if not all(reward(verifier, answer, expected) for answer in _right(verifier, expected)):
             raise ValueError("no answer could be right")
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         what = f"{type(error).__name__}: {error}"

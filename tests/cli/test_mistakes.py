@@ -83,6 +83,7 @@ def test_sampling_flags(dsv4: Run, verb: str, flag: str, value: str, message: st
         ("--slowdown nan", "--slowdown must be more than 1, or 0 for no limit, got nan"),
         ("--threads 0", "--threads must be in [1, 4096], got 0"),
         ("--threads 100000", "--threads must be in [1, 4096], got 100000"),
+        ("--prefix-disk 1KiB", "--prefix-disk must be at least 1MiB, got 1KiB"),
         ("--queue -5", "--queue must be at least 1, got -5"),
         ("--interval 0", "--interval must be a positive multiple of 256, got 0"),
         ("--snapshots -1", "--snapshots must be at least 0, got -1"),
@@ -105,7 +106,7 @@ def test_sampling_flags(dsv4: Run, verb: str, flag: str, value: str, message: st
         ("--ledger TMP/bytes", "TMP/bytes: cannot be used as a ledger"),
         ("--history TMP/file", "--history TMP/file: must be a folder, is a file"),
         ("--store TMP/file", "--store TMP/file: must be a folder, is a file"),
-        ("--prefix-dir TMP/file", "the folder for prefixes 'TMP/file' cannot be used: File exists"),
+        ("--prefix-dir TMP/file", "the folder for prefixes 'TMP/file' cannot be used: TMP/file is a file"),
     ],
 )
 def test_flags_of_the_server(dsv4: Run, flags: str, message: str) -> None:

@@ -25,6 +25,8 @@ from dsv4.evals.suite import Mode
 from dsv4.generation import SamplingParams
 from dsv4.server import Keys
 from dsv4.testing.stub import StubGenerator
+from dsv4.verify.endpoint import Endpoint
+from tests.conftest import ROOT
 from tests.server.conftest import Server, listening
 from tests.verify.raw_server import raw_server, says
 
@@ -177,6 +179,53 @@ def test_what_is_wrong_before_a_run_is_told_by_flag(tokenizer: Tokenizer, tmp_pa
         start("localhost:8000", tmp_path / "b")
 
 
+def test_every_flag_is_judged_before_the_first_request(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a request was sent")
+
+    with listening(server(tokenizer, right)) as url:
+        assert code(url, tmp_path / "run", limit=2) == 0
+    monkeypatch.setattr(Endpoint, "_connection", forbidden)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "short.jsonl").write_text('{"text": "?"}\n')
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"data": str(tmp_path / "none.jsonl")}, "--data must be a file, a folder, or one of"),
+        ({"data": str(tmp_path / "short.jsonl")}, "no field 'answer', which gsm8k needs"),
+        ({"data": "generated"}, "--data: the suite gsm8k has no generator"),
+        ({"lengths": (10,)}, "--lengths: gsm8k has no texts of chosen lengths"),
+        ({"since": "2026-01-01"}, "--since, --until: the rows of gsm8k have no dates"),
+        ({"suite": "livecodebench", "since": "soon"}, "--since must be a date as 2026-01-31, got 'soon'"),
+        ({"suite": "livecodebench", "until": "2026-13-01"}, "--until must be a date as 2026-01-31, got '2026-13-01'"),
+        ({"suite": "ruler", "data": "", "since": "2026-01-01"}, "--since, --until: the rows of ruler have no dates"),
+        ({"suite": "ruler", "data": "", "lengths": (4096, 3)}, "3 tokens are too few"),
+        ({"suite": "ruler", "data": "", "compare": tmp_path / "run"}, "--compare .*: its suite is gsm8k, not ruler"),
+        ({"suite": "hle", "judge": "127.0.0.1:9"}, "--judge: URL must be http://host:port"),
+        ({"suite": "hle", "judge": "http://127.0.0.1:9", "compare": tmp_path / "run"}, "its suite is gsm8k, not hle"),
+        ({"compare": tmp_path / "no"}, "has no run of dsv4 eval: settings.json is missing"),
+        ({"limit": 2, "compare": tmp_path / "run", "out": tmp_path / "file"}, "--out .*file: .* is a file"),
+        ({"out": tmp_path / "file" / "below"}, "--out .*below: .*file is a file"),
+        ({"limit": 2, "out": tmp_path / "run", "seed": 1}, "--out .* has a run with seed 0, not 1: give another"),
+        ({"limit": 2, "out": tmp_path / "run", "mode": "max"}, '--out .* has a run with mode "high", not "max"'),
+        ({"price": "1"}, "--price must be PROMPT,ANSWER"),
+        ({"least": 101.0}, "--least must be in"),
+    ]
+    for flags, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            start("http://127.0.0.1:9", **{"out": tmp_path / "new", **flags})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="dsv4 eval needs inspect_ai: pip install"):
+        start("http://127.0.0.1:9", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_judge_is_reached_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.verify.own_server.subprocess.Popen", lambda *_, **__: pytest.fail("a model is loaded"))
+    with pytest.raises(ValueError, match=r"^--judge: http://127\.0\.0\.1:9 cannot be used"):
+        start(str(ROOT / "models" / "nano"), tmp_path / "a", suite="hle", judge="http://127.0.0.1:9", max_tokens=16)
+
+
 def test_a_key_reaches_the_server_and_no_file(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,7 +367,7 @@ def test_settings_are_checked() -> None:
     assert TokenPrice.from_text("2,4").of(1e6, 5e5) == 4
     for least in (-1.0, 101.0, math.nan):
         with pytest.raises(ValueError, match=r"--least must be in \[0, 100\]"):
-            OutcomeFlags(least=least).check()
+            OutcomeFlags(least=least).check({})
 
 
 def test_budgets_are_the_published_windows_within_the_context() -> None:

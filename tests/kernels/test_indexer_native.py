@@ -196,6 +196,20 @@ def test_one_fp4_query_reads_packed_rows_of_all_pages(dim: int, heads: int, per_
     assert torch.equal(torch.cat(alone), expected)
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("per_page", [65, 72, 128, 200, 1003, 4000])
+@pytest.mark.parametrize(("heads", "dim"), [(1, 32), (2, 128), (4, 64), (5, 64)])
+def test_pages_of_more_rows_than_one_call_scores(heads: int, dim: int, per_page: int, shuffled: bool) -> None:
+    """One call scores up to 64 rows that follow each other. Panels and parts of threads begin anywhere in a page."""
+    case = make([3], [3001], heads, dim, "packed", levels=1, ratio=1, per_page=per_page, shuffled=shuffled)
+    expected = best(scores(case), case.visible_T, 7)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(case.run(7), expected)
+        alone = [case.run(7, part=slice(t, t + 1)) for t in range(3)]
+        assert torch.equal(torch.cat(alone), expected)
+
+
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("signs", [-1, 0, 1])
 @settings(max_examples=4, deadline=None)
@@ -204,7 +218,8 @@ def test_one_query_alone_chooses_as_in_a_block(data: st.DataObject, heads: int, 
     """Rounded scores, too, with weights of one sign and of both; so many entries that heads of positive weight decide
     about most of them alone."""
     dim = data.draw(st.sampled_from([32, 64, 128]))
-    case = make([6], [3000 + data.draw(st.integers(0, 40))], heads, dim, "packed", ratio=1, per_page=64)
+    per_page = data.draw(st.sampled_from([64, 72, 200, 1003]))
+    case = make([6], [3000 + data.draw(st.integers(0, 40))], heads, dim, "packed", ratio=1, per_page=per_page)
     weight_TJ = case.weight_TJ if signs == 0 else signs * case.weight_TJ.abs()
     if data.draw(st.booleans()):
         weight_TJ[:, 0] = data.draw(st.sampled_from([0.0, -0.0, float("inf"), float("-inf"), float("nan")]))

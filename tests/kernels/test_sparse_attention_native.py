@@ -187,6 +187,19 @@ def test_one_query_of_few_heads_equals_the_same_query_in_a_block(
         assert torch.equal(torch.cat([case.run(part=slice(t, t + 1)) for t in range(5)]), together)
 
 
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("per_page", [1, 63, 64, 65, 128, 200, 1000])
+@pytest.mark.parametrize(("heads", "dim"), [(4, 64), (2, 128), (6, 64)])
+def test_pages_of_every_length(heads: int, dim: int, per_page: int, storage: str) -> None:
+    """One query, with few heads on a path of its own, and blocks read the same rows however they lie in pages."""
+    case = make("prefix", [5], [2600], heads, dim, storage, window=60, per_page=per_page, rope_dim=16)
+    together = case.run()
+    torch.testing.assert_close(together.double(), exact(case), atol=2e-5, rtol=0)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(torch.cat([case.run(part=slice(t, t + 1)) for t in range(5)]), together)
+
+
 @pytest.mark.parametrize("kind", ["prefix", "chosen"])
 @pytest.mark.parametrize(("heads", "dim"), [(4, 64), (64, 128), (3, 520), (4, 512)])
 def test_two_threads_share_one_long_query(heads: int, dim: int, kind: str) -> None:

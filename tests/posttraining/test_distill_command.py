@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dsv4.cli.rollout_start import Options, run_recipe
+from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.distill_recipe import DistillRecipe
 from dsv4.posttraining.distill_run import DistillRun
 from tests.cli.test_sft import write_base
@@ -108,4 +109,15 @@ def test_a_domain_without_teacher_is_found_wherever_it_stands_in_the_file(tmp_pa
     made = DistillRecipe.from_dict(raw)
     with pytest.raises(ValueError, match=r"teachers\.e is missing: prompt 41 is of this domain"):
         run_recipe(made, tmp_path / "run", Options(-1, None, "none", None, 1), DistillRun)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_another_vocabulary_is_told_before_the_student_is_loaded(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BaseModel, "trainable", lambda *_: pytest.fail("the student is loaded"))
+    raw = tomllib.loads(RECIPE.replace("TEACHER", str(ROOT / "models" / "nano")))
+    raw["init"] = str(write_base(tmp_path / "base"))
+    with pytest.raises(ValueError, match=r"teacher .*nano has [0-9,]+ ids, the student [0-9,]+: their distributions"):
+        run_recipe(DistillRecipe.from_dict(raw), tmp_path / "run", Options(-1, None, "none", None, 1), DistillRun)
     assert not (tmp_path / "run").exists()

@@ -25,6 +25,8 @@ from dsv4.server.storage.responses import StoredResponses
 from dsv4.server.wire.body import Bodies, body_limit
 from dsv4.server.wire.workers import Workers
 
+MOST_SECONDS = 86_400
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -37,7 +39,7 @@ class Settings:
     them.
     free_calls: let the model write calls of tools as it likes where the client asks for no form; malformed ones become
     text.
-    max_requests: requests that run at once; more are refused as busy.
+    max_requests: requests that run at once; more are refused as busy. 0 refuses all.
     keep_alive: seconds without an event after which the server sends a sign of life.
     body_seconds: the longest pause of a client while it sends its body.
     most_body_bytes: the largest body; None = as large as the context length needs.
@@ -45,6 +47,8 @@ class Settings:
     origins: other sites whose pages may use the server.
     mcp: the MCP servers that the page may use.
     runs: the folder of training runs for the page of them; None = there is none.
+
+    Raises ValueError naming the field and its range.
     """
 
     keys: Keys = Keys()  # noqa: RUF009 (frozen)
@@ -60,6 +64,16 @@ class Settings:
     origins: Origins = Origins()  # noqa: RUF009 (frozen)
     mcp: AllowedMcp = AllowedMcp()  # noqa: RUF009 (frozen)
     runs: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_requests", 0), ("most_body_bytes", 1)):
+            value = getattr(self, name)
+            if not ((isinstance(value, int) and value >= least) or (value is None and name == "most_body_bytes")):
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name in ("keep_alive", "body_seconds"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 < value <= MOST_SECONDS):
+                raise ValueError(f"{name} must be seconds in (0, {MOST_SECONDS:,}], got {value!r}")
 
 
 @dataclass(slots=True)
