@@ -1,5 +1,6 @@
 """A deeper model says what the shallow one says, and its new layers learn from the first step on."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint import FP32, save_checkpoint
+from dsv4.config import ModelConfig
 from dsv4.model.layers import FP32 as FP32_NUMERICS
 from dsv4.model.transformer import Transformer
 from dsv4.posttraining.base_model import BaseModel
 from dsv4.posttraining.deepen import deeper_config, deeper_state, save_deeper
 from dsv4.testing.tiny import tiny_config, tiny_draft_config, tiny_model
 from recipes.nano import deepen
+from tests.conftest import ROOT
 
 ORDER = [0, 1, 2, 1, 2, 3, 3]
 
@@ -37,6 +40,14 @@ def test_it_says_the_same(base: Path, tmp_path: Path) -> None:
     with torch.inference_mode():
         said, wanted = _said(deeper, 300), _said(shallow, 300)
     assert (said - wanted).abs().max() < 1e-3 * wanted.abs().max()
+
+
+def test_the_command_of_the_page_fits_the_bundled_model() -> None:
+    page = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
+    (order,) = re.findall(r"recipes\.nano\.deepen models/nano \S+ --layers ([\d,]+)", page)
+    nano = ModelConfig.from_file(ROOT / "models" / "nano")
+    places = [int(part) for part in order.split(",")]
+    assert deeper_config(nano, places).num_hidden_layers == len(places) > nano.num_hidden_layers
 
 
 def test_new_layers_learn_from_the_first_step(base: Path) -> None:
