@@ -82,8 +82,7 @@ def load(
     mode, context_length, memory, expert_memory, cache_dtype: as in dsv4.planning.plan.EngineRequest; sizes are bytes or
     texts like "8GiB" and "50%". device: "cpu", "cuda" (a card; not run on one yet), "cuda:N", or "auto" (a card where
     there is one). threads: of torch, in this process, at most 4,096. numa: "auto", "interleave" or "off", as in
-    dsv4.planning.placement. prefix_folder: where prefixes are kept after the process ends, at most prefix_bytes (1 MiB
-    or more).
+    dsv4.planning.placement. prefix_folder: where prefixes are kept after the process ends, at most prefix_bytes.
     dialect: of the prompts: v4, v4-0731 or v4.1; default: that of the folder. draft: how tokens are drafted, which
     changes no text: "ngram" looks them up in the prompt and the answer so far, "head" has them from the folder's
     prediction block or draft head, which is loaded for this only, "both" looks them up first, "none" drafts none,
@@ -92,9 +91,8 @@ def load(
     with the lines of the plan before anything is allocated. The others are those of dsv4.engine.Engine. Raises
     ValueError or FileNotFoundError naming the wrong file, tensor or field, or where the memory is too small.
     """
-    _check_numbers(sequences, queue, step_tokens, slowdown)
+    _begin(mode, numa, threads, slowdown, sequences=sequences, queue=queue, step_tokens=step_tokens)
     _check_disk(prefix_folder, prefix_bytes)
-    _begin(mode, numa, threads)
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
     config, reader, defaults = _open(path, draft=head)
@@ -106,8 +104,7 @@ def load(
         mode, context_length, *sizes, step_tokens, head, lookup, str(place), lookup_streamed=draft != "auto"
     )
     plan = plan_folder(title(path), config, reader, request, say, free)
-    added = None if adapter is None else read_adapter(adapter, config)
-    adapted, model = None if added is None else added.digest, _model(config, reader, plan.mode, added, place)
+    model, adapted = _model(config, reader, plan.mode, _adapter(adapter, config), place)
     budget, places = _limit_experts(model, reader, plan.expert_memory), _settled(model, plan, numa, say)
     settings = plan.mode, plan.cache_dtype, reuse.windows, head, plan.lookup, adapted, describe_device(place)
     disk = _disk_tier(prefix_folder, prefix_bytes, _fingerprint(path, *settings))
@@ -137,8 +134,8 @@ def plan_folder(
 
 def _model(
     config: ModelConfig, reader: CheckpointReader, mode: Mode, added: Adapter | None, place: torch.device
-) -> Transformer:
-    """The folder's model on a device, with an adapter on it."""
+) -> tuple[Transformer, str | None]:
+    """The folder's model on a device, with an adapter on it; the adapter's digest."""
     with torch.device("meta"):
         # tables of experts lie in the files, which a card cannot read
         model = Transformer(config, MODES[mode], stored_experts=added is None and place.type == "cpu")
@@ -151,7 +148,12 @@ def _model(
         for parameter in module._parameters.values():
             if parameter is not None:
                 parameter.requires_grad_(False)
-    return model.eval() if place.type == "cpu" else model.eval().to(place)
+    model = model.eval() if place.type == "cpu" else model.eval().to(place)
+    return model, None if added is None else added.digest
+
+
+def _adapter(folder: str | Path | None, config: ModelConfig) -> Adapter | None:
+    return None if folder is None else read_adapter(folder, config)
 
 
 def _engine(
@@ -203,21 +205,18 @@ def _limit(expert_memory: int | str | None) -> int | Literal["all"] | None:
     return parse_memory(expert_memory, "expert_memory")
 
 
-def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None) -> None:
-    """Refuse unknown words, and set torch's threads."""
+def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None, slowdown: float | None, **numbers: int) -> None:
+    """Refuse unknown words, and numbers that the engine would refuse after the weights are loaded; set torch's
+    threads."""
     check_choice(mode)
     check_numa(numa)
     check_threads(threads)
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def _check_numbers(sequences: int, queue: int, step_tokens: int, slowdown: float | None) -> None:
-    """What the engine would refuse after the weights are loaded."""
-    for name, value in (("sequences", sequences), ("queue", queue), ("step_tokens", step_tokens)):
+    for name, value in numbers.items():
         number(name, value, int, 1, MOST)
     if slowdown is not None and not slowdown > 1:
         raise ValueError(f"slowdown must be more than 1, got {slowdown}")
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _check_disk(folder: Path | None, budget: int) -> None:

@@ -67,23 +67,14 @@ def verify(
     from dsv4.verify.bfcl_file import read_questions
     from dsv4.verify.settings import Settings, read_bounds
 
-    _check_names(dialect, report, json, record)
+    _check_files(dialect, fixtures, report, json, record)
     wanted = (tuple(only), tuple(skip), minutes * 60, dialect or "", fixtures, read_bounds(bound))
     asked, wrong = read_questions(questions)
     settings = Settings(*wanted, tuple(asked), tuple(wrong))
     _tell_wrong(wrong)
-    _check_fixtures(fixtures)
     found = _run(target, model, settings, record)
     if found is not None:
         _end(found, report, json)
-
-
-def _check_fixtures(file: Path | None) -> None:
-    """A wrong file is told before a model is loaded, and before minutes of checks."""
-    if file is not None:
-        from dsv4.verify.fixture_file import read_fixtures
-
-        read_fixtures(file)
 
 
 def _tell_wrong(lines: Sequence[str]) -> None:
@@ -102,16 +93,21 @@ def _end(found: "Report", report: Path | None, json: Path | None) -> NoReturn:
     sys.exit(found.exit_code)
 
 
-def _check_names(dialect: str | None, report: Path | None, json: Path | None, record: Path | None) -> None:
+def _check_files(
+    dialect: str | None, fixtures: Path | None, report: Path | None, json: Path | None, record: Path | None
+) -> None:
     """Raise ValueError for what would fail only after minutes."""
     from dsv4.cli.flags import writable
     from dsv4.encoding import dialect_named
+    from dsv4.verify.fixture_file import read_fixtures
 
     writable("--report", report, ".html")
     writable("--json", json, ".json")
     writable("--record", record, ".jsonl")
     if dialect is not None:
         dialect_named(dialect)
+    if fixtures is not None:
+        read_fixtures(fixtures)
 
 
 def _run(target: str, model: str, settings: "Settings", record: Path | None) -> "Report | None":

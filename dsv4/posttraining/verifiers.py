@@ -104,7 +104,8 @@ def one_of(answer: str, expected: Sequence[str]) -> float:
 def choice(answer: str, expected: Mapping[str, Any]) -> float:
     """1.0 if the answer names `right` and none of the other `options`, as whole words; case does not count. Where an
     option is part of a longer one, the longer one is meant."""
-    right, options = expected["right"], _several(expected["options"])
+    right = expected["right"]
+    options: list[str] = list(_several(expected["options"]))
     if right not in options:
         raise ValueError(f"right must be one of options {options!r:.200}, got {right!r:.200}")
     if len(answer) > LONGEST:

@@ -34,7 +34,7 @@ def test_arguments_are_judged_before_a_weight_is_read(
 ) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr(loading, "load_into", lambda *_, **__: pytest.fail("weights are read"))
-    given = {
+    given: dict[str, Any] = {
         name: type(value)(str(value).replace("TMP", str(tmp_path))) if isinstance(value, str | Path) else value
         for name, value in options.items()
     }

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.progress import TextColumn
 
 from dsv4.cli import sft_run
 from dsv4.cli.__main__ import main
@@ -68,5 +69,6 @@ def test_brackets_in_names_are_no_markup(command: Command, tmp_path: Path, capsy
     assert "model[bold]x" in capsys.readouterr().out
     with RunProgress(1) as bar:
         bar._bar.update(bar._task, phase="[bold]x")
-        shown = bar._bar.columns[0].render(bar._bar.tasks[0])
-    assert str(shown) == "[bold]x"
+        column = bar._bar.columns[0]
+        assert isinstance(column, TextColumn)
+        assert str(column.render(bar._bar.tasks[0])) == "[bold]x"

@@ -212,8 +212,9 @@ def test_every_flag_is_judged_before_the_first_request(
         ({"least": 101.0}, "--least must be in"),
     ]
     for flags, message in wrong:
+        given: dict[str, Any] = {"out": tmp_path / "new", **flags}
         with pytest.raises(ValueError, match=message):
-            start("http://127.0.0.1:9", **{"out": tmp_path / "new", **flags})
+            start("http://127.0.0.1:9", **given)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="dsv4 eval needs inspect_ai: pip install"):
         start("http://127.0.0.1:9", tmp_path / "new")
