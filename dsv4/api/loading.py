@@ -96,7 +96,6 @@ def load(
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
     config, reader, defaults = _open(path, draft=head)
-    _check_head(head, config)
     tokenizer = load_tokenizer(path, config.vocab_size, dialect)
     free = None if place.type == "cpu" else free_card_memory(place)
     sizes = _budget(memory, free), _limit(expert_memory), sequences, reuse.snapshots, cache_dtype
@@ -238,6 +237,7 @@ def _open(folder: Path, *, draft: bool) -> tuple[ModelConfig, CheckpointReader, 
     config = opened.config.with_changes(end_token_ids=tuple(ends))
     if config.dspark and not draft:
         config = config.without_prediction()
+    _check_head(draft, config)
     return config, opened.reader, SamplingDefaults(advice.temperature, advice.top_p, advice.example_prompts)
 
 
