@@ -13,6 +13,8 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 SYMBOL = re.compile(r"`([\w/.]+\.py)(?:::(\w+))?`")
+FUNCTION = re.compile(r'"((?:dsv4|recipes|tests)(?:\.\w+)+):(\w+)"')
+MODULE = re.compile(r"python3? -m ((?:dsv4|recipes|deploy|benchmarks)(?:\.\w+)*)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -35,6 +37,18 @@ def test_named_files_and_symbols_exist(document: Path) -> None:
         file = ROOT / path
         assert file.is_file(), f"{path} does not exist"
         assert not symbol or symbol in symbols_of(file), f"{path} has no {symbol}"
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, *sorted((ROOT / "recipes").rglob("*.toml"))], ids=lambda d: str(d.relative_to(ROOT))
+)
+def test_named_functions_and_modules_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for module, function in FUNCTION.findall(text):
+        assert function in symbols_of(ROOT / f"{module.replace('.', '/')}.py"), f"{module} has no {function}"
+    for module in MODULE.findall(text):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), f"{module} cannot be run"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
