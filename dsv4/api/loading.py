@@ -92,7 +92,7 @@ def load(
     ValueError or FileNotFoundError naming the wrong file, tensor or field, or where the memory is too small.
     """
     _begin(mode, numa, threads, slowdown, sequences=sequences, queue=queue, step_tokens=step_tokens)
-    _check_disk(prefix_folder, prefix_bytes)
+    _check_reuse(reuse, prefix_folder, prefix_bytes)
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
     config, reader, defaults = _open(path, draft=head)
@@ -212,13 +212,15 @@ def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None, slowdown: fl
     check_threads(threads)
     for name, value in numbers.items():
         number(name, value, int, 1, MOST)
-    if slowdown is not None and not slowdown > 1:
-        raise ValueError(f"slowdown must be more than 1, got {slowdown}")
+    if slowdown is not None and not (isinstance(slowdown, int | float) and slowdown > 1):
+        raise ValueError(f"slowdown must be more than 1, got {slowdown!r}")
     if threads is not None:
         torch.set_num_threads(threads)
 
 
-def _check_disk(folder: Path | None, budget: int) -> None:
+def _check_reuse(policy: ReusePolicy | None, folder: Path | None, budget: int) -> None:
+    if not (policy is None or isinstance(policy, ReusePolicy)):
+        raise ValueError(f"reuse must be a dsv4.cache.prefix.ReusePolicy, got {policy!r}")
     if folder is None:
         return
     number("prefix_bytes", budget, int, LEAST_DISK, MOST_DISK)

@@ -108,7 +108,7 @@ class LocalModel:
         """Answer a conversation (OpenAI message dicts). `options` as in `stream`.
 
         >>> dsv4.load().chat([{"role": "user", "content": "What is 17 + 25?"}]).content
-        '17 + 25 = 42'
+        'The answer is 42.'
         """
         stream = self.stream(messages, **options)
         for _ in stream:

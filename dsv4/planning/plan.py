@@ -25,6 +25,7 @@ USABLE = 0.95  # share of free memory that a plan uses
 CACHE_SHARE = 0.5  # of free memory, where all weights fit beside it
 STREAMED_CACHE_SHARE = 0.125  # of free memory, where the experts need the rest
 CONTEXTS = (65_536, 32_768, 8_192, 2_048)  # that a refusal suggests
+FEW_SEQUENCES, FEW_TOKENS = 8, 512  # the same, of a server
 CARD_WORK = 4  # plain torch keeps more between operations than a native step: a guess from above, not measured
 ON_CARD = "expert_memory: native kernels read experts from disk, and they run on the CPU; leave it out on a card"
 UNSUITED = "expert_memory needs mode 'release' and a checkpoint with FP4 or FP8 experts"
@@ -167,8 +168,8 @@ def _plan(files: ModelFiles, request: EngineRequest, free: int, container: bool)
     check_shapes(config, release_numerics=mode == "release")
     most = config.max_position_embeddings
     context = min(DEFAULT_CONTEXT, most) if request.context_length is None else request.context_length
-    if not 1 <= context <= most:
-        raise ValueError(f"context_length must be in [1, {most}], got {context}")
+    if not (isinstance(context, int) and 1 <= context <= most):
+        raise ValueError(f"context_length must be in [1, {most}], got {context!r}")
     weights = weight_bytes(files, mode, predict=request.speculate or request.on_card)
     rows = max(request.sequences, 8) * (1 + (config.taken_back if request.speculate else 0))
     rows += MOST_CHECKED if request.lookup else 0
@@ -297,6 +298,10 @@ def _refusal(files: ModelFiles, request: EngineRequest, plan: EnginePlan, needed
 def _alternatives(request: EngineRequest, plan: EnginePlan) -> list[tuple[str, EngineRequest]]:
     """Requests that need less, each with the flags that make it."""
     found = []
+    if request.sequences > FEW_SEQUENCES:
+        found.append((f"--sequences {FEW_SEQUENCES}", replace(request, sequences=FEW_SEQUENCES)))
+    if request.step_tokens > FEW_TOKENS:
+        found.append((f"step_tokens {FEW_TOKENS}", replace(request, step_tokens=FEW_TOKENS)))
     modes = [("", request)]
     if request.mode != "auto":
         modes.append(("--mode auto ", replace(request, mode="auto", cache_dtype=None)))

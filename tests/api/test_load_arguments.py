@@ -27,6 +27,12 @@ from dsv4.server import Settings
         ({"prefix_folder": Path("TMP/file")}, "the folder for prefixes '.*file' cannot be used: .*file is a file"),
         ({"prefix_folder": Path("TMP/file/below")}, "the folder for prefixes .* cannot be used: .*file is a file"),
         ({"adapter": "TMP/none"}, "none"),
+        ({"context_length": 2.5}, r"context_length must be in \[1, 1048576\], got 2\.5"),
+        ({"context_length": "8"}, r"context_length must be in \[1, 1048576\], got '8'"),
+        ({"reuse": "full"}, r"reuse must be a dsv4\.cache\.prefix\.ReusePolicy, got 'full'"),
+        ({"slowdown": "x"}, "slowdown must be more than 1, got 'x'"),
+        ({"sequences": 10**9}, "nano does not fit: .* --sequences 8 needs at least"),
+        ({"step_tokens": 2**30}, "nano does not fit: .* step_tokens 512 needs at least"),
     ],
 )
 def test_arguments_are_judged_before_a_weight_is_read(
@@ -39,7 +45,7 @@ def test_arguments_are_judged_before_a_weight_is_read(
         for name, value in options.items()
     }
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        dsv4.load(context_length=256, **given)
+        dsv4.load(**{"context_length": 256, **given})
     assert not (tmp_path / "new").exists()
 
 
