@@ -71,11 +71,14 @@ def verdict(text: str, expected: float) -> float:
 JUDGED_BY: Mapping[str, Verifier] = {"verdict": verdict}
 
 
-def judging_groups(tokenizer: Tokenizer, groups: Sequence[Group], truth: Mapping[str, Verifier]) -> list[Prompt]:
+def judging_groups(
+    tokenizer: Tokenizer, groups: Sequence[Group], truth: Mapping[str, Verifier], effort: Effort | None = None
+) -> list[Prompt]:
     """Prompts for the judging role, made of what the answering role has just said: one for each judged rollout of a
     prompt whose task has a rubric, and beside it a verifier that knows the truth.
 
-    truth: verifiers by name. Raises ValueError naming the prompt and the field that is missing.
+    truth: verifiers by name. effort: of the judge; None = that of the answer. Raises ValueError naming the prompt and
+    the field that is missing.
     """
     prompts: list[Prompt] = []
     for group in groups:
@@ -95,7 +98,7 @@ def judging_groups(tokenizer: Tokenizer, groups: Sequence[Group], truth: Mapping
                     question=question,
                     answer=parsed.content,
                     rubric=task["rubric"],
-                    effort=group.prompt.effort,
+                    effort=effort or group.prompt.effort,
                     truth=right,
                 )
             )
@@ -104,19 +107,24 @@ def judging_groups(tokenizer: Tokenizer, groups: Sequence[Group], truth: Mapping
 
 @dataclass(slots=True)
 class Judge:
-    """Asks the policy for verdicts. votes: how many; the reward is their mean. max_tokens: of one verdict. A judge that
-    gives no verdict in any vote leaves the answer without reward."""
+    """Asks the policy for verdicts. votes: how many; the reward is their mean. max_tokens: of one verdict. effort: of
+    the judge; None = that of the answer, so that both roles think or neither does. A judge that gives no verdict in any
+    vote leaves the answer without reward."""
 
     generator: TokenGenerator
     tokenizer: Tokenizer
     votes: int = 1
     max_tokens: int = 512
-    effort: Effort = Effort.HIGH
+    effort: Effort | None = None
     seed: int = 0
 
-    async def judge(self, key: str, question: str, answer: str, rubric: str) -> tuple[float, float]:
-        """The mean verdict, 0 to 1, and the share of votes that had one. Raises ForeignFault where none had."""
-        prompt = judge_prompt(self.tokenizer, key, question=question, answer=answer, rubric=rubric, effort=self.effort)
+    async def judge(
+        self, key: str, question: str, answer: str, rubric: str, effort: Effort = Effort.HIGH
+    ) -> tuple[float, float]:
+        """The mean verdict, 0 to 1, and the share of votes that had one. effort: of the answer. Raises ForeignFault
+        where no vote had a verdict."""
+        effort = self.effort or effort
+        prompt = judge_prompt(self.tokenizer, key, question=question, answer=answer, rubric=rubric, effort=effort)
         texts = [await self._say(prompt, index) for index in range(self.votes)]
         given = [value for value in map(read_verdict, texts) if value is not None]
         if not given:
@@ -171,7 +179,7 @@ class RubricEnvironment:
 
     def following(self, groups: Sequence[Group]) -> list[Prompt]:
         """Prompts of the judging role, made of a step's answers: evenly spread where there are more than `taught`."""
-        found = judging_groups(self.tokenizer, groups, self.truth)
+        found = judging_groups(self.tokenizer, groups, self.truth, self.judge.effort)
         count = min(self.taught, len(found))
         return [found[i * len(found) // count] for i in range(count)]
 
@@ -209,5 +217,6 @@ class RubricEpisode:
         parsed, reasoning = read_turn(environment.tokenizer, self._tokens, finish, self._prompt.effort, ())
         key = f"{self._prompt.key}/{zlib.crc32(bytes(str(self._tokens), 'ascii')):08x}"
         question = str(task["messages"][-1]["content"])
-        reward, share = await environment.judge.judge(key, question, parsed.content, task["rubric"])
+        effort = self._prompt.effort
+        reward, share = await environment.judge.judge(key, question, parsed.content, task["rubric"], effort)
         return Verdict(reward, {"cut": 0.0, "reasoning_tokens": float(reasoning), "verdicts": share})

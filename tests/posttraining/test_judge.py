@@ -61,11 +61,15 @@ def says(tokenizer: Tokenizer, answer: str) -> StubGenerator:
     def script(prompt: Sequence[int], params: SamplingParams) -> list[int]:
         text = tokenizer.decode(prompt)
         close = tokenizer.token_id("</think>")
+
+        def thought(said: str) -> list[int]:
+            return [] if prompt[-1] == close else [*tokenizer.encode_text(said), close]
+
         if "# Answer to judge" in text:
             right = "\n42" in text.split("# Answer to judge")[1]
             said = f"Verdict: {10 if right else 2}" if "speechless" not in text else "I cannot say"
-            return [*tokenizer.encode_text("compare"), close, *tokenizer.encode_text(said), tokenizer.eos_id]
-        return [*tokenizer.encode_text("17 + 25"), close, *tokenizer.encode_text(answer), tokenizer.eos_id]
+            return [*thought("compare"), *tokenizer.encode_text(said), tokenizer.eos_id]
+        return [*thought("17 + 25"), *tokenizer.encode_text(answer), tokenizer.eos_id]
 
     return StubGenerator(script)
 
@@ -168,6 +172,18 @@ def test_a_recipe_judges_by_rubric_and_teaches_the_judge(tokenizer: Tokenizer, t
     for group in run(sources.groups(following, 0)):
         assert group.rewards == pytest.approx([0.8, 0.8]), "it said 2 where 0 was right"
     assert sources.following(run(sources.groups([rubric_prompt(tokenizer)], 1))) == [], "nothing knows the truth"
+
+
+@pytest.mark.parametrize("mode", [Effort.NON_THINK, Effort.HIGH])
+def test_the_judge_that_rewards_is_the_one_that_is_taught(tokenizer: Tokenizer, mode: Effort) -> None:
+    """Both are asked in the mode of the answer; a judge of another mode would never be learned."""
+    actor = says(tokenizer, "41")
+    environment = by_rubric(tokenizer, actor)
+    prompt = rubric_prompt(tokenizer, verifier="number", answer=42, effort=mode)
+    settings = RolloutSettings(group=2, max_tokens=100)
+    groups = run(RolloutRunner(actor, {"open": environment}, settings, end=tokenizer.eos_id).batch([prompt], 0))
+    asked = {tuple(call.prompt) for call in actor.calls if "# Rubric" in tokenizer.decode(call.prompt)}
+    assert asked == {tuple(taught.tokens) for taught in environment.following(groups)}
 
 
 def test_mistakes_of_rubrics_are_told(tokenizer: Tokenizer) -> None:
