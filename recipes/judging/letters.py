@@ -69,17 +69,14 @@ def answer(rng: random.Random, right: Letters, faults: Sequence[str], wrong: flo
 
 
 def judgement(right: Letters, given: Letters) -> str:
-    """What the judging role is shown to say: the right letter beside the given one, place by place up to the first
-    that differs, and the verdict."""
-    said = []
-    for ours, theirs in zip_longest(right, given, fillvalue="-"):
-        said.append(f"{ours} {theirs} {'same' if ours == theirs else 'no'}")
-        if ours != theirs:
-            break
-    return f"{' '.join(said)}\nVerdict: {BEST if list(right) == list(given) else 0}"
+    """What the judging role is shown to say: the right letter beside the given one at each place, and the verdict. It
+    goes on behind a fault, since a judge that always stopped there would see few places that differ."""
+    pairs = zip_longest(right, given, fillvalue="-")
+    places = " ".join(f"{ours} {theirs} {'same' if ours == theirs else 'no'}" for ours, theirs in pairs)
+    return f"{places}\nVerdict: {BEST if list(right) == list(given) else 0}"
 
 
-def document(rng: random.Random, codec: Tokenizer, judging: float = 0.5, wrong: float = 0.5) -> Document:
+def document(rng: random.Random, codec: Tokenizer, judging: float = 0.6, wrong: float = 0.5) -> Document:
     """A conversation of either role. judging: share of the judge's. wrong: share of wrong answers, of what is
     demonstrated and of what the judge is shown."""
     asked, right = question(rng)
