@@ -28,7 +28,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, tell: Tell = lambda text: None, silence: float = 600.0) -> None:
         """tell: shows the user that requests are sent again. silence: seconds without a byte after which the endpoint
         counts as lost."""
-        headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+        headers = [(b"authorization", f"Bearer {endpoint.key}".encode())] if endpoint.key else []
         # an answer takes longer than a connection, and what stays open would outlive inspect's event loop
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self.endpoint, self._retries = endpoint, Retries(endpoint.url, tell)

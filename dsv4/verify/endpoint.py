@@ -73,6 +73,8 @@ class Endpoint:
         usable = parts.scheme in ("http", "https") and parts.hostname and _has_port(parts)
         if not usable or parts.query or parts.fragment or " " in self.url or not self.url.isprintable():
             raise ValueError(f"URL must be http://host:port or https://host:port, got {self.url!r}")
+        if not self.key.isprintable():  # http.client would refuse it with the key in the message
+            raise ValueError("the key must be printable, without line ends")
         self.url = self.url.rstrip("/").removesuffix("/v1")
 
     @classmethod
@@ -149,9 +151,9 @@ class Endpoint:
     def _response(self, method: str, path: str, data: bytes | None, until: float) -> Iterator[http.client.HTTPResponse]:
         """The response to a request, which the block reads. An error of the connection, also in the block, means that
         the endpoint is lost."""
-        headers = {"content-type": "application/json", "connection": "close"}
+        headers: dict[str, str | bytes] = {"content-type": "application/json", "connection": "close"}
         if self.key:
-            headers["authorization"] = f"Bearer {self.key}"
+            headers["authorization"] = f"Bearer {self.key}".encode()  # servers read UTF-8
         with self._counting:
             self.requests += 1
         connection = self._connection(until)

@@ -227,16 +227,17 @@ def test_a_judge_is_reached_before_a_model_is_loaded(tmp_path: Path, monkeypatch
         start(str(ROOT / "models" / "nano"), tmp_path / "a", suite="hle", judge="http://127.0.0.1:9", max_tokens=16)
 
 
+@pytest.mark.parametrize("key", ["secret-4711", "schlüssel-ключ-4711"])
 def test_a_key_reaches_the_server_and_no_file(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    monkeypatch.setenv("DSV4_EVAL_KEY", "secret-4711")
+    monkeypatch.setenv("DSV4_EVAL_KEY", key)
     stub = server(tokenizer, right)
-    stub.app = Server(tokenizer, stub.generator, keys=Keys.parse(["me secret-4711"])).app
+    stub.app = Server(tokenizer, stub.generator, keys=Keys.parse([f"me {key}"])).app
     with listening(stub) as url:
         assert code(url, tmp_path / "a", limit=1) == 0
     for file in (tmp_path / "a").rglob("*"):
-        assert file.is_dir() or b"secret-4711" not in file.read_bytes()
+        assert file.is_dir() or key.encode() not in file.read_bytes()
 
 
 @contextmanager

@@ -89,6 +89,12 @@ def test_addresses_that_are_no_servers(url: str, message: str) -> None:
     assert "user:secret" not in str(refused.value)
 
 
+def test_a_key_with_a_line_end_is_refused_and_not_shown() -> None:
+    with pytest.raises(ValueError, match="the key must be printable, without line ends") as refused:
+        Endpoint("http://127.0.0.1:9", key="sk-4711\nx: y")
+    assert "4711" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("answer", "minutes", "message"),
     [
