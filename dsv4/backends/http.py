@@ -144,12 +144,18 @@ class _Chunks:
         return bytes(found)
 
 
+def check_key(key: str | None) -> None:
+    """Raise ValueError for a key with a line end, which would end its header. The message does not show it."""
+    if key is not None and not key.isprintable():
+        raise ValueError("key must be printable, without line ends")
+
+
 @dataclass(slots=True)
 class HttpClient:
     """Requests to one server. url: up to and without `/v1`. key: of the client, sent as a bearer token. silence:
     seconds without a byte after which the server counts as lost. keep: whether connections are used again.
 
-    Use it in one event loop at a time; connections of an earlier loop are dropped. Raises ValueError for the url.
+    Use it in one event loop at a time; connections of an earlier loop are dropped. Raises ValueError for url and key.
     """
 
     url: str
@@ -161,6 +167,7 @@ class HttpClient:
 
     def __post_init__(self) -> None:
         split_url(self.url)
+        check_key(self.key)
 
     @asynccontextmanager
     async def request(self, method: str, path: str, body: bytes | None = None) -> AsyncIterator[HttpResponse]:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dsv4.backends.http import HttpClient, ServerLostError, split_url
+from dsv4.backends.http import HttpClient, ServerLostError, check_key, split_url
 from dsv4.generation import (
     BusyError,
     ContextLengthError,
@@ -40,6 +40,7 @@ class HttpGenerator:
 
     def __post_init__(self) -> None:
         split_url(self.url)
+        check_key(self.key)
 
     async def stream(
         self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions | None = None

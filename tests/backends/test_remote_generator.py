@@ -404,3 +404,9 @@ def test_connections_are_used_again(site: Site) -> None:
     run(several, remote)
     assert len(server.asked) == 5
     assert len(opened) == 1
+
+
+def test_a_key_with_a_line_end_is_refused_and_not_shown() -> None:
+    with pytest.raises(ValueError, match="key must be printable, without line ends") as refused:
+        HttpClient("http://127.0.0.1:9", "sk-4711\r\nx: y")
+    assert "4711" not in str(refused.value)

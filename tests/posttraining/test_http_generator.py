@@ -220,3 +220,5 @@ def test_refusals_are_those_of_the_protocol(tokenizer: Tokenizer) -> None:
             run(told(remote, [50], PARAMS))
     with pytest.raises(ValueError, match="url must be http://host:port"):
         client(tokenizer, "localhost:8000")
+    with pytest.raises(ValueError, match="key must be printable, without line ends"):
+        HttpGenerator("http://127.0.0.1:9", 0, 1, 64, key="a\nb")
