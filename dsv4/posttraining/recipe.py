@@ -18,7 +18,7 @@ from dsv4.posttraining.settings import (
     asked_again,
 )
 from dsv4.posttraining.types import Effort, Prompt
-from dsv4.training.recipe_fields import check_fields, read_recipe, strictly
+from dsv4.training.recipe_fields import check_fields, first_difference, read_recipe, strictly
 from dsv4.training.settings import PLAIN, OptimizerSettings, acting, is_plain, of_any_version
 
 if TYPE_CHECKING:
@@ -200,11 +200,12 @@ class RolloutRecipe:
                     f"the run in {folder} was begun by an older dsv4, which had no {new}: finish it with that version, "
                     "or begin a new run in another folder"
                 )
-            alike = acting(value) == acting(made[name]) if name == "optimizer" else value == made[name]
-            if not alike:
+            sides = (made[name], value) if name != "optimizer" else (acting(made[name]), acting(value))
+            if (found := first_difference(*sides, name)) is not None:
+                where, was, now = found
                 raise ValueError(
-                    f"{folder} was made with another recipe: {name} differs (it was {made[name]!r}, now it is "
-                    f"{value!r}); use another folder, or set it as it was"
+                    f"{folder} was made with another recipe: {where} differs (it was {was!r}, now it is {now!r}); use "
+                    "another folder, or set it as it was"
                 )
 
     def _unknown_to(self, made: Mapping[str, Any], name: str) -> str:

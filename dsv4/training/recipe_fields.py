@@ -142,3 +142,20 @@ def explain(error: ValidationError, where: str = "") -> str:
     if must is None:
         return f"{place}: {first['msg']}"
     return f"{place} {must}, got {shown}"
+
+
+def first_difference(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    """The dotted name of the first value that two recipes as JSON do not share, and both values; None where they are
+    alike. Of lists of named entries that differ in length, the values are the names."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in sorted({*a, *b}):
+            found = first_difference(a.get(name), b.get(name), f"{where}.{name}".lstrip("."))
+            if found is not None:
+                return found
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        parts = (first_difference(x, y, f"{where}.{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return next((found for found in parts if found is not None), None)
+    if isinstance(a, list) and isinstance(b, list) and all(isinstance(x, dict) and "name" in x for x in (*a, *b)):
+        a, b = [x["name"] for x in a], [x["name"] for x in b]
+    return None if a == b else (where, a, b)

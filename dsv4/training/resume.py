@@ -7,6 +7,7 @@ from typing import Any
 
 from dsv4.training.documents import Codec, Source
 from dsv4.training.recipe import Recipe
+from dsv4.training.recipe_fields import first_difference
 from dsv4.training.schedule import past_change
 from dsv4.training.settings import acting, of_any_version
 
@@ -32,7 +33,7 @@ def check_resume(folder: Path, state: dict[str, Any], recipe: Recipe, data: dict
     raw, known = state["recipe"], state.get("data")
     made = Recipe.from_dict({**raw, "optimizer": of_any_version(raw.get("optimizer", {}))})
     own, other = _compared(recipe, known is not None), _compared(made, known is not None)
-    found = _first_difference(other, own)
+    found = first_difference(other, own)
     if found is None and (field := past_change(made.schedule, recipe.schedule, state["position"]["tokens"])):
         found = field, _value(made.to_dict(), field), _value(recipe.to_dict(), field)
     if found is not None:
@@ -70,19 +71,6 @@ def _compared(recipe: Recipe, data_is_known: bool) -> dict[str, Any]:
             for source in raw["data"]["sources"]
         ]
     return kept
-
-
-def _first_difference(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any] | None:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in sorted({*a, *b}):
-            found = _first_difference(a.get(name), b.get(name), f"{where}.{name}".lstrip("."))
-            if found is not None:
-                return found
-        return None
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        parts = (_first_difference(x, y, f"{where}.{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)))
-        return next((found for found in parts if found is not None), None)
-    return None if a == b else (where, a, b)
 
 
 def _value(raw: Any, field: str) -> Any:

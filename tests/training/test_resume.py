@@ -1,6 +1,7 @@
 """Going on with a run: its past must be what the recipe would have done, its data what it began with."""
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,14 @@ def test_what_differs_is_named_with_both_values(tmp_path: Path) -> None:
     refused(tmp_path, r"model\.hidden_size differs \(it was 32, now it is 64\)", model={**model, "hidden_size": 64})
     refused(tmp_path, r"run\.numerics differs", run={**settings, "numerics": "bf16"})
     refused(tmp_path, r"data\.pool differs", data={**raw_recipe()["data"], "pool": 8})
+    sources = raw_recipe()["data"]["sources"]
+    more = [*sources, {**sources[0], "name": "another"}]
+    names = [source["name"] for source in sources]
+    refused(
+        tmp_path,
+        re.escape(f"data.sources differs (it was {names}, now it is {[*names, 'another']})"),
+        data={**raw_recipe()["data"], "sources": more},
+    )
     data = {**raw_recipe()["data"], "micro": 96}
     assert trainer(tmp_path, run={**settings, "recompute": True}, data=data).step == 1
 
