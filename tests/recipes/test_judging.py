@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import tomllib
 from collections.abc import Sequence
 
 import pytest
@@ -15,6 +16,7 @@ from dsv4.posttraining.recipe import GrpoRecipe
 from dsv4.posttraining.to_come import EngineToCome
 from dsv4.posttraining.verifiers import text
 from dsv4.testing.stub import StubGenerator
+from dsv4.training.documents import function_of
 from dsv4.training.recipe import Recipe
 from recipes.judging.letters import FAULTS, JUDGED, document, judgement, prompt, question
 from recipes.judging.measure import Measured, kind_of, share
@@ -74,7 +76,18 @@ def test_the_recipe_and_its_controls_take_their_prompts(tokenizer: Tokenizer, ch
     assert known == 40 if changes == ("prompts.options.judged=false",) else 0 < known < 40
     longest = max(len(document(random.Random(i), tokenizer).tokens) for i in range(200))
     assert longest < recipe.rollouts.context, "the judge's prompt and its verdict"
-    assert Recipe.from_file(FOLDER / "base.toml").data.sources[0].path == f"{document.__module__}:document"
+
+
+def test_the_stage_between_goes_on_with_the_base_and_joins_the_next() -> None:
+    raw, joint = (tomllib.loads((FOLDER / "chain" / name).read_text()) for name in ("further.toml", "joint.toml"))
+    base = Recipe.from_file(FOLDER / "base.toml")
+    assert raw.pop("init") == f"runs/judging/{base.name.removeprefix('judging-')}"
+    made = Recipe.from_dict(
+        raw | {"model": base.to_dict()["model"], "data": raw["data"] | {"tokenizer": base.data.tokenizer}}
+    )
+    for source in (*base.data.sources, *made.data.sources):
+        assert function_of(source) is document
+    assert joint["init"] == f"runs/judging/{made.name.removeprefix('judging-')}"
 
 
 def test_only_a_share_of_the_questions_has_a_truth(tokenizer: Tokenizer) -> None:
