@@ -201,6 +201,21 @@ def test_pages_of_every_length(heads: int, dim: int, per_page: int, storage: str
 
 
 @pytest.mark.parametrize("kind", ["prefix", "chosen"])
+@pytest.mark.parametrize("heads", [2, 4])
+def test_one_query_reads_large_scales_and_codes_below_the_normal_range(heads: int, kind: str) -> None:
+    case = make(kind, [5], [700], heads, 128, "packed", window=60, rope_dim=64)
+    code_MX, scale_M = case.entries_MC[:, :64], case.entries_MC[:, 192]
+    small = torch.randint(0, 8, code_MX[::2].shape) | torch.randint(0, 2, code_MX[::2].shape) << 7
+    code_MX[::2] = small.to(torch.uint8)
+    large = scale_M[: len(scale_M) // 2 : 7]
+    large[:] = torch.randint(127 + 5, 127 + 18, large.shape).to(torch.uint8)
+    case = replace(case, q_THC=case.q_THC * 2**-24)
+    together = case.run()
+    torch.testing.assert_close(together.double(), exact(case), atol=1e-5 * float(together.abs().max()), rtol=0)
+    assert torch.equal(torch.cat([case.run(part=slice(t, t + 1)) for t in range(5)]), together)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "chosen"])
 @pytest.mark.parametrize(("heads", "dim"), [(4, 64), (64, 128), (3, 520), (4, 512)])
 def test_two_threads_share_one_long_query(heads: int, dim: int, kind: str) -> None:
     case = make(kind, [1], [12000], heads, dim, "packed", window=128)

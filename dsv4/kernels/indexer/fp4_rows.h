@@ -47,8 +47,9 @@ struct RowQuery {
 };
 
 // W keys whose packed rows follow each other without a gap
-template <int HEADS, int BLOCKS>
-inline vf scores_of_rows(const RowQuery& q, const uint8_t* first) {
+template <int HEADS, int BLOCKS, int SIDES>
+inline void scores_of_rows(const RowQuery& q, const uint8_t* first, vf* out) {
+    static_assert(SIDES == 1);
     constexpr int64_t SIZE = BLOCKS * (BLOCK_BYTES + 1);
     const vi bytes = some_bytes(first + BLOCKS * BLOCK_BYTES, SIZE, BLOCKS);
     __m512 dot[HEADS];
@@ -74,7 +75,7 @@ inline vf scores_of_rows(const RowQuery& q, const uint8_t* first) {
     });
     vf score{};
     for (int n = 0; n < HEADS; n++) score = fma(splat(q.weight[n]), max(vf{}, (vf)dot[n]), score);
-    return score;
+    *out = score;
 }
 #else
 // A query's heads side by side: codes [B][STEPS][N], starts and scales [B][N], each in all lanes, so that it is an
@@ -117,44 +118,55 @@ inline vi scale_bytes(const uint8_t* first, int64_t stride) {
     return (vi)_mm256_cvtepu16_epi32(_mm_set_epi64x(four(4), four(0)));
 }
 
-// W keys whose packed rows follow each other without a gap
-template <int HEADS, int BLOCKS>
-inline vf scores_of_rows(const RowQuery& q, const uint8_t* first) {
+// `SIDES` vectors of keys side by side, whose packed rows follow each other without a gap
+template <int HEADS, int BLOCKS, int SIDES>
+inline void scores_of_rows(const RowQuery& q, const uint8_t* first, vf* score) {
     constexpr int64_t SIZE = BLOCKS * (BLOCK_BYTES + 1);
-    const vi bytes = scale_bytes<BLOCKS>(first + BLOCKS * BLOCK_BYTES, SIZE);
-    vf dot[HEADS] = {};
+    vi bytes[SIDES];
+    for (int s = 0; s < SIDES; s++) bytes[s] = scale_bytes<BLOCKS>(first + s * W * SIZE + BLOCKS * BLOCK_BYTES, SIZE);
+    vf dot[HEADS][SIDES] = {};
     unrolled<BLOCKS>([&](auto b) __attribute__((always_inline)) {
-        Dwords codes[DWORDS];
-        turn_block(first + b * BLOCK_BYTES, SIZE, codes);
-        __m256i sum[HEADS];  // of pairs, as 16 bits: at most 8 * 2 * 24 * 12, and the start half of that
-        for (int n = 0; n < HEADS; n++) sum[n] = (__m256i)q.start[b * HEADS + n];
-        unrolled<int(DWORDS)>([&](auto i) __attribute__((always_inline)) {
-            const Dwords low = raised(codes[i]), high = raised(high_nibbles(codes[i]));
-            const vi* value = q.codes + (b * STEPS + 2 * i) * HEADS;
+        Dwords codes[SIDES][DWORDS];
+        for (int s = 0; s < SIDES; s++) turn_block(first + s * W * SIZE + b * BLOCK_BYTES, SIZE, codes[s]);
+        __m256i sum[HEADS][SIDES];  // of pairs, as 16 bits: at most 8 * 2 * 24 * 12, and the start half of that
+        for (int n = 0; n < HEADS; n++)
+            for (int s = 0; s < SIDES; s++) sum[n][s] = (__m256i)q.start[b * HEADS + n];
+        const auto add = [&](const Dwords (&key)[SIDES], const vi* value) __attribute__((always_inline)) {
             for (int n = 0; n < HEADS; n++) {
-                sum[n] = keep(_mm256_add_epi16(sum[n], _mm256_maddubs_epi16(low, (__m256i)value[n])));
-                sum[n] = keep(_mm256_add_epi16(sum[n], _mm256_maddubs_epi16(high, (__m256i)value[HEADS + n])));
+                const __m256i code = SIDES > 1 ? keep((__m256i)value[n]) : (__m256i)value[n];
+                for (int s = 0; s < SIDES; s++)
+                    sum[n][s] = keep(_mm256_add_epi16(sum[n][s], _mm256_maddubs_epi16(key[s], code)));
             }
+        };
+        unrolled<int(DWORDS)>([&](auto i) __attribute__((always_inline)) {
+            Dwords low[SIDES], high[SIDES];
+            for (int s = 0; s < SIDES; s++) low[s] = raised(codes[s][i]), high[s] = raised(high_nibbles(codes[s][i]));
+            const vi* value = q.codes + (b * STEPS + 2 * i) * HEADS;
+            add(low, value);
+            add(high, value + HEADS);
         });
-        const vf scale = scales_of<b>(bytes);
-        for (int n = 0; n < HEADS; n++) {
-            const __m256 whole = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[n], _mm256_set1_epi16(1)));
-            dot[n] = fma((vf)whole * scale, q.scale[b * HEADS + n], dot[n]);
+        for (int s = 0; s < SIDES; s++) {
+            const vf scale = scales_of<b>(bytes[s]);
+            for (int n = 0; n < HEADS; n++) {
+                const __m256 whole = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[n][s], _mm256_set1_epi16(1)));
+                dot[n][s] = fma((vf)whole * scale, q.scale[b * HEADS + n], dot[n][s]);
+            }
         }
     });
-    vf score{};
-    for (int n = 0; n < HEADS; n++) score = fma(q.weight[n], max(vf{}, dot[n]), score);
-    return score;
+    for (int s = 0; s < SIDES; s++) {
+        score[s] = vf{};
+        for (int n = 0; n < HEADS; n++) score[s] = fma(q.weight[n], max(vf{}, dot[n][s]), score[s]);
+    }
 }
 #endif
 
 template <int HEADS, int BLOCKS>
 inline void scores_of_vectors(const RowQuery& q, const uint8_t* first, int vectors, vf* score) {
     constexpr int64_t SIZE = W * BLOCKS * (BLOCK_BYTES + 1);
-    if constexpr (ROW_VECTORS == 1)
-        *score = scores_of_rows<HEADS, BLOCKS>(q, first);
-    else
-        for (int v = 0; v < vectors; v++) score[v] = scores_of_rows<HEADS, BLOCKS>(q, first + v * SIZE);
+    int v = 0;
+    if constexpr (ROW_VECTORS > 1)
+        for (; v + 2 <= vectors; v += 2) scores_of_rows<HEADS, BLOCKS, 2>(q, first + v * SIZE, score + v);
+    if (v < vectors) scores_of_rows<HEADS, BLOCKS, 1>(q, first + v * SIZE, score + v);
 }
 template <int BLOCKS>
 inline void scores_of_heads(const RowQuery& q, const uint8_t* first, int vectors, vf* score) {

@@ -58,20 +58,6 @@ inline int64_t distance(int64_t row_bytes, int rows) {
     return together <= MOST ? (AHEAD + together - 1) / together * together : AHEAD / rows;
 }
 
-// the two bfloat16 in each 32-bit lane
-inline vf low_half(vi v) { return (vf)(v << 16); }
-inline vf high_half(vi v) { return (vf)(v & int32_t(0xffff0000)); }
-
-// the even and the odd lanes of a followed by b
-inline void deinterleave(vf a, vf b, vf& even, vf& odd) {
-#if defined(DSV4_WIDE)
-    even = chosen_lanes<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(a, b);
-    odd = chosen_lanes<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(a, b);
-#else
-    even = chosen_lanes<0, 2, 4, 6, 8, 10, 12, 14>(a, b);
-    odd = chosen_lanes<1, 3, 5, 7, 9, 11, 13, 15>(a, b);
-#endif
-}
 // v[r], lane l = the number at 4 l + r of the four vectors
 inline void deinterleave_by_4(const vf* in, vf* v) {
     vf even[2], odd[2];

@@ -85,6 +85,20 @@ template <int... I, class V>
 #endif
 }
 
+// the two bfloat16 in each 32-bit lane
+inline vf low_half(vi v) { return (vf)(v << 16); }
+inline vf high_half(vi v) { return (vf)(v & int32_t(0xffff0000)); }
+
+// the even and the odd lanes of a followed by b
+inline void deinterleave(vf a, vf b, vf& even, vf& odd) {
+#if defined(DSV4_WIDE)
+    even = chosen_lanes<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(a, b);
+    odd = chosen_lanes<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(a, b);
+#else
+    even = chosen_lanes<0, 2, 4, 6, 8, 10, 12, 14>(a, b);
+    odd = chosen_lanes<1, 3, 5, 7, 9, 11, 13, 15>(a, b);
+#endif
+}
 inline vf max(vf a, vf b) { return a > b ? a : b; }
 inline vf min(vf a, vf b) { return a < b ? a : b; }
 

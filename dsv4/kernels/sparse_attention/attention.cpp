@@ -233,16 +233,16 @@ void sum_panels(const Task& task, int64_t c0, int64_t c1) {
 }
 
 // Rows [from, to) of a single query's block in parts of one kind, at most PANEL long: run(kind, first of them, where
-// they lie, count). Behind the last address are W - 1 more that can be read.
+// they lie, count). Behind the last address are SINGLE_KEYS - 1 more that can be read.
 template <class Run>
 void each_part(const Task& task, int64_t from, int64_t to, Run run) {
     const int64_t window = task.block.window_count;
-    Row row[PANEL + W];
+    Row row[PANEL + SINGLE_KEYS];
     for (int64_t count; from < to; from += count) {
         const bool near = from < window;
         count = std::min({PANEL, to - from, near ? window - from : PANEL});
         find_rows(task, from, count, row);
-        std::fill_n(row + count, W - 1, row[0]);
+        std::fill_n(row + count, SINGLE_KEYS - 1, row[0]);
         run(near ? task.call.window : task.call.entries, from, row, count);
     }
 }
@@ -251,11 +251,11 @@ void each_part(const Task& task, int64_t from, int64_t to, Run run) {
 vf score_single(const Task& task, int64_t from, int64_t to) {
     vf top = splat(-INFINITY);
     each_part(task, from, to, [&](const Rows& rows, int64_t r, const Row* row, int64_t count) {
-        for (int64_t i = 0; i < count; i += W) {
-            vf score[SINGLE];
+        for (int64_t i = 0; i < count; i += SINGLE_KEYS) {
+            vf score[SIDES * SINGLE];
             single_scores(rows, row + i, task.queries, task.call.scale, score);
             for (const vf& some : score) top = max(some, top);
-            const int64_t here = std::min(int64_t(W), count - i);
+            const int64_t here = std::min(SINGLE_KEYS, count - i);
             std::memcpy(task.scores + (r + i) * SINGLE, score, size_t(here * SINGLE) * sizeof(float));
         }
     });
@@ -296,8 +296,7 @@ void sum_single(const Task& task, int64_t c0, int64_t c1) {
         }
         while (end < c + STRIPS * STRIP_COLUMNS && fits(end)) end += STRIP_COLUMNS;
         each_part(task, 0, task.rows, [&](const Rows& rows, int64_t r, const Row* row, int64_t count) {
-            for (int64_t at = c; at < end; at += STRIP_COLUMNS)
-                add_values(rows, row, count, at, task.scores + r * SINGLE, task.output + at, task.columns);
+            add_values(rows, row, count, c, end, task.scores + r * SINGLE, task.output + c, task.columns);
         });
     }
 }
@@ -358,7 +357,7 @@ void run_single(const Task& task, int threads) {
     const AttentionCall& call = task.call;
     std::vector<vf> tops(size_t(threads), splat(-INFINITY));
     parallel(threads, threads, [&](int64_t part) {
-        const Share keys = share(task.rows, W, part, threads);
+        const Share keys = share(task.rows, SINGLE_KEYS, part, threads);
         tops[size_t(part)] = score_single(task, keys.from, keys.to);
     });
     vf sink, top;
