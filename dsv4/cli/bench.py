@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsv4.generation import PromptProgress
 
 
+CONTEXTS, DECODE = (512, 2048, 8192), 16
 # the contexts of --long
 LONG = (4096, 16384, 65536, 262144, 1048576)
 DEFAULT_ENGINE = EngineFlags()
@@ -31,8 +32,8 @@ def bench(
     folder: Path | None = None,
     of: Path | None = None,
     *,
-    contexts: Annotated[tuple[int, ...], Parameter(negative=())] = (512, 2048, 8192),
-    decode: int = 16,
+    contexts: Annotated[tuple[int, ...], Parameter(negative=())] = CONTEXTS,
+    decode: int = DECODE,
     peer: bool = False,
     long: bool = False,
     json: Path | None = None,
@@ -74,6 +75,7 @@ def bench(
     if engine.draft == "auto":  # what is measured are the steps of the model, whose random text may repeat itself
         engine = replace(engine, draft="none")
     if folder is not None and str(folder) in _WORDS and not folder.exists():
+        _refuse_contexts(f"dsv4 bench {folder}", contexts, decode, peer, long, plot)
         _WORDS[str(folder)](model_folder(of), engine, json)
         return
     if of is not None:
@@ -85,6 +87,21 @@ def bench(
     if plot is not None:
         with naming(plot):
             plot.write_text(speed_svg(rows), encoding="utf-8")
+
+
+def _refuse_contexts(
+    command: str, contexts: tuple[int, ...], decode: int, peer: bool, long: bool, plot: Path | None
+) -> None:
+    """Raise ValueError naming the flags that say something about contexts, which a measurement of parts has not."""
+    given = {
+        "--contexts": contexts != CONTEXTS,
+        "--decode": decode != DECODE,
+        "--peer": peer,
+        "--long": long,
+        "--plot": plot is not None,
+    }
+    if flags := [flag for flag, differs in given.items() if differs]:
+        raise ValueError(f"{', '.join(flags)}: no use with {command}, which measures parts")
 
 
 def _lengths(

@@ -133,6 +133,8 @@ def test_flags_of_the_server(dsv4: Run, flags: str, message: str) -> None:
         ("bench TMP/folder TMP/folder", "one folder is measured at a time"),
         ("bench model TMP/folder", "TMP/folder"),
         ("bench kernels --no-fused", "flags of the engine are for whole models"),
+        ("bench kernels --contexts 9 --plot a.svg", "--contexts, --plot: no use with dsv4 bench kernels"),
+        ("bench model --decode 3 --peer --long", "--decode, --peer, --long: no use with dsv4 bench model"),
         ("bench --prefix-dir TMP", "--prefix-dir has no meaning for `dsv4 bench`"),
         ("generate TMP/folder --prompt x", "TMP/folder"),
         ("generate TMP/bytes --prompt x", "TMP/bytes: "),
