@@ -131,7 +131,8 @@ def _right(verifier: str, expected: Any) -> list[str]:
         case "number":
             return [_digits(_exact(expected))]
         case "order":
-            return [" ".join(_digits(_exact(number)) for number in expected)]
+            # a sign behind a number and a space would be the operator
+            return [", ".join(_digits(_exact(number)) for number in expected)]
         case "contains":
             return [expected if isinstance(expected, str) else " ".join(expected)]
         case "choice":
