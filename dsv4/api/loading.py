@@ -212,6 +212,8 @@ def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None, slowdown: fl
     check_threads(threads)
     for name, value in numbers.items():
         number(name, value, int, 1, MOST)
+        if isinstance(value, float):  # 8.0, of which the engine makes no rows
+            raise ValueError(f"{name} must be an integer in [1, {MOST}], got {value!r}")
     if slowdown is not None and not (isinstance(slowdown, int | float) and slowdown > 1):
         raise ValueError(f"slowdown must be more than 1, got {slowdown!r}")
     if threads is not None:

@@ -21,6 +21,7 @@ from dsv4.server import Settings
         ({"queue": -1}, r"queue must be an integer in \[1, 2147483648\], got -1"),
         ({"step_tokens": 2**40}, r"step_tokens must be an integer in \[1, 2147483648\], got 1099511627776"),
         ({"step_tokens": math.inf}, "step_tokens must be finite"),
+        ({"sequences": 2.0}, r"sequences must be an integer in \[1, 2147483648\], got 2\.0"),
         ({"slowdown": 1}, "slowdown must be more than 1, got 1"),
         ({"slowdown": math.nan}, "slowdown must be more than 1, got nan"),
         ({"prefix_folder": Path("TMP/new"), "prefix_bytes": 5}, r"prefix_bytes must be an integer in \[1048576, \d+\]"),
