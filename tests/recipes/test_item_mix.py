@@ -362,9 +362,10 @@ def test_a_recalled_value_followed_its_key_once_before(codec: Tokenizer) -> None
 def test_rows_of_any_token_come_once_more_behind_their_first_token(codec: Tokenizer) -> None:
     """No row holds a token that steers the conversation, and what is learned stood behind the same token once."""
     rng, met = random.Random(5), set[int]()
-    for length in (64, 256, 1024):
-        for _ in range(20):
-            made = copies.document(rng, codec, length=length, shortest=64)
+    many = 3 * codec.vocab_size  # half as many rows are more than there are tokens to begin them
+    for length, shortest, count in ((64, 64, 20), (256, 64, 20), (1024, 64, 20), (many, many, 1)):
+        for _ in range(count):
+            made = copies.document(rng, codec, length=length, shortest=shortest)
             assert made.learn is not None
             assert len(made.tokens) == len(made.learn) <= length
             assert codec.controls.keys().isdisjoint(made.tokens[1:])

@@ -28,7 +28,7 @@ def document(rng: random.Random, codec: Tokenizer, length: int = 512, shortest: 
     length = int(shortest * (length / shortest) ** rng.random())
     words, end = _tokens(codec), codec.encode_text("\n")
     rows, used = list[list[int]](), 1
-    for first in rng.sample(words, length // 2):
+    for first in rng.sample(words, min(length // 2, len(words))):
         rows.append([first, *rng.choices(words, k=rng.randint(1, _LONGEST_ROW)), *end])
         used += len(rows[-1])
         if used >= length // 2 and len(rows) > 1:
