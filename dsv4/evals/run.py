@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PILOT = 4  # answers from which a dry run estimates
 _MARKUP = 64  # tokens around a conversation
 _BYTES = 2  # of a prompt for a token, at least: tokenizers have 3 or 4 in most texts
+_LONG_TOKEN = 8  # letters of English for a token, at most
 _LEAST = 1024  # tokens of an answer after a prompt that fills the window
 
 
@@ -127,11 +128,13 @@ def make_plan(settings: EvalSettings, count_tokens: Callable[[str], int] = estim
 
 def early_plan(settings: EvalSettings) -> EvalPlan | None:
     """The plan where it needs no tokenizer. Where texts of chosen lengths are made, None, after the shortest of them
-    with an estimate of their tokens. So everything that is wrong is told before a model is asked. Raises ValueError."""
+    with fewer tokens than any tokenizer makes. So nearly all that is wrong is told before a model is asked. Raises
+    ValueError."""
     if not settings.suite.by_length or settings.place not in ("", "generated"):
         return make_plan(settings)
     shortest = (min(settings.lengths),) if settings.lengths else ()
-    make_plan(replace(settings, lengths=shortest, limit=1, place=settings.place if shortest else "stand-in"))
+    first = replace(settings, lengths=shortest, limit=1, place=settings.place if shortest else "stand-in")
+    make_plan(first, lambda text: len(text) // _LONG_TOKEN)
     return None
 
 

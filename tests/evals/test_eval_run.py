@@ -20,7 +20,7 @@ from dsv4.cli.eval_flags import AskingFlags, OutcomeFlags
 from dsv4.encoding import Tokenizer
 from dsv4.evals.kept import ANSWERS, REPORT, RESULT, KeptAnswer, RunFolder, read_run
 from dsv4.evals.registry import suite_named, suite_names
-from dsv4.evals.run import EvalSettings, TokenPrice, make_plan
+from dsv4.evals.run import EvalSettings, TokenPrice, early_plan, make_plan
 from dsv4.evals.suite import Mode
 from dsv4.generation import SamplingParams
 from dsv4.server import Keys
@@ -219,6 +219,18 @@ def test_every_flag_is_judged_before_the_first_request(
     with pytest.raises(ValueError, match="dsv4 eval needs inspect_ai: pip install"):
         start("http://127.0.0.1:9", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_lengths_that_a_tokenizer_may_reach_are_left_to_it() -> None:
+    """Texts are counted with an estimate until the model's tokenizer is there, which may find fewer tokens."""
+    settings = EvalSettings(suite_named("needle"), limit=1)
+    with pytest.raises(ValueError, match="10 tokens are too few for this question, which needs") as refused:
+        make_plan(replace(settings, lengths=(10,)))
+    narrow = replace(settings, lengths=(int(str(refused.value).split()[-1]) - 1,))
+    with pytest.raises(ValueError, match="are too few"):
+        make_plan(narrow)
+    assert early_plan(narrow) is None
+    assert make_plan(narrow, lambda text: len(text) // 5).items
 
 
 def test_a_judge_is_reached_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
