@@ -5,6 +5,7 @@ tokens of them, and what is met so seldom is not copied, which shows in names of
 """
 
 import random
+import re
 from dataclasses import replace
 from functools import lru_cache
 
@@ -54,10 +55,11 @@ def make_repeat(rng: random.Random) -> Item:
     while True:
         item = talk_about(rng, "repeat")
         asked, said = item.messages
-        if said["content"] in asked["content"]:
+        whole = re.compile(rf"(?<!\w){re.escape(said['content'])}(?!\w)")  # "no" is also within "nothing"
+        if whole.search(asked["content"]):
             break
     text = rng.choice((" ", " ", "_")).join(_piece(rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))))
-    messages = (asked | {"content": asked["content"].replace(said["content"], text)}, said | {"content": text})
+    messages = (asked | {"content": whole.sub(text, asked["content"])}, said | {"content": text})
     return replace(item, messages=messages, answer=(text,))
 
 
