@@ -14,6 +14,7 @@ from dsv4.training.documents import Document
 from recipes.nano.items.item import Item
 from recipes.nano.items.talk import talk_about
 from recipes.nano.items.tool_kinds import file_name, made_up
+from recipes.nano.items.warm_up import drawn_length
 from recipes.nano.items.words import ANY
 
 _SHORTEST, _LONGEST_ROW = 64, 8
@@ -24,9 +25,7 @@ def document(rng: random.Random, codec: Tokenizer, length: int = 512, shortest: 
     """Rows of two to nine tokens, then some of them in another order, between `shortest` and `length` tokens in all
     (log-uniform). No two rows begin with the same token; behind it the second row is learned. Raises ValueError for
     less than 64 tokens."""
-    if not _SHORTEST <= shortest <= length:
-        raise ValueError(f"length must be at least shortest, and both at least {_SHORTEST}; got {length}, {shortest}")
-    length = int(shortest * (length / shortest) ** rng.random())
+    length = drawn_length(rng, shortest, length, _SHORTEST)
     words, end = _tokens(codec), codec.encode_text("\n")
     rows, used = list[list[int]](), 1
     for first in rng.sample(words, min(length // 2, len(words))):

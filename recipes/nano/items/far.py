@@ -10,7 +10,7 @@ from dsv4.training.documents import Document
 from recipes.nano.items.copies import misspelt
 from recipes.nano.items.needles import filler, hidden_facts
 from recipes.nano.items.tool_kinds import file_name, made_up
-from recipes.nano.items.warm_up import TextCodec
+from recipes.nano.items.warm_up import TextCodec, drawn_length
 from recipes.nano.items.words import ANY, NAMES
 
 Statement = tuple[str, str]  # what asks, what answers: only the second can be foretold
@@ -23,9 +23,7 @@ def document(rng: random.Random, codec: TextCodec, length: int = 1024, shortest:
     """Statements and filler, about `length` tokens (`shortest` to `length`, log-uniform); behind them the statements in
     another order, of which the second part is learned. Raises ValueError for less than 128 tokens."""
     shortest = length if shortest is None else shortest
-    if not _SHORTEST <= shortest <= length:
-        raise ValueError(f"length must be at least {_SHORTEST} and shortest, got {length} and {shortest}")
-    length = int(shortest * (length / shortest) ** rng.random())
+    length = drawn_length(rng, shortest, length, _SHORTEST)
     budget = length * (1 - _ASKING)
     statements = _statements(rng, codec, int(budget * rng.uniform(*_FULL)))
     parts = ["".join(pair) for pair in statements]

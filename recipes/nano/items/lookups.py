@@ -19,7 +19,7 @@ from recipes.nano.items.facts import (
     stranger_to,
 )
 from recipes.nano.items.needles import filler
-from recipes.nano.items.warm_up import TextCodec
+from recipes.nano.items.warm_up import TextCodec, drawn_length
 
 _SHORTEST = 48
 _TEXT = 0.6  # of the document at most: the facts and the filler among them
@@ -42,11 +42,9 @@ def document(
     texts are of one kind, and so many questions give a value and ask whose it is: the name stands before what is found
     then, and only these questions teach to step back to it. Raises ValueError for less than 48 tokens, or by_value
     outside [0, 1]."""
-    if not _SHORTEST <= shortest <= length:
-        raise ValueError(f"length must be at least {_SHORTEST} and shortest, got {length} and {shortest}")
     if by_value is not None and not 0 <= by_value <= 1:
         raise ValueError(f"by_value must be in [0, 1], got {by_value}")
-    length = int(shortest * (length / shortest) ** rng.random())
+    length = drawn_length(rng, shortest, length, _SHORTEST)
     facts = _facts(rng, length, by_value)
     text = _text(rng, facts, length)
     asking = rng.random() < _ASKING

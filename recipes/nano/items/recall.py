@@ -8,7 +8,7 @@ import random
 from functools import lru_cache
 
 from dsv4.training.documents import Document
-from recipes.nano.items.warm_up import TextCodec
+from recipes.nano.items.warm_up import TextCodec, drawn_length
 from recipes.nano.items.words import ANY
 
 _FILLER = (" the", ".", ",", " a", " and", " of", " to", " in", " is", " it", "\n", " was")
@@ -19,12 +19,8 @@ _SHORTEST = 32
 def document(rng: random.Random, codec: TextCodec, length: int = 256, shortest: int = _SHORTEST) -> Document:
     """Pairs among filler, then pairs of them once more, between `shortest` and `length` tokens (log-uniform). Raises
     ValueError for less than 32 tokens."""
-    if min(shortest, length) < _SHORTEST or shortest > length:
-        raise ValueError(
-            f"length must be at least shortest, and both at least {_SHORTEST}; got {length} and {shortest}"
-        )
+    length = drawn_length(rng, shortest, length, _SHORTEST)
     words, filler = _tokens(codec)
-    length = int(shortest * (length / shortest) ** rng.random())
     asked = max(2, int(length * _ASKING) // 3)
     room, gap = length - 3 * asked, rng.choice((1, 2, 4, 8))
     tokens, pairs = [codec.bos_id], list[tuple[int, int]]()

@@ -21,6 +21,13 @@ class TextCodec(Protocol):
     def encode_text(self, text: str) -> list[int]: ...
 
 
+def drawn_length(rng: random.Random, shortest: int, longest: int, least: int) -> int:
+    """Tokens of a document, log-uniform. Raises ValueError for less than `least`, or `shortest` above the other."""
+    if not least <= shortest <= longest:
+        raise ValueError(f"length must be at least shortest, and both at least {least}; got {longest} and {shortest}")
+    return int(shortest * (longest / shortest) ** rng.random())
+
+
 def document(rng: random.Random, codec: TextCodec, length: int = 512, new: float = 1.0) -> Document:
     """Repeated word sequences, keys with their values, or repeated facts, cut after `length` tokens.
 
