@@ -6,7 +6,8 @@ branches, none of them twice, and works out the result once more.
 
 A systematic demonstration does not know where the right branch is. It begins with any first operation and takes what
 follows in order until one reaches the target. A model that imitates the other form has to find the right branch after
-two or three, and writes a wrong result where it has not; one that imitates this form goes on.
+two or three, and writes a wrong result where it has not; one that imitates this form goes on. Think Max has the whole
+search and Think High its end, so that both learn one way to go on, for which they have different time.
 
 Before the result stand the operations that led to it, the last one first: each is found by the number that the one
 before it needs, and the result is then put together from what is near.
@@ -15,12 +16,13 @@ before it needs, and the result is then put together from what is near.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from recipes.nano.items.item import Item
 
 LIMIT = 99
 # characters, of about a token each, after which a systematic search tries no further first operation: Think High, Max
-LONGEST, DEEPEST = 500, 1_100
+LONGEST, DEEPEST = 600, 1_600
 _JUMPS = 0.25  # share of first operations after which the next is any other
 FORMS = (
     "Use {n} to make {t}.", "Make {t} from {n}.", "Reach {t} with the numbers {n}.", "Combine {n} to get {t}.",
@@ -110,38 +112,34 @@ def _dead_end(rng: random.Random, terms: Sequence[Term]) -> list[str]:
 Found = tuple[list[str], str]  # operations that reach the target, and their expression
 
 
-def systematic_search(rng: random.Random, terms: Sequence[Term], target: int) -> tuple[list[str], Found]:
-    """Lines up to the first branch that reaches the target, and that branch. All that can follow a first operation is
-    tried in order, then the next first operation, at times any other. The terms must reach the target; a search that
-    takes too long is begun again elsewhere."""
+def systematic_search(rng: random.Random, terms: Sequence[Term], target: int) -> tuple[list[list[str]], Found]:
+    """First operations with all that can follow each, tried in order, then the next first operation, at times any
+    other, up to the one that reaches the target: the lines of each, and what was found. The terms must reach the
+    target; a search of more than DEEPEST characters is begun again elsewhere."""
     options = _distinct(terms)
     while True:
-        lines, left, at = list[str](), list(range(len(options))), rng.randrange(len(options))
-        while left and sum(map(len, lines)) + len(lines) <= LONGEST:
+        branches, left, at = list[list[str]](), list(range(len(options))), rng.randrange(len(options))
+        while left and _characters(branches) <= DEEPEST:
             following = [i for i in left if i >= at] or left
-            chosen = rng.choice(left) if lines and rng.random() < _JUMPS else following[0]
+            chosen = rng.choice(left) if branches and rng.random() < _JUMPS else following[0]
             left.remove(chosen)
             step, rest = options[chosen]
-            lines.append(_line(step, rest))
-            found = _visit(rest, target, lines)
+            branches.append([_line(step, rest)])
+            found = _visit(rest, target, branches[-1])
             if found is not None:
-                return lines, ([step, *found[0]], found[1])
+                return branches, ([step, *found[0]], found[1])
             at = chosen
 
 
-def _in_vain(rng: random.Random, terms: Sequence[Term], target: int, lines: Sequence[str]) -> list[str]:
-    """What a search of up to DEEPEST characters tries before `lines`: other first operations that miss the target."""
-    before, room = list[str](), rng.uniform(0, DEEPEST) - sum(map(len, lines)) - len(lines)
-    others = [option for option in _distinct(terms) if _line(*option) not in lines]
-    for step, rest in rng.sample(others, len(others)):
-        branch = [_line(step, rest)]
-        missed = _visit(rest, target, branch) is None
-        room -= sum(map(len, branch)) + len(branch)
-        if room < 0:
-            break
-        if missed:
-            before += branch
-    return before
+def _end_of(rng: random.Random, branches: Sequence[list[str]]) -> Sequence[list[str]]:
+    """The end of a search, as if it had begun at any of its first operations from which it takes LONGEST characters at
+    most before its last one."""
+    starts = [i for i in range(len(branches)) if _characters(branches[i:-1]) <= LONGEST]
+    return branches[rng.choice(starts) :]
+
+
+def _characters(branches: Sequence[list[str]]) -> int:
+    return sum(len(line) + 1 for lines in branches for line in lines)
 
 
 def _distinct(terms: Sequence[Term]) -> list[tuple[str, list[Term]]]:
@@ -186,8 +184,8 @@ def _make(rng: random.Random, count: int, largest: int, systematic: bool) -> Ite
     steps, made = [step for step, _ in path], path[-1][1][0].text
     thought, deep = (search(rng, terms, target, path, dead_ends) for dead_ends in (wrong, more))
     if systematic:
-        thought, (steps, made) = systematic_search(rng, terms, target)
-        deep = [*_in_vain(rng, terms, target, thought), *thought]
+        branches, (steps, made) = systematic_search(rng, terms, target)
+        deep, thought = (list(chain.from_iterable(part)) for part in (branches, _end_of(rng, branches)))
     end = f"{made}={target}"
     back = ",".join(reversed(steps))
     question = rng.choice(FORMS).format(n=rng.choice((" ", ", ")).join(map(str, numbers)), t=target)
