@@ -48,11 +48,22 @@ def twice(rng: random.Random, right: Letters) -> list[str]:
     return sorted([*right, rng.choice(right)])
 
 
+def mixed(rng: random.Random, right: Letters) -> list[str]:
+    """The letters stand in any order."""
+    return rng.sample(right, len(right))
+
+
+def others(rng: random.Random, right: Letters) -> list[str]:
+    """About half of the letters have become any others, each in its place."""
+    return [rng.choice(ascii_lowercase) if rng.random() < 0.5 else letter for letter in right]
+
+
 FAULTS: dict[str, Callable[[random.Random, Letters], list[str]]] = {
     "swapped": swapped, "missing": missing, "other": other, "twice": twice,
 }  # fmt: skip
+MANY = {"mixed": mixed, "others": others}  # several faults, which no policy makes: they teach to compare
 SHOWN = ("swapped", "missing", "twice")  # in demonstrations of the answering role
-JUDGED = ("swapped", "missing", "other")  # in the first items of the judging role
+JUDGED = ("swapped", "missing", "other", "mixed", "others")  # in the first items of the judging role
 
 
 def question(rng: random.Random, held_out: bool = False) -> tuple[str, list[str]]:
@@ -65,7 +76,7 @@ def question(rng: random.Random, held_out: bool = False) -> tuple[str, list[str]
 
 def answer(rng: random.Random, right: Letters, faults: Sequence[str], wrong: float) -> str:
     """An answer, wrong in that share."""
-    return " ".join(right if rng.random() >= wrong else FAULTS[rng.choice(faults)](rng, right))
+    return " ".join(right if rng.random() >= wrong else (FAULTS | MANY)[rng.choice(faults)](rng, right))
 
 
 def judgement(right: Letters, given: Letters) -> str:

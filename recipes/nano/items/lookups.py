@@ -15,7 +15,9 @@ from recipes.nano.items.facts import (
     facts_of_one_kind,
     found,
     joined,
+    looked_up,
     missed,
+    names_by_value,
     stranger_to,
 )
 from recipes.nano.items.needles import filler
@@ -47,10 +49,11 @@ def document(
     length = drawn_length(rng, shortest, length, _SHORTEST)
     facts = _facts(rng, length, by_value)
     text = _text(rng, facts, length)
+    facts.sort(key=lambda fact: text.index(fact.statement))
     asking = rng.random() < _ASKING
     tokens = [codec.bos_id, *codec.encode_text(text)]
     learn = [0.0] * len(tokens)
-    for question, key, thought in _lookups(rng, text, facts, by_value):
+    for question, key, thought in _lookups(rng, text, facts, by_value, asking):
         start = f"\n{question}\n" if asking else "\n"
         known = len(codec.encode_text(start if asking else f"{start}About {key}:"))
         ids = codec.encode_text(start + thought)
@@ -83,12 +86,14 @@ def _text(rng: random.Random, facts: list[Fact], length: int) -> str:
 
 
 def _lookups(
-    rng: random.Random, text: str, facts: list[Fact], by_value: float | None
+    rng: random.Random, text: str, facts: list[Fact], by_value: float | None, asking: bool
 ) -> Iterator[tuple[str, str, str]]:
     """Questions, what each looks for, and the thought: every fact once, since the second time the thought before has
-    it, and missing ones between them."""
+    it, and missing ones between them. asking: the questions are shown; without them nothing tells that the names are
+    to be gone through."""
     for fact in rng.sample(facts, len(facts)):
         while rng.random() < _MISSING:
-            stranger, question = stranger_to(rng, text, fact, *(() if by_value is None else (by_value,)))
-            yield question, stranger, missed(stranger)
-        yield rng.choice(fact.questions), fact.key, found(fact.key, fact.statement)
+            stranger, question, value = stranger_to(rng, text, fact, *(() if by_value is None else (by_value,)))
+            yield question, stranger, (names_by_value(facts) if value and asking else "") + missed(stranger)
+        thought = looked_up(fact, facts) if asking else found(fact.key, fact.statement)
+        yield rng.choice(fact.questions), fact.key, thought

@@ -251,7 +251,8 @@ def make_older(rng: random.Random) -> Item:
     verb = "has" if " " in asked else "is"
     winner = first if (a > b) == large else second
     value = max(a, b) if large else min(a, b)
-    thought = f"{first} {a}, {second} {b}\n{steps.compare(a, b)}\n{asked}: {value} {winner}"
+    # each name behind its number too: what is found by a number stands behind it
+    thought = f"{first} {a} {first}, {second} {b} {second}\n{steps.compare(a, b)}\n{asked}: {value} {winner}"
     question = f"{form.format(first, a)} {form.format(second, b)} Who {verb} {asked}?"
     return _said("older", question, thought, f"{winner} {verb} {asked}.", winner)
 
@@ -263,5 +264,5 @@ def _told_of_one(rng: random.Random, first: str, second: str) -> Item:
     same = rng.random() < 0.5
     winner, asked = (first, word) if same else (second, other)
     told = f"{first} is {word} than {second}."
-    thought = found(word, told) + ("" if same else f" So {second} is {other}.")
+    thought = f"{told}\n{word} {first}, {other} {second}\n{asked} {winner}"
     return _said("older", f"{told} Who is {asked}?", thought, f"{winner} is {asked}.", winner)

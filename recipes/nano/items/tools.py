@@ -47,11 +47,20 @@ _NEAR = (
 _FINDING = ("get", "find", "show", "read", "load", "fetch", "search", "check", "list")
 
 
+_LONG = 0.15  # of the descriptions have another sentence
+_MORE = (
+    "Returns a short text.", "Use it once for each question.", "The result is a text or an error.",
+    "Names are as the user writes them.", "It fails if something is missing.", "Works for one at a time.",
+)  # fmt: skip
+
+
 @dataclass(slots=True)
 class _Chat:
-    """A conversation that grows; `task`, `answer` and `deep` are of its last question."""
+    """A conversation that grows; `task`, `answer` and `deep` are of its last question. `tools` are offered in it; what
+    a thought says about them stands in `review` until it is thought."""
 
     rng: random.Random
+    tools: Sequence[Tool]
     messages: list[Message] = field(default_factory=list)
     calls: int = 0
     task: str = ""
@@ -59,15 +68,26 @@ class _Chat:
     verifier: str = "contains"
     deep: str = ""
     told: dict[str, str] = field(default_factory=dict)
+    review: str = ""
 
     def tell(self, tool: Tool, values: list[Any]) -> str:
         """What a tool returns; the same for the same call, so that a grader can tell from the item alone."""
         call = json.dumps([tool.name, values])
         return self.told.setdefault(call, tool.tell(self.rng, values))
 
-    def ask(self, task: str, text: str) -> None:
+    def ask(self, task: str, text: str, *needed: Tool) -> None:
+        """The user asks for something that these tools do. The thought goes through all tools first and says of each
+        whether it does: to choose one by its name at once means to look back from what a tool does to its name."""
         self.task = task
         self.messages.append({"role": "user", "content": text})
+        fits = {tool.name for tool in needed}
+        self.review = "".join(
+            f"{tool.name}: {tool.description} {'Yes' if tool.name in fits else 'No'}\n" for tool in self.tools
+        )
+
+    def _reviewed(self, thought: str) -> str:
+        review, self.review = self.review, ""
+        return review + thought
 
     def call(self, thought: str, *calls: tuple[Tool, list[Any], str]) -> None:
         """The assistant calls tools; each (tool, values, result) is answered."""
@@ -79,6 +99,7 @@ class _Chat:
             arguments = json.dumps(dict(zip(names, values, strict=False)))
             made.append({"id": number, "type": "function", "function": {"name": tool.name, "arguments": arguments}})
             results.append({"role": "tool", "tool_call_id": number, "content": result})
+        thought = self._reviewed(thought)
         self.messages.append({"role": "assistant", "content": "", "reasoning_content": thought, "tool_calls": made})
         self.messages += results
 
@@ -86,16 +107,24 @@ class _Chat:
         self, thought: str, text: str, answer: str | tuple[str, ...] | None = None, verifier: str = "contains"
     ) -> None:
         asked = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+        thought = self._reviewed(thought)
         self.messages.append({"role": "assistant", "content": text, "reasoning_content": thought})
         self.answer, self.verifier = text if answer is None else answer, verifier
         self.deep = f"The user asked: {asked} {thought} This answers the question."
 
-    def item(self, tools: list[Tool], level: int) -> Item:
-        definitions = tuple(tool.definition(self.rng) for tool in tools)
+    def item(self, level: int) -> Item:
+        definitions = tuple(self._definition(tool) for tool in self.tools)
         return Item(
             "tools", self.task, tuple(self.messages), self.answer, self.verifier, definitions, deep=self.deep,
             level=level,
         )  # fmt: skip
+
+    def _definition(self, tool: Tool) -> dict[str, Any]:
+        """With one more sentence in some, which no thought repeats: descriptions may be long."""
+        made = tool.definition(self.rng)
+        if self.rng.random() < _LONG:
+            made["function"]["description"] += f" {self.rng.choice(_MORE)}"
+        return made
 
 
 def _draw_values(rng: random.Random, tool: Tool) -> list[Any]:
@@ -118,7 +147,7 @@ def _purpose(tool: Tool, values: list[Any]) -> str:
 def _one(chat: _Chat, tool: Tool, task: str) -> None:
     values = _draw_values(chat.rng, tool)
     out = chat.tell(tool, values)
-    chat.ask(task, tool.ask(chat.rng, values))
+    chat.ask(task, tool.ask(chat.rng, values), tool)
     chat.call(f"I need {_purpose(tool, values)}.", (tool, values, out))
     chat.say(f"The tool says: {out}", _said(tool, values, out), out)
 
@@ -135,7 +164,8 @@ def _several(chat: _Chat, tool: Tool, other: Tool) -> None:
     asks = [one.ask(chat.rng, values) for one, values, _ in calls]
     names = " and ".join(_purpose(one, values) for one, values, _ in calls)
     ended = [text if text[-1] in ".?!" else text + "." for text in asks]
-    chat.ask("several", " ".join(ended) if chat.rng.random() < 0.6 else "\n".join(asks))
+    text = " ".join(ended) if chat.rng.random() < 0.6 else "\n".join(asks)
+    chat.ask("several", text, *(one for one, _, _ in calls))
     chat.call(f"I need {names}.", *calls)
     said = " ".join(_said(one, values, out) for one, values, out in calls)
     chat.say("I have all results.", said, tuple(out for _, _, out in calls))
@@ -151,7 +181,7 @@ def _file_error(chat: _Chat, tool: Tool) -> None:
         "error: {} does not exist, files: {}", "no such file {}. Available: {}", "error: unknown path {}, use {}",
     )  # fmt: skip
     error = chat.rng.choice(errors).format(wrong, right)
-    chat.ask("error", tool.ask(chat.rng, [wrong]))
+    chat.ask("error", tool.ask(chat.rng, [wrong]), tool)
     chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], error))
     chat.call(f"{wrong} is wrong. The right name is {right}.", (tool, [right], out))
     chat.say(f"The tool says: {out}", _said(tool, [right], out), out)
@@ -161,7 +191,7 @@ def _key_error(chat: _Chat, tool: Tool) -> None:
     """The key is not there; the error has the ones that are, or nothing helps."""
     key = chat.rng.choice(THINGS)
     wrong, out = key + "s", chat.tell(tool, [key])
-    chat.ask("error", tool.ask(chat.rng, [wrong]))
+    chat.ask("error", tool.ask(chat.rng, [wrong]), tool)
     errors = ("error: unknown {}, try {}", "error: no {}, there is {}", "{} not found. Did you mean {}?")
     error = chat.rng.choice(errors)
     if chat.rng.random() < 0.7:
@@ -191,7 +221,7 @@ def _chain(chat: _Chat, first: Tool, second: Tool) -> None:
         "[Look up|Find|Get|Fetch|First look up]" if first.kind != "file" else "[Read|Open|Load|Look into|First read]"
     )
     joint = tool_kinds.drawn(rng, " and| and then|, then|, and then")
-    chat.ask("chain", f"{tool_kinds.drawn(rng, source)} {key}{joint} {what}.")
+    chat.ask("chain", f"{tool_kinds.drawn(rng, source)} {key}{joint} {what}.", first, second)
     chat.call(f"First I need {first.name} for {key}.", (first, [key], middle))
     out = chat.tell(second, [middle])
     chat.call(f"The tool says: {middle}. Now I need {second.name} for {middle}.", (second, [middle], out))
@@ -205,12 +235,12 @@ def _no_tool(chat: _Chat) -> None:
     chat.say(f"{said['reasoning_content']} No tool is needed.", said["content"], about.answer, about.verifier)
 
 
-def _unfit(chat: _Chat, tools: list[Tool]) -> None:
+def _unfit(chat: _Chat) -> None:
     """A wish that a tool fulfils which is not offered; those that are do other things."""
     rng = chat.rng
-    offered = {tool.kind for tool in tools}
-    taken = offered.union((tool.name for tool in tools), *(kinds for kinds in _NEAR if kinds & offered))
-    described = " ".join(tool.description.lower() for tool in tools)
+    offered = {tool.kind for tool in chat.tools}
+    taken = offered.union((tool.name for tool in chat.tools), *(kinds for kinds in _NEAR if kinds & offered))
+    described = " ".join(tool.description.lower() for tool in chat.tools)
     while True:
         wished = rng.choice((tool_kinds.weather, tool_kinds.read_file, everyday, everyday, everyday, unseen))(rng)
         verb = wished.description.lower().removeprefix("to ").partition(" ")[0]
@@ -221,8 +251,7 @@ def _unfit(chat: _Chat, tools: list[Tool]) -> None:
     answers = answers_of("weather_without_tool" if weather else "act", "")
     chat.ask("unfit", wished.ask(rng, _draw_values(rng, wished)))
     need = "I have no weather tool." if weather else "I have no tool for that."
-    names = " and ".join(tool.name for tool in tools)
-    chat.say(f"{need} {names} {'does' if len(tools) == 1 else 'do'} not fit.", rng.choice(answers), answers, "one_of")
+    chat.say(need, rng.choice(answers), answers, "one_of")
 
 
 def _own_work(chat: _Chat) -> None:
@@ -245,19 +274,19 @@ def _offer(rng: random.Random, *needed: Tool) -> list[Tool]:
     return tools
 
 
-def _more(chat: _Chat, tools: list[Tool], turns: int, talk: float = 0.3) -> None:
+def _more(chat: _Chat, turns: int, talk: float = 0.3) -> None:
     """Questions that come before the last one. talk: the share of small talk, which costs few tokens beside the block
     that explains tools, and is else hardly met there."""
     for _ in range(turns):
-        tool = chat.rng.choice(tools)
+        tool = chat.rng.choice(chat.tools)
         if chat.rng.random() < talk:
-            calculator = any(one.run is not None for one in tools)
+            calculator = any(one.run is not None for one in chat.tools)
             if chat.rng.random() < 0.2:
-                _unfit(chat, tools)
+                _unfit(chat)
             else:
                 (_no_tool if calculator or chat.rng.random() < 0.7 else _own_work)(chat)
         elif chat.rng.random() < 0.25:
-            _several(chat, tool, chat.rng.choice(tools))
+            _several(chat, tool, chat.rng.choice(chat.tools))
         else:
             _one(chat, tool, "one")
 
@@ -271,19 +300,19 @@ def make_known(rng: random.Random, turns: int | None = None) -> Item:
 
     turns: questions; None for 1 to 4, as below."""
     tool = rng.choice((*_KINDS, *_KINDS, everyday, everyday, everyday))(rng)
-    tools, chat = _offer(rng, tool), _Chat(rng)
-    _more(chat, tools, _turns(rng, turns))
+    chat = _Chat(rng, _offer(rng, tool))
+    _more(chat, _turns(rng, turns))
     _one(chat, tool, "one")
-    return chat.item(tools, 0)
+    return chat.item(0)
 
 
 def make_unseen(rng: random.Random, turns: int | None = None) -> Item:
     """One call of a tool with drawn names."""
     tool = unseen(rng)
-    tools, chat = _offer(rng, tool), _Chat(rng)
-    _more(chat, tools, _turns(rng, turns))
+    chat = _Chat(rng, _offer(rng, tool))
+    _more(chat, _turns(rng, turns))
     _one(chat, tool, "unseen")
-    return chat.item(tools, 1)
+    return chat.item(1)
 
 
 def make_several(rng: random.Random, turns: int | None = None) -> Item:
@@ -292,48 +321,46 @@ def make_several(rng: random.Random, turns: int | None = None) -> Item:
     tool = rng.choice(makers)(rng)
     while not tool.arguments:  # nothing to ask it twice about
         tool = rng.choice(makers)(rng)
-    tools, chat = _offer(rng, tool), _Chat(rng)
-    _more(chat, tools, _turns(rng, turns))
-    _several(chat, tool, rng.choice(tools))
-    return chat.item(tools, 1)
+    chat = _Chat(rng, _offer(rng, tool))
+    _more(chat, _turns(rng, turns))
+    _several(chat, tool, rng.choice(chat.tools))
+    return chat.item(1)
 
 
 def make_chain(rng: random.Random, turns: int | None = None) -> Item:
     """A call whose argument is the result of the one before."""
     first = rng.choice((tool_kinds.lookup, tool_kinds.read_file))(rng)
     second = rng.choice((tool_kinds.weather, tool_kinds.calculator))(rng)
-    tools, chat = _offer(rng, first, second), _Chat(rng)
-    _more(chat, tools, _turns(rng, turns))
+    chat = _Chat(rng, _offer(rng, first, second))
+    _more(chat, _turns(rng, turns))
     _chain(chat, first, second)
-    return chat.item(tools, 2)
+    return chat.item(2)
 
 
 def make_error(rng: random.Random, turns: int | None = None) -> Item:
     """An error that says how to go on."""
     files = rng.random() < 0.6
     tool = (tool_kinds.read_file if files else tool_kinds.lookup)(rng)
-    tools, chat = _offer(rng, tool), _Chat(rng)
-    _more(chat, tools, _turns(rng, turns))
+    chat = _Chat(rng, _offer(rng, tool))
+    _more(chat, _turns(rng, turns))
     (_file_error if files else _key_error)(chat, tool)
-    return chat.item(tools, 2)
+    return chat.item(2)
 
 
 def make_no_tool(rng: random.Random, turns: int | None = None) -> Item:
     """Small talk while tools are offered."""
-    tools = _offer(rng, rng.choice((*_KINDS, unseen))(rng))
-    chat = _Chat(rng)
-    _more(chat, tools, _turns(rng, turns) + (0 if turns else rng.randint(0, 2)), 0.7)
+    chat = _Chat(rng, _offer(rng, rng.choice((*_KINDS, unseen))(rng)))
+    _more(chat, _turns(rng, turns) + (0 if turns else rng.randint(0, 2)), 0.7)
     _no_tool(chat)
-    return chat.item(tools, 0)
+    return chat.item(0)
 
 
 def make_unfit(rng: random.Random, turns: int | None = None) -> Item:
     """A wish that none of the offered tools fulfils, as their descriptions tell."""
-    tools = _offer(rng, rng.choice((*_KINDS, everyday, unseen))(rng))
-    chat = _Chat(rng)
-    _more(chat, tools, _turns(rng, turns), 0.4)
-    _unfit(chat, tools)
-    return chat.item(tools, 1)
+    chat = _Chat(rng, _offer(rng, rng.choice((*_KINDS, everyday, unseen))(rng)))
+    _more(chat, _turns(rng, turns), 0.4)
+    _unfit(chat)
+    return chat.item(1)
 
 
 def results_of(item: Item) -> list[tuple[str, dict[str, Any], str]]:
