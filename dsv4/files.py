@@ -29,7 +29,9 @@ def naming(path: Path) -> Iterator[None]:
 
 def unusable(folder: Path) -> str:
     """Why nothing can be written to a folder, which is there or would be made; "" = it can."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not there.exists():
+        return f"{there} is a link that leads nowhere"
     if not there.is_dir():
         return f"{there} is a file"
     writable = os.access(there, os.W_OK | os.X_OK)

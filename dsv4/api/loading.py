@@ -91,7 +91,7 @@ def load(
     with the lines of the plan before anything is allocated. The others are those of dsv4.engine.Engine. Raises
     ValueError or FileNotFoundError naming the wrong file, tensor or field, or where the memory is too small.
     """
-    _begin(mode, numa, threads, slowdown, sequences=sequences, queue=queue, step_tokens=step_tokens)
+    _begin(mode, numa, threads, slowdown, fused, speculate, sequences=sequences, queue=queue, step_tokens=step_tokens)
     _check_reuse(reuse, prefix_folder, prefix_bytes)
     path, reuse, place = model_folder(folder), reuse or ReusePolicy(), choose_device(device)
     head, lookup = _drafting(draft, speculate, place)
@@ -204,7 +204,15 @@ def _limit(expert_memory: int | str | None) -> int | Literal["all"] | None:
     return parse_memory(expert_memory, "expert_memory")
 
 
-def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None, slowdown: float | None, **numbers: int) -> None:
+def _begin(
+    mode: ModeChoice,
+    numa: NumaChoice,
+    threads: int | None,
+    slowdown: float | None,
+    fused: bool | None,
+    speculate: bool,
+    **numbers: int,
+) -> None:
     """Refuse unknown words, and numbers that the engine would refuse after the weights are loaded; set torch's
     threads."""
     check_choice(mode)
@@ -216,6 +224,9 @@ def _begin(mode: ModeChoice, numa: NumaChoice, threads: int | None, slowdown: fl
             raise ValueError(f"{name} must be an integer in [1, {MOST}], got {value!r}")
     if slowdown is not None and not (isinstance(slowdown, int | float) and slowdown > 1):
         raise ValueError(f"slowdown must be more than 1, got {slowdown!r}")
+    for name, choice, known in (("fused", fused, (True, False, None)), ("speculate", speculate, (True, False))):
+        if not any(choice is one for one in known):
+            raise ValueError(f"{name} must be {' or '.join(map(str, known))}, got {choice!r}")
     if threads is not None:
         torch.set_num_threads(threads)
 

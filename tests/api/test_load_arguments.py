@@ -32,6 +32,9 @@ from dsv4.server import Settings
         ({"context_length": "8"}, r"context_length must be in \[1, 1048576\], got '8'"),
         ({"reuse": "full"}, r"reuse must be a dsv4\.cache\.prefix\.ReusePolicy, got 'full'"),
         ({"slowdown": "x"}, "slowdown must be more than 1, got 'x'"),
+        ({"fused": "yes"}, "fused must be True or False or None, got 'yes'"),
+        ({"speculate": 1}, "speculate must be True or False, got 1"),
+        ({"prefix_folder": Path("TMP/nowhere/p")}, "nowhere is a link that leads nowhere"),
         ({"sequences": 10**9}, "nano does not fit: .* --sequences 8 needs at least"),
         ({"step_tokens": 2**30}, "nano does not fit: .* step_tokens 512 needs at least"),
     ],
@@ -40,6 +43,7 @@ def test_arguments_are_judged_before_a_weight_is_read(
     options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("x")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     monkeypatch.setattr(loading, "load_into", lambda *_, **__: pytest.fail("weights are read"))
     given: dict[str, Any] = {
         name: type(value)(str(value).replace("TMP", str(tmp_path))) if isinstance(value, str | Path) else value
