@@ -116,6 +116,40 @@ def test_calls_are_valid_and_answered(name: str) -> None:
     assert len(numbers) > 2
 
 
+@pytest.mark.parametrize("name", [name for name in makers() if name.startswith("tools.")])
+def test_a_thought_says_yes_of_exactly_the_tools_that_its_question_calls(name: str) -> None:
+    rng = random.Random(name)
+    for _ in range(60):
+        item = draw(makers()[name], rng)
+        functions = [tool["function"] for tool in item.tools]
+        starts = [i for i, message in enumerate(item.messages) if message["role"] == "user"]
+        for start, end in itertools.pairwise([*starts, len(item.messages)]):
+            said = [message for message in item.messages[start:end] if message["role"] == "assistant"]
+            called = {call["function"]["name"] for message in said for call in message.get("tool_calls") or ()}
+            lines = said[0]["reasoning_content"].split("\n")[: len(functions)]
+            for line, function in zip(lines, functions, strict=True):
+                text, fits = line.rsplit(" ", 1)
+                assert f"{function['name']}: {function['description']}".startswith(text)
+                assert fits == ("Yes" if function["name"] in called else "No")
+            assert not any(line in message["reasoning_content"] for message in said[1:] for line in lines)
+
+
+def test_a_value_is_looked_for_among_names_that_stand_behind_theirs() -> None:
+    rng = random.Random(2)
+    listed = 0
+    for _ in range(200):
+        known = facts.facts_of_one_kind(rng, rng.randint(2, 8), by_value=0.5)
+        fact = rng.choice(known)
+        thought = facts.looked_up(fact, known)
+        assert thought.endswith(facts.found(fact.key, fact.statement))
+        if fact.key == fact.name or len(known) > facts.LISTED:
+            assert "\n" not in thought
+        else:
+            assert f" {fact.key} {fact.name}" in thought.split("\n")[0]
+            listed += 1
+    assert listed > 40
+
+
 def test_a_call_that_is_not_in_the_item_gets_an_error() -> None:
     item = draw(tools.make_chain, random.Random(1))
     assert tools.result_of(item, "no_such_tool", {}) == "error: not found"

@@ -21,7 +21,7 @@ from itertools import chain
 from recipes.nano.items.item import Item
 
 LIMIT = 99
-# characters, of about a token each, after which a systematic search tries no further first operation: Think High, Max
+# characters, of about a token each, after which a systematic search tries its last first operation: Think High, Max
 LONGEST, DEEPEST = 600, 1_600
 _JUMPS = 0.25  # share of first operations after which the next is any other
 FORMS = (
@@ -115,7 +115,8 @@ Found = tuple[list[str], str]  # operations that reach the target, and their exp
 def systematic_search(rng: random.Random, terms: Sequence[Term], target: int) -> tuple[list[list[str]], Found]:
     """First operations with all that can follow each, tried in order, then the next first operation, at times any
     other, up to the one that reaches the target: the lines of each, and what was found. The terms must reach the
-    target; a search of more than DEEPEST characters is begun again elsewhere."""
+    target; a search of more than DEEPEST characters before its last operation is begun again elsewhere. Documents of
+    less tokens hold only the shorter ones of Think Max."""
     options = _distinct(terms)
     while True:
         branches, left, at = list[list[str]](), list(range(len(options))), rng.randrange(len(options))
@@ -131,11 +132,10 @@ def systematic_search(rng: random.Random, terms: Sequence[Term], target: int) ->
             at = chosen
 
 
-def _end_of(rng: random.Random, branches: Sequence[list[str]]) -> Sequence[list[str]]:
-    """The end of a search, as if it had begun at any of its first operations from which it takes LONGEST characters at
-    most before its last one."""
-    starts = [i for i in range(len(branches)) if _characters(branches[i:-1]) <= LONGEST]
-    return branches[rng.choice(starts) :]
+def _end_of(branches: Sequence[list[str]]) -> Sequence[list[str]]:
+    """The end of a search from the earliest first operation from which it takes LONGEST characters at most before its
+    last one: a later start would show that the right one is often the first."""
+    return next(branches[i:] for i in range(len(branches)) if _characters(branches[i:-1]) <= LONGEST)
 
 
 def _characters(branches: Sequence[list[str]]) -> int:
@@ -185,7 +185,7 @@ def _make(rng: random.Random, count: int, largest: int, systematic: bool) -> Ite
     thought, deep = (search(rng, terms, target, path, dead_ends) for dead_ends in (wrong, more))
     if systematic:
         branches, (steps, made) = systematic_search(rng, terms, target)
-        deep, thought = (list(chain.from_iterable(part)) for part in (branches, _end_of(rng, branches)))
+        deep, thought = (list(chain.from_iterable(part)) for part in (branches, _end_of(branches)))
     end = f"{made}={target}"
     back = ",".join(reversed(steps))
     question = rng.choice(FORMS).format(n=rng.choice((" ", ", ")).join(map(str, numbers)), t=target)

@@ -168,8 +168,8 @@ def missed(key: str) -> str:
 
 
 def names_by_value(facts: Sequence[Fact]) -> str:
-    """What a thought goes through before it looks for a value: every name of a few facts, with its value and the name
-    again, so that the name stands behind what is looked for. Nothing where there are more than LISTED facts."""
+    """What a thought goes through before it looks for a value: every name of a few facts of one kind, with its value
+    and the name again, so that the name stands behind what is looked for. Nothing where there are more than LISTED."""
     if len(facts) > LISTED:
         return ""
     return ", ".join(f"{fact.name} {fact.told} {fact.name}" for fact in facts) + ".\n"
@@ -293,11 +293,11 @@ def make_missing(rng: random.Random) -> Item:
     that the text answers: where the name is hard to find, that one is missing must not be the better guess."""
     if rng.random() < 0.5:
         return rng.choice((make_one_kind, make_mixed))(rng, most=12)
-    kinds, count = (facts_of_one_kind, facts_of_mixed_kinds)[rng.random() < 0.4], _count(rng, 12)
-    facts = kinds(rng, count)
+    mixed, count = rng.random() < 0.4, _count(rng, 12)
+    facts = (facts_of_mixed_kinds if mixed else facts_of_one_kind)(rng, count)
     text = joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
-    stranger, question, by_value = stranger_to(rng, text, rng.choice(facts))
+    stranger, question, by_value = stranger_to(rng, text, rng.choice(facts), 0.0 if mixed else 0.25)
     thought = (names_by_value(facts) if by_value else "") + missed(stranger)
     before = _asked(rng, text, facts, asked)
     messages = (

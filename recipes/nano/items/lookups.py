@@ -40,20 +40,21 @@ def document(
     by_value: float | None = None,
 ) -> Document:
     """Facts, then lookups. A most is drawn between `shortest` and `length` tokens (log-uniform); few facts, each asked
-    for once, may fill less. Learned is what follows a key, and the key where a question asks for it. by_value: all
-    texts are of one kind, and so many questions give a value and ask whose it is: the name stands before what is found
-    then, and only these questions teach to step back to it. Raises ValueError for less than 48 tokens, or by_value
-    outside [0, 1]."""
+    for once, may fill less. Learned is what follows a key, and the whole thought where a question asks for it.
+    by_value: all texts are of one kind, and so many questions give a value and ask whose it is: the name stands before
+    what is found then, where the text is too long to be gone through. Raises ValueError for less than 48 tokens, or
+    by_value outside [0, 1]."""
     if by_value is not None and not 0 <= by_value <= 1:
         raise ValueError(f"by_value must be in [0, 1], got {by_value}")
     length = drawn_length(rng, shortest, length, _SHORTEST)
-    facts = _facts(rng, length, by_value)
+    mixed = by_value is None and rng.random() < _MIXED
+    facts = _facts(rng, length, by_value, mixed)
     text = _text(rng, facts, length)
     facts.sort(key=lambda fact: text.index(fact.statement))
     asking = rng.random() < _ASKING
     tokens = [codec.bos_id, *codec.encode_text(text)]
     learn = [0.0] * len(tokens)
-    for question, key, thought in _lookups(rng, text, facts, by_value, asking):
+    for question, key, thought in _lookups(rng, text, facts, 0.0 if mixed else by_value, asking):
         start = f"\n{question}\n" if asking else "\n"
         known = len(codec.encode_text(start if asking else f"{start}About {key}:"))
         ids = codec.encode_text(start + thought)
@@ -64,11 +65,11 @@ def document(
     return Document(tokens, learn)
 
 
-def _facts(rng: random.Random, length: int, by_value: float | None) -> list[Fact]:
+def _facts(rng: random.Random, length: int, by_value: float | None, mixed: bool) -> list[Fact]:
     """Two facts, up to as many as the text has room for; few of them more often."""
     most = max(2, min(30, int(length * _TEXT) // _PER_FACT))
     count = min(most, 2 + int((most - 1) * rng.random() ** 1.5))
-    if by_value is None and rng.random() < _MIXED:
+    if mixed:
         return facts_of_mixed_kinds(rng, count)
     return facts_of_one_kind(rng, count, by_value)
 
@@ -93,7 +94,7 @@ def _lookups(
     to be gone through."""
     for fact in rng.sample(facts, len(facts)):
         while rng.random() < _MISSING:
-            stranger, question, value = stranger_to(rng, text, fact, *(() if by_value is None else (by_value,)))
+            stranger, question, value = stranger_to(rng, text, fact, 0.25 if by_value is None else by_value)
             yield question, stranger, (names_by_value(facts) if value and asking else "") + missed(stranger)
         thought = looked_up(fact, facts) if asking else found(fact.key, fact.statement)
         yield rng.choice(fact.questions), fact.key, thought

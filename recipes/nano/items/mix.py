@@ -24,7 +24,7 @@ from recipes.nano.items.needles import LONGEST, SHORTEST
 from recipes.nano.items.talk import talk_about
 
 Mode = Literal["chat", "thinking", "max"]
-# how often a family's items are drawn; a family's makers share it. Measured: items of tools are 560 tokens long, others
+# how often a family's items are drawn; a family's makers share it. Measured: items of tools are 680 tokens long, others
 # 40 to 150, so that these weights give tools about a third of the tokens
 WEIGHTS = {
     "arithmetic": 0.22,

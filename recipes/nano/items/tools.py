@@ -49,8 +49,8 @@ _FINDING = ("get", "find", "show", "read", "load", "fetch", "search", "check", "
 
 _LONG = 0.15  # of the descriptions have another sentence
 _MORE = (
-    "Returns a short text.", "Use it once for each question.", "The result is a text or an error.",
-    "Names are as the user writes them.", "It fails if something is missing.", "Works for one at a time.",
+    "Returns a short text.", "The result is a text or an error.", "It fails if something is missing.",
+    "Takes what the user wrote.", "Gives one result for each call.", "The result may be an error.",
 )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _chain(chat: _Chat, first: Tool, second: Tool) -> None:
     source = (
         "[Look up|Find|Get|Fetch|First look up]" if first.kind != "file" else "[Read|Open|Load|Look into|First read]"
     )
-    joint = tool_kinds.drawn(rng, " and| and then|, then|, and then")
+    joint = rng.choice((" and", " and then", ", then", ", and then"))
     chat.ask("chain", f"{tool_kinds.drawn(rng, source)} {key}{joint} {what}.", first, second)
     chat.call(f"First I need {first.name} for {key}.", (first, [key], middle))
     out = chat.tell(second, [middle])
