@@ -213,8 +213,8 @@ def _begin(
     speculate: bool,
     **numbers: int,
 ) -> None:
-    """Refuse unknown words, and numbers that the engine would refuse after the weights are loaded; set torch's
-    threads."""
+    """Refuse unknown words and flags, and numbers that the engine would refuse after the weights are loaded; set the
+    threads of torch."""
     check_choice(mode)
     check_numa(numa)
     check_threads(threads)
@@ -226,7 +226,7 @@ def _begin(
         raise ValueError(f"slowdown must be more than 1, got {slowdown!r}")
     for name, choice, known in (("fused", fused, (True, False, None)), ("speculate", speculate, (True, False))):
         if not any(choice is one for one in known):
-            raise ValueError(f"{name} must be {' or '.join(map(str, known))}, got {choice!r}")
+            raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {choice!r}")
     if threads is not None:
         torch.set_num_threads(threads)
 

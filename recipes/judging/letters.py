@@ -61,7 +61,7 @@ def others(rng: random.Random, right: Letters) -> list[str]:
 FAULTS: dict[str, Callable[[random.Random, Letters], list[str]]] = {
     "swapped": swapped, "missing": missing, "other": other, "twice": twice,
 }  # fmt: skip
-MANY = {"mixed": mixed, "others": others}  # several faults, which no policy makes: they teach to compare
+MANY = {"mixed": mixed, "others": others}  # mostly several faults: they teach to compare
 SHOWN = ("swapped", "missing", "twice")  # in demonstrations of the answering role
 JUDGED = ("swapped", "missing", "other", "mixed", "others")  # in the first items of the judging role
 
