@@ -4,7 +4,6 @@ One prompt is asked several times where it can be: a long list of facts is read 
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recipes.nano.items.item import Item, Message
@@ -112,7 +111,6 @@ KINDS = (
         3,
     ),
 )
-LISTED = 6  # facts at most that a thought goes through
 COUNTED = [thing for thing in THINGS if not thing.endswith(("x", "h", "y"))]
 
 
@@ -128,11 +126,6 @@ class Fact:
     value: str
     kind: Kind
     thing: str
-
-    @property
-    def told(self) -> str:
-        """What is said of the name."""
-        return self.value if self.key == self.name else self.key
 
 
 def _number(rng: random.Random, digits: int) -> str:
@@ -165,20 +158,6 @@ def found(key: str, statement: str) -> str:
 def missed(key: str) -> str:
     """The thought about what a text does not have."""
     return found(key, "The text does not say.")
-
-
-def names_by_value(facts: Sequence[Fact]) -> str:
-    """What a thought goes through before it looks for a value: every name of a few facts of one kind, with its value
-    and the name again, so that the name stands behind what is looked for. Nothing where there are more than LISTED."""
-    if len(facts) > LISTED:
-        return ""
-    return ", ".join(f"{fact.name} {fact.told} {fact.name}" for fact in facts) + ".\n"
-
-
-def looked_up(fact: Fact, facts: Sequence[Fact]) -> str:
-    """The thought that finds one of these facts, by its name or by its value."""
-    listed = "" if fact.key == fact.name else names_by_value(facts)
-    return listed + found(fact.key, fact.statement)
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
@@ -242,7 +221,7 @@ def _with_text(rng: random.Random, text: str, question: str) -> str:
     return f"{text} {question}" if form < 0.6 else f"{text}\n{question}" if form < 0.85 else f"{question} {text}"
 
 
-def _asked(rng: random.Random, text: str, facts: list[Fact], asked: list[Fact]) -> list[Message]:
+def _asked(rng: random.Random, text: str, asked: list[Fact]) -> list[Message]:
     """The text with the first question, then the other questions, each with its answer."""
     messages: list[Message] = []
     for turn, fact in enumerate(asked):
@@ -252,18 +231,18 @@ def _asked(rng: random.Random, text: str, facts: list[Fact], asked: list[Fact]) 
             {
                 "role": "assistant",
                 "content": fact.statement,
-                "reasoning_content": looked_up(fact, facts),
+                "reasoning_content": found(fact.key, fact.statement),
             },
         ]
     return messages
 
 
-def _item(rng: random.Random, task: str, text: str, facts: list[Fact], asked: list[Fact], level: int) -> Item:
+def _item(rng: random.Random, task: str, text: str, asked: list[Fact], level: int) -> Item:
     """The text with its questions; the last one is the one that counts."""
-    messages = _asked(rng, text, facts, asked)
+    messages = _asked(rng, text, asked)
     last = asked[-1]
     deep = f"The question is: {messages[-2]['content'].rsplit(chr(10))[-1]} " if len(asked) > 1 else ""
-    thought = looked_up(last, facts)
+    thought = found(last.key, last.statement)
     deep += f"{thought} I check it again: {thought} So the answer is {last.value}."
     return Item("facts", task, tuple(messages), last.value, "contains", deep=deep, level=level)
 
@@ -272,14 +251,14 @@ def make_one_kind(rng: random.Random, most: int = 30, turns: int | None = None) 
     """2 to `most` facts of one kind. turns: questions about them, None for 1 to 5, mostly 1."""
     facts = facts_of_one_kind(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "one_kind", joined(rng, facts), facts, asked, _level(len(facts)))
+    return _item(rng, "one_kind", joined(rng, facts), asked, _level(len(facts)))
 
 
 def make_mixed(rng: random.Random, most: int = 30, turns: int | None = None) -> Item:
     """2 to `most` facts of several kinds, several about the same name."""
     facts = facts_of_mixed_kinds(rng, _count(rng, most))
     asked = rng.sample(facts, min(len(facts), turns or _turns(rng)))
-    return _item(rng, "mixed", joined(rng, facts), facts, asked, _level(len(facts)))
+    return _item(rng, "mixed", joined(rng, facts), asked, _level(len(facts)))
 
 
 def joined(rng: random.Random, facts: list[Fact]) -> str:
@@ -297,9 +276,9 @@ def make_missing(rng: random.Random) -> Item:
     facts = (facts_of_mixed_kinds if mixed else facts_of_one_kind)(rng, count)
     text = joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
-    stranger, question, by_value = stranger_to(rng, text, rng.choice(facts), 0.0 if mixed else 0.25)
-    thought = (names_by_value(facts) if by_value else "") + missed(stranger)
-    before = _asked(rng, text, facts, asked)
+    stranger, question = stranger_to(rng, text, rng.choice(facts), 0.0 if mixed else 0.25)
+    thought = missed(stranger)
+    before = _asked(rng, text, asked)
     messages = (
         *before,
         {"role": "user", "content": question if before else _with_text(rng, text, question)},
@@ -313,18 +292,17 @@ def make_missing(rng: random.Random) -> Item:
     return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
 
 
-def stranger_to(rng: random.Random, text: str, like: Fact, by_value: float = 0.25) -> tuple[str, str, bool]:
-    """A name, less often (by_value) a value, that the text does not have, the question that asks for it, and whether it
-    is a value. The name is of a list or made up as those in the text are, or it would tell without a search that it is
-    missing."""
+def stranger_to(rng: random.Random, text: str, like: Fact, by_value: float = 0.25) -> tuple[str, str]:
+    """A name, less often (by_value) a value, that the text does not have, and the question that asks for it. The name
+    is of a list or made up as those in the text are, or it would tell without a search that it is missing."""
     if like.kind.reverse and rng.random() < by_value:
         values = like.kind.values or tuple(_number(rng, like.kind.digits) for _ in range(50))
         if other := [value for value in values if value not in text]:
             value = rng.choice(other)
-            return value, rng.choice(like.kind.reverse).format(v=value, t=like.thing), True
+            return value, rng.choice(like.kind.reverse).format(v=value, t=like.thing)
     names = NAMES if like.name in NAMES else _names_made_up(rng, 20)
     name = rng.choice([name for name in names if name not in text])
-    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing), False
+    return name, rng.choice(like.kind.questions).format(n=name, t=like.thing)
 
 
 def make_two_steps(rng: random.Random) -> Item:

@@ -15,9 +15,7 @@ from recipes.nano.items.facts import (
     facts_of_one_kind,
     found,
     joined,
-    looked_up,
     missed,
-    names_by_value,
     stranger_to,
 )
 from recipes.nano.items.needles import filler
@@ -42,7 +40,7 @@ def document(
     """Facts, then lookups. A most is drawn between `shortest` and `length` tokens (log-uniform); few facts, each asked
     for once, may fill less. Learned is what follows a key, and the whole thought where a question asks for it.
     by_value: all texts are of one kind, and so many questions give a value and ask whose it is: the name stands before
-    what is found then, where the text is too long to be gone through. Raises ValueError for less than 48 tokens, or
+    what is found then, and only these questions teach to step back to it. Raises ValueError for less than 48 tokens, or
     by_value outside [0, 1]."""
     if by_value is not None and not 0 <= by_value <= 1:
         raise ValueError(f"by_value must be in [0, 1], got {by_value}")
@@ -50,11 +48,10 @@ def document(
     mixed = by_value is None and rng.random() < _MIXED
     facts = _facts(rng, length, by_value, mixed)
     text = _text(rng, facts, length)
-    facts.sort(key=lambda fact: text.index(fact.statement))
     asking = rng.random() < _ASKING
     tokens = [codec.bos_id, *codec.encode_text(text)]
     learn = [0.0] * len(tokens)
-    for question, key, thought in _lookups(rng, text, facts, 0.0 if mixed else by_value, asking):
+    for question, key, thought in _lookups(rng, text, facts, 0.0 if mixed else by_value):
         start = f"\n{question}\n" if asking else "\n"
         known = len(codec.encode_text(start if asking else f"{start}About {key}:"))
         ids = codec.encode_text(start + thought)
@@ -87,14 +84,12 @@ def _text(rng: random.Random, facts: list[Fact], length: int) -> str:
 
 
 def _lookups(
-    rng: random.Random, text: str, facts: list[Fact], by_value: float | None, asking: bool
+    rng: random.Random, text: str, facts: list[Fact], by_value: float | None
 ) -> Iterator[tuple[str, str, str]]:
     """Questions, what each looks for, and the thought: every fact once, since the second time the thought before has
-    it, and missing ones between them. asking: the questions are shown; without them nothing tells that the names are
-    to be gone through."""
+    it, and missing ones between them."""
     for fact in rng.sample(facts, len(facts)):
         while rng.random() < _MISSING:
-            stranger, question, value = stranger_to(rng, text, fact, 0.25 if by_value is None else by_value)
-            yield question, stranger, (names_by_value(facts) if value and asking else "") + missed(stranger)
-        thought = looked_up(fact, facts) if asking else found(fact.key, fact.statement)
-        yield rng.choice(fact.questions), fact.key, thought
+            stranger, question = stranger_to(rng, text, fact, 0.25 if by_value is None else by_value)
+            yield question, stranger, missed(stranger)
+        yield rng.choice(fact.questions), fact.key, found(fact.key, fact.statement)
