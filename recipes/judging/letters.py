@@ -63,7 +63,7 @@ FAULTS: dict[str, Callable[[random.Random, Letters], list[str]]] = {
 }  # fmt: skip
 MANY = {"mixed": mixed, "others": others}  # mostly several faults: they teach to compare
 SHOWN = ("swapped", "missing", "twice")  # in demonstrations of the answering role
-JUDGED = ("swapped", "missing", "other", "mixed", "others")  # in the first items of the judging role
+JUDGED = ("swapped", "missing", "other", *MANY)  # in the first items of the judging role
 
 
 def question(rng: random.Random, held_out: bool = False) -> tuple[str, list[str]]:

@@ -277,7 +277,6 @@ def make_missing(rng: random.Random) -> Item:
     text = joined(rng, facts)
     asked = rng.sample(facts, min(len(facts), rng.choices((0, 1, 2), (4, 3, 1))[0]))
     stranger, question = stranger_to(rng, text, rng.choice(facts), 0.0 if mixed else 0.25)
-    thought = missed(stranger)
     before = _asked(rng, text, asked)
     messages = (
         *before,
@@ -285,10 +284,10 @@ def make_missing(rng: random.Random) -> Item:
         {
             "role": "assistant",
             "content": f"I do not know. The text says nothing about {stranger}.",
-            "reasoning_content": thought,
+            "reasoning_content": missed(stranger),
         },
     )
-    deep = f"{thought} I check it again: {missed(stranger)}"
+    deep = f"{missed(stranger)} I check it again: {missed(stranger)}"
     return Item("facts", "missing", messages, "do not know", "contains", deep=deep, level=_level(count))
 
 
