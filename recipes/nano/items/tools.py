@@ -56,8 +56,7 @@ _MORE = (
 
 @dataclass(slots=True)
 class _Chat:
-    """A conversation that grows; `task`, `answer` and `deep` are of its last question. `tools` are offered in it; what
-    a thought says about them stands in `review` until it is thought."""
+    """A conversation that grows; `task`, `answer` and `deep` are of its last question. `tools` are offered in it."""
 
     rng: random.Random
     tools: Sequence[Tool]
@@ -68,26 +67,15 @@ class _Chat:
     verifier: str = "contains"
     deep: str = ""
     told: dict[str, str] = field(default_factory=dict)
-    review: str = ""
 
     def tell(self, tool: Tool, values: list[Any]) -> str:
         """What a tool returns; the same for the same call, so that a grader can tell from the item alone."""
         call = json.dumps([tool.name, values])
         return self.told.setdefault(call, tool.tell(self.rng, values))
 
-    def ask(self, task: str, text: str, *needed: Tool) -> None:
-        """The user asks for something that these tools do. The thought goes through all tools first and says of each
-        whether it does: to choose one by its name at once means to look back from what a tool does to its name."""
+    def ask(self, task: str, text: str) -> None:
         self.task = task
         self.messages.append({"role": "user", "content": text})
-        fits = {tool.name for tool in needed}
-        self.review = "".join(
-            f"{tool.name}: {tool.description} {'Yes' if tool.name in fits else 'No'}\n" for tool in self.tools
-        )
-
-    def _reviewed(self, thought: str) -> str:
-        review, self.review = self.review, ""
-        return review + thought
 
     def call(self, thought: str, *calls: tuple[Tool, list[Any], str]) -> None:
         """The assistant calls tools; each (tool, values, result) is answered."""
@@ -99,7 +87,6 @@ class _Chat:
             arguments = json.dumps(dict(zip(names, values, strict=False)))
             made.append({"id": number, "type": "function", "function": {"name": tool.name, "arguments": arguments}})
             results.append({"role": "tool", "tool_call_id": number, "content": result})
-        thought = self._reviewed(thought)
         self.messages.append({"role": "assistant", "content": "", "reasoning_content": thought, "tool_calls": made})
         self.messages += results
 
@@ -107,7 +94,6 @@ class _Chat:
         self, thought: str, text: str, answer: str | tuple[str, ...] | None = None, verifier: str = "contains"
     ) -> None:
         asked = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
-        thought = self._reviewed(thought)
         self.messages.append({"role": "assistant", "content": text, "reasoning_content": thought})
         self.answer, self.verifier = text if answer is None else answer, verifier
         self.deep = f"The user asked: {asked} {thought} This answers the question."
@@ -120,7 +106,7 @@ class _Chat:
         )  # fmt: skip
 
     def _definition(self, tool: Tool) -> dict[str, Any]:
-        """With one more sentence in some, which no thought repeats: descriptions may be long."""
+        """With one more sentence in some: descriptions may be long."""
         made = tool.definition(self.rng)
         if self.rng.random() < _LONG:
             made["function"]["description"] += f" {self.rng.choice(_MORE)}"
@@ -147,7 +133,7 @@ def _purpose(tool: Tool, values: list[Any]) -> str:
 def _one(chat: _Chat, tool: Tool, task: str) -> None:
     values = _draw_values(chat.rng, tool)
     out = chat.tell(tool, values)
-    chat.ask(task, tool.ask(chat.rng, values), tool)
+    chat.ask(task, tool.ask(chat.rng, values))
     chat.call(f"I need {_purpose(tool, values)}.", (tool, values, out))
     chat.say(f"The tool says: {out}", _said(tool, values, out), out)
 
@@ -164,8 +150,7 @@ def _several(chat: _Chat, tool: Tool, other: Tool) -> None:
     asks = [one.ask(chat.rng, values) for one, values, _ in calls]
     names = " and ".join(_purpose(one, values) for one, values, _ in calls)
     ended = [text if text[-1] in ".?!" else text + "." for text in asks]
-    text = " ".join(ended) if chat.rng.random() < 0.6 else "\n".join(asks)
-    chat.ask("several", text, *(one for one, _, _ in calls))
+    chat.ask("several", " ".join(ended) if chat.rng.random() < 0.6 else "\n".join(asks))
     chat.call(f"I need {names}.", *calls)
     said = " ".join(_said(one, values, out) for one, values, out in calls)
     chat.say("I have all results.", said, tuple(out for _, _, out in calls))
@@ -181,7 +166,7 @@ def _file_error(chat: _Chat, tool: Tool) -> None:
         "error: {} does not exist, files: {}", "no such file {}. Available: {}", "error: unknown path {}, use {}",
     )  # fmt: skip
     error = chat.rng.choice(errors).format(wrong, right)
-    chat.ask("error", tool.ask(chat.rng, [wrong]), tool)
+    chat.ask("error", tool.ask(chat.rng, [wrong]))
     chat.call(f"I need {tool.name} for {wrong}.", (tool, [wrong], error))
     chat.call(f"{wrong} is wrong. The right name is {right}.", (tool, [right], out))
     chat.say(f"The tool says: {out}", _said(tool, [right], out), out)
@@ -191,7 +176,7 @@ def _key_error(chat: _Chat, tool: Tool) -> None:
     """The key is not there; the error has the ones that are, or nothing helps."""
     key = chat.rng.choice(THINGS)
     wrong, out = key + "s", chat.tell(tool, [key])
-    chat.ask("error", tool.ask(chat.rng, [wrong]), tool)
+    chat.ask("error", tool.ask(chat.rng, [wrong]))
     errors = ("error: unknown {}, try {}", "error: no {}, there is {}", "{} not found. Did you mean {}?")
     error = chat.rng.choice(errors)
     if chat.rng.random() < 0.7:
@@ -221,7 +206,7 @@ def _chain(chat: _Chat, first: Tool, second: Tool) -> None:
         "[Look up|Find|Get|Fetch|First look up]" if first.kind != "file" else "[Read|Open|Load|Look into|First read]"
     )
     joint = rng.choice((" and", " and then", ", then", ", and then"))
-    chat.ask("chain", f"{tool_kinds.drawn(rng, source)} {key}{joint} {what}.", first, second)
+    chat.ask("chain", f"{tool_kinds.drawn(rng, source)} {key}{joint} {what}.")
     chat.call(f"First I need {first.name} for {key}.", (first, [key], middle))
     out = chat.tell(second, [middle])
     chat.call(f"The tool says: {middle}. Now I need {second.name} for {middle}.", (second, [middle], out))
@@ -251,7 +236,9 @@ def _unfit(chat: _Chat) -> None:
     answers = answers_of("weather_without_tool" if weather else "act", "")
     chat.ask("unfit", wished.ask(rng, _draw_values(rng, wished)))
     need = "I have no weather tool." if weather else "I have no tool for that."
-    chat.say(need, rng.choice(answers), answers, "one_of")
+    names = " and ".join(tool.name for tool in chat.tools)
+    fit = "does" if len(chat.tools) == 1 else "do"
+    chat.say(f"{need} {names} {fit} not fit.", rng.choice(answers), answers, "one_of")
 
 
 def _own_work(chat: _Chat) -> None:
