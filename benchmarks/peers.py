@@ -127,8 +127,7 @@ def flyweight(args: argparse.Namespace) -> Measure:
 
     def measure(turn: int) -> Rates:
         words = random.Random(turn).choices(sorted(sys.stdlib_module_names), k=args.prompt // 3)
-        # the second and the third find the same part of their prompt computed, so that they differ in tokens alone
-        return rates_of(*(ask(words, tokens) for tokens in (1, 1, args.decode)))
+        return rates_of(*(ask(words, tokens) for tokens in asked(args)))
 
     measure(-1)
     return measure
@@ -149,8 +148,7 @@ def vllm(args: argparse.Namespace) -> Measure:
 
     def measure(turn: int) -> Rates:
         tokens = prompt(vocabulary, args.prompt, turn)
-        # as for flyweight: the second and the third find the same part computed
-        return rates_of(*(ask(tokens, count) for count in (1, 1, args.decode)))
+        return rates_of(*(ask(tokens, count) for count in asked(args)))
 
     measure(-1)
     return measure
@@ -163,6 +161,12 @@ class Answer:
     seconds: float
     computed: int
     tokens: int
+
+
+def asked(args: argparse.Namespace) -> tuple[int, int, int]:
+    """Tokens of three answers to one prompt: the second and the third find the same part of it computed, so that they
+    differ in tokens alone."""
+    return 1, 1, args.decode
 
 
 def rates_of(fresh: Answer, short: Answer, long: Answer) -> Rates:
@@ -179,8 +183,8 @@ def transformers(args: argparse.Namespace) -> Measure:
 
 
 TRANSFORMERS = ("transformers-fp32", "transformers-bf16")
-OTHERS = {"llama.cpp": llama, "flyweight": flyweight, "vllm": vllm}
-ENGINES = {"dsv4": ours, **OTHERS, **dict.fromkeys(TRANSFORMERS, transformers)}
+ENGINES = {"dsv4": ours, "llama.cpp": llama, "flyweight": flyweight, "vllm": vllm}
+ENGINES |= dict.fromkeys(TRANSFORMERS, transformers)
 
 
 def worker(args: argparse.Namespace) -> None:

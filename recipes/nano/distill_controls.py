@@ -2,7 +2,7 @@
 the same prompts in as many steps, and all are asked the same held-out questions. How many tokens that is depends on who
 answers, and how long: the table says it.
 
-    .venv/bin/python -m recipes.nano.distill_controls recipes/nano/chain/distill_controls.toml --out runs/controls
+    .venv/bin/python -m recipes.nano.distill_controls recipes/nano/chain/distill_controls.toml --out runs/controls/ways
 
 The recipe is one of `dsv4 distill`; `--set` changes a field as there. The student is its `init`; `held_out` says what
 is asked. Each way has a run and a model of its own in `--out`, and controls.md gets the table. The same command goes on
